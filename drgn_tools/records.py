@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The records everything hands on: what was found of a kernel, its tasks, their stacks.
+
+Plain frozen dataclasses: no drgn object inside, so they outlive the program
+they came from, pickle, compare and print. Text in them is what the dump says
+(``comm`` may hold terminal escapes); escaping is the renderers' job.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Optional
+
+__all__ = (
+    "Frame",
+    "KernelAudit",
+    "KernelInfo",
+    "Reason",
+    "SavedRegs",
+    "TaskStack",
+    "Verdict",
+)
+
+
+class Verdict(str, enum.Enum):
+    """Can this stack be trusted? Three answers, never two."""
+
+    RELIABLE = "reliable"
+    """``stack_trace_save_tsk_reliable()`` would succeed on this task."""
+    UNRELIABLE = "unreliable"
+    """It would fail with -EINVAL; :attr:`TaskStack.reason` says why."""
+    UNKNOWN = "unknown"
+    """We could not look, or this kernel gives no answer of this kind."""
+
+
+class Reason(str, enum.Enum):
+    """Why a stack is unreliable or unknown. The list is closed; it only ever grows."""
+
+    KERNEL_MODE_REGS = "kernel_mode_regs"
+    """Unreliable: ``pt_regs`` of kernel mode lie on the stack (preempted, or a fault in the kernel)."""
+    BAD_RETURN_ADDRESS = "bad_return_address"
+    """Unreliable: a return address is not kernel text."""
+    BROKEN_CHAIN = "broken_chain"
+    """Unreliable: a frame pointer leads off the stack, downward, or into the frame below."""
+    TOO_MANY_ENTRIES = "too_many_entries"
+    """Unreliable: the stack fills the 100 entries live patching has (99 can be used)."""
+    RUNNING = "running"
+    """Unknown: the task is on a CPU; the kernel answers -EBUSY."""
+    UNREADABLE = "unreadable"
+    """Unknown: memory that the walk needs is not in the dump."""
+    NOT_ENCODED = "not_encoded"
+    """Unknown: this kernel's unwinder is not the frame-pointer one with encoded ``pt_regs``."""
+    NO_RELIABLE_STACKTRACE = "no_reliable_stacktrace"
+    """Unknown: frame pointers, but a kernel built without reliable stack traces."""
+    ENCODING_UNCLEAR = "encoding_unclear"
+    """Unknown: the entry code could not be read, or holds more than one encoding."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One entry of a stack, in the order the kernel's unwinder visits them (innermost first)."""
+
+    ip: int
+    """Address: of a ``call`` frame the return address; of a ``pt_regs`` its exact ip."""
+    symbol: Optional[str] = None
+    """``name+0xoffset`` by the kernel's rule (offset of :attr:`ip` itself), ``None`` if nothing is known there."""
+    module: Optional[str] = None
+    """Name of the module that holds :attr:`ip`, ``None`` for the kernel image."""
+    stack: str = "task"
+    """Which stack the frame lies on."""
+    regs: Optional[int] = None
+    """Address of the ``struct pt_regs`` that this frame is, ``None`` for a ``call`` frame."""
+    user_mode: bool = False
+    """The ``pt_regs`` were saved in user mode; :attr:`ip` is then a user address."""
+
+
+@dataclass(frozen=True)
+class SavedRegs:
+    """One ``struct pt_regs`` found on a stack."""
+
+    address: int
+    """Where it lies (virtual address)."""
+    entry: Optional[str]
+    """What entered the kernel: ``"syscall"``, ``"page fault"``, ``"timer interrupt"`` ...; ``None`` if not known."""
+    user_mode: bool
+    """The CPU was in user mode: ``user_mode()`` of asm/ptrace.h."""
+    registers: Mapping[str, int]
+    """Register values by the kernel's names (``r15`` ... ``ss``), in the order they lie in memory."""
+    symbol: Optional[str] = None
+    """``name+0xoffset`` of ``ip``, ``None`` for user mode or unknown code."""
+    module: Optional[str] = None
+    """Module of ``ip``."""
+
+    def __getitem__(self, name: str) -> int:
+        return self.registers[name]
+
+
+@dataclass(frozen=True)
+class TaskStack:
+    """A task, its stack, and whether the stack can be trusted."""
+
+    task: int
+    """Address of the ``struct task_struct``."""
+    pid: int
+    """Thread ID in the initial PID namespace (the kernel's ``pid``); 0 for idle tasks."""
+    tgid: int
+    """Process ID (thread group)."""
+    comm: str
+    """Name of the task, undecodable bytes as ``\\xNN``; not escaped for a terminal."""
+    state: str
+    """One letter as in ps(1): R S D T t X Z P I; ``?`` if unreadable."""
+    cpu: int
+    """CPU that the task last ran on."""
+    on_cpu: bool
+    """The task is running: it is its CPU's current task."""
+    kthread: bool
+    """PF_KTHREAD is set."""
+    verdict: Verdict
+    """Whether the stack can be trusted."""
+    reason: Optional[Reason] = None
+    """Why not; ``None`` for a reliable stack."""
+    why: Optional[str] = None
+    """The reason as a sentence for people, naming the place; ``None`` for a reliable stack."""
+    reason_frame: Optional[int] = None
+    """Index in :attr:`frames` where the verdict fell, if it fell on a frame."""
+    flags: tuple[str, ...] = ()
+    """Oddities that do not change the verdict, such as ``empty_walk``, ``idle``, ``never_run``, ``no_stack``."""
+    frames: tuple[Frame, ...] = ()
+    """The stack, innermost first; last, the user-mode ``pt_regs`` where there is one."""
+    regs: tuple[SavedRegs, ...] = ()
+    """Every ``pt_regs`` met on the way, in stack order."""
+
+    def __str__(self) -> str:
+        # The one import that points upward: drawing belongs to render/, and a
+        # record that prints itself belongs to the REPL.
+        from .render.stack import draw_stack
+
+        return draw_stack(self)
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """Which kernel, and how its stacks are to be read."""
+
+    source: str
+    """Path of the core, ``live`` or ``qemu``."""
+    release: str
+    """``uname -r`` of the kernel."""
+    build_id: Optional[str]
+    """GNU build ID in hex, ``None`` when the dump does not say."""
+    arch: str
+    """``x86_64`` or ``i386``."""
+    unwinder: Optional[str]
+    """``frame_pointer``, ``orc`` or ``guess``; ``None`` if it cannot be told."""
+    encoding: Optional[str]
+    """``lsb``, ``msb``, or ``None`` where frame pointers are not encoded."""
+    reliable_stacktrace: bool
+    """The kernel was built with reliable stack traces (what live patching needs)."""
+    types: str
+    """Where types came from: ``btf`` or ``dwarf``."""
+    cpus: int
+    """Number of online CPUs."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of this kernel before believing a verdict; said once, on stderr."""
+
+
+@dataclass(frozen=True)
+class KernelAudit:
+    """One kernel, every task of it."""
+
+    kernel: KernelInfo
+    """The kernel."""
+    tasks: tuple[TaskStack, ...]
+    """Tasks in the order of the task list, the idle tasks last."""
+    problems: tuple[str, ...] = ()
+    """What could not be looked at, a sentence each (a damaged task list ...); empty when all was."""
+
+    def __iter__(self) -> Iterator[TaskStack]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
