@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is this task's stack, and can I trust it?
+
+For a running Linux kernel or a vmcore: every task's stack as the kernel's own
+frame-pointer unwinder walks it, the ``pt_regs`` saved on it, and the verdict of
+the kernel's reliable stack trace, with the reason.
+
+    >>> from drgn_tools import open_program, task_stacks
+    >>> prog = open_program(core="vmcore")
+    >>> for s in task_stacks(prog):
+    ...     print(s.pid, s.comm, s.verdict.value, s.why)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import DrgnToolsError, InputError, TaskNotFoundError, TypesError, UsageError
+from .records import (
+    Frame,
+    KernelAudit,
+    KernelInfo,
+    Reason,
+    SavedRegs,
+    TaskStack,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from .audit import audit_kernel, kernel_info, task_stack, task_stacks
+    from .program import open_program
+
+__version__ = "0.1.0"
+
+__all__ = (
+    "DrgnToolsError",
+    "Frame",
+    "InputError",
+    "KernelAudit",
+    "KernelInfo",
+    "Reason",
+    "SavedRegs",
+    "TaskNotFoundError",
+    "TaskStack",
+    "TypesError",
+    "UsageError",
+    "Verdict",
+    "audit_kernel",
+    "kernel_info",
+    "open_program",
+    "task_stack",
+    "task_stacks",
+)
+
+_ON_USE = {
+    "audit_kernel": "audit",
+    "kernel_info": "audit",
+    "task_stack": "audit",
+    "task_stacks": "audit",
+    "open_program": "program",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Every start of drgn pays for what its plugins import, and every
+    # "drgn-tools --help" for drgn: the engine comes in when it is first used.
+    if name in _ON_USE:
+        from importlib import import_module
+
+        value = getattr(import_module(f".{_ON_USE[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One kernel -> its records: every task, its stack, the verdict.
+
+This is the Python API: :func:`task_stack`, :func:`task_stacks`,
+:func:`audit_kernel`, :func:`kernel_info`. Bad data never raises here; it is a
+verdict of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Callable, Optional, Union
+
+from drgn import FaultError, Object, Program, ProgramFlags, Thread, TypeKind
+from drgn.helpers.linux.pid import find_task
+
+from .entry import entry_of
+from .errors import TaskNotFoundError, UsageError
+from .foreign import foreign_frames
+from .layout import Layout, layout_of
+from .program import build_id, types_source
+from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
+from .reliable import Judgement, judge
+from .stacks import read_task_stack
+from .tasks import Task, TaskList, read_task
+from .text import KernelText, SymbolName, TextKind
+from .unwind_frame import End, Step, UnwindRules, Walk, walk_task_stack
+from .why import no_verdict_here, why
+
+__all__ = ("audit_kernel", "kernel_info", "task_stack", "task_stacks")
+
+_PID_MAX_LIMIT = 4 * 1024 * 1024
+"""linux/threads.h: no PID reaches this; every address of the kernel is above."""
+
+WhichTask = Union[int, Object, Thread]
+"""A PID, the address of a ``struct task_struct``, a pointer to one, one itself, a drgn Thread."""
+
+
+def task_stack(prog: Program, which: WhichTask) -> TaskStack:
+    """The stack of one task, with its verdict and saved registers.
+
+    :param which: PID (of the initial PID namespace; 0 is the idle task of the
+        boot CPU), ``struct task_struct *`` as an int or an object, a ``struct
+        task_struct``, or a :class:`drgn.Thread`.
+    :raises TaskNotFoundError: there is no such task.
+    :raises TypesError: the types this rests on are missing.
+    """
+    kernel = _Kernel(prog)
+    return kernel.stack(kernel.find(which))
+
+
+def task_stacks(prog: Program) -> Iterator[TaskStack]:
+    """Every task's stack: processes and their threads, then the idle tasks.
+
+    :raises TypesError: the types this rests on are missing.
+    """
+    kernel = _Kernel(prog)
+    for task in kernel.tasks:
+        yield kernel.stack(task)
+
+
+def audit_kernel(prog: Program, progress: Optional[Callable[[int], None]] = None) -> KernelAudit:
+    """All tasks of a kernel, and what could not be looked at.
+
+    :param progress: called after each task with the number of tasks done.
+    :raises TypesError: the types this rests on are missing.
+    """
+    kernel = _Kernel(prog)
+    stacks = []
+    for task in kernel.tasks:
+        stacks.append(kernel.stack(task))
+        if progress is not None:
+            progress(len(stacks))
+    return KernelAudit(kernel.info(), tuple(stacks), kernel.problems())
+
+
+def kernel_info(prog: Program) -> KernelInfo:
+    """Which kernel this is, and how its stacks are to be read.
+
+    :raises TypesError: the types this rests on are missing.
+    """
+    return _Kernel(prog).info()
+
+
+class _Kernel:
+    """One kernel with all that its stacks need, and the way from a task to its record."""
+
+    def __init__(self, prog: Program) -> None:
+        self.prog = prog
+        self.layout: Layout = layout_of(prog)
+        self.text = KernelText(prog)
+        self.tasks = TaskList(prog, self.layout)
+        self.no_verdict = no_verdict_here(self.layout)
+        # Frame pointers can be followed even where the kernel itself gives no
+        # verdict (x86-32, CONFIG_STACK_VALIDATION=n).
+        self.rules: Optional[UnwindRules] = None
+        if self.no_verdict is None or self.no_verdict[0] is Reason.NO_RELIABLE_STACKTRACE:
+            self.rules = UnwindRules(
+                self.layout.encoding,
+                self.layout.regs,
+                self.layout.top_padding_bytes,
+                self.layout.frame_bp_offset,
+            )
+
+    def problems(self) -> tuple[str, ...]:
+        return (*self.text.problems, *self.tasks.problems)
+
+    # ---- which task
+
+    def find(self, which: WhichTask) -> Task:
+        addr, wanted = self._address(which)
+        if addr:
+            try:
+                return read_task(self.prog, self.layout, addr)
+            except (FaultError, OverflowError):
+                raise TaskNotFoundError(f"no task at {wanted}: it is not in the dump") from None
+        raise TaskNotFoundError(f"no task with {wanted} in {self.source()}")
+
+    def _address(self, which: WhichTask) -> tuple[int, str]:
+        if isinstance(which, Thread):
+            which = which.object
+        if isinstance(which, Object):
+            kind = which.type_.kind
+            if kind is TypeKind.STRUCT and which.address_ is not None:
+                return which.address_, f"{which.address_:#x}"
+            if kind not in (TypeKind.POINTER, TypeKind.INT, TypeKind.TYPEDEF):
+                raise UsageError(f"neither a PID nor a task: {which.type_.type_name()}")
+            which = int(which.value_())
+        if isinstance(which, bool) or not isinstance(which, int):
+            raise UsageError(f"neither a PID nor a task: {which!r}")
+        if which >= _PID_MAX_LIMIT:
+            return which, f"{which:#x}"
+        return self._address_of_pid(which), f"pid {which}"
+
+    def _address_of_pid(self, pid: int) -> int:
+        if pid == 0:
+            return next((cpu.idle_addr for cpu in self.tasks.cpus), 0)
+        try:
+            return int(find_task(self.prog, pid).value_())
+        except (FaultError, LookupError):
+            # The PID tree is damaged; the task list may not be.
+            return next((task.addr for task in self.tasks if task.pid == pid), 0)
+
+    # ---- the record of one task
+
+    def stack(self, task: Task) -> TaskStack:
+        if not task.has_stack:
+            # stack_trace_save_tsk_reliable(): try_get_task_stack() fails, and
+            # "no stack" is a complete, empty trace.
+            return self._record(task, Judgement(Verdict.RELIABLE), None, flags=("no_stack",))
+        if self.tasks.is_running(task):
+            judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
+            return self._record(task, judgement, f"running on CPU {task.cpu}")
+        if self.rules is None:
+            return self._foreign(task)
+        stack = read_task_stack(self.prog, self.layout, task.stack_addr, task.thread_sp)
+        walk = walk_task_stack(stack, task.thread_sp, self.rules)
+        frames = [self._frame(step) for step in walk.steps]
+        regs = [
+            self._saved_regs(frames, i, stack.read(step.regs, self.layout.regs.size_bytes))
+            for i, step in enumerate(walk.steps)
+            if step.regs is not None
+        ]
+        judgement = judge(walk, self.text.is_kernel_text)
+        sentence = why(judgement, walk, frames, regs)
+        if self.no_verdict is not None:
+            judgement = Judgement(Verdict.UNKNOWN, self.no_verdict[0])
+            sentence = self.no_verdict[1]
+        return self._record(task, judgement, sentence, frames, regs, self._flags(walk))
+
+    def _foreign(self, task: Task) -> TaskStack:
+        assert self.no_verdict is not None  # there are no rules, so there is a reason
+        frames = []
+        for pc, exact in foreign_frames(self.prog, self.text, task):
+            exact = exact or pc in self.layout.fork_return_addrs
+            name = self.text.name_exact(pc) if exact else self.text.name_return_address(pc)
+            frames.append(_named_frame(pc, name))
+        regs = []
+        flags = []
+        if frames and frames[0].ip in self.layout.fork_return_addrs:
+            flags.append("never_run")
+        entry_regs = self._entry_regs(task)
+        if entry_regs is not None:
+            address, raw = entry_regs
+            frames.append(Frame(self.layout.regs.read(raw)["ip"], regs=address, user_mode=True))
+            regs.append(self._saved_regs(frames, len(frames) - 1, raw))
+        judgement = Judgement(Verdict.UNKNOWN, self.no_verdict[0])
+        return self._record(task, judgement, self.no_verdict[1], frames, regs, flags)
+
+    def _entry_regs(self, task: Task) -> Optional[tuple[int, bytes]]:
+        """task_pt_regs(): the registers user mode entered with, if it was user mode."""
+        layout = self.layout
+        size_bytes = layout.regs.size_bytes
+        end = task.stack_addr + layout.thread_size_bytes
+        address = end - layout.top_padding_bytes - size_bytes
+        try:
+            raw = self.prog.read(address, size_bytes)
+        except FaultError:
+            return None
+        return (address, raw) if layout.regs.user_mode(layout.regs.read(raw)) else None
+
+    def _frame(self, step: Step) -> Frame:
+        if step.user_mode:
+            return Frame(step.ip, regs=step.regs, user_mode=True)
+        # A pt_regs' ip is exact, and so is where a new task begins: nothing
+        # called ret_from_fork_asm, so there is no call before its first byte.
+        exact = step.regs is not None or step.ip in self.layout.fork_return_addrs
+        name = self.text.name_exact(step.ip) if exact else self.text.name_return_address(step.ip)
+        return _named_frame(step.ip, name, step.regs)
+
+    def _saved_regs(self, frames: Sequence[Frame], at: int, raw: bytes) -> SavedRegs:
+        frame = frames[at]
+        assert frame.regs is not None  # callers pick the frames that are a pt_regs
+        stub = frames[at - 1].symbol if at > 0 else None
+        return SavedRegs(
+            address=frame.regs,
+            entry=entry_of(stub.rsplit("+", 1)[0] if stub else None),
+            user_mode=frame.user_mode,
+            registers=self.layout.regs.read(raw),
+            symbol=frame.symbol,
+            module=frame.module,
+        )
+
+    def _flags(self, walk: Walk) -> list[str]:
+        """Oddities that the kernel does not mind and a reader may."""
+        flags = []
+        if walk.end is End.EMPTY:
+            flags.append("empty_walk")
+        if walk.steps and walk.steps[0].ip in self.layout.fork_return_addrs:
+            flags.append("never_run")
+        if any(s.bp is not None and s.bp % self.layout.word_bytes for s in walk.steps):
+            flags.append("unaligned")
+        for step in walk.steps:
+            where = None if step.user_mode else self.text.find(step.ip)
+            if where is not None and where.kind is TextKind.INIT:
+                flags.append("init_text")
+                break
+        return flags
+
+    def _record(
+        self,
+        task: Task,
+        judgement: Judgement,
+        sentence: Optional[str],
+        frames: Sequence[Frame] = (),
+        regs: Sequence[SavedRegs] = (),
+        flags: Sequence[str] = (),
+    ) -> TaskStack:
+        return TaskStack(
+            task=task.addr,
+            pid=task.pid,
+            tgid=task.tgid,
+            comm=task.comm,
+            state=task.state,
+            cpu=task.cpu,
+            on_cpu=self.tasks.is_running(task),
+            kthread=task.kthread,
+            verdict=judgement.verdict,
+            reason=judgement.reason,
+            why=sentence,
+            reason_frame=judgement.step,
+            flags=(*(("idle",) if self.tasks.is_idle(task) else ()), *flags),
+            frames=tuple(frames),
+            regs=tuple(regs),
+        )
+
+    # ---- the kernel
+
+    def source(self) -> str:
+        flags = self.prog.flags
+        if flags & ProgramFlags.IS_LIVE:
+            return "live" if flags & ProgramFlags.IS_LOCAL else "qemu"
+        source = self.prog.config.get("drgn_tools.source", self.prog.core_dump_path)
+        return str(source)
+
+    def info(self) -> KernelInfo:
+        layout = self.layout
+        return KernelInfo(
+            source=self.source(),
+            release=self.prog["UTS_RELEASE"].string_().decode("ascii", "backslashreplace"),
+            build_id=build_id(self.prog),
+            arch=layout.arch,
+            unwinder=layout.unwinder,
+            encoding=None if self.rules is None else layout.encoding.value,
+            reliable_stacktrace=layout.reliable_stacktrace,
+            types=types_source(self.prog),
+            cpus=len(self.tasks.cpus),
+            notes=() if self.no_verdict is None else (f"no verdicts: {self.no_verdict[1]}",),
+        )
+
+
+def _named_frame(ip: int, name: Optional[SymbolName], regs: Optional[int] = None) -> Frame:
+    if name is None:
+        return Frame(ip, regs=regs)
+    return Frame(ip, str(name), name.module, regs=regs)

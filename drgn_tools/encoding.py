@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The forms of ENCODE_FRAME_POINTER: how each is decoded, and which one a kernel uses.
+
+On entry from an interrupt or exception the kernel points rbp at the saved
+``pt_regs`` and then spoils one bit of it, so that the unwinder can tell it from
+a frame pointer. Which bit is in no type and no symbol; it is in the machine
+code of the entry stubs, so that is where it is looked up.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Optional
+
+__all__ = ("PROBE_SYMBOLS", "Detection", "Encoding", "decode_frame_pointer", "detect_encoding")
+
+
+class Encoding(str, enum.Enum):
+    """Which bit of rbp says "this is a ``pt_regs``"."""
+
+    LSB = "lsb"
+    """Lowest bit set: x86-64 since v4.10, x86-32 from v4.10 to v4.13."""
+    MSB = "msb"
+    """Highest bit cleared: x86-32 since v4.14; both in v3 of the patch, before it was merged."""
+    NONE = "none"
+    """rbp is a frame pointer and nothing else."""
+
+
+def decode_frame_pointer(bp: int, encoding: Encoding, word_bytes: int) -> Optional[int]:
+    """The ``pt_regs`` address that *bp* encodes, ``None`` for an ordinary frame pointer.
+
+    Follows decode_frame_pointer() in arch/x86/kernel/unwind_frame.c, v6.12:
+    just the one bit is tested, so odd garbage "is" an encoded pointer with LSB,
+    and NULL is one with MSB. The bounds of the stack catch both afterwards.
+
+    :param bp: value of rbp/ebp, unsigned, *word_bytes* wide.
+    """
+    if encoding is Encoding.LSB:
+        return bp & ~1 if bp & 1 else None
+    if encoding is Encoding.MSB:
+        msb = 1 << (word_bytes * 8 - 1)
+        return None if bp & msb else bp | msb
+    return None
+
+
+_SIGNATURES_64: tuple[tuple[bytes, Encoding], ...] = (
+    # lea 1(%rsp),%rbp -- pt_regs at the stack pointer; since about v4.16
+    (bytes.fromhex("488d6c2401"), Encoding.LSB),
+    # lea 9(%rsp),%rbp -- a return address below pt_regs: error_entry, paranoid_entry
+    (bytes.fromhex("488d6c2409"), Encoding.LSB),
+    # mov %rsp,%rbp; or $1,%rbp -- v4.10 to v4.15
+    (bytes.fromhex("4889e54883cd01"), Encoding.LSB),
+    # lea 8(%rsp),%rbp; or $1,%rbp
+    (bytes.fromhex("488d6c24084883cd01"), Encoding.LSB),
+    # btr $63,%rbp -- v3 of the patch
+    (bytes.fromhex("480fbaf53f"), Encoding.MSB),
+)
+_SIGNATURES_32: tuple[tuple[bytes, Encoding], ...] = (
+    # mov %esp,%ebp; and $0x7fffffff,%ebp -- since v4.14
+    (bytes.fromhex("89e581e5ffffff7f"), Encoding.MSB),
+    # mov %esp,%ebp; or $1,%ebp -- v4.10 to v4.13
+    (bytes.fromhex("89e583cd01"), Encoding.LSB),
+    # btr $31,%ebp -- v3 of the patch
+    (bytes.fromhex("0fbaf51f"), Encoding.MSB),
+)
+
+PROBE_SYMBOLS: tuple[str, ...] = (
+    # Since Linux kernel commit 91eeafea1e4b7c95cc4f38af186d7d48fceef89a
+    # ("x86/entry: Switch page fault exception to IDTENTRY_RAW") (in v5.8), the
+    # stubs are called asm_*. Before that, page_fault and common_interrupt.
+    "asm_exc_page_fault",
+    "asm_common_interrupt",
+    "asm_exc_nmi",
+    "page_fault",
+    "async_page_fault",
+    "common_interrupt",
+    "interrupt_entry",
+    "nmi",
+    "error_entry",
+    "paranoid_entry",
+    # x86-32
+    "handle_exception",
+    "common_exception",
+)
+"""Entry code that saves ``pt_regs`` and then encodes, where the kernel encodes at all."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What the entry code says."""
+
+    encoding: Encoding
+    """The form found; ``NONE`` also when it is unclear (see :attr:`problem`)."""
+    evidence: tuple[tuple[str, int, Encoding], ...]
+    """Each hit: symbol, offset of the instruction in it, the form it belongs to."""
+    problem: Optional[str] = None
+    """Why nothing can be said, ``None`` when the answer is sure."""
+
+
+def detect_encoding(code: Mapping[str, bytes], word_bytes: int) -> Detection:
+    """Which form do these entry stubs use?
+
+    :param code: machine code by symbol, of those :data:`PROBE_SYMBOLS` that exist
+        and can be read.
+    :param word_bytes: 8 on x86-64, 4 on x86-32.
+    """
+    if not any(code.values()):
+        return Detection(
+            Encoding.NONE,
+            (),
+            "the entry code cannot be read: none of its symbols is in the dump with its text",
+        )
+    signatures = _SIGNATURES_64 if word_bytes == 8 else _SIGNATURES_32
+    evidence = tuple(
+        (symbol, offset, encoding)
+        for symbol, text in code.items()
+        for signature, encoding in signatures
+        if (offset := text.find(signature)) >= 0
+    )
+    forms = {encoding for _, _, encoding in evidence}
+    if len(forms) > 1:
+        where = ", ".join(f"{enc.value} in {sym}+{off:#x}" for sym, off, enc in evidence)
+        return Detection(Encoding.NONE, evidence, f"the entry code holds two encodings: {where}")
+    return Detection(forms.pop() if forms else Encoding.NONE, evidence)

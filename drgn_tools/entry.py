@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What entered the kernel: the entry stub on the stack, in words people use."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+__all__ = ("entry_of",)
+
+_STUBS = {
+    # Exceptions: DECLARE_IDTENTRY* in arch/x86/include/asm/idtentry.h.
+    "asm_exc_divide_error": "divide error",
+    "asm_exc_overflow": "overflow exception",
+    "asm_exc_bounds": "bounds exception",
+    "asm_exc_device_not_available": "device-not-available exception",
+    "asm_exc_coprocessor_error": "x87 error",
+    "asm_exc_simd_coprocessor_error": "SIMD error",
+    "asm_exc_invalid_tss": "invalid TSS exception",
+    "asm_exc_segment_not_present": "segment-not-present exception",
+    "asm_exc_stack_segment": "stack segment fault",
+    "asm_exc_general_protection": "general protection fault",
+    "asm_exc_alignment_check": "alignment check",
+    "asm_exc_invalid_op": "invalid opcode",
+    "asm_exc_int3": "breakpoint",
+    "asm_exc_page_fault": "page fault",
+    "asm_exc_machine_check": "machine check",
+    "asm_exc_debug": "debug exception",
+    "asm_exc_nmi": "NMI",
+    "asm_exc_double_fault": "double fault",
+    "asm_exc_control_protection": "control protection exception",
+    "asm_exc_vmm_communication": "VMM communication exception",
+    # Interrupts.
+    "asm_common_interrupt": "device interrupt",
+    "asm_spurious_interrupt": "spurious interrupt",
+    "asm_sysvec_apic_timer_interrupt": "timer interrupt",
+    "asm_sysvec_reschedule_ipi": "reschedule interrupt",
+    "asm_sysvec_call_function": "function call interrupt",
+    "asm_sysvec_call_function_single": "function call interrupt",
+    "asm_sysvec_irq_work": "irq work interrupt",
+    "asm_sysvec_reboot": "reboot interrupt",
+    "asm_sysvec_kvm_asyncpf_interrupt": "KVM async page fault interrupt",
+    "asm_sysvec_xen_hvm_callback": "Xen interrupt",
+    "asm_sysvec_hyperv_callback": "Hyper-V interrupt",
+    "asm_sysvec_hyperv_stimer0": "timer interrupt",
+    # FRED has one stub for each ring; only the C code knows more.
+    "asm_fred_entrypoint_user": "event from user mode",
+    "asm_fred_entrypoint_kernel": "event in kernel mode",
+    # Before v5.8.
+    "page_fault": "page fault",
+    "async_page_fault": "page fault",
+    "common_interrupt": "device interrupt",
+    "ret_from_intr": "device interrupt",
+    "apic_timer_interrupt": "timer interrupt",
+    "reschedule_interrupt": "reschedule interrupt",
+    "nmi": "NMI",
+    "general_protection": "general protection fault",
+    "double_fault": "double fault",
+    "int3": "breakpoint",
+    # System calls.
+    "entry_SYSCALL_64": "syscall",
+    "entry_SYSCALL_64_after_hwframe": "syscall",
+    "entry_SYSCALL_compat": "syscall",
+    "entry_SYSCALL_compat_after_hwframe": "syscall",
+    "entry_SYSENTER_compat": "syscall",
+    "entry_SYSENTER_compat_after_hwframe": "syscall",
+    "entry_INT80_compat": "syscall",
+    "asm_int80_emulation": "syscall",
+    "entry_SYSENTER_32": "syscall",
+    "entry_INT80_32": "syscall",
+    # A new task: its pt_regs are its parent's, or empty.
+    "ret_from_fork": "fork",
+    "ret_from_fork_asm": "fork",
+    # Code that the kernel patches in saves pt_regs too.
+    "ftrace_regs_caller": "function tracer",
+    "ftrace_trampoline": "function tracer",
+    "arch_rethook_trampoline": "kretprobe",
+    "optprobe_template_func": "kprobe",
+}
+
+
+def entry_of(stub: Optional[str]) -> Optional[str]:
+    """What entered, by the code whose return address lies right below the ``pt_regs``.
+
+    :param stub: its symbol, ``None`` if it has no name.
+    :return: for people: ``"page fault"``, ``"timer interrupt"``, ``"syscall"`` ...;
+        ``None`` when the symbol is no entry code.
+    """
+    if stub is None:
+        return None
+    known = _STUBS.get(stub)
+    if known is not None:
+        return known
+    # A stub that is not in the table still says what it is.
+    for prefix, kind in (("asm_exc_", "exception"), ("asm_sysvec_", "interrupt")):
+        if stub.startswith(prefix):
+            return f"{stub[len(prefix) :].replace('_', ' ')} {kind}"
+    return None

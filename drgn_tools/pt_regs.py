@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``struct pt_regs`` of x86-64 and x86-32: where each register lies, and ``user_mode()``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from drgn import Program, sizeof
+
+__all__ = ("X86_32", "X86_64", "PtRegsLayout", "probe_pt_regs")
+
+_NAMES_64 = (
+    "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax",
+    "cx", "dx", "si", "di", "orig_ax", "ip", "cs", "flags", "sp", "ss",
+)  # fmt: skip
+_NAMES_32 = (
+    "bx", "cx", "dx", "si", "di", "bp", "ax", "ds", "es", "fs", "gs",
+    "orig_ax", "ip", "cs", "flags", "sp", "ss",
+)  # fmt: skip
+
+_SEGMENTS = frozenset(("cs", "ss", "ds", "es", "fs", "gs"))
+"""Selectors are 16 bits; what the rest of their word holds differs by kernel."""
+
+_SEGMENT_RPL_MASK = 0x3
+_USER_RPL = 0x3
+_X86_VM_MASK = 0x0002_0000
+"""EFLAGS.VM: virtual-8086 mode (x86-32 only)."""
+
+
+@dataclass(frozen=True)
+class PtRegsLayout:
+    """Where the registers lie in ``struct pt_regs`` (arch/x86/include/asm/ptrace.h)."""
+
+    word_bytes: int
+    """4 or 8: size of a stack word."""
+    size_bytes: int
+    """``sizeof(struct pt_regs)``."""
+    fields: tuple[tuple[str, int, int], ...]
+    """(kernel's name, offset in bytes, size in bytes), in memory order."""
+
+    def read(self, raw: bytes) -> dict[str, int]:
+        """Register values by name.
+
+        :param raw: the :attr:`size_bytes` bytes of one ``struct pt_regs``.
+        """
+        return {
+            name: int.from_bytes(raw[offset : offset + size], "little")
+            for name, offset, size in self.fields
+        }
+
+    def user_mode(self, registers: Mapping[str, int]) -> bool:
+        """Were these registers saved in user mode?
+
+        Follows user_mode() in arch/x86/include/asm/ptrace.h, v6.12. On x86-32
+        virtual-8086 mode is user mode whatever the selector says.
+        """
+        rpl = registers["cs"] & _SEGMENT_RPL_MASK
+        if self.word_bytes == 8:
+            return rpl != 0
+        return (rpl | (registers["flags"] & _X86_VM_MASK)) >= _USER_RPL
+
+
+def _natural(names: tuple[str, ...], word_bytes: int) -> PtRegsLayout:
+    # One register a word; selectors use the low 16 bits of theirs.
+    return PtRegsLayout(
+        word_bytes=word_bytes,
+        size_bytes=len(names) * word_bytes,
+        fields=tuple(
+            (name, i * word_bytes, 2 if name in _SEGMENTS else word_bytes)
+            for i, name in enumerate(names)
+        ),
+    )
+
+
+X86_64 = _natural(_NAMES_64, 8)
+"""x86-64: 21 words. Up to v6.8 ``cs`` and ``ss`` are whole words whose upper bits are zero."""
+X86_32 = _natural(_NAMES_32, 4)
+"""x86-32 since v5.3: 17 words, also for traps from kernel mode (before, those lacked sp and ss)."""
+
+
+def probe_pt_regs(prog: Program) -> PtRegsLayout:
+    """The layout by this kernel's own ``struct pt_regs``.
+
+    :raises LookupError: the type or one of its members is missing.
+    """
+    type_ = prog.type("struct pt_regs")
+    word_bytes = sizeof(prog.type("unsigned long"))
+    names = _NAMES_64 if word_bytes == 8 else _NAMES_32
+    fields = []
+    for name in names:
+        member = type_.member(name)
+        # Since Linux kernel commit ee63291aa8287cb7ded767d340155fe8681fc075
+        # ("x86/ptrace: Cleanup the definition of the pt_regs structure") (in
+        # v6.9), cs and ss are unions whose upper bits are FRED's. Before that,
+        # they are unsigned long.
+        size = min(sizeof(member.type), 2) if name in _SEGMENTS else sizeof(member.type)
+        fields.append((name, member.offset, size))
+    return PtRegsLayout(word_bytes, sizeof(type_), tuple(fields))

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A finished walk -> can the stack be trusted? The kernel's own judgement, with the reason kept.
+
+A thin policy over the walker, as arch_stack_walk_reliable() is in
+arch/x86/kernel/stacktrace.c (v5.8 to v7.2 alike) with the callback
+stack_trace_consume_entry() of kernel/stacktrace.c and the array of
+MAX_STACK_ENTRIES entries that kernel/livepatch/transition.c passes.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple, Optional
+
+from .records import Reason, Verdict
+from .unwind_frame import End, Walk
+
+__all__ = ("MAX_STACK_ENTRIES", "Judgement", "judge")
+
+MAX_STACK_ENTRIES = 100
+"""kernel/livepatch/transition.c. Storing the last one already fails: 99 can be used."""
+
+
+class Judgement(NamedTuple):
+    """A verdict, and where it fell."""
+
+    verdict: Verdict
+    """Reliable, unreliable or unknown."""
+    reason: Optional[Reason] = None
+    """``None`` if reliable."""
+    step: Optional[int] = None
+    """Index of the step on which the verdict fell; for a broken chain the last good one."""
+
+
+def judge(walk: Walk, is_kernel_text: Callable[[int], bool]) -> Judgement:
+    """What ``stack_trace_save_tsk_reliable()`` would answer.
+
+    Rules apply frame by frame, so what comes first decides: memory missing
+    further up does not matter to a stack that is unreliable already.
+
+    :param walk: the walk of a task that is not on a CPU.
+    :param is_kernel_text: ``__kernel_text_address()``.
+    """
+    for i, step in enumerate(walk.steps):
+        if step.regs is not None:
+            # Success path for user tasks.
+            if step.user_mode:
+                return Judgement(Verdict.RELIABLE)
+            # Kernel mode registers mean an interrupt or exception in the
+            # kernel, which may have hit before a frame pointer was saved.
+            return Judgement(Verdict.UNRELIABLE, Reason.KERNEL_MODE_REGS, i)
+        if not is_kernel_text(step.ip):
+            return Judgement(Verdict.UNRELIABLE, Reason.BAD_RETURN_ADDRESS, i)
+        if i + 1 >= MAX_STACK_ENTRIES:
+            return Judgement(Verdict.UNRELIABLE, Reason.TOO_MANY_ENTRIES, i)
+
+    last = len(walk.steps) - 1 if walk.steps else None
+    if walk.end is End.ERROR:
+        return Judgement(Verdict.UNRELIABLE, Reason.BROKEN_CHAIN, last)
+    if walk.end is End.NOT_IN_DUMP:
+        return Judgement(Verdict.UNKNOWN, Reason.UNREADABLE, last)
+    return Judgement(Verdict.RELIABLE)

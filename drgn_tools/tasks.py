@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All tasks of a kernel, one bulk read each, not one read per member.
+
+The order is that of for_each_process_thread() in linux/sched/signal.h: every
+process from init_task's list, every thread of it; then the idle task of each
+online CPU, which are on no list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Callable, NamedTuple, Optional
+
+from drgn import FaultError, Program
+from drgn.helpers.linux.cpumask import for_each_online_cpu
+from drgn.helpers.linux.percpu import per_cpu
+
+from .layout import Layout, symbol_address
+
+__all__ = ("Task", "TaskList", "read_task")
+
+PF_KTHREAD = 0x0020_0000
+"""linux/sched.h; the value has not changed since it came (v2.6.27)."""
+
+_TASK_REPORT = 0x7F
+_TASK_REPORT_IDLE = 0x80
+_TASK_UNINTERRUPTIBLE = 0x2
+_TASK_NOLOAD = 0x400
+_TASK_IDLE = _TASK_UNINTERRUPTIBLE | _TASK_NOLOAD
+_TASK_RTLOCK_WAIT = 0x1000
+_TASK_FROZEN = 0x8000
+_STATE_CHARS = "RSDTtXZPI"
+
+_ADDRESS_MASK = (1 << 64) - 1
+
+_MAX_TASKS = 8 * 1024 * 1024
+"""Twice PID_MAX_LIMIT of a 64-bit kernel (linux/threads.h)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is needed of one ``struct task_struct``, all of it read at once."""
+
+    addr: int
+    """Address of the ``struct task_struct``."""
+    pid: int
+    tgid: int
+    comm: str
+    """Undecodable bytes as ``\\xNN``."""
+    state: str
+    """One letter, as in ps(1)."""
+    cpu: int
+    on_cpu: bool
+    """``task->on_cpu``: running, or in the middle of being switched to or away."""
+    kthread: bool
+    stack_addr: int
+    """``task->stack``, lowest address of the stack."""
+    thread_sp: int
+    """``task->thread.sp``; stale for a task that is running."""
+    has_stack: bool
+    """``try_get_task_stack()`` would succeed: false for a zombie whose stack is gone."""
+    tasks_next: int
+    tasks_prev: int
+    thread_node_next: int
+    thread_node_prev: int
+    signal_addr: int
+
+
+def task_state_to_char(state: int, exit_state: int) -> str:
+    """One letter for a task's state.
+
+    Follows __task_state_index() and task_index_to_char() in linux/sched.h, v6.12;
+    the bits of TASK_REPORT are the same since v4.14.
+    """
+    report = (state | exit_state) & _TASK_REPORT
+    if state & _TASK_IDLE == _TASK_IDLE:
+        report = _TASK_REPORT_IDLE
+    if state & (_TASK_RTLOCK_WAIT | _TASK_FROZEN):
+        report = _TASK_UNINTERRUPTIBLE
+    return _STATE_CHARS[report.bit_length()]
+
+
+def read_task(prog: Program, layout: Layout, addr: int) -> Task:
+    """Read one task.
+
+    :param addr: address of the ``struct task_struct``.
+    :raises FaultError: it is not in the dump.
+    """
+    t = layout.task
+    raw = prog.read(addr, t.size_bytes)
+
+    def value(field: tuple[int, int]) -> int:
+        return int.from_bytes(raw[field[0] : field[0] + field[1]], "little")
+
+    def value_or(field: Optional[tuple[int, int]], absent: int) -> int:
+        return absent if field is None else value(field)
+
+    comm = raw[t.comm[0] : t.comm[0] + t.comm[1]].split(b"\0", 1)[0]
+    return Task(
+        addr=addr,
+        pid=value(t.pid),
+        tgid=value(t.tgid),
+        comm=comm.decode("utf-8", "backslashreplace"),
+        state=task_state_to_char(value(t.state), value(t.exit_state)),
+        cpu=value_or(t.cpu, 0),
+        on_cpu=bool(value_or(t.on_cpu, 0)),
+        kthread=bool(value(t.flags) & PF_KTHREAD),
+        stack_addr=value(t.stack),
+        thread_sp=value(t.thread_sp),
+        has_stack=bool(value_or(t.stack_refcount, 1)) and bool(value(t.stack)),
+        tasks_next=value(t.tasks_next),
+        tasks_prev=value(t.tasks_prev),
+        thread_node_next=value(t.thread_node_next),
+        thread_node_prev=value(t.thread_node_prev),
+        signal_addr=value(t.signal),
+    )
+
+
+class Cpu(NamedTuple):
+    """One online CPU's run queue."""
+
+    number: int
+    curr_addr: int
+    """``runqueues.curr``: the task that is running there."""
+    idle_addr: int
+    """``runqueues.idle``."""
+
+
+class _ListWalk:
+    """Where a walk along a ``struct list_head`` is, and what ended it early."""
+
+    def __init__(
+        self, head: int, first: int, seen: Iterable[int] = (), previous: Optional[int] = None
+    ) -> None:
+        self.head = head
+        self.node = first
+        self.previous = head if previous is None else previous
+        self.seen = set(seen)
+        self.damage: Optional[str] = None
+
+    def may_visit(self) -> bool:
+        if self.node in self.seen:
+            # Going backwards, this is where the walk forwards stopped.
+            self.damage = f"it loops back to {self.node:#x}"
+        elif len(self.seen) >= _MAX_TASKS:
+            self.damage = "it does not end"
+        self.seen.add(self.node)
+        return self.damage is None
+
+
+class TaskList:
+    """The tasks of one kernel.
+
+    Iterating never raises for bad data. A list that is damaged is walked from
+    both ends as far as it goes, and :attr:`problems` says so.
+    """
+
+    def __init__(self, prog: Program, layout: Layout) -> None:
+        self._prog = prog
+        self._layout = layout
+        self.problems: list[str] = []
+        self.cpus: tuple[Cpu, ...] = tuple(self._read_cpus())
+        self._current = frozenset(cpu.curr_addr for cpu in self.cpus)
+        self._idle = frozenset(cpu.idle_addr for cpu in self.cpus)
+
+    def is_running(self, task: Task) -> bool:
+        """Is the task on a CPU? The kernel then answers -EBUSY.
+
+        Follows task_curr() in kernel/sched/core.c, which is what
+        klp_check_and_switch_task() asks (v5.16 and later); a task just being
+        switched (``on_cpu`` only) is no more at rest than a current one.
+        """
+        return task.on_cpu or task.addr in self._current
+
+    def is_idle(self, task: Task) -> bool:
+        """Is this the idle task of a CPU?"""
+        return task.addr in self._idle
+
+    def __iter__(self) -> Iterator[Task]:
+        seen: set[int] = set()
+        for leader in self._leaders():
+            for task in self._threads(leader):
+                if task.addr not in seen:
+                    seen.add(task.addr)
+                    yield task
+        for cpu in self.cpus:
+            if cpu.idle_addr not in seen:
+                seen.add(cpu.idle_addr)
+                idle = self._read(cpu.idle_addr)
+                if idle is not None:
+                    yield idle
+                else:
+                    self.problems.append(f"the idle task of CPU {cpu.number} is not in the dump")
+
+    # ---- lists
+
+    def _leaders(self) -> Iterator[Task]:
+        """for_each_process(): the list through ``tasks``, from init_task, which is not on it."""
+        init_task = symbol_address(self._prog, "init_task")
+        head = None if init_task is None else self._read(init_task)
+        if init_task is None or head is None:
+            self.problems.append("init_task is not in the dump: no task list")
+            return
+        offset = self._layout.task.tasks_next[0]
+        forward = _ListWalk(init_task + offset, head.tasks_next)
+        for task in self._follow(forward, offset, lambda t: (t.tasks_next, t.tasks_prev)):
+            yield task
+        if forward.damage is None:
+            return
+        # The other end of the list may still be whole.
+        backward = _ListWalk(init_task + offset, head.tasks_prev, forward.seen)
+        found = 0
+        for task in self._follow(backward, offset, lambda t: (t.tasks_prev, t.tasks_next)):
+            found += 1
+            yield task
+        self.problems.append(
+            f"the task list is damaged: {forward.damage}; {found} more processes were found"
+            " from its other end, others may be missing"
+        )
+
+    def _threads(self, leader: Task) -> Iterator[Task]:
+        """for_each_thread(): the list through ``thread_node``, headed in the signal struct."""
+        offset = self._layout.task.thread_node_next[0]
+        head = leader.signal_addr + self._layout.task.signal_thread_head
+        if leader.thread_node_prev == head:
+            # The leader is the first thread, as ever but after an exec() by
+            # another thread: one read saved for each process.
+            yield leader
+            threads = _ListWalk(head, leader.thread_node_next, previous=leader.addr + offset)
+        else:
+            try:
+                threads = _ListWalk(head, self._prog.read_word(head & _ADDRESS_MASK))
+            except FaultError:
+                threads = _ListWalk(head, head)
+                threads.damage = f"its head at {head:#x} is not in the dump"
+        yield from self._follow(threads, offset, lambda t: (t.thread_node_next, t.thread_node_prev))
+        if threads.damage is not None:
+            yield leader  # the caller drops what it has seen already
+            self.problems.append(
+                f"the thread list of process {leader.tgid} is damaged: {threads.damage}"
+            )
+
+    def _follow(
+        self, walk: _ListWalk, offset: int, links: Callable[[Task], tuple[int, int]]
+    ) -> Iterator[Task]:
+        # links(task) -> (node ahead, node behind) in the direction of the walk.
+        while walk.node != walk.head and walk.may_visit():
+            task = self._read(walk.node - offset)
+            if task is None:
+                walk.damage = f"it leads to {walk.node - offset:#x}, which is not in the dump"
+                return
+            ahead, behind = links(task)
+            if behind != walk.previous:
+                # Not a task, or not the next one: whatever follows is not ours.
+                walk.damage = f"{walk.node - offset:#x} does not point back to what led to it"
+                return
+            yield task
+            walk.previous, walk.node = walk.node, ahead
+
+    def _read(self, addr: int) -> Optional[Task]:
+        try:
+            # Masked, as C would: addresses come from pointers that may be damaged.
+            return read_task(self._prog, self._layout, addr & _ADDRESS_MASK)
+        except FaultError:
+            return None
+
+    # ---- CPUs
+
+    def _read_cpus(self) -> Iterator[Cpu]:
+        prog = self._prog
+        try:
+            numbers = list(for_each_online_cpu(prog))
+            runqueues = prog["runqueues"]
+            for number in numbers:
+                rq = per_cpu(runqueues, number)
+                yield Cpu(number, rq.curr.value_(), rq.idle.value_())
+        except (FaultError, LookupError) as e:
+            self.problems.append(f"which tasks are running cannot be read in full: {e}")
