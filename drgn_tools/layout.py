@@ -213,9 +213,9 @@ def _thread_size(prog: Program, word_bytes: int) -> int:
         return int(sizeof(prog.type("union thread_union")))
     except LookupError:
         pass
-    # Since Linux kernel commit 2d0d5a9e5f70 ("x86/irq/64: Define IRQ stacks as
-    # struct irq_stack" and its series, in v5.2), struct irq_stack has the size of
-    # IRQ_STACK_SIZE, which is THREAD_SIZE on x86-64 (asm/page_64_types.h).
+    # Since Linux kernel commit e6401c130931 ("x86/irq/64: Split the IRQ stack into
+    # its own pages") (in v5.2), struct irq_stack has IRQ_STACK_SIZE bytes, which
+    # is THREAD_SIZE on x86-64 (asm/page_64_types.h).
     if word_bytes == 8:
         try:
             return int(sizeof(prog.type("struct irq_stack")))
