@@ -67,11 +67,9 @@ def __getattr__(name: str) -> Any:
     if name in _ON_USE:
         from importlib import import_module
 
-        value = getattr(import_module(f".{_ON_USE[name]}", __name__), name)
-        globals()[name] = value
-        return value
+        return getattr(import_module(f".{_ON_USE[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+    return [*__all__, "__version__"]
