@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What can be said on the command line, and what is wrong with it: all known before a dump is opened."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import Any, NoReturn, Optional
+
+from . import __version__
+from .errors import UsageError
+from .queries import SORT_KEYS, STATES, Selection, parse_pids
+from .records import Verdict
+
+__all__ = ("Arguments", "parse_arguments")
+
+_FORMATS = ("table", "json", "jsonl", "csv")
+"""Every command that has ``--format`` has these, and all that tabulate has."""
+_FORMATS_OF = {
+    "tasks": _FORMATS,
+    "stack": ("text", *_FORMATS),
+    "regs": _FORMATS,
+    "groups": (*_FORMATS, "folded"),
+    "demo": _FORMATS,
+}
+"""The first is the default."""
+
+_EXIT_CODES = """\
+exit codes:
+  0   looked, nothing to report
+  1   an unreliable task was found (only with tasks --check)
+  2   the command line is wrong, or there is no such task
+  3   the core, kernel or guest cannot be opened, or is no Linux kernel
+  4   no usable type information, or symbols of another kernel
+  5   looked, but some tasks could not be read
+  70  a bug of ours
+  74  the result could not be written
+  130 interrupted (Ctrl-C); 141 the reader of the output went away
+"""
+
+_TOP_EPILOG = f"""\
+examples:
+  drgn-tools demo                                 try it: a small real vmcore comes with the package
+  drgn-tools tasks -c vmcore                      every task: can its stack be trusted, and why not?
+  drgn-tools tasks -c vmcore --verdict unreliable --frames
+  drgn-tools stack -c vmcore 51                   one stack in full, with all saved registers
+  sudo drgn-tools tasks -k --check                the running kernel; exit code 1 if one is unreliable
+  drgn-tools groups -c vmcore --format folded | flamegraph.pl > stacks.svg
+  drgn-tools tasks -c vmcore --frames --format json | jq '.tasks[] | select(.verdict == "unreliable")'
+
+Debuginfo is not needed: types and symbols come from the dump itself (BTF, kallsyms).
+"drgn-tools COMMAND --help" tells more of a command.
+
+{_EXIT_CODES}"""
+
+_TASKS_EPILOG = """\
+columns:
+  S         state, as in ps(1)
+  VERDICT   what stack_trace_save_tsk_reliable() of the kernel answers: reliable, unreliable, or
+            unknown when it cannot be told (the task runs, memory is missing, another unwinder)
+  WHY       the reason, or in parentheses what is special about the task
+  DEPTH     frames in the kernel
+  REGS      a letter for each saved pt_regs, innermost first: k kernel mode, u user mode
+  FUNCTION  innermost function that is not the scheduler itself
+
+All filters given must hold. --pid, --comm, --state, --function and --verdict may be repeated
+or take a list (1,5-9); a task then needs to match one of it.
+
+--check makes the exit code 1 if a task that is listed is unreliable. Tasks that are unknown are
+no finding. 1 wins over 5.
+
+examples:
+  drgn-tools tasks -c vmcore --state D --frames
+  drgn-tools tasks -c vmcore --function 'vfs_*' --comm 'postgres*'
+  drgn-tools tasks -c vmcore --sort verdict | head -20
+  drgn-tools tasks -c vmcore --verdict unreliable --check --quiet && echo all stacks can be trusted
+"""
+
+_STACK_EPILOG = """\
+A pt_regs is drawn where it lies: above it, what the CPU did after it was interrupted; below it,
+what was interrupted. "=>" marks the frame on which the verdict fell.
+
+examples:
+  drgn-tools stack -c vmcore 51
+  drgn-tools stack -c vmcore 0xff1100000261d000 --format json
+  drgn-tools stack -c vmcore --all --format csv > frames.csv
+"""
+
+_REGS_EPILOG = """\
+examples:
+  drgn-tools regs -c vmcore --mode kernel          what was interrupted in the kernel
+  drgn-tools regs -c vmcore --comm 'nginx*' --format csv > regs.csv     all registers, a column each
+"""
+
+_GROUPS_EPILOG = """\
+Stacks are the same when their frames in the kernel are, function by function and offset by offset,
+and so are verdict and reason. "folded" leaves the offsets out: functions, outermost first.
+
+examples:
+  drgn-tools groups -c vmcore --state D
+  drgn-tools groups -c vmcore --format folded --by-comm | flamegraph.pl > stacks.svg
+"""
+
+_SHELL_EPILOG = """\
+prog, task_stack, task_stacks and kernel_info are there, and all that drgn has. When stdin is no
+terminal, what it says is run as a script.
+
+examples:
+  drgn-tools shell -c vmcore
+  >>> task_stack(51)
+  echo 'print(task_stack(51).verdict)' | drgn-tools shell -c vmcore
+"""
+
+
+class Arguments(argparse.Namespace):
+    """A command line, understood and checked."""
+
+    command: str
+    core: Optional[str]
+    kernel: bool
+    qemu: Optional[str]
+    symbols: list[str]
+    vmcoreinfo: Optional[str]
+    log_level: str
+    quiet: bool
+    format: str
+    # tasks, regs, groups
+    selection: Selection
+    # tasks
+    frames: bool
+    sort: Optional[str]
+    check: bool
+    # stack
+    which: list[int]
+    all: bool
+    # regs
+    mode: Optional[str]
+    # groups
+    by_comm: bool
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Understand and check *argv*.
+
+    :raises UsageError: something is wrong with it.
+    :raises SystemExit: ``--help`` or ``--version`` was asked for, and printed.
+    """
+    args = _parser().parse_args(argv, Arguments())
+    args.symbols = [*args.symbols, *args.symbols_after]
+    _check_source(args)
+    args.format = _checked_format(args.format, args.command)
+    if args.command in ("tasks", "regs", "groups"):
+        args.selection = _selection(args)
+    if args.command == "stack":
+        _check_which(args)
+    if args.quiet:
+        args.log_level = "none"
+    return args
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="drgn-tools",
+        description="What is every task's stack, can it be trusted, and what did the CPU save on it?\n"
+        "For a vmcore, the running kernel or a QEMU guest.",
+        epilog=_TOP_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"drgn-tools {__version__}")
+    _add_common(parser, before=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=f"{summary}.", epilog=epilog)
+        _add_common(command, before=False)
+        return command
+
+    _add_tasks(add("tasks", "list every task: state, verdict on its stack, why", _TASKS_EPILOG))
+    _add_stack(add("stack", "show stacks in full, with all saved registers", _STACK_EPILOG))
+    _add_regs(add("regs", "list every saved pt_regs", _REGS_EPILOG))
+    _add_groups(add("groups", "fold identical stacks together, with counts", _GROUPS_EPILOG))
+    add("demo", "run tasks on the small real vmcore that comes with drgn-tools", "")
+    add("shell", "start drgn's REPL on the kernel, with drgn-tools imported", _SHELL_EPILOG)
+    return parser
+
+
+# ---- options
+
+
+def _add_common(parser: argparse.ArgumentParser, before: bool) -> None:
+    # Understood before the command and after it. Only the ones before have
+    # defaults, or the parser of the command would undo what was given there.
+    def default(value: object) -> object:
+        return value if before else argparse.SUPPRESS
+
+    source = parser.add_argument_group("kernel (one of these is needed)")
+    source.add_argument(
+        "-c",
+        "--core",
+        metavar="PATH",
+        default=default(None),
+        help="vmcore: ELF or makedumpfile's format, also compressed with xz, zstd or gzip",
+    )
+    source.add_argument(
+        "-k", "--kernel", action="store_true", default=default(False), help="the running kernel"
+    )
+    source.add_argument(
+        "--qemu", metavar="SOCK", default=default(None), help="QEMU guest with a QMP socket"
+    )
+    types = parser.add_argument_group("types and symbols")
+    types.add_argument(
+        "-s",
+        "--symbols",
+        metavar="PATH",
+        action="append",
+        dest="symbols" if before else "symbols_after",
+        default=default([]),
+        help="vmlinux or module with DWARF, instead of the dump's own BTF; may be repeated",
+    )
+    types.add_argument(
+        "--vmcoreinfo",
+        metavar="PATH",
+        default=default(None),
+        help="file to take VMCOREINFO from, instead of the dump",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--format",
+        metavar="FORMAT",
+        default=default(None),
+        help="table (default), json, jsonl, csv, or any format of tabulate (github, html ...); "
+        "stack also has text (its default), groups also folded",
+    )
+    output.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        default=default(False),
+        help="nothing on stderr but errors and what could not be read",
+    )
+    output.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error", "critical", "none"),
+        default=default("warning"),
+        help="log messages of at least this level to stderr (default: warning)",
+    )
+    if before:
+        parser.set_defaults(symbols_after=[])
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    filters = parser.add_argument_group("which tasks (default: all)")
+    for name, metavar, what in (
+        ("pid", "PIDS", "thread IDs and ranges of them: 1,5-9"),
+        ("comm", "GLOB", "name of the task"),
+        ("state", "LETTERS", f"state: letters of {STATES}"),
+        ("function", "GLOB", "a function anywhere on the stack"),
+        ("verdict", "VERDICT", "reliable, unreliable, unknown"),
+    ):
+        filters.add_argument(f"--{name}", metavar=metavar, action="append", default=[], help=what)
+
+
+def _add_tasks(parser: argparse.ArgumentParser) -> None:
+    _add_filters(parser)
+    parser.add_argument("--frames", action="store_true", help="add the frames of each stack")
+    parser.add_argument(
+        "--sort",
+        metavar="KEY",
+        choices=tuple(SORT_KEYS),
+        help=f"order by {', '.join(SORT_KEYS)} (default: the kernel's order)",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="exit code 1 if a listed task is unreliable"
+    )
+
+
+def _add_stack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "which",
+        metavar="PID",
+        nargs="*",
+        type=_task,
+        help="thread ID, or address of a task_struct (0xff1100000261d000, 0x may be left out)",
+    )
+    parser.add_argument("--all", action="store_true", help="every task")
+
+
+def _add_regs(parser: argparse.ArgumentParser) -> None:
+    _add_filters(parser)
+    parser.add_argument(
+        "--mode", choices=("kernel", "user"), help="only registers saved in this mode"
+    )
+
+
+def _add_groups(parser: argparse.ArgumentParser) -> None:
+    _add_filters(parser)
+    parser.add_argument(
+        "--by-comm", action="store_true", help="folded: put the name of the task first"
+    )
+
+
+# ---- checks
+
+
+def _check_source(args: Arguments) -> None:
+    given = [
+        name
+        for name, value in (("-c", args.core), ("-k", args.kernel), ("--qemu", args.qemu))
+        if value not in (None, False)
+    ]
+    if args.command == "demo":
+        if given:
+            raise UsageError(f"demo brings its own vmcore; for yours: drgn-tools tasks {given[0]}")
+    elif not given:
+        raise UsageError(
+            "which kernel? give -c VMCORE, -k for the running kernel, or --qemu SOCKET"
+        )
+    elif len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other: give one kernel")
+
+
+def _checked_format(name: Optional[str], command: str) -> str:
+    ours = _FORMATS_OF.get(command)
+    if ours is None:
+        if name is not None:
+            raise UsageError(f"{command} has no --format")
+        return ""
+    if name is None or name in ours:
+        return name or ours[0]
+    from tabulate import tabulate_formats
+
+    if name in tabulate_formats:
+        return name
+    near = difflib.get_close_matches(name, (*ours, *tabulate_formats), n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise UsageError(
+        f"{command} has no format {name!r}: {meant}"
+        f"There are {', '.join(ours)}, and those of tabulate ({', '.join(tabulate_formats)})"
+    )
+
+
+def _selection(args: Arguments) -> Selection:
+    return Selection(
+        pids=tuple(pids for text in args.pid for pids in parse_pids(text)),
+        comms=tuple(args.comm),
+        states=frozenset(letter for text in args.state for letter in _states(text)),
+        functions=tuple(args.function),
+        verdicts=frozenset(verdict for text in args.verdict for verdict in _verdicts(text)),
+    )
+
+
+def _states(text: str) -> str:
+    letters = text.replace(",", "")
+    unknown = [letter for letter in letters if letter not in STATES]
+    if unknown or not letters:
+        raise UsageError(f"{text!r} is no state: give letters of {STATES}, as in --state D")
+    return letters
+
+
+def _verdicts(text: str) -> list[Verdict]:
+    try:
+        return [Verdict(name) for name in text.split(",")]
+    except ValueError:
+        names = ", ".join(verdict.value for verdict in Verdict)
+        raise UsageError(f"{text!r} is no verdict: there are {names}") from None
+
+
+_ADDRESS_DIGITS = (8, 16)
+"""A task's address without 0x, as stack and crash print it; no PID has this many digits."""
+
+
+def _task(text: str) -> int:
+    # int() alone would also take "+1", "1_000" and " 1".
+    digits = text[2:] if text.lower().startswith("0x") else text
+    if digits.isascii() and digits.isalnum():
+        try:
+            if digits is text and len(text) not in _ADDRESS_DIGITS:
+                return int(text)
+            return int(digits, 16)
+        except ValueError:
+            pass
+    raise UsageError(f"{text!r} is neither a PID nor the address of a task (0x...)")
+
+
+def _check_which(args: Arguments) -> None:
+    if args.all and args.which:
+        raise UsageError("give PIDs or --all, not both")
+    if not args.all and not args.which:
+        raise UsageError("stack of which task? give PIDs, addresses of tasks, or --all")

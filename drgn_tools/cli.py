@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command line: parse, call, render.
+
+What takes long to import (drgn, tabulate) is imported where it is used: after
+the arguments were understood, so that a mistake in them and ``--help`` cost
+nothing, and before that no dump is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from .arguments import Arguments, parse_arguments
+from .errors import (
+    EXIT_BUG,
+    EXIT_FINDINGS,
+    EXIT_OK,
+    EXIT_PARTIAL,
+    DrgnToolsError,
+    InputError,
+)
+from .records import KernelAudit, KernelInfo, Reason, TaskStack, Verdict
+from .render.output import (
+    Console,
+    ReaderGoneError,
+    be_lenient,
+    is_terminal,
+    table_width,
+    write_lines,
+)
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from .render.views import View
+
+__all__ = ("main",)
+
+logger = logging.getLogger("drgn_tools")
+
+EXIT_INTERRUPTED = 128 + 2
+"""Ctrl-C: what a shell reports of a program that SIGINT ended."""
+EXIT_READER_GONE = 128 + 13
+"""The reader of our output left: what a shell reports for SIGPIPE."""
+
+DEMO_CORE = Path(__file__).parent / "data" / "demo.vmcore.xz"
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run one command line.
+
+    :param argv: arguments, those of the process by default.
+    :return: the exit code, see ``docs/commands.md``.
+    """
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except ReaderGoneError:
+        _discard_stdout()
+        return EXIT_READER_GONE
+
+
+def _main(argv: Sequence[str]) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            be_lenient(stream)
+    try:
+        args = parse_arguments(argv)
+    except SystemExit as end:  # --help, --version
+        write_lines(())
+        return int(end.code or 0)
+    except DrgnToolsError as error:
+        Console().problem("error", str(error))
+        return error.exit_code
+    console = Console(args.quiet)
+    with _log_to(console, args.log_level):
+        return _fenced(args, console)
+
+
+def _fenced(args: Arguments, console: Console) -> int:
+    try:
+        return COMMANDS[args.command](args, console)
+    except DrgnToolsError as error:
+        console.problem("error", str(error))
+        return error.exit_code
+    except ReaderGoneError:
+        raise
+    # The one place where everything is caught: nobody but us is helped by a
+    # traceback, and a script can tell a bug of ours from a broken dump.
+    except Exception as error:
+        logger.debug("traceback of the bug:", exc_info=True)
+        console.problem("bug", f"{_describe(error)}; --log-level debug shows the traceback")
+        return EXIT_BUG
+    finally:
+        console.end_progress()
+
+
+def _describe(error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    file = os.path.basename(place.filename)
+    return f"{type(error).__name__}: {error} ({file}:{place.lineno})"
+
+
+def _discard_stdout() -> None:
+    # Or the interpreter, on its way out, flushes what is left and complains.
+    with contextlib.suppress(OSError, ValueError):
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
+
+
+class _ConsoleHandler(logging.Handler):
+    # Messages of the library and of drgn, as ours look.
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for line in self.format(record).split("\n"):
+            self._console.problem(record.levelname.lower(), line)
+
+
+@contextlib.contextmanager
+def _log_to(console: Console, level: str) -> Iterator[None]:
+    handler = _ConsoleHandler(console)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    for name in ("drgn", logger.name):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1 if level == "none" else level.upper())
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
+# ---- from the arguments to the records
+
+
+def _open(args: Arguments) -> Program:
+    from .program import open_program
+
+    return open_program(
+        core=args.core,
+        kernel=args.kernel,
+        qemu=args.qemu,
+        symbols=args.symbols,
+        vmcoreinfo=args.vmcoreinfo,
+    )
+
+
+def _audit(args: Arguments, console: Console) -> KernelAudit:
+    from .audit import audit_kernel
+
+    prog = _open(args)
+    try:
+        audit = audit_kernel(prog, progress=console.progress)
+    finally:
+        console.end_progress()
+    _introduce(audit.kernel, console)
+    return audit
+
+
+def _introduce(kernel: KernelInfo, console: Console) -> None:
+    from .render.summary import kernel_line
+
+    console.note(kernel_line(kernel))
+    for note in kernel.notes:
+        console.note(f"note: {note}")
+
+
+class _Tally:
+    """Counts tasks on their way to a renderer, and knows what the exit code will be."""
+
+    def __init__(self, console: Console, problems: Sequence[str] = ()) -> None:
+        self._console = console
+        self._problems = problems
+        self._verdicts: Counter[Verdict] = Counter()
+        self._unreadable = 0
+
+    def over(self, tasks: Iterable[TaskStack]) -> Iterator[TaskStack]:
+        """*tasks* as they are, counted."""
+        for task in tasks:
+            self._verdicts[task.verdict] += 1
+            self._unreadable += task.reason is Reason.UNREADABLE
+            yield task
+
+    def finish(self, check: bool = False) -> int:
+        """Say what there is to say; the exit code.
+
+        A finding is certain whatever could not be read, so it goes first.
+        """
+        from .render.summary import verdict_line
+
+        self._console.note(verdict_line(self._verdicts))
+        for problem in self._problems:
+            self._console.problem("warning", problem)
+        if self._unreadable:
+            self._console.problem(
+                "warning",
+                f"{self._unreadable} of the stacks could not be read to the end (unreadable)",
+            )
+        if check and self._verdicts[Verdict.UNRELIABLE]:
+            return EXIT_FINDINGS
+        return EXIT_PARTIAL if self._problems or self._unreadable else EXIT_OK
+
+
+# ---- the commands
+
+
+def _tasks(args: Arguments, console: Console) -> int:
+    from .queries import sort_tasks
+    from .render import views
+
+    audit = _audit(args, console)
+    tally = _Tally(console, audit.problems)
+    tasks: Iterable[TaskStack] = tally.over(args.selection.of(audit.tasks))
+    if args.sort is not None:
+        tasks = sort_tasks(tasks, args.sort)
+    _show(args, views.TASKS_WITH_FRAMES if args.frames else views.TASKS, audit, tasks)
+    return tally.finish(args.check)
+
+
+def _stack(args: Arguments, console: Console) -> int:
+    from .render import views
+
+    audit = _audit(args, console) if args.all else _audit_of(args, console)
+    tally = _Tally(console, audit.problems)
+    tasks = tally.over(audit.tasks)
+    if args.format == "text":
+        write_lines(_drawn(tasks, audit.kernel))
+    else:
+        _show(args, views.FRAMES, audit, tasks)
+    return tally.finish()
+
+
+def _audit_of(args: Arguments, console: Console) -> KernelAudit:
+    # Only the tasks that are asked for. All are found before any is shown.
+    from .audit import kernel_info, task_stack
+
+    prog = _open(args)
+    tasks = tuple(task_stack(prog, which) for which in args.which)
+    kernel = kernel_info(prog)
+    _introduce(kernel, console)
+    return KernelAudit(kernel, tasks)
+
+
+def _drawn(tasks: Iterable[TaskStack], kernel: KernelInfo) -> Iterator[str]:
+    from .render.stack import draw_stack
+
+    for number, task in enumerate(tasks):
+        if number > 0:
+            yield ""
+        yield draw_stack(task, kernel)
+
+
+def _regs(args: Arguments, console: Console) -> int:
+    from .queries import saved_regs
+    from .render import views
+
+    audit = _audit(args, console)
+    tally = _Tally(console, audit.problems)
+    tasks = tally.over(args.selection.of(audit.tasks))
+    user_mode = None if args.mode is None else args.mode == "user"
+    _show(args, views.regs_view(audit.kernel.arch), audit, saved_regs(tasks, user_mode))
+    return tally.finish()
+
+
+def _groups(args: Arguments, console: Console) -> int:
+    from .queries import group_stacks
+    from .render import views
+    from .render.folded import folded_lines
+
+    audit = _audit(args, console)
+    tally = _Tally(console, audit.problems)
+    tasks = tally.over(args.selection.of(audit.tasks))
+    if args.format == "folded":
+        write_lines(folded_lines(tasks, args.by_comm))
+    else:
+        _show(args, views.GROUPS, audit, group_stacks(tasks))
+    return tally.finish()
+
+
+def _demo(args: Arguments, console: Console) -> int:
+    from .queries import sort_tasks
+    from .render import views
+    from .render.guide import after_tasks, before_tasks
+
+    if not DEMO_CORE.exists():
+        raise InputError(f"{DEMO_CORE}: the demo vmcore is not in this installation")
+    args.core = str(DEMO_CORE)
+    if args.format != "table":
+        return _tasks(args, console)
+    audit = _audit(args, console)
+    tally = _Tally(console, audit.problems)
+    write_lines(before_tasks(audit.kernel))
+    _show(args, views.TASKS, audit, sort_tasks(tally.over(audit.tasks), "verdict"))
+    write_lines(after_tasks(audit, args.core))
+    return tally.finish()
+
+
+def _show(args: Arguments, view: View, audit: KernelAudit, records: Iterable[object]) -> None:
+    from .render.views import render
+
+    write_lines(
+        render(view, args.format, audit.kernel, records, audit.problems, table_width(sys.stdout))
+    )
+
+
+def _shell(args: Arguments, console: Console) -> int:
+    from . import shell
+    from .audit import kernel_info
+
+    prog = _open(args)
+    _introduce(kernel_info(prog), console)
+    if is_terminal(sys.stdin):
+        shell.run_interactive(prog)
+        return EXIT_OK
+    code = shell.run_stdin(prog)
+    write_lines(())
+    return code
+
+
+COMMANDS = {
+    "tasks": _tasks,
+    "stack": _stack,
+    "regs": _regs,
+    "groups": _groups,
+    "demo": _demo,
+    "shell": _shell,
+}

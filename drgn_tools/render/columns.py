@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which columns a table of each kind of record has, and what stands in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..queries import StackGroup, TaskFrame, TaskRegs, kernel_frames, waiting_function
+from ..records import Frame, Reason, TaskStack
+from .labels import frame_label, function_label, mode_name, place
+from .table import Column
+
+__all__ = ("FRAMES", "GROUPS", "REGS", "TASKS", "TASKS_WITH_FRAMES")
+
+_OF_THE_KERNEL = frozenset(
+    (Reason.NOT_ENCODED, Reason.NO_RELIABLE_STACKTRACE, Reason.ENCODING_UNCLEAR)
+)
+"""Reasons that all tasks of a kernel share: the sentence is said once, above the table."""
+
+_LETTERS_MAX = 4
+_NAMES_MAX = 4
+_PIDS_MAX = 6
+
+
+def _why(task: TaskStack) -> str:
+    if task.reason in _OF_THE_KERNEL:
+        return task.reason.value
+    flags = f"({', '.join(task.flags)})" if task.flags else ""
+    return task.why or flags
+
+
+def _regs_letters(task: TaskStack) -> str:
+    # A letter for each pt_regs, innermost first: "ku" is a fault in a syscall.
+    letters = "".join(mode_name(regs.user_mode)[0] for regs in task.regs)
+    if len(letters) <= _LETTERS_MAX:
+        return letters or "-"
+    return "".join(f"{letters.count(letter)}{letter}" for letter in "ku" if letter in letters)
+
+
+def _function(task: TaskStack) -> str:
+    frame = waiting_function(task)
+    return "-" if frame is None else function_label(frame)
+
+
+def _marked(frame: Frame) -> str:
+    if frame.user_mode:
+        return f"{frame.ip:x} (user mode)"
+    return f"{frame_label(frame)} (pt_regs)" if frame.regs is not None else frame_label(frame)
+
+
+def _stack_lines(frames: Sequence[Frame]) -> list[str]:
+    # With an empty line below, or the stacks of two rows run into each other.
+    return [*map(_marked, frames), ""] if frames else ["-", ""]
+
+
+_PID = Column("PID", lambda task: str(task.pid), right=True)
+_COMM = Column("COMM", lambda task: task.comm, floor=15)
+
+_ABOUT_TASK = (
+    _PID,
+    _COMM,
+    Column("S", lambda task: task.state),
+    Column("CPU", lambda task: str(task.cpu), right=True),
+    Column("VERDICT", lambda task: task.verdict.value),
+    Column("WHY", _why, floor=24),
+    Column("DEPTH", lambda task: str(len(kernel_frames(task))), right=True),
+    Column("REGS", _regs_letters),
+)
+
+TASKS = (*_ABOUT_TASK, Column("FUNCTION", _function, floor=18))
+"""Of :class:`TaskStack`, one row each."""
+
+TASKS_WITH_FRAMES = (
+    *_ABOUT_TASK,
+    Column("STACK", lambda task: _stack_lines(task.frames), floor=20),
+)
+"""Of :class:`TaskStack`, one row each, a line for each frame."""
+
+
+def _hex(value: int) -> str:
+    return f"{value:x}"
+
+
+def _ip_of_regs(found: TaskRegs) -> str:
+    regs = found.regs
+    return _hex(regs["ip"]) if regs.user_mode else place(regs["ip"], regs.symbol, regs.module)
+
+
+def _orig_ax(found: TaskRegs) -> str:
+    # A syscall number, or minus one and the like: small numbers either way.
+    value = found.regs.registers["orig_ax"]
+    bits = 64 if "r15" in found.regs.registers else 32
+    signed = value - (value >> (bits - 1) << bits)
+    return str(signed) if abs(signed) < 1 << 16 else _hex(value)
+
+
+REGS = (
+    Column("PID", lambda found: str(found.task.pid), right=True),
+    Column("COMM", lambda found: found.task.comm, floor=10),
+    Column("PT_REGS", lambda found: _hex(found.regs.address)),
+    Column("ENTRY", lambda found: found.regs.entry or "-", floor=10),
+    Column("MODE", lambda found: mode_name(found.regs.user_mode)[:4]),
+    Column("IP", _ip_of_regs, floor=18),
+    Column("SP", lambda found: _hex(found.regs["sp"]), right=True),
+    Column("ORIG_AX", _orig_ax, right=True),
+)
+"""Of :class:`TaskRegs`."""
+
+FRAMES = (
+    Column("PID", lambda found: str(found.task.pid), right=True),
+    Column("COMM", lambda found: found.task.comm, floor=10),
+    Column("#", lambda found: str(found.number), right=True),
+    Column("IP", lambda found: _hex(found.frame.ip), right=True),
+    Column("SYMBOL", lambda found: _symbol(found), floor=18),
+    Column("STACK", lambda found: found.frame.stack),
+    Column("PT_REGS", lambda found: "-" if found.frame.regs is None else _hex(found.frame.regs)),
+)
+"""Of :class:`TaskFrame`."""
+
+
+def _symbol(found: TaskFrame) -> str:
+    frame = found.frame
+    if frame.user_mode:
+        return "(user mode)"
+    return frame_label(frame) if frame.symbol else "-"
+
+
+def _verdict_lines(group: StackGroup) -> list[str]:
+    return [group.verdict.value, *([group.reason.value] if group.reason else [])]
+
+
+def _who_lines(group: StackGroup) -> list[str]:
+    names = [f"{comm} x{count}" if count > 1 else comm for comm, count in group.comms[:_NAMES_MAX]]
+    more_names = len(group.comms) - _NAMES_MAX
+    pids = " ".join(map(str, group.pids[:_PIDS_MAX]))
+    more_pids = len(group.pids) - _PIDS_MAX
+    return [
+        *names,
+        *([f"and {more_names} other names"] if more_names > 0 else []),
+        f"pid {pids}{f' +{more_pids}' if more_pids > 0 else ''}",
+    ]
+
+
+GROUPS = (
+    Column("COUNT", lambda group: str(group.count), right=True),
+    Column("VERDICT", _verdict_lines),
+    Column("TASKS", _who_lines, floor=20),
+    Column("STACK", lambda group: _stack_lines(group.frames), floor=20),
+)
+"""Of :class:`StackGroup`."""

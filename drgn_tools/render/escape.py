@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Text out of a dump, made safe to show.
+
+A task may call itself anything: ``comm`` holds escape sequences, newlines and
+text that runs right to left as readily as ``bash``, and in a damaged dump so
+does every other string.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+__all__ = ("escape", "escape_cell")
+
+# Combining marks pile up on the letter before them, and over its neighbours.
+_MARKS = frozenset(("Mc", "Me", "Mn"))
+
+
+def escape(text: str) -> str:
+    """*text* with everything that is not plainly visible as ``\\xNN``, ``\\uNNNN`` or ``\\UNNNNNNNN``.
+
+    That is all that :meth:`str.isprintable` rejects -- C0 and C1 controls, line
+    ends, bidirectional and zero-width characters, odd spaces, lone surrogates,
+    private and unassigned characters -- and combining marks. Letters, also those
+    beyond ASCII, stay as they are.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if _is_visible(c) else _code(c) for c in text)
+
+
+def escape_cell(text: str) -> str:
+    """As :func:`escape`, and with spaces at either end made visible.
+
+    For a cell of a table, whose padding would hide them.
+    """
+    text = escape(text)
+    inner = text.strip(" ")
+    start = text.find(inner)
+    return "\\x20" * start + inner + "\\x20" * (len(text) - start - len(inner))
+
+
+def _is_visible(char: str) -> bool:
+    return char.isprintable() and unicodedata.category(char) not in _MARKS
+
+
+def _code(char: str) -> str:
+    number = ord(char)
+    if number <= 0xFF:
+        return f"\\x{number:02x}"
+    if number <= 0xFFFF:
+        return f"\\u{number:04x}"
+    return f"\\U{number:08x}"

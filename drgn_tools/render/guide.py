@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The words around the demo."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Optional
+
+from ..records import KernelAudit, KernelInfo, Reason, TaskStack, Verdict
+from .stack import draw_stack
+
+__all__ = ("after_tasks", "before_tasks")
+
+
+def before_tasks(kernel: KernelInfo) -> Iterator[str]:
+    """What the reader is about to see."""
+    yield f"A real vmcore of Linux {kernel.release}, opened without debuginfo. Its tasks, those first"
+    yield "whose stacks the kernel itself would not trust (stack_trace_save_tsk_reliable()):"
+    yield ""
+
+
+def after_tasks(audit: KernelAudit, core: str) -> Iterator[str]:
+    """One stack in full, and where to go next.
+
+    :param core: path of the vmcore, for commands to copy.
+    """
+    task = _most_telling(audit)
+    if task is None:
+        return
+    yield ""
+    yield "One of them in full. => marks the frame on which the verdict fell: these registers were"
+    yield "saved in the kernel, so a return address may be missing right there."
+    yield ""
+    yield draw_stack(task, audit.kernel)
+    yield ""
+    yield "Now you, on this vmcore or on yours:"
+    yield ""
+    core = shlex.quote(core)
+    yield f"  drgn-tools stack {task.pid} -c {core}"
+    yield f"  drgn-tools regs --mode kernel -c {core}"
+    yield f"  drgn-tools tasks --pid {task.pid} --frames --format json -c {core}"
+    yield ""
+    yield "drgn-tools --help tells the rest."
+
+
+def _most_telling(audit: KernelAudit) -> Optional[TaskStack]:
+    # Registers of both modes, and few frames, show most on one screen.
+    unreliable = [task for task in audit if task.verdict is Verdict.UNRELIABLE]
+    return min(
+        unreliable,
+        key=lambda task: (
+            task.reason is not Reason.KERNEL_MODE_REGS,
+            -len({regs.user_mode for regs in task.regs}),
+            len(task.frames),
+        ),
+        default=None,
+    )

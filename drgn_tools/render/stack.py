@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One stack drawn in full, as the reader of an oops or of crash's ``bt`` knows it::
+
+    PID: 51  TGID: 42  TASK: ff1100000261d000  CPU: 1  STATE: S  COMMAND: "reader"
+    VERDICT: unreliable at #7: page fault in rep_stos_alternative+0x40
+        #6  ffffffff82001236  asm_exc_page_fault+0x26
+     => #7  ffffffff81f25d40  rep_stos_alternative+0x40
+          ┌ page fault from kernel mode, pt_regs at ff2000000045fd38
+          │ RIP: 0010:ffffffff81f25d40
+          │ RSP: 0018:ff2000000045fde8  EFLAGS: 00050202  ORIG_RAX: ffffffffffffffff
+          │ RAX: 0000000000000000  RBX: 0000000000001000  RCX: 0000000000000040
+          ...
+          └
+        #8  ffffffff8130d0c4  vfs_read+0x8f
+
+Each ``pt_regs`` lies where the unwinder meets it: the frames above it in the
+text are what the CPU did after it was interrupted. Lines stay within 100
+columns unless a symbol's name is longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Optional
+
+from ..records import Frame, KernelInfo, SavedRegs, TaskStack
+from .escape import escape
+from .labels import frame_label, mode_name
+
+__all__ = ("draw_stack",)
+
+_SEGMENTS = frozenset(("cs", "ss", "ds", "es", "fs", "gs"))
+
+# As __show_regs() of arch/x86/kernel/process_64.c and process_32.c lay them
+# out, so that an eye trained on oopses finds them. "cs:ip" are one entry.
+_ROWS_64 = (
+    ("cs:ip",),
+    ("ss:sp", "flags", "orig_ax"),
+    ("ax", "bx", "cx"),
+    ("dx", "si", "di"),
+    ("bp", "r8", "r9"),
+    ("r10", "r11", "r12"),
+    ("r13", "r14", "r15"),
+)
+_ROWS_32 = (
+    ("cs:ip", "flags", "orig_ax"),
+    ("ax", "bx", "cx", "dx"),
+    ("si", "di", "bp", "sp"),
+    ("ds", "es", "fs", "gs", "ss"),
+)
+
+
+def draw_stack(task: TaskStack, kernel: Optional[KernelInfo] = None) -> str:
+    """The stack of *task* as lines of text, with every register of every ``pt_regs``.
+
+    :param kernel: where the task is from; without it, a ``task_struct`` below
+        4 GiB tells a 32-bit kernel.
+    :return: lines joined by newlines, none at the end; safe for a terminal.
+    """
+    is_32bit = kernel.arch == "i386" if kernel else task.task < 1 << 32
+    return "\n".join(_lines(task, digits=8 if is_32bit else 16))
+
+
+def _lines(task: TaskStack, digits: int) -> Iterator[str]:
+    yield _identity(task, digits)
+    yield _verdict(task)
+    regs_by_address = {regs.address: regs for regs in task.regs}
+    stack = "task"
+    for number, frame in enumerate(task.frames):
+        yield from _change_of_stack(stack, frame.stack)
+        stack = frame.stack
+        yield _frame(frame, number, digits, marked=number == task.reason_frame)
+        regs = None if frame.regs is None else regs_by_address.get(frame.regs)
+        if regs is not None:
+            yield from _box(regs, digits)
+    yield from _change_of_stack(stack, "task")
+
+
+def _identity(task: TaskStack, digits: int) -> str:
+    running = " (running)" if task.on_cpu else ""
+    kthread = "  (kernel thread)" if task.kthread else ""
+    return (
+        f"PID: {task.pid}  TGID: {task.tgid}  TASK: {task.task:0{digits}x}"
+        f"  CPU: {task.cpu}{running}  STATE: {escape(task.state)}"
+        f'  COMMAND: "{escape(task.comm)}"{kthread}'
+    )
+
+
+def _verdict(task: TaskStack) -> str:
+    at = "" if task.reason_frame is None else f" at #{task.reason_frame}"
+    why = f": {escape(task.why)}" if task.why else ""
+    flags = f"  ({escape(', '.join(task.flags))})" if task.flags else ""
+    return f"VERDICT: {task.verdict.value}{at}{why}{flags}"
+
+
+def _change_of_stack(before: str, after: str) -> Iterator[str]:
+    # As an oops does it: <IRQ> ... </IRQ>. The task's own stack goes without saying.
+    if before != after:
+        if before != "task":
+            yield f"     </{escape(before).upper()}>"
+        if after != "task":
+            yield f"     <{escape(after).upper()}>"
+
+
+def _frame(frame: Frame, number: int, digits: int, marked: bool) -> str:
+    arrow = "=>" if marked else ""
+    if frame.user_mode:
+        where = "(user mode)"
+    else:
+        where = escape(frame_label(frame)) if frame.symbol else "(no symbol)"
+    return f"{arrow:>3} {f'#{number}':>3}  {frame.ip:0{digits}x}  {where}"
+
+
+def _box(regs: SavedRegs, digits: int) -> Iterator[str]:
+    what = f"{escape(regs.entry or 'unknown entry')} from {mode_name(regs.user_mode)} mode"
+    yield f"       ┌ {what}, pt_regs at {regs.address:0{digits}x}"
+    for row in _register_rows(regs.registers, digits):
+        yield f"       │ {row}"
+    yield "       └"
+
+
+def _register_rows(registers: Mapping[str, int], digits: int) -> Iterator[str]:
+    rows = _ROWS_32 if digits == 8 else _ROWS_64
+    shown: set[str] = set()
+    for row in rows:
+        entries = [name for name in row if all(part in registers for part in name.split(":"))]
+        shown.update(part for name in entries for part in name.split(":"))
+        if entries:
+            yield "  ".join(_register(name, registers, digits) for name in entries)
+    # Nothing that was saved is left out, also of a kernel that saves more.
+    for name in registers:
+        if name not in shown:
+            yield _register(name, registers, digits)
+
+
+def _register(name: str, registers: Mapping[str, int], digits: int) -> str:
+    *segment, name = name.split(":")
+    selector = f"{registers[segment[0]]:04x}:" if segment else ""
+    value_digits = 4 if name in _SEGMENTS else 8 if name == "flags" else digits
+    return f"{_title(name, digits)}: {selector}{registers[name]:0{value_digits}x}"
+
+
+def _title(name: str, digits: int) -> str:
+    # ax is RAX or EAX; r8 is R08, as wide as its neighbours.
+    if name in _SEGMENTS:
+        return name.upper()
+    if name == "flags":
+        return "EFLAGS"
+    if name.startswith("orig_"):
+        return f"ORIG_{_title(name[len('orig_') :], digits)}"
+    if name.startswith("r") and name[1:].isdigit():
+        return f"R{int(name[1:]):02}"
+    return f"{'E' if digits == 8 else 'R'}{name.upper()}"

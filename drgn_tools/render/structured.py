@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""json, jsonl and csv: for programs to read. Streamed, a record at a time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ..records import KernelInfo
+from .escape import escape
+from .fields import KERNEL, Fields, as_object
+
+__all__ = ("csv_lines", "json_lines", "jsonl_lines")
+
+
+def json_lines(
+    schema: str,
+    tool: str,
+    kernel: KernelInfo,
+    key: str,
+    objects: Iterable[dict[str, Any]],
+    problems: Sequence[str],
+) -> Iterator[str]:
+    """One JSON document, an object of the list on each line.
+
+    :param schema: name and number of the schema, ``drgn-tools.tasks/1``.
+    :param tool: our version.
+    :param key: name of the list.
+    :param problems: read last, so that it may be filled while *objects* are.
+    """
+    yield f'{{"schema": {_json(schema)}, "tool": {_json(tool)},'
+    yield f' "kernel": {_json(as_object(KERNEL, kernel))},'
+    yield f' "{key}": ['
+    # One object behind, for the comma that JSON wants between but not after.
+    before = None
+    for object_ in objects:
+        if before is not None:
+            yield f"  {before},"
+        before = _json(object_)
+    if before is not None:
+        yield f"  {before}"
+    yield " ],"
+    yield f' "problems": {_json(list(problems))}}}'
+
+
+def jsonl_lines(objects: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """JSON objects, one a line."""
+    return (_json(object_) for object_ in objects)
+
+
+def _json(value: Any) -> str:
+    # Pure ASCII: json escapes controls, and with this also everything else
+    # that a terminal could take amiss.
+    return json.dumps(value, ensure_ascii=True)
+
+
+def csv_lines(fields: Fields, records: Iterable[Any]) -> Iterator[str]:
+    """Comma-separated values as in RFC 4180, but with Unix line ends, below a header.
+
+    Nothing is the empty cell, truth is ``true`` or ``false``, the items of a
+    list are separated by ``;``. Text is escaped, so a record is always one line.
+    """
+    yield _csv_line(fields)
+    for record in records:
+        yield _csv_line(_csv_cell(get(record)) for get in fields.values())
+
+
+def _csv_line(cells: Iterable[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
+
+
+def _csv_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ";".join(_csv_cell(item).replace(";", "\\x3b") for item in value)
+    return escape(str(value))

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The lines that stand above and below a result: which kernel, how many of what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..records import KernelInfo, Verdict
+
+__all__ = ("kernel_line", "verdict_line")
+
+
+def kernel_line(kernel: KernelInfo) -> str:
+    """Which kernel, and how its stacks are read."""
+    unwinder = {"frame_pointer": "frame pointers", "orc": "ORC", "guess": "guess"}
+    how = unwinder.get(kernel.unwinder or "", "unknown")
+    encoding = f" ({kernel.encoding} encoding)" if kernel.encoding else ""
+    return (
+        f"{kernel.source}: Linux {kernel.release} {kernel.arch}, {_count(kernel.cpus, 'CPU')}, "
+        f"unwinder: {how}{encoding}, types: {kernel.types}"
+    )
+
+
+def verdict_line(counts: Mapping[Verdict, int]) -> str:
+    """How many tasks have which verdict."""
+    each = ", ".join(f"{counts.get(verdict, 0)} {verdict.value}" for verdict in Verdict)
+    return f"{_count(sum(counts.values()), 'task')}: {each}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Tables: tabulate, and how a table is made to fit.
+
+Only columns of words give way to the width. A number, an address or a verdict
+is shown whole or the table is wider.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Optional, Union
+
+from tabulate import multiline_formats, tabulate
+
+from .escape import escape_cell
+
+__all__ = ("Column", "shorten", "table_lines")
+
+_GAP = 2
+"""Spaces between two columns of tabulate's ``plain`` format."""
+
+_ELLIPSIS = "…"
+_HEAD_MIN = 4
+"""Characters that stay of the beginning of what is shortened."""
+
+Cell = Union[str, Sequence[str]]
+"""Text, or lines of text."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    heading: str
+    """Above the column."""
+    cell: Callable[[Any], Cell]
+    """What a record says in it; not escaped."""
+    right: bool = False
+    """Aligned to the right, as numbers are."""
+    floor: int = 0
+    """May be shortened to this many characters when room is short; 0: never."""
+
+
+def table_lines(
+    columns: Sequence[Column],
+    records: Iterable[Any],
+    style: Optional[str] = None,
+    width: Optional[int] = None,
+) -> Iterator[str]:
+    """A table of *records*.
+
+    :param style: name of a tabulate format, ``None`` for our own plain one.
+    :param width: characters a line of ours may have, ``None`` for any.
+    """
+    headings = [column.heading for column in columns]
+    rows = [[_lines(column.cell(record)) for column in columns] for record in records]
+    if style is None:
+        if width is not None:
+            _fit(columns, rows, width)
+        # As a row of their own: headers proper are padded by two more spaces.
+        return _tabulate(columns, [[[heading] for heading in headings], *rows], (), "plain")
+    rows = [[[_no_markup(line) for line in cell] for cell in row] for row in rows]
+    return _tabulate(columns, rows, headings, style)
+
+
+def _tabulate(
+    columns: Sequence[Column], rows: list[list[list[str]]], headings: Sequence[str], style: str
+) -> Iterator[str]:
+    newline = "\n" if style in multiline_formats else "; "
+    text = tabulate(
+        [[newline.join(cell) for cell in row] for row in rows],
+        headers=headings,
+        tablefmt=style,
+        # Or "0x10" and "1e5" would become numbers.
+        disable_numparse=True,
+        # tabulate cannot align columns of which it has seen no cell.
+        colalign=["right" if column.right else "left" for column in columns] if rows else None,
+    )
+    return (line.rstrip(" ") for line in text.split("\n"))
+
+
+def _lines(cell: Cell) -> list[str]:
+    return [escape_cell(line) for line in ([cell] if isinstance(cell, str) else cell)]
+
+
+def _no_markup(text: str) -> str:
+    # What would end a cell of a Markdown table, or begin a tag in one.
+    return text.replace("|", "\\x7c").replace("<", "\\x3c")
+
+
+def _fit(columns: Sequence[Column], rows: list[list[list[str]]], width: int) -> None:
+    # The column with most above its floor gives way, until all fit or none can.
+    widths = [
+        max([len(column.heading), *(len(line) for row in rows for line in row[i])])
+        for i, column in enumerate(columns)
+    ]
+    elastic = [i for i, column in enumerate(columns) if column.floor]
+    excess = sum(widths) + _GAP * (len(columns) - 1) - width
+    for _ in range(excess):
+        wide = [i for i in elastic if widths[i] > columns[i].floor]
+        if not wide:
+            break
+        widths[max(wide, key=lambda i: widths[i] - columns[i].floor)] -= 1
+    for row in rows:
+        for i in elastic:
+            row[i] = [shorten(line, widths[i]) for line in row[i]]
+
+
+_NUMBER = re.compile(r"\b(?:0x[0-9a-f]+|[0-9a-f]{8,})\b", re.IGNORECASE)
+
+
+def shorten(text: str, width: int) -> str:
+    """*text* in *width* characters, with an ellipsis for what is left out.
+
+    The beginning says what and the end says where, so it is the middle that
+    goes: ``preempted by…vfs_read+0x8f``, ``rep_stos_alt…+0x40``. A number is
+    kept whole or left out whole.
+    """
+    if len(text) <= width:
+        return text
+    tail = _tail(text, width - _HEAD_MIN - len(_ELLIPSIS))
+    end = width - len(_ELLIPSIS) - len(tail)
+    for number in _NUMBER.finditer(text):
+        if number.start() < end < number.end():
+            end = number.start()
+    return text[:end].rstrip(" ") + _ELLIPSIS + tail
+
+
+def _tail(text: str, width: int) -> str:
+    # The last word, if need be without its offset; of a single word the offset.
+    _, several, last_word = text.rpartition(" ")
+    function, plus, offset = last_word.rpartition("+")
+    tails = (last_word, function) if several else (plus + offset if plus else "",)
+    return next((tail for tail in tails if len(tail) <= width), "")

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What each command shows, in whichever format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Optional
+
+from .. import __version__, queries
+from ..records import KernelInfo
+from . import columns, fields
+from .fields import Fields, as_object
+from .structured import csv_lines, json_lines, jsonl_lines
+from .table import Column, table_lines
+
+__all__ = ("FRAMES", "GROUPS", "TASKS", "TASKS_WITH_FRAMES", "View", "regs_view", "render")
+
+
+@dataclass(frozen=True)
+class View:
+    """How one kind of record is shown in every format."""
+
+    schema: str
+    """Name and number of the JSON schema."""
+    key: str
+    """Name of the list in it."""
+    objects: Fields
+    """Of an object in JSON."""
+    csv: Fields
+    """Of a row in csv."""
+    columns: Sequence[Column]
+    """Of a row in a table."""
+    rows: Callable[[Iterable[Any]], Iterable[Any]] = iter
+    """From the records of JSON to those of the rows, where these are finer."""
+
+
+TASKS = View("drgn-tools.tasks/1", "tasks", fields.TASK, fields.TASK, columns.TASKS)
+"""A row for each task."""
+
+TASKS_WITH_FRAMES = View(
+    "drgn-tools.tasks/1",
+    "tasks",
+    fields.TASK_WITH_FRAMES,
+    fields.TASK_WITH_FRAMES_CSV,
+    columns.TASKS_WITH_FRAMES,
+)
+"""A row for each task, with its stack."""
+
+FRAMES = View(
+    "drgn-tools.stack/1",
+    "tasks",
+    fields.TASK_WITH_FRAMES,
+    fields.FRAME_CSV,
+    columns.FRAMES,
+    rows=queries.each_frame,
+)
+"""A row for each frame."""
+
+GROUPS = View("drgn-tools.groups/1", "groups", fields.GROUP, fields.GROUP_CSV, columns.GROUPS)
+"""A row for each group of identical stacks."""
+
+
+def regs_view(arch: str) -> View:
+    """A row for each ``pt_regs``.
+
+    :param arch: of the kernel; it says which registers there are.
+    """
+    return View(
+        "drgn-tools.regs/1", "regs", fields.REGS_OF_TASK, fields.regs_csv(arch), columns.REGS
+    )
+
+
+def render(
+    view: View,
+    style: str,
+    kernel: KernelInfo,
+    records: Iterable[Any],
+    problems: Sequence[str] = (),
+    width: Optional[int] = None,
+) -> Iterator[str]:
+    """The lines of *records* as *view* shows them.
+
+    :param style: ``json``, ``jsonl``, ``csv``, ``table``, or the name of a tabulate format.
+    :param width: characters a line of ``table`` may have, ``None`` for any.
+    """
+    if style == "csv":
+        return csv_lines(view.csv, view.rows(records))
+    if style not in ("json", "jsonl"):
+        return table_lines(
+            view.columns, view.rows(records), None if style == "table" else style, width
+        )
+    objects = (as_object(view.objects, record) for record in records)
+    if style == "jsonl":
+        return jsonl_lines(objects)
+    return json_lines(view.schema, __version__, kernel, view.key, objects, problems)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""drgn's REPL, or a script from stdin, with our functions at hand."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+import drgn
+import drgn.cli
+
+from .audit import kernel_info, task_stack, task_stacks
+
+__all__ = ("run_interactive", "run_stdin")
+
+_OURS = {"kernel_info": kernel_info, "task_stack": task_stack, "task_stacks": task_stacks}
+
+
+def run_interactive(prog: drgn.Program) -> None:
+    """drgn's REPL on *prog*, until the user leaves it."""
+    drgn.cli.run_interactive(prog, banner_func=_banner, globals_func=_add_ours)
+
+
+def run_stdin(prog: drgn.Program) -> int:
+    """Run what stdin says as a script on *prog*, as ``drgn`` does.
+
+    :return: exit code: 1 if the script failed; its author is shown the traceback.
+    """
+    drgn.set_default_prog(prog)
+    sys.argv = [""]
+    namespace = _add_ours(drgn.cli.default_globals(prog))
+    namespace["__file__"] = "<stdin>"
+    try:
+        exec(compile(sys.stdin.read(), "<stdin>", "exec"), namespace)
+    # The code is not ours, nor are its mistakes: no bug to report here.
+    except Exception as error:
+        above = error.__traceback__.tb_next if error.__traceback__ else None
+        traceback.print_exception(type(error), error, above)
+        return 1
+    return 0
+
+
+def _banner(banner: str) -> str:
+    return f"{banner}\n>>> from drgn_tools import {', '.join(_OURS)}"
+
+
+def _add_ours(namespace: dict[str, Any]) -> dict[str, Any]:
+    return {**namespace, **_OURS}
