@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Callable, Optional, Union
 
 from drgn import FaultError, Object, Program, ProgramFlags, Thread, TypeKind
+from drgn.helpers.common.prog import takes_program_or_default
 from drgn.helpers.linux.pid import find_task
 
 from .entry import entry_of
@@ -36,6 +37,7 @@ WhichTask = Union[int, Object, Thread]
 """A PID, the address of a ``struct task_struct``, a pointer to one, one itself, a drgn Thread."""
 
 
+@takes_program_or_default
 def task_stack(prog: Program, which: WhichTask) -> TaskStack:
     """The stack of one task, with its verdict and saved registers.
 
@@ -49,6 +51,7 @@ def task_stack(prog: Program, which: WhichTask) -> TaskStack:
     return kernel.stack(kernel.find(which))
 
 
+@takes_program_or_default
 def task_stacks(prog: Program) -> Iterator[TaskStack]:
     """Every task's stack: processes and their threads, then the idle tasks.
 
@@ -59,6 +62,7 @@ def task_stacks(prog: Program) -> Iterator[TaskStack]:
         yield kernel.stack(task)
 
 
+@takes_program_or_default
 def audit_kernel(prog: Program, progress: Optional[Callable[[int], None]] = None) -> KernelAudit:
     """All tasks of a kernel, and what could not be looked at.
 
@@ -74,6 +78,7 @@ def audit_kernel(prog: Program, progress: Optional[Callable[[int], None]] = None
     return KernelAudit(kernel.info(), tuple(stacks), kernel.problems())
 
 
+@takes_program_or_default
 def kernel_info(prog: Program) -> KernelInfo:
     """Which kernel this is, and how its stacks are to be read.
 
