@@ -2,12 +2,12 @@
 """BTF: the compact type description that a kernel carries inside itself.
 
 This file knows the format (Documentation/bpf/btf.rst, include/uapi/linux/btf.h)
-and nothing of drgn; :mod:`drgn_tools.btf_finder` makes drgn types of it.
+and nothing of drgn; :mod:`drgn_tools.btf_finder` makes drgn's types of it.
 
-Opening indexes the type section in one pass; all else is read on demand. The
-bytes come from a dump and may be damaged anywhere: what does not hold together
-raises :exc:`~drgn_tools.errors.TypesError` where it is asked for, and nothing
-recurses or loops further than a bound.
+Opening indexes the type section in one pass; all else is read when it is asked
+for. The bytes come from a dump and may be damaged anywhere: what does not hold
+together raises :exc:`~drgn_tools.errors.TypesError` where it is asked for, what
+does can still be used, and nothing recurses, loops or grows past a bound.
 """
 
 from __future__ import annotations
@@ -17,26 +17,31 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator
+from itertools import repeat
 from typing import NamedTuple, Optional
 
 from .errors import TypesError
 
-__all__ = ("BTF_HEADER_BYTES", "Btf", "BtfMember", "Kind", "btf_bytes")
+__all__ = ("BTF_MAGIC", "Btf", "BtfMember", "Kind", "damaged", "header_bytes")
 
-BTF_MAGIC = 0xEB9F
-BTF_VERSION = 1
-BTF_HEADER_BYTES = 24
-"""struct btf_header: magic, version, flags, hdr_len, type_off, type_len, str_off, str_len."""
+BTF_MAGIC = b"\x9f\xeb\x01"
+"""Magic number and version, the first bytes of all BTF (little-endian)."""
 _HEADER = struct.Struct("<HBBIIIII")
+# struct btf_header: magic, version, flags, hdr_len, type_off, type_len, str_off, str_len.
+_MAX_HEADER_BYTES = 4096  # hdr_len may grow by sections that are not known here
 
-MAX_BTF_BYTES = 256 << 20
-"""Far above any kernel's (2 to 10 MB), far below what would hurt."""
-MAX_TYPE_BYTES = 1 << 30
+MAX_BTF_BYTES = 64 << 20
+"""BTF_MAX_NAME_OFFSET bounds the strings of a kernel to 16 MB; types take about as much."""
+MAX_TYPES = 0xFFFFF
+"""BTF_MAX_TYPE."""
+MAX_TYPE_BYTES = 1 << 26
 """No type of a kernel is this large; a damaged size or array length is."""
 MAX_CHAIN = 64
 """Longest chain of pointers, qualifiers, typedefs and arrays to follow (kernels have about 10)."""
+MAX_EXPANDED_MEMBERS = 1_000_000
+"""Members of a struct, those of the structs inside it counted in (task_struct has about 1,500)."""
 MAX_NAME_BYTES = 512
-"""KSYM_NAME_LEN, which bounds every name in the kernel's own BTF check."""
+"""KSYM_NAME_LEN, which bounds every name in the kernel's own check of BTF."""
 
 
 class Kind(enum.IntEnum):
@@ -64,44 +69,59 @@ class Kind(enum.IntEnum):
     ENUM64 = 19
 
 
-# Words that follow the three of struct btf_type: (fixed, for each of vlen).
+# Words behind the three of struct btf_type: (once, for each of vlen).
 _EXTRA_WORDS = {
     Kind.INT: (1, 0),
-    Kind.PTR: (0, 0),
     Kind.ARRAY: (3, 0),
     Kind.STRUCT: (0, 3),
     Kind.UNION: (0, 3),
     Kind.ENUM: (0, 2),
-    Kind.FWD: (0, 0),
-    Kind.TYPEDEF: (0, 0),
-    Kind.VOLATILE: (0, 0),
-    Kind.CONST: (0, 0),
-    Kind.RESTRICT: (0, 0),
-    Kind.FUNC: (0, 0),
     Kind.FUNC_PROTO: (0, 2),
     Kind.VAR: (1, 0),
     Kind.DATASEC: (0, 3),
-    Kind.FLOAT: (0, 0),
     Kind.DECL_TAG: (1, 0),
-    Kind.TYPE_TAG: (0, 0),
     Kind.ENUM64: (0, 3),
 }
 _KIND_MASK = 0x1F000000
 _VLEN_MASK = 0xFFFF
 _KIND_FLAG = 0x80000000
-_NO_RECORD = 1 << 40  # words of a record that cannot be: steps past every end
+_NO_RECORD_WORDS = 1 << 40  # of a record that cannot be: steps past every end
 _TRANSPARENT = frozenset(
     (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
 )  # fmt: skip
+
+
+def damaged(what: str) -> TypesError:
+    """Return the error for BTF that does not hold together."""
+    return TypesError(
+        f"the BTF of this kernel is damaged ({what}); give the vmlinux of this kernel with -s"
+    )
+
+
+def header_bytes(data: bytes) -> Optional[int]:
+    """Return how many bytes of BTF a header announces, ``None`` if *data* is no valid header."""
+    if not data.startswith(BTF_MAGIC) or len(data) < _HEADER.size:
+        return None
+    hdr_len, type_off, type_len, str_off, str_len = _HEADER.unpack_from(data)[3:]
+    if not _HEADER.size <= hdr_len <= _MAX_HEADER_BYTES or type_off % 4:
+        return None
+    if not type_len or not str_len:
+        return None
+    total = int(hdr_len) + max(int(type_off) + int(type_len), int(str_off) + int(str_len))
+    return total if total <= MAX_BTF_BYTES else None
 
 
 class _RecordWords(dict[int, int]):
     # Words of a record by its info word. Few info words differ, so a lookup in
     # a dict that fills itself is the quickest way through 100,000 records.
     def __missing__(self, info: int) -> int:
-        fixed, each = _EXTRA_WORDS.get((info & _KIND_MASK) >> 24, (_NO_RECORD, 0))  # type: ignore[call-overload]
-        words = self[info] = 3 + fixed + each * (info & _VLEN_MASK)
-        return int(words)
+        try:
+            kind = Kind((info & _KIND_MASK) >> 24)
+        except ValueError:  # newer than this file, or damaged
+            return _NO_RECORD_WORDS
+        once, each = _EXTRA_WORDS.get(kind, (0, 0))
+        words = self[info] = 3 + once + each * (info & _VLEN_MASK)
+        return words
 
 
 class BtfMember(NamedTuple):
@@ -117,71 +137,70 @@ class BtfMember(NamedTuple):
     """In bits; 0 if it is no bit field."""
 
 
-def btf_bytes(header: bytes) -> Optional[int]:
-    """Return how many bytes of BTF a header announces, ``None`` if it is no BTF header."""
-    if len(header) < BTF_HEADER_BYTES:
-        return None
-    magic, version, _, hdr_len, type_off, type_len, str_off, str_len = _HEADER.unpack_from(header)
-    # hdr_len grows when the kernel adds sections; the fields known here stay.
-    if magic != BTF_MAGIC or version != BTF_VERSION or not BTF_HEADER_BYTES <= hdr_len <= 4096:
-        return None
-    if type_off % 4 or not type_len or not str_len:
-        return None
-    total = int(hdr_len) + max(int(type_off) + int(type_len), int(str_off) + int(str_len))
-    return total if total <= MAX_BTF_BYTES else None
-
-
 class Btf:
     """The types of one kernel, by type ID; ID 0 is ``void``.
 
-    :param data: The whole BTF, from its header on, in little-endian order (x86).
+    Types that come after a record of unknown kind are not seen.
+
+    :param data: All of the BTF from its header on, little-endian (x86)
+    :param pointer_bytes: Size of a pointer, which BTF does not say
     :raises TypesError: if there is no BTF header, or its sections lie outside *data*
     """
 
-    def __init__(self, data: bytes) -> None:
-        total = btf_bytes(data)
+    def __init__(self, data: bytes, pointer_bytes: int = 8) -> None:
+        total = header_bytes(data)
         if total is None:
-            raise TypesError("kernel BTF: no valid header")
+            raise damaged("no valid header")
         if total > len(data):
-            raise TypesError(f"kernel BTF: {total} bytes announced, {len(data)} found")
-        _, _, _, hdr_len, type_off, type_len, str_off, str_len = _HEADER.unpack_from(data)
+            raise damaged(f"{total} bytes announced, {len(data)} found")
+        hdr_len, type_off, type_len, str_off, str_len = _HEADER.unpack_from(data)[3:]
+        start = hdr_len + type_off
+        self._words = array("I")
+        self._words.frombytes(data[start : start + type_len // 4 * 4])
+        if sys.byteorder == "big":
+            self._words.byteswap()
         start = hdr_len + str_off
         self._strings = data[start : start + str_len]
-        words = array("I")
-        assert words.itemsize == 4
-        start = hdr_len + type_off
-        words.frombytes(data[start : start + type_len // 4 * 4])
-        if sys.byteorder == "big":
-            words.byteswap()
-        self._words = words.tolist()
-        self._index()
+        self._pointer_bytes = pointer_bytes
+        self._starts = self._record_starts()
+        self._by_name = self._name_index()
+        self._name_offsets: dict[bytes, int] = {}
+        self._enum_by_name: Optional[dict[int, int]] = None
+        self._negative_enums: Optional[bool] = None
+        self._expanded: dict[int, int] = {}
 
-    def _index(self) -> None:
+    def _record_starts(self) -> list[int]:
+        # Where each record starts, by type ID, in words. ID 0 has none.
         words, record_words = self._words, _RecordWords()
-        end = len(words) - 2
-        starts = [0]  # ID 0 is void and has no record
+        starts = [0]
         append = starts.append
-        at = 0
+        at, end = 0, len(words) - 2
         while at < end:
             append(at)
             at += record_words[words[at + 1]]
-        if at > len(words):  # the last record runs over the end, or is of an unknown kind
+        if at > len(words):  # the last runs over the end, or is of unknown kind
             starts.pop()
-        self._starts = starts
-        # Backwards, so that of several types of one kind and name the first is found.
-        self._by_name = {
+        if len(starts) - 1 > MAX_TYPES:
+            raise damaged(f"{len(starts) - 1} types")
+        return starts
+
+    def _name_index(self) -> dict[int, int]:
+        # Type ID by kind and name offset, in one number. Backwards, so that of
+        # several types of one kind and name the first stays.
+        words, starts = self._words, self._starts
+        ids = range(len(starts) - 1, 0, -1)
+        return {
             words[start] | (words[start + 1] & _KIND_MASK) << 8: type_id
-            for type_id, start in zip(range(len(starts) - 1, 0, -1), reversed(starts))
+            for type_id, start in zip(ids, reversed(starts))
         }
-        self._name_offsets: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        """Number of types, ``void`` included."""
+        """Number of types, ``void`` counted in."""
         return len(self._starts)
 
     def _start(self, type_id: int) -> int:
         if not 0 < type_id < len(self._starts):
-            raise TypesError(f"kernel BTF is damaged: type ID {type_id} of {len(self)}")
+            raise damaged(f"type {type_id} of {len(self)}")
         return self._starts[type_id]
 
     def kind(self, type_id: int) -> Kind:
@@ -191,24 +210,23 @@ class Btf:
         return Kind((self._words[self._start(type_id) + 1] & _KIND_MASK) >> 24)
 
     def kind_flag(self, type_id: int) -> bool:
-        """Return the kind_flag: offsets hold bit-field sizes, FWD is a union, ENUM is signed."""
+        """Return the kind_flag: member offsets hold bit-field sizes, a FWD is a union."""
         return bool(self._words[self._start(type_id) + 1] & _KIND_FLAG)
 
-    def _vlen(self, start: int) -> int:
-        return self._words[start + 1] & _VLEN_MASK
+    # ---- names
 
-    def string(self, offset: int) -> Optional[str]:
-        """Return the string at an offset of the string section; ``None`` if it is empty."""
+    def _string(self, offset: int) -> Optional[str]:
+        # None for the empty string: anonymous.
         if not offset:
             return None
         end = self._strings.find(b"\0", offset, offset + MAX_NAME_BYTES)
         if end < 0:
-            raise TypesError(f"kernel BTF is damaged: no string at {offset}")
+            raise damaged(f"no string at {offset}")
         return self._strings[offset:end].decode("ascii", "backslashreplace") or None
 
     def name(self, type_id: int) -> Optional[str]:
         """Return the name of a type, ``None`` if it is anonymous."""
-        return self.string(self._words[self._start(type_id)])
+        return self._string(self._words[self._start(type_id)])
 
     def _name_offset(self, name: str) -> Optional[int]:
         if not self._name_offsets:
@@ -216,7 +234,7 @@ class Btf:
             for string in self._strings.split(b"\0"):
                 self._name_offsets.setdefault(string, offset)
                 offset += len(string) + 1
-        return self._name_offsets.get(name.encode())
+        return self._name_offsets.get(name.encode("utf-8", "surrogatepass"))
 
     def find(self, kind: Kind, name: str) -> Optional[int]:
         """Return the ID of the first type of this kind and name, ``None`` if there is none."""
@@ -226,25 +244,31 @@ class Btf:
     def ids(self, *kinds: Kind) -> Iterator[int]:
         """Return the IDs of all types of these kinds."""
         words, wanted = self._words, {kind << 24 for kind in kinds}
-        starts = iter(self._starts)
-        next(starts)
-        for type_id, start in enumerate(starts, 1):
+        for type_id, start in enumerate(self._starts[1:], 1):
             if words[start + 1] & _KIND_MASK in wanted:
                 yield type_id
 
+    # ---- what a record says
+
+    def _items(self, type_id: int, words_each: int) -> tuple[array[int], ...]:
+        # The vlen items behind a record, column by column.
+        start = self._start(type_id) + 3
+        end = start + words_each * (self._words[start - 2] & _VLEN_MASK)
+        return tuple(self._words[start + column : end : words_each] for column in range(words_each))
+
     def referred(self, type_id: int) -> int:
-        """Return the type that a pointer, qualifier, typedef, tag, FUNC, VAR or FUNC_PROTO refers to."""
+        """Return what a pointer, qualifier, typedef, tag, FUNC, VAR or FUNC_PROTO refers to."""
         return self._words[self._start(type_id) + 2]
 
-    def size_field(self, type_id: int) -> int:
+    def size(self, type_id: int) -> int:
         """Return the size in bytes of an INT, FLOAT, ENUM, ENUM64, STRUCT or UNION."""
         size = self._words[self._start(type_id) + 2]
         if size > MAX_TYPE_BYTES:
-            raise TypesError(f"kernel BTF is damaged: type {type_id} has {size} bytes")
+            raise damaged(f"type {type_id} has {size} bytes")
         return size
 
     def int_encoding(self, type_id: int) -> tuple[int, int, int]:
-        """Return encoding bits (1 signed, 2 char, 4 bool), bit offset and bits of an INT."""
+        """Return encoding (1 signed, 2 char, 4 bool), bit offset and size in bits of an INT."""
         word = self._words[self._start(type_id) + 3]
         return word >> 24 & 0xF, word >> 16 & 0xFF, word & 0xFF
 
@@ -255,63 +279,68 @@ class Btf:
 
     def members(self, type_id: int) -> list[BtfMember]:
         """Return the members of a STRUCT or UNION, in order."""
-        start = self._start(type_id)
-        words = self._words[start + 3 : start + 3 + 3 * self._vlen(start)]
+        names, types, offsets = self._items(type_id, 3)
         if self.kind_flag(type_id):
-            split = [(offset & 0xFFFFFF, offset >> 24) for offset in words[2::3]]
+            places = [(offset & 0xFFFFFF, offset >> 24) for offset in offsets]
         else:
-            split = [(offset, 0) for offset in words[2::3]]
+            places = [(offset, 0) for offset in offsets]
         return [
-            BtfMember(self.string(name), member_type, bit_offset, bit_field_size)
-            for name, member_type, (bit_offset, bit_field_size) in zip(
-                words[::3], words[1::3], split
-            )
+            BtfMember(self._string(name), member_type, *place)
+            for name, member_type, place in zip(names, types, places)
         ]
 
     def parameters(self, type_id: int) -> list[tuple[Optional[str], int]]:
-        """Return (name, type ID) of the parameters of a FUNC_PROTO; a last ID 0 means ``...``."""
-        start = self._start(type_id)
-        words = self._words[start + 3 : start + 3 + 2 * self._vlen(start)]
-        return [(self.string(name), type_id) for name, type_id in zip(words[::2], words[1::2])]
+        """Return (name, type ID) of the parameters of a FUNC_PROTO; a last ID of 0 means ``...``."""
+        names, types = self._items(type_id, 2)
+        return [(self._string(name), parameter_type) for name, parameter_type in zip(names, types)]
 
-    def _enumerator_words(self, start: int) -> tuple[list[int], list[int]]:
-        # Name offsets and unsigned values.
-        words, vlen = self._words, self._vlen(start)
-        if words[start + 1] & _KIND_MASK == Kind.ENUM << 24:
-            words = words[start + 3 : start + 3 + 2 * vlen]
-            return words[::2], words[1::2]
-        words = words[start + 3 : start + 3 + 3 * vlen]
-        return words[::3], [low | high << 32 for low, high in zip(words[1::3], words[2::3])]
-
-    def enumerators(self, type_id: int) -> list[tuple[str, int]]:
-        """Return (name, value) of an ENUM or ENUM64, values with their sign."""
-        names, values = self._enumerator_words(self._start(type_id))
-        if self.enum_is_signed(type_id):
-            half = 1 << (63 if self.kind(type_id) == Kind.ENUM64 else 31)
-            values = [(value ^ half) - half for value in values]
-        return [(self.string(name) or "", value) for name, value in zip(names, values)]
+    # ---- enums
 
     def enum_is_signed(self, type_id: int) -> bool:
-        """Return whether the values of an enum are signed."""
-        return self.kind_flag(type_id)
+        """Return whether the values of an ENUM or ENUM64 are signed.
+
+        Since Linux kernel commit 6089fb325cf7 ("bpf: Add btf enum64 support")
+        (in v6.0) the kind_flag says so. Before that it was never set, and every
+        value was a signed one.
+        """
+        if self._negative_enums is None:
+            self._negative_enums = any(map(self.kind_flag, self.ids(Kind.ENUM, Kind.ENUM64)))
+        if self._negative_enums:
+            return self.kind_flag(type_id)
+        return any(value >> 31 for value in self._items(type_id, 2)[1])
+
+    def enumerators(self, type_id: int) -> list[tuple[str, int]]:
+        """Return (name, value) of an ENUM or ENUM64."""
+        values: list[int]
+        if self.kind(type_id) == Kind.ENUM64:
+            names, low, high = self._items(type_id, 3)
+            values, sign = [low | high << 32 for low, high in zip(low, high)], 1 << 63
+        else:
+            names, words = self._items(type_id, 2)
+            values, sign = list(words), 1 << 31
+        if self.enum_is_signed(type_id):
+            values = [(value ^ sign) - sign for value in values]
+        return [(self._string(name) or "", value) for name, value in zip(names, values)]
 
     def find_enumerator(self, name: str) -> Optional[tuple[int, int]]:
         """Return enum type and value of the first enumerator of a name, ``None`` if there is none."""
+        if self._enum_by_name is None:
+            enums: dict[int, int] = {}
+            for type_id in reversed([*self.ids(Kind.ENUM, Kind.ENUM64)]):
+                words_each = 2 if self.kind(type_id) == Kind.ENUM else 3
+                enums.update(zip(self._items(type_id, words_each)[0], repeat(type_id)))
+            self._enum_by_name = enums
         offset = self._name_offset(name)
-        if not offset:
-            return None
-        if not hasattr(self, "_enums"):
-            self._enums: dict[int, int] = {}
-            for type_id in self.ids(Kind.ENUM, Kind.ENUM64):
-                for at in self._enumerator_words(self._starts[type_id])[0]:
-                    self._enums.setdefault(at, type_id)
-        found = self._enums.get(offset)
+        found = self._enum_by_name.get(offset) if offset else None
         if found is None:
             return None
-        return found, dict(self.enumerators(found))[name]
+        return found, dict(reversed(self.enumerators(found)))[name]
 
-    def byte_size(self, type_id: int) -> int:
-        """Return the size of an object of this type in bytes (8 for a pointer, 0 for void and functions)."""
+    # ---- sizes
+
+    def _element(self, type_id: int) -> tuple[int, int]:
+        # What a type consists of once qualifiers, typedefs and arrays are off,
+        # and how many of it.
         count = 1
         for _ in range(MAX_CHAIN):
             kind = self.kind(type_id)
@@ -320,13 +349,55 @@ class Btf:
             elif kind == Kind.ARRAY:
                 type_id, length = self.array(type_id)
                 count = min(count * length, MAX_TYPE_BYTES + 1)
-            elif kind == Kind.PTR:
-                return count * 8
-            elif kind in (Kind.VOID, Kind.FUNC_PROTO, Kind.FWD):
-                return 0
             else:
-                size = count * self.size_field(type_id)
-                if size > MAX_TYPE_BYTES:
-                    break
-                return size
-        raise TypesError(f"kernel BTF is damaged: type {type_id} has no sensible size")
+                return type_id, count
+        raise damaged(f"type {type_id} refers to itself")
+
+    def resolve_forward(self, type_id: int) -> Optional[int]:
+        """Return the complete struct or union that a FWD stands for, ``None`` if there is none."""
+        name = self.name(type_id)
+        kind = Kind.UNION if self.kind_flag(type_id) else Kind.STRUCT
+        return self.find(kind, name) if name is not None else None
+
+    def byte_size(self, type_id: int) -> int:
+        """Return the size of an object of this type in bytes.
+
+        :raises TypesError: if there can be no such object (a function, ``void``)
+        """
+        element, count = self._element(type_id)
+        kind = self.kind(element)
+        if kind == Kind.PTR:
+            size = self._pointer_bytes
+        elif kind in (Kind.INT, Kind.FLOAT, Kind.ENUM, Kind.ENUM64, Kind.STRUCT, Kind.UNION):
+            size = self.size(element)
+        else:
+            raise damaged(f"{kind.name} where an object should be")
+        if size * count > MAX_TYPE_BYTES:
+            raise damaged(f"type {type_id} has more than {MAX_TYPE_BYTES} bytes")
+        return size * count
+
+    def expanded_members(self, type_id: int, depth: int = 0) -> int:
+        """Return how many members a STRUCT or UNION has, with those of the structs inside it.
+
+        drgn walks through structs within structs without a bound of its own.
+
+        :raises TypesError: if it contains itself, or the members are more than any kernel has
+        """
+        count = self._expanded.get(type_id)
+        if count is None:
+            if depth > MAX_CHAIN:
+                raise damaged(f"type {type_id} contains itself")
+            count = 0
+            for member_type in self._items(type_id, 3)[1]:
+                count += 1
+                try:
+                    element = self._element(member_type)[0]
+                    if self.kind(element) not in (Kind.STRUCT, Kind.UNION):
+                        continue
+                except TypesError:
+                    continue  # of no use, but it leads nowhere either
+                count += self.expanded_members(element, depth + 1)
+            if count > MAX_EXPANDED_MEMBERS:
+                raise damaged(f"type {type_id} has {count} members")
+            self._expanded[type_id] = count
+        return count

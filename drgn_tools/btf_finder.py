@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""drgn's types and variables, made of BTF and kallsyms.
+"""drgn's types and variables, made of BTF, kallsyms and one table of globals.
 
-A :class:`BtfFinder` builds drgn types when they are asked for and serves as
-type finder and object finder of a Program that has no debuginfo.
+A :class:`BtfFinder` builds drgn's types when they are asked for, and is the
+type finder and the object finder of a Program without debuginfo.
+
+A lookup of a name that is not there returns ``None``, as drgn wants it of a
+finder (``LookupError`` for whoever asked). A lookup that meets damaged BTF
+raises :exc:`~drgn_tools.errors.TypesError`; so does, later, the access to a
+damaged member of an otherwise good type.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Callable, Optional
+from typing import ClassVar, Optional, Union
 
 from drgn import (
+    FaultError,
     FindObjectFlags,
     Object,
     Program,
@@ -21,12 +29,12 @@ from drgn import (
     TypeKindSet,
     TypeMember,
     TypeParameter,
+    sizeof,
 )
 
-from .btf import MAX_CHAIN, Btf, Kind
-from .errors import TypesError
+from .btf import MAX_CHAIN, Btf, BtfMember, Kind, damaged
 from .globals import GLOBALS
-from .kallsyms import kallsyms_of
+from .kallsyms import Kallsyms
 
 __all__ = ("BtfFinder",)
 
@@ -39,22 +47,42 @@ _BTF_KINDS = {
     TypeKind.BOOL: (Kind.INT,),
     TypeKind.FLOAT: (Kind.FLOAT,),
 }
-_SIGNED, _CHAR, _BOOL = 1, 2, 4
+_INT_SIGNED, _INT_BOOL = 1, 4
+_INT_SIZES = (1, 2, 4, 8, 16)
+_ENUM_TYPES = {1: "char", 2: "short", 4: "int", 8: "long"}
+_FLOAT_SIZES = (2, 4, 8, 12, 16)
+_ARRAY = re.compile(r"(.*?) ?\[(\w*)\]")
+_MAX_ARRAY_BYTES = 1 << 20
+"""The largest variable whose length is counted; those of the table have a few hundred bytes."""
+
+# Type letters of kallsyms, see nm(1). Per-CPU variables are A until v6.14.
+_DATA = "AaBbCcDdGgNnRrSsVv"
+_TEXT = "TtWw"
 
 
 class BtfFinder:
-    """Types and objects of *prog* by what its BTF says."""
+    """Types and objects of one program.
 
-    def __init__(self, prog: Program, btf: Btf) -> None:
+    :param kallsyms: Where variables and functions lie; with ``None`` none are found
+    """
+
+    def __init__(self, prog: Program, btf: Btf, kallsyms: Optional[Kallsyms]) -> None:
         self._prog = prog
         self._btf = btf
+        self._kallsyms = kallsyms
         self._types: dict[int, Type] = {}
+
+    # ---- what drgn asks
 
     def find_type(
         self, prog: Program, kinds: TypeKindSet, name: str, filename: Optional[str]
     ) -> Optional[Type]:
-        """Find a type for drgn (see Program.register_type_finder())."""
-        if filename is not None:
+        """Find a type by kind and name (see Program.register_type_finder()).
+
+        drgn asks for an integer type by every spelling in turn, so the
+        compiler's (``long unsigned int``) is met as it is.
+        """
+        if filename is not None:  # BTF knows no files
             return None
         for kind in kinds:
             for btf_kind in _BTF_KINDS.get(kind, ()):
@@ -68,158 +96,212 @@ class BtfFinder:
     def find_object(
         self, prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]
     ) -> Optional[Object]:
-        """Find a variable, function or enumerator for drgn (see Program.register_object_finder())."""
+        """Find a variable, function or enumerator (see Program.register_object_finder())."""
         if filename is not None:
             return None
+        found: Optional[Object] = None
         if flags & FindObjectFlags.VARIABLE:
-            type_id = self._btf.find(Kind.VAR, name)
-            if type_id is not None:
-                return self._located(name, self.type(self._btf.referred(type_id)))
-            if name in GLOBALS:
-                return self._located(name, prog.type(GLOBALS[name]))
-        if flags & FindObjectFlags.FUNCTION:
-            type_id = self._btf.find(Kind.FUNC, name)
-            if type_id is not None:
-                return self._located(name, self.type(self._btf.referred(type_id)))
-        if flags & FindObjectFlags.CONSTANT:
-            constant = self._btf.find_enumerator(name)
-            if constant is not None:
-                return Object(prog, self.type(constant[0]), constant[1])
-        return None
+            found = self._variable(name)
+        if found is None and flags & FindObjectFlags.FUNCTION:
+            found = self._function(name)
+        if found is None and flags & FindObjectFlags.CONSTANT:
+            found = self._constant(name)
+        return found
 
-    def _located(self, name: str, type: Type) -> Optional[Object]:
-        kallsyms = kallsyms_of(self._prog)
-        addresses = kallsyms.find(name) if kallsyms else []
-        return Object(self._prog, type, address=addresses[0]) if addresses else None
+    def _variable(self, name: str) -> Optional[Object]:
+        addresses = self._kallsyms.find(name, _DATA) if self._kallsyms else []
+        if len(addresses) != 1:  # of several static variables nothing tells which is meant
+            return None
+        type_id = self._btf.find(Kind.VAR, name)
+        if type_id is not None:
+            referred = self._btf.referred(type_id)
+            self._btf.byte_size(referred)
+            return Object(self._prog, self.type(referred), address=addresses[0])
+        declaration = GLOBALS.get(name)
+        type = self._declared(declaration, addresses[0]) if declaration else None
+        return Object(self._prog, type, address=addresses[0]) if type else None
+
+    def _declared(self, declaration: str, address: int) -> Optional[Type]:
+        # The type of a variable of the table, None if this kernel does not have
+        # it or the variable is too small for it.
+        symbol = self._kallsyms.at(address) if self._kallsyms else None
+        room = symbol.size if symbol else 0
+        array = _ARRAY.fullmatch(declaration)
+        try:
+            if array is None:
+                type = self._prog.type(declaration)
+            else:
+                element = self._prog.type(array[1])
+                length = self._length(array[2], address, sizeof(element), room)
+                type = self._prog.array_type(element, length)
+        except LookupError:
+            return None
+        return type if sizeof(type) <= room else None
+
+    def _length(self, length: str, address: int, element_bytes: int, room: int) -> int:
+        if length.isdecimal():
+            return int(length)
+        if length:
+            value: int = self._prog.constant(length).value_()
+            return value
+        try:
+            data = self._prog.read(address, min(room, _MAX_ARRAY_BYTES))
+        except FaultError:
+            return 0
+        return -(-len(data.rstrip(b"\0")) // max(element_bytes, 1))
+
+    def _function(self, name: str) -> Optional[Object]:
+        addresses = self._kallsyms.find(name, _TEXT) if self._kallsyms else []
+        type_id = self._btf.find(Kind.FUNC, name) if addresses else None
+        if type_id is None:
+            return None
+        prototype = self._btf.referred(type_id)
+        if self._btf.kind(prototype) != Kind.FUNC_PROTO:
+            raise damaged(f"function {type_id} without a prototype")
+        return Object(self._prog, self.type(prototype), address=addresses[0])
+
+    def _constant(self, name: str) -> Optional[Object]:
+        found = self._btf.find_enumerator(name)
+        return Object(self._prog, self.type(found[0]), found[1]) if found else None
+
+    # ---- BTF to drgn
 
     def type(self, type_id: int, depth: int = 0) -> Type:
         """Return the drgn type of a BTF type.
+
+        Structs are built without the types of their members, so that only
+        pointers, qualifiers, typedefs, arrays and return types are followed.
 
         :raises TypesError: if the BTF is damaged there
         """
         found = self._types.get(type_id)
         if found is None:
             if depth > MAX_CHAIN:
-                raise TypesError(f"kernel BTF is damaged: type {type_id} refers to itself")
+                raise damaged(f"type {type_id} refers to itself")
             kind = self._btf.kind(type_id)
-            build: Optional[Callable[[BtfFinder, int, int], Type]] = _BUILD.get(kind)
+            build = self._BUILD.get(kind)
             if build is None:
-                raise TypesError(f"kernel BTF is damaged: {kind.name} used as a type")
+                raise damaged(f"{kind.name} where a type should be")
             found = self._types[type_id] = build(self, type_id, depth + 1)
         return found
+
+    def _referred(self, type_id: int, depth: int) -> Type:
+        return self.type(self._btf.referred(type_id), depth)
 
     def _void(self, type_id: int, depth: int) -> Type:
         return self._prog.void_type()
 
     def _int(self, type_id: int, depth: int) -> Type:
-        name = self._btf.name(type_id) or "int"
-        encoding, _, _ = self._btf.int_encoding(type_id)
-        size = self._btf.size_field(type_id)
-        if encoding & _BOOL:
+        name, size = self._btf.name(type_id), self._btf.size(type_id)
+        if name is None or size not in _INT_SIZES:
+            raise damaged(f"integer type {type_id} of {size} bytes")
+        encoding = self._btf.int_encoding(type_id)[0]
+        if encoding & _INT_BOOL:
             return self._prog.bool_type(name, size)
-        return self._prog.int_type(name, size, bool(encoding & _SIGNED))
+        return self._prog.int_type(name, size, bool(encoding & _INT_SIGNED))
 
     def _float(self, type_id: int, depth: int) -> Type:
-        return self._prog.float_type(
-            self._btf.name(type_id) or "float", self._btf.size_field(type_id)
-        )
+        name, size = self._btf.name(type_id), self._btf.size(type_id)
+        if name is None or size not in _FLOAT_SIZES:
+            raise damaged(f"floating-point type {type_id} of {size} bytes")
+        return self._prog.float_type(name, size)
 
     def _pointer(self, type_id: int, depth: int) -> Type:
-        return self._prog.pointer_type(self.type(self._btf.referred(type_id), depth))
+        return self._prog.pointer_type(self._referred(type_id, depth))
 
     def _array(self, type_id: int, depth: int) -> Type:
         element, length = self._btf.array(type_id)
-        # BTF does not tell [0] from []; DWARF's [] is by far the more common.
+        self._btf.byte_size(type_id)
+        # BTF has [] and [0] alike; the first is what kernels nearly always mean.
         return self._prog.array_type(self.type(element, depth), length or None)
 
     def _typedef(self, type_id: int, depth: int) -> Type:
-        return self._prog.typedef_type(
-            self._btf.name(type_id) or "", self.type(self._btf.referred(type_id), depth)
-        )
+        name = self._btf.name(type_id)
+        if name is None:
+            raise damaged(f"typedef {type_id} without a name")
+        return self._prog.typedef_type(name, self._referred(type_id, depth))
 
-    def _const(self, type_id: int, depth: int) -> Type:
-        target = self.type(self._btf.referred(type_id), depth)
-        return target.qualified(target.qualifiers | Qualifiers.CONST)
-
-    def _volatile(self, type_id: int, depth: int) -> Type:
-        target = self.type(self._btf.referred(type_id), depth)
-        return target.qualified(target.qualifiers | Qualifiers.VOLATILE)
-
-    def _restrict(self, type_id: int, depth: int) -> Type:
-        target = self.type(self._btf.referred(type_id), depth)
-        return target.qualified(target.qualifiers | Qualifiers.RESTRICT)
-
-    def _transparent(self, type_id: int, depth: int) -> Type:
-        return self.type(self._btf.referred(type_id), depth)
+    def _qualified(self, type_id: int, depth: int, qualifier: Qualifiers) -> Type:
+        target = self._referred(type_id, depth)
+        return target.qualified(target.qualifiers | qualifier)
 
     def _forward(self, type_id: int, depth: int) -> Type:
-        name = self._btf.name(type_id)
-        is_union = self._btf.kind_flag(type_id)
-        complete = self._btf.find(Kind.UNION if is_union else Kind.STRUCT, name or "")
+        complete = self._btf.resolve_forward(type_id)
         if complete is not None:
             return self.type(complete, depth)
-        return self._prog.union_type(name) if is_union else self._prog.struct_type(name)
+        make = self._prog.union_type if self._btf.kind_flag(type_id) else self._prog.struct_type
+        return make(self._btf.name(type_id))
 
     def _compound(self, type_id: int, depth: int) -> Type:
-        members = [
-            TypeMember(
-                partial(self._member_type, member.type_id, member.bit_field_size),
-                member.name,
-                member.bit_offset,
-            )
-            for member in self._btf.members(type_id)
-        ]
-        make = (
-            self._prog.struct_type
-            if self._btf.kind(type_id) == Kind.STRUCT
-            else self._prog.union_type
+        self._btf.expanded_members(type_id)
+        is_struct = self._btf.kind(type_id) == Kind.STRUCT
+        make = self._prog.struct_type if is_struct else self._prog.union_type
+        size = self._btf.size(type_id)
+        return make(
+            self._btf.name(type_id),
+            size,
+            [self._member(member, size) for member in self._btf.members(type_id)],
         )
-        return make(self._btf.name(type_id), self._btf.size_field(type_id), members)
 
-    def _member_type(self, type_id: int, bit_field_size: int) -> Object | Type:
+    def _member(self, member: BtfMember, struct_bytes: int) -> TypeMember:
+        bit_offset, bits = member.bit_offset, member.bit_field_size
+        if not bits and self._btf.kind(member.type_id) == Kind.INT:
+            # Without kind_flag, a bit field's type is an INT made for it.
+            _, int_offset, int_bits = self._btf.int_encoding(member.type_id)
+            if int_bits and int_bits != 8 * self._btf.size(member.type_id):
+                bit_offset, bits = bit_offset + int_offset, int_bits
+        build = partial(self._member_type, member.type_id, bit_offset, bits, struct_bytes)
+        return TypeMember(build, member.name, bit_offset)
+
+    def _member_type(
+        self, type_id: int, bit_offset: int, bit_field_size: int, struct_bytes: int
+    ) -> Union[Object, Type]:
+        size = self._btf.byte_size(type_id)
+        if (
+            bit_offset + (bit_field_size or 8 * size) > 8 * struct_bytes
+            or bit_field_size > 8 * size
+        ):
+            raise damaged(f"a member of type {type_id} outside its struct")
         type = self.type(type_id)
-        if bit_field_size:
-            return Object(self._prog, type, bit_field_size=bit_field_size)
-        return type
+        return Object(self._prog, type, bit_field_size=bit_field_size) if bit_field_size else type
 
     def _enum(self, type_id: int, depth: int) -> Type:
-        size = self._btf.size_field(type_id)
-        signed = self._btf.enum_is_signed(type_id)
-        name = {1: "char", 2: "short", 4: "int", 8: "long"}.get(size, "int")
-        compatible = self._prog.int_type(name if signed else f"unsigned {name}", size, signed)
-        enumerators = [TypeEnumerator(*pair) for pair in self._btf.enumerators(type_id)]
-        return self._prog.enum_type(self._btf.name(type_id), compatible, enumerators)
-
-    def _function(self, type_id: int, depth: int) -> Type:
-        parameters = self._btf.parameters(type_id)
-        variadic = bool(parameters) and parameters[-1][1] == 0
-        if variadic:
-            parameters.pop()
-        return self._prog.function_type(
-            self.type(self._btf.referred(type_id), depth),
-            [
-                TypeParameter(partial(self.type, parameter_type), name)
-                for name, parameter_type in parameters
-            ],
-            variadic,
+        size, is_signed = self._btf.size(type_id), self._btf.enum_is_signed(type_id)
+        if size not in _ENUM_TYPES:
+            raise damaged(f"enum {type_id} of {size} bytes")
+        name = _ENUM_TYPES[size] if is_signed else f"unsigned {_ENUM_TYPES[size]}"
+        return self._prog.enum_type(
+            self._btf.name(type_id),
+            self._prog.int_type(name, size, is_signed),
+            [TypeEnumerator(*enumerator) for enumerator in self._btf.enumerators(type_id)],
         )
 
+    def _prototype(self, type_id: int, depth: int) -> Type:
+        parameters = self._btf.parameters(type_id)
+        is_variadic = bool(parameters) and parameters[-1] == (None, 0)
+        if is_variadic:
+            parameters.pop()
+        return self._prog.function_type(
+            self._referred(type_id, depth),
+            [TypeParameter(partial(self.type, parameter), name) for name, parameter in parameters],
+            is_variadic,
+        )
 
-_BUILD = {
-    Kind.VOID: BtfFinder._void,
-    Kind.INT: BtfFinder._int,
-    Kind.FLOAT: BtfFinder._float,
-    Kind.PTR: BtfFinder._pointer,
-    Kind.ARRAY: BtfFinder._array,
-    Kind.STRUCT: BtfFinder._compound,
-    Kind.UNION: BtfFinder._compound,
-    Kind.ENUM: BtfFinder._enum,
-    Kind.ENUM64: BtfFinder._enum,
-    Kind.FWD: BtfFinder._forward,
-    Kind.TYPEDEF: BtfFinder._typedef,
-    Kind.CONST: BtfFinder._const,
-    Kind.VOLATILE: BtfFinder._volatile,
-    Kind.RESTRICT: BtfFinder._restrict,
-    Kind.TYPE_TAG: BtfFinder._transparent,
-    Kind.FUNC_PROTO: BtfFinder._function,
-}
+    _BUILD: ClassVar[Mapping[Kind, Callable[[BtfFinder, int, int], Type]]] = {
+        Kind.VOID: _void,
+        Kind.INT: _int,
+        Kind.PTR: _pointer,
+        Kind.ARRAY: _array,
+        Kind.STRUCT: _compound,
+        Kind.UNION: _compound,
+        Kind.ENUM: _enum,
+        Kind.FWD: _forward,
+        Kind.TYPEDEF: _typedef,
+        Kind.VOLATILE: partial(_qualified, qualifier=Qualifiers.VOLATILE),
+        Kind.CONST: partial(_qualified, qualifier=Qualifiers.CONST),
+        Kind.RESTRICT: partial(_qualified, qualifier=Qualifiers.RESTRICT),
+        Kind.FUNC_PROTO: _prototype,
+        Kind.FLOAT: _float,
+        Kind.TYPE_TAG: _referred,
+        Kind.ENUM64: _enum,
+    }

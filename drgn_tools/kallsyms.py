@@ -1,162 +1,522 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel's own symbol table, read out of its memory.
+"""The kernel's own symbol tables, read out of its memory.
 
-The table is what scripts/kallsyms.c wrote: names compressed with a table of
-256 tokens, addresses as 32-bit offsets, sorted by address. VMCOREINFO says
-where the parts lie (since v6.0, commit 5fd8fea935a1, "vmcoreinfo: include
-kallsyms symbols"). Lookups follow kernel/kallsyms.c, so names are the ones an
-oops of that kernel would print.
+Of the kernel image: what scripts/kallsyms.c wrote, names compressed with a
+table of 256 tokens, addresses as 32-bit offsets in ascending order. VMCOREINFO
+says where the parts lie, since Linux kernel commit 5fd8fea935a1 ("vmcoreinfo:
+include kallsyms symbols") (in v6.0). Of a module: its ELF symbol table.
+
+Lookups follow kernel/kallsyms.c and kernel/module/kallsyms.c, so a name is the
+one that an oops of that kernel would print. The tables come from a dump and may
+be damaged: then symbols are missing or wrongly named, and nothing is raised.
 """
 
 from __future__ import annotations
 
+import struct
 import sys
 from array import array
-from collections.abc import Sequence
-from typing import Optional
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import NamedTuple, Optional
 
-from drgn import FaultError, Program, Symbol, SymbolBinding, SymbolKind
+from drgn import FaultError, Object, Program, Symbol, SymbolBinding, SymbolKind, container_of
 
+from .errors import TypesError
 from .vmcoreinfo import vmcoreinfo_symbol
 
-__all__ = ("Kallsyms", "find_symbols", "kallsyms_of")
+__all__ = (
+    "Kallsyms",
+    "KernelSymbol",
+    "ModuleKallsyms",
+    "find_symbols",
+    "kallsyms_of",
+    "loaded_modules",
+)
+
+MAX_SYMBOLS = 4_000_000
+"""A distribution's kernel has 200,000."""
+MAX_NAME_BYTES = 512
+"""KSYM_NAME_LEN, since v6.1."""
+MAX_NAMES_BYTES = 64 << 20
+"""All names of a table; those of a distribution's kernel take 5 MB."""
+MAX_MODULES = 10_000
+"""More modules than any kernel has loaded."""
 
 _CACHE_KEY = "drgn_tools.kallsyms"
-MAX_SYMBOLS = 4_000_000
-MAX_NAME_TOKENS = 1024
-_READ_BYTES = 1 << 18
+_MODULES_CACHE_KEY = "drgn_tools.module_kallsyms"
 
 
-class Kallsyms:
-    """Symbols of the core kernel.
+class KernelSymbol(NamedTuple):
+    """A symbol that holds an address."""
 
-    :param names: ``kallsyms_names``: per symbol a length and that many token numbers
-    :param tokens: The 256 tokens
-    :param addresses: Address of each symbol, ascending
-    """
+    name: str
+    """Name without any offset."""
+    start: int
+    """Its (virtual) address."""
+    size: int
+    """In bytes, up to the next symbol at a higher address: what the kernel takes for its size."""
 
-    def __init__(self, names: bytes, tokens: Sequence[bytes], addresses: Sequence[int]) -> None:
-        self._names = names
-        self._tokens = tokens
-        self._addresses = addresses
-        self._ends: Optional[tuple[list[int], list[int]]] = None
-        self._by_name: Optional[dict[str, list[int]]] = None
 
-    def _bounds(self) -> tuple[list[int], list[int]]:
-        # Where each compressed name starts and ends. A length of 128 and more
-        # takes two bytes: since Linux kernel commit 73bbb94466fd ("kallsyms:
-        # support "big" kernel symbols") (in v6.1). Before that no name was
-        # that long, so the rule serves both.
-        if self._ends is None:
-            starts: list[int] = []
-            ends: list[int] = []
-            names, at = self._names, 0
-            try:
-                for _ in range(len(self._addresses)):
-                    length = names[at]
-                    at += 1
-                    if length & 0x80:
-                        length = length & 0x7F | names[at] << 7
-                        at += 1
-                    starts.append(at)
-                    at += length
-                    ends.append(at)
-            except IndexError:  # cut off, or damaged
-                pass
-            self._ends = starts, ends
-        return self._ends
+class _SymbolTable:
+    # What both kinds of table share: the kernel's rule which symbol holds an address.
+
+    _regions: Sequence[tuple[int, int]]  # [start, end) of memory that has symbols
+    _addresses: Sequence[int]  # of each symbol, ascending
+
+    def __len__(self) -> int:
+        """Number of symbols."""
+        return len(self._addresses)
 
     def _name(self, index: int) -> str:
-        starts, ends = self._bounds()
-        codes = self._names[starts[index] : min(ends[index], starts[index] + MAX_NAME_TOKENS)]
-        return b"".join(map(self._tokens.__getitem__, codes)).decode("ascii", "backslashreplace")
+        raise NotImplementedError
 
-    def _indexes(self, name: str) -> list[int]:
-        if self._by_name is None:
-            by_name: dict[str, list[int]] = {}
-            for index in range(len(self._bounds()[0])):
-                by_name.setdefault(self._name(index)[1:], []).append(index)
-            self._by_name = by_name
-        return self._by_name.get(name, [])
+    def _positions(self, name: str) -> Sequence[int]:
+        raise NotImplementedError
 
-    def find(self, name: str) -> list[int]:
-        """Return the addresses of all symbols of a name."""
-        return [self._addresses[index] for index in self._indexes(name)]
+    def _binding_and_kind(self, index: int) -> tuple[SymbolBinding, SymbolKind]:
+        raise NotImplementedError
 
-    def _position(self, address: int) -> Optional[tuple[int, int]]:
-        # get_symbol_pos() in kernel/kallsyms.c (v6.12): index and size.
-        low, high = 0, len(self._bounds()[0])
-        addresses = self._addresses
-        if not high or address < addresses[0]:
-            return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            if addresses[middle] <= address:
-                low = middle
-            else:
-                high = middle
-        start = addresses[low]
-        while low and addresses[low - 1] == start:
-            low -= 1
-        for following in range(low + 1, len(addresses)):
-            if addresses[following] > start:
-                return low, addresses[following] - start
+    def _region(self, address: int) -> Optional[tuple[int, int]]:
+        for region in self._regions:
+            if region[0] <= address < region[1]:
+                return region
         return None
 
-    def at(self, address: int) -> Optional[tuple[str, int, int]]:
-        """Return (name, start, size) of the symbol that holds an address, ``None`` if none does."""
-        position = self._position(address)
-        if position is None:
+    def _aliases(self, address: int) -> range:
+        # Positions of the symbols that hold an address: those at the closest
+        # address before it, in the same piece of memory.
+        region = self._region(address)
+        following = bisect_right(self._addresses, address)
+        if region is None or not following or self._addresses[following - 1] < region[0]:
+            return range(0)
+        first = bisect_left(self._addresses, self._addresses[following - 1])
+        return range(min(first, following - 1), following)  # a damaged table is not sorted
+
+    def _symbol(self, index: int) -> KernelSymbol:
+        start = self._addresses[index]
+        region = self._region(start)
+        end = region[1] if region else start
+        following = bisect_right(self._addresses, start)
+        if following < len(self):
+            end = min(end, self._addresses[following])
+        return KernelSymbol(self._name(index), start, max(end - start, 0))
+
+    def at(self, address: int) -> Optional[KernelSymbol]:
+        """Return the symbol that holds an address, ``None`` if none does.
+
+        Among aliases at one address, the first of the table.
+        """
+        aliases = self._aliases(address)
+        return self._symbol(aliases[0]) if aliases else None
+
+    def drgn_symbols(self, name: Optional[str], address: Optional[int]) -> Iterator[Symbol]:
+        """Return what matches a name, an address, both or (if both are ``None``) anything."""
+        positions: Sequence[int]
+        if address is not None:
+            positions = self._aliases(address)
+        elif name is not None:
+            positions = self._positions(name)
+        else:
+            positions = range(len(self))
+        for index in positions:
+            symbol = self._symbol(index)
+            if name is None or symbol.name == name:
+                yield Symbol(*symbol, *self._binding_and_kind(index))
+
+
+def _split(names: bytes, count: int) -> tuple[list[int], list[int]]:
+    # Where the tokens of each of *count* names start and end. A length of 128
+    # and more takes two bytes since Linux kernel commit 73bbb94466fd
+    # ("kallsyms: support "big" kernel symbols") (in v6.1). Before that no name
+    # was so long, so one rule serves both.
+    starts: list[int] = []
+    ends: list[int] = []
+    end = 0
+    try:
+        for _ in range(count):
+            length = names[end]
+            start = end + 1
+            if length & 0x80:
+                length = length & 0x7F | names[start] << 7
+                start += 1
+            end = start + length
+            starts.append(start)
+            ends.append(end)
+    except IndexError:  # cut off, or damaged
+        pass
+    if end > len(names):
+        starts.pop()
+        ends.pop()
+    return starts, ends
+
+
+class Kallsyms(_SymbolTable):
+    """Symbols of the kernel image.
+
+    :meth:`at` follows get_symbol_pos() in kernel/kallsyms.c, v6.12. Unlike the
+    kernel, the last symbol (normally ``_end``) holds nothing: how far it reaches
+    is not in the table.
+
+    :param names: ``kallsyms_names``: for each symbol a length and so many token numbers
+    :param tokens: The 256 tokens; the first character of an expanded name is its type, as in nm(1)
+    :param addresses: (Virtual) address of each symbol, ascending
+    :param text_start: Lowest address of the kernel image; what lies below are offsets of per-CPU variables
+    """
+
+    def __init__(
+        self, names: bytes, tokens: Sequence[str], addresses: Sequence[int], text_start: int = 0
+    ) -> None:
+        self._tokens = tokens
+        self._starts, self._ends = _split(names, len(addresses))
+        self._names = names[: self._ends[-1]] if self._ends else b""
+        self._addresses = addresses[: len(self._ends)]
+        self._regions = [(text_start, self._addresses[-1])] if self._addresses else []
+        self._decoded: Optional[list[str]] = None
+        self._index: dict[str, int] = {}
+        self._twins: dict[str, list[int]] = {}
+
+    def _expand(self, index: int) -> str:
+        # Type letter and name.
+        codes = self._names[self._starts[index] : self._ends[index]][:MAX_NAME_BYTES]
+        return "".join(map(self._tokens.__getitem__, codes))[: MAX_NAME_BYTES + 1]
+
+    def _name(self, index: int) -> str:
+        return self._expand(index)[1:]
+
+    def _all(self) -> list[str]:
+        # Type letters and names of all. At once is twice as quick as one by one:
+        # every code becomes its token, every length a separator.
+        if self._decoded is None:
+            pieces = list(map(self._tokens.__getitem__, self._names))
+            end = 0
+            for start, next_end in zip(self._starts, self._ends):
+                pieces[end] = "\0"
+                if start - end == 2:
+                    pieces[end + 1] = ""
+                end = next_end
+            if len(max(self._tokens, key=len)) * len(pieces) > MAX_NAMES_BYTES:
+                pieces = pieces if sum(map(len, pieces)) <= MAX_NAMES_BYTES else []
+            self._decoded = "".join(pieces).split("\0")[1:]
+        return self._decoded
+
+    def _positions(self, name: str) -> Sequence[int]:
+        if not self._index:
+            names = [name[1:] for name in self._all()]
+            self._index = dict(zip(names, range(len(names))))
+            last = map(self._index.__getitem__, names)
+            for index in [index for index, position in enumerate(last) if index != position]:
+                # Static functions of one name, and the like.
+                self._twins.setdefault(names[index], []).append(index)
+        found = self._index.get(name)
+        return [] if found is None else [*self._twins.get(name, ()), found]
+
+    def find(self, name: str, types: str = "") -> list[int]:
+        """Return the addresses of all symbols of a name.
+
+        :param types: If given, only symbols whose type letter is one of these
+        """
+        decoded = self._all()
+        return [
+            self._addresses[index]
+            for index in self._positions(name)
+            if not types or decoded[index][:1] in types
+        ]
+
+    def symbols(self) -> Iterator[tuple[str, str, int]]:
+        """Return (name, type letter, address) of every symbol, in the order of the table."""
+        for name, address in zip(self._all(), self._addresses):
+            yield name[1:], name[:1], address
+
+    def _binding_and_kind(self, index: int) -> tuple[SymbolBinding, SymbolKind]:
+        letter = self._expand(index)[:1]
+        lower = letter.lower()
+        if lower in ("v", "w"):
+            binding = SymbolBinding.WEAK
+        else:
+            binding = SymbolBinding.GLOBAL if letter.isupper() else SymbolBinding.LOCAL
+        if lower == "t":
+            return binding, SymbolKind.FUNC
+        if lower in ("b", "c", "d", "g", "r", "s", "v"):
+            return binding, SymbolKind.OBJECT
+        return binding, SymbolKind.UNKNOWN
+
+
+# ---- where the table lies
+
+
+def _addresses(prog: Program, count: int) -> Optional[Sequence[int]]:
+    # In which of its forms the table of addresses is, drgn's kallsyms.c tells at
+    # length. Negative offsets can mean only one thing: a kernel image is far
+    # smaller than 2 GiB.
+    absolute = vmcoreinfo_symbol(prog, "kallsyms_addresses")
+    if absolute is not None:
+        word = "Q" if prog.address_size() == 8 else "I"
+        return _array(prog, word, absolute, count)
+    table = vmcoreinfo_symbol(prog, "kallsyms_offsets")
+    if table is None:
+        return None
+    mask = (1 << 8 * prog.address_size()) - 1
+    offsets = _array(prog, "i", table, count)
+    base_address = vmcoreinfo_symbol(prog, "kallsyms_relative_base")
+    if base_address is None:
+        # Since Linux kernel commit a081b5789255 ("kallsyms: Get rid of kallsyms
+        # relative base") (in v7.0), an offset is relative to where it lies.
+        return [
+            place + offset & mask
+            for place, offset in zip(range(table, table + 4 * count, 4), offsets)
+        ]
+    base = prog.read_word(base_address)
+    if min(offsets, default=0) < 0:
+        # CONFIG_KALLSYMS_ABSOLUTE_PERCPU, until Linux kernel commit 01157ddc58dc
+        # ("kallsyms: Remove KALLSYMS_ABSOLUTE_PERCPU") (in v6.15).
+        return [base - 1 - offset & mask if offset < 0 else offset for offset in offsets]
+    return [base + offset & mask for offset in offsets]
+
+
+def _array(prog: Program, typecode: str, address: int, count: int) -> array[int]:
+    values = array(typecode)
+    values.frombytes(prog.read(address, values.itemsize * count))
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+def _read_up_to(prog: Program, address: int, size: int) -> bytes:
+    # As much of [address, address + size) as is there.
+    data = b""
+    try:
+        data = prog.read(address, size)
+    except FaultError as e:
+        readable = e.address - address
+        if 0 < readable < size:
+            with suppress(FaultError):
+                data = prog.read(address, readable)
+    return data
+
+
+def _read_tokens(prog: Program, table_address: int, index_address: int) -> list[str]:
+    index = _array(prog, "H", index_address, 256)
+    table = _read_up_to(prog, table_address, max(index) + MAX_NAME_BYTES)
+    tokens = (table[at : at + MAX_NAME_BYTES].partition(b"\0")[0] for at in index)
+    return [token.decode("ascii", "backslashreplace") for token in tokens]
+
+
+def _read_kallsyms(prog: Program) -> Optional[Kallsyms]:
+    names, num_syms, token_table, token_index = (
+        vmcoreinfo_symbol(prog, f"kallsyms_{part}")
+        for part in ("names", "num_syms", "token_table", "token_index")
+    )
+    # Before v6.0 VMCOREINFO does not say where the table is.
+    if names is None or num_syms is None or token_table is None or token_index is None:
+        return None
+    try:
+        count = prog.read_u32(num_syms)
+        if count > MAX_SYMBOLS:
             return None
-        index, size = position
-        return self._name(index)[1:], self._addresses[index], size
-
-
-def _read_table(prog: Program) -> Kallsyms:
-    symbol = {
-        name: vmcoreinfo_symbol(prog, f"kallsyms_{name}")
-        for name in ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base")
-    }
-    count = min(prog.read_u32(symbol["num_syms"]), MAX_SYMBOLS)
-    base = prog.read_word(symbol["relative_base"])
-    offsets = array("i", prog.read(symbol["offsets"], 4 * count))
-    addresses = [base - 1 - offset if offset < 0 else offset for offset in offsets]
-    names = prog.read(symbol["names"], symbol["token_table"] - symbol["names"])
-    token_index = array("H", prog.read(symbol["token_index"], 512))
-    table = prog.read(symbol["token_table"], max(token_index) + 64)
-    tokens = [table[at : table.index(b"\0", at)] for at in token_index]
-    return Kallsyms(names, tokens, addresses)
+        addresses = _addresses(prog, count)
+        if addresses is None:
+            return None
+        # scripts/kallsyms.c writes the token table behind the names.
+        names_bytes = token_table - names
+        if not 0 < names_bytes <= MAX_NAMES_BYTES:
+            return None
+        return Kallsyms(
+            _read_up_to(prog, names, names_bytes),
+            _read_tokens(prog, token_table, token_index),
+            addresses,
+            vmcoreinfo_symbol(prog, "_stext") or 0,
+        )
+    except FaultError:
+        return None
 
 
 def kallsyms_of(prog: Program) -> Optional[Kallsyms]:
-    """Return the symbols of the core kernel, ``None`` if the dump does not say where they are."""
+    """Return the symbols of the kernel image; the result is kept in ``prog.cache``.
+
+    They are read from memory even if there is debuginfo, so that names are the
+    same with and without. ``None`` if VMCOREINFO does not say where the table
+    is (before v6.0), or it is not in the dump.
+    """
     try:
         found: Optional[Kallsyms] = prog.cache[_CACHE_KEY]
     except KeyError:
-        try:
-            found = _read_table(prog)
-        except (FaultError, TypeError):
-            found = None
-        prog.cache[_CACHE_KEY] = found
+        found = prog.cache[_CACHE_KEY] = _read_kallsyms(prog)
     return found
+
+
+# ---- modules
+
+
+_ELF_BINDINGS = {0: SymbolBinding.LOCAL, 1: SymbolBinding.GLOBAL, 2: SymbolBinding.WEAK}
+_ELF_KINDS = {1: SymbolKind.OBJECT, 2: SymbolKind.FUNC}
+
+
+class ModuleKallsyms(_SymbolTable):
+    """Symbols of one module.
+
+    :meth:`at` follows find_kallsyms_symbol() in kernel/module/kallsyms.c, v6.12,
+    which looks for the closest symbol before in the same piece of the module's
+    memory. (Older kernels also took a symbol of another piece.)
+
+    :param regions: [start, end) of each piece of the module's memory
+    :param symbols: (address, name, ELF st_info) in the order of the symbol table
+    """
+
+    def __init__(
+        self,
+        name: str,
+        regions: Iterable[tuple[int, int]],
+        symbols: Iterable[tuple[int, str, int]],
+    ) -> None:
+        self.name = name
+        """Name of the module."""
+        self._regions = tuple(regions)
+        self._symbols = sorted(symbols, key=lambda symbol: symbol[0])  # stable: aliases keep order
+        self._addresses = [address for address, _, _ in self._symbols]
+        self._index: dict[str, list[int]] = {}
+        for index, (_, symbol_name, _) in enumerate(self._symbols):
+            self._index.setdefault(symbol_name, []).append(index)
+
+    @classmethod
+    def of(cls, module: Object) -> Optional[ModuleKallsyms]:
+        """Read the symbols of a module.
+
+        :param module: ``struct module *``
+        :return: ``None`` if they are not in the dump, or the kernel has CONFIG_KALLSYMS=n
+        """
+        try:
+            return cls(_module_name(module), _module_regions(module), _module_symbols(module))
+        except (FaultError, LookupError, TypesError):
+            return None
+
+    def _name(self, index: int) -> str:
+        return self._symbols[index][1]
+
+    def _positions(self, name: str) -> Sequence[int]:
+        return self._index.get(name, ())
+
+    def find(self, name: str) -> list[int]:
+        """Return the addresses of all symbols of a name."""
+        return [self._addresses[index] for index in self._positions(name)]
+
+    def symbols(self) -> Iterator[tuple[str, int]]:
+        """Return (name, address) of every symbol, by address."""
+        for address, name, _ in self._symbols:
+            yield name, address
+
+    def _binding_and_kind(self, index: int) -> tuple[SymbolBinding, SymbolKind]:
+        info = self._symbols[index][2]
+        return (
+            _ELF_BINDINGS.get(info >> 4, SymbolBinding.UNKNOWN),
+            _ELF_KINDS.get(info & 0xF, SymbolKind.UNKNOWN),
+        )
+
+
+def _module_name(module: Object) -> str:
+    name: bytes = module.name.string_()[:MAX_NAME_BYTES]
+    return name.decode("ascii", "backslashreplace")
+
+
+def _module_regions(module: Object) -> Iterator[tuple[int, int]]:
+    # [start, end) of every piece of its memory.
+    type_ = module.type_.type
+    if type_.has_member("mem"):
+        # Since Linux kernel commit ac3b43283923 ("module: replace module_layout
+        # with module_memory") (in v6.4), memory of a module is an array by kind.
+        regions = [(memory.base, memory.size) for memory in module.mem]
+    elif type_.has_member("core_layout"):
+        # Since Linux kernel commit 7523e4dc5057 ("module: use a structure to
+        # encapsulate layout.") (in v4.5); before that plain members.
+        layouts = (module.core_layout, module.init_layout)
+        regions = [(layout.base, layout.size) for layout in layouts]
+    else:
+        regions = [
+            (module.module_core, module.core_size),
+            (module.module_init, module.init_size),
+        ]
+    for base, size in regions:
+        if base and size:
+            yield base.value_(), base.value_() + size.value_()
+
+
+def _is_mapping_symbol(name: bytes) -> bool:
+    # is_mapping_symbol() in include/linux/module_symbol.h, v6.12.
+    return name.startswith((b".L", b"L0", b"$"))
+
+
+def _module_symbols(module: Object) -> Iterator[tuple[int, str, int]]:
+    prog = module.prog_
+    # Since Linux kernel commit 8244062ef1e5 ("modules: fix longstanding
+    # /proc/kallsyms vs module insertion race.") (in v4.5), the table has a
+    # struct of its own; before that plain members.
+    table = module.kallsyms if module.type_.type.has_member("kallsyms") else module
+    count = min(table.num_symtab.value_(), MAX_SYMBOLS)
+    if prog.address_size() == 8:
+        symbol = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, shndx, value, size
+        fields = (0, 1, 3, 4)
+    else:
+        symbol = struct.Struct("<IIIBBH")  # Elf32_Sym: name, value, size, info, other, shndx
+        fields = (0, 3, 5, 1)
+    data = _read_up_to(prog, table.symtab.value_(), count * symbol.size)
+    entries = [
+        tuple(entry[field] for field in fields)
+        for entry in symbol.iter_unpack(data[: len(data) // symbol.size * symbol.size])
+    ]
+    last_name = max((name for name, _, _, _ in entries), default=0)
+    strings = _read_up_to(
+        prog, table.strtab.value_(), min(last_name, MAX_NAMES_BYTES) + MAX_NAME_BYTES
+    )
+    for name_offset, info, section, address in entries[1:]:  # ELF starts real symbols at 1
+        if not section:  # SHN_UNDEF
+            continue
+        name = strings[name_offset : name_offset + MAX_NAME_BYTES].partition(b"\0")[0]
+        if name and not _is_mapping_symbol(name):
+            yield address, name.decode("ascii", "backslashreplace"), info
+
+
+def loaded_modules(prog: Program) -> Iterator[Object]:
+    """Return every module of the kernel's list, also unformed ones: ``struct module *``.
+
+    Ends, too, where the list is bent into a loop or leads out of the dump.
+    """
+    try:
+        head = prog["modules"]
+        end = head.address_of_().value_()
+        position = head.next.read_()
+        seen: set[int] = set()
+        while position.value_() not in (end, *seen) and len(seen) < MAX_MODULES:
+            seen.add(position.value_())
+            yield container_of(position, "struct module", "list")
+            position = position.next.read_()
+    except (FaultError, LookupError, TypesError):
+        return  # CONFIG_MODULES=n, or damaged
+
+
+def _module_tables(prog: Program) -> list[ModuleKallsyms]:
+    try:
+        tables: list[ModuleKallsyms] = prog.cache[_MODULES_CACHE_KEY]
+    except KeyError:
+        found = map(ModuleKallsyms.of, loaded_modules(prog))
+        tables = prog.cache[_MODULES_CACHE_KEY] = [table for table in found if table is not None]
+    return tables
+
+
+# ---- drgn
+
+
+def _matching(prog: Program, name: Optional[str], address: Optional[int]) -> Iterator[Symbol]:
+    kallsyms = kallsyms_of(prog)
+    if kallsyms is not None:
+        yield from kallsyms.drgn_symbols(name, address)
+    for table in _module_tables(prog):
+        yield from table.drgn_symbols(name, address)
 
 
 def find_symbols(
     prog: Program, name: Optional[str], address: Optional[int], one: bool
 ) -> Sequence[Symbol]:
-    """Find symbols for drgn: a symbol finder (see Program.register_symbol_finder())."""
-    kallsyms = kallsyms_of(prog)
-    if kallsyms is None:
-        return []
-    if address is not None:
-        found = kallsyms.at(address)
-        if found is None or name not in (None, found[0]):
-            return []
-        return [Symbol(*found, SymbolBinding.GLOBAL, SymbolKind.UNKNOWN)]
-    if name is None:
-        return []
-    places = kallsyms.find(name)
-    return [
-        Symbol(name, at, 0, SymbolBinding.GLOBAL, SymbolKind.UNKNOWN)
-        for at in (places[:1] if one else places)
-    ]
+    """Find symbols of the kernel and its modules for drgn (see Program.register_symbol_finder())."""
+    return list(islice(_matching(prog, name, address), 1 if one else None))

@@ -75,7 +75,7 @@ def use_builtin_types(prog: Program) -> None:
     stop = kallsyms.find("__stop_BTF") if kallsyms else []
     if not start or not stop:
         raise TypesError("no BTF")
-    finder = BtfFinder(prog, Btf(prog.read(start[0], stop[0] - start[0])))
+    finder = BtfFinder(prog, Btf(prog.read(start[0], stop[0] - start[0])), kallsyms)
     prog.register_type_finder(_FINDER, finder.find_type, enable_index=-1)
     prog.register_object_finder(_FINDER, finder.find_object, enable_index=-1)
     prog.register_symbol_finder(_FINDER, find_symbols, enable_index=-1)
