@@ -21,6 +21,7 @@ from .foreign import foreign_frames
 from .layout import Layout, layout_of
 from .program import build_id, types_source
 from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
+from .recover import Recovery, probe_recovery
 from .reliable import Judgement, judge
 from .stacks import read_task_stack
 from .tasks import Task, TaskList, read_task
@@ -95,6 +96,7 @@ class _Kernel:
         self.layout: Layout = layout_of(prog)
         self.text = KernelText(prog)
         self.tasks = TaskList(prog, self.layout)
+        self.recover_layout = probe_recovery(prog)
         self.no_verdict = no_verdict_here(self.layout)
         # Frame pointers can be followed even where the kernel itself gives no
         # verdict (x86-32, CONFIG_STACK_VALIDATION=n).
@@ -159,7 +161,8 @@ class _Kernel:
         if self.rules is None:
             return self._foreign(task)
         stack = read_task_stack(self.prog, self.layout, task.stack_addr, task.thread_sp)
-        walk = walk_task_stack(stack, task.thread_sp, self.rules)
+        recovery = Recovery(self.prog, self.recover_layout, task)
+        walk = walk_task_stack(stack, task.thread_sp, self.rules, recovery)
         frames = [self._frame(step) for step in walk.steps]
         regs = [
             self._saved_regs(frames, i, stack.read(step.regs, self.layout.regs.size_bytes))
@@ -216,15 +219,22 @@ class _Kernel:
     def _saved_regs(self, frames: Sequence[Frame], at: int, raw: bytes) -> SavedRegs:
         frame = frames[at]
         assert frame.regs is not None  # callers pick the frames that are a pt_regs
-        stub = frames[at - 1].symbol if at > 0 else None
         return SavedRegs(
             address=frame.regs,
-            entry=entry_of(stub.rsplit("+", 1)[0] if stub else None),
+            entry=self._entry(frames[at - 1]) if at > 0 else None,
             user_mode=frame.user_mode,
             registers=self.layout.regs.read(raw),
             symbol=frame.symbol,
             module=frame.module,
         )
+
+    def _entry(self, below: Frame) -> Optional[str]:
+        """What entered, by the frame of the code that saved the ``pt_regs`` above it."""
+        if below.symbol is not None:
+            return entry_of(below.symbol.rsplit("+", 1)[0])
+        # Copies of entry code that the kernel made at run time have no symbol.
+        where = self.text.find(below.ip)
+        return entry_of(where.kind.value) if where is not None else None
 
     def _flags(self, walk: Walk) -> list[str]:
         """Oddities that the kernel does not mind and a reader may."""

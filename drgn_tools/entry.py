@@ -72,9 +72,9 @@ _STUBS = {
     "ret_from_fork_asm": "fork",
     # Code that the kernel patches in saves pt_regs too.
     "ftrace_regs_caller": "function tracer",
-    "ftrace_trampoline": "function tracer",
+    "ftrace trampoline": "function tracer",
     "arch_rethook_trampoline": "kretprobe",
-    "optprobe_template_func": "kprobe",
+    "kprobe slot": "kprobe",
 }
 
 

@@ -38,7 +38,7 @@ def foreign_frames(prog: Program, text: KernelText, task: Task) -> list[ForeignF
     """
     frames: list[ForeignFrame] = []
     try:
-        trace = prog.stack_trace(Object(prog, "struct task_struct", address=task.addr))
+        trace = prog.stack_trace(Object(prog, "struct task_struct *", task.addr))
         for frame in list(trace)[:_MAX_FRAMES]:
             if frame.is_inline:
                 continue

@@ -39,6 +39,11 @@ class PtRegsLayout:
     fields: tuple[tuple[str, int, int], ...]
     """(kernel's name, offset in bytes, size in bytes), in memory order."""
 
+    @property
+    def ip_offset(self) -> int:
+        """``offsetof(struct pt_regs, ip)``."""
+        return next(offset for name, offset, _ in self.fields if name == "ip")
+
     def read(self, raw: bytes) -> dict[str, int]:
         """Register values by name.
 

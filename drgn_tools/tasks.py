@@ -50,6 +50,8 @@ class Task:
     """Undecodable bytes as ``\\xNN``."""
     state: str
     """One letter, as in ps(1)."""
+    is_runnable: bool
+    """``task_is_running()``: its state is TASK_RUNNING, on a CPU or not."""
     cpu: int
     on_cpu: bool
     """``task->on_cpu``: running, or in the middle of being switched to or away."""
@@ -103,6 +105,7 @@ def read_task(prog: Program, layout: Layout, addr: int) -> Task:
         tgid=value(t.tgid),
         comm=comm.decode("utf-8", "backslashreplace"),
         state=task_state_to_char(value(t.state), value(t.exit_state)),
+        is_runnable=value(t.state) == 0,
         cpu=value_or(t.cpu, 0),
         on_cpu=bool(value_or(t.on_cpu, 0)),
         kthread=bool(value(t.flags) & PF_KTHREAD),

@@ -55,7 +55,7 @@ class SymbolName(NamedTuple):
     offset: int
     """Of the address itself from the symbol's start (bytes), also for a return address."""
     module: Optional[str]
-    """Module (or ``bpf``), ``None`` for the kernel image."""
+    """Module, ``None`` for the kernel image and for BPF programs."""
 
     def __str__(self) -> str:
         return f"{self.name}+{self.offset:#x}"
@@ -123,10 +123,10 @@ class KernelText:
         if where is not None and where.kind is TextKind.MODULE and where.name is not None:
             return self._look_up_in_module(addr, where.name)
         if where is not None and where.kind is TextKind.BPF and where.name is not None:
-            return SymbolName(where.name, addr - where.start, "bpf")
+            return SymbolName(where.name, addr - where.start, None)
         if where is None or where.kind in (TextKind.CORE, TextKind.INIT):
             return self._look_up_in_image(addr)
-        return SymbolName(where.kind.value.replace(" ", "_"), addr - where.start, None)
+        return None  # the kernel has no name for a trampoline or a slot
 
     def _look_up_in_image(self, addr: int) -> Optional[SymbolName]:
         if self._kallsyms is not None:

@@ -36,16 +36,28 @@ import enum
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from .encoding import Encoding, decode_frame_pointer
 from .pt_regs import PtRegsLayout
 
-__all__ = ("End", "StackBytes", "Step", "UnwindRules", "Walk", "walk_task_stack")
+__all__ = (
+    "End",
+    "NotInDump",
+    "Recover",
+    "StackBytes",
+    "Step",
+    "UnwindRules",
+    "Walk",
+    "walk_task_stack",
+)
+
+Recover = Callable[[int, int], int]
+"""``unwind_recover_ret_addr()``: (address found, where it was found) -> the real return address."""
 
 
-class _NotInDump(Exception):
-    """A word of the stack that the walk needs is not in the dump. Never leaves this file."""
+class NotInDump(Exception):
+    """Memory that the walk needs is not in the dump. It ends the walk, and leaves it as a value."""
 
     def __init__(self, addr: int) -> None:
         super().__init__(hex(addr))
@@ -73,14 +85,14 @@ class StackBytes:
         return self.begin_addr + self.size_bytes
 
     def read(self, addr: int, size_bytes: int) -> bytes:
-        """Bytes at *addr*, or :class:`_NotInDump`."""
+        """Bytes at *addr*, or :class:`NotInDump`."""
         offset = addr - self.data_addr
         if offset < 0 or offset + size_bytes > len(self.data):
-            raise _NotInDump(addr)
+            raise NotInDump(addr)
         if self.holes:
             i = bisect_right(self.holes, (addr + size_bytes - 1, 1 << 64)) - 1
             if i >= 0 and self.holes[i][1] > addr:
-                raise _NotInDump(max(addr, self.holes[i][0]))
+                raise NotInDump(max(addr, self.holes[i][0]))
         return self.data[offset : offset + size_bytes]
 
     def on_stack(self, addr: int, len_bytes: int) -> bool:
@@ -152,9 +164,10 @@ class Walk(NamedTuple):
 class _Unwinder:
     """``struct unwind_state`` and what moves it."""
 
-    def __init__(self, stack: StackBytes, rules: UnwindRules) -> None:
+    def __init__(self, stack: StackBytes, rules: UnwindRules, recover: Recover) -> None:
         self.stack = stack
         self.rules = rules
+        self.recover = recover
         self.word_bytes = rules.regs.word_bytes
         self.frame_header_bytes = 2 * self.word_bytes
         self.task_pt_regs = stack.end_addr - rules.top_padding_bytes - rules.regs.size_bytes
@@ -246,14 +259,17 @@ class _Unwinder:
 
         if regs is not None:
             registers = self.registers(regs)
+            user_mode = self.rules.regs.user_mode(registers)
+            ip = registers["ip"]
+            if not user_mode:
+                ip = self.recover(ip, regs + self.rules.regs.ip_offset)
             self.regs, self.bp = regs, None
-            self.regs_bp = registers["bp"]
-            self.regs_user_mode = self.rules.regs.user_mode(registers)
-            self.ip = registers["ip"]
+            self.regs_bp, self.regs_user_mode = registers["bp"], user_mode
         else:
-            ip = self.word(next_bp + self.word_bytes)
+            addr_p = next_bp + self.word_bytes
+            ip = self.recover(self.word(addr_p), addr_p)
             self.regs, self.bp = None, next_bp
-            self.ip = ip
+        self.ip = ip
         self.started = True
         return True
 
@@ -315,20 +331,28 @@ class _Unwinder:
             self.unwind_next_frame()
 
 
-def walk_task_stack(stack: StackBytes, thread_sp: int, rules: UnwindRules) -> Walk:
+def _nothing_swapped(addr: int, addr_p: int) -> int:
+    return addr
+
+
+def walk_task_stack(
+    stack: StackBytes, thread_sp: int, rules: UnwindRules, recover: Recover = _nothing_swapped
+) -> Walk:
     """Walk the stack of a task that is not on a CPU, as the kernel would.
 
     :param stack: the task's stack; what lies below *thread_sp* is not needed.
     :param thread_sp: ``task->thread.sp``, virtual address of the
         ``struct inactive_task_frame``.
     :param rules: how this kernel's stacks are walked.
+    :param recover: gives back return addresses that the kernel swapped out; called
+        for every one, in order. It may raise :class:`NotInDump`.
     """
-    unwinder = _Unwinder(stack, rules)
+    unwinder = _Unwinder(stack, rules, recover)
     steps: list[Step] = []
     try:
         for step in unwinder.steps(thread_sp):
             steps.append(step)
-    except _NotInDump as missing:
+    except NotInDump as missing:
         return Walk(tuple(steps), End.NOT_IN_DUMP, missing.addr)
     if unwinder.error:
         return Walk(tuple(steps), End.ERROR, unwinder.bad_bp)

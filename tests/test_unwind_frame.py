@@ -15,7 +15,14 @@ import pytest
 
 from drgn_tools.encoding import Encoding
 from drgn_tools.pt_regs import X86_32, X86_64, PtRegsLayout
-from drgn_tools.unwind_frame import End, StackBytes, UnwindRules, Walk, walk_task_stack
+from drgn_tools.unwind_frame import (
+    End,
+    NotInDump,
+    StackBytes,
+    UnwindRules,
+    Walk,
+    walk_task_stack,
+)
 
 BASE_64 = 0xFFFF_C900_0010_0000
 BASE_32 = 0xF5F0_0000
@@ -371,9 +378,7 @@ def test_hole_beside_the_way_does_not_matter() -> None:
 def test_read_across_the_start_of_a_hole_is_refused() -> None:
     stack = StackBytes(BASE_64, 8192, BASE_64, bytes(8192), ((BASE_64 + 4096, BASE_64 + 8192),))
     assert stack.read(BASE_64 + 4088, 8) == bytes(8)
-    from drgn_tools.unwind_frame import _NotInDump
-
-    with pytest.raises(_NotInDump) as e:
+    with pytest.raises(NotInDump) as e:
         stack.read(BASE_64 + 4090, 8)
     assert e.value.addr == BASE_64 + 4096
 

@@ -1,2 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files that ship with the package: the demo vmcore and how it was made."""
+"""Files that ship with the package: the demo vmcore, and how it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ("demo_vmcore",)
+
+
+def demo_vmcore() -> Path:
+    """Path of the demo vmcore, an ELF core compressed with xz."""
+    return Path(__file__).parent / "demo.vmcore.xz"

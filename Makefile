@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# make demo      set everything up from nothing and look at the bundled vmcore
+# make test      set everything up from nothing and run the tests
+# make lab       build, boot and dump the lab's kernels (QEMU and Debian packages: see tests/lab/README.md)
+# make test-lab  compare with the answers of the kernels themselves
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+LAB_DUMPS ?= build/lab
+
+.PHONY: demo test lint lab test-lab golden clean
+
+demo: $(VENV)/.for-use
+	@$(BIN)/drgn-tools demo
+
+test: $(VENV)/.for-tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.for-development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lab: $(VENV)/.for-tests
+	$(BIN)/python -m tests.lab dump -o $(LAB_DUMPS) --all
+
+test-lab: lab
+	DRGN_TOOLS_LAB_DUMPS=$(LAB_DUMPS) $(BIN)/python -m pytest -m lab -s
+
+# Writes what the commands print now into tests/golden; read the diff before committing.
+golden: $(VENV)/.for-tests
+	DRGN_TOOLS_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/test_golden.py
+
+$(VENV)/.for-use: pyproject.toml scripts/bootstrap.py
+	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .
+	@touch $@
+
+$(VENV)/.for-tests: pyproject.toml scripts/bootstrap.py
+	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .[test]
+	@touch $@ $(VENV)/.for-use
+
+$(VENV)/.for-development: pyproject.toml scripts/bootstrap.py
+	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .[dev]
+	@touch $@ $(VENV)/.for-tests $(VENV)/.for-use
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Return addresses that the kernel itself swapped out: function graph tracer, kretprobes.
+
+Follows unwind_recover_ret_addr() in arch/x86/include/asm/unwind.h (v6.12): the
+function graph tracer is asked first, rethook about what it answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from drgn import FaultError, Program, TypeKind, offsetof, sizeof
+
+from .layout import symbol_address
+from .tasks import Task
+from .unwind_frame import NotInDump
+
+__all__ = ("RecoverLayout", "Recovery", "probe_recovery")
+
+_FGRAPH_FRAME_OFFSET_MASK = (1 << 10) - 1
+"""kernel/trace/fgraph.c: the low bits of a word on the shadow stack lead to its frame."""
+
+_MAX_RETHOOK_NODES = 4096
+"""A node for each kretprobed function on a stack; a looping list has more."""
+
+
+@dataclass(frozen=True)
+class _Fgraph:
+    """Where the function graph tracer keeps return addresses (v6.11 and later)."""
+
+    return_to_handler: int
+    ret_stack_offset: int
+    curr_ret_stack: tuple[int, int]
+    frame_bytes: int
+    ret_offset: int
+    retp_offset: int
+
+
+@dataclass(frozen=True)
+class _Rethook:
+    """Where rethook keeps return addresses (v5.18 and later)."""
+
+    trampoline: int
+    first_offset: int
+    next_offset: int
+    ret_addr_offset: int
+    frame_offset: int
+
+
+@dataclass(frozen=True)
+class RecoverLayout:
+    """What this kernel can swap, ``None`` for what it was built without."""
+
+    word_bytes: int
+    fgraph: Optional[_Fgraph]
+    rethook: Optional[_Rethook]
+
+
+def probe_recovery(prog: Program) -> RecoverLayout:
+    """Which swapped return addresses this kernel has, by its types and symbols."""
+    word_bytes = sizeof(prog.type("unsigned long"))
+    return RecoverLayout(word_bytes, _probe_fgraph(prog), _probe_rethook(prog))
+
+
+def _probe_fgraph(prog: Program) -> Optional[_Fgraph]:
+    handler = symbol_address(prog, "return_to_handler")
+    task = prog.type("struct task_struct")
+    if handler is None or not task.has_member("ret_stack"):
+        return None  # CONFIG_FUNCTION_GRAPH_TRACER=n
+    # Since Linux kernel commit 42675b723b48 ("function_graph: Convert ret_stack to
+    # a series of longs") (in v6.11), ret_stack points to words. Before that, to
+    # an array of struct ftrace_ret_stack, which is not read yet: such a frame
+    # stays return_to_handler.
+    if task.member("ret_stack").type.type.kind is TypeKind.STRUCT:
+        return None
+    frame = prog.type("struct ftrace_ret_stack")
+    curr = task.member("curr_ret_stack")
+    return _Fgraph(
+        return_to_handler=handler,
+        ret_stack_offset=offsetof(task, "ret_stack"),
+        curr_ret_stack=(curr.offset, sizeof(curr.type)),
+        frame_bytes=sizeof(frame),
+        ret_offset=offsetof(frame, "ret"),
+        retp_offset=offsetof(frame, "retp"),
+    )
+
+
+def _probe_rethook(prog: Program) -> Optional[_Rethook]:
+    trampoline = symbol_address(prog, "arch_rethook_trampoline")
+    task = prog.type("struct task_struct")
+    if trampoline is None or not task.has_member("rethooks"):
+        return None  # CONFIG_RETHOOK=n, or before v5.18
+    node = prog.type("struct rethook_node")
+    return _Rethook(
+        trampoline=trampoline,
+        first_offset=offsetof(task, "rethooks.first"),
+        # Nodes are linked by their llist member, so offsets are from there.
+        next_offset=0,
+        ret_addr_offset=offsetof(node, "ret_addr") - offsetof(node, "llist"),
+        frame_offset=offsetof(node, "frame") - offsetof(node, "llist"),
+    )
+
+
+class Recovery:
+    """Gives back the return addresses of one task; a :data:`~.unwind_frame.Recover`.
+
+    Keeps the kernel's cursors (``graph_idx`` and ``kr_cur`` of struct
+    unwind_state), so it serves one walk.
+    """
+
+    def __init__(self, prog: Program, layout: RecoverLayout, task: Task) -> None:
+        self._prog = prog
+        self._layout = layout
+        self._task = task
+        self._graph_idx = 0
+        self._kr_cur = 0
+
+    def __call__(self, addr: int, addr_p: int) -> int:
+        fgraph, rethook = self._layout.fgraph, self._layout.rethook
+        if fgraph is not None and addr == fgraph.return_to_handler:
+            addr = self._ftrace_graph_ret_addr(fgraph, addr, addr_p)
+        if rethook is not None and addr == rethook.trampoline:
+            addr = self._rethook_find_ret_addr(rethook, addr_p)
+        return addr
+
+    def _ftrace_graph_ret_addr(self, fgraph: _Fgraph, addr: int, addr_p: int) -> int:
+        """Follows ftrace_graph_ret_addr() and get_ret_stack() in kernel/trace/fgraph.c, v6.12.
+
+        What is not found stays ``return_to_handler``, which is kernel text: the
+        kernel shows it and calls the stack reliable.
+        """
+        # struct ftrace_ret_stack on the shadow stack, higher indexes above:
+        #   [curr_ret_stack]
+        #   word: low bits = words from here down to the frame   <- i - 1
+        #   ...   data of fgraph_ops
+        #   struct ftrace_ret_stack                              <- where that leads
+        ret_stack = self._word(self._task.addr + fgraph.ret_stack_offset)
+        offset, size = fgraph.curr_ret_stack
+        current = int.from_bytes(self._read(self._task.addr + offset, size), "little", signed=True)
+        i = self._graph_idx or current
+        # The shadow stack is a page; an index from a damaged dump may be anything.
+        while 0 < i <= self._prog["PAGE_SIZE"].value_():
+            i -= 1
+            down = self._word(ret_stack + i * self._layout.word_bytes) & _FGRAPH_FRAME_OFFSET_MASK
+            if not 0 < down <= i:
+                break
+            i -= down
+            frame = self._read(ret_stack + i * self._layout.word_bytes, fgraph.frame_bytes)
+            ret = self._word_in(frame, fgraph.ret_offset)
+            if (
+                self._word_in(frame, fgraph.retp_offset) == addr_p
+                and ret != fgraph.return_to_handler
+            ):
+                self._graph_idx = i
+                return ret
+        return addr
+
+    def _rethook_find_ret_addr(self, rethook: _Rethook, addr_p: int) -> int:
+        """Follows rethook_find_ret_addr() in kernel/trace/rethook.c, v6.12.
+
+        :return: 0 if it is not found, or the task is TASK_RUNNING: no kernel text,
+            so the stack is unreliable.
+        """
+        if self._task.is_runnable:
+            return 0
+        for _ in range(_MAX_RETHOOK_NODES):
+            node, ret_addr = self._next_rethook(rethook)
+            if ret_addr == 0 or self._word(node + rethook.frame_offset) == addr_p:
+                return ret_addr
+        return 0
+
+    def _next_rethook(self, rethook: _Rethook) -> tuple[int, int]:
+        """__rethook_find_ret_addr(): the next node whose address is a real one."""
+        if self._kr_cur:
+            node = self._word(self._kr_cur + rethook.next_offset)
+        else:
+            node = self._word(self._task.addr + rethook.first_offset)
+        for _ in range(_MAX_RETHOOK_NODES):
+            if not node:
+                break
+            ret_addr = self._word(node + rethook.ret_addr_offset)
+            if ret_addr != rethook.trampoline:
+                self._kr_cur = node
+                return node, ret_addr
+            node = self._word(node + rethook.next_offset)
+        return 0, 0
+
+    # ---- memory
+
+    def _read(self, addr: int, size_bytes: int) -> bytes:
+        try:
+            return bytes(self._prog.read(addr & ((1 << 64) - 1), size_bytes))
+        except FaultError:
+            raise NotInDump(addr) from None
+
+    def _word(self, addr: int) -> int:
+        return int.from_bytes(self._read(addr, self._layout.word_bytes), "little")
+
+    def _word_in(self, data: bytes, offset: int) -> int:
+        return int.from_bytes(data[offset : offset + self._layout.word_bytes], "little")

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Fixtures: the bundled vmcore, and the lab's dumps where the lab has been run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import drgn
+import pytest
+
+from drgn_tools import open_program
+
+LAB_VARIABLE = "DRGN_TOOLS_LAB_DUMPS"
+"""Folder with the lab's dumps (``make lab``). Set, a dump that is missing fails; unset, it skips."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "lab: needs the lab's dumps (make test-lab)")
+
+
+@pytest.fixture(scope="session")
+def demo_core() -> str:
+    """Path of the vmcore in the package, unpacked; ``DRGN_TOOLS_DEMO_CORE`` names another."""
+    given = os.environ.get("DRGN_TOOLS_DEMO_CORE")
+    if given:
+        return given
+    from drgn_tools.unpack import unpacked
+
+    from drgn_tools.data import demo_vmcore
+
+    return str(unpacked(str(demo_vmcore())))
+
+
+@pytest.fixture(scope="session")
+def demo_program(demo_core: str) -> drgn.Program:
+    """The bundled vmcore, opened with nothing beside it."""
+    return open_program(core=demo_core)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    # Tests leave the user's cache alone, but unpack the demo core only once.
+    if "XDG_CACHE_HOME" in os.environ:
+        yield
+        return
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["XDG_CACHE_HOME"]
+
+
+def lab_file(name: str) -> Path:
+    """A file of the lab's dumps, or skip (lab not run) or fail (lab run, file missing)."""
+    folder = os.environ.get(LAB_VARIABLE)
+    if not folder:
+        pytest.skip(f"needs the lab's dumps: make test-lab (no {LAB_VARIABLE})")
+    path = Path(folder) / name
+    if not path.exists():
+        pytest.fail(f"the lab was meant to run, but {path} is missing")
+    return path
