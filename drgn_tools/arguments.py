@@ -6,14 +6,14 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Sequence
-from typing import Any, NoReturn, Optional
+from typing import Any, Callable, NoReturn, Optional
 
 from . import __version__
 from .errors import UsageError
 from .queries import SORT_KEYS, STATES, Selection, parse_pids
 from .records import Verdict
 
-__all__ = ("Arguments", "parse_arguments")
+__all__ = ("Arguments", "parse_arguments", "parse_repl_arguments")
 
 _FORMATS = ("table", "json", "jsonl", "csv")
 """Every command that has ``--format`` has these, and all that tabulate has."""
@@ -54,7 +54,14 @@ Debuginfo is not needed: types and symbols come from the dump itself (BTF, kalls
 
 {_EXIT_CODES}"""
 
-_TASKS_EPILOG = """\
+_SUMMARIES = {
+    "tasks": "list every task: state, verdict on its stack, why",
+    "stack": "show stacks in full, with all saved registers",
+    "regs": "list every saved pt_regs",
+    "groups": "fold identical stacks together, with counts",
+}
+
+_TASKS_COLUMNS = """\
 columns:
   S         state, as in ps(1)
   VERDICT   what stack_trace_save_tsk_reliable() of the kernel answers: reliable, unreliable, or
@@ -63,7 +70,10 @@ columns:
   DEPTH     frames in the kernel
   REGS      a letter for each saved pt_regs, innermost first: k kernel mode, u user mode
   FUNCTION  innermost function that is not the scheduler itself
+"""
 
+_TASKS_EPILOG = f"""\
+{_TASKS_COLUMNS}
 All filters given must hold. --pid, --comm, --state, --function and --verdict may be repeated
 or take a list (1,5-9); a task then needs to match one of it.
 
@@ -113,6 +123,12 @@ examples:
 """
 
 
+_REPL_EPILOG = """\
+Pipes and redirects work as in a shell: %tasks | grep unreliable, %tasks > file. What was shown is
+in _ afterwards, as a list of records.
+"""
+
+
 class Arguments(argparse.Namespace):
     """A command line, understood and checked."""
 
@@ -149,13 +165,34 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     args = _parser().parse_args(argv, Arguments())
     args.symbols = [*args.symbols, *args.symbols_after]
     _check_source(args)
-    args.format = _checked_format(args.format, args.command)
-    if args.command in ("tasks", "regs", "groups"):
-        args.selection = _selection(args)
-    if args.command == "stack":
-        _check_which(args)
+    _check_command(args)
+    if args.command == "stack" and not args.all and not args.which:
+        raise UsageError("stack of which task? give PIDs, addresses of tasks, or --all")
     if args.quiet:
         args.log_level = "none"
+    return args
+
+
+def parse_repl_arguments(command: str, argv: Sequence[str]) -> Arguments:
+    """Understand and check what follows ``%command`` in drgn's REPL.
+
+    The options of the command line but for those that choose the kernel, which
+    is open already, and the exit code. ``%stack`` needs no task.
+
+    :raises UsageError: something is wrong with it.
+    :raises SystemExit: ``--help`` was asked for, and printed.
+    """
+    columns = f"{_TASKS_COLUMNS}\n" if command == "tasks" else ""
+    parser = _Parser(
+        prog=f"%{command}",
+        description=f"{_SUMMARIES[command]}.",
+        epilog=f"{columns}{_REPL_EPILOG}",
+    )
+    parser.set_defaults(command=command)
+    _ADD_OPTIONS[command](parser)
+    _add_format(parser, None)
+    args = parser.parse_args(argv, Arguments())
+    _check_command(args)
     return args
 
 
@@ -183,12 +220,17 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=f"{summary}.", epilog=epilog)
         _add_common(command, before=False)
+        if name in _ADD_OPTIONS:
+            _ADD_OPTIONS[name](command)
         return command
 
-    _add_tasks(add("tasks", "list every task: state, verdict on its stack, why", _TASKS_EPILOG))
-    _add_stack(add("stack", "show stacks in full, with all saved registers", _STACK_EPILOG))
-    _add_regs(add("regs", "list every saved pt_regs", _REGS_EPILOG))
-    _add_groups(add("groups", "fold identical stacks together, with counts", _GROUPS_EPILOG))
+    tasks = add("tasks", _SUMMARIES["tasks"], _TASKS_EPILOG)
+    tasks.add_argument(
+        "--check", action="store_true", help="exit code 1 if a listed task is unreliable"
+    )
+    add("stack", _SUMMARIES["stack"], _STACK_EPILOG)
+    add("regs", _SUMMARIES["regs"], _REGS_EPILOG)
+    add("groups", _SUMMARIES["groups"], _GROUPS_EPILOG)
     add("demo", "run tasks on the small real vmcore that comes with drgn-tools", "")
     add("shell", "start drgn's REPL on the kernel, with drgn-tools imported", _SHELL_EPILOG)
     return parser
@@ -234,13 +276,7 @@ def _add_common(parser: argparse.ArgumentParser, before: bool) -> None:
         help="file to take VMCOREINFO from, instead of the dump",
     )
     output = parser.add_argument_group("output")
-    output.add_argument(
-        "--format",
-        metavar="FORMAT",
-        default=default(None),
-        help="table (default), json, jsonl, csv, or any format of tabulate (github, html ...); "
-        "stack also has text (its default), groups also folded",
-    )
+    _add_format(output, default(None))
     output.add_argument(
         "-q",
         "--quiet",
@@ -256,6 +292,16 @@ def _add_common(parser: argparse.ArgumentParser, before: bool) -> None:
     )
     if before:
         parser.set_defaults(symbols_after=[])
+
+
+def _add_format(parser: argparse._ActionsContainer, default: object) -> None:
+    parser.add_argument(
+        "--format",
+        metavar="FORMAT",
+        default=default,
+        help="table (default), json, jsonl, csv, or any format of tabulate (github, html ...); "
+        "stack also has text (its default), groups also folded",
+    )
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
@@ -278,9 +324,6 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         choices=tuple(SORT_KEYS),
         help=f"order by {', '.join(SORT_KEYS)} (default: the kernel's order)",
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="exit code 1 if a listed task is unreliable"
     )
 
 
@@ -309,7 +352,23 @@ def _add_groups(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_ADD_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "tasks": _add_tasks,
+    "stack": _add_stack,
+    "regs": _add_regs,
+    "groups": _add_groups,
+}
+
+
 # ---- checks
+
+
+def _check_command(args: Arguments) -> None:
+    args.format = _checked_format(args.format, args.command)
+    if args.command in ("tasks", "regs", "groups"):
+        args.selection = _selection(args)
+    if args.command == "stack" and args.all and args.which:
+        raise UsageError("give PIDs or --all, not both")
 
 
 def _check_source(args: Arguments) -> None:
@@ -390,10 +449,3 @@ def _task(text: str) -> int:
         except ValueError:
             pass
     raise UsageError(f"{text!r} is neither a PID nor the address of a task (0x...)")
-
-
-def _check_which(args: Arguments) -> None:
-    if args.all and args.which:
-        raise UsageError("give PIDs or --all, not both")
-    if not args.all and not args.which:
-        raise UsageError("stack of which task? give PIDs, addresses of tasks, or --all")
