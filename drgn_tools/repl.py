@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The ``%`` commands of drgn's REPL: the command line's, on the program that is open there.
+
+Each shows what ``drgn-tools`` would and returns the records that were shown
+(the REPL keeps them as ``_``), or ``None`` if it was asked for ``--help``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Optional, TypeVar
+
+from drgn import Program
+from drgn.commands import CommandError
+
+from .arguments import Arguments, parse_repl_arguments
+from .audit import audit_kernel, kernel_info, task_stack
+from .errors import DrgnToolsError
+from .program import has_dwarf, use_builtin_types
+from .queries import StackGroup, TaskRegs, group_stacks, saved_regs, sort_tasks
+from .records import KernelAudit, Reason, TaskStack, Verdict
+from .render import views
+from .render.escape import escape
+from .render.folded import folded_lines
+from .render.output import Console, ReaderGoneError, be_lenient, table_width, write_lines
+from .render.stack import draw_stack
+
+__all__ = ("COMMANDS",)
+
+Record = TypeVar("Record")
+
+_NOTES_SAID = "drgn_tools.repl.notes_said"
+
+
+def _command(
+    run: Callable[[Program, Arguments], list[Record]],
+) -> Callable[[Program, Sequence[str]], Optional[list[Record]]]:
+    """A function of understood arguments as one of the words that were typed.
+
+    :raises CommandError: what is wrong, in a line.
+    """
+
+    @functools.wraps(run)
+    def command(prog: Program, words: Sequence[str]) -> Optional[list[Record]]:
+        try:
+            args = parse_repl_arguments(run.__name__, words)
+            # drgn may have been told not to look for types (--no-default-symbols).
+            if not has_dwarf(prog):
+                use_builtin_types(prog)
+            return run(prog, args)
+        except SystemExit:  # --help
+            return None
+        except DrgnToolsError as error:
+            raise CommandError(escape(str(error))) from None
+
+    return command
+
+
+@_command
+def tasks(prog: Program, args: Arguments) -> list[TaskStack]:
+    """List tasks with the verdicts on their stacks."""
+    audit = _audit(prog)
+    found = list(args.selection.of(audit.tasks))
+    if args.sort is not None:
+        found = sort_tasks(found, args.sort)
+    _show(views.TASKS_WITH_FRAMES if args.frames else views.TASKS, args, audit, found)
+    return found
+
+
+@_command
+def stack(prog: Program, args: Arguments) -> list[TaskStack]:
+    """Draw stacks: those asked for, or all that are unreliable."""
+    if args.which:
+        found = [task_stack(prog, which) for which in args.which]
+        audit = KernelAudit(kernel_info(prog), tuple(found))
+        _introduce(prog, audit)
+    else:
+        audit = _audit(prog)
+        found = [task for task in audit if args.all or task.verdict is Verdict.UNRELIABLE]
+        if not found:
+            Console().note("no stack is unreliable; %stack PID shows one, %stack --all shows all")
+    if args.format == "text":
+        _write(_drawn(found, audit))
+    else:
+        _show(views.FRAMES, args, audit, found)
+    return found
+
+
+def _drawn(found: Iterable[TaskStack], audit: KernelAudit) -> Iterator[str]:
+    for number, task in enumerate(found):
+        if number > 0:
+            yield ""
+        yield draw_stack(task, audit.kernel)
+
+
+@_command
+def regs(prog: Program, args: Arguments) -> list[TaskRegs]:
+    """List every saved ``pt_regs``."""
+    audit = _audit(prog)
+    user_mode = None if args.mode is None else args.mode == "user"
+    found = list(saved_regs(args.selection.of(audit.tasks), user_mode))
+    _show(views.regs_view(audit.kernel.arch), args, audit, found)
+    return found
+
+
+@_command
+def groups(prog: Program, args: Arguments) -> list[StackGroup]:
+    """Fold identical stacks together."""
+    audit = _audit(prog)
+    members = list(args.selection.of(audit.tasks))
+    found = group_stacks(members)
+    if args.format == "folded":
+        _write(folded_lines(members, args.by_comm))
+    else:
+        _show(views.GROUPS, args, audit, found)
+    return found
+
+
+COMMANDS: Mapping[str, Callable[[Program, Sequence[str]], Optional[list[Any]]]] = {
+    "tasks": tasks,
+    "stack": stack,
+    "regs": regs,
+    "groups": groups,
+}
+"""By name: program, words typed after it -> records."""
+
+
+# ---- what they share
+
+
+def _audit(prog: Program) -> KernelAudit:
+    audit = audit_kernel(prog)
+    _introduce(prog, audit)
+    console = Console()
+    for problem in audit.problems:
+        console.problem("warning", problem)
+    unreadable = sum(task.reason is Reason.UNREADABLE for task in audit)
+    if unreadable:
+        console.problem("warning", f"{unreadable} of the stacks could not be read to the end")
+    return audit
+
+
+def _introduce(prog: Program, audit: KernelAudit) -> None:
+    # What must be known of this kernel is said once, not with every command.
+    if prog.cache.setdefault(_NOTES_SAID, False):
+        return
+    prog.cache[_NOTES_SAID] = True
+    for note in audit.kernel.notes:
+        Console().note(f"note: {note}")
+
+
+def _show(view: views.View, args: Arguments, audit: KernelAudit, found: Iterable[object]) -> None:
+    width = table_width(sys.stdout)
+    _write(views.render(view, args.format, audit.kernel, found, audit.problems, width))
+
+
+def _write(lines: Iterable[str]) -> None:
+    be_lenient(sys.stdout)
+    # %tasks | head -1: the records are returned all the same.
+    with contextlib.suppress(ReaderGoneError):
+        write_lines(lines)
