@@ -8,6 +8,8 @@ changed it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Optional
 
@@ -18,7 +20,15 @@ from .errors import InputError, TypesError
 from .kallsyms import kallsyms_of
 from .pt_regs import PtRegsLayout, probe_pt_regs
 
-__all__ = ("Layout", "TaskLayout", "Unwinder", "layout_of", "symbol_address")
+__all__ = (
+    "BAD_TYPES",
+    "Layout",
+    "TaskLayout",
+    "Unwinder",
+    "layout_of",
+    "probing",
+    "symbol_address",
+)
 
 Unwinder = str
 """``frame_pointer``, ``orc`` or ``guess``."""
@@ -128,7 +138,7 @@ def _probe(prog: Program) -> Layout:
             f"{prog.core_dump_path or 'kernel'}: its architecture is {arch};"
             " encoded frame pointers exist on x86_64 and i386 only"
         )
-    try:
+    with probing(prog):
         regs = probe_pt_regs(prog)
         return Layout(
             arch=prog.platform.arch.name.lower(),
@@ -148,10 +158,24 @@ def _probe(prog: Program) -> Layout:
                 if (addr := symbol_address(prog, name)) is not None
             ),
         )
-    except LookupError as e:
+
+
+BAD_TYPES = (LookupError, TypeError, ValueError)
+"""What drgn raises when a type is missing, is of another kind than C has it, or makes no sense."""
+
+
+@contextmanager
+def probing(prog: Program) -> Iterator[None]:
+    """Types are looked at in here: those of a damaged dump may be anything.
+
+    :raises TypesError: instead of :data:`BAD_TYPES`.
+    """
+    try:
+        yield
+    except BAD_TYPES as e:
         raise TypesError(
-            f"{prog.core_dump_path or 'kernel'}: its type information lacks what a stack needs"
-            f" ({e}); give the vmlinux of this kernel with -s"
+            f"{prog.core_dump_path or 'kernel'}: its type information lacks what a stack needs,"
+            f" or is damaged ({e}); give the vmlinux of this kernel with -s"
         ) from e
 
 

@@ -12,11 +12,11 @@ from typing import Optional
 
 from drgn import FaultError, Program, TypeKind, offsetof, sizeof
 
-from .layout import symbol_address
+from .layout import probing, symbol_address
 from .tasks import Task
 from .unwind_frame import NotInDump
 
-__all__ = ("RecoverLayout", "Recovery", "probe_recovery")
+__all__ = ("Fgraph", "RecoverLayout", "Recovery", "Rethook", "probe_recovery")
 
 _FGRAPH_FRAME_OFFSET_MASK = (1 << 10) - 1
 """kernel/trace/fgraph.c: the low bits of a word on the shadow stack lead to its frame."""
@@ -26,19 +26,21 @@ _MAX_RETHOOK_NODES = 4096
 
 
 @dataclass(frozen=True)
-class _Fgraph:
+class Fgraph:
     """Where the function graph tracer keeps return addresses (v6.11 and later)."""
 
     return_to_handler: int
     ret_stack_offset: int
     curr_ret_stack: tuple[int, int]
+    max_words: int
+    """Size of the shadow stack: an index from a damaged dump may be anything."""
     frame_bytes: int
     ret_offset: int
     retp_offset: int
 
 
 @dataclass(frozen=True)
-class _Rethook:
+class Rethook:
     """Where rethook keeps return addresses (v5.18 and later)."""
 
     trampoline: int
@@ -53,17 +55,21 @@ class RecoverLayout:
     """What this kernel can swap, ``None`` for what it was built without."""
 
     word_bytes: int
-    fgraph: Optional[_Fgraph]
-    rethook: Optional[_Rethook]
+    fgraph: Optional[Fgraph]
+    rethook: Optional[Rethook]
 
 
 def probe_recovery(prog: Program) -> RecoverLayout:
-    """Which swapped return addresses this kernel has, by its types and symbols."""
-    word_bytes = sizeof(prog.type("unsigned long"))
-    return RecoverLayout(word_bytes, _probe_fgraph(prog), _probe_rethook(prog))
+    """Which swapped return addresses this kernel has, by its types and symbols.
+
+    :raises TypesError: its types are damaged.
+    """
+    with probing(prog):
+        word_bytes = sizeof(prog.type("unsigned long"))
+        return RecoverLayout(word_bytes, _probe_fgraph(prog), _probe_rethook(prog))
 
 
-def _probe_fgraph(prog: Program) -> Optional[_Fgraph]:
+def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
     handler = symbol_address(prog, "return_to_handler")
     task = prog.type("struct task_struct")
     if handler is None or not task.has_member("ret_stack"):
@@ -76,23 +82,25 @@ def _probe_fgraph(prog: Program) -> Optional[_Fgraph]:
         return None
     frame = prog.type("struct ftrace_ret_stack")
     curr = task.member("curr_ret_stack")
-    return _Fgraph(
+    return Fgraph(
         return_to_handler=handler,
         ret_stack_offset=offsetof(task, "ret_stack"),
         curr_ret_stack=(curr.offset, sizeof(curr.type)),
+        # SHADOW_STACK_OFFSET: PAGE_SIZE / sizeof(long) (kernel/trace/fgraph.c)
+        max_words=prog["PAGE_SIZE"].value_() // sizeof(prog.type("unsigned long")),
         frame_bytes=sizeof(frame),
         ret_offset=offsetof(frame, "ret"),
         retp_offset=offsetof(frame, "retp"),
     )
 
 
-def _probe_rethook(prog: Program) -> Optional[_Rethook]:
+def _probe_rethook(prog: Program) -> Optional[Rethook]:
     trampoline = symbol_address(prog, "arch_rethook_trampoline")
     task = prog.type("struct task_struct")
     if trampoline is None or not task.has_member("rethooks"):
         return None  # CONFIG_RETHOOK=n, or before v5.18
     node = prog.type("struct rethook_node")
-    return _Rethook(
+    return Rethook(
         trampoline=trampoline,
         first_offset=offsetof(task, "rethooks.first"),
         # Nodes are linked by their llist member, so offsets are from there.
@@ -124,7 +132,7 @@ class Recovery:
             addr = self._rethook_find_ret_addr(rethook, addr_p)
         return addr
 
-    def _ftrace_graph_ret_addr(self, fgraph: _Fgraph, addr: int, addr_p: int) -> int:
+    def _ftrace_graph_ret_addr(self, fgraph: Fgraph, addr: int, addr_p: int) -> int:
         """Follows ftrace_graph_ret_addr() and get_ret_stack() in kernel/trace/fgraph.c, v6.12.
 
         What is not found stays ``return_to_handler``, which is kernel text: the
@@ -139,8 +147,7 @@ class Recovery:
         offset, size = fgraph.curr_ret_stack
         current = int.from_bytes(self._read(self._task.addr + offset, size), "little", signed=True)
         i = self._graph_idx or current
-        # The shadow stack is a page; an index from a damaged dump may be anything.
-        while 0 < i <= self._prog["PAGE_SIZE"].value_():
+        while 0 < i <= fgraph.max_words:
             i -= 1
             down = self._word(ret_stack + i * self._layout.word_bytes) & _FGRAPH_FRAME_OFFSET_MASK
             if not 0 < down <= i:
@@ -156,7 +163,7 @@ class Recovery:
                 return ret
         return addr
 
-    def _rethook_find_ret_addr(self, rethook: _Rethook, addr_p: int) -> int:
+    def _rethook_find_ret_addr(self, rethook: Rethook, addr_p: int) -> int:
         """Follows rethook_find_ret_addr() in kernel/trace/rethook.c, v6.12.
 
         :return: 0 if it is not found, or the task is TASK_RUNNING: no kernel text,
@@ -170,7 +177,7 @@ class Recovery:
                 return ret_addr
         return 0
 
-    def _next_rethook(self, rethook: _Rethook) -> tuple[int, int]:
+    def _next_rethook(self, rethook: Rethook) -> tuple[int, int]:
         """__rethook_find_ret_addr(): the next node whose address is a real one."""
         if self._kr_cur:
             node = self._word(self._kr_cur + rethook.next_offset)

@@ -16,7 +16,7 @@ from drgn import FaultError, Program
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
-from .layout import Layout, symbol_address
+from .layout import BAD_TYPES, Layout, symbol_address
 
 __all__ = ("Task", "TaskList", "read_task")
 
@@ -278,5 +278,5 @@ class TaskList:
             for number in numbers:
                 rq = per_cpu(runqueues, number)
                 yield Cpu(number, rq.curr.value_(), rq.idle.value_())
-        except (FaultError, LookupError) as e:
+        except (FaultError, *BAD_TYPES) as e:
             self.problems.append(f"which tasks are running cannot be read in full: {e}")

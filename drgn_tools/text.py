@@ -15,7 +15,7 @@ from typing import NamedTuple, Optional
 from drgn import FaultError, Object, Program, container_of
 
 from .kallsyms import ModuleKallsyms, kallsyms_of
-from .layout import symbol_address
+from .layout import BAD_TYPES, symbol_address
 
 __all__ = ("KernelText", "SymbolName", "TextKind", "TextRange")
 
@@ -174,6 +174,8 @@ class KernelText:
                 f"the list of {what} cannot be read past entry {count}:"
                 f" memory at {e.address:#x} is not in the dump"
             )
+        except BAD_TYPES as e:
+            self.problems.append(f"the list of {what} cannot be read: {e}")
 
 
 def _follow(prog: Program, head: Object, type_name: str, member: str) -> Iterator[Object]:

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Swapped-out return addresses, on shadow stacks and node lists drawn in memory."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import drgn
+import pytest
+
+from drgn_tools.recover import Fgraph, RecoverLayout, Recovery, Rethook
+from drgn_tools.tasks import Task
+from drgn_tools.unwind_frame import NotInDump
+
+BASE = 0xFFFF_8880_0000_0000
+TASK = BASE
+RET_STACK = BASE + 0x400
+NODES = BASE + 0x800
+RETURN_TO_HANDLER = 0xFFFF_FFFF_8100_0000
+TRAMPOLINE = 0xFFFF_FFFF_8200_0000
+
+FGRAPH = Fgraph(
+    return_to_handler=RETURN_TO_HANDLER,
+    ret_stack_offset=0,
+    curr_ret_stack=(8, 4),
+    max_words=512,
+    frame_bytes=32,
+    ret_offset=0,
+    retp_offset=24,
+)
+RETHOOK = Rethook(
+    trampoline=TRAMPOLINE, first_offset=16, next_offset=0, ret_addr_offset=16, frame_offset=24
+)
+
+
+class Machine:
+    """A task_struct, its shadow stack and its rethook nodes."""
+
+    def __init__(self) -> None:
+        self.memory = bytearray(4096)
+        self.runnable = False
+        self.put(TASK, RET_STACK)
+        self.depth = 0
+
+    def put(self, addr: int, *words: int) -> int:
+        for i, word in enumerate(words):
+            at = addr - BASE + 8 * i
+            self.memory[at : at + 8] = word.to_bytes(8, "little")
+        return addr
+
+    def fgraph(self, ret: int, retp: int, data_words: int = 0) -> None:
+        """Push {ret, func, calltime, retp}, data of fgraph_ops, and the word that leads back."""
+        at = RET_STACK + 8 * self.depth
+        self.put(at, ret, 0, 0, retp, *[0xDADA] * data_words, (1 << 10) | (4 + data_words))
+        self.depth += 5 + data_words
+        self.put(TASK + 8, self.depth)
+
+    def rethook(self, *nodes: tuple[int, int]) -> None:
+        """A list of nodes (ret_addr, frame): llist, rethook, ret_addr, frame."""
+        addrs = [NODES + 64 * i for i in range(len(nodes))]
+        self.put(TASK + 16, addrs[0])
+        for addr, after, (ret_addr, frame) in zip(addrs, [*addrs[1:], 0], nodes):
+            self.put(addr, after, 0, ret_addr, frame)
+
+    def recovery(self) -> Recovery:
+        prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
+        data = bytes(self.memory)
+        prog.add_memory_segment(
+            BASE, len(data), lambda address, count, offset, physical: data[offset : offset + count]
+        )
+        task = cast(Task, SimpleNamespace(addr=TASK, is_runnable=self.runnable))
+        return Recovery(prog, RecoverLayout(8, FGRAPH, RETHOOK), task)
+
+
+def test_an_ordinary_return_address_is_left_alone() -> None:
+    assert Machine().recovery()(0x1234, 0x5678) == 0x1234
+
+
+def test_fgraph_finds_the_frame_by_where_the_address_lay() -> None:
+    m = Machine()
+    m.fgraph(0xA1, retp=0x9010)
+    m.fgraph(0xA0, retp=0x9000, data_words=3)
+    recover = m.recovery()
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA0
+    assert recover(RETURN_TO_HANDLER, 0x9010) == 0xA1
+
+
+def test_fgraph_cursor_goes_on_from_the_last_match() -> None:
+    m = Machine()
+    m.fgraph(0xA2, retp=0x9000)  # the same slot again, further out
+    m.fgraph(0xA1, retp=0x9010)
+    m.fgraph(0xA0, retp=0x9000)
+    recover = m.recovery()
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA0
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA2
+
+
+def test_fgraph_skips_the_frames_of_tail_calls() -> None:
+    m = Machine()
+    m.fgraph(0xA0, retp=0x9000)
+    m.fgraph(RETURN_TO_HANDLER, retp=0x9000)
+    assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == 0xA0
+
+
+@pytest.mark.parametrize("depth", [0, -1, 513, 1 << 30])
+def test_fgraph_that_finds_nothing_stays_return_to_handler(depth: int) -> None:
+    m = Machine()
+    m.fgraph(0xA0, retp=0x9000)
+    m.put(TASK + 8, depth & 0xFFFF_FFFF)
+    assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
+def test_fgraph_stops_at_a_word_that_leads_nowhere() -> None:
+    for word in (0, 1023):
+        m = Machine()
+        m.fgraph(0xA0, retp=0x9000)
+        m.put(RET_STACK + 8 * 4, word)
+        assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
+def test_rethook_finds_the_node_by_its_frame() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000), (TRAMPOLINE, 0x9010), (0xA1, 0x9010))
+    recover = m.recovery()
+    assert recover(TRAMPOLINE, 0x9000) == 0xA0
+    assert recover(TRAMPOLINE, 0x9010) == 0xA1
+
+
+def test_rethook_that_is_not_found_is_no_address() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000))
+    assert m.recovery()(TRAMPOLINE, 0x9999) == 0
+
+
+def test_rethook_of_a_runnable_task_is_not_looked_up() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000))
+    m.runnable = True
+    assert m.recovery()(TRAMPOLINE, 0x9000) == 0
+
+
+def test_rethook_list_bent_into_a_loop_ends() -> None:
+    for ret_addr in (0xA0, TRAMPOLINE):
+        m = Machine()
+        m.rethook((ret_addr, 0x9000))
+        m.put(NODES, NODES)
+        assert m.recovery()(TRAMPOLINE, 0x9999) == 0
+
+
+def test_fgraph_comes_first_and_rethook_looks_at_what_it_gives() -> None:
+    m = Machine()
+    m.fgraph(TRAMPOLINE, retp=0x9000)
+    m.rethook((0xA0, 0x9000))
+    assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == 0xA0
+
+
+def test_memory_that_is_missing_is_said() -> None:
+    m = Machine()
+    m.put(TASK + 16, BASE + 0x10000)
+    with pytest.raises(NotInDump):
+        m.recovery()(TRAMPOLINE, 0x9000)
