@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any, Callable, NoReturn, Optional
 
@@ -434,18 +435,15 @@ def _verdicts(text: str) -> list[Verdict]:
         raise UsageError(f"{text!r} is no verdict: there are {names}") from None
 
 
-_ADDRESS_DIGITS = (8, 16)
-"""A task's address without 0x, as stack and crash print it; no PID has this many digits."""
+_TASK = re.compile(
+    r"(?P<pid>[0-9]{1,7})|0x(?P<hex>[0-9a-f]{1,16})|(?P<bare>[0-9a-f]{8}|[0-9a-f]{16})",
+    re.IGNORECASE,
+)
+"""A PID, an address, or an address without 0x as tables and crash print it: no PID is as long."""
 
 
 def _task(text: str) -> int:
-    # int() alone would also take "+1", "1_000" and " 1".
-    digits = text[2:] if text.lower().startswith("0x") else text
-    if digits.isascii() and digits.isalnum():
-        try:
-            if digits is text and len(text) not in _ADDRESS_DIGITS:
-                return int(text)
-            return int(digits, 16)
-        except ValueError:
-            pass
-    raise UsageError(f"{text!r} is neither a PID nor the address of a task (0x...)")
+    match = _TASK.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text!r} is neither a PID nor the address of a task (0x...)")
+    return int(match["pid"]) if match["pid"] else int(match["hex"] or match["bare"], 16)

@@ -15,7 +15,6 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from .arguments import Arguments, parse_arguments
@@ -25,7 +24,6 @@ from .errors import (
     EXIT_OK,
     EXIT_PARTIAL,
     DrgnToolsError,
-    InputError,
 )
 from .records import KernelAudit, KernelInfo, Reason, TaskStack, Verdict
 from .render.output import (
@@ -50,8 +48,6 @@ EXIT_INTERRUPTED = 128 + 2
 """Ctrl-C: what a shell reports of a program that SIGINT ended."""
 EXIT_READER_GONE = 128 + 13
 """The reader of our output left: what a shell reports for SIGPIPE."""
-
-DEMO_CORE = Path(__file__).parent / "data" / "demo.vmcore.xz"
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -78,6 +74,8 @@ def _main(argv: Sequence[str]) -> int:
     except SystemExit as end:  # --help, --version
         write_lines(())
         return int(end.code or 0)
+    except BrokenPipeError:  # of --help
+        raise ReaderGoneError from None
     except DrgnToolsError as error:
         Console().problem("error", str(error))
         return error.exit_code
@@ -231,12 +229,13 @@ def _tasks(args: Arguments, console: Console) -> int:
 
 def _stack(args: Arguments, console: Console) -> int:
     from .render import views
+    from .render.stack import draw_stacks
 
     audit = _audit(args, console) if args.all else _audit_of(args, console)
     tally = _Tally(console, audit.problems)
     tasks = tally.over(audit.tasks)
     if args.format == "text":
-        write_lines(_drawn(tasks, audit.kernel))
+        write_lines(draw_stacks(tasks, audit.kernel))
     else:
         _show(args, views.FRAMES, audit, tasks)
     return tally.finish()
@@ -251,15 +250,6 @@ def _audit_of(args: Arguments, console: Console) -> KernelAudit:
     kernel = kernel_info(prog)
     _introduce(kernel, console)
     return KernelAudit(kernel, tasks)
-
-
-def _drawn(tasks: Iterable[TaskStack], kernel: KernelInfo) -> Iterator[str]:
-    from .render.stack import draw_stack
-
-    for number, task in enumerate(tasks):
-        if number > 0:
-            yield ""
-        yield draw_stack(task, kernel)
 
 
 def _regs(args: Arguments, console: Console) -> int:
@@ -290,13 +280,12 @@ def _groups(args: Arguments, console: Console) -> int:
 
 
 def _demo(args: Arguments, console: Console) -> int:
+    from .data import demo_vmcore
     from .queries import sort_tasks
     from .render import views
     from .render.guide import after_tasks, before_tasks
 
-    if not DEMO_CORE.exists():
-        raise InputError(f"{DEMO_CORE}: the demo vmcore is not in this installation")
-    args.core = str(DEMO_CORE)
+    args.core = str(demo_vmcore())
     if args.format != "table":
         return _tasks(args, console)
     audit = _audit(args, console)

@@ -22,6 +22,10 @@ _NAMES_MAX = 4
 _PIDS_MAX = 6
 
 
+def _hex(value: int) -> str:
+    return f"{value:x}"
+
+
 def _why(task: TaskStack) -> str:
     if task.reason in _OF_THE_KERNEL:
         return task.reason.value
@@ -39,7 +43,9 @@ def _regs_letters(task: TaskStack) -> str:
 
 def _function(task: TaskStack) -> str:
     frame = waiting_function(task)
-    return "-" if frame is None else function_label(frame)
+    if frame is None:
+        return "-"
+    return function_label(frame) if frame.symbol else _hex(frame.ip)
 
 
 def _marked(frame: Frame) -> str:
@@ -67,18 +73,14 @@ _ABOUT_TASK = (
     Column("REGS", _regs_letters),
 )
 
-TASKS = (*_ABOUT_TASK, Column("FUNCTION", _function, floor=18))
+TASKS = (*_ABOUT_TASK, Column("FUNCTION", _function, floor=16))
 """Of :class:`TaskStack`, one row each."""
 
 TASKS_WITH_FRAMES = (
     *_ABOUT_TASK,
-    Column("STACK", lambda task: _stack_lines(task.frames), floor=20),
+    Column("STACK", lambda task: _stack_lines(task.frames), floor=16),
 )
 """Of :class:`TaskStack`, one row each, a line for each frame."""
-
-
-def _hex(value: int) -> str:
-    return f"{value:x}"
 
 
 def _ip_of_regs(found: TaskRegs) -> str:
@@ -96,7 +98,7 @@ def _orig_ax(found: TaskRegs) -> str:
 
 REGS = (
     Column("PID", lambda found: str(found.task.pid), right=True),
-    Column("COMM", lambda found: found.task.comm, floor=10),
+    Column("COMM", lambda found: found.task.comm, floor=11),
     Column("PT_REGS", lambda found: _hex(found.regs.address)),
     Column("ENTRY", lambda found: found.regs.entry or "-", floor=10),
     Column("MODE", lambda found: mode_name(found.regs.user_mode)[:4]),

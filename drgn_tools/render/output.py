@@ -47,15 +47,15 @@ _ASCII = {"…": "~", "┌": "+", "│": "|", "└": "+"}
 """What we draw with, for a terminal that has no such characters. Equally wide."""
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Does a person look at *stream*?"""
+def is_terminal(stream: Optional[TextIO]) -> bool:
+    """Does a person look at *stream*? It is ``None`` where the process was given none."""
     try:
-        return stream.isatty()
+        return stream is not None and stream.isatty()
     except ValueError:  # closed
         return False
 
 
-def table_width(stream: TextIO) -> int:
+def table_width(stream: Optional[TextIO]) -> int:
     """Characters a line of a table on *stream* may have. ``COLUMNS`` wins, as everywhere."""
     fallback = (_WIDTH, 24)
     if is_terminal(stream) or "COLUMNS" in os.environ:
@@ -70,7 +70,7 @@ def write_lines(lines: Iterable[str], stream: Optional[TextIO] = None) -> None:
     :raises ReaderGoneError: nobody reads any more.
     :raises OutputError: they cannot be written.
     """
-    stream = sys.stdout if stream is None else stream
+    stream = stream or sys.stdout
     if stream is None:
         raise OutputError("cannot write the result: standard output is closed")
     for line in lines:
@@ -118,7 +118,7 @@ class Console:
         self._stream: Optional[TextIO] = stream or sys.stderr
         self._quiet = quiet
         self._progress: Optional[_Progress] = None
-        if self._stream is not None and not quiet and is_terminal(self._stream):
+        if self._stream is not None and is_terminal(self._stream) and not quiet:
             self._progress = _Progress(self._stream)
 
     def note(self, text: str) -> None:

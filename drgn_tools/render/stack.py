@@ -20,14 +20,14 @@ columns unless a symbol's name is longer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional
 
 from ..records import Frame, KernelInfo, SavedRegs, TaskStack
 from .escape import escape
 from .labels import frame_label, mode_name
 
-__all__ = ("draw_stack",)
+__all__ = ("draw_stack", "draw_stacks")
 
 _SEGMENTS = frozenset(("cs", "ss", "ds", "es", "fs", "gs"))
 
@@ -61,9 +61,19 @@ def draw_stack(task: TaskStack, kernel: Optional[KernelInfo] = None) -> str:
     return "\n".join(_lines(task, digits=8 if is_32bit else 16))
 
 
+def draw_stacks(tasks: Iterable[TaskStack], kernel: Optional[KernelInfo] = None) -> Iterator[str]:
+    """Each of *tasks* as :func:`draw_stack` draws it, an empty line between two."""
+    for number, task in enumerate(tasks):
+        if number > 0:
+            yield ""
+        yield draw_stack(task, kernel)
+
+
 def _lines(task: TaskStack, digits: int) -> Iterator[str]:
     yield _identity(task, digits)
     yield _verdict(task)
+    if task.flags:
+        yield f"FLAGS: {escape(', '.join(task.flags))}"
     regs_by_address = {regs.address: regs for regs in task.regs}
     stack = "task"
     for number, frame in enumerate(task.frames):
@@ -79,8 +89,9 @@ def _lines(task: TaskStack, digits: int) -> Iterator[str]:
 def _identity(task: TaskStack, digits: int) -> str:
     running = " (running)" if task.on_cpu else ""
     kthread = "  (kernel thread)" if task.kthread else ""
+    thread = "" if task.tgid == task.pid else f"  TGID: {task.tgid}"
     return (
-        f"PID: {task.pid}  TGID: {task.tgid}  TASK: {task.task:0{digits}x}"
+        f"PID: {task.pid}{thread}  TASK: {task.task:0{digits}x}"
         f"  CPU: {task.cpu}{running}  STATE: {escape(task.state)}"
         f'  COMMAND: "{escape(task.comm)}"{kthread}'
     )
@@ -89,8 +100,7 @@ def _identity(task: TaskStack, digits: int) -> str:
 def _verdict(task: TaskStack) -> str:
     at = "" if task.reason_frame is None else f" at #{task.reason_frame}"
     why = f": {escape(task.why)}" if task.why else ""
-    flags = f"  ({escape(', '.join(task.flags))})" if task.flags else ""
-    return f"VERDICT: {task.verdict.value}{at}{why}{flags}"
+    return f"VERDICT: {task.verdict.value}{at}{why}"
 
 
 def _change_of_stack(before: str, after: str) -> Iterator[str]:

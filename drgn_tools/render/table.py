@@ -8,7 +8,7 @@ is shown whole or the table is wider.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
@@ -22,6 +22,9 @@ _GAP = 2
 """Spaces between two columns of tabulate's ``plain`` format."""
 
 _ELLIPSIS = "…"
+_FLOOR_MIN = 8
+"""Below this nothing is left to recognise."""
+
 _HEAD_MIN = 4
 """Characters that stay of the beginning of what is shortened."""
 
@@ -40,7 +43,7 @@ class Column:
     right: bool = False
     """Aligned to the right, as numbers are."""
     floor: int = 0
-    """May be shortened to this many characters when room is short; 0: never."""
+    """May be shortened when room is short, if possible to no less than this; 0: never."""
 
 
 def table_lines(
@@ -91,21 +94,27 @@ def _no_markup(text: str) -> str:
 
 
 def _fit(columns: Sequence[Column], rows: list[list[list[str]]], width: int) -> None:
-    # The column with most above its floor gives way, until all fit or none can.
     widths = [
         max([len(column.heading), *(len(line) for row in rows for line in row[i])])
         for i, column in enumerate(columns)
     ]
-    elastic = [i for i, column in enumerate(columns) if column.floor]
-    excess = sum(widths) + _GAP * (len(columns) - 1) - width
-    for _ in range(excess):
-        wide = [i for i in elastic if widths[i] > columns[i].floor]
-        if not wide:
-            break
-        widths[max(wide, key=lambda i: widths[i] - columns[i].floor)] -= 1
+    floors = {i: column.floor for i, column in enumerate(columns) if column.floor}
+    room = width - _GAP * (len(columns) - 1)
+    _give_way(widths, floors, room)
+    # Still too wide, as on a terminal of 80 columns: then to the bone.
+    _give_way(widths, dict.fromkeys(floors, _FLOOR_MIN), room)
     for row in rows:
-        for i in elastic:
+        for i in floors:
             row[i] = [shorten(line, widths[i]) for line in row[i]]
+
+
+def _give_way(widths: list[int], floors: Mapping[int, int], room: int) -> None:
+    # The column with most above its floor does, until all fit or none can.
+    for _ in range(sum(widths) - room):
+        i = max(floors, key=lambda i: widths[i] - floors[i])
+        if widths[i] <= floors[i]:
+            break
+        widths[i] -= 1
 
 
 _NUMBER = re.compile(r"\b(?:0x[0-9a-f]+|[0-9a-f]{8,})\b", re.IGNORECASE)

@@ -1,0 +1,521 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command line, mostly in this process and on records made by hand: what it says, where, and the exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from drgn_tools import __version__
+from drgn_tools.cli import COMMANDS, main
+from drgn_tools.errors import InputError, TaskNotFoundError, TypesError
+from drgn_tools.queries import SORT_KEYS
+from drgn_tools.records import KernelAudit, Reason, TaskStack, Verdict
+from drgn_tools.render.output import Console
+
+from .fabricated import AUDIT, HOSTILE, KERNEL, ORC_KERNEL, ORC_TASK, SLEEPER, TASKS, UNREADABLE
+
+ROOT = Path(__file__).parent.parent
+SOUND = KernelAudit(KERNEL, tuple(task for task in TASKS if task.reason is not Reason.UNREADABLE))
+"""Nothing that could not be read."""
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, audit: KernelAudit) -> None:
+    """Let the command line find *audit* in whatever it opens."""
+
+    def audit_kernel(prog: object, progress: Callable[[int], None]) -> KernelAudit:
+        for done in range(len(audit)):
+            progress(done + 1)
+        return audit
+
+    def task_stack(prog: object, which: int) -> TaskStack:
+        for task in audit:
+            if which in (task.pid, task.task):
+                return task
+        raise TaskNotFoundError(f"no task with pid {which} in {audit.kernel.source}")
+
+    monkeypatch.setattr("drgn_tools.program.open_program", lambda **_: object())
+    monkeypatch.setattr("drgn_tools.audit.audit_kernel", audit_kernel)
+    monkeypatch.setattr("drgn_tools.audit.task_stack", task_stack)
+    monkeypatch.setattr("drgn_tools.audit.kernel_info", lambda prog: audit.kernel)
+
+
+@pytest.fixture
+def fabricated(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, AUDIT)
+
+
+@pytest.fixture
+def sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, SOUND)
+
+
+@pytest.fixture
+def nothing_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_program(**_: object) -> None:
+        pytest.fail("a dump was opened")
+
+    monkeypatch.setattr("drgn_tools.program.open_program", open_program)
+
+
+def pids(text: str) -> list[int]:
+    return [task["pid"] for task in json.loads(text)["tasks"]]
+
+
+def joined(value: object) -> str:
+    """The id of a test: its command line."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "COMMAND"),
+        (["nonsense"], "'nonsense'"),
+        (["tasks"], "give -c VMCORE, -k for the running kernel, or --qemu SOCKET"),
+        (["tasks", "-c", "a", "-k"], "-c and -k exclude each other"),
+        (["-k", "tasks", "--qemu", "a"], "-k and --qemu exclude each other"),
+        (["tasks", "-c"], "-c/--core"),
+        (["tasks", "-c", "a", "--format", "jsn"], "no format 'jsn': did you mean json?"),
+        (["tasks", "-c", "a", "--format", "folded"], "no format 'folded'"),
+        (["regs", "-c", "a", "--format", "text"], "no format 'text'"),
+        (["shell", "-c", "a", "--format", "json"], "shell has no --format"),
+        (["tasks", "-c", "a", "--pid", "x"], "'x' is no PID"),
+        (["tasks", "-c", "a", "--pid", "1,,2"], "'' is no PID"),
+        (["tasks", "-c", "a", "--pid", "1-"], "'1-' is no PID"),
+        (["tasks", "-c", "a", "--pid", "1_0"], "'1_0' is no PID"),
+        (["tasks", "-c", "a", "--pid", "9-5"], "end comes before its start"),
+        (["tasks", "-c", "a", "--state", "Q"], "'Q' is no state"),
+        (["tasks", "-c", "a", "--state", ""], "'' is no state"),
+        (["tasks", "-c", "a", "--verdict", "bad"], "'bad' is no verdict: there are reliable"),
+        (["tasks", "-c", "a", "--sort", "size"], "--sort"),
+        (["tasks", "-c", "a", "extra"], "extra"),
+        (["tasks", "-c", "a", "--frame"], "--frame"),
+        (["tasks", "-c", "a", "--log-level", "loud"], "--log-level"),
+        (["stack", "-c", "a"], "stack of which task?"),
+        (["stack", "-c", "a", "1", "--all"], "not both"),
+        (["stack", "-c", "a", "x"], "'x' is neither a PID nor the address of a task"),
+        (["stack", "-c", "a", "0xffff888000000000ffff"], "neither a PID nor the address"),
+        (["stack", "-c", "a", "1_0"], "neither a PID"),
+        (["regs", "-c", "a", "--mode", "both"], "--mode"),
+        (["demo", "-c", "a"], "demo brings its own vmcore"),
+    ],
+    ids=joined,
+)
+def test_a_usage_error_is_one_line_and_opens_nothing(
+    argv: Sequence[str], says: str, nothing_opens: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("drgn-tools: error: ")
+    assert err.count("\n") == 1
+    assert says in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("vmcore: not a vmcore"), 3),
+        (TypesError("vmcore: no BTF, and no -s"), 4),
+        (TaskNotFoundError("no task with pid 5 in vmcore"), 2),
+    ],
+    ids=["input", "types", "task"],
+)
+def test_an_error_is_one_line_and_has_its_exit_code(
+    error: Exception,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def open_program(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("drgn_tools.program.open_program", open_program)
+    for options in ([], ["-q"]):
+        assert main(["tasks", "-c", "vmcore", *options]) == code
+        assert capsys.readouterr() == ("", f"drgn-tools: error: {error}\n")
+
+
+def test_a_bug_is_one_line_and_its_traceback_is_for_debug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def open_program(**_: object) -> None:
+        raise KeyError("evil\x1b[31m\nname")
+
+    monkeypatch.setattr("drgn_tools.program.open_program", open_program)
+    assert main(["tasks", "-c", "vmcore"]) == 70
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("drgn-tools: bug: KeyError: ")
+    assert "test_cli.py:" in err
+    assert err.count("\n") == 1
+    assert "\x1b" not in err
+
+    assert main(["tasks", "-c", "vmcore", "--log-level", "debug"]) == 70
+    assert "Traceback (most recent call last):" in capsys.readouterr().err
+
+
+def test_stack_of_an_unknown_task_shows_none(
+    fabricated: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stack", "-c", "vmcore", "51", "99999"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "drgn-tools: error: no task with pid 99999 in /var/crash/vmcore\n"
+
+
+# ---- options
+
+
+def test_options_of_all_commands_may_stand_before_and_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def open_program(**kwargs: Any) -> None:
+        seen.append(kwargs)
+        raise InputError("enough")
+
+    monkeypatch.setattr("drgn_tools.program.open_program", open_program)
+    main(["-c", "core", "-s", "a", "--vmcoreinfo", "v", "tasks", "-s", "b", "-q"])
+    main(["tasks", "-c", "core", "-s", "a", "-s", "b", "--vmcoreinfo", "v"])
+    assert seen[0] == seen[1]
+    assert seen[0]["core"] == "core"
+    assert seen[0]["symbols"] == ["a", "b"]
+
+
+def test_what_stands_after_the_command_wins(
+    fabricated: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--format", "json", "tasks", "-k", "--format", "csv"])
+    assert capsys.readouterr().out.startswith("task,pid,")
+    main(["--format", "csv", "tasks", "-k"])
+    assert capsys.readouterr().out.startswith("task,pid,")
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ([], [task.pid for task in TASKS]),
+        (["--pid", "1"], [1]),
+        (["--pid", "1,50-52", "--pid", "60"], [1, 51, 52, 60]),
+        (["--comm", "kworker/1[0-2]:0"], [10, 11, 12]),
+        (["--comm", "init", "--comm", "zombie"], [1, 60]),
+        (["--state", "DZ"], [54, 60]),
+        (["--state", "D,Z"], [54, 60]),
+        (["--function", "handle_userfault"], [51]),
+        (["--function", "*_thread"], list(range(10, 19))),
+        (["--function", "vfs_read+0x8f"], []),
+        (["--function", "vfs_*", "--state", "R"], [52]),
+        (["--verdict", "unknown"], [57, 58]),
+        (["--verdict", "unknown,reliable", "--comm", "reader"], [58]),
+        (["--sort", "depth", "--pid", "50-60"], [55, 51, 52, 56, 53, 58, 59, 54, 57, 60]),
+        (["--sort", "verdict", "--pid", "50-60"], [51, 52, 53, 54, 55, 57, 58, 56, 59, 60]),
+    ],
+    ids=joined,
+)
+def test_tasks_are_chosen_and_ordered(
+    options: Sequence[str],
+    found: list[int],
+    fabricated: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["tasks", "-c", "vmcore", "--format", "json", *options])
+    assert pids(capsys.readouterr().out) == found
+
+
+@pytest.mark.parametrize("key", SORT_KEYS)
+def test_sorting_loses_no_task(
+    key: str, fabricated: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["tasks", "-c", "vmcore", "--format", "json", "--sort", key])
+    assert sorted(pids(capsys.readouterr().out)) == sorted(task.pid for task in TASKS)
+
+
+@pytest.mark.parametrize(
+    "which",
+    ["51", "0x33", f"{TASKS[10].task:#x}", f"{TASKS[10].task:x}", f"0X{TASKS[10].task:X}"],
+)
+def test_stack_takes_pids_and_addresses(
+    which: str, fabricated: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stack", "-c", "vmcore", which]) == 0
+    assert capsys.readouterr().out.startswith("PID: 51  ")
+
+
+def test_stack_of_several_tasks(fabricated: None, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["stack", "-c", "vmcore", "51", "1"])
+    blocks = capsys.readouterr().out.split("\n\n")
+    assert [block.split("  ")[0] for block in blocks] == ["PID: 51", "PID: 1"]
+    main(["stack", "-c", "vmcore", "--all", "--format", "jsonl"])
+    assert len(capsys.readouterr().out.splitlines()) == len(TASKS)
+
+
+def test_regs_of_one_mode(fabricated: None, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["regs", "-c", "vmcore", "--format", "json", "--mode", "kernel", "--pid", "1-60"])
+    regs = json.loads(capsys.readouterr().out)["regs"]
+    assert [(found["pid"], found["user_mode"]) for found in regs] == [(51, False), (52, False)]
+
+
+def test_groups_most_frequent_first(fabricated: None, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["groups", "-c", "vmcore", "--format", "json"])
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    assert groups[0]["pids"] == list(range(10, 19))
+    main(["groups", "-c", "vmcore", "--format", "folded", "--by-comm", "--pid", "10-19"])
+    assert capsys.readouterr().out.startswith("kworker/10:0;ret_from_fork_asm;kthread;")
+
+
+# ---- what goes where
+
+
+@pytest.mark.parametrize("style", ["json", "jsonl", "csv", "table", "github"])
+@pytest.mark.parametrize("command", [["tasks"], ["stack", "--all"], ["regs"], ["groups"]])
+def test_nothing_but_the_result_is_on_stdout(
+    command: list[str], style: str, fabricated: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "-c", "vmcore", "--format", style]) == 5
+    loud = capsys.readouterr()
+    assert main([*command, "-c", "vmcore", "--format", style, "-q"]) == 5
+    quiet = capsys.readouterr()
+    assert loud.out == quiet.out
+    assert KERNEL.release in loud.err
+    assert "21 tasks: 13 reliable, 6 unreliable, 2 unknown" in loud.err
+    assert KERNEL.release not in quiet.err
+
+
+def test_quiet_still_says_what_could_not_be_read(
+    fabricated: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["tasks", "-c", "vmcore", "-q"])
+    assert capsys.readouterr().err == (
+        "drgn-tools: warning: the task list loops at 0xff11000002600000\n"
+        "drgn-tools: warning: 1 of the stacks could not be read to the end (unreadable)\n"
+    )
+
+
+def test_the_note_of_a_kernel_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offer(monkeypatch, KernelAudit(ORC_KERNEL, (ORC_TASK,) * 3))
+    assert main(["tasks", "-k"]) == 0
+    out, err = capsys.readouterr()
+    assert err.count("ORC unwinder") == 1
+    assert "ORC" not in out
+    assert out.count("not_encoded") == 3
+
+
+# ---- exit codes
+
+
+@pytest.mark.parametrize(
+    ("tasks", "problems", "options", "code"),
+    [
+        ([SLEEPER], (), [], 0),
+        ([SLEEPER], (), ["--check"], 0),
+        (TASKS[10:11], (), [], 0),
+        (TASKS[10:11], (), ["--check"], 1),
+        (TASKS[10:11], (), ["--check", "--state", "D"], 0),
+        ([ORC_TASK], (), ["--check"], 0),
+        ([UNREADABLE], (), [], 5),
+        ([UNREADABLE], (), ["--check"], 5),
+        ([UNREADABLE, SLEEPER], (), ["--pid", "1"], 0),
+        ([SLEEPER], ("a hole",), [], 5),
+        ([UNREADABLE, *TASKS[10:11]], (), ["--check"], 1),
+        ([], (), [], 0),
+    ],
+)
+def test_exit_code(
+    tasks: Sequence[TaskStack],
+    problems: tuple[str, ...],
+    options: list[str],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offer(monkeypatch, KernelAudit(KERNEL, tuple(tasks), problems))
+    assert main(["tasks", "-c", "vmcore", *options]) == code
+
+
+def test_help_has_examples_and_exit_codes_and_tells_every_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text
+    assert "exit codes:" in text
+    for command in COMMANDS:
+        assert command in text
+        assert main([command, "--help"]) == 0
+        assert f"usage: drgn-tools {command}" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"drgn-tools {__version__}\n"
+
+
+# ---- a person at the terminal
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_on_a_terminal_and_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(100))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    stream = Terminal()
+    console = Console(stream=stream)
+    console.progress(1)
+    console.note("done")
+    assert stream.getvalue() == "\r1 tasks\x1b[K\r\x1b[Kdone\n"
+
+
+@pytest.mark.parametrize(("quiet", "stream"), [(True, Terminal()), (False, io.StringIO())])
+def test_progress_is_for_nobody_else(
+    quiet: bool, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(100))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    console = Console(quiet, stream)
+    console.progress(1)
+    console.end_progress()
+    assert stream.getvalue() == ""
+
+
+def test_the_table_is_as_wide_as_columns_says(
+    sound: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for columns, width in (("300", 300), ("20", 100)):
+        monkeypatch.setenv("COLUMNS", columns)
+        main(["tasks", "-c", "vmcore", "--pid", "51-52"])
+        out = capsys.readouterr().out
+        assert max(map(len, out.splitlines())) <= width
+        assert ("preempted by the timer interrupt in vfs_read+0x8f" in out) == (width == 300)
+
+
+# ---- a process of its own
+
+PROGRAM = """
+import sys, time
+from unittest import mock
+from drgn_tools.cli import main
+from drgn_tools.records import KernelAudit
+from tests.fabricated import KERNEL, TASKS
+
+def audit_kernel(prog, progress):
+    {body}
+    return KernelAudit(KERNEL, TASKS * {times})
+
+with mock.patch("drgn_tools.program.open_program"), \\
+     mock.patch("drgn_tools.audit.audit_kernel", audit_kernel):
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(*argv: str, body: str = "pass", times: int = 1, **kwargs: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(body=body, times=times), *argv],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize("style", ["table", "json", "jsonl", "csv"])
+def test_a_reader_that_leaves_early_is_no_error(style: str) -> None:
+    process = start("tasks", "-c", "vmcore", "--frames", "--format", style, "-q", times=300)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(60) == 141
+    assert err == b""
+
+
+def test_help_into_a_pipe_that_nobody_reads() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(
+        [sys.executable, "-m", "drgn_tools", "--help"],
+        cwd=ROOT,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert process.stderr == b""
+    # argparse of newer Pythons has swallowed the error by then.
+    assert process.returncode in (0, 141)
+
+
+def test_ctrl_c_ends_it_without_a_word() -> None:
+    body = 'print("here", file=sys.stderr, flush=True); time.sleep(60)'
+    process = start("tasks", "-c", "vmcore", body=body)
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"here\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, b"", b"")
+
+
+def test_a_full_disk_is_said() -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(body="pass", times=1), "tasks", "-k", "-q"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert process.returncode == 74
+    assert process.stderr.startswith(b"drgn-tools: error: cannot write the result: ")
+    assert process.stderr.count(b"\n") == 1
+
+
+def test_a_terminal_without_unicode_gets_what_it_can_show() -> None:
+    process = start("stack", "-c", "x", "--all", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    out, err = process.communicate(timeout=60)
+    assert b"Traceback" not in err
+    assert out.isascii()
+    assert b"| RAX: " in out
+
+
+def test_help_needs_neither_drgn_nor_tabulate() -> None:
+    code = (
+        "import sys; from drgn_tools.cli import main; main(['--help']);"
+        "sys.exit(bool({'drgn', 'tabulate'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+def test_the_hostile_task_cannot_reach_a_terminal(
+    fabricated: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["tasks", "--frames"], ["stack", "--all"], ["regs"], ["groups"]):
+        main([*command, "-c", "vmcore"])
+        out, err = capsys.readouterr()
+        assert HOSTILE.comm not in out
+        assert all(line.isprintable() for line in (out + err).split("\n"))
+
+
+def test_the_verdicts_of_the_fabricated_kernel_are_all_there() -> None:
+    assert {task.verdict for task in TASKS} == set(Verdict)
