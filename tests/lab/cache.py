@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What was made once is kept outside the repository, under a hash of what it was made from.
+
+An entry is a folder. It is filled under another name and appears by a rename, so
+it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable, Optional
+
+__all__ = (
+    "Entry",
+    "cache_dir",
+    "entry_path",
+    "exclusive",
+    "file_hash",
+    "find_entry",
+    "key_of",
+    "make_entry",
+)
+
+INPUTS_FILE = "inputs.json"
+_PART_PREFIX = ".part-"
+
+Entry = Path
+"""Folder of a finished entry."""
+
+
+def cache_dir() -> Path:
+    """$DRGN_TOOLS_LAB_CACHE, else drgn-tools/lab under $XDG_CACHE_HOME or ~/.cache."""
+    own = os.environ.get("DRGN_TOOLS_LAB_CACHE")
+    if own:
+        return Path(own).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache").absolute() / "drgn-tools" / "lab"
+
+
+def file_hash(*paths: Path) -> str:
+    """One hash over names and contents."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def key_of(inputs: Mapping[str, str]) -> str:
+    """A short name for everything an entry is made from."""
+    return hashlib.sha256(json.dumps(dict(inputs), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def entry_path(kind: str, name: str, inputs: Mapping[str, str]) -> Path:
+    """Where the entry is or would be."""
+    return cache_dir() / kind / f"{name}-{key_of(inputs)}"
+
+
+def find_entry(kind: str, name: str, inputs: Mapping[str, str]) -> Optional[Entry]:
+    """The entry, if it was made."""
+    path = entry_path(kind, name, inputs)
+    return path if (path / INPUTS_FILE).exists() else None
+
+
+def make_entry(
+    kind: str,
+    name: str,
+    inputs: Mapping[str, str],
+    fill: Callable[[Path], None],
+    *,
+    fresh: bool = False,
+) -> Entry:
+    """Returns the entry, and calls ``fill(folder)`` first if it was not made yet.
+
+    If ``fill`` raises, or is interrupted, nothing is left behind. ``fresh``
+    replaces an entry that exists.
+    """
+    path = entry_path(kind, name, inputs)
+    if not fresh and find_entry(kind, name, inputs):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive():
+        if not fresh and find_entry(kind, name, inputs):
+            return path  # somebody else made it while we waited
+        for left_behind in path.parent.glob(f"{_PART_PREFIX}*"):
+            shutil.rmtree(left_behind)  # of a process that was killed: we hold the lock
+        part = Path(tempfile.mkdtemp(prefix=_PART_PREFIX, dir=path.parent))
+        try:
+            part.chmod(0o755)
+            fill(part)
+            (part / INPUTS_FILE).write_text(
+                json.dumps(dict(inputs), indent=1, sort_keys=True) + "\n"
+            )
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=_PART_PREFIX, dir=path.parent))
+                path.rename(old / "old")
+                part.rename(path)
+                shutil.rmtree(old)
+            else:
+                part.rename(path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return path
+
+
+_held = 0
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """One process at a time makes things in the cache. May be entered again by its holder."""
+    global _held
+    if _held:
+        _held += 1
+        try:
+            yield
+        finally:
+            _held -= 1
+        return
+    folder = cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("lab: waiting for another run of the lab to end", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        _held = 1
+        try:
+            yield
+        finally:
+            _held = 0

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command line of the lab."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Optional
+
+from .cache import cache_dir, exclusive
+from .errors import LabError
+from .run import say
+from .variants import VARIANTS, Variant, variant_named
+
+__all__ = ("main",)
+
+_EPILOG = """\
+environment:
+  DRGN_TOOLS_LAB_CACHE   where everything is kept (default: drgn-tools/lab in
+                         $XDG_CACHE_HOME or ~/.cache); nothing is written to
+                         the repository
+
+Results (paths, tables) go to stdout, everything else to stderr. Exit codes:
+0 done, 1 not done (one line says why), 2 wrong usage, 130 interrupted.
+"""
+
+
+def _list(args: argparse.Namespace) -> int:
+    # drgn is needed for dumps only: `list` works without.
+    for variant in VARIANTS:
+        print(f"{variant.name:<10} {variant.what}")
+        print(f"{'':<10} {_state_of(variant)}")
+    print(f"\ncache: {cache_dir()}")
+    return 0
+
+
+def _state_of(variant: Variant) -> str:
+    from .dump import cached_dump, kernel_if_cached
+
+    try:
+        kernel = kernel_if_cached(variant)
+        dump = cached_dump(variant) if kernel else None
+    except LabError as e:
+        return str(e)
+    return f"kernel: {'cached' if kernel else 'not built'}; dump: {dump.core if dump else 'none'}"
+
+
+def _build(args: argparse.Namespace) -> int:
+    from .dump import get_kernel
+    from .guest import make_initramfs
+
+    for variant in args.variants:
+        kernel = get_kernel(variant)
+        make_initramfs(kernel)
+        print(kernel.entry)
+    return 0
+
+
+def _dump(args: argparse.Namespace) -> int:
+    from .dump import make_dump
+
+    for variant in args.variants:
+        dump = make_dump(variant, fresh=args.fresh, seconds=args.timeout)
+        for skipped in dump.read_about()["skipped"]:
+            say(f"{variant.name}: the guest could not: {skipped}")
+        core = dump.core
+        if args.output:
+            args.output.mkdir(parents=True, exist_ok=True)
+            core = args.output / f"{variant.name}.core"
+            for source, suffix in ((dump.core, ""), (dump.log, ".log"), (dump.about, ".json")):
+                shutil.copyfile(source, f"{core}{suffix}")
+        print(core, flush=True)
+    return 0
+
+
+def _path(args: argparse.Namespace) -> int:
+    from .dump import cached_dump
+
+    dump = cached_dump(args.variant)
+    if not dump:
+        raise LabError(
+            f"no dump of {args.variant.name} yet: python -m tests.lab dump {args.variant.name}"
+        )
+    print(dump.core)
+    return 0
+
+
+def _boot(args: argparse.Namespace) -> int:
+    from .boot import boot
+
+    return boot(args.variant)
+
+
+def _sheet(args: argparse.Namespace) -> int:
+    from .table import print_sheet
+
+    print_sheet(args.core)
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo import make_demo
+
+    print(make_demo(args.output))
+    return 0
+
+
+def _clean(args: argparse.Namespace) -> int:
+    kinds = ("dumps", "initramfs", "kernels", "trees") if args.all else ("dumps", "initramfs")
+    with exclusive():
+        for kind in kinds:
+            folder = cache_dir() / kind
+            if folder.exists():
+                say(f"removing {folder}")
+                shutil.rmtree(folder)
+    return 0
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 86400:
+        raise ValueError
+    return seconds
+
+
+def _variant(text: str) -> Variant:
+    try:
+        return variant_named(text)
+    except LabError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.lab",
+        description="Builds real kernels, boots them under QEMU's emulation (no KVM, no root), "
+        "freezes them and dumps them. Every dump carries the kernel's own answers about every "
+        "task's stack.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    names = ", ".join(variant.name for variant in VARIANTS)
+
+    def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(function=function)
+        return sub
+
+    def several(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("variants", nargs="+", type=_variant, metavar="VARIANT", help=names)
+
+    command("list", _list, "show the variants, and what of them is in the cache")
+
+    several(
+        command("build", _build, "build kernel, modules and initramfs; print the kernel's folder")
+    )
+
+    sub = command(
+        "boot", _boot, "boot a variant with its console here and a shell in it (end: Ctrl-A X)"
+    )
+    sub.add_argument("variant", type=_variant, metavar="VARIANT", help=names)
+
+    sub = command("dump", _dump, "build, boot, freeze, dump and check; print the path of the dump")
+    several(sub)
+    sub.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="copy the dump to DIR/VARIANT.core, with .log and .json beside it",
+    )
+    sub.add_argument("--fresh", action="store_true", help="make a new dump even if there is one")
+    sub.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long the guest may take (default: %(default).0f)",
+    )
+
+    sub = command("path", _path, "print the path of the cached dump")
+    sub.add_argument("variant", type=_variant, metavar="VARIANT", help=names)
+
+    sub = command("sheet", _sheet, "print what a dump's answer sheet says, one line a task")
+    sub.add_argument("core", type=Path, metavar="CORE")
+
+    sub = command("demo", _demo, "make demo.vmcore.xz and demo.txt from the fp-lsb dump")
+    sub.add_argument("output", type=Path, metavar="DIR")
+
+    sub = command("clean", _clean, "remove dumps and initramfs from the cache")
+    sub.add_argument("--all", action="store_true", help="kernels and source trees, too")
+    return parser
+
+
+def _terminated(number: int, frame: Optional[FrameType]) -> None:
+    # As Ctrl-C: children are ended and half-made entries removed on the way out.
+    raise KeyboardInterrupt
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Runs one command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code: int = args.function(args)
+        sys.stdout.flush()
+    except LabError as e:
+        print(f"lab: error: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nlab: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Boots a variant, has it freeze itself, and keeps the dump if it is good for a test."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import drgn
+
+from .cache import Entry, file_hash, find_entry, make_entry
+from .check import faults_of
+from .errors import LabError
+from .guest import cached_initramfs, make_initramfs
+from .kernel import Kernel, build_kernel, cached_kernel
+from .packages import BOOT, program_version, require
+from .qemu import PROGRAM, Machine, qemu_command
+from .run import Progress, say
+from .sheet import Sheet, SheetError, read_whole_sheet
+from .stock import cached_stock_kernel, get_stock_kernel
+from .variants import BuiltKernel, Variant
+
+__all__ = ("Dump", "cached_dump", "get_kernel", "kernel_if_cached", "make_dump")
+
+_HERE = Path(__file__).parent
+_SHEET_LINE = re.compile(r"LAB-SHEET ([0-9a-f]+) tasks (\d+) left_out 0 ")
+_ATTEMPTS = 3
+"""Which tasks are preempted where is chance, so a dump may lack a case."""
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A vmcore with the answer sheet in it."""
+
+    entry: Entry
+
+    @property
+    def core(self) -> Path:
+        """The ELF vmcore."""
+        return self.entry / "core"
+
+    @property
+    def log(self) -> Path:
+        """All that the guest said on its console."""
+        return self.entry / "core.log"
+
+    @property
+    def about(self) -> Path:
+        """How it was made (see _describe)."""
+        return self.entry / "core.json"
+
+    def read_about(self) -> dict[str, Any]:
+        """Content of ``about``."""
+        about: dict[str, Any] = json.loads(self.about.read_text())
+        return about
+
+
+def kernel_if_cached(variant: Variant) -> Optional[Kernel]:
+    """The kernel of a variant, if there is one already."""
+    if isinstance(variant.kernel, BuiltKernel):
+        return cached_kernel(variant, variant.kernel)
+    return cached_stock_kernel(variant, variant.kernel)
+
+
+def get_kernel(variant: Variant) -> Kernel:
+    """The kernel of a variant, built or fetched if need be."""
+    if isinstance(variant.kernel, BuiltKernel):
+        return build_kernel(variant, variant.kernel)
+    return get_stock_kernel(variant, variant.kernel)
+
+
+def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str]:
+    require(BOOT)
+    command = qemu_command(variant, kernel, initramfs / "initramfs.gz", mode="freeze")
+    return {
+        "kernel": kernel.entry.name,
+        "initramfs": initramfs.name,
+        "qemu": program_version(PROGRAM),
+        "command": _without_paths(command, kernel, initramfs),
+        "check": file_hash(_HERE / "check.py"),
+    }
+
+
+def _without_paths(command: list[str], kernel: Kernel, initramfs: Entry) -> str:
+    folders = (f"{kernel.entry}/", f"{initramfs}/")
+    text = " ".join(f"'{word}'" if " " in word else word for word in command)
+    for folder in folders:
+        text = text.replace(folder, "")
+    return text
+
+
+def cached_dump(variant: Variant) -> Optional[Dump]:
+    """The dump of a variant, if there is one that fits what is in the repository now."""
+    kernel = kernel_if_cached(variant)
+    initramfs = cached_initramfs(kernel) if kernel else None
+    if not kernel or not initramfs:
+        return None
+    entry = find_entry("dumps", variant.name, _inputs(variant, kernel, initramfs))
+    return Dump(entry) if entry else None
+
+
+def make_dump(variant: Variant, *, fresh: bool = False, seconds: float = 300.0) -> Dump:
+    """Builds what is needed, boots, freezes, dumps and checks, unless there is a dump already.
+
+    :param fresh: make a new one anyway
+    :param seconds: how long the guest may take to freeze
+    :raises LabError: anything failed, or the dump lacks a case in every attempt
+    """
+    require(BOOT)
+    kernel = get_kernel(variant)
+    initramfs = make_initramfs(kernel)
+    inputs = _inputs(variant, kernel, initramfs.parent)
+
+    def fill(folder: Path) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            faults = _try(variant, kernel, initramfs, inputs, folder, seconds)
+            if not faults:
+                return
+            for fault in faults:
+                say(f"{variant.name}: attempt {attempt}: {fault}")
+        raise LabError(
+            f"{variant.name}: no good dump in {_ATTEMPTS} attempts; the last: {faults[0]}"
+        )
+
+    return Dump(make_entry("dumps", variant.name, inputs, fill, fresh=fresh))
+
+
+def _try(
+    variant: Variant,
+    kernel: Kernel,
+    initramfs: Path,
+    inputs: dict[str, str],
+    folder: Path,
+    seconds: float,
+) -> list[str]:
+    """Makes a dump in ``folder`` and returns what is wrong with it."""
+    dump = Dump(folder)
+    dump.core.unlink(missing_ok=True)
+    command = qemu_command(variant, kernel, initramfs, mode="freeze")
+    with Progress(f"dumping {variant.name}") as progress:
+        with Machine(command, dump.log) as machine:
+            frozen = machine.wait_for(_SHEET_LINE, progress, seconds)
+            progress.update("writing the dump")
+            machine.command("stop")
+            machine.command("dump-guest-memory", paging=False, protocol=f"file:{dump.core}")
+            console = machine.console()
+        dump.core.chmod(0o644)
+        progress.update("checking the dump")
+        prog = drgn.Program()
+        prog.set_core_dump(dump.core)
+        try:
+            sheet = read_whole_sheet(prog, int(frozen[1], 16))
+        except SheetError as e:
+            return [str(e)]
+        faults = faults_of(variant, sheet, prog, console)
+    about = _describe(variant, kernel, inputs, prog, sheet, console)
+    dump.about.write_text(json.dumps(about, indent=1) + "\n")
+    return faults
+
+
+def _describe(
+    variant: Variant,
+    kernel: Kernel,
+    inputs: dict[str, str],
+    prog: drgn.Program,
+    sheet: Sheet,
+    console: str,
+) -> dict[str, Union[str, int, list[str], dict[str, str], None]]:
+    vmcoreinfo = prog["VMCOREINFO"].string_().decode("ascii", "replace")
+    fields = dict(line.split("=", 1) for line in vmcoreinfo.splitlines() if "=" in line)
+    return {
+        "variant": variant.name,
+        "what": variant.what,
+        "sheet_address": hex(sheet.address),
+        "tasks": len(sheet.tasks),
+        "unwinder": sheet.unwinder,
+        "release": fields.get("OSRELEASE"),
+        "build_id": fields.get("BUILD-ID"),
+        "source": kernel.source,
+        "vmlinux": str(kernel.vmlinux) if kernel.vmlinux.exists() else None,
+        "skipped": re.findall(r"LAB-SKIPPED (.*)", console),
+        "inputs": inputs,
+    }

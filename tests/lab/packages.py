@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The programs and files the lab needs, and the Debian packages they come in."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from .errors import LabError
+
+__all__ = ("BOOT", "BUILD", "SHELL", "STOCK", "package_version", "program_version", "require")
+
+_PACKAGE_OF = {
+    "apt-cache": "apt",
+    "apt-get": "apt",
+    "bc": "bc",
+    "bison": "bison",
+    "busybox": "busybox-static",
+    "dpkg": "dpkg",
+    "dpkg-query": "dpkg",
+    "flex": "flex",
+    "gcc": "gcc",
+    "gcc-12": "gcc-12",
+    "ld": "binutils",
+    "make": "make",
+    "pahole": "dwarves",
+    "patch": "patch",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "strip": "binutils",
+    "tar": "tar",
+    "xz": "xz-utils",
+    "/usr/include/libelf.h": "libelf-dev",
+    "/usr/include/openssl/ssl.h": "libssl-dev",
+    "/usr/include/stdio.h": "libc6-dev",
+}
+
+BUILD = (
+    "bc", "bison", "dpkg-query", "flex", "gcc", "ld", "make", "pahole", "patch", "strip", "tar",
+    "xz", "/usr/include/libelf.h", "/usr/include/openssl/ssl.h", "/usr/include/stdio.h",
+)  # fmt: skip
+"""To build a kernel, modules and the workload."""
+STOCK = (
+    "apt-cache", "apt-get", "dpkg", "gcc", "ld", "make", "strip", "/usr/include/stdio.h",
+)  # fmt: skip
+"""To unpack a stock kernel and build modules for it."""
+BOOT = ("qemu-system-x86_64",)
+SHELL = ("busybox",)
+
+
+def _is_there(need: str) -> bool:
+    return Path(need).exists() if need.startswith("/") else shutil.which(need) is not None
+
+
+def require(needs: Iterable[str], packages: Iterable[str] = ()) -> None:
+    """Checks for programs and files (keys of the table), and for ``packages`` by name.
+
+    :raises LabError: something is missing; the line names one command that installs it all
+    """
+    missing = [need for need in needs if not _is_there(need)]
+    wanted = {_PACKAGE_OF[need] for need in missing}
+    for package in packages:
+        if not package_version(package):
+            missing.append(package)
+            wanted.add(package)
+    if missing:
+        raise LabError(
+            f"missing: {', '.join(missing)}; as root: apt-get install {' '.join(sorted(wanted))}"
+        )
+
+
+def package_version(package: str) -> str:
+    """Version of an installed Debian package, or "" if it is not installed."""
+    try:
+        result = subprocess.run(
+            ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Version}", package],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return ""
+    status, _, version = result.stdout.partition(" ")
+    return version if result.returncode == 0 and status == "installed" else ""
+
+
+def program_version(program: str) -> str:
+    """First line of what ``program --version`` says."""
+    result = subprocess.run([program, "--version"], stdout=subprocess.PIPE, text=True, check=True)
+    return result.stdout.splitlines()[0].strip()

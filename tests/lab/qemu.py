@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A guest under QEMU's emulation, and the few QMP commands it takes to dump it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from re import Pattern
+from types import TracebackType
+from typing import Any, Optional
+
+from .errors import LabError
+from .kernel import Kernel
+from .run import Progress, end_group
+from .variants import Variant
+
+__all__ = ("Machine", "qemu_command")
+
+PROGRAM = "qemu-system-x86_64"
+_TAIL_LINES = 25
+
+
+def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str) -> list[str]:
+    """The command line, without what says where console and monitor go.
+
+    ``mode`` is what the guest's init is told to do: "freeze" or "shell".
+    """
+    append = ("console=ttyS0", "init_on_free=1", "panic=-1", *variant.append, f"lab.mode={mode}")
+    return [
+        PROGRAM,
+        "-machine", "q35",
+        "-accel", "tcg,thread=multi",
+        "-cpu", "max",
+        "-m", str(variant.memory_mib),
+        "-smp", str(variant.cpus),
+        "-nodefaults",
+        "-no-reboot",
+        "-display", "none",
+        "-device", "vmcoreinfo",
+        "-kernel", str(kernel.image),
+        "-initrd", str(initramfs),
+        "-append", " ".join(append),
+    ]  # fmt: skip
+
+
+class Machine:
+    """A running guest; leaving the ``with`` block ends it, whatever happened.
+
+    The console goes to ``log``; the monitor is a pipe to us, so it ends with us.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        self._log = log
+        self._errors = log.with_suffix(".qemu")
+        log.write_bytes(b"")
+        with open(self._errors, "w") as errors:
+            self._process = subprocess.Popen(
+                [*command, "-serial", f"file:{log}", "-qmp", "stdio"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Machine:
+        try:
+            self._reply()  # the greeting
+            self.command("qmp_capabilities")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends QEMU."""
+        end_group(self._process)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        self._errors.unlink(missing_ok=True)
+
+    def console(self) -> str:
+        """All that the guest has said so far."""
+        return self._log.read_text(errors="replace")
+
+    def _reply(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            said = self._errors.read_text(errors="replace").strip()
+            raise LabError(f"QEMU ended: {said or 'without a word'}{self._tail()}")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    def command(self, name: str, **arguments: object) -> None:
+        """Runs one QMP command to its end.
+
+        :raises LabError: QEMU refuses
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # QEMU is gone; reading tells why
+        while True:
+            reply = self._reply()  # events come in between
+            if "error" in reply:
+                raise LabError(f"QEMU: {name}: {reply['error'].get('desc')}")
+            if "return" in reply:
+                return
+
+    def wait_for(self, wanted: Pattern[str], progress: Progress, seconds: float) -> re.Match[str]:
+        """Waits for a line on the console.
+
+        :raises LabError: it does not come, or the guest says that it never will
+        """
+        limit = time.monotonic() + seconds
+        while True:
+            said = self.console()
+            match = wanted.search(said)
+            if match:
+                return match
+            failed = re.search(r"LAB-FAILED (.*)|Kernel panic - (.*)", said)
+            if failed:
+                raise LabError(f"the guest failed: {failed[1] or failed[2]}{self._tail()}")
+            if self._process.poll() is not None:
+                self._reply()
+            if time.monotonic() > limit:
+                raise LabError(f"the guest is not ready after {seconds:.0f} s{self._tail()}")
+            lines = said.splitlines()
+            progress.update(lines[-1] if lines else "starting")
+            time.sleep(0.1)
+
+    def _tail(self) -> str:
+        return "; the end of its console:\n" + "\n".join(self.console().splitlines()[-_TAIL_LINES:])

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The guest's init: brings tasks of every kind to the place where they are to be
+ * seen, proves that they got there, then has the machine frozen.
+ *
+ * What it tells the host, each on a line of its own on the console:
+ *
+ *	LAB-SKIPPED name: why		this kernel cannot do that one
+ *	LAB-FAILED why			no use going on
+ *
+ * A word of the kernel command line: lab.mode=shell starts everything but does
+ * not freeze, and gives a shell.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "lab.h"
+
+#define FREEZE_CPU 0
+
+/*
+ * Return addresses that the kernel swaps out while these functions run: by the
+ * function graph tracer in eventfd_read() and, one above the other, in msgrcv();
+ * by a kretprobe in inotify_read().
+ */
+static void swap_return_addresses(void)
+{
+	static const char *const traced[] = {
+		"eventfd_read", "do_msgrcv", "ksys_msgrcv", "__x64_sys_msgrcv",
+	};
+
+	put("/sys/kernel/tracing/buffer_size_kb", "16", 0);
+	put("/sys/kernel/tracing/kprobe_events", "r:lab/inotify inotify_read", O_APPEND);
+	put("/sys/kernel/tracing/events/lab/inotify/enable", "1", 0);
+	for (unsigned i = 0; i < COUNT(traced); i++)
+		put("/sys/kernel/tracing/set_ftrace_filter", traced[i], O_APPEND);
+	put("/sys/kernel/tracing/current_tracer", "function_graph", 0);
+}
+
+static void *never(void *unused)
+{
+	return unused;
+}
+
+/*
+ * From here on this task alone decides what runs on its CPU: children that are
+ * to be seen as newly forked inherit CPU and priority, and wait for ever.
+ */
+static void freeze(void)
+{
+	struct sched_param param = { .sched_priority = 50 };
+	cpu_set_t one;
+	pthread_t t;
+
+	prctl(PR_SET_NAME, "lab-trigger");
+	must(helper("ready %d", FREEZE_CPU), "helper: ready");
+	CPU_ZERO(&one);
+	CPU_SET(FREEZE_CPU, &one);
+	must(sched_setaffinity(0, sizeof(one), &one), "sched_setaffinity");
+	must(sched_setscheduler(0, SCHED_FIFO, &param), "sched_setscheduler");
+	prctl(PR_SET_NAME, "w-neverran");
+	for (int i = 0; i < 2; i++)
+		process(pauser);
+	pthread_create(&t, NULL, never, NULL);
+	prctl(PR_SET_NAME, "lab-trigger");
+	helper("freeze");
+	fail("the freeze came back");
+}
+
+static void start_everything(void)
+{
+	prctl(PR_SET_NAME, "workload");
+	swap_return_addresses();
+	put("/proc/sys/kernel/core_pattern", "|/init core", 0);
+	put_bpf_trampoline_on("__x64_sys_flock");
+	hold_pi_mutex();
+	for (unsigned i = 0; i < nr_processes; i++)
+		process(as_processes[i]);
+	start_deep();
+	for (unsigned i = 0; i < nr_threads; i++)
+		thread(as_threads[i]);
+	must(helper("kthreads"), "helper: kthreads");
+	must(helper("exec /init"), "helper: exec");
+	wait_for_all();
+	process(file_write_waiter);
+	for (unsigned i = 0; i < nr_spinners; i++)
+		process(spinners[i]);
+	wait_for_all();
+}
+
+/* ------------------------------------------------------------------------ init */
+
+static void load_modules(void)
+{
+	char name[128], path[160];
+	FILE *f = fopen("/modules/order", "re");
+
+	while (f && fgets(name, sizeof(name), f)) {
+		int fd;
+
+		name[strcspn(name, "\n")] = 0;
+		snprintf(path, sizeof(path), "/modules/%s", name);
+		fd = must(open(path, O_RDONLY | O_CLOEXEC), path);
+		must(syscall(SYS_finit_module, fd, "", 0), path);
+		close(fd);
+	}
+	if (f)
+		fclose(f);
+}
+
+static int command_line_has(const char *word)
+{
+	char line[4096] = "";
+	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		(void)!read(fd, line, sizeof(line) - 1);
+		close(fd);
+	}
+	return strstr(line, word) != NULL;
+}
+
+static void be_shell(void)
+{
+	int fd = open("/dev/console", O_RDWR);
+
+	for (int i = 0; i < 3; i++)
+		dup2(fd, i);
+	setsid();
+	ioctl(0, TIOCSCTTY, 1);
+	puts("\n`/init freeze` freezes the machine, `poweroff -f` ends it.");
+	execl("/bin/busybox", "sh", NULL);
+	fail("no shell: %s", strerror(errno));
+}
+
+static void be_init(void)
+{
+	pid_t work;
+
+	mkdir("/proc", 0755);
+	mkdir("/sys", 0755);
+	mkdir("/dev", 0755);
+	mkdir("/tmp", 01777);
+	mount("proc", "/proc", "proc", 0, NULL);
+	mount("dev", "/dev", "devtmpfs", 0, NULL);
+	mount("sys", "/sys", "sysfs", 0, NULL);
+	mount("tracing", "/sys/kernel/tracing", "tracefs", 0, NULL);
+	mount("debug", "/sys/kernel/debug", "debugfs", 0, NULL);
+	mkdir("/dev/mqueue", 0755);
+	mount("mqueue", "/dev/mqueue", "mqueue", 0, NULL);
+	mkdir("/dev/pts", 0755);
+	mount("pts", "/dev/pts", "devpts", 0, NULL);
+	load_modules();
+	expect_init();
+	work = fork();
+	if (!work) {
+		start_everything();
+		if (command_line_has("lab.mode=shell"))
+			for (;;)
+				pause();
+		freeze();
+	}
+	if (command_line_has("lab.mode=shell") && !fork())
+		be_shell();
+	for (;;)
+		wait(NULL);
+}
+
+int main(int argc, char **argv)
+{
+	const char *role = argc > 1 ? argv[1] : "";
+
+	if (getpid() == 1)
+		be_init();
+	if (!strcmp(role, "freeze"))
+		freeze();
+	if (!strcmp(role, "core"))
+		prctl(PR_SET_NAME, "w-core-reader");
+	else
+		prctl(PR_SET_NAME, "w-umh");
+	for (;;)
+		pause();
+}
