@@ -33,7 +33,7 @@ from drgn import (
 )
 
 from .btf import MAX_CHAIN, Btf, BtfMember, Kind, damaged
-from .globals import GLOBALS
+from .global_types import GLOBALS
 from .kallsyms import Kallsyms
 
 __all__ = ("BtfFinder",)
@@ -263,7 +263,14 @@ class BtfFinder:
         ):
             raise damaged(f"a member of type {type_id} outside its struct")
         type = self.type(type_id)
-        return Object(self._prog, type, bit_field_size=bit_field_size) if bit_field_size else type
+        if not bit_field_size:
+            return type
+        underlying = type
+        while underlying.kind == TypeKind.TYPEDEF:
+            underlying = underlying.type
+        if underlying.kind not in (TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM):
+            raise damaged(f"a bit field of type {type_id}, which is no integer")
+        return Object(self._prog, type, bit_field_size=bit_field_size)
 
     def _enum(self, type_id: int, depth: int) -> Type:
         size, is_signed = self._btf.size(type_id), self._btf.enum_is_signed(type_id)

@@ -45,6 +45,18 @@ MAX_NAMES_BYTES = 64 << 20
 MAX_MODULES = 10_000
 """More modules than any kernel has loaded."""
 
+UNUSABLE = (
+    AttributeError,
+    FaultError,
+    LookupError,
+    OverflowError,
+    TypeError,
+    TypesError,
+    ValueError,
+)
+"""What the use of a drgn object raises if memory or types are missing, or the types are damaged
+(a member of another name, an integer where a pointer should be)."""
+
 _CACHE_KEY = "drgn_tools.kallsyms"
 _MODULES_CACHE_KEY = "drgn_tools.module_kallsyms"
 
@@ -284,7 +296,7 @@ def _array(prog: Program, typecode: str, address: int, count: int) -> array[int]
     return values
 
 
-def _read_up_to(prog: Program, address: int, size: int) -> bytes:
+def read_up_to(prog: Program, address: int, size: int) -> bytes:
     # As much of [address, address + size) as is there.
     data = b""
     try:
@@ -299,7 +311,7 @@ def _read_up_to(prog: Program, address: int, size: int) -> bytes:
 
 def _read_tokens(prog: Program, table_address: int, index_address: int) -> list[str]:
     index = _array(prog, "H", index_address, 256)
-    table = _read_up_to(prog, table_address, max(index) + MAX_NAME_BYTES)
+    table = read_up_to(prog, table_address, max(index) + MAX_NAME_BYTES)
     tokens = (table[at : at + MAX_NAME_BYTES].partition(b"\0")[0] for at in index)
     return [token.decode("ascii", "backslashreplace") for token in tokens]
 
@@ -324,7 +336,7 @@ def _read_kallsyms(prog: Program) -> Optional[Kallsyms]:
         if not 0 < names_bytes <= MAX_NAMES_BYTES:
             return None
         return Kallsyms(
-            _read_up_to(prog, names, names_bytes),
+            read_up_to(prog, names, names_bytes),
             _read_tokens(prog, token_table, token_index),
             addresses,
             vmcoreinfo_symbol(prog, "_stext") or 0,
@@ -389,7 +401,7 @@ class ModuleKallsyms(_SymbolTable):
         """
         try:
             return cls(_module_name(module), _module_regions(module), _module_symbols(module))
-        except (FaultError, LookupError, TypesError):
+        except UNUSABLE:
             return None
 
     def _name(self, index: int) -> str:
@@ -460,13 +472,13 @@ def _module_symbols(module: Object) -> Iterator[tuple[int, str, int]]:
     else:
         symbol = struct.Struct("<IIIBBH")  # Elf32_Sym: name, value, size, info, other, shndx
         fields = (0, 3, 5, 1)
-    data = _read_up_to(prog, table.symtab.value_(), count * symbol.size)
+    data = read_up_to(prog, table.symtab.value_(), count * symbol.size)
     entries = [
         tuple(entry[field] for field in fields)
         for entry in symbol.iter_unpack(data[: len(data) // symbol.size * symbol.size])
     ]
     last_name = max((name for name, _, _, _ in entries), default=0)
-    strings = _read_up_to(
+    strings = read_up_to(
         prog, table.strtab.value_(), min(last_name, MAX_NAMES_BYTES) + MAX_NAME_BYTES
     )
     for name_offset, info, section, address in entries[1:]:  # ELF starts real symbols at 1
@@ -491,7 +503,7 @@ def loaded_modules(prog: Program) -> Iterator[Object]:
             seen.add(position.value_())
             yield container_of(position, "struct module", "list")
             position = position.next.read_()
-    except (FaultError, LookupError, TypesError):
+    except UNUSABLE:
         return  # CONFIG_MODULES=n, or damaged
 
 

@@ -1,62 +1,239 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Open a vmcore, the running kernel or a QEMU guest as an ordinary drgn Program."""
+"""Open a vmcore, the running kernel or a QEMU guest as an ordinary drgn Program.
+
+Types and symbols come from the kernel's own BTF and kallsyms, or, with a
+vmlinux given, from its DWARF. Debuginfo is never searched for: that is slow,
+may go to the network, and is what drgn itself does (in its REPL DWARF that drgn
+found is used, see :func:`use_builtin_types`).
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
-from typing import Literal, Optional
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Literal, Optional, TypeVar, Union
 
-from drgn import Program
+from drgn import (
+    Architecture,
+    BadDataError,
+    FaultError,
+    MissingDebugInfoError,
+    ModuleFileStatus,
+    Program,
+    ProgramFlags,
+)
 
 from .btf import Btf
 from .btf_finder import BtfFinder
-from .errors import TypesError, UsageError
+from .core_file import check_core, open_regular
+from .elf import ET_REL, build_id_of, read_elf
+from .errors import InputError, TypesError, UsageError
+from .find_btf import read_btf
 from .kallsyms import find_symbols, kallsyms_of
-from .vmcoreinfo import build_id, vmcoreinfo
+from .unpack import Progress, unpacked
+from .vmcoreinfo import build_id, vmcoreinfo, vmcoreinfo_symbol
 
 __all__ = (
     "build_id",
     "has_dwarf",
     "open_program",
+    "opened_here",
     "types_source",
     "use_builtin_types",
     "vmcoreinfo",
 )
 
-_FINDER = "drgn_tools.btf"
+Path = Union[str, "os.PathLike[str]"]
+T = TypeVar("T")
+
+logger = logging.getLogger("drgn_tools")
+
+_FINDER = "drgn_tools"
+_OPENED_KEY = "drgn_tools.opened"
+_ARCHITECTURES = (Architecture.X86_64, Architecture.I386)
+_MAX_VMCOREINFO_BYTES = 1 << 20
+_VMLINUX_HINT = "give the vmlinux of this kernel with -s"
 
 
 def open_program(
     *,
-    core: Optional[str | os.PathLike[str]] = None,
+    core: Optional[Path] = None,
     kernel: bool = False,
     qemu: Optional[str] = None,
-    symbols: Sequence[str | os.PathLike[str]] = (),
-    vmcoreinfo: Optional[str] = None,
+    symbols: Sequence[Path] = (),
+    vmcoreinfo: Optional[Path] = None,
+    progress: Optional[Progress] = None,
 ) -> Program:
-    """Open a kernel; exactly one of *core*, *kernel* and *qemu* must be given."""
-    if (core is not None) + kernel + (qemu is not None) != 1:
-        raise UsageError("give one of core, kernel and qemu")
-    prog = Program(vmcoreinfo=vmcoreinfo)
+    """Open a kernel; exactly one of *core*, *kernel* and *qemu* is to be given.
+
+    :param core: A vmcore: ELF or kdump, also packed with xz, zstd or gzip
+    :param kernel: The running kernel (as root)
+    :param qemu: QMP socket of a QEMU guest: a path, or ``host:port``
+    :param symbols: vmlinux and modules with DWARF, of this very kernel; these files and no others
+        are used. Without a vmlinux among them types come from BTF.
+    :param vmcoreinfo: File to take VMCOREINFO from instead of the dump
+    :param progress: Told how far the unpacking of a packed core is
+    :return: A Program that drgn's own helpers work on
+    :raises UsageError: none or several of the three were given
+    :raises InputError: a file cannot be opened, or is not what it should be
+    :raises TypesError: no usable types, or symbols of another kernel
+    """
+    if (core is not None) + bool(kernel) + (qemu is not None) != 1:
+        raise UsageError("which kernel? give one of core, kernel and qemu")
+    paths = [os.fspath(path) for path in symbols]
+    for path in paths:
+        open_regular(path).close()
+    _silence_drgn()
+    prog = _new_program(vmcoreinfo)
+    # Plugins are told of the program while it is being opened; ours then keeps out.
+    prog.cache[_OPENED_KEY] = True
+    cut_short: Optional[str] = None
     if core is not None:
-        prog.set_core_dump(core)
+        name = os.fspath(core)
+        cut_short = _set_core(prog, name, vmcoreinfo is not None, progress)
     elif kernel:
-        prog.set_kernel()
+        name = "the running kernel"
+        _drgn_opens(prog.set_kernel, f"{name}: cannot be read (this takes root)")
     else:
         assert qemu is not None
-        prog.set_qemu_qmp(qemu)
-    if symbols:
-        prog.load_debug_info([os.fspath(path) for path in symbols])
-    else:
-        use_builtin_types(prog)
+        name = qemu
+        _drgn_opens(partial(prog.set_qemu_qmp, qemu), f"{name}: cannot be used as a QMP socket")
+    _check_kernel(prog, name)
+    try:
+        _load_types(prog, name, paths)
+    except TypesError as e:
+        if cut_short is not None and not paths:
+            raise InputError(f"{name}: {cut_short}, the kernel's own types with it") from e
+        raise
+    if cut_short is not None:
+        logger.warning("%s: %s", name, cut_short)
     return prog
 
 
-def has_dwarf(prog: Program) -> bool:
-    """Return whether the kernel image of this program has DWARF loaded."""
+def opened_here(prog: Program) -> bool:
+    """Return whether :func:`open_program` opened this program (also while it still does)."""
+    return _OPENED_KEY in prog.cache
+
+
+# ---- the target
+
+
+def _silence_drgn() -> None:
+    # Without any handler, Python prints drgn's warnings to stderr; ours come as
+    # exceptions. Whoever configures logging sees them as before.
+    drgn_logger = logging.getLogger("drgn")
+    if not drgn_logger.hasHandlers():
+        drgn_logger.addHandler(logging.NullHandler())
+
+
+def _new_program(vmcoreinfo_path: Optional[Path]) -> Program:
+    if vmcoreinfo_path is None:
+        return Program()
+    path = os.fspath(vmcoreinfo_path)
+    with open_regular(path) as file:
+        text = file.read(_MAX_VMCOREINFO_BYTES)
+    return _drgn_opens(partial(Program, vmcoreinfo=text), f"{path}: is no VMCOREINFO")
+
+
+def _set_core(
+    prog: Program, name: str, have_vmcoreinfo: bool, progress: Optional[Progress]
+) -> Optional[str]:
+    path = str(unpacked(name, progress))
+    cut_short = check_core(path, name, have_vmcoreinfo)
+    _drgn_opens(partial(prog.set_core_dump, path), f"{name}: cannot be opened as a vmcore")
+    return cut_short
+
+
+def _drgn_opens(call: Callable[[], T], failure: str) -> T:
     try:
-        return prog.main_module().debug_file_path is not None
+        return call()
+    except (OSError, ValueError, LookupError, FaultError, BadDataError) as e:
+        raise InputError(f"{failure}: {_one_line(e)}") from e
+    except Exception as e:
+        # drgn has no class of its own for what libelf and libkdumpfile refuse.
+        if type(e) is not Exception:
+            raise
+        raise InputError(f"{failure}: {_one_line(e)}") from e
+
+
+def _one_line(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())
+
+
+def _check_kernel(prog: Program, name: str) -> None:
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise InputError(f"{name}: is not the memory of a Linux kernel")
+    platform = prog.platform
+    if platform is None or platform.arch not in _ARCHITECTURES:
+        arch = platform.arch.name.lower() if platform else "an unknown machine"
+        raise InputError(f"{name}: is a kernel of {arch}; only x86_64 and i386 are understood")
+
+
+# ---- DWARF
+
+
+def _load_types(prog: Program, name: str, paths: Sequence[str]) -> None:
+    images = [path for path in paths if _is_kernel_image(path)]
+    for path in images:
+        _check_build_id(prog, name, path)
+    if not images:
+        use_builtin_types(prog)
+    if paths:
+        with suppress(MissingDebugInfoError):
+            prog.load_debug_info(paths)
+    if not images:
+        return
+    if not has_dwarf(prog):
+        raise TypesError(
+            f"{images[0]}: has no DWARF debugging information, or it is damaged; "
+            f"give a vmlinux that has it, or leave -s out to use BTF"
+        )
+    if build_id(prog) is None:
+        _check_addresses(prog, name, images[0])
+
+
+def _is_kernel_image(path: str) -> bool:
+    with open_regular(path) as file:
+        elf = read_elf(file)
+    if elf is None:
+        raise TypesError(f"{path}: is no ELF file; -s takes the vmlinux with debugging information")
+    return elf.type != ET_REL
+
+
+def _check_build_id(prog: Program, name: str, path: str) -> None:
+    expected = build_id(prog)
+    with open_regular(path) as file:
+        elf = read_elf(file)
+        found = build_id_of(file, elf) if elf is not None else None
+    if expected is not None and found != expected:
+        raise TypesError(
+            f"{name}: kernel build ID {expected} but {path} "
+            + (f"is {found}" if found else "has none")
+            + f"; {_VMLINUX_HINT}, or leave -s out to use BTF"
+        )
+
+
+def _check_addresses(prog: Program, name: str, path: str) -> None:
+    # Before v5.9 VMCOREINFO has no build ID, and any vmlinux is taken by drgn.
+    for symbol in ("_stext", "swapper_pg_dir", "init_uts_ns"):
+        expected = vmcoreinfo_symbol(prog, symbol)
+        with suppress(LookupError):
+            found = prog.symbol(symbol).address
+            if expected is not None and found != expected:
+                raise TypesError(
+                    f"{name}: {symbol} of this kernel is at {expected:#x} "
+                    f"but that of {path} would be at {found:#x}; {_VMLINUX_HINT}"
+                )
+
+
+def has_dwarf(prog: Program) -> bool:
+    """Return whether DWARF of the kernel image is loaded."""
+    try:
+        return bool(prog.main_module().debug_file_status == ModuleFileStatus.HAVE)
     except LookupError:
         return False
 
@@ -66,16 +243,27 @@ def types_source(prog: Program) -> Literal["btf", "dwarf"]:
     return "dwarf" if has_dwarf(prog) else "btf"
 
 
+# ---- BTF
+
+
 def use_builtin_types(prog: Program) -> None:
-    """Give a program the types and symbols that the kernel carries inside itself."""
+    """Give a program the types, variables and symbols that its kernel carries inside itself.
+
+    They come last: what debuginfo knows, loaded now or later, goes first. Done
+    once for a program; again, it does nothing.
+
+    :raises TypesError: if the kernel has no BTF or kallsyms, they are not in the dump, or damaged
+    """
     if _FINDER in prog.registered_type_finders():
         return
     kallsyms = kallsyms_of(prog)
-    start = kallsyms.find("__start_BTF") if kallsyms else []
-    stop = kallsyms.find("__stop_BTF") if kallsyms else []
-    if not start or not stop:
-        raise TypesError("no BTF")
-    finder = BtfFinder(prog, Btf(prog.read(start[0], stop[0] - start[0])), kallsyms)
+    if kallsyms is None or not len(kallsyms):
+        raise TypesError(
+            "the symbol table of this kernel cannot be found: VMCOREINFO tells where it is since "
+            f"v6.0, and the dump must hold it; {_VMLINUX_HINT}"
+        )
+    btf = Btf(read_btf(prog, kallsyms), prog.address_size())
+    finder = BtfFinder(prog, btf, kallsyms)
     prog.register_type_finder(_FINDER, finder.find_type, enable_index=-1)
     prog.register_object_finder(_FINDER, finder.find_object, enable_index=-1)
     prog.register_symbol_finder(_FINDER, find_symbols, enable_index=-1)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Is this file a kernel's core dump, and is it whole? Asked before drgn is, for a plain answer."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import BinaryIO, Optional
+
+from .elf import ET_CORE, Elf, read_elf, read_notes
+from .errors import InputError
+
+__all__ = ("check_core", "open_regular")
+
+_KDUMP_MAGIC = (b"KDUMP   ", b"makedumpfile")  # of makedumpfile, the second in its flattened form
+_MACHINES = {
+    3: "i386",
+    62: "x86_64",
+    183: "aarch64",
+    40: "arm",
+    21: "ppc64",
+    22: "s390x",
+    243: "riscv",
+}
+_X86 = (3, 62)
+_ELF_TYPES = {1: "object file", 2: "executable", 3: "executable or library"}
+_NT_PRPSINFO, _NT_TASKSTRUCT, _NT_AUXV = 3, 4, 6
+
+_NO_VMCOREINFO = (
+    "has no VMCOREINFO, which says where things are in the kernel's memory; "
+    "give it with --vmcoreinfo"
+)
+_QEMU_HINT = (
+    " (for a dump made by QEMU, start the guest with -device vmcoreinfo and load qemu_fw_cfg)"
+)
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Open a file that must be a regular one.
+
+    :raises InputError: if it cannot be opened, or is something else
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{path}: is a directory, not a file")
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{path}: is not a regular file")
+        return open(path, "rb")
+    except OSError as e:
+        raise InputError(f"{path}: {_reason(e)}") from e
+    except ValueError as e:  # a NUL in the name
+        raise InputError(f"{path!r}: {e}") from e
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "permission denied; dumps usually belong to root"
+    return error.strerror or str(error)
+
+
+def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> Optional[str]:
+    """Refuse what cannot be a core dump of an x86 Linux kernel.
+
+    :param path: The file, unpacked
+    :param name: What to call it in messages
+    :param have_vmcoreinfo: VMCOREINFO was given on its own
+    :return: What is wrong with it though it can be opened (cut short), ``None`` if nothing is
+    :raises InputError: with one line that says what the file is instead
+    """
+    with open_regular(path) as file:
+        magic = file.read(12)
+        if magic.startswith(_KDUMP_MAGIC):
+            return None  # libkdumpfile knows
+        if not magic:
+            raise InputError(f"{name}: is empty")
+        if not magic.startswith(b"\x7fELF"):
+            raise InputError(f"{name}: is no core dump: neither ELF nor kdump")
+        elf = read_elf(file)
+        if elf is None:
+            raise InputError(f"{name}: is cut short or damaged: its ELF headers are not whole")
+        return _check_elf(file, elf, name, have_vmcoreinfo)
+
+
+def _check_elf(file: BinaryIO, elf: Elf, name: str, have_vmcoreinfo: bool) -> Optional[str]:
+    if elf.type != ET_CORE:
+        what = _ELF_TYPES.get(elf.type, "file of another kind")
+        raise InputError(f"{name}: is an ELF {what}, not a core dump; symbols are given with -s")
+    if elf.machine not in _X86:
+        machine = _MACHINES.get(elf.machine, f"ELF machine {elf.machine}")
+        raise InputError(
+            f"{name}: is a core dump of {machine}; only x86_64 and i386 are understood"
+        )
+    notes = {(note.name, note.type) for note in read_notes(file, elf)}
+    names = {note_name for note_name, _ in notes}
+    is_kcore = (b"CORE", _NT_TASKSTRUCT) in notes
+    if b"VMCOREINFO" not in names and not is_kcore and not have_vmcoreinfo:
+        if (b"CORE", _NT_AUXV) in notes or (b"CORE", _NT_PRPSINFO) in notes:
+            raise InputError(
+                f"{name}: is a core dump of a userspace process, not of a Linux kernel"
+            )
+        if elf.announced_bytes > elf.file_bytes:
+            raise InputError(f"{name}: is cut short: {_sizes(elf)}")
+        raise InputError(f"{name}: {_NO_VMCOREINFO}{_QEMU_HINT if b'QEMU' in names else ''}")
+    if elf.announced_bytes > elf.file_bytes and not is_kcore:
+        return f"the file is cut short: {_sizes(elf)}; what lay behind is missing"
+    return None
+
+
+def _sizes(elf: Elf) -> str:
+    return f"{elf.announced_bytes} bytes announced, {elf.file_bytes} found"
