@@ -10,15 +10,22 @@ from typing import Any
 import drgn
 import drgn.cli
 
+# For its side effect: %tasks and the like, also where it is not installed as a plugin.
+from . import plugin  # noqa: F401
 from .audit import kernel_info, task_stack, task_stacks
+from .records import TaskStack
+from .render.output import ReaderGoneError
 
 __all__ = ("run_interactive", "run_stdin")
 
 _OURS = {"kernel_info": kernel_info, "task_stack": task_stack, "task_stacks": task_stacks}
 
+_COMMANDS = "Commands: %tasks, %stack, %regs, %groups; each has --help."
+
 
 def run_interactive(prog: drgn.Program) -> None:
     """drgn's REPL on *prog*, until the user leaves it."""
+    drgn.cli.display_str(TaskStack)
     drgn.cli.run_interactive(prog, banner_func=_banner, globals_func=_add_ours)
 
 
@@ -26,6 +33,7 @@ def run_stdin(prog: drgn.Program) -> int:
     """Run what stdin says as a script on *prog*, as ``drgn`` does.
 
     :return: exit code: 1 if the script failed; its author is shown the traceback.
+    :raises ReaderGoneError: nobody reads what the script prints.
     """
     drgn.set_default_prog(prog)
     sys.argv = [""]
@@ -33,6 +41,8 @@ def run_stdin(prog: drgn.Program) -> int:
     namespace["__file__"] = "<stdin>"
     try:
         exec(compile(sys.stdin.read(), "<stdin>", "exec"), namespace)
+    except BrokenPipeError:
+        raise ReaderGoneError from None
     # The code is not ours, nor are its mistakes: no bug to report here.
     except Exception as error:
         above = error.__traceback__.tb_next if error.__traceback__ else None
@@ -42,7 +52,7 @@ def run_stdin(prog: drgn.Program) -> int:
 
 
 def _banner(banner: str) -> str:
-    return f"{banner}\n>>> from drgn_tools import {', '.join(_OURS)}"
+    return f"{banner}\n>>> from drgn_tools import {', '.join(_OURS)}\n{_COMMANDS}"
 
 
 def _add_ours(namespace: dict[str, Any]) -> dict[str, Any]:
