@@ -75,8 +75,8 @@ columns:
 
 _TASKS_EPILOG = f"""\
 {_TASKS_COLUMNS}
-All filters given must hold. --pid, --comm, --state, --function and --verdict may be repeated
-or take a list (1,5-9); a task then needs to match one of it.
+All filters given must hold. Each may be repeated, and --pid, --state and --verdict take lists
+(1,5-9): a task then needs to match one of the values.
 
 --check makes the exit code 1 if a task that is listed is unreliable. Tasks that are unknown are
 no finding. 1 wins over 5.
@@ -220,9 +220,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=f"{summary}.", epilog=epilog)
-        _add_common(command, before=False)
         if name in _ADD_OPTIONS:
             _ADD_OPTIONS[name](command)
+        _add_common(command, before=False)
         return command
 
     tasks = add("tasks", _SUMMARIES["tasks"], _TASKS_EPILOG)
@@ -288,8 +288,9 @@ def _add_common(parser: argparse.ArgumentParser, before: bool) -> None:
     output.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error", "critical", "none"),
+        metavar="LEVEL",
         default=default("warning"),
-        help="log messages of at least this level to stderr (default: warning)",
+        help="log this and worse to stderr: debug, info, warning (default), error, critical, none",
     )
     if before:
         parser.set_defaults(symbols_after=[])

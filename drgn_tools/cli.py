@@ -143,24 +143,32 @@ def _log_to(console: Console, level: str) -> Iterator[None]:
 # ---- from the arguments to the records
 
 
-def _open(args: Arguments) -> Program:
+def _open(args: Arguments, console: Console) -> Program:
     from .program import open_program
 
-    return open_program(
-        core=args.core,
-        kernel=args.kernel,
-        qemu=args.qemu,
-        symbols=args.symbols,
-        vmcoreinfo=args.vmcoreinfo,
-    )
+    def unpacking(done: int, total: int) -> None:
+        percent = done * 100 // max(total, 1)
+        console.progress(f"unpacking {os.path.basename(args.core or '')}: {percent}%")
+
+    try:
+        return open_program(
+            core=args.core,
+            kernel=args.kernel,
+            qemu=args.qemu,
+            symbols=args.symbols,
+            vmcoreinfo=args.vmcoreinfo,
+            progress=unpacking,
+        )
+    finally:
+        console.end_progress()
 
 
 def _audit(args: Arguments, console: Console) -> KernelAudit:
     from .audit import audit_kernel
 
-    prog = _open(args)
+    prog = _open(args, console)
     try:
-        audit = audit_kernel(prog, progress=console.progress)
+        audit = audit_kernel(prog, progress=lambda done: console.progress(f"{done} tasks"))
     finally:
         console.end_progress()
     _introduce(audit.kernel, console)
@@ -245,7 +253,7 @@ def _audit_of(args: Arguments, console: Console) -> KernelAudit:
     # Only the tasks that are asked for. All are found before any is shown.
     from .audit import kernel_info, task_stack
 
-    prog = _open(args)
+    prog = _open(args, console)
     tasks = tuple(task_stack(prog, which) for which in args.which)
     kernel = kernel_info(prog)
     _introduce(kernel, console)
@@ -308,7 +316,7 @@ def _shell(args: Arguments, console: Console) -> int:
     from . import shell
     from .audit import kernel_info
 
-    prog = _open(args)
+    prog = _open(args, console)
     _introduce(kernel_info(prog), console)
     if is_terminal(sys.stdin):
         shell.run_interactive(prog)

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,9 @@ import pytest
 from drgn_tools import __version__
 from drgn_tools.cli import COMMANDS, main
 from drgn_tools.errors import InputError, TaskNotFoundError, TypesError
-from drgn_tools.queries import SORT_KEYS
+from drgn_tools.queries import SORT_KEYS, STATES
 from drgn_tools.records import KernelAudit, Reason, TaskStack, Verdict
+from drgn_tools.render import fields
 from drgn_tools.render.output import Console
 
 from .fabricated import AUDIT, HOSTILE, KERNEL, ORC_KERNEL, ORC_TASK, SLEEPER, TASKS, UNREADABLE
@@ -195,6 +197,8 @@ def test_options_of_all_commands_may_stand_before_and_after(
     monkeypatch.setattr("drgn_tools.program.open_program", open_program)
     main(["-c", "core", "-s", "a", "--vmcoreinfo", "v", "tasks", "-s", "b", "-q"])
     main(["tasks", "-c", "core", "-s", "a", "-s", "b", "--vmcoreinfo", "v"])
+    for given in seen:
+        del given["progress"]
     assert seen[0] == seen[1]
     assert seen[0]["core"] == "core"
     assert seen[0]["symbols"] == ["a", "b"]
@@ -382,7 +386,7 @@ def test_progress_is_shown_on_a_terminal_and_taken_away(monkeypatch: pytest.Monk
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
     stream = Terminal()
     console = Console(stream=stream)
-    console.progress(1)
+    console.progress("1 tasks")
     console.note("done")
     assert stream.getvalue() == "\r1 tasks\x1b[K\r\x1b[Kdone\n"
 
@@ -394,7 +398,7 @@ def test_progress_is_for_nobody_else(
     now = iter(range(100))
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
     console = Console(quiet, stream)
-    console.progress(1)
+    console.progress("1 tasks")
     console.end_progress()
     assert stream.getvalue() == ""
 
@@ -586,3 +590,35 @@ def test_the_hostile_task_cannot_reach_a_terminal(
 
 def test_the_verdicts_of_the_fabricated_kernel_are_all_there() -> None:
     assert {task.verdict for task in TASKS} == set(Verdict)
+
+
+# ---- docs/commands.md
+
+MANUAL = (ROOT / "docs" / "commands.md").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_manual_has_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([command, "--help"])
+    for option in set(re.findall(r"--[a-z-]+", capsys.readouterr().out)):
+        assert option in MANUAL
+
+
+def test_the_manual_has_every_word_of_the_contract() -> None:
+    words = {*Reason, *Verdict, *STATES, *SORT_KEYS}
+    for record in (fields.KERNEL, fields.TASK_WITH_FRAMES, fields.FRAME, fields.REGS, fields.GROUP):
+        words.update(record)
+    for word in words:
+        assert re.search(rf"[`\[ ]{re.escape(str(getattr(word, 'value', word)))}[`\] ]", MANUAL), (
+            word
+        )
+
+
+def test_the_manual_and_the_help_have_the_same_exit_codes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["--help"])
+    help_text = capsys.readouterr().out.split("exit codes:")[1]
+    in_help = set(re.findall(r"(?:^  |; )(\d+) ", help_text, re.MULTILINE))
+    assert in_help == set(re.findall(r"^\| (\d+) \|", MANUAL, re.MULTILINE))
+    assert in_help == {"0", "1", "2", "3", "4", "5", "70", "74", "130", "141"}

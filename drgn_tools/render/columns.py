@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 from ..queries import StackGroup, TaskFrame, TaskRegs, kernel_frames, waiting_function
 from ..records import Frame, Reason, TaskStack
 from .labels import frame_label, function_label, mode_name, place
-from .table import Column
+from .table import Column, shorten
 
 __all__ = ("FRAMES", "GROUPS", "REGS", "TASKS", "TASKS_WITH_FRAMES")
 
@@ -17,6 +18,7 @@ _OF_THE_KERNEL = frozenset(
 )
 """Reasons that all tasks of a kernel share: the sentence is said once, above the table."""
 
+_WHY_WIDTH = 26
 _LETTERS_MAX = 4
 _NAMES_MAX = 4
 _PIDS_MAX = 6
@@ -31,6 +33,12 @@ def _why(task: TaskStack) -> str:
         return task.reason.value
     flags = f"({', '.join(task.flags)})" if task.flags else ""
     return task.why or flags
+
+
+def _verdict_and_why(task: TaskStack) -> list[str]:
+    # The stack beside it is long: there is room to say all, if not in one line.
+    lines = wrap(_why(task), _WHY_WIDTH, break_long_words=False, break_on_hyphens=False)
+    return [task.verdict.value, *(shorten(line, _WHY_WIDTH) for line in lines)]
 
 
 def _regs_letters(task: TaskStack) -> str:
@@ -59,26 +67,31 @@ def _stack_lines(frames: Sequence[Frame]) -> list[str]:
     return [*map(_marked, frames), ""] if frames else ["-", ""]
 
 
-_PID = Column("PID", lambda task: str(task.pid), right=True)
-_COMM = Column("COMM", lambda task: task.comm, floor=15)
-
-_ABOUT_TASK = (
-    _PID,
-    _COMM,
+_WHO = (
+    Column("PID", lambda task: str(task.pid), right=True),
+    Column("COMM", lambda task: task.comm, floor=15),
     Column("S", lambda task: task.state),
     Column("CPU", lambda task: str(task.cpu), right=True),
-    Column("VERDICT", lambda task: task.verdict.value),
-    Column("WHY", _why, floor=24),
+)
+_HOW_MUCH = (
     Column("DEPTH", lambda task: str(len(kernel_frames(task))), right=True),
     Column("REGS", _regs_letters),
 )
 
-TASKS = (*_ABOUT_TASK, Column("FUNCTION", _function, floor=16))
+TASKS = (
+    *_WHO,
+    Column("VERDICT", lambda task: task.verdict.value),
+    Column("WHY", _why, floor=24),
+    *_HOW_MUCH,
+    Column("FUNCTION", _function, floor=16),
+)
 """Of :class:`TaskStack`, one row each."""
 
 TASKS_WITH_FRAMES = (
-    *_ABOUT_TASK,
-    Column("STACK", lambda task: _stack_lines(task.frames), floor=16),
+    *_WHO,
+    Column("VERDICT", _verdict_and_why),
+    *_HOW_MUCH,
+    Column("STACK", lambda task: _stack_lines(task.frames), floor=24),
 )
 """Of :class:`TaskStack`, one row each, a line for each frame."""
 

@@ -130,10 +130,10 @@ class Console:
         """Something that went wrong; never muted."""
         self._print(f"drgn-tools: {kind}: {text}")
 
-    def progress(self, count: int, what: str = "tasks") -> None:
-        """*count* are done. Shown only where somebody looks, and only when it takes long."""
+    def progress(self, text: str) -> None:
+        """How far it is. Shown only where somebody looks, and only when it takes long."""
         if self._progress is not None:
-            self._progress.show(f"{count} {what}")
+            self._progress.show(text)
 
     def end_progress(self) -> None:
         """Take the progress line away."""
@@ -161,7 +161,7 @@ class _Progress:
             return
         self._next = now + self._EVERY_S
         self._shown = True
-        self._stream.write(f"\r{text}\x1b[K")
+        self._stream.write(f"\r{escape(text)}\x1b[K")
         self._stream.flush()
 
     def clear(self) -> None:
