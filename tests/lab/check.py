@@ -22,7 +22,7 @@ _LIMIT = 100
 SLEEPERS = frozenset(
     """
     w-accept w-clocksleep w-coredump w-core-reader w-epoll w-eventfd w-fcntl-lock w-fcntl-owner
-    w-fifo-open w-flock w-futex w-futex-pi w-inode-lock w-inotify w-io-getevents w-io-uring w-mqueue
+    w-fifo-open w-futex w-futex-pi w-inode-lock w-inotify w-io-getevents w-io-uring w-mqueue
     w-msgrcv w-mutex w-nanosleep w-pause w-pidfd w-pipe-read w-pipe-write w-poll w-ppoll
     w-regs-fault w-regs-syscall w-select w-semop w-signalfd w-sigsuspend w-sigwait w-splice
     w-stopped w-timerfd w-traced-int3 w-traced-sig w-traced-sys w-tracer-int3 w-tracer-sig
@@ -51,6 +51,11 @@ class _View:
             for frame in task.frames
             if frame.ip and not frame.regs and self.prog.read_u64(frame.at) != frame.ip
         ]
+
+    def ends_as_user(self, task: SheetTask) -> bool:
+        """A task that never was in user mode: with frame pointers the walk goes on to the user
+        mode registers it was given; ORC ends at ret_from_fork."""
+        return not task.kthread and (self.sheet.unwinder == "orc" or _ends_in_user_mode(task))
 
     def verdict_is(self, task: SheetTask, on_frame_pointers: bool) -> bool:
         """The kernel's verdict is the one given, on a kernel with frame pointers; ORC accepts all."""
@@ -119,7 +124,7 @@ def _depth(wanted: int) -> Callable[[_View], bool]:
 
 
 def _never_run(v: _View) -> bool:
-    users = [task for task in v.named("w-neverran") if task.depth == 1 and _ends_in_user_mode(task)]
+    users = [task for task in v.named("w-neverran") if task.depth == 1 and v.ends_as_user(task)]
     kernel = [
         task for task in v.named("lab-neverran|lab-freezer") if task.depth == 1 and task.kthread
     ]
@@ -181,8 +186,7 @@ def _exec_by_kthread(v: _View) -> bool:
 
 def _io_workers(v: _View) -> bool:
     return all(
-        any(_ends_in_user_mode(task) for task in v.named(name))
-        for name in ("iou-sqp.*", "iou-wrk.*")
+        any(v.ends_as_user(task) for task in v.named(name)) for name in ("iou-sqp.*", "iou-wrk.*")
     )
 
 

@@ -112,7 +112,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _clean(args: argparse.Namespace) -> int:
-    kinds = ("dumps", "initramfs", "kernels", "trees") if args.all else ("dumps", "initramfs")
+    kinds = ["dumps", "failed", "initramfs", *(("kernels", "trees") if args.all else ())]
     with exclusive():
         for kind in kinds:
             folder = cache_dir() / kind

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import drgn
 
-from .cache import Entry, file_hash, find_entry, make_entry
+from .cache import Entry, cache_dir, file_hash, find_entry, make_entry
 from .check import faults_of
 from .errors import LabError
 from .guest import cached_initramfs, make_initramfs
@@ -26,7 +27,7 @@ from .variants import BuiltKernel, Variant
 __all__ = ("Dump", "cached_dump", "get_kernel", "kernel_if_cached", "make_dump")
 
 _HERE = Path(__file__).parent
-_SHEET_LINE = re.compile(r"LAB-SHEET ([0-9a-f]+) tasks (\d+) left_out 0 ")
+_SHEET_LINE = re.compile(r"LAB-SHEET ([0-9a-f]+) tasks \d+ left_out \d+ bytes ")
 _ATTEMPTS = 3
 """Which tasks are preempted where is chance, so a dump may lack a case."""
 
@@ -121,11 +122,20 @@ def make_dump(variant: Variant, *, fresh: bool = False, seconds: float = 300.0) 
                 return
             for fault in faults:
                 say(f"{variant.name}: attempt {attempt}: {fault}")
+        kept = _keep_for_a_look(variant, folder)
         raise LabError(
-            f"{variant.name}: no good dump in {_ATTEMPTS} attempts; the last: {faults[0]}"
+            f"{variant.name}: no good dump in {_ATTEMPTS} attempts; the last is kept as {kept.core}"
         )
 
     return Dump(make_entry("dumps", variant.name, inputs, fill, fresh=fresh))
+
+
+def _keep_for_a_look(variant: Variant, folder: Path) -> Dump:
+    """Moves a dump that is not good enough to where nobody takes it for a good one."""
+    failed = cache_dir() / "failed" / variant.name
+    shutil.rmtree(failed, ignore_errors=True)
+    shutil.copytree(folder, failed)
+    return Dump(failed)
 
 
 def _try(

@@ -70,7 +70,7 @@ VARIANTS = (
         what="Debian's own kernel of the day, ORC, oracle as a module",
         kernel=StockKernel("linux-image-amd64", "linux-headers-amd64"),
         unwinder="orc",
-        memory_mib=256,
+        memory_mib=160,
         append=("preempt=full",),
     ),
 )
