@@ -142,9 +142,9 @@ class Arguments(argparse.Namespace):
     log_level: str
     quiet: bool
     format: str
-    # tasks, regs, groups
+    # tasks, demo, regs, groups
     selection: Selection
-    # tasks
+    # tasks, demo
     frames: bool
     sort: Optional[str]
     check: bool
@@ -226,14 +226,15 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     tasks = add("tasks", _SUMMARIES["tasks"], _TASKS_EPILOG)
-    tasks.add_argument(
-        "--check", action="store_true", help="exit code 1 if a listed task is unreliable"
-    )
     add("stack", _SUMMARIES["stack"], _STACK_EPILOG)
     add("regs", _SUMMARIES["regs"], _REGS_EPILOG)
     add("groups", _SUMMARIES["groups"], _GROUPS_EPILOG)
-    add("demo", "run tasks on the small real vmcore that comes with drgn-tools", "")
+    demo = add("demo", "run tasks on the small real vmcore that comes with drgn-tools", "")
     add("shell", "start drgn's REPL on the kernel, with drgn-tools imported", _SHELL_EPILOG)
+    for command in (tasks, demo):
+        command.add_argument(
+            "--check", action="store_true", help="exit code 1 if a listed task is unreliable"
+        )
     return parser
 
 
@@ -359,6 +360,7 @@ _ADD_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "stack": _add_stack,
     "regs": _add_regs,
     "groups": _add_groups,
+    "demo": _add_tasks,
 }
 
 
@@ -367,7 +369,7 @@ _ADD_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 def _check_command(args: Arguments) -> None:
     args.format = _checked_format(args.format, args.command)
-    if args.command in ("tasks", "regs", "groups"):
+    if args.command in ("tasks", "regs", "groups", "demo"):
         args.selection = _selection(args)
     if args.command == "stack" and args.all and args.which:
         raise UsageError("give PIDs or --all, not both")

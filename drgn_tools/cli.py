@@ -24,6 +24,7 @@ from .errors import (
     EXIT_OK,
     EXIT_PARTIAL,
     DrgnToolsError,
+    UsageError,
 )
 from .records import KernelAudit, KernelInfo, Reason, TaskStack, Verdict
 from .render.output import (
@@ -223,10 +224,13 @@ class _Tally:
 
 
 def _tasks(args: Arguments, console: Console) -> int:
+    return _list_tasks(_audit(args, console), args, console)
+
+
+def _list_tasks(audit: KernelAudit, args: Arguments, console: Console) -> int:
     from .queries import sort_tasks
     from .render import views
 
-    audit = _audit(args, console)
     tally = _Tally(console, audit.problems)
     tasks: Iterable[TaskStack] = tally.over(args.selection.of(audit.tasks))
     if args.sort is not None:
@@ -289,19 +293,17 @@ def _groups(args: Arguments, console: Console) -> int:
 
 def _demo(args: Arguments, console: Console) -> int:
     from .data import demo_vmcore
-    from .queries import sort_tasks
-    from .render import views
     from .render.guide import after_tasks, before_tasks
 
     args.core = str(demo_vmcore())
-    if args.format != "table":
-        return _tasks(args, console)
     audit = _audit(args, console)
-    tally = _Tally(console, audit.problems)
+    if args.format != "table":
+        return _list_tasks(audit, args, console)
     write_lines(before_tasks(audit.kernel))
-    _show(args, views.TASKS, audit, sort_tasks(tally.over(audit.tasks), "verdict"))
+    args.sort = args.sort or "verdict"
+    code = _list_tasks(audit, args, console)
     write_lines(after_tasks(audit, args.core))
-    return tally.finish()
+    return code
 
 
 def _show(args: Arguments, view: View, audit: KernelAudit, records: Iterable[object]) -> None:
@@ -316,6 +318,8 @@ def _shell(args: Arguments, console: Console) -> int:
     from . import shell
     from .audit import kernel_info
 
+    if sys.stdin is None:
+        raise UsageError("shell reads from standard input, and that is closed")
     prog = _open(args, console)
     _introduce(kernel_info(prog), console)
     if is_terminal(sys.stdin):

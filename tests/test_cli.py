@@ -285,6 +285,31 @@ def test_groups_most_frequent_first(fabricated: None, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.startswith("kworker/10:0;ret_from_fork_asm;kthread;")
 
 
+@pytest.mark.parametrize(
+    "options", [["--format", "json"], ["--format", "csv", "--frames"], ["--format", "github"]]
+)
+def test_demo_is_tasks_in_every_format_but_the_table(
+    options: list[str], fabricated: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", *options]) == main(["tasks", "-c", "vmcore", *options])
+    out = capsys.readouterr().out
+    assert out[: len(out) // 2] == out[len(out) // 2 :]
+
+
+def test_demo_shows_what_cannot_be_trusted_first_and_where_to_go_next(
+    fabricated: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["demo"])
+    out = capsys.readouterr().out
+    verdicts = re.findall(r" (unreliable|unknown|reliable) ", out.split("One of")[0])
+    assert verdicts == ["unreliable"] * 6 + ["unknown"] * 2 + ["reliable"] * 13
+    assert "PID: 51  TGID: 42" in out
+    commands = [line.split() for line in out.splitlines() if line.startswith("  drgn-tools ")]
+    assert [words[1] for words in commands] == ["stack", "regs", "tasks"]
+    for words in commands:
+        assert main(words[1:]) in (0, 5)
+
+
 # ---- what goes where
 
 
