@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from typing import BinaryIO, Optional
 
 from .elf import ET_CORE, Elf, read_elf, read_notes
@@ -12,7 +13,7 @@ from .errors import InputError
 
 __all__ = ("check_core", "open_regular")
 
-_KDUMP_MAGIC = (b"KDUMP   ", b"makedumpfile")  # of makedumpfile, the second in its flattened form
+_KDUMP_MAGIC, _FLATTENED_MAGIC = b"KDUMP   ", b"makedumpfile"
 _MACHINES = {
     3: "i386",
     62: "x86_64",
@@ -26,6 +27,7 @@ _X86 = (3, 62)
 _ELF_TYPES = {1: "object file", 2: "executable", 3: "executable or library"}
 _NT_PRPSINFO, _NT_TASKSTRUCT, _NT_AUXV = 3, 4, 6
 
+_CUT_SHORT = "the file is cut short: {}; what lay behind is missing"
 _NO_VMCOREINFO = (
     "has no VMCOREINFO, which says where things are in the kernel's memory; "
     "give it with --vmcoreinfo"
@@ -72,8 +74,10 @@ def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> Optional[
     """
     with open_regular(path) as file:
         magic = file.read(12)
-        if magic.startswith(_KDUMP_MAGIC):
+        if magic.startswith(_FLATTENED_MAGIC):
             return None  # libkdumpfile knows
+        if magic.startswith(_KDUMP_MAGIC):
+            return _check_kdump(file, name)
         if not magic:
             raise InputError(f"{name}: is empty")
         if not magic.startswith(b"\x7fELF"):
@@ -102,12 +106,53 @@ def _check_elf(file: BinaryIO, elf: Elf, name: str, have_vmcoreinfo: bool) -> Op
                 f"{name}: is a core dump of a userspace process, not of a Linux kernel"
             )
         if elf.announced_bytes > elf.file_bytes:
-            raise InputError(f"{name}: is cut short: {_sizes(elf)}")
+            raise InputError(f"{name}: is cut short: {_sizes(elf.announced_bytes, elf.file_bytes)}")
         raise InputError(f"{name}: {_NO_VMCOREINFO}{_QEMU_HINT if b'QEMU' in names else ''}")
     if elf.announced_bytes > elf.file_bytes and not is_kcore:
-        return f"the file is cut short: {_sizes(elf)}; what lay behind is missing"
+        return _CUT_SHORT.format(_sizes(elf.announced_bytes, elf.file_bytes))
     return None
 
 
-def _sizes(elf: Elf) -> str:
-    return f"{elf.announced_bytes} bytes announced, {elf.file_bytes} found"
+# Where struct disk_dump_header of makedumpfile has block_size, sub_hdr_size and
+# bitmap_blocks: written by a 64-bit and by a 32-bit machine.
+_KDUMP_SIZES_AT = (428, 416)
+_PAGE_DESCRIPTOR = struct.Struct("<qIIQ")  # offset, size, flags, page flags
+_BITMAP_CHUNK_BYTES = 1 << 16
+
+
+def _check_kdump(file: BinaryIO, name: str) -> Optional[str]:
+    # libkdumpfile maps the bitmaps, and dies of SIGBUS where the file ends before them.
+    file_bytes = file.seek(0, 2)
+    file.seek(0)
+    header = file.read(512)
+    for at in _KDUMP_SIZES_AT:
+        sizes = header[at : at + 12]
+        if len(sizes) < 12:
+            break
+        block_bytes, sub_header_blocks, bitmap_blocks = struct.unpack("<iiI", sizes)
+        if block_bytes in (1 << 12, 1 << 13, 1 << 14, 1 << 16) and sub_header_blocks >= 0:
+            break
+    else:
+        return None  # of another machine, or damaged: libkdumpfile says so
+    if len(sizes) < 12:
+        raise InputError(f"{name}: is cut short: its header is not whole")
+    bitmaps_end = (1 + sub_header_blocks + bitmap_blocks) * block_bytes
+    if bitmaps_end > file_bytes:
+        raise InputError(f"{name}: is cut short: {_sizes(bitmaps_end, file_bytes)}")
+    # The second bitmap has a bit for each page in the file. Their data come in order.
+    second = bitmap_blocks * block_bytes // 2
+    file.seek(bitmaps_end - second)
+    pages = sum(
+        bin(int.from_bytes(file.read(min(_BITMAP_CHUNK_BYTES, second - done)), "little")).count("1")
+        for done in range(0, second, _BITMAP_CHUNK_BYTES)
+    )
+    announced = bitmaps_end + pages * _PAGE_DESCRIPTOR.size
+    if pages and announced <= file_bytes:
+        file.seek(announced - _PAGE_DESCRIPTOR.size)
+        offset, size, _, _ = _PAGE_DESCRIPTOR.unpack(file.read(_PAGE_DESCRIPTOR.size))
+        announced = max(announced, offset + size)
+    return _CUT_SHORT.format(_sizes(announced, file_bytes)) if announced > file_bytes else None
+
+
+def _sizes(announced: int, found: int) -> str:
+    return f"{announced} bytes announced, {found} found"
