@@ -171,13 +171,9 @@ class _Kernel:
         ]
         judgement = judge(walk, self.text.is_kernel_text)
         sentence = why(judgement, walk, frames, regs)
-        if self.no_verdict is not None:
-            judgement = Judgement(Verdict.UNKNOWN, self.no_verdict[0])
-            sentence = self.no_verdict[1]
         return self._record(task, judgement, sentence, frames, regs, self._flags(walk))
 
     def _foreign(self, task: Task) -> TaskStack:
-        assert self.no_verdict is not None  # there are no rules, so there is a reason
         frames = []
         for pc, exact in foreign_frames(self.prog, self.text, task):
             exact = exact or pc in self.layout.fork_return_addrs
@@ -192,8 +188,7 @@ class _Kernel:
             address, raw = entry_regs
             frames.append(Frame(self.layout.regs.read(raw)["ip"], regs=address, user_mode=True))
             regs.append(self._saved_regs(frames, len(frames) - 1, raw))
-        judgement = Judgement(Verdict.UNKNOWN, self.no_verdict[0])
-        return self._record(task, judgement, self.no_verdict[1], frames, regs, flags)
+        return self._record(task, Judgement(Verdict.UNKNOWN), None, frames, regs, flags)
 
     def _entry_regs(self, task: Task) -> Optional[tuple[int, bytes]]:
         """task_pt_regs(): the registers user mode entered with, if it was user mode."""
@@ -261,6 +256,9 @@ class _Kernel:
         regs: Sequence[SavedRegs] = (),
         flags: Sequence[str] = (),
     ) -> TaskStack:
+        if self.no_verdict is not None and judgement.reason is not Reason.RUNNING:
+            reason, sentence = self.no_verdict
+            judgement = Judgement(Verdict.UNKNOWN, reason)
         return TaskStack(
             task=task.addr,
             pid=task.pid,

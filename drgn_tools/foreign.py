@@ -11,13 +11,16 @@ from typing import NamedTuple
 
 from drgn import FaultError, Object, Program, UnsupportedOperation
 
+from .layout import BAD_TYPES, symbol_address
 from .tasks import Task
 from .text import KernelText
 
-__all__ = ("ForeignFrame", "foreign_frames")
+__all__ = ("ForeignFrame", "foreign_frames", "use_orc_of_the_dump")
 
 _MAX_FRAMES = 1024
 """drgn stops there as well."""
+
+_PREPARED = "drgn_tools.foreign.prepared"
 
 
 class ForeignFrame(NamedTuple):
@@ -26,7 +29,27 @@ class ForeignFrame(NamedTuple):
     pc: int
     """Return address, or exact where :attr:`exact`."""
     exact: bool
-    """The frame was interrupted at :attr:`pc`, or begins there."""
+    """The frame was interrupted at :attr:`pc`: a ``pt_regs`` lies there."""
+
+
+def use_orc_of_the_dump(prog: Program) -> None:
+    """Let drgn find the ORC tables inside the dump, where there is no debuginfo.
+
+    drgn reads them for a module whose addresses it knows, and takes those of the
+    kernel image from vmlinux; kallsyms knows them as well.
+    """
+    if _PREPARED in prog.cache:
+        return
+    prog.cache[_PREPARED] = True
+    start, end = symbol_address(prog, "_text"), symbol_address(prog, "_end")
+    try:
+        prog.create_loaded_modules()
+        image = prog.main_module()
+        if image.address_ranges is None and start is not None and end is not None and start < end:
+            image.address_ranges = [(start, end)]
+    except (FaultError, *BAD_TYPES):
+        # A damaged module list: stacks then end early, and have no verdict anyway.
+        return
 
 
 def foreign_frames(prog: Program, text: KernelText, task: Task) -> list[ForeignFrame]:
@@ -36,6 +59,7 @@ def foreign_frames(prog: Program, text: KernelText, task: Task) -> list[ForeignF
     registers drgn goes on with whatever user-mode registers point to.
     Empty when drgn cannot unwind the task at all.
     """
+    use_orc_of_the_dump(prog)
     frames: list[ForeignFrame] = []
     try:
         trace = prog.stack_trace(Object(prog, "struct task_struct *", task.addr))
@@ -45,6 +69,6 @@ def foreign_frames(prog: Program, text: KernelText, task: Task) -> list[ForeignF
             if not text.is_kernel_text(frame.pc):
                 break
             frames.append(ForeignFrame(frame.pc, frame.interrupted and bool(frames)))
-    except (FaultError, LookupError, UnsupportedOperation, ValueError):
+    except (FaultError, UnsupportedOperation, *BAD_TYPES):
         return frames
     return frames

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +27,8 @@ def demo_core() -> str:
     given = os.environ.get("DRGN_TOOLS_DEMO_CORE")
     if given:
         return given
-    from drgn_tools.unpack import unpacked
-
     from drgn_tools.data import demo_vmcore
+    from drgn_tools.unpack import unpacked
 
     return str(unpacked(str(demo_vmcore())))
 
@@ -59,3 +59,12 @@ def lab_file(name: str) -> Path:
     if not path.exists():
         pytest.fail(f"the lab was meant to run, but {path} is missing")
     return path
+
+
+def lab_vmlinux(variant: str) -> str:
+    """Path of the vmlinux of a lab dump, in the lab's cache."""
+    facts = json.loads(lab_file(f"{variant}.json").read_text())
+    vmlinux = str(facts["vmlinux"])
+    if not os.path.exists(vmlinux):
+        pytest.fail(f"the lab was meant to run, but {vmlinux} is missing")
+    return vmlinux

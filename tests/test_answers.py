@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 from pathlib import Path
 
 import drgn
@@ -12,8 +13,8 @@ import pytest
 from drgn_tools import KernelAudit, Reason, Verdict, audit_kernel, open_program
 
 from .answers import compare
-from .conftest import lab_file
-from .lab.sheet import read_sheet
+from .conftest import lab_file, lab_vmlinux
+from .lab.sheet import SheetTask, read_sheet
 
 
 def test_demo_core_equals_the_kernels_answers(demo_program: drgn.Program) -> None:
@@ -52,7 +53,7 @@ def test_a_difference_would_be_seen(demo_program: drgn.Program) -> None:
 @pytest.mark.parametrize("variant", ["fp-lsb", "fp-v3"])
 def test_lab_dump_equals_the_kernels_answers(variant: str, types: str) -> None:
     core = lab_file(f"{variant}.core")
-    symbols: list[str] = [str(lab_file(f"{variant}.vmlinux"))] if types == "dwarf" else []
+    symbols: list[str] = [lab_vmlinux(variant)] if types == "dwarf" else []
     prog = open_program(core=str(core), symbols=symbols)
     audit = audit_kernel(prog)
     assert audit.kernel.types == types
@@ -69,37 +70,65 @@ def test_lab_dump_equals_the_kernels_answers(variant: str, types: str) -> None:
 def test_btf_and_dwarf_give_the_same_records() -> None:
     core = str(lab_file("fp-lsb.core"))
     by_btf = audit_kernel(open_program(core=core))
-    by_dwarf = audit_kernel(open_program(core=core, symbols=[str(lab_file("fp-lsb.vmlinux"))]))
+    by_dwarf = audit_kernel(open_program(core=core, symbols=[lab_vmlinux("fp-lsb")]))
     assert by_btf.tasks == by_dwarf.tasks
 
 
-@pytest.mark.lab
-def test_stock_debian_kernel_has_no_verdicts_and_the_sheets_entry_registers() -> None:
+@pytest.fixture(scope="module")
+def debian() -> tuple[KernelAudit, list[SheetTask]]:
     prog = open_program(core=str(lab_file("debian.core")))
-    audit = audit_kernel(prog)
+    return audit_kernel(prog), [t for t in read_sheet(prog) if not t.on_cpu]
+
+
+@pytest.mark.lab
+def test_stock_debian_kernel_has_no_verdicts_and_says_why_once(
+    debian: tuple[KernelAudit, list[SheetTask]],
+) -> None:
+    audit, sheet = debian
     assert (audit.kernel.unwinder, audit.kernel.encoding) == ("orc", None)
     assert len(audit.kernel.notes) == 1
-    sheet = read_sheet(prog)
     ours = {s.task: s for s in audit}
-    with_user_regs = 0
     for task in sheet:
-        if task.on_cpu or not task.has_stack:
-            continue
         s = ours[task.task]
         assert (s.verdict, s.reason) == (Verdict.UNKNOWN, Reason.NOT_ENCODED)
-        wanted = [f.regs for f in task.frames if f.user_mode]
-        assert [r.address for r in s.regs if r.user_mode] == wanted
-        if wanted:
-            with_user_regs += 1
-            layout_bytes = task.entry_regs_bytes
-            assert wanted == [task.entry_regs]
-            words = [
-                int.from_bytes(layout_bytes[at : at + 8], "little")
-                for at in range(0, len(layout_bytes), 8)
-            ]
-            assert list(s.regs[-1].registers.values()) == words
-    print(f"\ndebian: {len(sheet)} tasks, {with_user_regs} with entry registers as on the sheet")
-    assert with_user_regs > 20
+    assert {s.reason for s in audit} == {Reason.NOT_ENCODED, Reason.RUNNING}
+
+
+@pytest.mark.lab
+def test_stock_debian_kernel_has_the_sheets_entry_registers(
+    debian: tuple[KernelAudit, list[SheetTask]],
+) -> None:
+    audit, sheet = debian
+    ours = {s.task: s for s in audit}
+    compared = 0
+    for task in sheet:
+        words = struct.unpack("<21Q", task.entry_regs_bytes) if task.has_stack else ()
+        user_mode = bool(words) and bool(words[17] & 3)
+        regs = ours[task.task].regs
+        assert [r.address for r in regs] == ([task.entry_regs] if user_mode else [])
+        if user_mode:
+            assert tuple(regs[0].registers.values()) == words
+            compared += 1
+    print(f"\ndebian: {len(sheet)} tasks, {compared} with entry registers as on the sheet")
+    assert compared > 60
+
+
+@pytest.mark.lab
+def test_stock_debian_kernel_shows_the_stacks_that_the_kernel_sees(
+    debian: tuple[KernelAudit, list[SheetTask]],
+) -> None:
+    # drgn's ORC unwinder does not know swapped-out return addresses and ends at
+    # ftrace trampolines; everything else must be as the kernel has it.
+    audit, sheet = debian
+    ours = {s.task: s for s in audit}
+    other = [
+        task.comm.decode(errors="replace")
+        for task in sheet
+        if [f.ip for f in task.frames if not f.user_mode]
+        != [f.ip for f in ours[task.task].frames if not f.user_mode]
+    ]
+    print(f"\ndebian: {len(sheet)} stacks, drgn's differ in {len(other)}: {' '.join(other)}")
+    assert len(other) <= 8
 
 
 def test_lab_dumps_are_where_make_lab_puts_them(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_sleeper_in_a_kernel_mode_page_fault_is_unreliable_there(
 
 
 def test_sleeper_in_a_user_mode_page_fault_is_reliable(whole: KernelAudit) -> None:
-    s = named(whole, "w-ufault-write")
+    s = named(whole, "w-ufault-store")
     assert s.verdict is Verdict.RELIABLE
     assert [r.entry for r in s.regs] == ["page fault"]
 
