@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which tasks use most of their kernel stack, in bytes, and where?
+
+WHERE is the innermost function that is not the scheduler itself.
+
+    $ drgn -c vmcore contrib/deepest_stacks.py -n 2
+    BYTES  OF STACK  FRAMES  PID  COMM           WHERE
+     1840  11%           19   48  w-kfault-read  handle_userfault+0x417
+     1648  10%           10   42  w-poll         do_sys_poll+0x3a8
+
+    $ python contrib/deepest_stacks.py -c vmcore
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+
+from drgn import Object, Program
+
+from drgn_tools import task_stacks
+from drgn_tools.layout import layout_of
+from drgn_tools.queries import waiting_function
+from drgn_tools.script import run, script_parser, table
+
+
+def deepest_stacks(prog: Program, args: Namespace) -> Iterator[str]:
+    size = layout_of(prog).thread_size_bytes
+    rows = []
+    for stack in task_stacks(prog):
+        # Those that run keep their stack pointer to themselves.
+        if stack.frames and not stack.on_cpu:
+            task = Object(prog, "struct task_struct *", stack.task)
+            used = task.stack.value_() + size - task.thread.sp.value_()
+            frame = waiting_function(stack)
+            where = frame and frame.symbol
+            depth = len(stack.frames)
+            rows.append((used, f"{used / size:.0%}", depth, stack.pid, stack.comm, where))
+    rows.sort(key=lambda row: -row[0])
+    return table(("BYTES", "OF STACK", "FRAMES", "PID", "COMM", "WHERE"), rows[: args.n])
+
+
+if __name__ == "__main__":
+    parser = script_parser(__doc__)
+    parser.add_argument("-n", type=int, default=10, help="how many (default: 10)")
+    run(deepest_stacks, parser)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which tasks sleep in a page fault, on which instruction, and for which address?
+
+CR2 is not saved anywhere, but ADDRESS can be told from the instruction and its
+registers, if it is a common one. CODE begins with the instruction.
+
+    $ drgn -c vmcore contrib/fault_sleepers.py
+    PID  COMM            S  INSTRUCTION AT             ADDRESS       CODE
+     48  w-kfault-read   S  rep_movs_alternative+0x4a  7f1ac343d000  f3 a4 c3 48 8b 06 48 89 07 ...
+     49  w-kfault-write  S  rep_stos_alternative+0x40  7f1ac3442000  48 89 07 48 89 47 08 48 89 ...
+     50  w-ufault        S  40185a (user mode)         7f1ac343b000  c6 80 00 20 00 00 01 b8 00 ...
+
+    $ python contrib/fault_sleepers.py -c vmcore
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Optional
+
+from drgn import FaultError, Object, Program
+from drgn.helpers.linux.mm import access_remote_vm
+
+from drgn_tools import SavedRegs, task_stacks
+from drgn_tools.script import run, script_parser, table
+
+CODE_BYTES = 15  # the longest instruction of x86
+REGISTERS = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di", *(f"r{i}" for i in range(8, 16)))
+ALU = frozenset(op for op in range(0x40) if op & 7 < 4)  # add, or, ... cmp
+MODRM = ALU | {0x63, *range(0x80, 0x8C), 0x8E, 0xC6, 0xC7, 0xF6, 0xF7, 0xFE, 0xFF}  # mov ...
+MODRM_0F = frozenset(b"\x10\x11\x28\x29\x2b\x6f\x7f\xb0\xb1\xb6\xb7\xbe\xbf\xc0\xc1\xc3\xe7")
+
+
+def fault_sleepers(prog: Program, args: Namespace) -> Iterator[str]:
+    rows = []
+    for task in task_stacks(prog):
+        for regs in task.regs:
+            if regs.entry == "page fault" and task.state in ("S", "D"):
+                place = regs.symbol or f"{regs['ip']:x} (user mode)"
+                code = read_code(Object(prog, "struct task_struct *", task.task), regs)
+                address = memory_operand(code, regs)
+                shown = None if address is None else f"{address:x}"
+                rows.append((task.pid, task.comm, task.state, place, shown, code.hex(" ")))
+    return table(("PID", "COMM", "S", "INSTRUCTION AT", "ADDRESS", "CODE"), rows)
+
+
+def read_code(task: Object, regs: SavedRegs) -> bytes:
+    try:
+        if regs.user_mode:
+            return bytes(access_remote_vm(task.mm, regs["ip"], CODE_BYTES))
+        return bytes(task.prog_.read(regs["ip"], CODE_BYTES))
+    except FaultError:
+        return b""  # not in the dump
+
+
+def memory_operand(code: bytes, regs: SavedRegs) -> Optional[int]:
+    """Where a 64-bit instruction reads or writes; None if it is of another kind."""
+    code = code.lstrip(b"\x66\xf0\xf2\xf3")  # operand size, lock, rep
+    rex, code = (code[0], code[1:]) if code and code[0] & 0xF0 == 0x40 else (0, code)
+    if len(code) < 8 or "r8" not in regs.registers:
+        return None
+    if code[0] in (0xA4, 0xA5):  # movs, from si to di: the fault is on the user's side
+        low, high = sorted((regs["si"], regs["di"]))
+        return low if high >> 63 else None
+    if code[0] in (0xAA, 0xAB):  # stos
+        return regs["di"]
+    if code[0] == 0x0F and code[1] in MODRM_0F:
+        return modrm_address(rex, code[2:], regs)
+    return modrm_address(rex, code[1:], regs) if code[0] in MODRM else None
+
+
+def modrm_address(rex: int, code: bytes, regs: SavedRegs) -> Optional[int]:
+    """Base, scaled index and displacement (Intel SDM volume 2, table 2-2)."""
+    mod, base, code = code[0] >> 6, code[0] & 7, code[1:]
+    if mod == 3 or (mod == 0 and base == 5):  # a register, or relative to ip
+        return None
+    address = 0
+    if base == 4:
+        scale, index, base, code = code[0] >> 6, code[0] >> 3 & 7, code[0] & 7, code[1:]
+        index |= (rex & 2) << 2
+        address = 0 if index == 4 else regs[REGISTERS[index]] << scale
+    displacement_bytes = (4 if base == 5 else 0, 1, 4)[mod]
+    if mod or base != 5:
+        address += regs[REGISTERS[base | (rex & 1) << 3]]
+    address += int.from_bytes(code[:displacement_bytes], "little", signed=True)
+    return address & (1 << 64) - 1
+
+
+if __name__ == "__main__":
+    run(fault_sleepers, script_parser(__doc__))

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which system calls are the tasks in, and what did they pass?
+
+The number is the saved orig_ax, the name that of its entry in sys_call_table, the
+arguments are the six registers that pass them.
+
+    $ drgn -c vmcore contrib/syscalls.py read futex
+    PID  COMM     S   NR  SYSCALL  ARGUMENTS
+     44  w-pipe   S    0  read     6 7f1ac34dd247 1 4130b6 0 7fff72a38d87
+     45  w-futex  S  202  futex    32e05710 80 2 0 0 0
+
+    $ python contrib/syscalls.py -c vmcore
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Optional
+
+from drgn import FaultError, Program, sizeof
+
+from drgn_tools import SavedRegs, task_stacks
+from drgn_tools.script import run, script_parser, table
+
+USER_CS = 0x33  # __USER_CS of a 64-bit kernel: no 32-bit task
+ARGUMENTS_64 = ("di", "si", "dx", "r10", "r8", "r9")
+ARGUMENTS_32 = ("bx", "cx", "dx", "si", "di", "bp")
+
+
+def syscalls(prog: Program, args: Namespace) -> Iterator[str]:
+    rows = []
+    for task in task_stacks(prog):
+        for regs in task.regs:
+            if regs.user_mode and regs.entry == "syscall":
+                name = syscall_name(prog, regs)
+                if not args.names or name in args.names:
+                    arguments = ARGUMENTS_64 if regs["cs"] == USER_CS else ARGUMENTS_32
+                    passed = " ".join(f"{regs[register]:x}" for register in arguments)
+                    rows.append((task.pid, task.comm, task.state, regs["orig_ax"], name, passed))
+    return table(("PID", "COMM", "S", "NR", "SYSCALL", "ARGUMENTS"), rows)
+
+
+def syscall_name(prog: Program, regs: SavedRegs) -> Optional[str]:
+    if "r8" in regs.registers and regs["cs"] != USER_CS:
+        return None  # a 32-bit task: its numbers are others
+    try:
+        entries = prog.symbol("sys_call_table")
+        offset = regs["orig_ax"] * sizeof(prog.type("long"))
+        if offset >= entries.size:
+            return None
+        function: str = prog.symbol(prog.read_word(entries.address + offset)).name
+    except (FaultError, LookupError):
+        return None
+    return function.partition("sys_")[2]  # of __x64_sys_read
+
+
+if __name__ == "__main__":
+    parser = script_parser(__doc__)
+    parser.add_argument("names", metavar="SYSCALL", nargs="*", help="only these, as in read")
+    run(syscalls, parser)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where in user space is every task, and which ones are in one mapping?
+
+The user-mode ip is the one the CPU saved when the task entered the kernel. It is
+looked up in the mappings of the task; OFFSET is the place in the mapped file.
+
+    $ drgn -c vmcore contrib/tasks_at_user_ip.py busybox
+    PID  COMM  S  ENTRY    USER IP  MAPPING       OFFSET
+      1  init  S  syscall  460a63   /bin/busybox  60a63
+
+    $ drgn -c vmcore contrib/tasks_at_user_ip.py 401800-401900
+    $ python contrib/tasks_at_user_ip.py -c vmcore
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Optional
+
+from drgn import FaultError, Object, Program
+from drgn.helpers.linux.mm import vma_find, vma_name
+
+from drgn_tools import TaskStack, task_stacks
+from drgn_tools.script import run, script_parser, table
+
+Row = tuple[int, str, str, str, str, Optional[bytes], Optional[str]]
+
+
+def tasks_at_user_ip(prog: Program, args: Namespace) -> Iterator[str]:
+    rows = (row for task in task_stacks(prog) for row in user_ip(prog, task))
+    return table(
+        ("PID", "COMM", "S", "ENTRY", "USER IP", "MAPPING", "OFFSET"),
+        (row for row in rows if args.where is None or matches(row, args.where)),
+    )
+
+
+def user_ip(prog: Program, task: TaskStack) -> Iterator[Row]:
+    mm = Object(prog, "struct task_struct *", task.task).mm
+    for regs in task.regs:
+        if regs.user_mode:
+            name, offset = mapping(mm, regs["ip"])
+            entry = regs.entry or "unknown"
+            yield task.pid, task.comm, task.state, entry, f"{regs['ip']:x}", name, offset
+
+
+def mapping(mm: Object, addr: int) -> tuple[Optional[bytes], Optional[str]]:
+    try:
+        vma = vma_find(mm, addr) if mm else mm  # gone when the task is exiting
+        if not vma:
+            return None, None
+        if not vma.vm_file:
+            return vma_name(vma), None
+        offset = (vma.vm_pgoff << mm.prog_["PAGE_SHIFT"]) + addr - vma.vm_start
+        return vma_name(vma), f"{offset.value_():x}"
+    except FaultError:
+        return None, None
+
+
+def matches(row: Row, where: str) -> bool:
+    start, _, end = where.partition("-")
+    try:
+        return int(start, 16) <= int(row[4], 16) < int(end, 16)
+    except ValueError:  # no range, so a name
+        return row[5] is not None and where.encode() in row[5]
+
+
+if __name__ == "__main__":
+    parser = script_parser(__doc__)
+    parser.add_argument(
+        "where", nargs="?", help="part of the name of a mapping, or a range of addresses in hex"
+    )
+    run(tasks_at_user_ip, parser)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""For one-shot scripts that run both ways: ``drgn -c vmcore script.py`` and ``python script.py -c vmcore``.
+
+See ``contrib/`` for how they look. A script is a function from a program and its
+arguments to lines of text::
+
+    def count(prog: Program, args: Namespace) -> Iterator[str]:
+        yield f"{sum(1 for task in task_stacks(prog))} tasks"
+
+
+    if __name__ == "__main__":
+        run(count, script_parser(__doc__))
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Callable, NoReturn, Optional
+
+from drgn import NoDefaultProgramError, Program, ProgramFlags, get_default_prog, set_default_prog
+
+from .errors import DrgnToolsError, InputError, UsageError
+from .program import has_dwarf, open_program, use_builtin_types
+from .render.escape import escape
+from .render.output import ReaderGoneError, be_lenient, write_lines
+from .render.table import Column, table_lines
+
+__all__ = ("run", "script_parser", "table")
+
+
+def script_parser(doc: Optional[str]) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` shows *doc*, the docstring of the script, as it stands."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def run(
+    script: Callable[[Program, argparse.Namespace], Iterable[str]],
+    parser: argparse.ArgumentParser,
+) -> None:
+    """Run *script* on drgn's program, or on the one that the arguments say, and print its lines.
+
+    It returns only if all went well: a script may also be run from the REPL, by
+    ``execscript()``, which should go on then.
+
+    :param parser: of the script's own arguments; those that choose a kernel are
+        added where drgn has not chosen one.
+    :raises SystemExit: it went wrong. The exit code is that of the command line,
+        what is wrong was said in a line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            be_lenient(stream)
+    try:
+        write_lines(script(*_program_and_args(parser)))
+    except DrgnToolsError as error:
+        _fail(f"{parser.prog}: error: {escape(str(error))}", error.exit_code)
+    except ReaderGoneError:
+        # Or the interpreter, on its way out, flushes what is left and complains.
+        with open(os.devnull, "w") as devnull:
+            os.dup2(devnull.fileno(), sys.stdout.fileno())
+        sys.exit(128 + 13)  # as a shell reports SIGPIPE
+    except KeyboardInterrupt:
+        sys.exit(128 + 2)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    with contextlib.suppress(ReaderGoneError):
+        write_lines([message], sys.stderr)
+    sys.exit(code)
+
+
+def _program_and_args(parser: argparse.ArgumentParser) -> tuple[Program, argparse.Namespace]:
+    try:
+        prog = get_default_prog()
+    except NoDefaultProgramError:
+        return _open(parser)
+    args = parser.parse_args()
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise InputError("this is about a Linux kernel, and drgn was started on something else")
+    # As our plugin does, where it is installed.
+    if not has_dwarf(prog):
+        use_builtin_types(prog)
+    return prog, args
+
+
+def _open(parser: argparse.ArgumentParser) -> tuple[Program, argparse.Namespace]:
+    kernel = parser.add_argument_group("kernel (one of -c and -k is needed)")
+    kernel.add_argument("-c", "--core", metavar="PATH", help="vmcore")
+    kernel.add_argument("-k", "--kernel", action="store_true", help="the running kernel")
+    kernel.add_argument(
+        "-s",
+        "--symbols",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="vmlinux or module with DWARF, instead of the dump's own BTF; may be repeated",
+    )
+    args = parser.parse_args()
+    if (args.core is not None) == args.kernel:
+        raise UsageError("which kernel? give -c VMCORE, or -k for the running kernel")
+    prog = open_program(core=args.core, kernel=args.kernel, symbols=args.symbols)
+    set_default_prog(prog)
+    return prog, args
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Lines of a table, escaped: text from a dump may be put in as it is.
+
+    Numbers stand to the right, ``None`` is shown as ``-``, and bytes as the text
+    they are.
+    """
+    rows = list(rows)
+    columns = [
+        Column(heading, _cell(i), right=any(isinstance(row[i], int) for row in rows))
+        for i, heading in enumerate(headings)
+    ]
+    return table_lines(columns, rows)
+
+
+def _cell(index: int) -> Callable[[Sequence[object]], str]:
+    def cell(row: Sequence[object]) -> str:
+        value = row[index]
+        if isinstance(value, bytes):
+            return value.decode(errors="backslashreplace")
+        return "-" if value is None else str(value)
+
+    return cell

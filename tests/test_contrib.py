@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The scripts of contrib/, both ways, on the bundled vmcore: what they say is compared with the engine."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Callable
+
+import drgn
+import pytest
+from drgn.helpers.linux.mm import access_remote_vm, follow_phys, vma_find, vma_name
+
+from drgn_tools import TaskStack, Verdict, task_stacks
+from drgn_tools.queries import function_name, waiting_function
+from drgn_tools.script import table
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(path.name for path in (ROOT / "contrib").glob("*.py"))
+
+Rows = list[dict[str, str]]
+RunScript = Callable[..., subprocess.CompletedProcess]
+
+
+def rows_of(output: str) -> Rows:
+    """A table as it was printed; the last column may hold spaces."""
+    header, *lines = (re.split(r"\s{2,}", line.strip()) for line in output.splitlines())
+    assert all(len(line) == len(header) for line in lines), output
+    return [dict(zip(header, line)) for line in lines]
+
+
+@pytest.fixture(params=("drgn", "python"))
+def run_script(request: pytest.FixtureRequest, demo_core: str) -> RunScript:
+    """Run a script on the vmcore in one of the two ways."""
+
+    def run(name: str, *args: str, core: str = demo_core) -> subprocess.CompletedProcess:
+        script = str(ROOT / "contrib" / name)
+        way = (
+            ["-m", "drgn", "-q", "-c", core, script, *args]
+            if request.param == "drgn"
+            else [script, "-c", core, *args]
+        )
+        return in_this_environment(way)
+
+    return run
+
+
+def in_this_environment(args: Sequence[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *args],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def ask(run_script: RunScript) -> Callable[..., Rows]:
+    """The rows that a script prints, which it does without a word of complaint."""
+
+    def run(name: str, *args: str) -> Rows:
+        result = run_script(name, *args)
+        assert (result.returncode, result.stderr) == (0, "")
+        return rows_of(result.stdout)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def stacks(demo_program: drgn.Program) -> list[TaskStack]:
+    return list(task_stacks(demo_program))
+
+
+def task_struct(prog: drgn.Program, stack: TaskStack) -> drgn.Object:
+    return drgn.Object(prog, "struct task_struct *", stack.task)
+
+
+# ---- what they say
+
+
+def test_interrupted_functions_counts_every_kernel_mode_pt_regs(
+    ask: Callable[..., Rows], stacks: list[TaskStack]
+) -> None:
+    expected = Counter(
+        (function_name(regs.symbol), regs.entry)
+        for stack in stacks
+        if stack.verdict is Verdict.UNRELIABLE
+        for regs in stack.regs
+        if not regs.user_mode and regs.symbol
+    )
+    rows = ask("interrupted_functions.py")
+    assert expected
+    assert {(r["FUNCTION"], r["INTERRUPTED BY"]): int(r["TASKS"]) for r in rows} == expected
+    assert [int(r["TASKS"]) for r in rows] == sorted(expected.values(), reverse=True)
+
+
+def test_livepatch_blockers_names_unreliable_running_and_tasks_in_the_function(
+    ask: Callable[..., Rows], stacks: list[TaskStack]
+) -> None:
+    sleeper = next(s for s in stacks if s.verdict is Verdict.RELIABLE and s.state == "S" and s.regs)
+    frame = waiting_function(sleeper)
+    assert frame is not None and frame.symbol is not None
+    function = function_name(frame.symbol)
+    expected = {
+        s.pid
+        for s in stacks
+        if s.verdict is not Verdict.RELIABLE
+        or any(f.symbol and function_name(f.symbol) == function for f in s.frames)
+    }
+    rows = ask("livepatch_blockers.py", function)
+    assert {int(r["PID"]) for r in rows} == expected
+    reasons = {int(r["PID"]): r["WHY"] for r in rows}
+    assert reasons[sleeper.pid] == f"in {frame.symbol}"
+    for s in stacks:
+        if s.verdict is not Verdict.RELIABLE and s.pid:
+            assert reasons[s.pid] == f"{s.verdict.value}: {s.why}"
+
+
+def test_livepatch_blockers_of_no_function_is_a_usage_error(run_script: RunScript) -> None:
+    result = run_script("livepatch_blockers.py", "no_such_function")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "livepatch_blockers.py: error: this kernel has no function no_such_function"
+    ]
+
+
+def test_tasks_at_user_ip_has_every_user_mode_pt_regs_and_its_mapping(
+    ask: Callable[..., Rows], stacks: list[TaskStack], demo_program: drgn.Program
+) -> None:
+    saved = {s.pid: regs["ip"] for s in stacks for regs in s.regs if regs.user_mode}
+    rows = ask("tasks_at_user_ip.py")
+    shown = {int(r["PID"]): r for r in rows}
+    assert saved
+    assert {pid: int(r["USER IP"], 16) for pid, r in shown.items()} == saved
+    for stack in stacks:
+        if stack.pid in shown:
+            mm = task_struct(demo_program, stack).mm
+            vma = vma_find(mm, saved[stack.pid]) if mm else None
+            row = shown[stack.pid]
+            assert row["MAPPING"] == (vma_name(vma).decode() if vma else "-")
+            if row["OFFSET"] != "-":
+                start = vma.vm_start.value_() - vma.vm_pgoff.value_() * 4096
+                assert int(row["OFFSET"], 16) == saved[stack.pid] - start
+
+
+def test_tasks_at_user_ip_takes_a_mapping_or_a_range(ask: Callable[..., Rows]) -> None:
+    everywhere = ask("tasks_at_user_ip.py")
+    file = next(r["MAPPING"] for r in everywhere if r["MAPPING"].startswith("/"))
+    in_file = [r for r in everywhere if file in r["MAPPING"]]
+    assert ask("tasks_at_user_ip.py", file) == in_file
+    ip = int(in_file[0]["USER IP"], 16)
+    in_range = ask("tasks_at_user_ip.py", f"{ip:x}-{ip + 1:#x}")
+    assert in_range == [r for r in everywhere if int(r["USER IP"], 16) == ip]
+    assert ask("tasks_at_user_ip.py", "/no/such/file") == []
+
+
+def test_fault_sleepers_finds_instruction_and_missing_page(
+    ask: Callable[..., Rows], stacks: list[TaskStack], demo_program: drgn.Program
+) -> None:
+    sleeping = [
+        (stack, regs)
+        for stack in stacks
+        for regs in stack.regs
+        if regs.entry == "page fault" and stack.state in "SD"
+    ]
+    rows = ask("fault_sleepers.py")
+    assert sleeping
+    assert [int(r["PID"]) for r in rows] == [stack.pid for stack, _ in sleeping]
+    for (stack, regs), row in zip(sleeping, rows):
+        mm = task_struct(demo_program, stack).mm
+        assert row["INSTRUCTION AT"] == regs.symbol or f"{regs['ip']:x} " in row["INSTRUCTION AT"]
+        code = bytes.fromhex(row["CODE"])
+        if regs.user_mode:
+            assert code == access_remote_vm(mm, regs["ip"], len(code))
+        else:
+            assert code == demo_program.read(regs["ip"], len(code))
+        assert len(code) == 15
+        address = int(row["ADDRESS"], 16)
+        with pytest.raises(drgn.FaultError):
+            access_remote_vm(mm, address, 1)
+
+
+def test_syscalls_are_those_on_the_stacks(
+    ask: Callable[..., Rows], stacks: list[TaskStack]
+) -> None:
+    rows = ask("syscalls.py")
+    expected = {
+        s.pid: regs["orig_ax"]
+        for s in stacks
+        for regs in s.regs
+        if regs.user_mode and regs.entry == "syscall"
+    }
+    assert {int(r["PID"]): int(r["NR"]) for r in rows} == expected
+    # The table of the kernel and the function on the stack tell the same name.
+    for row in rows:
+        stack = next(s for s in stacks if s.pid == int(row["PID"]))
+        entered = [f.symbol for f in stack.frames if f.symbol and f.symbol.startswith("__x64_sys_")]
+        assert entered in ([], [s for s in entered if f"sys_{row['SYSCALL']}+" in s])
+    reads = [r for r in rows if r["SYSCALL"] == "read"]
+    assert reads
+    assert ask("syscalls.py", "read") == reads
+
+
+def test_deepest_stacks_are_in_order_and_measured_to_the_saved_sp(
+    ask: Callable[..., Rows], stacks: list[TaskStack], demo_program: drgn.Program
+) -> None:
+    rows = ask("deepest_stacks.py", "-n", "5")
+    used = [int(r["BYTES"]) for r in rows]
+    assert len(rows) == 5
+    assert used == sorted(used, reverse=True)
+    for row in rows:
+        stack = next(s for s in stacks if s.pid == int(row["PID"]) and s.comm == row["COMM"])
+        sp = task_struct(demo_program, stack).thread.sp.value_()
+        user_regs = [regs.address for regs in stack.regs if regs.user_mode]
+        if user_regs:  # which lie at the very end of the stack
+            size = demo_program.type("struct pt_regs").size
+            assert user_regs[0] + size - 16 <= sp + int(row["BYTES"]) <= user_regs[0] + size + 16
+        assert int(row["FRAMES"]) == len(stack.frames)
+
+
+def test_verdict_diff_of_a_dump_and_itself_is_empty(
+    ask: Callable[..., Rows], demo_core: str
+) -> None:
+    assert ask("verdict_diff.py", demo_core) == []
+
+
+def test_verdict_diff_tells_a_changed_verdict_and_a_new_name(
+    ask: Callable[..., Rows], stacks: list[TaskStack], demo_program: drgn.Program, tmp_path: Path
+) -> None:
+    judged = [s for s in stacks if s.verdict is Verdict.RELIABLE and s.pid and len(s.frames) > 5]
+    broken, renamed = judged[0], judged[1]
+    later = copy_of(demo_program, tmp_path / "later")
+    # The innermost return address, where the frame pointer says it is.
+    sp = task_struct(demo_program, broken).thread.sp
+    frame = demo_program.read_u64(sp.value_() + inactive_frame_bp(demo_program))
+    later.write(frame + 8, (0x1000).to_bytes(8, "little"))
+    comm = task_struct(demo_program, renamed).comm.address_
+    assert comm is not None
+    later.write(comm, b"a new name\0")
+
+    rows = {(int(r["PID"]), r["COMM"]): r for r in ask("verdict_diff.py", str(later.path))}
+    assert set(rows) == {
+        (broken.pid, broken.comm),
+        (renamed.pid, renamed.comm),
+        (renamed.pid, "a new name"),
+    }
+    assert rows[broken.pid, broken.comm]["BEFORE"] == "reliable"
+    assert rows[broken.pid, broken.comm]["AFTER"].startswith("unreliable: ")
+    assert rows[renamed.pid, renamed.comm]["AFTER"] == "-"
+    assert rows[renamed.pid, "a new name"]["BEFORE"] == "-"
+
+
+def inactive_frame_bp(prog: drgn.Program) -> int:
+    return prog.type("struct inactive_task_frame").member("bp").offset
+
+
+class copy_of:
+    """A vmcore's copy, to be written to at virtual addresses."""
+
+    def __init__(self, prog: drgn.Program, path: Path) -> None:
+        self.path = path
+        self.prog = prog
+        core = Path(prog.core_dump_path or "")
+        path.write_bytes(core.read_bytes())
+        self.loads = program_headers(core)
+
+    def write(self, addr: int, data: bytes) -> None:
+        # The page tables: stacks are in vmalloc memory.
+        phys = follow_phys(self.prog["init_mm"].address_of_(), addr).value_()
+        offset = next(
+            offset + phys - paddr
+            for offset, paddr, size in self.loads
+            if paddr <= phys and phys + len(data) <= paddr + size
+        )
+        assert self.path.stat().st_size >= offset + len(data)
+        with self.path.open("r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+
+def program_headers(core: Path) -> list[tuple[int, int, int]]:
+    """File offset, physical address and size of each PT_LOAD of a 64-bit ELF file."""
+    with core.open("rb") as file:
+        header = file.read(64)
+        file.seek(int.from_bytes(header[32:40], "little"))
+        table = file.read(56 * int.from_bytes(header[56:58], "little"))
+    entries = (table[i : i + 56] for i in range(0, len(table), 56))
+    words = ([int.from_bytes(e[j : j + 8], "little") for j in range(0, 56, 8)] for e in entries)
+    return [(w[1], w[3], w[4]) for w in words if w[0] & 0xFFFFFFFF == 1]
+
+
+# ---- how they behave
+
+
+def test_every_script_is_in_the_readme_and_in_these_tests() -> None:
+    readme = (ROOT / "contrib" / "README.md").read_text()
+    tests = Path(__file__).read_text()
+    assert len(SCRIPTS) >= 4
+    for name in SCRIPTS:
+        assert f"| `{name}" in readme
+        assert f'ask("{name}"' in tests
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_shows_the_docstring(run_script: RunScript, name: str) -> None:
+    result = run_script(name, "--help")
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert f"$ drgn -c {'before.' if name == 'verdict_diff.py' else ''}vmcore contrib/{name}" in (
+        result.stdout
+    )
+
+
+def test_without_a_kernel_it_says_which_to_give() -> None:
+    result = in_this_environment([str(ROOT / "contrib" / "syscalls.py")])
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "syscalls.py: error: which kernel? give -c VMCORE, or -k for the running kernel\n"
+    )
+
+
+def test_a_core_that_is_none_is_one_line_and_exit_code_3() -> None:
+    result = in_this_environment([str(ROOT / "contrib" / "syscalls.py"), "-c", __file__])
+    assert (result.returncode, result.stdout) == (3, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert __file__ in result.stderr
+
+
+def test_not_a_kernel_is_one_line_and_exit_code_3() -> None:
+    # What drgn -p PID leaves behind, where this process may not be traced too.
+    script = ROOT / "contrib" / "syscalls.py"
+    result = in_this_environment(
+        [
+            "-c",
+            "import drgn, runpy; drgn.set_default_prog(drgn.Program())\n"
+            f"import sys; sys.argv = ['syscalls.py']; runpy.run_path({str(script)!r}, run_name='__main__')",
+        ]
+    )
+    assert (result.returncode, result.stdout) == (3, "")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_nobody_reads_the_output_is_no_traceback(demo_core: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as stdout:
+        result = subprocess.run(
+            [sys.executable, str(ROOT / "contrib" / "syscalls.py"), "-c", demo_core],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_table_escapes_and_aligns() -> None:
+    lines = list(table(("N", "TEXT"), [(5, "\x1b[31m"), (10, None), (None, b"/tmp/\xff\n")]))
+    assert lines == [" N  TEXT", " 5  \\x1b[31m", "10  -", " -  /tmp/\\xff\\x0a"]
