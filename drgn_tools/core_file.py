@@ -11,8 +11,9 @@ from typing import BinaryIO, Optional
 from .elf import ET_CORE, Elf, read_elf, read_notes
 from .errors import InputError
 
-__all__ = ("check_core", "open_regular")
+__all__ = ("check_core", "compression_of", "open_regular")
 
+_COMPRESSED_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _KDUMP_MAGIC, _FLATTENED_MAGIC = b"KDUMP   ", b"makedumpfile"
 _MACHINES = {
     3: "i386",
@@ -61,6 +62,18 @@ def _reason(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return "permission denied; dumps usually belong to root"
     return error.strerror or str(error)
+
+
+def compression_of(path: str) -> Optional[str]:
+    """Return ``gzip``, ``xz`` or ``zstd`` by the first bytes of a file, ``None`` for all else.
+
+    :raises InputError: if it cannot be read
+    """
+    with open_regular(path) as file:
+        start = file.read(8)
+    return next(
+        (name for magic, name in _COMPRESSED_MAGIC.items() if start.startswith(magic)), None
+    )
 
 
 def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> Optional[str]:

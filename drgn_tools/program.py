@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Literal, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Literal, Optional, TypeVar, Union
 
 from drgn import (
     Architecture,
@@ -28,13 +28,15 @@ from drgn import (
 
 from .btf import Btf
 from .btf_finder import BtfFinder
-from .core_file import check_core, open_regular
+from .core_file import check_core, compression_of, open_regular
 from .elf import ET_REL, build_id_of, read_elf
 from .errors import InputError, TypesError, UsageError
 from .find_btf import read_btf
 from .kallsyms import find_symbols, kallsyms_of
-from .unpack import Progress, unpacked
 from .vmcoreinfo import build_id, vmcoreinfo, vmcoreinfo_symbol
+
+if TYPE_CHECKING:
+    from .unpack import Progress
 
 __all__ = (
     "build_id",
@@ -141,7 +143,11 @@ def _new_program(vmcoreinfo_path: Optional[Path]) -> Program:
 def _set_core(
     prog: Program, name: str, have_vmcoreinfo: bool, progress: Optional[Progress]
 ) -> Optional[str]:
-    path = str(unpacked(name, progress))
+    path = name
+    if compression_of(name) is not None:
+        from .unpack import unpacked  # with all that it imports, for the few who need it
+
+        path = str(unpacked(name, progress))
     cut_short = check_core(path, name, have_vmcoreinfo)
     _drgn_opens(partial(prog.set_core_dump, path), f"{name}: cannot be opened as a vmcore")
     return cut_short

@@ -22,15 +22,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, Optional
 
-from .core_file import open_regular
+from .core_file import compression_of, open_regular
 from .errors import InputError
 
-__all__ = ("Progress", "compression_of", "unpacked")
+__all__ = ("Progress", "unpacked")
 
 Progress = Callable[[int, int], None]
 """Called now and then with how many bytes of how many are read."""
 
-_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _CHUNK_BYTES = 1 << 20
 _HOLE_BYTES = 1 << 16
 _ZEROS = bytes(_HOLE_BYTES)
@@ -43,16 +42,6 @@ _SPARE_BYTES = 64 << 20
 
 class _CorruptError(Exception):
     pass
-
-
-def compression_of(path: str) -> Optional[str]:
-    """Return ``gzip``, ``xz`` or ``zstd`` by the first bytes of a file, ``None`` for all else.
-
-    :raises InputError: if it cannot be read
-    """
-    with open_regular(path) as file:
-        start = file.read(8)
-    return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
 
 
 def unpacked(path: str, progress: Optional[Progress] = None) -> Path:
