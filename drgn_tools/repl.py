@@ -81,7 +81,7 @@ def stack(prog: Program, args: Arguments) -> list[TaskStack]:
         audit = _audit(prog)
         found = [task for task in audit if args.all or task.verdict is Verdict.UNRELIABLE]
         if not found:
-            Console().note("no stack is unreliable; %stack PID shows one, %stack --all shows all")
+            Console().note("no stack is known to be unreliable; give a PID, or --all")
     if args.format == "text":
         _write(_drawn(found, audit))
     else:

@@ -23,10 +23,11 @@ from typing import Callable, NoReturn, Optional
 
 from drgn import NoDefaultProgramError, Program, ProgramFlags, get_default_prog, set_default_prog
 
+from .audit import kernel_info
 from .errors import DrgnToolsError, InputError, UsageError
 from .program import has_dwarf, open_program, use_builtin_types
 from .render.escape import escape
-from .render.output import ReaderGoneError, be_lenient, write_lines
+from .render.output import Console, ReaderGoneError, be_lenient, write_lines
 from .render.table import Column, table_lines
 
 __all__ = ("run", "script_parser", "table")
@@ -57,7 +58,10 @@ def run(
         if stream is not None:
             be_lenient(stream)
     try:
-        write_lines(script(*_program_and_args(parser)))
+        prog, args = _program_and_args(parser)
+        for note in kernel_info(prog).notes:
+            Console().note(f"note: {note}")
+        write_lines(script(prog, args))
     except DrgnToolsError as error:
         _fail(f"{parser.prog}: error: {escape(str(error))}", error.exit_code)
     except ReaderGoneError:
