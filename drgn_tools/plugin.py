@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from drgn import MainModule, Module, Program, ProgramFlags
+from drgn import FaultError, MainModule, Module, Program, ProgramFlags
 from drgn.commands import parse_shell_command
 from drgn.commands.linux import linux_kernel_custom_command
 
@@ -50,14 +50,15 @@ def _use_builtin_types(prog: Program) -> None:
     from .errors import DrgnToolsError
     from .program import use_builtin_types
 
-    before = prog.registered_type_finders()
+    before = prog.enabled_type_finders()
     try:
         use_builtin_types(prog)
-    except DrgnToolsError as error:
+    # Memory of a live kernel may be refused. What is raised here would end drgn.
+    except (DrgnToolsError, FaultError, OSError) as error:
         logger.warning("%s", error)
         return
     # drgn asks again each time debuginfo is loaded.
-    if prog.registered_type_finders() != before:
+    if prog.enabled_type_finders() != before:
         logger.warning(
             "found no debuginfo: types and symbols are the BTF and kallsyms of the kernel itself"
         )

@@ -334,7 +334,7 @@ def test_finder_is_the_last_and_called_twice_is_there_once(opened: drgn.Program)
     plugin.drgn_prog_set(opened)
     assert opened.enabled_debug_info_finders()[-1] == plugin.BTF_FINDER
     assert opened.enabled_debug_info_finders().count(plugin.BTF_FINDER) == 1
-    assert opened.registered_type_finders() == {"dwarf"}
+    assert opened.enabled_type_finders() == ["dwarf"]
 
 
 def test_finder_speaks_once_however_often_debuginfo_is_looked_for(
@@ -355,7 +355,7 @@ def test_finder_does_nothing_where_debuginfo_was_found(
     # As a finder that found some leaves it.
     opened.main_module().debug_file_status = drgn.ModuleFileStatus.DONT_NEED
     look_for_debuginfo(opened)
-    assert opened.registered_type_finders() == {"dwarf"}
+    assert opened.enabled_type_finders() == ["dwarf"]
     assert "encoded_stacks" not in caplog.text
 
 
@@ -369,11 +369,27 @@ def test_finder_without_btf_is_one_warning(
 
     opened.add_memory_segment(start, stop - start, zeros)
     look_for_debuginfo(opened)
+    assert "BTF" in the_one_warning(caplog)
+
+
+def test_finder_that_cannot_read_is_one_warning(
+    opened: drgn.Program, demo_program: drgn.Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise drgn.FaultError("not in the dump", address)
+
+    names = demo_program.symbol("kallsyms_names").address
+    opened.add_memory_segment(names & ~0xFFF, 0x1000, refuse)
+    look_for_debuginfo(opened)
+    the_one_warning(caplog)
+
+
+def the_one_warning(caplog: pytest.LogCaptureFixture) -> str:
     said = [r for r in caplog.records if r.name == "drgn.encoded_stacks"]
     assert [r.levelno for r in said] == [logging.WARNING]
-    assert "BTF" in said[0].getMessage()
     assert said[0].exc_info is None
     assert len(said[0].getMessage().splitlines()) == 1
+    return said[0].getMessage()
 
 
 @pytest.mark.lab
@@ -381,7 +397,7 @@ def test_dwarf_wins_and_then_nothing_is_said() -> None:
     core, vmlinux = str(lab_file("fp-lsb.core")), str(lab_file("fp-lsb.vmlinux"))
     code = (
         "from drgn_tools import *\n"
-        "print(kernel_info().types, *sorted(prog.registered_type_finders()))\n"
+        "print(kernel_info().types, *prog.enabled_type_finders())\n"
         "prog.load_debug_info([{}])\n"
         "print(kernel_info().types, len(audit_kernel()) > 50)"
     )
@@ -389,7 +405,7 @@ def test_dwarf_wins_and_then_nothing_is_said() -> None:
     assert given.stdout == "dwarf dwarf\ndwarf True\n"
     assert "encoded_stacks" not in given.stderr
     later = drgn_run("-c", core, "-e", code.format(repr(vmlinux)))
-    assert later.stdout == "btf drgn_tools dwarf\ndwarf True\n"
+    assert later.stdout == "btf dwarf drgn_tools\ndwarf True\n"
     assert later.stderr.count("encoded_stacks") == 1
 
 
