@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import ClassVar, Optional, Union
 
@@ -33,6 +34,7 @@ from drgn import (
 )
 
 from .btf import MAX_CHAIN, Btf, BtfMember, Kind, damaged
+from .errors import TypesError
 from .global_types import GLOBALS
 from .kallsyms import Kallsyms
 
@@ -245,11 +247,13 @@ class BtfFinder:
 
     def _member(self, member: BtfMember, struct_bytes: int) -> TypeMember:
         bit_offset, bits = member.bit_offset, member.bit_field_size
-        if not bits and self._btf.kind(member.type_id) == Kind.INT:
+        if not bits:
             # Without kind_flag, a bit field's type is an INT made for it.
-            _, int_offset, int_bits = self._btf.int_encoding(member.type_id)
-            if int_bits and int_bits != 8 * self._btf.size(member.type_id):
-                bit_offset, bits = bit_offset + int_offset, int_bits
+            with suppress(TypesError):  # a damaged member is met where it is used
+                if self._btf.kind(member.type_id) == Kind.INT:
+                    _, int_offset, int_bits = self._btf.int_encoding(member.type_id)
+                    if int_bits != 8 * self._btf.size(member.type_id):
+                        bit_offset, bits = bit_offset + int_offset, int_bits
         build = partial(self._member_type, member.type_id, bit_offset, bits, struct_bytes)
         return TypeMember(build, member.name, bit_offset)
 

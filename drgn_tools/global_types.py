@@ -78,7 +78,6 @@ GLOBALS: Mapping[str, str] = {
     # state of the system, console, crash
     "crash_notes": "note_buf_t *",
     "crashing_cpu": "int",
-    "linux_banner": "const char []",
     "log_buf": "char *",
     "log_buf_len": "u32",
     "log_first_idx": "u32",
@@ -94,7 +93,7 @@ GLOBALS: Mapping[str, str] = {
     "tainted_mask": "unsigned long",
     # time, interrupts
     "idt_table": "gate_desc [256]",
-    "irq_desc_tree": "struct radix_tree_root",
+    "irq_desc_tree": "struct xarray",
     "jiffies_64": "u64",
     "nr_irqs": "int",
     "poll_spurious_irq_timer": "struct timer_list",

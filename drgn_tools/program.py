@@ -24,6 +24,8 @@ from drgn import (
     ModuleFileStatus,
     Program,
     ProgramFlags,
+    Type,
+    TypeKindSet,
 )
 
 from .btf import Btf
@@ -43,6 +45,7 @@ __all__ = (
     "has_dwarf",
     "open_program",
     "opened_here",
+    "source_of",
     "types_source",
     "use_builtin_types",
     "vmcoreinfo",
@@ -91,7 +94,7 @@ def open_program(
     _silence_drgn()
     prog = _new_program(vmcoreinfo)
     # Plugins are told of the program while it is being opened; ours then keeps out.
-    prog.cache[_OPENED_KEY] = True
+    prog.cache[_OPENED_KEY] = None if core is None else os.fspath(core)
     cut_short: Optional[str] = None
     if core is not None:
         name = os.fspath(core)
@@ -118,6 +121,13 @@ def open_program(
 def opened_here(prog: Program) -> bool:
     """Return whether :func:`open_program` opened this program (also while it still does)."""
     return _OPENED_KEY in prog.cache
+
+
+def source_of(prog: Program) -> str:
+    """Where a program came from: path of the core as it was given, ``live`` or ``qemu``."""
+    if prog.flags & ProgramFlags.IS_LIVE:
+        return "live" if prog.flags & ProgramFlags.IS_LOCAL else "qemu"
+    return str(prog.cache.get(_OPENED_KEY) or prog.core_dump_path)
 
 
 # ---- the target
@@ -211,7 +221,7 @@ def _is_kernel_image(path: str) -> bool:
 
 
 def _check_build_id(prog: Program, name: str, path: str) -> None:
-    expected = build_id(prog)
+    expected = _build_id_by_drgn(prog)
     with open_regular(path) as file:
         elf = read_elf(file)
         found = build_id_of(file, elf) if elf is not None else None
@@ -221,6 +231,13 @@ def _check_build_id(prog: Program, name: str, path: str) -> None:
             + (f"is {found}" if found else "has none")
             + f"; {_VMLINUX_HINT}, or leave -s out to use BTF"
         )
+
+
+def _build_id_by_drgn(prog: Program) -> Optional[str]:
+    # Not build_id(): reading VMCOREINFO makes drgn settle on the type of char
+    # (see _BuiltinTypes), which is for the DWARF to say.
+    main, _ = next(iter(prog.loaded_modules()))
+    return main.build_id.hex() if main.build_id else None
 
 
 def _check_addresses(prog: Program, name: str, path: str) -> None:
@@ -252,6 +269,42 @@ def types_source(prog: Program) -> Literal["btf", "dwarf"]:
 # ---- BTF
 
 
+class _BuiltinTypes:
+    # The type finder that a program gets. It opens the BTF when it is first
+    # asked, which is for char: drgn remembers that type from its first use on,
+    # and reading VMCOREINFO, which opening needs, is a use. Asked while drgn
+    # looks for char, the last word is the BTF's; char is unsigned since v6.2.
+
+    def __init__(self) -> None:
+        self.finder: Optional[BtfFinder] = None
+        self._opening = False
+
+    def open(self, prog: Program) -> BtfFinder:
+        if self.finder is None:
+            self._opening = True
+            try:
+                self.finder = _open_btf(prog)
+            finally:
+                self._opening = False
+        return self.finder
+
+    def find_type(
+        self, prog: Program, kinds: TypeKindSet, name: str, filename: Optional[str]
+    ) -> Optional[Type]:
+        return None if self._opening else self.open(prog).find_type(prog, kinds, name, filename)
+
+
+def _open_btf(prog: Program) -> BtfFinder:
+    kallsyms = kallsyms_of(prog)
+    if kallsyms is None or not len(kallsyms):
+        raise TypesError(
+            "the symbol table of this kernel cannot be found: VMCOREINFO tells where it is since "
+            f"v6.0, and the dump must hold it; {_VMLINUX_HINT}"
+        )
+    btf = Btf(read_btf(prog, kallsyms), prog.address_size())
+    return BtfFinder(prog, btf, kallsyms)
+
+
 def use_builtin_types(prog: Program) -> None:
     """Give a program the types, variables and symbols that its kernel carries inside itself.
 
@@ -260,16 +313,18 @@ def use_builtin_types(prog: Program) -> None:
 
     :raises TypesError: if the kernel has no BTF or kallsyms, they are not in the dump, or damaged
     """
-    if _FINDER in prog.registered_type_finders():
+    if _FINDER in prog.enabled_type_finders():
         return
-    kallsyms = kallsyms_of(prog)
-    if kallsyms is None or not len(kallsyms):
-        raise TypesError(
-            "the symbol table of this kernel cannot be found: VMCOREINFO tells where it is since "
-            f"v6.0, and the dump must hold it; {_VMLINUX_HINT}"
-        )
-    btf = Btf(read_btf(prog, kallsyms), prog.address_size())
-    finder = BtfFinder(prog, btf, kallsyms)
-    prog.register_type_finder(_FINDER, finder.find_type, enable_index=-1)
+    if _FINDER not in prog.registered_type_finders():
+        prog.cache[_FINDER] = _BuiltinTypes()
+        prog.register_type_finder(_FINDER, prog.cache[_FINDER].find_type)
+    others = prog.enabled_type_finders()
+    prog.set_enabled_type_finders([*others, _FINDER])
+    try:
+        prog.type("char")
+        finder = prog.cache[_FINDER].open(prog)
+    except TypesError:
+        prog.set_enabled_type_finders(others)
+        raise
     prog.register_object_finder(_FINDER, finder.find_object, enable_index=-1)
     prog.register_symbol_finder(_FINDER, find_symbols, enable_index=-1)
