@@ -105,7 +105,6 @@ GLOBALS: Mapping[str, str] = {
     "__highest_present_section_nr": "unsigned long",
     "_totalram_pages": "atomic_long_t",
     "contig_page_data": "struct pglist_data",
-    "gfpflag_names": "const struct trace_print_flags []",
     "high_memory": "void *",
     "hstates": "struct hstate []",
     "hugetlb_max_hstate": "int",

@@ -501,8 +501,9 @@ def loaded_modules(prog: Program) -> Iterator[Object]:
         seen: set[int] = set()
         while position.value_() not in (end, *seen) and len(seen) < MAX_MODULES:
             seen.add(position.value_())
+            following = position.next.read_()
             yield container_of(position, "struct module", "list")
-            position = position.next.read_()
+            position = following
     except UNUSABLE:
         return  # CONFIG_MODULES=n, or damaged
 
