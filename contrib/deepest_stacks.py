@@ -4,9 +4,9 @@
 WHERE is the innermost function that is not the scheduler itself.
 
     $ drgn -c vmcore contrib/deepest_stacks.py -n 2
-    BYTES  OF STACK  FRAMES  PID  COMM           WHERE
-     1840  11%           19   48  w-kfault-read  handle_userfault+0x417
-     1648  10%           10   42  w-poll         do_sys_poll+0x3a8
+    BYTES  OF STACK  FRAMES  PID  COMM        WHERE
+     2624  16%          121   70  w-deep-120  lab_sleep+0x33
+     2320  14%          102   69  w-deep-101  lab_sleep+0x33
 
     $ python contrib/deepest_stacks.py -c vmcore
 """

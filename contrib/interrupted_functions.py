@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """In which functions was the kernel interrupted, of the tasks whose stacks cannot be trusted?
 
-$ drgn -c vmcore contrib/interrupted_functions.py
-TASKS  FUNCTION              INTERRUPTED BY   SUCH AS
-    2  rep_stos_alternative  timer interrupt  spin-kernel (pid 52)
-    1  rep_movs_alternative  page fault       w-kfault-read (pid 48)
-    1  do_user_addr_fault    timer interrupt  spin-fault (pid 57)
+Those of every pt_regs of kernel mode, also where an interrupt came on top of a fault.
 
-$ python contrib/interrupted_functions.py -c vmcore    # the same, without drgn's command line
+    $ drgn -c vmcore contrib/interrupted_functions.py
+    TASKS  FUNCTION              INTERRUPTED BY   SUCH AS
+        3  spinner               timer interrupt  lab-spinner/0 (pid 113)
+        2  read_zero             timer interrupt  spin-zero (pid 121)
+        1  rep_movs_alternative  page fault       w-kfault-write (pid 99)
+
+    $ python contrib/interrupted_functions.py -c vmcore
 """
 
 from __future__ import annotations

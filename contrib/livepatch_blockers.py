@@ -6,11 +6,11 @@ old functions is on it (klp_check_stack() in kernel/livepatch/transition.c). One
 that runs is asked again when it is in user mode or idle.
 
     $ drgn -c vmcore contrib/livepatch_blockers.py pipe_read do_wait
-    PID  COMM           S  WHY
-      1  init           S  in do_wait+0xe1
-     19  migration/0    R  unknown: running on CPU 0
-     44  w-pipe         S  in pipe_read+0x232
-     48  w-kfault-read  S  unreliable: page fault in rep_movs_alternative+0x4a
+    PID  COMM            S  WHY
+      1  init            S  in do_wait+0xe1
+     20  migration/0     R  unknown: running on CPU 0
+     75  w-pipe-read     S  in pipe_read+0x232
+     99  w-kfault-write  S  unreliable: page fault in rep_movs_alternative+0x4a
 
     $ python contrib/livepatch_blockers.py -c vmcore pipe_read do_wait
 """

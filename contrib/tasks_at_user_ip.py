@@ -4,11 +4,12 @@
 The user-mode ip is the one the CPU saved when the task entered the kernel. It is
 looked up in the mappings of the task; OFFSET is the place in the mapped file.
 
-    $ drgn -c vmcore contrib/tasks_at_user_ip.py busybox
-    PID  COMM  S  ENTRY    USER IP  MAPPING       OFFSET
-      1  init  S  syscall  460a63   /bin/busybox  60a63
+    $ drgn -c vmcore contrib/tasks_at_user_ip.py 403000-404000
+    PID  COMM           S  ENTRY       USER IP  MAPPING  OFFSET
+    106  w-regs-fault   S  page fault  403051   /init    3051
+     58  w-traced-int3  t  breakpoint  403a47   /init    3a47
 
-    $ drgn -c vmcore contrib/tasks_at_user_ip.py 401800-401900
+    $ drgn -c vmcore contrib/tasks_at_user_ip.py libc.so
     $ python contrib/tasks_at_user_ip.py -c vmcore
 """
 
