@@ -242,7 +242,7 @@ def _build_id_by_drgn(prog: Program) -> Optional[str]:
 
 def _check_addresses(prog: Program, name: str, path: str) -> None:
     # Before v5.9 VMCOREINFO has no build ID, and any vmlinux is taken by drgn.
-    for symbol in ("_stext", "swapper_pg_dir", "init_uts_ns"):
+    for symbol in ("_stext", "init_top_pgt", "init_uts_ns"):
         expected = vmcoreinfo_symbol(prog, symbol)
         with suppress(LookupError):
             found = prog.symbol(symbol).address

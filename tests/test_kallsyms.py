@@ -287,7 +287,7 @@ def test_the_same_as_drgn_reads(demo_program: Program) -> None:
 def test_vmcoreinfo_agrees(demo_program: Program) -> None:
     kallsyms = kallsyms_of(demo_program)
     assert kallsyms is not None
-    for name in ("_stext", "swapper_pg_dir", "init_uts_ns", "prb"):
+    for name in ("_stext", "init_top_pgt", "init_uts_ns", "prb"):
         assert kallsyms.find(name) == [vmcoreinfo_symbol(demo_program, name)]
 
 
