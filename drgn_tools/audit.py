@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Callable, Optional, Union
 
-from drgn import FaultError, Object, Program, ProgramFlags, Thread, TypeKind
+from drgn import FaultError, Object, Program, Thread, TypeKind
 from drgn.helpers.common.prog import takes_program_or_default
 from drgn.helpers.linux.pid import find_task
 
@@ -19,7 +19,7 @@ from .entry import entry_of
 from .errors import TaskNotFoundError, UsageError
 from .foreign import foreign_frames
 from .layout import Layout, layout_of
-from .program import build_id, types_source
+from .program import build_id, source_of, types_source
 from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
 from .recover import Recovery, probe_recovery
 from .reliable import Judgement, judge
@@ -27,7 +27,7 @@ from .stacks import read_task_stack
 from .tasks import Task, TaskList, read_task
 from .text import KernelText, SymbolName, TextKind
 from .unwind_frame import End, Step, UnwindRules, Walk, walk_task_stack
-from .why import no_verdict_here, why
+from .why import Why, no_verdict_here, running, why
 
 __all__ = ("audit_kernel", "kernel_info", "task_stack", "task_stacks")
 
@@ -121,7 +121,7 @@ class _Kernel:
                 return read_task(self.prog, self.layout, addr)
             except (FaultError, OverflowError):
                 raise TaskNotFoundError(f"no task at {wanted}: it is not in the dump") from None
-        raise TaskNotFoundError(f"no task with {wanted} in {self.source()}")
+        raise TaskNotFoundError(f"no task with {wanted} in {source_of(self.prog)}")
 
     def _address(self, which: WhichTask) -> tuple[int, str]:
         if isinstance(which, Thread):
@@ -157,7 +157,7 @@ class _Kernel:
             return self._record(task, Judgement(Verdict.RELIABLE), None, flags=("no_stack",))
         if self.tasks.is_running(task):
             judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
-            return self._record(task, judgement, f"running on CPU {task.cpu}")
+            return self._record(task, judgement, running(task.cpu))
         if self.rules is None:
             return self._foreign(task)
         stack = read_task_stack(self.prog, self.layout, task.stack_addr, task.thread_sp)
@@ -170,8 +170,8 @@ class _Kernel:
             if step.regs is not None
         ]
         judgement = judge(walk, self.text.is_kernel_text)
-        sentence = why(judgement, walk, frames, regs)
-        return self._record(task, judgement, sentence, frames, regs, self._flags(walk))
+        reason = why(judgement, walk, frames, regs)
+        return self._record(task, judgement, reason, frames, regs, self._flags(walk))
 
     def _foreign(self, task: Task) -> TaskStack:
         frames = []
@@ -251,13 +251,13 @@ class _Kernel:
         self,
         task: Task,
         judgement: Judgement,
-        sentence: Optional[str],
+        because: Optional[Why],
         frames: Sequence[Frame] = (),
         regs: Sequence[SavedRegs] = (),
         flags: Sequence[str] = (),
     ) -> TaskStack:
         if self.no_verdict is not None and judgement.reason is not Reason.RUNNING:
-            reason, sentence = self.no_verdict
+            reason, because = self.no_verdict
             judgement = Judgement(Verdict.UNKNOWN, reason)
         return TaskStack(
             task=task.addr,
@@ -270,7 +270,8 @@ class _Kernel:
             kthread=task.kthread,
             verdict=judgement.verdict,
             reason=judgement.reason,
-            why=sentence,
+            why=because and because.sentence,
+            brief=because and because.brief,
             reason_frame=judgement.step,
             flags=(*(("idle",) if self.tasks.is_idle(task) else ()), *flags),
             frames=tuple(frames),
@@ -279,17 +280,10 @@ class _Kernel:
 
     # ---- the kernel
 
-    def source(self) -> str:
-        flags = self.prog.flags
-        if flags & ProgramFlags.IS_LIVE:
-            return "live" if flags & ProgramFlags.IS_LOCAL else "qemu"
-        source = self.prog.config.get("drgn_tools.source", self.prog.core_dump_path)
-        return str(source)
-
     def info(self) -> KernelInfo:
         layout = self.layout
         return KernelInfo(
-            source=self.source(),
+            source=source_of(self.prog),
             release=self.prog["UTS_RELEASE"].string_().decode("ascii", "backslashreplace"),
             build_id=build_id(self.prog),
             arch=layout.arch,
@@ -298,7 +292,9 @@ class _Kernel:
             reliable_stacktrace=layout.reliable_stacktrace,
             types=types_source(self.prog),
             cpus=len(self.tasks.cpus),
-            notes=() if self.no_verdict is None else (f"no verdicts: {self.no_verdict[1]}",),
+            notes=()
+            if self.no_verdict is None
+            else (f"no verdicts: {self.no_verdict[1].sentence}",),
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import sys
 import traceback
 from collections import Counter
@@ -302,8 +303,16 @@ def _demo(args: Arguments, console: Console) -> int:
     write_lines(before_tasks(audit.kernel))
     args.sort = args.sort or "verdict"
     code = _list_tasks(audit, args, console)
-    write_lines(after_tasks(audit, args.core))
+    write_lines(after_tasks(audit, os.path.relpath(args.core), _own_name()))
     return code
+
+
+def _own_name() -> str:
+    # For commands to copy: one that works in the shell this came from.
+    name = os.path.basename(sys.argv[0])
+    if name == "__main__.py":
+        return f"{os.path.basename(sys.executable)} -m drgn_tools"
+    return name if shutil.which(name) else os.path.relpath(sys.argv[0])
 
 
 def _show(args: Arguments, view: View, audit: KernelAudit, records: Iterable[object]) -> None:

@@ -57,6 +57,13 @@ _SCHEDULER = frozenset(
         "schedule_timeout",
         "io_schedule",
         "io_schedule_timeout",
+        # Preempted on the way back from an interrupt: the interrupt says more.
+        "exit_to_user_mode_loop",
+        "exit_to_user_mode_prepare",
+        "irqentry_exit",
+        "irqentry_exit_cond_resched",
+        "irqentry_exit_to_user_mode",
+        "raw_irqentry_exit_cond_resched",
     )
 )
 """Functions that every task off its CPU is in: they say nothing of why."""

@@ -123,6 +123,8 @@ class TaskStack:
     """Why not; ``None`` for a reliable stack."""
     why: Optional[str] = None
     """The reason as a sentence for people, naming the place; ``None`` for a reliable stack."""
+    brief: Optional[str] = None
+    """:attr:`why` in a few words, for a table: ``preempted in vfs_read``."""
     reason_frame: Optional[int] = None
     """Index in :attr:`frames` where the verdict fell, if it fell on a frame."""
     flags: tuple[str, ...] = ()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from .encoding import Encoding
 from .layout import Layout
@@ -12,7 +12,7 @@ from .records import Frame, Reason, SavedRegs
 from .reliable import MAX_STACK_ENTRIES, Judgement
 from .unwind_frame import Walk
 
-__all__ = ("no_verdict_here", "why")
+__all__ = ("Why", "no_verdict_here", "running", "why")
 
 _PREEMPTION = (
     "preempt_schedule_irq",
@@ -22,9 +22,18 @@ _PREEMPTION = (
 """On the stack above a ``pt_regs``, these say that the interrupted code lost its CPU there."""
 
 
+class Why(NamedTuple):
+    """A reason in words."""
+
+    sentence: str
+    """All of it, naming the place."""
+    brief: str
+    """For a table."""
+
+
 def why(
     judgement: Judgement, walk: Walk, frames: Sequence[Frame], regs: Sequence[SavedRegs]
-) -> Optional[str]:
+) -> Optional[Why]:
     """Why this verdict; ``None`` for a reliable stack.
 
     :param frames: one for each step of *walk*, named.
@@ -36,16 +45,30 @@ def why(
     if reason is Reason.KERNEL_MODE_REGS:
         assert at is not None  # judge() says on which pt_regs
         saved = next(r for r in regs if r.address == frames[at].regs)
-        return _interrupted(saved, frames[:at], place(frames[at]))
+        return _interrupted(saved, frames[:at], frames[at])
     if reason is Reason.BAD_RETURN_ADDRESS:
         assert at is not None  # judge() says on which frame
-        return f"return address {frames[at].ip:#x}{_above(frames, at)} is not kernel text"
+        return Why(
+            f"return address {frames[at].ip:#x}{_above(frames, at)} is not kernel text",
+            "bad return address",
+        )
     if reason is Reason.BROKEN_CHAIN:
         last = place(frames[at]) if at is not None else "the saved stack pointer"
-        return f"frame pointer {walk.bad_addr or 0:#x} after {last} does not lead up the stack"
+        return Why(
+            f"frame pointer {walk.bad_addr or 0:#x} after {last} does not lead up the stack",
+            "broken frame pointer",
+        )
     if reason is Reason.TOO_MANY_ENTRIES:
-        return f"{MAX_STACK_ENTRIES} or more entries; live patching can use {MAX_STACK_ENTRIES - 1}"
-    return f"stack memory at {walk.bad_addr or 0:#x} is not in the dump"
+        return Why(
+            f"{MAX_STACK_ENTRIES} or more entries; live patching can use {MAX_STACK_ENTRIES - 1}",
+            f"{MAX_STACK_ENTRIES} or more entries",
+        )
+    return Why(f"stack memory at {walk.bad_addr or 0:#x} is not in the dump", "not in the dump")
+
+
+def running(cpu: int) -> Why:
+    """Why there is no verdict on a task that is on a CPU."""
+    return Why(f"running on CPU {cpu}", f"running on CPU {cpu}")
 
 
 def place(frame: Frame) -> str:
@@ -55,14 +78,17 @@ def place(frame: Frame) -> str:
     return f"{frame.symbol} [{frame.module}]" if frame.module else frame.symbol
 
 
-def _interrupted(saved: SavedRegs, inner: Sequence[Frame], where: str) -> str:
-    by = saved.entry
+def _interrupted(saved: SavedRegs, inner: Sequence[Frame], at: Frame) -> Why:
+    by, where = saved.entry, place(at)
+    function = where if at.symbol is None else at.symbol.rsplit("+", 1)[0]
     preempted = any(
         frame.symbol is not None and frame.symbol.split("+")[0] in _PREEMPTION for frame in inner
     )
     if preempted:
-        return f"preempted by {_the(by)} in {where}" if by else f"preempted in {where}"
-    return f"{by or 'interrupt or exception'} in {where}"
+        sentence = f"preempted by {_the(by)} in {where}" if by else f"preempted in {where}"
+        return Why(sentence, f"preempted in {function}")
+    what = by or "interrupt or exception"
+    return Why(f"{what} in {where}", f"{what} in {function}")
 
 
 def _the(entry: str) -> str:
@@ -73,24 +99,28 @@ def _above(frames: Sequence[Frame], at: int) -> str:
     return f" above {place(frames[at - 1])}" if at > 0 else ""
 
 
-def no_verdict_here(layout: Layout) -> Optional[tuple[Reason, str]]:
-    """Why this kernel gives no verdict on any stack; ``None`` when it does.
-
-    :return: the reason, and a sentence for people.
-    """
+def no_verdict_here(layout: Layout) -> Optional[tuple[Reason, Why]]:
+    """Why this kernel gives no verdict on any stack; ``None`` when it does."""
     if layout.detection.problem is not None:
-        return Reason.ENCODING_UNCLEAR, layout.detection.problem
+        return _no_verdict(Reason.ENCODING_UNCLEAR, layout.detection.problem)
     if layout.unwinder in ("orc", "guess"):
         name = {"orc": "ORC", "guess": "guess"}[layout.unwinder]
-        return (
+        return _no_verdict(
             Reason.NOT_ENCODED,
             f"this kernel uses the {name} unwinder, not encoded frame pointers",
         )
     if layout.encoding is Encoding.NONE:
-        return Reason.NOT_ENCODED, "this kernel does not encode pt_regs in the frame pointer"
+        return _no_verdict(
+            Reason.NOT_ENCODED, "this kernel does not encode pt_regs in the frame pointer"
+        )
     if not layout.reliable_stacktrace:
-        return (
+        return _no_verdict(
             Reason.NO_RELIABLE_STACKTRACE,
             "this kernel was built without reliable stack traces (CONFIG_STACK_VALIDATION)",
         )
     return None
+
+
+def _no_verdict(reason: Reason, sentence: str) -> tuple[Reason, Why]:
+    # The sentence is said once for all tasks; in a table the reason is enough.
+    return reason, Why(sentence, reason.value)

@@ -151,6 +151,7 @@ FAULTING = task(
     verdict=Verdict.UNRELIABLE,
     reason=Reason.KERNEL_MODE_REGS,
     why="page fault in rep_stos_alternative+0x40",
+    brief="page fault in rep_stos_alternative",
     reason_frame=4,
     frames=(
         *_SCHEDULE,
@@ -171,6 +172,7 @@ PREEMPTED = task(
     verdict=Verdict.UNRELIABLE,
     reason=Reason.KERNEL_MODE_REGS,
     why="preempted by the timer interrupt in vfs_read+0x8f",
+    brief="preempted in vfs_read",
     reason_frame=3,
     frames=(
         _SCHEDULE[0],
@@ -187,6 +189,7 @@ BAD_ADDRESS = task(
     verdict=Verdict.UNRELIABLE,
     reason=Reason.BAD_RETURN_ADDRESS,
     why="return address 0xdead4ead00001234 above schedule+0x27 is not kernel text",
+    brief="bad return address",
     reason_frame=2,
     frames=(*_SCHEDULE, Frame(0xDEAD_4EAD_0000_1234)),
 )
@@ -197,6 +200,7 @@ BROKEN = task(
     verdict=Verdict.UNRELIABLE,
     reason=Reason.BROKEN_CHAIN,
     why="frame pointer 0x41 after the saved stack pointer does not lead up the stack",
+    brief="broken frame pointer",
     flags=("unaligned",),
 )
 
@@ -206,6 +210,7 @@ TOO_DEEP = task(
     verdict=Verdict.UNRELIABLE,
     reason=Reason.TOO_MANY_ENTRIES,
     why="100 or more entries; live patching can use 99",
+    brief="100 or more entries",
     reason_frame=99,
     frames=tuple(Frame(0xFFFF_FFFF_C000_0000 + i, f"dig+{i:#x}", "lab_module") for i in range(120)),
 )
@@ -234,6 +239,7 @@ RUNNING = task(
     verdict=Verdict.UNKNOWN,
     reason=Reason.RUNNING,
     why="running on CPU 1",
+    brief="running on CPU 1",
 )
 
 UNREADABLE = task(
@@ -241,6 +247,7 @@ UNREADABLE = task(
     verdict=Verdict.UNKNOWN,
     reason=Reason.UNREADABLE,
     why="stack memory at 0xff2000000045fe00 is not in the dump",
+    brief="not in the dump",
     reason_frame=1,
     frames=_SCHEDULE,
 )
@@ -263,6 +270,7 @@ HOSTILE = task(
     verdict=Verdict.UNRELIABLE,
     reason=Reason.KERNEL_MODE_REGS,
     why="page fault in evil\x1b]0;\x07;name+0x1",
+    brief="page fault in evil\x1b]0;\x07;name",
     reason_frame=0,
     frames=(Frame(0xFFFF_FFFF_FFFF_FFFF, "evil\x1b]0;\x07;name+0x1", "mod\nule", regs=0x1000),),
     regs=(
@@ -317,6 +325,7 @@ ORC_TASK = task(
     verdict=Verdict.UNKNOWN,
     reason=Reason.NOT_ENCODED,
     why="this kernel uses the ORC unwinder, not encoded frame pointers",
+    brief="not_encoded",
     frames=SLEEPER.frames,
     regs=SLEEPER.regs,
 )
@@ -328,6 +337,7 @@ TASK_32 = task(
     verdict=Verdict.UNKNOWN,
     reason=Reason.NO_RELIABLE_STACKTRACE,
     why="this kernel was built without reliable stack traces (CONFIG_STACK_VALIDATION)",
+    brief="no_reliable_stacktrace",
     frames=(
         Frame(0xC1234567, "schedule+0x27"),
         Frame(0xB7F0_1234, regs=0xC1B0_1FB4, user_mode=True),

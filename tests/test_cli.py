@@ -297,15 +297,16 @@ def test_demo_is_tasks_in_every_format_but_the_table(
 
 
 def test_demo_shows_what_cannot_be_trusted_first_and_where_to_go_next(
-    fabricated: None, capsys: pytest.CaptureFixture[str]
+    fabricated: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sys.argv", ["drgn-tools"])
     main(["demo"])
     out = capsys.readouterr().out
     verdicts = re.findall(r" (unreliable|unknown|reliable) ", out.split("One of")[0])
     assert verdicts == ["unreliable"] * 6 + ["unknown"] * 2 + ["reliable"] * 13
     assert "PID: 51  TGID: 42" in out
     commands = [line.split() for line in out.splitlines() if line.startswith("  drgn-tools ")]
-    assert [words[1] for words in commands] == ["stack", "regs", "tasks"]
+    assert [words[1] for words in commands] == ["stack", "regs", "groups", "tasks"]
     for words in commands:
         assert main(words[1:]) in (0, 5)
 

@@ -235,7 +235,7 @@ def test_function_is_the_innermost_one_outside_the_scheduler() -> None:
     assert column.cell(SLEEPER) == "do_wait"
     assert column.cell(UNREADABLE) == "__schedule"
     assert column.cell(TOO_DEEP) == "dig [lab_module]"
-    assert column.cell(BAD_ADDRESS) == "dead4ead00001234"
+    assert column.cell(BAD_ADDRESS) == "(no symbol)"
     assert column.cell(ZOMBIE) == "-"
 
 

@@ -28,11 +28,18 @@ def _hex(value: int) -> str:
     return f"{value:x}"
 
 
+def _flags(task: TaskStack) -> str:
+    return f"({', '.join(task.flags)})" if task.flags else ""
+
+
 def _why(task: TaskStack) -> str:
     if task.reason in _OF_THE_KERNEL:
         return task.reason.value
-    flags = f"({', '.join(task.flags)})" if task.flags else ""
-    return task.why or flags
+    return task.why or _flags(task)
+
+
+def _brief(task: TaskStack) -> str:
+    return task.brief or _flags(task)
 
 
 def _verdict_and_why(task: TaskStack) -> list[str]:
@@ -53,7 +60,7 @@ def _function(task: TaskStack) -> str:
     frame = waiting_function(task)
     if frame is None:
         return "-"
-    return function_label(frame) if frame.symbol else _hex(frame.ip)
+    return function_label(frame) if frame.symbol else "(no symbol)"
 
 
 def _marked(frame: Frame) -> str:
@@ -81,9 +88,9 @@ _HOW_MUCH = (
 TASKS = (
     *_WHO,
     Column("VERDICT", lambda task: task.verdict.value),
-    Column("WHY", _why, floor=24),
+    Column("WHY", _why, floor=30, brief=_brief),
     *_HOW_MUCH,
-    Column("FUNCTION", _function, floor=16),
+    Column("FUNCTION", _function, floor=12),
 )
 """Of :class:`TaskStack`, one row each."""
 

@@ -20,9 +20,10 @@ def before_tasks(kernel: KernelInfo) -> Iterator[str]:
     yield ""
 
 
-def after_tasks(audit: KernelAudit, core: str) -> Iterator[str]:
+def after_tasks(audit: KernelAudit, core: str, program: str) -> Iterator[str]:
     """One stack in full, and where to go next.
 
+    :param program: how the reader called this program.
     :param core: path of the vmcore, for commands to copy.
     """
     task = _most_telling(audit)
@@ -36,23 +37,24 @@ def after_tasks(audit: KernelAudit, core: str) -> Iterator[str]:
     yield ""
     yield "Now you, on this vmcore or on yours:"
     yield ""
-    core = shlex.quote(core)
-    yield f"  drgn-tools stack {task.pid} -c {core}"
-    yield f"  drgn-tools regs --mode kernel -c {core}"
-    yield f"  drgn-tools tasks --pid {task.pid} --frames --format json -c {core}"
+    core = f"-c {shlex.quote(core)}"
+    yield f"  {program} stack {task.pid} {core}"
+    yield f"  {program} regs --mode kernel {core}"
+    yield f"  {program} groups --verdict unreliable {core}"
+    yield f"  {program} tasks --pid {task.pid} --frames --format json {core}"
     yield ""
-    yield "drgn-tools --help tells the rest."
+    yield f"{program} --help tells the rest."
 
 
 def _most_telling(audit: KernelAudit) -> Optional[TaskStack]:
-    # Registers of both modes, and few frames, show most on one screen.
+    # Asleep with registers of both modes on its stack: what nobody expects.
     unreliable = [task for task in audit if task.verdict is Verdict.UNRELIABLE]
     return min(
         unreliable,
         key=lambda task: (
             task.reason is not Reason.KERNEL_MODE_REGS,
             -len({regs.user_mode for regs in task.regs}),
-            len(task.frames),
+            task.state == "R",
         ),
         default=None,
     )

@@ -44,6 +44,8 @@ class Column:
     """Aligned to the right, as numbers are."""
     floor: int = 0
     """May be shortened when room is short, if possible to no less than this; 0: never."""
+    brief: Optional[Callable[[Any], Cell]] = None
+    """What a record says in it where the table would be too wide otherwise."""
 
 
 def table_lines(
@@ -58,9 +60,14 @@ def table_lines(
     :param width: characters a line of ours may have, ``None`` for any.
     """
     headings = [column.heading for column in columns]
+    records = list(records)
     rows = [[_lines(column.cell(record)) for column in columns] for record in records]
     if style is None:
-        if width is not None:
+        if width is not None and sum(_widths(columns, rows)) > _room(columns, width):
+            rows = [
+                [_lines((column.brief or column.cell)(record)) for column in columns]
+                for record in records
+            ]
             _fit(columns, rows, width)
         # As a row of their own: headers proper are padded by two more spaces.
         return _tabulate(columns, [[[heading] for heading in headings], *rows], (), "plain")
@@ -93,13 +100,21 @@ def _no_markup(text: str) -> str:
     return text.replace("|", "\\x7c").replace("<", "\\x3c")
 
 
-def _fit(columns: Sequence[Column], rows: list[list[list[str]]], width: int) -> None:
-    widths = [
+def _widths(columns: Sequence[Column], rows: list[list[list[str]]]) -> list[int]:
+    return [
         max([len(column.heading), *(len(line) for row in rows for line in row[i])])
         for i, column in enumerate(columns)
     ]
+
+
+def _room(columns: Sequence[Column], width: int) -> int:
+    return width - _GAP * (len(columns) - 1)
+
+
+def _fit(columns: Sequence[Column], rows: list[list[list[str]]], width: int) -> None:
+    widths = _widths(columns, rows)
     floors = {i: column.floor for i, column in enumerate(columns) if column.floor}
-    room = width - _GAP * (len(columns) - 1)
+    room = _room(columns, width)
     _give_way(widths, floors, room)
     # Still too wide, as on a terminal of 80 columns: then to the bone.
     _give_way(widths, dict.fromkeys(floors, _FLOOR_MIN), room)
