@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple, Optional
 
-__all__ = ("Elf", "Note", "build_id_of", "read_elf", "read_notes")
+__all__ = ("Elf", "Note", "build_id_among", "notes_in", "read_elf", "read_notes")
 
 ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
 PT_LOAD, PT_NOTE = 1, 4
@@ -87,32 +87,36 @@ def read_elf(file: BinaryIO) -> Optional[Elf]:
     return Elf(type_, machine, order, segments, file_bytes)
 
 
+def notes_in(data: bytes, byteorder: str = "<") -> Iterator[Note]:
+    """Return the notes in the contents of a PT_NOTE segment, as far as they are whole."""
+    header = struct.Struct(byteorder + "III")
+    at = 0
+    while at + header.size <= len(data):
+        name_bytes, description_bytes, type_ = header.unpack_from(data, at)
+        name = at + header.size
+        description = name + (name_bytes + 3 & ~3)
+        at = description + (description_bytes + 3 & ~3)
+        if description + description_bytes > len(data):
+            break
+        yield Note(
+            data[name : name + name_bytes].rstrip(b"\0"),
+            type_,
+            data[description : description + description_bytes],
+        )
+
+
 def read_notes(file: BinaryIO, elf: Elf) -> Iterator[Note]:
     """Return the notes of an ELF file, as far as they are whole."""
-    header = struct.Struct(elf.byteorder + "III")
     for segment in elf.segments:
-        if segment.type != PT_NOTE or segment.offset > elf.file_bytes:
-            continue
-        file.seek(segment.offset)
-        data = file.read(min(segment.file_bytes, _MAX_NOTE_BYTES))
-        at = 0
-        while at + header.size <= len(data):
-            name_bytes, description_bytes, type_ = header.unpack_from(data, at)
-            name = at + header.size
-            description = name + (name_bytes + 3 & ~3)
-            at = description + (description_bytes + 3 & ~3)
-            if description + description_bytes > len(data):
-                break
-            yield Note(
-                data[name : name + name_bytes].rstrip(b"\0"),
-                type_,
-                data[description : description + description_bytes],
-            )
+        if segment.type == PT_NOTE and segment.offset <= elf.file_bytes:
+            file.seek(segment.offset)
+            data = file.read(min(segment.file_bytes, _MAX_NOTE_BYTES))
+            yield from notes_in(data, elf.byteorder)
 
 
-def build_id_of(file: BinaryIO, elf: Elf) -> Optional[str]:
-    """Return the GNU build ID of an ELF file in hex, ``None`` if it has none."""
-    for note in read_notes(file, elf):
+def build_id_among(notes: Iterable[Note]) -> Optional[str]:
+    """Return the GNU build ID in hex, ``None`` if no note is one."""
+    for note in notes:
         if note.name == b"GNU" and note.type == NT_GNU_BUILD_ID:
             return note.description.hex()
     return None

@@ -31,11 +31,11 @@ from drgn import (
 from .btf import Btf
 from .btf_finder import BtfFinder
 from .core_file import check_core, compression_of, open_regular
-from .elf import ET_REL, build_id_of, read_elf
+from .elf import ET_REL, build_id_among, notes_in, read_elf, read_notes
 from .errors import InputError, TypesError, UsageError
 from .find_btf import read_btf
-from .kallsyms import find_symbols, kallsyms_of
-from .vmcoreinfo import build_id, vmcoreinfo, vmcoreinfo_symbol
+from .kallsyms import find_symbols, kallsyms_of, read_up_to
+from .vmcoreinfo import build_id, vmcoreinfo
 
 if TYPE_CHECKING:
     from .unpack import Progress
@@ -60,6 +60,7 @@ _FINDER = "drgn_tools"
 _OPENED_KEY = "drgn_tools.opened"
 _ARCHITECTURES = (Architecture.X86_64, Architecture.I386)
 _MAX_VMCOREINFO_BYTES = 1 << 20
+_MAX_NOTES_BYTES = 1 << 16
 _VMLINUX_HINT = "give the vmlinux of this kernel with -s"
 
 
@@ -194,22 +195,31 @@ def _check_kernel(prog: Program, name: str) -> None:
 
 def _load_types(prog: Program, name: str, paths: Sequence[str]) -> None:
     images = [path for path in paths if _is_kernel_image(path)]
-    for path in images:
-        _check_build_id(prog, name, path)
-    if not images:
+    if images:
+        _load_dwarf(prog, name, images[0], paths)
+    else:
         use_builtin_types(prog)
-    if paths:
-        with suppress(MissingDebugInfoError):
-            prog.load_debug_info(paths)
-    if not images:
-        return
+        if paths:
+            _load_files(prog, paths)
+
+
+def _load_dwarf(prog: Program, name: str, image: str, paths: Sequence[str]) -> None:
+    expected = _build_id_by_drgn(prog)
+    if expected is not None:
+        _compare(name, expected, image)
+    _load_files(prog, paths)
     if not has_dwarf(prog):
         raise TypesError(
-            f"{images[0]}: has no DWARF debugging information, or it is damaged; "
-            f"give a vmlinux that has it, or leave -s out to use BTF"
+            f"{image}: has no DWARF debugging information, or it is damaged; "
+            "give a vmlinux that has it, or leave -s out to use BTF"
         )
-    if build_id(prog) is None:
-        _check_addresses(prog, name, images[0])
+    if expected is None:
+        _compare_in_memory(prog, name, image)
+
+
+def _load_files(prog: Program, paths: Sequence[str]) -> None:
+    with suppress(MissingDebugInfoError):  # what matters is looked at afterwards
+        prog.load_debug_info(paths)
 
 
 def _is_kernel_image(path: str) -> bool:
@@ -220,19 +230,6 @@ def _is_kernel_image(path: str) -> bool:
     return elf.type != ET_REL
 
 
-def _check_build_id(prog: Program, name: str, path: str) -> None:
-    expected = _build_id_by_drgn(prog)
-    with open_regular(path) as file:
-        elf = read_elf(file)
-        found = build_id_of(file, elf) if elf is not None else None
-    if expected is not None and found != expected:
-        raise TypesError(
-            f"{name}: kernel build ID {expected} but {path} "
-            + (f"is {found}" if found else "has none")
-            + f"; {_VMLINUX_HINT}, or leave -s out to use BTF"
-        )
-
-
 def _build_id_by_drgn(prog: Program) -> Optional[str]:
     # Not build_id(): reading VMCOREINFO makes drgn settle on the type of char
     # (see _BuiltinTypes), which is for the DWARF to say.
@@ -240,17 +237,27 @@ def _build_id_by_drgn(prog: Program) -> Optional[str]:
     return main.build_id.hex() if main.build_id else None
 
 
-def _check_addresses(prog: Program, name: str, path: str) -> None:
-    # Before v5.9 VMCOREINFO has no build ID, and any vmlinux is taken by drgn.
-    for symbol in ("_stext", "init_top_pgt", "init_uts_ns"):
-        expected = vmcoreinfo_symbol(prog, symbol)
-        with suppress(LookupError):
-            found = prog.symbol(symbol).address
-            if expected is not None and found != expected:
-                raise TypesError(
-                    f"{name}: {symbol} of this kernel is at {expected:#x} "
-                    f"but that of {path} would be at {found:#x}; {_VMLINUX_HINT}"
-                )
+def _compare(name: str, expected: Optional[str], path: str) -> None:
+    with open_regular(path) as file:
+        elf = read_elf(file)
+        found = build_id_among(read_notes(file, elf)) if elf is not None else None
+    if found != expected:
+        raise TypesError(
+            f"{name}: kernel build ID {expected or 'unknown'} "
+            f"but {path} {f'is {found}' if found else 'has none'}; "
+            f"{_VMLINUX_HINT}, or leave -s out to use BTF"
+        )
+
+
+def _compare_in_memory(prog: Program, name: str, path: str) -> None:
+    # Before v5.9 VMCOREINFO has no build ID, and drgn takes any vmlinux. The
+    # kernel has it in memory, too: at this place, if the vmlinux is the right one.
+    try:
+        start, stop = (prog.symbol(f"__{end}_notes").address for end in ("start", "stop"))
+    except LookupError:
+        return
+    notes = read_up_to(prog, start, min(stop - start, _MAX_NOTES_BYTES))
+    _compare(name, build_id_among(notes_in(notes)), path)
 
 
 def has_dwarf(prog: Program) -> bool:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Writes small ELF files: headers, segments, notes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+
+def note(name: str, type_: int, description: bytes, order: str = "<") -> bytes:
+    """One ELF note."""
+
+    def padded(data: bytes) -> bytes:
+        return data + bytes(-len(data) % 4)
+
+    name_bytes = name.encode() + b"\0"
+    header = struct.pack(order + "III", len(name_bytes), len(description), type_)
+    return header + padded(name_bytes) + padded(description)
+
+
+def elf_file(
+    type_: int,
+    machine: int,
+    segments: Sequence[tuple[int, bytes]],
+    bits: int = 64,
+    order: str = "<",
+) -> bytes:
+    """An ELF file with segments (type, contents), physical and virtual address 0."""
+    ident = b"\x7fELF" + bytes([bits // 32, 1 if order == "<" else 2, 1]) + bytes(9)
+    header_bytes, phdr_bytes = (64, 56) if bits == 64 else (52, 32)
+    fields = "HHIQQQIHHHHHH" if bits == 64 else "HHIIIIIHHHHHH"
+    header = ident + struct.pack(
+        order + fields,
+        type_,
+        machine,
+        1,
+        0,
+        header_bytes,
+        0,
+        0,
+        header_bytes,
+        phdr_bytes,
+        len(segments),
+        0,
+        0,
+        0,
+    )
+    at = header_bytes + phdr_bytes * len(segments)
+    phdrs, contents = b"", b""
+    for segment_type, data in segments:
+        offset = at + len(contents)
+        if bits == 64:
+            phdrs += struct.pack(
+                order + "IIQQQQQQ", segment_type, 4, offset, 0, 0, len(data), len(data), 0
+            )
+        else:
+            phdrs += struct.pack(
+                order + "IIIIIIII", segment_type, offset, 0, 0, len(data), len(data), 4, 0
+            )
+        contents += data
+    return header + phdrs + contents
