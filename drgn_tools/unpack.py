@@ -182,10 +182,11 @@ def _stdlib_zstd_chunks(packed: BinaryIO) -> Iterator[bytes]:
         raise _CorruptError(e) from e
 
 
-# An empty-handed end of file is all that package zstandard says of a frame that
-# is cut short. So a frame of our own follows: it comes out whole, or not at all.
-_END = b"drgn-tools: end."
-_END_FRAME = b"\x28\xb5\x2f\xfd\x20" + bytes([len(_END)]) + b"\x81\0\0" + _END
+# Package zstandard ends a frame that is cut short as it ends a whole one. So a
+# frame of our own follows: it comes out, or something else does. It is a run of
+# one byte, 16 times, so that passed through raw it looks different.
+_END = b"\xe5" * 16
+_END_FRAME = b"\x28\xb5\x2f\xfd\x20\x10\x83\x00\x00\xe5"
 
 
 class _WithEndFrame:
