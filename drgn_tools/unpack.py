@@ -62,8 +62,9 @@ def unpacked(path: str, progress: Optional[Progress] = None) -> Path:
 
 def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME", "")
-    folder = Path(base if os.path.isabs(base) else "~/.cache").expanduser() / "drgn-tools" / "cores"
-    with suppress(OSError, RuntimeError):
+    with suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+        cache = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
+        folder = cache / "drgn-tools" / "cores"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
