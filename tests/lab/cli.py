@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import signal
@@ -32,7 +33,6 @@ Results (paths, tables) go to stdout, everything else to stderr. Exit codes:
 
 
 def _list(args: argparse.Namespace) -> int:
-    # drgn is needed for dumps only: `list` works without.
     for variant in VARIANTS:
         print(f"{variant.name:<10} {variant.what}")
         print(f"{'':<10} {_state_of(variant)}")
@@ -209,6 +209,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _terminated)
     try:
+        if importlib.util.find_spec("drgn") is None:
+            raise LabError(
+                f"{sys.executable} has no drgn: use a Python where drgn-tools is installed"
+            )
         code: int = args.function(args)
         sys.stdout.flush()
     except LabError as e:

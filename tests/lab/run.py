@@ -22,6 +22,8 @@ __all__ = ("Progress", "end_group", "run", "say")
 _QUIET_SECONDS = 30.0
 """How often a line is printed where no terminal can be redrawn."""
 _TAIL_LINES = 15
+_GRACE_SECONDS = 5.0
+"""How long a child may take to end when it is asked to."""
 
 
 def say(text: str) -> None:
@@ -91,7 +93,7 @@ def end_group(process: subprocess.Popen[str]) -> None:
         except ProcessLookupError:
             break
         try:
-            process.wait(5)
+            process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             continue
     process.wait()

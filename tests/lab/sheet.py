@@ -33,6 +33,11 @@ _RECORD = struct.Struct("<IiQiiIIiiiiiiQQQiIII16sII168s")
 _FRAME = struct.Struct("<QQQBxHHH")
 
 _MAX_BYTES = 1 << 30
+_PAGE = 4096
+_CHUNK = 1 << 20
+_SCAN_END = 1 << 40
+_MAX_HOLE = 8 << 30
+"""More physical addresses without memory than this: it is the end. (Below 4 GiB there is a hole for PCI.)"""
 _ENOSYS = -38
 _PF_KTHREAD = 0x00200000
 
@@ -144,37 +149,45 @@ class Sheet:
 
 def _scan(prog: drgn.Program) -> Optional[int]:
     """Looks for the magic in physical memory. A hit must know its own virtual address."""
-    step = 1 << 20
-    physical = 0
-    holes = 0
-    while holes < 64 << 10:  # 64 GiB without memory: behind its end
-        try:
-            chunk = prog.read(physical, step, physical=True)
-            holes = 0
-        except drgn.FaultError:
-            chunk = _read_pages(prog, physical, step)
-            holes = 0 if chunk.strip(b"\0") else holes + 1
+    missing = 0
+    for start in range(0, _SCAN_END, _CHUNK):
+        chunk = _read_physical(prog, start)
+        missing = 0 if chunk else missing + _CHUNK
+        if missing > _MAX_HOLE:
+            break
         at = chunk.find(MAGIC)
         while at >= 0:
             header = chunk[at : at + _HEADER.size]
-            if at % 8 == 0 and len(header) == _HEADER.size:
+            if len(header) == _HEADER.size:
                 address: int = _HEADER.unpack(header)[9]
                 if _is_sheet(prog, address):
                     return address
             at = chunk.find(MAGIC, at + 1)
-        physical += step
     return None
 
 
-def _read_pages(prog: drgn.Program, physical: int, size: int) -> bytes:
-    """Reads page by page; what is not in the dump comes as zeros."""
-    pages = []
-    for page in range(physical, physical + size, 4096):
-        try:
-            pages.append(prog.read(page, 4096, physical=True))
-        except drgn.FaultError:
-            pages.append(bytes(4096))
-    return b"".join(pages)
+def _read_physical(prog: drgn.Program, start: int) -> bytes:
+    """One chunk; pages that are not in the dump come as zeros, and none at all as nothing.
+
+    A chunk that lacks its first and its last page counts as missing.
+    """
+    try:
+        return bytes(prog.read(start, _CHUNK, physical=True))
+    except drgn.FaultError:
+        pass
+    pages = [_read_page(prog, page) for page in (start, start + _CHUNK - _PAGE)]
+    if not any(pages):
+        return b""
+    return b"".join(
+        _read_page(prog, page) or bytes(_PAGE) for page in range(start, start + _CHUNK, _PAGE)
+    )
+
+
+def _read_page(prog: drgn.Program, page: int) -> bytes:
+    try:
+        return bytes(prog.read(page, _PAGE, physical=True))
+    except drgn.FaultError:
+        return b""
 
 
 def _is_sheet(prog: drgn.Program, address: int) -> bool:
@@ -295,7 +308,13 @@ def read_whole_sheet(prog: drgn.Program, addr: Optional[int] = None) -> Sheet:
         raise SheetError(f"the answer sheet ends in the middle of a task: {e}") from e
     if at != size:
         raise SheetError(f"the answer sheet has {size - at} bytes too many")
-    return Sheet(address, unwinder.split(b"\0", 1)[0].decode(), nr_cpus, word_bytes, tuple(tasks))
+    return Sheet(
+        address,
+        unwinder.split(b"\0", 1)[0].decode("ascii", "replace"),
+        nr_cpus,
+        word_bytes,
+        tuple(tasks),
+    )
 
 
 def read_sheet(prog: drgn.Program, addr: Optional[int] = None) -> list[SheetTask]:

@@ -839,7 +839,7 @@ void (*const as_processes[])(void) = {
 };
 
 void (*const spinners[])(void) = {
-	user_spinner, user_spinner, user_spinner,
+	user_spinner, user_spinner, user_spinner, user_spinner, user_spinner,
 	zero_spinner, zero_spinner, zero_spinner, zero_spinner,
 	random_spinner, random_spinner, copy_spinner, copy_spinner,
 	fault_spinner, fault_spinner, fault_spinner, fork_spinner,
