@@ -166,7 +166,7 @@ class Btf:
         self._by_name = self._name_index()
         self._name_offsets: dict[bytes, int] = {}
         self._enum_by_name: Optional[dict[int, int]] = None
-        self._negative_enums: Optional[bool] = None
+        self._enum_flags_count: Optional[bool] = None  # whether the producer sets them
         self._expanded: dict[int, int] = {}
 
     def _record_starts(self) -> list[int]:
@@ -303,9 +303,9 @@ class Btf:
         (in v6.0) the kind_flag says so. Before that it was never set, and every
         value was a signed one.
         """
-        if self._negative_enums is None:
-            self._negative_enums = any(map(self.kind_flag, self.ids(Kind.ENUM, Kind.ENUM64)))
-        if self._negative_enums:
+        if self._enum_flags_count is None:
+            self._enum_flags_count = any(map(self.kind_flag, self.ids(Kind.ENUM, Kind.ENUM64)))
+        if self._enum_flags_count:
             return self.kind_flag(type_id)
         return any(value >> 31 for value in self._items(type_id, 2)[1])
 

@@ -130,22 +130,21 @@ class BtfFinder:
         room = symbol.size if symbol else 0
         array = _ARRAY.fullmatch(declaration)
         try:
-            if array is None:
-                type = self._prog.type(declaration)
-            else:
-                element = self._prog.type(array[1])
-                length = self._length(array[2], address, sizeof(element), room)
-                type = self._prog.array_type(element, length)
-        except LookupError:
+            type = self._prog.type(array[1] if array else declaration)
+            size = sizeof(type)
+            if array is not None:
+                length = self._length(array[2], address, size, room)
+                type, size = self._prog.array_type(type, length), size * length
+        except (LookupError, TypeError):  # not in this kernel; without a size (damaged)
             return None
-        return type if sizeof(type) <= room else None
+        return type if 0 < size <= room else None
 
     def _length(self, length: str, address: int, element_bytes: int, room: int) -> int:
         if length.isdecimal():
             return int(length)
         if length:
-            value: int = self._prog.constant(length).value_()
-            return value
+            enumerator = self._btf.find_enumerator(length)
+            return max(enumerator[1], 0) if enumerator else 0
         try:
             data = self._prog.read(address, min(room, _MAX_ARRAY_BYTES))
         except FaultError:

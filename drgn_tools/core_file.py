@@ -11,7 +11,7 @@ from typing import BinaryIO, Optional
 from .elf import ET_CORE, Elf, read_elf, read_notes
 from .errors import InputError
 
-__all__ = ("check_core", "compression_of", "open_regular")
+__all__ = ("check_core", "compression_of", "open_regular", "shown")
 
 _COMPRESSED_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _KDUMP_MAGIC, _FLATTENED_MAGIC = b"KDUMP   ", b"makedumpfile"
@@ -38,6 +38,11 @@ _QEMU_HINT = (
 )
 
 
+def shown(path: str) -> str:
+    """Return a path as a message of one line may hold it."""
+    return path if path and path.isprintable() else repr(path)
+
+
 def open_regular(path: str) -> BinaryIO:
     """Open a file that must be a regular one.
 
@@ -46,14 +51,14 @@ def open_regular(path: str) -> BinaryIO:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            raise InputError(f"{path}: is a directory, not a file")
+            raise InputError(f"{shown(path)}: is a directory, not a file")
         if not stat.S_ISREG(mode):
-            raise InputError(f"{path}: is not a regular file")
+            raise InputError(f"{shown(path)}: is not a regular file")
         return open(path, "rb")
     except OSError as e:
-        raise InputError(f"{path}: {_reason(e)}") from e
+        raise InputError(f"{shown(path)}: {_reason(e)}") from e
     except ValueError as e:  # a NUL in the name
-        raise InputError(f"{path!r}: {e}") from e
+        raise InputError(f"{shown(path)}: {e}") from e
 
 
 def _reason(error: OSError) -> str:

@@ -30,7 +30,7 @@ from drgn import (
 
 from .btf import Btf
 from .btf_finder import BtfFinder
-from .core_file import check_core, compression_of, open_regular
+from .core_file import check_core, compression_of, open_regular, shown
 from .elf import ET_REL, build_id_among, notes_in, read_elf, read_notes
 from .errors import InputError, TypesError, UsageError
 from .find_btf import read_btf
@@ -98,14 +98,15 @@ def open_program(
     prog.cache[_OPENED_KEY] = None if core is None else os.fspath(core)
     cut_short: Optional[str] = None
     if core is not None:
-        name = os.fspath(core)
-        cut_short = _set_core(prog, name, vmcoreinfo is not None, progress)
+        path = os.fspath(core)
+        name = shown(path)
+        cut_short = _set_core(prog, path, vmcoreinfo is not None, progress)
     elif kernel:
         name = "the running kernel"
         _drgn_opens(prog.set_kernel, f"{name}: cannot be read (this takes root)")
     else:
         assert qemu is not None
-        name = qemu
+        name = shown(qemu)
         _drgn_opens(partial(prog.set_qemu_qmp, qemu), f"{name}: cannot be used as a QMP socket")
     _check_kernel(prog, name)
     try:
@@ -148,17 +149,17 @@ def _new_program(vmcoreinfo_path: Optional[Path]) -> Program:
     path = os.fspath(vmcoreinfo_path)
     with open_regular(path) as file:
         text = file.read(_MAX_VMCOREINFO_BYTES)
-    return _drgn_opens(partial(Program, vmcoreinfo=text), f"{path}: is no VMCOREINFO")
+    return _drgn_opens(partial(Program, vmcoreinfo=text), f"{shown(path)}: is no VMCOREINFO")
 
 
 def _set_core(
-    prog: Program, name: str, have_vmcoreinfo: bool, progress: Optional[Progress]
+    prog: Program, path: str, have_vmcoreinfo: bool, progress: Optional[Progress]
 ) -> Optional[str]:
-    path = name
-    if compression_of(name) is not None:
+    name = shown(path)
+    if compression_of(path) is not None:
         from .unpack import unpacked  # with all that it imports, for the few who need it
 
-        path = str(unpacked(name, progress))
+        path = str(unpacked(path, progress))
     cut_short = check_core(path, name, have_vmcoreinfo)
     _drgn_opens(partial(prog.set_core_dump, path), f"{name}: cannot be opened as a vmcore")
     return cut_short
@@ -198,7 +199,10 @@ def _load_types(prog: Program, name: str, paths: Sequence[str]) -> None:
     if images:
         _load_dwarf(prog, name, images[0], paths)
     else:
-        use_builtin_types(prog)
+        try:
+            use_builtin_types(prog)
+        except TypesError as e:
+            raise TypesError(f"{name}: {e}") from e
         if paths:
             _load_files(prog, paths)
 
@@ -210,7 +214,7 @@ def _load_dwarf(prog: Program, name: str, image: str, paths: Sequence[str]) -> N
     _load_files(prog, paths)
     if not has_dwarf(prog):
         raise TypesError(
-            f"{image}: has no DWARF debugging information, or it is damaged; "
+            f"{shown(image)}: has no DWARF debugging information, or it is damaged; "
             "give a vmlinux that has it, or leave -s out to use BTF"
         )
     if expected is None:
@@ -226,7 +230,9 @@ def _is_kernel_image(path: str) -> bool:
     with open_regular(path) as file:
         elf = read_elf(file)
     if elf is None:
-        raise TypesError(f"{path}: is no ELF file; -s takes the vmlinux with debugging information")
+        raise TypesError(
+            f"{shown(path)}: is no ELF file; -s takes the vmlinux with debugging information"
+        )
     return elf.type != ET_REL
 
 
@@ -244,7 +250,7 @@ def _compare(name: str, expected: Optional[str], path: str) -> None:
     if found != expected:
         raise TypesError(
             f"{name}: kernel build ID {expected or 'unknown'} "
-            f"but {path} {f'is {found}' if found else 'has none'}; "
+            f"but {shown(path)} {f'is {found}' if found else 'has none'}; "
             f"{_VMLINUX_HINT}, or leave -s out to use BTF"
         )
 

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, Optional
 
-from .core_file import compression_of, open_regular
+from .core_file import compression_of, open_regular, shown
 from .errors import InputError
 
 __all__ = ("Progress", "unpacked")
@@ -100,10 +100,10 @@ def _unpack(
             os.replace(unfinished, target)
             unfinished = None
     except _CorruptError as e:
-        raise InputError(f"{path}: is cut short or damaged: {e}") from e
+        raise InputError(f"{shown(path)}: is cut short or damaged: {e}") from e
     except OSError as e:
         raise InputError(
-            f"{path}: cannot be unpacked into {folder}: {e.strerror or e}; "
+            f"{shown(path)}: cannot be unpacked into {folder}: {e.strerror or e}; "
             "set XDG_CACHE_HOME to a folder on a larger disk, or unpack it yourself"
         ) from e
     finally:
@@ -169,7 +169,7 @@ def _zstd_chunks(packed: BinaryIO) -> Iterator[bytes]:
     if shutil.which("zstd"):
         return _zstd_program_chunks(packed)
     raise InputError(
-        f"{packed.name}: is packed with zstd, which nothing here can unpack: "
+        f"{shown(packed.name)}: is packed with zstd, which nothing here can unpack: "
         "install the zstd program, or pip install drgn-tools[zstd]"
     )
 

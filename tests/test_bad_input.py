@@ -72,8 +72,12 @@ def test_permission_denied(tmp_path: Path) -> None:
     assert "permission denied" in message
 
 
-def test_nul_in_the_name() -> None:
-    assert refusal(core="vm\0core")[0] == EXIT_INPUT
+@pytest.mark.parametrize("name", ["", "vm\0core", "vm\ncore", "\x1b[31mvmcore", "\udcff"])
+def test_odd_names(name: str) -> None:
+    code, message = refusal(core=name)
+    assert code == EXIT_INPUT
+    assert message.startswith(f"{name!r}: ")
+    assert message.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -284,7 +288,7 @@ def test_kernel_whose_vmcoreinfo_does_not_know_kallsyms(demo_core: str, tmp_path
     path.write_text(lines)
     code, message = refusal(core=demo_core, vmcoreinfo=path)
     assert code == EXIT_TYPES
-    assert "symbol table" in message
+    assert message.startswith(f"{demo_core}: the symbol table ")
     assert "-s" in message
 
 
