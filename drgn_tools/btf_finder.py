@@ -149,7 +149,8 @@ class BtfFinder:
             data = self._prog.read(address, min(room, _MAX_ARRAY_BYTES))
         except FaultError:
             return 0
-        return -(-len(data.rstrip(b"\0")) // max(element_bytes, 1))
+        used = -(-len(data.rstrip(b"\0")) // element_bytes) if element_bytes else 0
+        return used or room // max(element_bytes, 1)
 
     def _function(self, name: str) -> Optional[Object]:
         addresses = self._kallsyms.find(name, _TEXT) if self._kallsyms else []

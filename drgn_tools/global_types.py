@@ -7,7 +7,7 @@ the type. An entry counts only where the kernel has both the symbol and the
 type; a variable that BTF does describe does not need it.
 
 A length in brackets is a number, an enumerator, or (empty) as many elements as
-fit before the next symbol; elements of zeros at the end then count as padding.
+fit before the next symbol; zeros at the end then count as padding, unless all are.
 """
 
 from __future__ import annotations

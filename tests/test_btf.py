@@ -220,14 +220,16 @@ def test_globals_from_the_table() -> None:
     pointer = b.ref(Kind.PTR, b.int("char", 1, SIGNED))
     b.compound("list_head", 16, [("next", b.ref(Kind.PTR, b.count + 2), 0), ("prev", word, 64)])
     b.compound("softirq_action", 8, [("action", pointer, 0)])
+    b.compound("swap_info_struct", 8, [("flags", word, 0)])
     b.enum(None, {"NR_SOFTIRQS": 3})
-    memory = struct.pack("<5Q", 11, 22, 33, 0, 0)
+    memory = struct.pack("<8Q", 11, 22, 33, 0, 0, 0, 0, 0)
     symbols = {
         "Dmodules": 0x100,
         "Dklp_ops": 0x110,  # but the next symbol is only 8 bytes on
         "Dsoftirq_vec": 0x118,
         "D__per_cpu_offset": MEMORY,
-        "Dafter": MEMORY + 40,
+        "Dswap_info": MEMORY + 40,
+        "Dafter": MEMORY + 64,
         "Dinit_task": 0x30000,  # there, but its type is not
     }
     prog = program(b, memory, symbols)
@@ -235,6 +237,7 @@ def test_globals_from_the_table() -> None:
     assert prog["softirq_vec"].type_.length == 3
     # As many as fit, without the padding.
     assert [word.value_() for word in prog["__per_cpu_offset"]] == [11, 22, 33]
+    assert len(prog["swap_info"]) == 3  # all zeros: nothing tells padding from elements
     for name in ("klp_ops", "init_task", "nr_cpu_ids"):
         with pytest.raises(LookupError):
             prog[name]
