@@ -18,6 +18,7 @@ from drgn.helpers.linux.pid import find_task
 from .entry import entry_of
 from .errors import TaskNotFoundError, UsageError
 from .foreign import foreign_frames
+from .kallsyms import UNUSABLE
 from .layout import Layout, layout_of
 from .program import build_id, source_of, types_source
 from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
@@ -115,38 +116,28 @@ class _Kernel:
     # ---- which task
 
     def find(self, which: WhichTask) -> Task:
-        addr, wanted = self._address(which)
-        if addr:
-            try:
-                return read_task(self.prog, self.layout, addr)
-            except (FaultError, OverflowError):
-                raise TaskNotFoundError(f"no task at {wanted}: it is not in the dump") from None
-        raise TaskNotFoundError(f"no task with {wanted} in {source_of(self.prog)}")
+        number = _pid_or_address(which)
+        if number < _PID_MAX_LIMIT:
+            task, wanted = self._task_of_pid(number), f"pid {number}"
+        else:
+            # Whatever can be read would make a task; only what the kernel has on
+            # its list, or runs when idle, is one.
+            task = next((task for task in self.tasks if task.addr == number), None)
+            wanted = f"address {number:#x}"
+        if task is None:
+            raise TaskNotFoundError(f"no task with {wanted} in {source_of(self.prog)}")
+        return task
 
-    def _address(self, which: WhichTask) -> tuple[int, str]:
-        if isinstance(which, Thread):
-            which = which.object
-        if isinstance(which, Object):
-            kind = which.type_.kind
-            if kind is TypeKind.STRUCT and which.address_ is not None:
-                return which.address_, f"{which.address_:#x}"
-            if kind not in (TypeKind.POINTER, TypeKind.INT, TypeKind.TYPEDEF):
-                raise UsageError(f"neither a PID nor a task: {which.type_.type_name()}")
-            which = int(which.value_())
-        if isinstance(which, bool) or not isinstance(which, int):
-            raise UsageError(f"neither a PID nor a task: {which!r}")
-        if which >= _PID_MAX_LIMIT:
-            return which, f"{which:#x}"
-        return self._address_of_pid(which), f"pid {which}"
-
-    def _address_of_pid(self, pid: int) -> int:
-        if pid == 0:
-            return next((cpu.idle_addr for cpu in self.tasks.cpus), 0)
+    def _task_of_pid(self, pid: int) -> Optional[Task]:
         try:
-            return int(find_task(self.prog, pid).value_())
-        except (FaultError, LookupError):
-            # The PID tree is damaged; the task list may not be.
-            return next((task.addr for task in self.tasks if task.pid == pid), 0)
+            addr = find_task(self.prog, pid).value_() if pid else self.tasks.cpus[0].idle_addr
+            task = read_task(self.prog, self.layout, addr)
+        except (IndexError, *UNUSABLE):
+            task = None
+        if task is not None and task.pid == pid:
+            return task
+        # The PID tree is damaged; the task list may not be.
+        return next((task for task in self.tasks if task.pid == pid), None)
 
     # ---- the record of one task
 
@@ -169,7 +160,10 @@ class _Kernel:
             for i, step in enumerate(walk.steps)
             if step.regs is not None
         ]
-        judgement = judge(walk, self.text.is_kernel_text)
+        needs_user_regs = self.layout.may_need_user_regs and not (
+            task.kthread or self.tasks.is_idle(task)
+        )
+        judgement = judge(walk, self.text.is_kernel_text, needs_user_regs)
         reason = why(judgement, walk, frames, regs)
         return self._record(task, judgement, reason, frames, regs, self._flags(walk))
 
@@ -198,7 +192,7 @@ class _Kernel:
         address = end - layout.top_padding_bytes - size_bytes
         try:
             raw = self.prog.read(address, size_bytes)
-        except FaultError:
+        except (FaultError, OverflowError):
             return None
         return (address, raw) if layout.regs.user_mode(layout.regs.read(raw)) else None
 
@@ -296,6 +290,21 @@ class _Kernel:
             if self.no_verdict is None
             else (f"no verdicts: {self.no_verdict[1].sentence}",),
         )
+
+
+def _pid_or_address(which: WhichTask) -> int:
+    if isinstance(which, Thread):
+        which = which.object
+    if isinstance(which, Object):
+        kind = which.type_.kind
+        if kind is TypeKind.STRUCT and which.address_ is not None:
+            return int(which.address_)
+        if kind not in (TypeKind.POINTER, TypeKind.INT, TypeKind.TYPEDEF):
+            raise UsageError(f"neither a PID nor a task: {which.type_.type_name()}")
+        which = int(which.value_())
+    if isinstance(which, bool) or not isinstance(which, int) or which < 0:
+        raise UsageError(f"neither a PID nor a task: {which!r}")
+    return which
 
 
 def _named_frame(ip: int, name: Optional[SymbolName], regs: Optional[int] = None) -> Frame:

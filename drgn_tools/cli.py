@@ -30,6 +30,7 @@ from .errors import (
 from .records import KernelAudit, KernelInfo, Reason, TaskStack, Verdict
 from .render.output import (
     Console,
+    OutputError,
     ReaderGoneError,
     be_lenient,
     is_terminal,
@@ -91,6 +92,8 @@ def _fenced(args: Arguments, console: Console) -> int:
         return COMMANDS[args.command](args, console)
     except DrgnToolsError as error:
         console.problem("error", str(error))
+        if isinstance(error, OutputError):
+            _discard_stdout()
         return error.exit_code
     except ReaderGoneError:
         raise

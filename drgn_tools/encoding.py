@@ -106,7 +106,8 @@ def detect_encoding(code: Mapping[str, bytes], word_bytes: int) -> Detection:
         and can be read.
     :param word_bytes: 8 on x86-64, 4 on x86-32.
     """
-    if not any(code.values()):
+    # Pages that were left out of a dump may read as zeros.
+    if not any(text.strip(b"\0") for text in code.values()):
         return Detection(
             Encoding.NONE,
             (),

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from drgn import FaultError, Object, Program, UnsupportedOperation
+from drgn import Object, Program, UnsupportedOperation
 
-from .layout import BAD_TYPES, symbol_address
+from .kallsyms import UNUSABLE
+from .layout import symbol_address
 from .tasks import Task
 from .text import KernelText
 
@@ -47,7 +48,7 @@ def use_orc_of_the_dump(prog: Program) -> None:
         image = prog.main_module()
         if image.address_ranges is None and start is not None and end is not None and start < end:
             image.address_ranges = [(start, end)]
-    except (FaultError, *BAD_TYPES):
+    except UNUSABLE:
         # A damaged module list: stacks then end early, and have no verdict anyway.
         return
 
@@ -69,6 +70,6 @@ def foreign_frames(prog: Program, text: KernelText, task: Task) -> list[ForeignF
             if not text.is_kernel_text(frame.pc):
                 break
             frames.append(ForeignFrame(frame.pc, frame.interrupted and bool(frames)))
-    except (FaultError, UnsupportedOperation, *BAD_TYPES):
+    except (UnsupportedOperation, *UNUSABLE):
         return frames
     return frames

@@ -9,19 +9,18 @@ changed it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Optional
+from typing import Literal, Optional
 
-from drgn import Architecture, FaultError, Program, TypeKind, offsetof, sizeof
+from drgn import Architecture, FaultError, Program, SymbolBinding, TypeKind, offsetof, sizeof
 
 from .encoding import PROBE_SYMBOLS, Detection, Encoding, detect_encoding
 from .errors import InputError, TypesError
-from .kallsyms import kallsyms_of
+from .kallsyms import UNUSABLE, kallsyms_of
 from .pt_regs import PtRegsLayout, probe_pt_regs
 
 __all__ = (
-    "BAD_TYPES",
     "Layout",
     "TaskLayout",
     "Unwinder",
@@ -30,13 +29,18 @@ __all__ = (
     "symbol_address",
 )
 
-Unwinder = str
-"""``frame_pointer``, ``orc`` or ``guess``."""
+Unwinder = Literal["frame_pointer", "orc", "guess"]
+"""CONFIG_UNWINDER_FRAME_POINTER, _ORC or _GUESS."""
 
 _MAX_STUB_BYTES = 4096
 """Entry stubs are a few hundred bytes; a damaged symbol table may claim anything."""
 
-_VM_AREA_GUARD_PAGES = 1
+_MAX_THREAD_SIZE_BYTES = 64 * 1024
+"""16 KiB, and KASAN_STACK_ORDER of up to 2 (asm/page_64_types.h)."""
+_MAX_TASK_BYTES = 1 << 20
+"""It is some 7 KiB; more than this in a bulk read is a damaged type."""
+_MAX_INACTIVE_FRAME_BYTES = 64
+"""Eight words at most (asm/switch_to.h)."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ class Layout:
     """Which unwinder the kernel was built with; ``None`` if that cannot be told."""
     detection: Detection
     """What the entry code says of the encoding."""
+    may_need_user_regs: bool
+    """Up to v5.7 a reliable walk of a user task had to end at user-mode registers; some stable
+    kernels dropped that, and nothing in a dump tells which."""
     reliable_stacktrace: bool
     """CONFIG_HAVE_RELIABLE_STACKTRACE."""
     fork_return_addrs: frozenset[int]
@@ -144,13 +151,18 @@ def _probe(prog: Program) -> Layout:
             arch=prog.platform.arch.name.lower(),
             word_bytes=regs.word_bytes,
             page_bytes=prog["PAGE_SIZE"].value_(),
-            thread_size_bytes=_thread_size(prog, regs.word_bytes),
+            thread_size_bytes=_thread_size(prog, regs.word_bytes, prog["PAGE_SIZE"].value_()),
             top_padding_bytes=_top_padding(prog, regs),
-            frame_bp_offset=offsetof(prog.type("struct inactive_task_frame"), "bp"),
+            frame_bp_offset=_at_most(
+                offsetof(prog.type("struct inactive_task_frame"), "bp"),
+                _MAX_INACTIVE_FRAME_BYTES,
+                "struct inactive_task_frame",
+            ),
             regs=regs,
             task=_task_layout(prog),
             unwinder=_unwinder(prog),
             detection=detect_encoding(_entry_code(prog), regs.word_bytes),
+            may_need_user_regs=_may_need_user_regs(prog),
             reliable_stacktrace=_has_reliable_stacktrace(prog),
             fork_return_addrs=frozenset(
                 addr
@@ -160,19 +172,17 @@ def _probe(prog: Program) -> Layout:
         )
 
 
-BAD_TYPES = (LookupError, TypeError, ValueError)
-"""What drgn raises when a type is missing, is of another kind than C has it, or makes no sense."""
-
-
 @contextmanager
 def probing(prog: Program) -> Iterator[None]:
     """Types are looked at in here: those of a damaged dump may be anything.
 
-    :raises TypesError: instead of :data:`BAD_TYPES`.
+    :raises TypesError: instead of :data:`.kallsyms.UNUSABLE`.
     """
     try:
         yield
-    except BAD_TYPES as e:
+    except TypesError:
+        raise
+    except UNUSABLE as e:
         raise TypesError(
             f"{prog.core_dump_path or 'kernel'}: its type information lacks what a stack needs,"
             f" or is damaged ({e}); give the vmlinux of this kernel with -s"
@@ -224,35 +234,55 @@ def _task_layout(prog: Program) -> TaskLayout:
         "cpu": optional("cpu", "thread_info.cpu"),
         "on_cpu": optional("on_cpu"),
     }
+    size_bytes = max(offset + size for offset, size in filter(None, fields.values()))
     return TaskLayout(
-        size_bytes=max(offset + size for offset, size in filter(None, fields.values())),
+        size_bytes=_at_most(size_bytes, _MAX_TASK_BYTES, "struct task_struct"),
         signal_thread_head=offsetof(prog.type("struct signal_struct"), "thread_head"),
         **fields,  # type: ignore[arg-type]  # the mandatory ones are not None
     )
 
 
-def _thread_size(prog: Program, word_bytes: int) -> int:
-    """THREAD_SIZE, which no type states in BTF: union thread_union is not in it."""
-    try:
-        return int(sizeof(prog.type("union thread_union")))
-    except LookupError:
-        pass
+def _at_most(value: int, limit: int, what: str) -> int:
+    if value > limit:
+        raise ValueError(f"{what} cannot have {value} bytes")
+    return value
+
+
+def _thread_size(prog: Program, word_bytes: int, page_bytes: int) -> int:
+    """THREAD_SIZE: a power of two, from one page to 64 KiB (asm/page_{32,64}_types.h).
+
+    :raises LookupError: nothing tells it.
+    :raises ValueError: it makes no sense, or two sources differ. A wrong size would
+        move the end of every stack, and no walk would notice.
+    """
+    found = set(_thread_sizes(prog, word_bytes))
+    if not found:
+        raise LookupError("no type or symbol tells THREAD_SIZE")
+    size_bytes = min(found)
+    if len(found) > 1 or size_bytes & (size_bytes - 1):
+        raise ValueError(f"THREAD_SIZE cannot be {' and '.join(map(str, sorted(found)))}")
+    if not page_bytes <= size_bytes <= _MAX_THREAD_SIZE_BYTES:
+        raise ValueError(f"THREAD_SIZE cannot be {size_bytes}")
+    return size_bytes
+
+
+def _thread_sizes(prog: Program, word_bytes: int) -> Iterator[int]:
+    # union thread_union says it, but is in no BTF.
+    with suppress(LookupError):
+        yield sizeof(prog.type("union thread_union"))
     # Since Linux kernel commit e6401c130931 ("x86/irq/64: Split the IRQ stack into
     # its own pages") (in v5.2), struct irq_stack has IRQ_STACK_SIZE bytes, which
     # is THREAD_SIZE on x86-64 (asm/page_64_types.h).
     if word_bytes == 8:
-        try:
-            return int(sizeof(prog.type("struct irq_stack")))
-        except LookupError:
-            pass
+        with suppress(LookupError):
+            yield sizeof(prog.type("struct irq_stack"))
     for begin, end in (
         ("__start_init_stack", "__end_init_stack"),
         ("__start_init_task", "__end_init_task"),
     ):
         begin_addr, end_addr = symbol_address(prog, begin), symbol_address(prog, end)
         if begin_addr is not None and end_addr is not None and end_addr > begin_addr:
-            return end_addr - begin_addr
-    raise LookupError("no type or symbol tells THREAD_SIZE")
+            yield end_addr - begin_addr
 
 
 def _top_padding(prog: Program, regs: PtRegsLayout) -> int:
@@ -303,9 +333,16 @@ def _entry_code(prog: Program) -> dict[str, bytes]:
 def _has_reliable_stacktrace(prog: Program) -> bool:
     # kernel/stacktrace.c has stack_trace_save_tsk_reliable() only with
     # CONFIG_HAVE_RELIABLE_STACKTRACE. Up to v5.1 the function was
-    # save_stack_trace_tsk_reliable(), with a weak twin that always failed; the
-    # real one's helper tells.
-    return any(
-        symbol_address(prog, name) is not None
-        for name in ("stack_trace_save_tsk_reliable", "__save_stack_trace_reliable")
-    )
+    # save_stack_trace_tsk_reliable(), and without that option a weak one that
+    # always fails took its place.
+    if symbol_address(prog, "stack_trace_save_tsk_reliable") is not None:
+        return True
+    try:
+        return prog.symbol("save_stack_trace_tsk_reliable").binding is not SymbolBinding.WEAK
+    except LookupError:
+        return False
+
+
+def _may_need_user_regs(prog: Program) -> bool:
+    # asm_exc_page_fault came with v5.8, as did the end of that rule.
+    return symbol_address(prog, "asm_exc_page_fault") is None

@@ -88,6 +88,7 @@ def probe_pt_regs(prog: Program) -> PtRegsLayout:
     """The layout by this kernel's own ``struct pt_regs``.
 
     :raises LookupError: the type or one of its members is missing.
+    :raises ValueError: it has another size than on any kernel.
     """
     type_ = prog.type("struct pt_regs")
     word_bytes = sizeof(prog.type("unsigned long"))
@@ -101,4 +102,9 @@ def probe_pt_regs(prog: Program) -> PtRegsLayout:
         # they are unsigned long.
         size = min(sizeof(member.type), 2) if name in _SEGMENTS else sizeof(member.type)
         fields.append((name, member.offset, size))
-    return PtRegsLayout(word_bytes, sizeof(type_), tuple(fields))
+    size_bytes = sizeof(type_)
+    if size_bytes != len(names) * word_bytes or any(
+        offset + size > size_bytes or not 0 < size <= word_bytes for _, offset, size in fields
+    ):
+        raise ValueError(f"struct pt_regs cannot have {size_bytes} bytes, or its members are off")
+    return PtRegsLayout(word_bytes, size_bytes, tuple(fields))

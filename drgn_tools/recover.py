@@ -22,7 +22,9 @@ _FGRAPH_FRAME_OFFSET_MASK = (1 << 10) - 1
 """kernel/trace/fgraph.c: the low bits of a word on the shadow stack lead to its frame."""
 
 _MAX_RETHOOK_NODES = 4096
-"""A node for each kretprobed function on a stack; a looping list has more."""
+"""A node for each kretprobed function on a stack; the walk of a looping list visits more."""
+_MAX_SHADOW_STACK_WORDS = 65536 // 8
+"""A page of the largest kind that x86 kernels ever considered; it is 4096 bytes."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Rethook:
 
     trampoline: int
     first_offset: int
-    next_offset: int
+    """Of ``rethooks.first`` in the task. Nodes are linked by their llist member: offsets are from there."""
     ret_addr_offset: int
     frame_offset: int
 
@@ -87,7 +89,10 @@ def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
         ret_stack_offset=offsetof(task, "ret_stack"),
         curr_ret_stack=(curr.offset, sizeof(curr.type)),
         # SHADOW_STACK_OFFSET: PAGE_SIZE / sizeof(long) (kernel/trace/fgraph.c)
-        max_words=prog["PAGE_SIZE"].value_() // sizeof(prog.type("unsigned long")),
+        max_words=min(
+            prog["PAGE_SIZE"].value_() // sizeof(prog.type("unsigned long")),
+            _MAX_SHADOW_STACK_WORDS,
+        ),
         frame_bytes=sizeof(frame),
         ret_offset=offsetof(frame, "ret"),
         retp_offset=offsetof(frame, "retp"),
@@ -103,8 +108,6 @@ def _probe_rethook(prog: Program) -> Optional[Rethook]:
     return Rethook(
         trampoline=trampoline,
         first_offset=offsetof(task, "rethooks.first"),
-        # Nodes are linked by their llist member, so offsets are from there.
-        next_offset=0,
         ret_addr_offset=offsetof(node, "ret_addr") - offsetof(node, "llist"),
         frame_offset=offsetof(node, "frame") - offsetof(node, "llist"),
     )
@@ -123,6 +126,7 @@ class Recovery:
         self._task = task
         self._graph_idx = 0
         self._kr_cur = 0
+        self._rethook_nodes_left = _MAX_RETHOOK_NODES
 
     def __call__(self, addr: int, addr_p: int) -> int:
         fgraph, rethook = self._layout.fgraph, self._layout.rethook
@@ -171,26 +175,24 @@ class Recovery:
         """
         if self._task.is_runnable:
             return 0
-        for _ in range(_MAX_RETHOOK_NODES):
+        while True:
             node, ret_addr = self._next_rethook(rethook)
             if ret_addr == 0 or self._word(node + rethook.frame_offset) == addr_p:
                 return ret_addr
-        return 0
 
     def _next_rethook(self, rethook: Rethook) -> tuple[int, int]:
         """__rethook_find_ret_addr(): the next node whose address is a real one."""
         if self._kr_cur:
-            node = self._word(self._kr_cur + rethook.next_offset)
+            node = self._word(self._kr_cur)
         else:
             node = self._word(self._task.addr + rethook.first_offset)
-        for _ in range(_MAX_RETHOOK_NODES):
-            if not node:
-                break
+        while node and self._rethook_nodes_left:
+            self._rethook_nodes_left -= 1
             ret_addr = self._word(node + rethook.ret_addr_offset)
             if ret_addr != rethook.trampoline:
                 self._kr_cur = node
                 return node, ret_addr
-            node = self._word(node + rethook.next_offset)
+            node = self._word(node)
         return 0, 0
 
     # ---- memory

@@ -31,14 +31,18 @@ class Judgement(NamedTuple):
     """Index of the step on which the verdict fell; for a broken chain the last good one."""
 
 
-def judge(walk: Walk, is_kernel_text: Callable[[int], bool]) -> Judgement:
+def judge(
+    walk: Walk, is_kernel_text: Callable[[int], Optional[bool]], needs_user_regs: bool = False
+) -> Judgement:
     """What ``stack_trace_save_tsk_reliable()`` would answer.
 
     Rules apply frame by frame, so what comes first decides: memory missing
     further up does not matter to a stack that is unreliable already.
 
     :param walk: the walk of a task that is not on a CPU.
-    :param is_kernel_text: ``__kernel_text_address()``.
+    :param is_kernel_text: ``__kernel_text_address()``; ``None`` where that cannot be told.
+    :param needs_user_regs: this kernel may want user-mode registers at the end of this
+        task's stack (see :attr:`.layout.Layout.may_need_user_regs`).
     """
     for i, step in enumerate(walk.steps):
         if step.regs is not None:
@@ -48,7 +52,11 @@ def judge(walk: Walk, is_kernel_text: Callable[[int], bool]) -> Judgement:
             # Kernel mode registers mean an interrupt or exception in the
             # kernel, which may have hit before a frame pointer was saved.
             return Judgement(Verdict.UNRELIABLE, Reason.KERNEL_MODE_REGS, i)
-        if not is_kernel_text(step.ip):
+        # 0 is what a swapped-out address that is not found leaves: no text, ever.
+        is_text = is_kernel_text(step.ip) if step.ip else False
+        if is_text is None:
+            return Judgement(Verdict.UNKNOWN, Reason.TEXT_UNCLEAR, i)
+        if not is_text:
             return Judgement(Verdict.UNRELIABLE, Reason.BAD_RETURN_ADDRESS, i)
         if i + 1 >= MAX_STACK_ENTRIES:
             return Judgement(Verdict.UNRELIABLE, Reason.TOO_MANY_ENTRIES, i)
@@ -58,4 +66,6 @@ def judge(walk: Walk, is_kernel_text: Callable[[int], bool]) -> Judgement:
         return Judgement(Verdict.UNRELIABLE, Reason.BROKEN_CHAIN, last)
     if walk.end is End.NOT_IN_DUMP:
         return Judgement(Verdict.UNKNOWN, Reason.UNREADABLE, last)
+    if needs_user_regs:
+        return Judgement(Verdict.UNKNOWN, Reason.END_UNCLEAR, last)
     return Judgement(Verdict.RELIABLE)

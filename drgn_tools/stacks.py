@@ -22,7 +22,9 @@ def read_task_stack(prog: Program, layout: Layout, stack_addr: int, sp_addr: int
     # A stack pointer just below the stack is legal nonsense: the frame behind it
     # may still lie on the stack, and the kernel follows it.
     first_frame_addr = sp_addr + layout.frame_bp_offset
-    if not stack_addr <= first_frame_addr < end_addr:
+    # A stack that ends beyond the address space holds nothing in C, either: its
+    # end wraps around, and nothing is below that.
+    if not stack_addr <= first_frame_addr < end_addr <= 1 << 64:
         return StackBytes(stack_addr, layout.thread_size_bytes, end_addr, b"")
     begin_addr = max(sp_addr, stack_addr)
     try:

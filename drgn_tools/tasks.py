@@ -3,20 +3,22 @@
 
 The order is that of for_each_process_thread() in linux/sched/signal.h: every
 process from init_task's list, every thread of it; then the idle task of each
-online CPU, which are on no list.
+online CPU, which are on no list. (An offline CPU's idle task is not looked at.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Callable, NamedTuple, Optional
 
 from drgn import FaultError, Program
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
-from .layout import BAD_TYPES, Layout, symbol_address
+from .kallsyms import UNUSABLE
+from .layout import Layout, symbol_address
 
 __all__ = ("Task", "TaskList", "read_task")
 
@@ -34,6 +36,8 @@ _STATE_CHARS = "RSDTtXZPI"
 
 _ADDRESS_MASK = (1 << 64) - 1
 
+_MAX_CPUS = 8192
+"""The largest CONFIG_NR_CPUS of x86 (arch/x86/Kconfig)."""
 _MAX_TASKS = 8 * 1024 * 1024
 """Twice PID_MAX_LIMIT of a 64-bit kernel (linux/threads.h)."""
 
@@ -134,13 +138,23 @@ class _ListWalk:
     """Where a walk along a ``struct list_head`` is, and what ended it early."""
 
     def __init__(
-        self, head: int, first: int, seen: Iterable[int] = (), previous: Optional[int] = None
+        self,
+        head: int,
+        first: int,
+        seen: Iterable[int] = (),
+        previous: Optional[int] = None,
+        signal_addr: Optional[int] = None,
     ) -> None:
         self.head = head
         self.node = first
         self.previous = head if previous is None else previous
         self.seen = set(seen)
+        self.signal_addr = signal_addr
         self.damage: Optional[str] = None
+
+    def accepts(self, task: Task) -> bool:
+        """Threads of a process share its signal_struct."""
+        return self.signal_addr is None or task.signal_addr == self.signal_addr
 
     def may_visit(self) -> bool:
         if self.node in self.seen:
@@ -202,8 +216,8 @@ class TaskList:
         """for_each_process(): the list through ``tasks``, from init_task, which is not on it."""
         init_task = symbol_address(self._prog, "init_task")
         head = None if init_task is None else self._read(init_task)
-        if init_task is None or head is None:
-            self.problems.append("init_task is not in the dump: no task list")
+        if init_task is None or head is None or head.pid:
+            self.problems.append("init_task is not in the dump, or damaged: no task list")
             return
         offset = self._layout.task.tasks_next[0]
         forward = _ListWalk(init_task + offset, head.tasks_next)
@@ -230,10 +244,16 @@ class TaskList:
             # The leader is the first thread, as ever but after an exec() by
             # another thread: one read saved for each process.
             yield leader
-            threads = _ListWalk(head, leader.thread_node_next, previous=leader.addr + offset)
+            threads = _ListWalk(
+                head,
+                leader.thread_node_next,
+                previous=leader.addr + offset,
+                signal_addr=leader.signal_addr,
+            )
         else:
             try:
-                threads = _ListWalk(head, self._prog.read_word(head & _ADDRESS_MASK))
+                first = self._prog.read_word(head & _ADDRESS_MASK)
+                threads = _ListWalk(head, first, signal_addr=leader.signal_addr)
             except FaultError:
                 threads = _ListWalk(head, head)
                 threads.damage = f"its head at {head:#x} is not in the dump"
@@ -254,7 +274,7 @@ class TaskList:
                 walk.damage = f"it leads to {walk.node - offset:#x}, which is not in the dump"
                 return
             ahead, behind = links(task)
-            if behind != walk.previous:
+            if behind != walk.previous or not walk.accepts(task):
                 # Not a task, or not the next one: whatever follows is not ours.
                 walk.damage = f"{walk.node - offset:#x} does not point back to what led to it"
                 return
@@ -273,10 +293,16 @@ class TaskList:
     def _read_cpus(self) -> Iterator[Cpu]:
         prog = self._prog
         try:
-            numbers = list(for_each_online_cpu(prog))
+            numbers = list(islice(for_each_online_cpu(prog), _MAX_CPUS))
             runqueues = prog["runqueues"]
-            for number in numbers:
+        except UNUSABLE as e:
+            self.problems.append(f"which tasks are running cannot be read: {e}")
+            return
+        for number in numbers:
+            try:
                 rq = per_cpu(runqueues, number)
-                yield Cpu(number, rq.curr.value_(), rq.idle.value_())
-        except (FaultError, *BAD_TYPES) as e:
-            self.problems.append(f"which tasks are running cannot be read in full: {e}")
+                cpu = Cpu(number, int(rq.curr.value_()), int(rq.idle.value_()))
+            except UNUSABLE as e:
+                self.problems.append(f"what runs on CPU {number} cannot be read: {e}")
+            else:
+                yield cpu

@@ -10,12 +10,13 @@ from __future__ import annotations
 import enum
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import NamedTuple, Optional
 
-from drgn import FaultError, Object, Program, container_of
+from drgn import Object, Program, container_of
 
-from .kallsyms import ModuleKallsyms, kallsyms_of
-from .layout import BAD_TYPES, symbol_address
+from .kallsyms import UNUSABLE, ModuleKallsyms, kallsyms_of
+from .layout import symbol_address
 
 __all__ = ("KernelText", "SymbolName", "TextKind", "TextRange")
 
@@ -23,7 +24,13 @@ _MAX_LIST_ENTRIES = 1_000_000
 """No kernel has this many modules, trampolines or BPF programs; a looping list does."""
 
 _BYTES_PAST_END_OF_BPF = 1
-"""bpf_tree_comp() takes ``val > ksym->end`` for outside, so the end itself is inside."""
+"""bpf_tree_comp() takes ``val > ksym->end`` for outside, so the end itself is inside (v6.1.192 and
+v6.12; older kernels take ``>=``, and nothing in a dump tells which)."""
+
+_VSYSCALL_ADDR = 0xFFFF_FFFF_FF60_0000
+_VSYSCALL_BYTES = 4096
+_VSYSCALL_NONE = 2
+"""``enum { EMULATE, XONLY, NONE } vsyscall_mode`` in arch/x86/entry/vsyscall/vsyscall_64.c."""
 
 
 class TextKind(enum.Enum):
@@ -64,9 +71,8 @@ class SymbolName(NamedTuple):
 class KernelText:
     """Kernel text of one program, read once.
 
-    A range list that is damaged or not in the dump ends early and leaves a
-    sentence in :attr:`problems`; an address there is then not text, as the
-    caller must tell the user.
+    A list that is damaged or not in the dump ends early and leaves a sentence in
+    :attr:`problems`: what is then not found may be text all the same.
     """
 
     def __init__(self, prog: Program) -> None:
@@ -76,27 +82,44 @@ class KernelText:
         self._module_kallsyms: dict[str, Optional[ModuleKallsyms]] = {}
         self._modules: dict[str, Object] = {}
         self._names: dict[int, Optional[SymbolName]] = {}
-        # The kernel asks in this order; ranges do not overlap but for init text.
-        ranges = [
-            *self._core_text(),
-            *self._guarded("modules", _module_text(prog, self._modules)),
-            *self._guarded("ftrace trampolines", _ftrace_trampolines(prog)),
-            *self._guarded("kprobe slots", _kprobe_slots(prog)),
-            *self._guarded("BPF programs", _bpf_text(prog)),
-        ]
-        self._ranges = sorted(ranges)
-        self._starts = [r.start for r in self._ranges]
+        # The kernel asks for core text first and for init text last.
+        self._core = tuple(self._image_text("_stext", "_etext", TextKind.CORE))
+        self._init = tuple(self._image_text("_sinittext", "_einittext", TextKind.INIT))
+        self._gate = tuple(self._guarded("vsyscall", _gate_area(prog)))
+        self._loaded = sorted(
+            (
+                *self._guarded("modules", _module_text(prog, self._modules)),
+                *self._guarded("ftrace trampolines", _ftrace_trampolines(prog)),
+                *self._guarded("kprobe slots", _kprobe_slots(prog)),
+                *self._guarded("BPF programs", _bpf_text(prog)),
+            ),
+            key=lambda r: (r.start, r.end),
+        )
+        # A damaged list may give ranges that overlap, so the one with the
+        # highest start need not be the one that holds an address.
+        self._starts = [r.start for r in self._loaded]
+        self._highest_ends = list(accumulate((r.end for r in self._loaded), max))
 
     def find(self, addr: int) -> Optional[TextRange]:
         """The range of kernel text that holds *addr*, ``None`` if it is not text."""
+        for r in (*self._core, *self._gate):
+            if r.start <= addr < r.end:
+                return r
         i = bisect_right(self._starts, addr) - 1
-        if i >= 0 and addr < self._ranges[i].end:
-            return self._ranges[i]
-        return None
+        while i >= 0 and addr < self._highest_ends[i]:
+            if addr < self._loaded[i].end:
+                return self._loaded[i]
+            i -= 1
+        return next((r for r in self._init if r.start <= addr < r.end), None)
 
-    def is_kernel_text(self, addr: int) -> bool:
-        """Follows __kernel_text_address() in kernel/extable.c, v6.12."""
-        return self.find(addr) is not None
+    def is_kernel_text(self, addr: int) -> Optional[bool]:
+        """Follows __kernel_text_address() in kernel/extable.c, v6.12.
+
+        :return: ``None`` if it was not found but not every list could be read.
+        """
+        if self.find(addr) is not None:
+            return True
+        return None if self.problems else False
 
     def name_exact(self, addr: int) -> Optional[SymbolName]:
         """What the instruction at *addr* belongs to, as ``%pS`` prints it."""
@@ -134,7 +157,7 @@ class KernelText:
             return SymbolName(found[0], addr - found[1], None) if found else None
         try:
             symbol = self._prog.symbol(addr)
-        except LookupError:
+        except (LookupError, OverflowError):
             return None
         return SymbolName(symbol.name, addr - symbol.address, None)
 
@@ -147,17 +170,15 @@ class KernelText:
 
     # ---- ranges
 
-    def _core_text(self) -> Iterator[TextRange]:
-        for start_symbol, end_symbol, kind in (
-            ("_stext", "_etext", TextKind.CORE),
-            ("_sinittext", "_einittext", TextKind.INIT),
-        ):
-            start = symbol_address(self._prog, start_symbol)
-            end = symbol_address(self._prog, end_symbol)
-            if start is None or end is None:
-                self.problems.append(f"no symbols {start_symbol} and {end_symbol} in the dump")
-            else:
-                yield TextRange(start, end, kind)
+    def _image_text(
+        self, start_symbol: str, end_symbol: str, kind: TextKind
+    ) -> Iterator[TextRange]:
+        start = symbol_address(self._prog, start_symbol)
+        end = symbol_address(self._prog, end_symbol)
+        if start is None or end is None:
+            self.problems.append(f"no symbols {start_symbol} and {end_symbol} in the dump")
+        else:
+            yield TextRange(start, end, kind)
 
     def _guarded(self, what: str, ranges: Iterator[TextRange]) -> Iterator[TextRange]:
         count = 0
@@ -169,13 +190,18 @@ class KernelText:
                 if count >= _MAX_LIST_ENTRIES:
                     self.problems.append(f"the list of {what} does not end")
                     return
-        except FaultError as e:
-            self.problems.append(
-                f"the list of {what} cannot be read past entry {count}:"
-                f" memory at {e.address:#x} is not in the dump"
-            )
-        except BAD_TYPES as e:
-            self.problems.append(f"the list of {what} cannot be read: {e}")
+        except UNUSABLE as e:
+            self.problems.append(f"the list of {what} cannot be read past entry {count}: {e}")
+
+
+def _gate_area(prog: Program) -> Iterator[TextRange]:
+    """in_gate_area_no_mm() in arch/x86/entry/vsyscall/vsyscall_64.c: the vsyscall page.
+
+    is_kernel_text() in linux/kallsyms.h counts it as text (v6.1, v6.12).
+    """
+    mode = symbol_address(prog, "vsyscall_mode")
+    if mode is not None and prog.read_u32(mode) != _VSYSCALL_NONE:
+        yield TextRange(_VSYSCALL_ADDR, _VSYSCALL_ADDR + _VSYSCALL_BYTES, TextKind.CORE)
 
 
 def _follow(prog: Program, head: Object, type_name: str, member: str) -> Iterator[Object]:
@@ -236,7 +262,8 @@ def _ftrace_trampolines(prog: Program) -> Iterator[TextRange]:
     while op and op.value_() != last and op.value_() not in seen:
         seen.add(op.value_())
         start = op.trampoline.value_()
-        yield TextRange(start, start + op.trampoline_size.value_(), TextKind.FTRACE)
+        if start:  # freeing a trampoline leaves its size
+            yield TextRange(start, start + op.trampoline_size.value_(), TextKind.FTRACE)
         op = op.next.read_()
 
 

@@ -5,6 +5,8 @@ Pure: bytes of one task stack in, the kernel's sequence of frames out. No drgn
 object, no printing, and bad data never raises: it ends the walk, and the walk
 says how. Function names are the kernel's, so both files can be read side by side.
 
+x86-32 up to v5.2 saved ``pt_regs`` of kernel mode without sp and ss; they are taken for whole here.
+
 For a task that is not ``current`` the kernel accepts no stack but the task's own
 (get_stack_info_noinstr(): ``if (task != current) return false``), so one stack
 is all there is here.
@@ -34,7 +36,7 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Callable, NamedTuple, Optional
 
@@ -145,7 +147,8 @@ class End(enum.Enum):
     ERROR = "error"
     """``unwind_error()``: the next frame pointer cannot be followed."""
     EMPTY = "empty"
-    """The first frame is not on the stack. The kernel takes that for a complete, empty trace."""
+    """No frame at all: thread.sp or the first frame is not on the stack, or every frame was skipped.
+    The kernel takes that for a complete, empty trace."""
     NOT_IN_DUMP = "not_in_dump"
     """Memory that decides how to go on could not be read (the kernel never meets this)."""
 
@@ -173,7 +176,6 @@ class _Unwinder:
         self.task_pt_regs = stack.end_addr - rules.top_padding_bytes - rules.regs.size_bytes
         self.done = False
         self.error = False
-        self.started = False  # the kernel's orig_sp != 0
         self.bp: Optional[int] = None
         self.regs: Optional[int] = None
         self.regs_user_mode = False
@@ -253,8 +255,10 @@ class _Unwinder:
             self.done = True
             return False
 
-        # Make sure it only unwinds up and doesn't overlap the prev frame:
-        if self.started and frame < prev_frame_end:
+        # Make sure it only unwinds up and doesn't overlap the prev frame. (For
+        # the first frame there is none, prev_frame_end is two words, and the
+        # kernel's test of orig_sp comes to the same.)
+        if frame < prev_frame_end:
             return False
 
         if regs is not None:
@@ -270,7 +274,6 @@ class _Unwinder:
             ip = self.recover(self.word(addr_p), addr_p)
             self.regs, self.bp = None, next_bp
         self.ip = ip
-        self.started = True
         return True
 
     def unwind_next_frame(self) -> None:
@@ -287,7 +290,7 @@ class _Unwinder:
                 return
             # Entry code does not encode the regs of a syscall: set them by hand.
             self.regs, self.bp = self.task_pt_regs, None
-            self.regs_user_mode, self.regs_bp = True, registers["bp"]
+            self.regs_user_mode = True
             self.ip = registers["ip"]
             return
 
@@ -305,30 +308,20 @@ class _Unwinder:
     def unwind_start(self, thread_sp: int) -> None:
         """Follows __unwind_start() for a task that is not running."""
         bp = thread_sp + self.rules.frame_bp_offset
-        # The kernel ignores the result of both: a first frame off the stack is
-        # no error but an empty trace.
-        if not self.stack.on_stack(bp, 1):
+        # The kernel ignores whether these fail: a first frame off the stack
+        # leaves the stack type unknown, which is "done", and no error.
+        if not self.stack.on_stack(bp, 1):  # get_stack_info(), before bp is decoded
             self.done = True
             return
         self.update_stack_state(bp)
-        if not self.started:
-            # The kernel would go on with bp == NULL here; unwind_next_frame()
-            # then reads address 0. Only update_stack_state() failing sets no
-            # state, and on the first call that always means "not on the stack".
-            self.done = True
-            return
         # Skip to first_frame, which is thread.sp (get_stack_pointer()).
         while not self.done and (
             not self.stack.on_stack(thread_sp, self.word_bytes) or (self.bp or 0) < thread_sp
         ):
             self.unwind_next_frame()
 
-    def steps(self, thread_sp: int) -> Iterator[Step]:
-        self.unwind_start(thread_sp)
-        # Bounded without a counter: each frame lies above the one before it.
-        while not self.done:
-            yield Step(self.ip, self.bp, self.regs, self.regs is not None and self.regs_user_mode)
-            self.unwind_next_frame()
+    def step(self) -> Step:
+        return Step(self.ip, self.bp, self.regs, self.regs is not None and self.regs_user_mode)
 
 
 def _nothing_swapped(addr: int, addr_p: int) -> int:
@@ -350,8 +343,11 @@ def walk_task_stack(
     unwinder = _Unwinder(stack, rules, recover)
     steps: list[Step] = []
     try:
-        for step in unwinder.steps(thread_sp):
-            steps.append(step)
+        unwinder.unwind_start(thread_sp)
+        # Bounded without a counter: each frame lies above the one before it.
+        while not unwinder.done:
+            steps.append(unwinder.step())
+            unwinder.unwind_next_frame()
     except NotInDump as missing:
         return Walk(tuple(steps), End.NOT_IN_DUMP, missing.addr)
     if unwinder.error:

@@ -63,7 +63,20 @@ def why(
             f"{MAX_STACK_ENTRIES} or more entries; live patching can use {MAX_STACK_ENTRIES - 1}",
             f"{MAX_STACK_ENTRIES} or more entries",
         )
-    return Why(f"stack memory at {walk.bad_addr or 0:#x} is not in the dump", "not in the dump")
+    if reason is Reason.TEXT_UNCLEAR:
+        assert at is not None  # judge() says on which frame
+        return Why(
+            f"whether return address {frames[at].ip:#x}{_above(frames, at)} is kernel text"
+            " cannot be told: the lists of modules, trampolines or BPF programs are damaged",
+            "may be no kernel text",
+        )
+    if reason is Reason.END_UNCLEAR:
+        return Why(
+            "the stack ends without user registers, which kernels before 5.8 judge differently",
+            "no user registers",
+        )
+    where = (walk.bad_addr or 0) & ((1 << 64) - 1)
+    return Why(f"memory at {where:#x} is not in the dump", "not in the dump")
 
 
 def running(cpu: int) -> Why:

@@ -30,7 +30,7 @@ FGRAPH = Fgraph(
     retp_offset=24,
 )
 RETHOOK = Rethook(
-    trampoline=TRAMPOLINE, first_offset=16, next_offset=0, ret_addr_offset=16, frame_offset=24
+    trampoline=TRAMPOLINE, first_offset=16, ret_addr_offset=16, frame_offset=24
 )
 
 
