@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from .lab import cache, cli, kernel, packages, stock
+from .lab.dump import Dump
 from .lab.errors import LabError
 from .lab.initramfs import write_initramfs
 from .lab.kernel import Kernel
@@ -25,7 +27,7 @@ from .lab.run import Progress, run
 from .lab.variants import VARIANTS, BuiltKernel, variant_named
 
 _ROOT = Path(__file__).parent.parent
-_COMMANDS = ("list", "build", "boot", "dump", "path", "sheet", "demo", "clean")
+_COMMANDS = ("list", "build", "boot", "dump", "path", "sheet", "demo", "packages", "clean")
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +134,44 @@ def test_all_missing_packages_come_in_one_command(capsys: pytest.CaptureFixture[
     assert len(err.splitlines()) == 1
     for package in ("bc", "bison", "dwarves", "flex", "libelf-dev", "linux-source-6.12"):
         assert f" {package}" in err.split("apt-get install")[1]
+
+
+def test_packages_need_nothing_but_python() -> None:
+    result = subprocess.run(
+        [sys.executable, "-S", "-m", "tests.lab", "packages"],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    needed = result.stdout.split()
+    assert {"flex", "qemu-system-x86", "linux-source-6.12", "busybox-static"} <= set(needed)
+    assert needed == sorted(needed)
+
+
+@pytest.mark.parametrize("words", [[], ["--all", "fp-lsb"]])
+def test_dump_wants_variants_or_all(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as e:
+        cli.main(["dump", *words])
+    assert e.value.code == 2
+    assert "--all" in capsys.readouterr().err
+
+
+def test_dump_is_copied_with_what_belongs_to_it(tmp_path: Path) -> None:
+    entry = tmp_path / "entry"
+    entry.mkdir()
+    vmlinux = tmp_path / "vmlinux"
+    vmlinux.write_text("vmlinux")
+    for name, text in (
+        ("core", "core"),
+        ("core.log", "log"),
+        ("core.json", json.dumps({"vmlinux": str(vmlinux)})),
+    ):
+        (entry / name).write_text(text)
+    assert Dump(entry).copy_to(tmp_path / "out", "fp") == tmp_path / "out" / "fp.core"
+    copied = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert copied.keys() == {"fp.core", "fp.log", "fp.json", "fp.vmlinux"}
+    assert copied["fp.vmlinux"] == "vmlinux"
 
 
 def test_path_without_a_dump_says_how_to_make_one(

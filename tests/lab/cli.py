@@ -16,8 +16,9 @@ from typing import Optional
 
 from .cache import cache_dir, exclusive
 from .errors import LabError
+from .packages import BOOT, BUILD, SHELL, STOCK, packages_of
 from .run import say
-from .variants import VARIANTS, Variant, variant_named
+from .variants import VARIANTS, BuiltKernel, Variant, variant_named
 
 __all__ = ("main",)
 
@@ -55,7 +56,7 @@ def _build(args: argparse.Namespace) -> int:
     from .dump import get_kernel
     from .guest import make_initramfs
 
-    for variant in args.variants:
+    for variant in VARIANTS if args.all else args.variants:
         kernel = get_kernel(variant)
         make_initramfs(kernel)
         print(kernel.entry)
@@ -65,17 +66,19 @@ def _build(args: argparse.Namespace) -> int:
 def _dump(args: argparse.Namespace) -> int:
     from .dump import make_dump
 
-    for variant in args.variants:
+    for variant in VARIANTS if args.all else args.variants:
         dump = make_dump(variant, fresh=args.fresh, seconds=args.timeout)
         for skipped in dump.read_about()["skipped"]:
             say(f"{variant.name}: the guest could not: {skipped}")
-        core = dump.core
-        if args.output:
-            args.output.mkdir(parents=True, exist_ok=True)
-            core = args.output / f"{variant.name}.core"
-            for source, suffix in ((dump.core, ""), (dump.log, ".log"), (dump.about, ".json")):
-                shutil.copyfile(source, f"{core}{suffix}")
+        core = dump.copy_to(args.output, variant.name) if args.output else dump.core
         print(core, flush=True)
+    return 0
+
+
+def _packages(args: argparse.Namespace) -> int:
+    needed = packages_of((*BUILD, *STOCK, *BOOT, *SHELL))
+    needed |= {v.kernel.source_package for v in VARIANTS if isinstance(v.kernel, BuiltKernel)}
+    print(" ".join(sorted(needed)))
     return 0
 
 
@@ -154,7 +157,11 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def several(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("variants", nargs="+", type=_variant, metavar="VARIANT", help=names)
+        which = sub.add_mutually_exclusive_group(required=True)
+        which.add_argument(
+            "variants", nargs="*", type=_variant, metavar="VARIANT", default=[], help=names
+        )
+        which.add_argument("--all", action="store_true", help="every variant")
 
     command("list", _list, "show the variants, and what of them is in the cache")
 
@@ -174,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="DIR",
-        help="copy the dump to DIR/VARIANT.core, with .log and .json beside it",
+        help="copy the dump to DIR/VARIANT.core, with VARIANT.log, .json and .vmlinux beside it",
     )
     sub.add_argument("--fresh", action="store_true", help="make a new dump even if there is one")
     sub.add_argument(
@@ -194,9 +201,14 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("demo", _demo, "make demo.vmcore.xz and demo.txt from the fp-lsb dump")
     sub.add_argument("output", type=Path, metavar="DIR")
 
+    command("packages", _packages, "print the Debian packages all of this needs")
+
     sub = command("clean", _clean, "remove dumps and initramfs from the cache")
     sub.add_argument("--all", action="store_true", help="kernels and source trees, too")
     return parser
+
+
+_WITHOUT_DRGN = (_packages, _clean)
 
 
 def _terminated(number: int, frame: Optional[FrameType]) -> None:
@@ -209,7 +221,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        if importlib.util.find_spec("drgn") is None:
+        if args.function not in _WITHOUT_DRGN and importlib.util.find_spec("drgn") is None:
             raise LabError(
                 f"{sys.executable} has no drgn: use a Python where drgn-tools is installed"
             )

@@ -58,6 +58,22 @@ class Dump:
         about: dict[str, Any] = json.loads(self.about.read_text())
         return about
 
+    def copy_to(self, folder: Path, name: str) -> Path:
+        """Copies to ``folder``/``name``.core, .log, .json and, if there is one, .vmlinux."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {"core": self.core, "log": self.log, "json": self.about}
+        vmlinux = self.read_about()["vmlinux"]
+        if vmlinux:
+            files["vmlinux"] = Path(vmlinux)
+        for suffix, source in files.items():
+            part = folder / f"{name}.{suffix}.part"
+            try:
+                shutil.copyfile(source, part)
+                part.replace(folder / f"{name}.{suffix}")
+            finally:
+                part.unlink(missing_ok=True)
+        return folder / f"{name}.core"
+
 
 def kernel_if_cached(variant: Variant) -> Optional[Kernel]:
     """The kernel of a variant, if there is one already."""

@@ -10,7 +10,16 @@ from pathlib import Path
 
 from .errors import LabError
 
-__all__ = ("BOOT", "BUILD", "SHELL", "STOCK", "package_version", "program_version", "require")
+__all__ = (
+    "BOOT",
+    "BUILD",
+    "SHELL",
+    "STOCK",
+    "package_version",
+    "packages_of",
+    "program_version",
+    "require",
+)
 
 _PACKAGE_OF = {
     "apt-cache": "apt",
@@ -22,7 +31,6 @@ _PACKAGE_OF = {
     "dpkg-query": "dpkg",
     "flex": "flex",
     "gcc": "gcc",
-    "gcc-12": "gcc-12",
     "ld": "binutils",
     "make": "make",
     "pahole": "dwarves",
@@ -32,17 +40,17 @@ _PACKAGE_OF = {
     "tar": "tar",
     "xz": "xz-utils",
     "/usr/include/libelf.h": "libelf-dev",
-    "/usr/include/openssl/ssl.h": "libssl-dev",
     "/usr/include/stdio.h": "libc6-dev",
 }
 
 BUILD = (
     "bc", "bison", "dpkg-query", "flex", "gcc", "ld", "make", "pahole", "patch", "strip", "tar",
-    "xz", "/usr/include/libelf.h", "/usr/include/openssl/ssl.h", "/usr/include/stdio.h",
+    "xz", "/usr/include/libelf.h", "/usr/include/stdio.h",
 )  # fmt: skip
 """To build a kernel, modules and the workload."""
 STOCK = (
-    "apt-cache", "apt-get", "dpkg", "gcc", "ld", "make", "strip", "/usr/include/stdio.h",
+    "apt-cache", "apt-get", "dpkg", "gcc", "ld", "make", "strip", "xz",
+    "/usr/include/libelf.h", "/usr/include/stdio.h",
 )  # fmt: skip
 """To unpack a stock kernel and build modules for it."""
 BOOT = ("qemu-system-x86_64",)
@@ -53,13 +61,18 @@ def _is_there(need: str) -> bool:
     return Path(need).exists() if need.startswith("/") else shutil.which(need) is not None
 
 
+def packages_of(needs: Iterable[str]) -> set[str]:
+    """The Debian packages that programs and files come in."""
+    return {_PACKAGE_OF.get(need, need) for need in needs}
+
+
 def require(needs: Iterable[str], packages: Iterable[str] = ()) -> None:
     """Checks for programs and files (keys of the table), and for ``packages`` by name.
 
     :raises LabError: something is missing; the line names one command that installs it all
     """
     missing = [need for need in needs if not _is_there(need)]
-    wanted = {_PACKAGE_OF[need] for need in missing}
+    wanted = packages_of(missing)
     for package in packages:
         if not package_version(package):
             missing.append(package)
