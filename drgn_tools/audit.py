@@ -77,7 +77,9 @@ def audit_kernel(prog: Program, progress: Optional[Callable[[int], None]] = None
         stacks.append(kernel.stack(task))
         if progress is not None:
             progress(len(stacks))
-    return KernelAudit(kernel.info(), tuple(stacks), kernel.problems())
+    return KernelAudit(
+        kernel.info(), tuple(stacks), (*kernel.problems(), *_suspicious_emptiness(stacks))
+    )
 
 
 @takes_program_or_default
@@ -289,6 +291,17 @@ class _Kernel:
             notes=()
             if self.no_verdict is None
             else (f"no verdicts: {self.no_verdict[1].sentence}",),
+        )
+
+
+def _suspicious_emptiness(stacks: Sequence[TaskStack]) -> Iterator[str]:
+    # One stack without frames is the kernel's own oddity. Most stacks without
+    # are a layout that is wrong, and all those "reliable" would be a lie.
+    empty = sum(1 for s in stacks if s.verdict is Verdict.RELIABLE and not s.frames)
+    if stacks and 2 * empty > len(stacks):
+        yield (
+            f"{empty} of {len(stacks)} stacks have no frame on them: the types are likely damaged,"
+            " and the verdicts not to be believed"
         )
 
 

@@ -23,6 +23,9 @@ __all__ = ("KernelText", "SymbolName", "TextKind", "TextRange")
 _MAX_LIST_ENTRIES = 1_000_000
 """No kernel has this many modules, trampolines or BPF programs; a looping list does."""
 
+_MAX_RANGE_BYTES = 1 << 31
+"""All modules together have 1.5 GiB at most (MODULES_LEN)."""
+
 _BYTES_PAST_END_OF_BPF = 1
 """bpf_tree_comp() takes ``val > ksym->end`` for outside, so the end itself is inside (v6.1.192 and
 v6.12; older kernels take ``>=``, and nothing in a dump tells which)."""
@@ -78,6 +81,7 @@ class KernelText:
     def __init__(self, prog: Program) -> None:
         self.problems: list[str] = []
         self._prog = prog
+        self._address_bits = 8 * prog.address_size()
         self._kallsyms = kallsyms_of(prog)
         self._module_kallsyms: dict[str, Optional[ModuleKallsyms]] = {}
         self._modules: dict[str, Object] = {}
@@ -180,12 +184,19 @@ class KernelText:
         else:
             yield TextRange(start, end, kind)
 
+    def _checked(self, r: TextRange) -> TextRange:
+        # Text that is loaded lies in the upper half of the address space, and
+        # there is not that much of it.
+        if r.start >> (self._address_bits - 1) != 1 or r.end - r.start > _MAX_RANGE_BYTES:
+            raise ValueError(f"{r.kind.value} text cannot be from {r.start:#x} to {r.end:#x}")
+        return r
+
     def _guarded(self, what: str, ranges: Iterator[TextRange]) -> Iterator[TextRange]:
         count = 0
         try:
             for r in ranges:
                 if r.end > r.start:
-                    yield r
+                    yield self._checked(r)
                 count += 1
                 if count >= _MAX_LIST_ENTRIES:
                     self.problems.append(f"the list of {what} does not end")
