@@ -29,9 +29,7 @@ FGRAPH = Fgraph(
     ret_offset=0,
     retp_offset=24,
 )
-RETHOOK = Rethook(
-    trampoline=TRAMPOLINE, first_offset=16, ret_addr_offset=16, frame_offset=24
-)
+RETHOOK = Rethook(trampoline=TRAMPOLINE, first_offset=16, ret_addr_offset=16, frame_offset=24)
 
 
 class Machine:
