@@ -216,14 +216,21 @@ def _gate_area(prog: Program) -> Iterator[TextRange]:
 
 
 def _follow(prog: Program, head: Object, type_name: str, member: str) -> Iterator[Object]:
-    # list_for_each_entry() that also ends on a list bent into a loop.
-    seen = set()
+    # list_for_each_entry()
+    seen: set[int] = set()
     pos = head.next.read_()
     end = head.address_of_().value_()
-    while pos.value_() != end and pos.value_() not in seen:
-        seen.add(pos.value_())
+    while pos.value_() != end:
+        _visit(pos.value_(), seen)
         yield container_of(pos, type_name, member)
         pos = pos.next.read_()
+
+
+def _visit(addr: int, seen: set[int]) -> None:
+    # A list bent into a loop lacks what followed: it is damaged, not at its end.
+    if addr in seen:
+        raise ValueError(f"it loops back to {addr:#x}")
+    seen.add(addr)
 
 
 def _module_text(prog: Program, modules: dict[str, Object]) -> Iterator[TextRange]:
@@ -270,8 +277,8 @@ def _ftrace_trampolines(prog: Program) -> Iterator[TextRange]:
     except LookupError:
         return  # CONFIG_FUNCTION_TRACER=n
     seen: set[int] = set()
-    while op and op.value_() != last and op.value_() not in seen:
-        seen.add(op.value_())
+    while op and op.value_() != last:
+        _visit(op.value_(), seen)
         start = op.trampoline.value_()
         if start:  # freeing a trampoline leaves its size
             yield TextRange(start, start + op.trampoline_size.value_(), TextKind.FTRACE)
