@@ -28,7 +28,30 @@ from drgn import (
     sizeof,
 )
 
+from drgn_tools.pt_regs import X86_32, X86_64
+
 PAGE_BYTES = 4096
+THREAD_SIZE_BYTES = 4 * PAGE_BYTES
+
+TASK_MEMBERS = """
+    struct thread_info thread_info;
+    unsigned int __state;
+    void *stack;
+    struct refcount_struct usage;
+    unsigned int flags;
+    int on_cpu;
+    struct list_head tasks;
+    int exit_state;
+    int pid;
+    int tgid;
+    struct list_head thread_node;
+    char comm[16];
+    struct signal_struct *signal;
+    struct refcount_struct stack_refcount;
+    struct thread_struct thread;
+    unsigned long not_read;
+"""
+"""``struct task_struct``, since v5.16."""
 _MEMORY_BYTES = 256 * 1024
 
 
@@ -178,3 +201,21 @@ class DrawnKernel:
             and (addr is None or symbol.address <= addr < symbol.address + symbol.size)
         ]
         return found[:1] if one else found
+
+
+def declare_stack_types(kernel: DrawnKernel, task_members: str = TASK_MEMBERS) -> None:
+    """What a stack needs of the types and symbols of a kernel with CONFIG_SMP, 6.12 or so."""
+    regs = X86_64 if kernel.word_bytes == 8 else X86_32
+    kernel.struct("pt_regs", "".join(f"unsigned long {name};" for name, _, _ in regs.fields))
+    kernel.struct("inactive_task_frame", "unsigned long r12; unsigned long bp; void *ret_addr")
+    kernel.struct("thread_info", "unsigned long flags; unsigned int cpu")
+    kernel.struct("refcount_struct", "int refs")
+    kernel.struct("thread_struct", "unsigned long sp0; unsigned long sp")
+    kernel.struct("signal_struct", "int live; struct list_head thread_head")
+    kernel.struct("unwind_state", "unsigned long *bp; unsigned long *orig_sp")
+    kernel.struct("task_struct", task_members)
+    kernel.symbol("__start_init_stack", kernel.nowhere)
+    kernel.symbol("__end_init_stack", kernel.nowhere + THREAD_SIZE_BYTES)
+    stub = kernel.new("char [64]", bytes.fromhex("90 48 8d 6c 24 01"))  # lea 1(%rsp),%rbp
+    kernel.symbol("asm_exc_page_fault", stub, size=64)
+    kernel.symbol("stack_trace_save_tsk_reliable", kernel.nowhere)
