@@ -277,6 +277,7 @@ class TaskList:
             if behind != walk.previous or not walk.accepts(task):
                 # Not a task, or not the next one: whatever follows is not ours.
                 walk.damage = f"{walk.node - offset:#x} does not point back to what led to it"
+                walk.seen.discard(walk.node)  # from the other end it may be the next one
                 return
             yield task
             walk.previous, walk.node = walk.node, ahead
