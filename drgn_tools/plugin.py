@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Callable
 
 from drgn import FaultError, MainModule, Module, Program, ProgramFlags
 from drgn.commands import parse_shell_command
@@ -89,9 +89,31 @@ for _name, _summary, _arguments in (
         parse=parse_shell_command,
     )(_run)
 
-# In drgn's REPL a record shows itself as the drawing of its stack. Elsewhere
-# there is no REPL, and drgn.cli not worth importing.
+
+# ---- in drgn's own command line
+
+
+def _on_use(name: str) -> Callable[..., Any]:
+    def function(*args: Any, **kwargs: Any) -> Any:
+        import drgn_tools
+
+        return getattr(drgn_tools, name)(*args, **kwargs)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"drgn_tools.{name}(): help(drgn_tools.{name}) tells all of it."
+    return function
+
+
+# Elsewhere there is no REPL, and drgn.cli not worth importing.
 if "drgn.cli" in sys.modules:
+    import builtins
+
     from drgn.cli import display_str
 
+    # A record shows itself as the drawing of its stack.
     display_str(TaskStack)
+    # drgn gives a plugin no way to the names of its REPL. Python's own site module
+    # puts what is meant for people at a prompt (exit, help) here, too; a name
+    # that is there already is left alone.
+    for _function in ("task_stack", "task_stacks", "kernel_info"):
+        vars(builtins).setdefault(_function, _on_use(_function))

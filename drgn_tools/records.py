@@ -11,7 +11,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
+
+if TYPE_CHECKING:
+    from drgn import Object, Program
 
 __all__ = (
     "Frame",
@@ -100,8 +103,14 @@ class SavedRegs:
     def __getitem__(self, name: str) -> int:
         return self.registers[name]
 
+    def object(self, prog: Program) -> Object:
+        """The same as a drgn object: the ``struct pt_regs`` at :attr:`address`."""
+        from drgn import Object
 
-@dataclass(frozen=True)
+        return Object(prog, "struct pt_regs", address=self.address)
+
+
+@dataclass(frozen=True, repr=False)
 class TaskStack:
     """A task, its stack, and whether the stack can be trusted."""
 
@@ -138,6 +147,11 @@ class TaskStack:
     regs: tuple[SavedRegs, ...] = ()
     """Every ``pt_regs`` met on the way, in stack order."""
 
+    def __repr__(self) -> str:
+        # A list of them is read at a prompt; str() is the whole stack.
+        answer = self.verdict.value if self.why is None else f"{self.verdict.value}: {self.why}"
+        return f"<TaskStack pid={self.pid} comm={self.comm!r} {answer}>"
+
     def __str__(self) -> str:
         # The one import that points upward: drawing belongs to render/, and a
         # record that prints itself belongs to the REPL.
@@ -172,7 +186,7 @@ class KernelInfo:
     """What a reader must know of this kernel before believing a verdict; said once, on stderr."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class KernelAudit:
     """One kernel, every task of it."""
 
@@ -182,6 +196,9 @@ class KernelAudit:
     """Tasks in the order of the task list, the idle tasks last."""
     problems: tuple[str, ...] = ()
     """What could not be looked at, a sentence each (a damaged task list ...); empty when all was."""
+
+    def __repr__(self) -> str:
+        return f"<KernelAudit {self.kernel.source!r} {self.kernel.release} {len(self.tasks)} tasks>"
 
     def __iter__(self) -> Iterator[TaskStack]:
         return iter(self.tasks)

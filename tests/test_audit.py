@@ -122,6 +122,23 @@ def test_symbols_follow_the_rule_for_return_addresses(whole: KernelAudit) -> Non
     assert names[-1] == "entry_SYSCALL_64_after_hwframe"
 
 
+def test_saved_registers_are_also_a_drgn_object(
+    whole: KernelAudit, demo_program: drgn.Program
+) -> None:
+    for s in whole:
+        for saved in s.regs:
+            regs = saved.object(demo_program)
+            assert {name: regs.member_(name).value_() for name in saved.registers} == dict(
+                saved.registers
+            )
+
+
+def test_a_list_of_records_is_short_at_a_prompt(whole: KernelAudit) -> None:
+    s = named(whole, "w-kfault-read")
+    assert repr(s) == f"<TaskStack pid={s.pid} comm='w-kfault-read' unreliable: {s.why}>"
+    assert repr(whole).endswith(f" {len(whole)} tasks>")
+
+
 # ---- one task
 
 
