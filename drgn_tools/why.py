@@ -105,7 +105,9 @@ def _interrupted(saved: SavedRegs, inner: Sequence[Frame], at: Frame) -> Why:
 
 
 def _the(entry: str) -> str:
-    return f"the {entry}" if entry.endswith("interrupt") else f"a {entry}"
+    if entry.endswith("interrupt"):
+        return f"the {entry}"
+    return f"an {entry}" if entry[0] in "aeio" else f"a {entry}"
 
 
 def _above(frames: Sequence[Frame], at: int) -> str:
