@@ -38,6 +38,7 @@ class Machine:
     def __init__(self) -> None:
         self.memory = bytearray(4096)
         self.runnable = False
+        self.reads = 0
         self.put(TASK, RET_STACK)
         self.depth = 0
 
@@ -64,9 +65,12 @@ class Machine:
     def recovery(self) -> Recovery:
         prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
         data = bytes(self.memory)
-        prog.add_memory_segment(
-            BASE, len(data), lambda address, count, offset, physical: data[offset : offset + count]
-        )
+
+        def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+            self.reads += 1
+            return data[offset : offset + count]
+
+        prog.add_memory_segment(BASE, len(data), read)
         task = cast(Task, SimpleNamespace(addr=TASK, is_runnable=self.runnable))
         return Recovery(prog, RecoverLayout(8, FGRAPH, RETHOOK), task)
 
@@ -117,6 +121,14 @@ def test_fgraph_stops_at_a_word_that_leads_nowhere() -> None:
         assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
 
 
+def test_fgraph_stops_at_a_zero_word_with_a_frame_that_matches_there_and_below() -> None:
+    m = Machine()
+    m.fgraph(0xA0, retp=0x9000)
+    m.put(RET_STACK + 8 * 7, 0, 0, 0, 0x9000)  # {ret = 0, func, calltime, retp}
+    m.put(TASK + 8, 8)
+    assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
 def test_rethook_finds_the_node_by_its_frame() -> None:
     m = Machine()
     m.rethook((0xA0, 0x9000), (TRAMPOLINE, 0x9010), (0xA1, 0x9010))
@@ -144,6 +156,16 @@ def test_rethook_list_bent_into_a_loop_ends() -> None:
         m.rethook((ret_addr, 0x9000))
         m.put(NODES, NODES)
         assert m.recovery()(TRAMPOLINE, 0x9999) == 0
+
+
+def test_rethook_loop_of_many_nodes_is_gone_round_for_one_stack_only() -> None:
+    m = Machine()
+    m.rethook(*[(0xA0 + i, 0x9000 + i) for i in range(30)])
+    m.put(NODES + 64 * 29, NODES)
+    recover = m.recovery()
+    for _ in range(100):
+        assert recover(TRAMPOLINE, 0x8888) == 0
+    assert m.reads < 4 * 4096
 
 
 def test_fgraph_comes_first_and_rethook_looks_at_what_it_gives() -> None:

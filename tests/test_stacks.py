@@ -20,7 +20,7 @@ LAYOUT = cast(
 )
 
 
-def program(missing: tuple[int, ...] = ()) -> drgn.Program:
+def program(missing: tuple[int, ...] = (), stack_addr: int = STACK) -> drgn.Program:
     """Four pages of stack, each full of its own number; those *missing* fault."""
     prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
     for page in range(4):
@@ -33,7 +33,7 @@ def program(missing: tuple[int, ...] = ()) -> drgn.Program:
         ) -> bytes:
             return data[offset : offset + count]
 
-        prog.add_memory_segment(STACK + page * PAGE, PAGE, read)
+        prog.add_memory_segment(stack_addr + page * PAGE, PAGE, read)
     return prog
 
 
@@ -65,3 +65,27 @@ def test_stack_pointer_that_is_off_the_stack_reads_nothing(sp: int) -> None:
     # Would fault, if it did.
     stack = read_task_stack(program(missing=(0, 1, 2, 3)), LAYOUT, STACK, sp)
     assert (stack.data, stack.holes) == (b"", ())
+
+
+def test_stack_pointer_below_the_stack_reads_from_its_start_if_the_first_frame_is_on_it() -> None:
+    stack = read_task_stack(program(), LAYOUT, STACK, STACK - 40)
+    assert (stack.data_addr, len(stack.data)) == (STACK, 4 * PAGE)
+    assert stack.read(STACK, 8) == b"\x01" * 8
+    beside = read_task_stack(program(), LAYOUT, STACK, STACK - 41)
+    assert (beside.data, beside.holes) == (b"", ())
+
+
+def test_stack_at_the_very_end_of_the_address_space_is_read() -> None:
+    last = (1 << 64) - 4 * PAGE
+    stack = read_task_stack(program(stack_addr=last), LAYOUT, last, last + 3 * PAGE)
+    assert (stack.end_addr, stack.data) == (1 << 64, b"\x04" * PAGE)
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3])
+def test_stack_that_ends_beyond_the_address_space_reads_nothing(pages: int) -> None:
+    # Its end wraps around in C, and nothing is below that.
+    last = (1 << 64) - pages * PAGE
+    stack = read_task_stack(program(), LAYOUT, last, last + 8)
+    assert (stack.data, stack.holes) == (b"", ())
+    with pytest.raises(NotInDump):
+        stack.read(last + 48, 8)

@@ -89,10 +89,23 @@ class Drawing:
         self.frame(bp, saved_bp, ret)
         self.sp = bp - self.rules.frame_bp_offset
 
+    def stack(self, holes: tuple[tuple[int, int], ...] = ()) -> StackBytes:
+        """What was drawn, as bytes."""
+        return StackBytes(self.base, self.size, self.base, bytes(self.memory), holes)
+
     def walk(self, sp: int = 0, holes: tuple[tuple[int, int], ...] = ()) -> Walk:
         """Walk it from *sp* (thread.sp as drawn, if not given)."""
-        stack = StackBytes(self.base, self.size, self.base, bytes(self.memory), holes)
-        return walk_task_stack(stack, sp or self.sp, self.rules)
+        return walk_task_stack(self.stack(holes), sp or self.sp, self.rules)
+
+    def walk_and_note(self) -> tuple[Walk, list[tuple[int, int]]]:
+        """Walk it; note what the recovery of swapped addresses is asked, and add 1 to each."""
+        asked = []
+
+        def recover(addr: int, addr_p: int) -> int:
+            asked.append((addr, addr_p))
+            return addr + 1
+
+        return walk_task_stack(self.stack(), self.sp, self.rules, recover), asked
 
 
 def ips(walk: Walk) -> list[int]:
@@ -167,10 +180,14 @@ def test_ftrace_last_frame_ends_the_walk_only_with_bp_and_parent_repeated() -> N
     #   bp              bp + 2
     #   parent ret      bp + 1
     #   bp              bp + 0
-    for parent_again, end in ((0xA1, End.LAST_FRAME), (0xBAD, End.ERROR)):
+    for bp_again, parent_again, end in (
+        (0, 0xA1, End.LAST_FRAME),
+        (0, 0xBAD, End.ERROR),
+        (0x77, 0xA1, End.ERROR),
+    ):
         d = Drawing()
         bp = d.last_frame - 3 * 8
-        d.put(bp, 0, 0xA1, 0, 0xAF, parent_again)
+        d.put(bp, 0, 0xA1, bp_again, 0xAF, parent_again)
         d.inactive(bp - 64, bp, 0xA0)
         assert d.walk().end is end
 
@@ -276,7 +293,68 @@ def test_loop_is_impossible_because_walks_only_go_up() -> None:
     assert (d.walk().end, ips(d.walk())) == (End.ERROR, [0xA0, 0xA1])
 
 
+@pytest.mark.parametrize(("gap", "end"), [(-8, End.ERROR), (0, End.LAST_FRAME)])
+def test_frame_above_regs_must_clear_all_of_them(gap: int, end: End) -> None:
+    d = Drawing()
+    d.frame(d.last_frame, 0, 0xA2)
+    regs = d.last_frame - 512
+    caller = d.frame(regs + d.layout.size_bytes + gap, d.last_frame, 0xA1)
+    d.regs(regs, ip=0xFA11, cs=KERNEL_CS, bp=caller)
+    d.inactive(regs - 64, d.encode(regs), 0xA0)
+    assert d.walk().end is end
+
+
+# ---- return addresses that were swapped out
+
+
+def test_recovery_is_asked_of_every_address_in_the_kernel_and_where_it_lay() -> None:
+    d = Drawing()
+    d.user_regs()
+    d.frame(d.last_frame, 0, 0xA2)
+    regs = d.regs(d.last_frame - 512, ip=0xFA11, cs=KERNEL_CS, bp=d.last_frame)
+    d.inactive(regs - 64, d.encode(regs), 0xA0)
+    walk, asked = d.walk_and_note()
+    assert asked == [
+        (0xA0, regs - 64 - 8),
+        (0xFA11, regs + 16 * 8),  # &regs->ip
+        (0xA2, d.last_frame + 8),
+    ]
+    assert ips(walk) == [0xA1, 0xFA12, 0xA3, 0x401000]
+
+
+def test_recovery_is_not_asked_of_user_mode() -> None:
+    d = Drawing()
+    d.user_regs()
+    d.inactive(d.last_frame - 128, d.encode(d.pt_regs), 0xA0)
+    walk, asked = d.walk_and_note()
+    assert [addr for addr, _ in asked] == [0xA0]
+    assert ips(walk) == [0xA1, 0x401000]
+
+
 # ---- where the walk starts
+
+
+def test_first_frame_at_the_very_bottom_is_on_the_stack() -> None:
+    d = Drawing(bp_offset=0)
+    d.frame(d.last_frame, 0, 0xA1)
+    d.frame(d.base, d.last_frame, 0xA0)
+    assert ips(d.walk(sp=d.base)) == [0xA0, 0xA1]
+
+
+def test_first_state_that_is_regs_is_skipped() -> None:
+    # Odd, &frame->bp "is" an encoded pointer; and bp == NULL is below first_frame.
+    d = Drawing()
+    d.frame(d.last_frame, 0, 0xA2)
+    regs = d.regs(d.last_frame - 512, ip=0xFA11, cs=KERNEL_CS, bp=d.last_frame)
+    assert ips(d.walk(sp=regs + 1 - d.rules.frame_bp_offset)) == [0xA2]
+
+
+def test_first_frame_is_looked_for_on_the_stack_before_it_is_decoded() -> None:
+    # get_stack_info(bp) comes first. Decoded, these would be registers on the
+    # stack whose bp leads nowhere: an error, and no empty walk.
+    d = Drawing(encoding=Encoding.MSB)
+    regs = d.regs(d.last_frame - 512, cs=KERNEL_CS, bp=0)
+    assert d.walk(sp=d.encode(regs) - d.rules.frame_bp_offset) == Walk((), End.EMPTY)
 
 
 def test_first_frame_off_the_stack_is_an_empty_walk_and_no_error() -> None:
@@ -338,10 +416,19 @@ def test_32_bit_null_frame_pointer_decodes_to_regs_off_the_stack() -> None:
 
 
 def test_32_bit_realigned_last_frame_is_three_words_down() -> None:
+    for duplicate, end in ((0xA1, End.LAST_FRAME), (0xBAD, End.ERROR)):
+        d = drawing_32()
+        d.put(d.last_frame + 4, 0xA1)
+        # bp is not repeated two words up: this is no function tracer's frame.
+        aligned = d.put(d.last_frame - 12, 0, duplicate, 0xDEAD)
+        d.inactive(aligned - 32, aligned, 0xA0)
+        assert (d.walk().end, ips(d.walk())) == (end, [0xA0, duplicate])
+
+
+def test_32_bit_ftrace_last_frame_is_as_far_down_as_a_realigned_one() -> None:
     d = drawing_32()
-    d.put(d.last_frame + 4, 0xA1)
-    aligned = d.put(d.last_frame - 12, 0, 0xA1)
-    d.inactive(aligned - 32, aligned, 0xA0)
+    bp = d.put(d.last_frame - 3 * 4, 0, 0xA1, 0, 0xAF, 0xA1)
+    d.inactive(bp - 32, bp, 0xA0)
     assert (d.walk().end, ips(d.walk())) == (End.LAST_FRAME, [0xA0, 0xA1])
 
 
@@ -381,6 +468,15 @@ def test_read_across_the_start_of_a_hole_is_refused() -> None:
     with pytest.raises(NotInDump) as e:
         stack.read(BASE_64 + 4090, 8)
     assert e.value.addr == BASE_64 + 4096
+
+
+def test_read_beyond_what_was_read_of_the_stack_is_refused() -> None:
+    stack = StackBytes(BASE_64, 8192, BASE_64 + 4096, bytes(4096))
+    assert stack.read(BASE_64 + 4096, 4096) == bytes(4096)
+    for addr, size in ((BASE_64 + 4088, 8), (BASE_64 + 8185, 8), (BASE_64 + 8192, 1)):
+        with pytest.raises(NotInDump) as e:
+            stack.read(addr, size)
+        assert e.value.addr == addr
 
 
 # ---- anything at all
