@@ -19,6 +19,8 @@ _PAGE_BYTES = 4096
 _HEADER_BYTES = 24
 _MAX_IMAGE_BYTES = 1 << 30
 """KERNEL_IMAGE_SIZE of x86-64 with KASLR."""
+_MAX_HOLE_BYTES = 64 << 20
+"""Pages of the image that were freed after boot may be missing; so much is its end."""
 _SYS_KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 _HINT = "give the vmlinux of this kernel with -s"
 
@@ -66,6 +68,9 @@ def _headers_in_image(prog: Program, kallsyms: Kallsyms) -> Iterator[tuple[int, 
     end = min([*kallsyms.find("_end"), at + _MAX_IMAGE_BYTES])
     while at < end:
         chunk = read_up_to(prog, at, _CHUNK_BYTES)
+        if not chunk:
+            at = _end_of_hole(prog, at, end)
+            continue
         place = chunk.find(BTF_MAGIC)
         while place >= 0:
             total = header_bytes(chunk[place : place + _HEADER_BYTES])
@@ -74,3 +79,12 @@ def _headers_in_image(prog: Program, kallsyms: Kallsyms) -> Iterator[tuple[int, 
             place = chunk.find(BTF_MAGIC, place + 1)
         # A header may lie across the end of a chunk; a page may be missing.
         at += max(len(chunk) - _HEADER_BYTES, _PAGE_BYTES - at % _PAGE_BYTES)
+
+
+def _end_of_hole(prog: Program, address: int, end: int) -> int:
+    # A byte of each page: a long read that fails costs its length.
+    next_page = address - address % _PAGE_BYTES + _PAGE_BYTES
+    for page in range(next_page, min(end, next_page + _MAX_HOLE_BYTES), _PAGE_BYTES):
+        if read_up_to(prog, page, 1):
+            return page
+    return end
