@@ -23,19 +23,23 @@ _FGRAPH_FRAME_OFFSET_MASK = (1 << 10) - 1
 
 _MAX_RETHOOK_NODES = 4096
 """A node for each kretprobed function on a stack; the walk of a looping list visits more."""
+_FTRACE_RETFUNC_DEPTH = 50
+"""linux/ftrace.h: entries of the array before v6.11."""
 _MAX_SHADOW_STACK_WORDS = 65536 // 8
 """A page of the largest kind that x86 kernels ever considered; it is 4096 bytes."""
 
 
 @dataclass(frozen=True)
 class Fgraph:
-    """Where the function graph tracer keeps return addresses (v6.11 and later)."""
+    """Where the function graph tracer keeps return addresses."""
 
     return_to_handler: int
+    of_words: bool
+    """``task->ret_stack`` is a shadow stack of words (v6.11); before, an array of struct ftrace_ret_stack."""
     ret_stack_offset: int
     curr_ret_stack: tuple[int, int]
-    max_words: int
-    """Size of the shadow stack: an index from a damaged dump may be anything."""
+    max_index: int
+    """The highest that makes sense: an index from a damaged dump may be anything."""
     frame_bytes: int
     ret_offset: int
     retp_offset: int
@@ -78,21 +82,18 @@ def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
         return None  # CONFIG_FUNCTION_GRAPH_TRACER=n
     # Since Linux kernel commit 42675b723b48 ("function_graph: Convert ret_stack to
     # a series of longs") (in v6.11), ret_stack points to words. Before that, to
-    # an array of struct ftrace_ret_stack, which is not read yet: such a frame
-    # stays return_to_handler.
-    if task.member("ret_stack").type.type.kind is TypeKind.STRUCT:
-        return None
+    # an array of struct ftrace_ret_stack.
+    of_words = task.member("ret_stack").type.type.kind is not TypeKind.STRUCT
+    # SHADOW_STACK_OFFSET: PAGE_SIZE / sizeof(long) (kernel/trace/fgraph.c)
+    words = prog["PAGE_SIZE"].value_() // sizeof(prog.type("unsigned long"))
     frame = prog.type("struct ftrace_ret_stack")
     curr = task.member("curr_ret_stack")
     return Fgraph(
         return_to_handler=handler,
         ret_stack_offset=offsetof(task, "ret_stack"),
         curr_ret_stack=(curr.offset, sizeof(curr.type)),
-        # SHADOW_STACK_OFFSET: PAGE_SIZE / sizeof(long) (kernel/trace/fgraph.c)
-        max_words=min(
-            prog["PAGE_SIZE"].value_() // sizeof(prog.type("unsigned long")),
-            _MAX_SHADOW_STACK_WORDS,
-        ),
+        of_words=of_words,
+        max_index=min(words, _MAX_SHADOW_STACK_WORDS) if of_words else _FTRACE_RETFUNC_DEPTH - 1,
         frame_bytes=sizeof(frame),
         ret_offset=offsetof(frame, "ret"),
         retp_offset=offsetof(frame, "retp"),
@@ -131,12 +132,33 @@ class Recovery:
     def __call__(self, addr: int, addr_p: int) -> int:
         fgraph, rethook = self._layout.fgraph, self._layout.rethook
         if fgraph is not None and addr == fgraph.return_to_handler:
-            addr = self._ftrace_graph_ret_addr(fgraph, addr, addr_p)
+            find = self._in_shadow_stack if fgraph.of_words else self._in_array
+            addr = find(fgraph, addr, addr_p)
         if rethook is not None and addr == rethook.trampoline:
             addr = self._rethook_find_ret_addr(rethook, addr_p)
         return addr
 
-    def _ftrace_graph_ret_addr(self, fgraph: Fgraph, addr: int, addr_p: int) -> int:
+    def _curr_ret_stack(self, fgraph: Fgraph) -> int:
+        offset, size = fgraph.curr_ret_stack
+        return int.from_bytes(self._read(self._task.addr + offset, size), "little", signed=True)
+
+    def _in_array(self, fgraph: Fgraph, addr: int, addr_p: int) -> int:
+        """Follows ftrace_graph_ret_addr() in kernel/trace/fgraph.c, v6.1.
+
+        Each time from the outermost entry, without a cursor, and what an entry of
+        a tail call holds is taken as it is.
+        """
+        index = self._curr_ret_stack(fgraph)
+        if not 0 <= index <= fgraph.max_index:
+            return addr
+        ret_stack = self._word(self._task.addr + fgraph.ret_stack_offset)
+        frames = self._read(ret_stack, (index + 1) * fgraph.frame_bytes)
+        for start in range(0, len(frames), fgraph.frame_bytes):
+            if self._word_in(frames, start + fgraph.retp_offset) == addr_p:
+                return self._word_in(frames, start + fgraph.ret_offset)
+        return addr
+
+    def _in_shadow_stack(self, fgraph: Fgraph, addr: int, addr_p: int) -> int:
         """Follows ftrace_graph_ret_addr() and get_ret_stack() in kernel/trace/fgraph.c, v6.12.
 
         What is not found stays ``return_to_handler``, which is kernel text: the
@@ -148,10 +170,8 @@ class Recovery:
         #   ...   data of fgraph_ops
         #   struct ftrace_ret_stack                              <- where that leads
         ret_stack = self._word(self._task.addr + fgraph.ret_stack_offset)
-        offset, size = fgraph.curr_ret_stack
-        current = int.from_bytes(self._read(self._task.addr + offset, size), "little", signed=True)
-        i = self._graph_idx or current
-        while 0 < i <= fgraph.max_words:
+        i = self._graph_idx or self._curr_ret_stack(fgraph)
+        while 0 < i <= fgraph.max_index:
             i -= 1
             down = self._word(ret_stack + i * self._layout.word_bytes) & _FGRAPH_FRAME_OFFSET_MASK
             if not 0 < down <= i:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import cast
 
@@ -24,7 +25,8 @@ FGRAPH = Fgraph(
     return_to_handler=RETURN_TO_HANDLER,
     ret_stack_offset=0,
     curr_ret_stack=(8, 4),
-    max_words=512,
+    of_words=True,
+    max_index=512,
     frame_bytes=32,
     ret_offset=0,
     retp_offset=24,
@@ -62,7 +64,7 @@ class Machine:
         for addr, after, (ret_addr, frame) in zip(addrs, [*addrs[1:], 0], nodes):
             self.put(addr, after, 0, ret_addr, frame)
 
-    def recovery(self) -> Recovery:
+    def recovery(self, fgraph: Fgraph = FGRAPH) -> Recovery:
         prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
         data = bytes(self.memory)
 
@@ -72,7 +74,7 @@ class Machine:
 
         prog.add_memory_segment(BASE, len(data), read)
         task = cast(Task, SimpleNamespace(addr=TASK, is_runnable=self.runnable))
-        return Recovery(prog, RecoverLayout(8, FGRAPH, RETHOOK), task)
+        return Recovery(prog, RecoverLayout(8, fgraph, RETHOOK), task)
 
 
 def test_an_ordinary_return_address_is_left_alone() -> None:
@@ -180,3 +182,36 @@ def test_memory_that_is_missing_is_said() -> None:
     m.put(TASK + 16, BASE + 0x10000)
     with pytest.raises(NotInDump):
         m.recovery()(TRAMPOLINE, 0x9000)
+
+
+# ---- the array of before v6.11
+
+
+def array(*entries: tuple[int, int], index: int) -> Recovery:
+    """task->ret_stack as an array of {ret, func, calltime, retp}."""
+    m = Machine()
+    for i, (ret, retp) in enumerate(entries):
+        m.put(RET_STACK + 32 * i, ret, 0, 0, retp)
+    m.put(TASK + 8, index & 0xFFFF_FFFF)
+    return m.recovery(dataclasses.replace(FGRAPH, of_words=False, max_index=49))
+
+
+def test_array_entry_is_found_by_where_the_address_lay() -> None:
+    recover = array((0xA1, 0x9010), (0xA0, 0x9000), index=1)
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA0
+    assert recover(RETURN_TO_HANDLER, 0x9010) == 0xA1
+
+
+def test_array_is_searched_from_the_outermost_entry_each_time() -> None:
+    recover = array((0xA1, 0x9000), (0xA0, 0x9000), index=1)
+    assert [recover(RETURN_TO_HANDLER, 0x9000) for _ in range(2)] == [0xA1, 0xA1]
+
+
+def test_array_entries_above_the_index_are_stale() -> None:
+    recover = array((0xA1, 0x9010), (0xA0, 0x9000), index=0)
+    assert recover(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
+@pytest.mark.parametrize("index", [-1, 50, 1 << 30])
+def test_array_with_an_index_that_makes_no_sense_finds_nothing(index: int) -> None:
+    assert array((0xA0, 0x9000), index=index)(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
