@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -24,6 +25,7 @@ from .lab.initramfs import write_initramfs
 from .lab.kernel import Kernel
 from .lab.qemu import Machine, qemu_command
 from .lab.run import Progress, run
+from .lab.sources import Source
 from .lab.variants import VARIANTS, BuiltKernel, variant_named
 
 _ROOT = Path(__file__).parent.parent
@@ -51,7 +53,6 @@ def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def any_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "require", lambda needs, packages=(): None)
-    monkeypatch.setattr(kernel, "package_version", lambda package: "1.0-1")
     monkeypatch.setattr(kernel, "program_version", lambda program: f"{program} 1")
 
 
@@ -258,16 +259,21 @@ def test_kernel_key_changes_with_its_inputs(monkeypatch: pytest.MonkeyPatch) -> 
         BuiltKernel("linux-source-6.12", ("frame_pointer", "base")),
         BuiltKernel("linux-source-6.12", ("base", "frame_pointer"), ("encode-msb-64",)),
     ]
-    keys = {cache.key_of(kernel.kernel_inputs(each)) for each in kernels}
+    sources = [Source(each.source_package, "1.0-1", Path("x.tar.xz")) for each in kernels]
+    keys = {
+        cache.key_of(kernel.kernel_inputs(each, source)) for each, source in zip(kernels, sources)
+    }
     assert len(keys) == len(kernels)
+    newer = dataclasses.replace(sources[0], version="1.0-2")
+    keys.add(cache.key_of(kernel.kernel_inputs(kernels[0], newer)))
+    assert len(keys) == len(kernels) + 1
     for name, change in (
-        ("package_version", lambda package: "1.0-2"),
         ("program_version", lambda program: f"{program} 2"),
         ("KERNEL_SOURCES", kernel.KERNEL_SOURCES[:1]),
     ):
         with monkeypatch.context() as m:
             m.setattr(kernel, name, change)
-            key = cache.key_of(kernel.kernel_inputs(kernels[0]))
+            key = cache.key_of(kernel.kernel_inputs(kernels[0], sources[0]))
             assert key not in keys, name
             keys.add(key)
 

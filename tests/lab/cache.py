@@ -88,7 +88,7 @@ def make_entry(
     if not fresh and find_entry(kind, name, inputs):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive():
+    with exclusive(kind):
         if not fresh and find_entry(kind, name, inputs):
             return path  # somebody else made it while we waited
         for left_behind in path.parent.glob(f"{_PART_PREFIX}*"):
@@ -112,30 +112,25 @@ def make_entry(
     return path
 
 
-_held = 0
+_held: set[str] = set()
 
 
 @contextmanager
-def exclusive() -> Iterator[None]:
-    """One process at a time makes things in the cache. May be entered again by its holder."""
-    global _held
-    if _held:
-        _held += 1
-        try:
-            yield
-        finally:
-            _held -= 1
+def exclusive(kind: str) -> Iterator[None]:
+    """One process at a time makes things of a kind. May be entered again by its holder."""
+    if kind in _held:
+        yield
         return
     folder = cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
+    with open(folder / f"{kind}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("lab: waiting for another run of the lab to end", file=sys.stderr)
+            print(f"lab: waiting for another run of the lab to end ({kind})", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        _held = 1
+        _held.add(kind)
         try:
             yield
         finally:
-            _held = 0
+            _held.remove(kind)

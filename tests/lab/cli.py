@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -16,9 +17,9 @@ from typing import Optional
 
 from .cache import cache_dir, exclusive
 from .errors import LabError
-from .packages import BOOT, BUILD, SHELL, STOCK, packages_of
+from .packages import BOOT, BUILD, SHELL, STOCK, SUITES, packages_of
 from .run import say
-from .variants import VARIANTS, BuiltKernel, Variant, variant_named
+from .variants import GROUPS, VARIANTS, BuiltKernel, Variant, variant_named, variants_of
 
 __all__ = ("main",)
 
@@ -34,9 +35,11 @@ Results (paths, tables) go to stdout, everything else to stderr. Exit codes:
 
 
 def _list(args: argparse.Namespace) -> int:
-    for variant in VARIANTS:
-        print(f"{variant.name:<10} {variant.what}")
-        print(f"{'':<10} {_state_of(variant)}")
+    for group, what in GROUPS.items():
+        print(f"{group}: {what}")
+        for variant in variants_of(group):
+            print(f"  {variant.name:<20} {variant.what}")
+            print(f"  {'':<20} {_state_of(variant)}")
     print(f"\ncache: {cache_dir()}")
     return 0
 
@@ -52,11 +55,20 @@ def _state_of(variant: Variant) -> str:
     return f"kernel: {'cached' if kernel else 'not built'}; dump: {dump.core if dump else 'none'}"
 
 
+def _chosen(args: argparse.Namespace) -> Sequence[Variant]:
+    if args.all:
+        return variants_of("core")
+    if args.group:
+        return variants_of(args.group)
+    chosen: Sequence[Variant] = args.variants
+    return chosen
+
+
 def _build(args: argparse.Namespace) -> int:
     from .dump import get_kernel
     from .guest import make_initramfs
 
-    for variant in VARIANTS if args.all else args.variants:
+    for variant in _chosen(args):
         kernel = get_kernel(variant)
         make_initramfs(kernel)
         print(kernel.entry)
@@ -66,7 +78,7 @@ def _build(args: argparse.Namespace) -> int:
 def _dump(args: argparse.Namespace) -> int:
     from .dump import make_dump
 
-    for variant in VARIANTS if args.all else args.variants:
+    for variant in _chosen(args):
         dump = make_dump(variant, fresh=args.fresh, seconds=args.timeout)
         for skipped in dump.read_about()["skipped"]:
             say(f"{variant.name}: the guest could not: {skipped}")
@@ -76,8 +88,12 @@ def _dump(args: argparse.Namespace) -> int:
 
 
 def _packages(args: argparse.Namespace) -> int:
-    needed = packages_of((*BUILD, *STOCK, *BOOT, *SHELL))
-    needed |= {v.kernel.source_package for v in VARIANTS if isinstance(v.kernel, BuiltKernel)}
+    needed = packages_of((*BUILD, *STOCK, *SUITES, *BOOT, *SHELL))
+    needed |= {
+        v.kernel.source_package
+        for v in VARIANTS
+        if isinstance(v.kernel, BuiltKernel) and not v.kernel.suite
+    }
     print(" ".join(sorted(needed)))
     return 0
 
@@ -115,8 +131,12 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _clean(args: argparse.Namespace) -> int:
-    kinds = ["dumps", "failed", "initramfs", *(("kernels", "trees") if args.all else ())]
-    with exclusive():
+    kinds = ["dumps", "failed", "initramfs"]
+    if args.all:
+        kinds += ["modules", "kernels", "trees", "sources", "apt"]
+    with contextlib.ExitStack() as locks:
+        for kind in kinds:
+            locks.enter_context(exclusive(kind))
         for kind in kinds:
             folder = cache_dir() / kind
             if folder.exists():
@@ -161,7 +181,8 @@ def _parser() -> argparse.ArgumentParser:
         which.add_argument(
             "variants", nargs="*", type=_variant, metavar="VARIANT", default=[], help=names
         )
-        which.add_argument("--all", action="store_true", help="every variant")
+        which.add_argument("--all", action="store_true", help="those of the group core")
+        which.add_argument("--group", choices=GROUPS, help="those of one group (see `list`)")
 
     command("list", _list, "show the variants, and what of them is in the cache")
 

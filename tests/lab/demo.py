@@ -13,6 +13,7 @@ from .dump import Dump, make_dump
 from .errors import LabError
 from .kernel import kernel_inputs
 from .run import Progress
+from .sources import find_source
 from .variants import BuiltKernel, variant_named
 
 __all__ = ("DEMO_VARIANT", "LIMIT_BYTES", "make_demo")
@@ -62,7 +63,9 @@ def _text(dump: Dump, packed: Path) -> str:
     variant = variant_named(DEMO_VARIANT)
     assert isinstance(variant.kernel, BuiltKernel)
     about = dump.read_about()
-    inputs = kernel_inputs(variant.kernel)
+    source = find_source(variant.kernel)
+    assert source, "the demo's kernel is of an installed package"
+    inputs = kernel_inputs(variant.kernel, source)
     package, version = about["source"].split(" ", 1)
     core = dump.core.read_bytes()
     template = string.Template((_HERE / "demo.txt.in").read_text())

@@ -14,9 +14,16 @@ import drgn
 
 from .cache import Entry, cache_dir, file_hash, find_entry, make_entry
 from .check import faults_of
+from .crash import faults_of_crash
 from .errors import LabError
 from .guest import cached_initramfs, make_initramfs
-from .kernel import Kernel, build_kernel, cached_kernel
+from .kernel import (
+    Kernel,
+    build_crash_module,
+    build_kernel,
+    cached_crash_module,
+    cached_kernel,
+)
 from .packages import BOOT, program_version, require
 from .qemu import PROGRAM, Machine, qemu_command
 from .run import Progress, say
@@ -28,6 +35,9 @@ __all__ = ("Dump", "cached_dump", "get_kernel", "kernel_if_cached", "make_dump")
 
 _HERE = Path(__file__).parent
 _SHEET_LINE = re.compile(r"LAB-SHEET ([0-9a-f]+) tasks \d+ left_out \d+ bytes ")
+_NMI_WANTED = "LAB-NMI"
+_DEAD = re.compile(r"---\[ end Kernel panic.*\n")
+_DYING_OR_DEAD = re.compile(rf"{_NMI_WANTED}(?=\r?\n)|{_DEAD.pattern}")
 _ATTEMPTS = 3
 """Which tasks are preempted where is chance, so a dump may lack a case."""
 
@@ -78,15 +88,22 @@ class Dump:
 def kernel_if_cached(variant: Variant) -> Optional[Kernel]:
     """The kernel of a variant, if there is one already."""
     if isinstance(variant.kernel, BuiltKernel):
-        return cached_kernel(variant, variant.kernel)
-    return cached_stock_kernel(variant, variant.kernel)
+        kernel = cached_kernel(variant.kernel)
+        if not kernel or not variant.crash:
+            return kernel
+        module = cached_crash_module(variant.kernel, kernel)
+        return kernel.with_module(module) if module else None
+    return cached_stock_kernel(variant.kernel)
 
 
 def get_kernel(variant: Variant) -> Kernel:
     """The kernel of a variant, built or fetched if need be."""
     if isinstance(variant.kernel, BuiltKernel):
-        return build_kernel(variant, variant.kernel)
-    return get_stock_kernel(variant, variant.kernel)
+        kernel = build_kernel(variant.kernel)
+        if not variant.crash:
+            return kernel
+        return kernel.with_module(build_crash_module(variant.kernel, kernel))
+    return get_stock_kernel(variant.kernel)
 
 
 def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str]:
@@ -97,7 +114,7 @@ def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str
         "initramfs": initramfs.name,
         "qemu": program_version(PROGRAM),
         "command": _without_paths(command, kernel, initramfs),
-        "check": file_hash(_HERE / "check.py"),
+        "check": file_hash(_HERE / ("crash.py" if variant.crash else "check.py")),
     }
 
 
@@ -168,7 +185,12 @@ def _try(
     command = qemu_command(variant, kernel, initramfs, mode="freeze")
     with Progress(f"dumping {variant.name}") as progress:
         with Machine(command, dump.log) as machine:
-            frozen = machine.wait_for(_SHEET_LINE, progress, seconds)
+            if variant.crash:
+                _wait_for_death(machine, progress, seconds)
+                address = None
+            else:
+                frozen = machine.wait_for(_SHEET_LINE, progress, seconds)
+                address = int(frozen[1], 16)
             progress.update("writing the dump")
             machine.command("stop")
             machine.command("dump-guest-memory", paging=False, protocol=f"file:{dump.core}")
@@ -177,14 +199,25 @@ def _try(
         progress.update("checking the dump")
         prog = drgn.Program()
         prog.set_core_dump(dump.core)
-        try:
-            sheet = read_whole_sheet(prog, int(frozen[1], 16))
-        except SheetError as e:
-            return [str(e)]
-        faults = faults_of(variant, sheet, prog, console)
+        sheet = None
+        if variant.crash:
+            faults = faults_of_crash(variant.crash, console)
+        else:
+            try:
+                sheet = read_whole_sheet(prog, address)
+            except SheetError as e:
+                return [str(e)]
+            faults = faults_of(variant, sheet, prog, console)
     about = _describe(variant, kernel, inputs, prog, sheet, console)
     dump.about.write_text(json.dumps(about, indent=1) + "\n")
     return faults
+
+
+def _wait_for_death(machine: Machine, progress: Progress, seconds: float) -> None:
+    first = machine.wait_for(_DYING_OR_DEAD, progress, seconds, panics=True)
+    if first[0] == _NMI_WANTED:
+        machine.command("inject-nmi")
+        machine.wait_for(_DEAD, progress, seconds, panics=True)
 
 
 def _describe(
@@ -192,7 +225,7 @@ def _describe(
     kernel: Kernel,
     inputs: dict[str, str],
     prog: drgn.Program,
-    sheet: Sheet,
+    sheet: Optional[Sheet],
     console: str,
 ) -> dict[str, Union[str, int, list[str], dict[str, str], None]]:
     vmcoreinfo = prog["VMCOREINFO"].string_().decode("ascii", "replace")
@@ -200,9 +233,11 @@ def _describe(
     return {
         "variant": variant.name,
         "what": variant.what,
-        "sheet_address": hex(sheet.address),
-        "tasks": len(sheet.tasks),
-        "unwinder": sheet.unwinder,
+        "group": variant.group,
+        "crash": variant.crash.name if variant.crash else None,
+        "sheet_address": hex(sheet.address) if sheet else None,
+        "tasks": len(sheet.tasks) if sheet else None,
+        "unwinder": variant.unwinder,
         "release": fields.get("OSRELEASE"),
         "build_id": fields.get("BUILD-ID"),
         "source": kernel.source,

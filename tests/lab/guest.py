@@ -28,7 +28,7 @@ def _inputs(kernel: Kernel, shell: bool) -> dict[str, str]:
         "workload": file_hash(*_SOURCES),
         "flags": " ".join(_FLAGS),
         "gcc": program_version("gcc"),
-        "kernel": kernel.entry.name,
+        "modules": " ".join(f"{path.parent.name}/{path.name}" for path in kernel.modules),
         "builder": file_hash(Path(__file__), _HERE / "initramfs.py"),
         "busybox": package_version("busybox-static") if shell else "",
     }

@@ -12,21 +12,25 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
 from .cache import Entry, cache_dir, exclusive, file_hash, find_entry, make_entry
 from .errors import LabError
-from .packages import BUILD, package_version, program_version, require
+from .packages import BUILD, program_version, require
 from .run import Progress, run
-from .variants import BuiltKernel, Variant
+from .sources import Source, find_source, get_source
+from .variants import BuiltKernel, kernel_name
 
 __all__ = (
+    "CRASH_SOURCES",
     "KERNEL_SOURCES",
     "Kernel",
+    "build_crash_module",
     "build_kernel",
+    "cached_crash_module",
     "cached_kernel",
     "compile_modules",
     "kernel_inputs",
@@ -36,6 +40,8 @@ _HERE = Path(__file__).parent
 _IN_IMAGE = ("oracle.c", "lookup.h", "sheet.h")
 KERNEL_SOURCES = tuple(sorted((_HERE / "kernel").iterdir()))
 """The C files of the oracle and the helper, and their Kbuild."""
+CRASH_SOURCES = tuple(sorted((_HERE / "crash_module").iterdir()))
+"""The same of the module that crashes."""
 
 _REPRODUCIBLE = {
     "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
@@ -58,6 +64,10 @@ class Kernel:
     source: str
     """Debian package and version it comes from."""
 
+    def with_module(self, module: Path) -> Kernel:
+        """The same, with one more module to be loaded."""
+        return replace(self, modules=(*self.modules, module))
+
     @property
     def vmlinux(self) -> Path:
         """With DWARF; does not exist for a stock kernel."""
@@ -72,14 +82,14 @@ def _patch_files(kernel: BuiltKernel) -> list[Path]:
     return [_HERE / "patches" / f"{name}.patch" for name in kernel.patches]
 
 
-def kernel_inputs(kernel: BuiltKernel) -> dict[str, str]:
+def kernel_inputs(kernel: BuiltKernel, source: Source) -> dict[str, str]:
     """All that a built kernel depends on.
 
-    :raises LabError: the source package or a program is not installed
+    :raises LabError: a program is not installed
     """
-    require(BUILD, [kernel.source_package])
+    require(BUILD)
     return {
-        "source": f"{kernel.source_package} {package_version(kernel.source_package)}",
+        "source": f"{source.package} {source.version}",
         "config": file_hash(*_config_files(kernel)),
         "patches": file_hash(*_patch_files(kernel)),
         "kernel": file_hash(*KERNEL_SOURCES),
@@ -94,35 +104,73 @@ def _as_kernel(entry: Entry, inputs: dict[str, str]) -> Kernel:
     return Kernel(entry, entry / "bzImage", (entry / "lab_helper.ko",), inputs["source"])
 
 
-def cached_kernel(variant: Variant, kernel: BuiltKernel) -> Optional[Kernel]:
+def cached_kernel(kernel: BuiltKernel) -> Optional[Kernel]:
     """The kernel, if it was built."""
-    inputs = kernel_inputs(kernel)
-    entry = find_entry("kernels", variant.name, inputs)
+    source = find_source(kernel)
+    if not source:
+        return None
+    inputs = kernel_inputs(kernel, source)
+    entry = find_entry("kernels", kernel_name(kernel), inputs)
     return _as_kernel(entry, inputs) if entry else None
 
 
-def build_kernel(variant: Variant, kernel: BuiltKernel) -> Kernel:
+def build_kernel(kernel: BuiltKernel) -> Kernel:
     """Builds ``vmlinux``, ``bzImage`` and the modules, unless that was done before."""
-    inputs = kernel_inputs(kernel)
+    name = kernel_name(kernel)
+    source = get_source(kernel)
+    inputs = kernel_inputs(kernel, source)
 
     def fill(folder: Path) -> None:
-        with Progress(f"building {variant.name}") as progress:
+        with Progress(f"building {name}") as progress:
             log = folder / "build.log"
-            tree = _source_tree(kernel, log, progress)
-            objects = tree / f"build-{variant.name}"
-            objects.mkdir(exist_ok=True)
-            _configure(kernel, tree, objects, log, progress)
-            make = _make(kernel, tree, objects)
-            run([*make, "-j", str(os.cpu_count() or 1), "bzImage", "modules"], progress, log=log)
+            objects, make = _compile(kernel, source, log, progress)
             shutil.copy2(objects / "arch/x86/boot/bzImage", folder)
-            for name in ("vmlinux", "System.map"):
-                shutil.copy2(objects / name, folder)
+            for built in ("vmlinux", "System.map"):
+                shutil.copy2(objects / built, folder)
             shutil.copy2(objects / ".config", folder / "config")
-            compile_modules(
-                [*make[:1], "-C", str(objects)], folder, log, progress, builtin_oracle=True
-            )
+            compile_modules(make, KERNEL_SOURCES, folder, log, progress, builtin_oracle=True)
 
-    return _as_kernel(make_entry("kernels", variant.name, inputs, fill), inputs)
+    return _as_kernel(make_entry("kernels", name, inputs, fill), inputs)
+
+
+def _compile(
+    kernel: BuiltKernel, source: Source, log: Path, progress: Progress
+) -> tuple[Path, list[str]]:
+    """Makes the tree of a kernel up to date: its objects, and `make` for modules against them."""
+    tree = _source_tree(kernel, source, log, progress)
+    objects = tree / f"build-{kernel_name(kernel)}"
+    objects.mkdir(exist_ok=True)
+    _configure(kernel, tree, objects, log, progress)
+    make = _make(kernel, tree, objects)
+    run([*make, "-j", str(os.cpu_count() or 1), "bzImage", "modules"], progress, log=log)
+    return objects, ["make", "-C", str(objects)]
+
+
+def _crash_inputs(built: Kernel) -> dict[str, str]:
+    return {"kernel": built.entry.name, "sources": file_hash(*CRASH_SOURCES)}
+
+
+def _as_module(entry: Entry) -> Path:
+    return entry / "lab_crash.ko"
+
+
+def cached_crash_module(kernel: BuiltKernel, built: Kernel) -> Optional[Path]:
+    """The module that crashes, if it was built."""
+    entry = find_entry("modules", kernel_name(kernel), _crash_inputs(built))
+    return _as_module(entry) if entry else None
+
+
+def build_crash_module(kernel: BuiltKernel, built: Kernel) -> Path:
+    """Builds the module that crashes, unless that was done before."""
+    name = kernel_name(kernel)
+
+    def fill(folder: Path) -> None:
+        with exclusive("kernels"), Progress(f"building a module for {name}") as progress:
+            log = folder / "build.log"
+            _, make = _compile(kernel, get_source(kernel), log, progress)
+            compile_modules(make, CRASH_SOURCES, folder, log, progress)
+
+    return _as_module(make_entry("modules", name, _crash_inputs(built), fill))
 
 
 def _make(kernel: BuiltKernel, tree: Path, objects: Path) -> list[str]:
@@ -136,30 +184,32 @@ def _make(kernel: BuiltKernel, tree: Path, objects: Path) -> list[str]:
     return ["make", "-C", str(tree), *(f"{name}={value}" for name, value in settings.items())]
 
 
-def _source_tree(kernel: BuiltKernel, log: Path, progress: Progress) -> Path:
+def _source_tree(kernel: BuiltKernel, source: Source, log: Path, progress: Progress) -> Path:
     """The unpacked, patched source with the oracle in kernel/lab/."""
-    version = package_version(kernel.source_package)
-    name = re.sub(r"[^\w.+-]", "_", f"{kernel.source_package}_{version}")
+    name = re.sub(r"[^\w.+-]", "_", f"{source.package}_{source.version}")
     patches = _patch_files(kernel)
     if patches:
         name += f"+{'+'.join(kernel.patches)}-{file_hash(*patches)[:8]}"
     tree = cache_dir() / "trees" / name
     if not tree.exists():
-        _unpack(kernel, tree, log, progress)
-    for source in _IN_IMAGE:
-        _update(tree / "kernel/lab" / source, (_HERE / "kernel" / source).read_bytes())
+        _unpack(kernel, source, tree, log, progress)
+    for name in _IN_IMAGE:
+        _update(tree / "kernel/lab" / name, (_HERE / "kernel" / name).read_bytes())
     return tree
 
 
-def _unpack(kernel: BuiltKernel, tree: Path, log: Path, progress: Progress) -> None:
-    archive = Path(f"/usr/src/{kernel.source_package}.tar.xz")
+def _unpack(kernel: BuiltKernel, source: Source, tree: Path, log: Path, progress: Progress) -> None:
+    archive = source.archive
     if not archive.exists():
         raise LabError(
             f"{archive} is gone; as root: apt-get install --reinstall {kernel.source_package}"
         )
     tree.parent.mkdir(parents=True, exist_ok=True)
     progress.update(f"unpacking {archive}")
-    with exclusive(), tempfile.TemporaryDirectory(prefix=".part-", dir=tree.parent) as part:
+    with (
+        exclusive("kernels"),
+        tempfile.TemporaryDirectory(prefix=".part-", dir=tree.parent) as part,
+    ):
         run(["tar", "-xf", str(archive), "-C", part, "--strip-components=1"], progress, log=log)
         for patch in _patch_files(kernel):
             run(["patch", "-p1", "--fuzz=0", "-d", part, "-i", str(patch)], progress, log=log)
@@ -214,11 +264,17 @@ def _refused(kernel: BuiltKernel, config: str) -> Iterator[str]:
 
 
 def compile_modules(
-    make: list[str], folder: Path, log: Path, progress: Progress, *, builtin_oracle: bool
+    make: list[str],
+    sources: Iterable[Path],
+    folder: Path,
+    log: Path,
+    progress: Progress,
+    *,
+    builtin_oracle: bool = True,
 ) -> None:
     """Builds the modules with ``make`` and puts the .ko files, stripped, into ``folder``."""
     with tempfile.TemporaryDirectory(prefix="lab-modules-") as work:
-        for source in KERNEL_SOURCES:
+        for source in sources:
             shutil.copy(source, work)
         oracle = f"LAB_BUILTIN_ORACLE={int(builtin_oracle)}"
         run([*make, f"M={work}", oracle, "modules"], progress, log=log)

@@ -15,6 +15,7 @@ __all__ = (
     "BUILD",
     "SHELL",
     "STOCK",
+    "SUITES",
     "package_version",
     "packages_of",
     "program_version",
@@ -28,6 +29,7 @@ _PACKAGE_OF = {
     "bison": "bison",
     "busybox": "busybox-static",
     "dpkg": "dpkg",
+    "dpkg-deb": "dpkg",
     "dpkg-query": "dpkg",
     "flex": "flex",
     "gcc": "gcc",
@@ -41,6 +43,7 @@ _PACKAGE_OF = {
     "xz": "xz-utils",
     "/usr/include/libelf.h": "libelf-dev",
     "/usr/include/stdio.h": "libc6-dev",
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
 }
 
 BUILD = (
@@ -53,6 +56,8 @@ STOCK = (
     "/usr/include/libelf.h", "/usr/include/stdio.h",
 )  # fmt: skip
 """To unpack a stock kernel and build modules for it."""
+SUITES = ("apt-get", "dpkg", "dpkg-deb", "/usr/share/keyrings/debian-archive-keyring.gpg")
+"""To fetch a source package of another suite."""
 BOOT = ("qemu-system-x86_64",)
 SHELL = ("busybox",)
 

@@ -23,6 +23,8 @@ __all__ = ("Machine", "qemu_command")
 
 PROGRAM = "qemu-system-x86_64"
 _TAIL_LINES = 25
+_CRASHING = ("panic=0", "oops=panic", "panic_print=0x40")
+"""Stay as it is, never go on after an oops, and print what the other CPUs are at."""
 
 
 def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str) -> list[str]:
@@ -30,7 +32,14 @@ def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str
 
     ``mode`` is what the guest's init is told to do: "freeze" or "shell".
     """
-    append = ("console=ttyS0", "init_on_free=1", "panic=-1", *variant.append, f"lab.mode={mode}")
+    append = ["console=ttyS0", "init_on_free=1"]
+    if variant.crash:
+        append += _CRASHING
+    else:
+        append += ["panic=-1"]
+    append += [*variant.append, f"lab.mode={mode}"]
+    if variant.crash:
+        append += [f"lab.crash={variant.crash.name}"]
     return [
         PROGRAM,
         "-machine", "q35",
@@ -125,20 +134,26 @@ class Machine:
             if "return" in reply:
                 return
 
-    def wait_for(self, wanted: Pattern[str], progress: Progress, seconds: float) -> re.Match[str]:
+    def wait_for(
+        self, wanted: Pattern[str], progress: Progress, seconds: float, *, panics: bool = False
+    ) -> re.Match[str]:
         """Waits for a line on the console.
 
+        :param panics: the guest is expected to panic
         :raises LabError: it does not come, or the guest says that it never will
         """
+        failure = re.compile(
+            r"LAB-FAILED (.*)" if panics else r"(?:LAB-FAILED|Kernel panic -) (.*)"
+        )
         limit = time.monotonic() + seconds
         while True:
             said = self.console()
             match = wanted.search(said)
             if match:
                 return match
-            failed = re.search(r"LAB-FAILED (.*)|Kernel panic - (.*)", said)
+            failed = failure.search(said)
             if failed:
-                raise LabError(f"the guest failed: {failed[1] or failed[2]}{self._tail()}")
+                raise LabError(f"the guest failed: {failed[1]}{self._tail()}")
             if self._process.poll() is not None:
                 self._reply()
             if time.monotonic() > limit:

@@ -14,7 +14,7 @@ from .errors import LabError
 from .kernel import KERNEL_SOURCES, Kernel, compile_modules
 from .packages import STOCK, program_version, require
 from .run import Progress, run
-from .variants import StockKernel, Variant
+from .variants import StockKernel, kernel_name
 
 __all__ = ("cached_stock_kernel", "get_stock_kernel", "stock_inputs")
 
@@ -91,14 +91,14 @@ def _as_kernel(entry: Entry, kernel: StockKernel, inputs: dict[str, str]) -> Ker
     return Kernel(entry, entry / "vmlinuz", modules, inputs["packages"].split(", ")[0])
 
 
-def cached_stock_kernel(variant: Variant, kernel: StockKernel) -> Optional[Kernel]:
+def cached_stock_kernel(kernel: StockKernel) -> Optional[Kernel]:
     """The kernel, if it was fetched."""
     inputs = stock_inputs(kernel)
-    entry = find_entry("kernels", variant.name, inputs)
+    entry = find_entry("kernels", kernel_name(kernel), inputs)
     return _as_kernel(entry, kernel, inputs) if entry else None
 
 
-def get_stock_kernel(variant: Variant, kernel: StockKernel) -> Kernel:
+def get_stock_kernel(kernel: StockKernel) -> Kernel:
     """Fetches the image and builds the modules, unless that was done before."""
     inputs = stock_inputs(kernel)
 
@@ -107,7 +107,7 @@ def get_stock_kernel(variant: Variant, kernel: StockKernel) -> Kernel:
         with Progress(f"fetching {packages[0].name}") as progress:
             _fetch(kernel, packages, folder, progress)
 
-    return _as_kernel(make_entry("kernels", variant.name, inputs, fill), kernel, inputs)
+    return _as_kernel(make_entry("kernels", kernel_name(kernel), inputs, fill), kernel, inputs)
 
 
 def _fetch(kernel: StockKernel, packages: list[_Package], folder: Path, progress: Progress) -> None:
@@ -128,7 +128,7 @@ def _fetch(kernel: StockKernel, packages: list[_Package], folder: Path, progress
     _relocate(headers / "Makefile", root)
     _relocate(headers / ".kernelvariables", root)
     make = ["make", "-C", str(headers), f"CC={_compiler(packages[1])}"]
-    compile_modules(make, folder, log, progress, builtin_oracle=False)
+    compile_modules(make, KERNEL_SOURCES, folder, log, progress, builtin_oracle=False)
     shutil.rmtree(root)
 
 

@@ -4,11 +4,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
+from typing import Optional, Union
 
 from .errors import LabError
 
-__all__ = ("VARIANTS", "BuiltKernel", "StockKernel", "Variant", "variant_named")
+__all__ = (
+    "GROUPS",
+    "VARIANTS",
+    "BuiltKernel",
+    "Crash",
+    "StockKernel",
+    "Variant",
+    "kernel_name",
+    "variant_named",
+    "variants_of",
+)
+
+GROUPS = {
+    "core": "what `make lab` and CI run",
+    "kernels": "kernels of other years and configurations",
+    "crashes": "machines that died; the console is the answer sheet",
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +37,8 @@ class BuiltKernel:
     """config/NAME.config, on top of `make tinyconfig`; later ones win."""
     patches: tuple[str, ...] = ()
     """patches/NAME.patch, in this order."""
+    suite: str = ""
+    """Debian suite to fetch the package from; "" for one that is installed."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,18 @@ class StockKernel:
     """The same for what modules are built against."""
     early_modules: tuple[str, ...] = ("qemu_fw_cfg",)
     """Loaded before the oracle. Without qemu_fw_cfg the dump has no VMCOREINFO."""
+
+
+@dataclass(frozen=True)
+class Crash:
+    """How a machine dies, and what its kernel prints of that."""
+
+    name: str
+    """What crash_module/crash.c calls it; "sysrq" is the kernel's own."""
+    borders: str
+    """The words in <> of the first call trace after ``begin``, in order."""
+    begin: str
+    """A regular expression for the line that begins the kernel's last words."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +80,37 @@ class Variant:
     """Words for the kernel command line."""
     cannot: frozenset[str] = frozenset()
     """Names of cases (see check.py) that this kernel does not have."""
+    group: str = "core"
+    """One of GROUPS."""
+    crash: Optional[Crash] = None
+    """None: the machine freezes itself and leaves an answer sheet."""
 
+
+_LSB = BuiltKernel("linux-source-6.12", ("base", "frame_pointer"))
+_PANIC = r"Kernel panic - not syncing: "
+
+
+def _crash(
+    name: str, what: str, borders: str, begin: str = _PANIC, append: tuple[str, ...] = ()
+) -> Variant:
+    return Variant(
+        name=f"crash-{name}",
+        what=what,
+        kernel=_LSB,
+        unwinder="frame_pointer",
+        append=append,
+        group="crashes",
+        crash=Crash(name, borders, begin),
+    )
+
+
+_NMI = ("unknown_nmi_panic=1",)
 
 VARIANTS = (
     Variant(
         name="fp-lsb",
         what="6.12, frame pointers, regs encoded by setting the lowest bit (as released)",
-        kernel=BuiltKernel("linux-source-6.12", ("base", "frame_pointer")),
+        kernel=_LSB,
         unwinder="frame_pointer",
     ),
     Variant(
@@ -73,7 +127,111 @@ VARIANTS = (
         memory_mib=160,
         append=("preempt=full",),
     ),
+    Variant(
+        name="fp-6.1",
+        what="6.1 of bookworm, frame pointers",
+        kernel=BuiltKernel("linux-source-6.1", ("base", "frame_pointer", "6.1"), suite="bookworm"),
+        unwinder="frame_pointer",
+        group="kernels",
+    ),
+    Variant(
+        name="fp-5.10",
+        what="5.10 of bullseye, frame pointers",
+        kernel=BuiltKernel(
+            "linux-source-5.10", ("base", "frame_pointer", "6.1", "5.10"), suite="bullseye"
+        ),
+        unwinder="frame_pointer",
+        group="kernels",
+    ),
+    Variant(
+        name="fp-7.2",
+        what="7.2 of forky, frame pointers",
+        kernel=BuiltKernel("linux-source-7.2", ("base", "frame_pointer"), suite="forky"),
+        unwinder="frame_pointer",
+        group="kernels",
+    ),
+    Variant(
+        name="fp-fred",
+        what="6.12 built for FRED: two more words at the top of every stack",
+        kernel=BuiltKernel("linux-source-6.12", ("base", "frame_pointer", "fred")),
+        unwinder="frame_pointer",
+        group="kernels",
+    ),
+    Variant(
+        name="fp-nopreempt",
+        what="6.12, frame pointers, no preemption in the kernel",
+        kernel=BuiltKernel("linux-source-6.12", ("base", "frame_pointer", "nopreempt")),
+        unwinder="frame_pointer",
+        group="kernels",
+    ),
+    Variant(
+        name="fp-kasan",
+        what="6.12, frame pointers, KASAN: stacks of 32 KB",
+        kernel=BuiltKernel("linux-source-6.12", ("base", "frame_pointer", "kasan")),
+        unwinder="frame_pointer",
+        memory_mib=256,
+        group="kernels",
+    ),
+    Variant(
+        name="fp-nokaslr",
+        what="the kernel of fp-lsb where it was linked to be",
+        kernel=_LSB,
+        unwinder="frame_pointer",
+        append=("nokaslr",),
+        group="kernels",
+    ),
+    _crash("sysrq", "sysrq-c in a system call", "TASK"),
+    _crash("fault", "a page fault in a system call", "TASK", r"BUG: "),
+    _crash("null-call", "a call of address 0", "TASK", r"BUG: "),
+    _crash("wild-call", "a call of an address that cannot be", "TASK", r"Oops: "),
+    _crash("bug", "BUG() in a system call", "TASK", r"kernel BUG at "),
+    _crash("hardirq", "panic in a hard interrupt", "IRQ TASK"),
+    _crash("hardirq-fault", "a page fault in a hard interrupt", "IRQ TASK", r"BUG: "),
+    _crash("hardirq-warn", "a warning in a hard interrupt", "IRQ TASK", r"WARNING: "),
+    _crash("softirq", "panic in a softirq after a hard interrupt", "IRQ TASK"),
+    _crash("softirq-task", "panic in a softirq that a task let in", "IRQ TASK"),
+    _crash(
+        "hardirq-softirq",
+        "a page fault in an interrupt in a softirq after an interrupt",
+        "IRQ TASK",
+        r"BUG: ",
+    ),
+    _crash("nmi", "panic in an NMI that hit a system call", "NMI TASK", append=_NMI),
+    _crash("nmi-user", "panic in an NMI that hit user mode", "NMI TASK", append=_NMI),
+    _crash(
+        "nmi-irq",
+        "panic in an NMI that hit an interrupt that hit a system call",
+        "NMI IRQ TASK",
+        append=_NMI,
+    ),
+    _crash("stack-overflow", "a double fault: no stack left", "#DF TASK", r"BUG: "),
+    _crash("hardirq-overflow", "a double fault: no interrupt stack left", "#DF IRQ TASK", r"BUG: "),
+    _crash("debug", "panic at a hardware breakpoint", "#DB TASK"),
+    _crash("kprobe-int3", "BUG() in a kprobe's handler, int3", "TASK", r"kernel BUG at "),
+    _crash("kprobe-ftrace", "the same below an ftrace trampoline", "TASK", r"kernel BUG at "),
+    _crash("kprobe-opt", "the same below an optimized probe", "TASK", r"kernel BUG at "),
+    _crash("kretprobe", "BUG() in a kretprobe's handler", "TASK", r"kernel BUG at "),
+    _crash("lockup", "panic while another CPU is hung", "TASK"),
+    Variant(
+        name="crash-lockup-kdump",
+        what="the same, CPUs stopped as for a crash kernel: with crash_notes",
+        kernel=_LSB,
+        unwinder="frame_pointer",
+        append=("crash_kexec_post_notifiers",),
+        group="crashes",
+        crash=Crash("lockup", "TASK", _PANIC),
+    ),
 )
+
+
+def kernel_name(kernel: Union[BuiltKernel, StockKernel]) -> str:
+    """The first variant that runs this kernel: what others share is made once."""
+    return next(variant.name for variant in VARIANTS if variant.kernel == kernel)
+
+
+def variants_of(group: str) -> list[Variant]:
+    """Those of one of GROUPS."""
+    return [variant for variant in VARIANTS if variant.group == group]
 
 
 def variant_named(name: str) -> Variant:

@@ -8,8 +8,8 @@
  *	LAB-SKIPPED name: why		this kernel cannot do that one
  *	LAB-FAILED why			no use going on
  *
- * A word of the kernel command line: lab.mode=shell starts everything but does
- * not freeze, and gives a shell.
+ * Words of the kernel command line: lab.mode=shell starts everything but does
+ * not freeze, and gives a shell; lab.crash=NAME has the machine crash instead.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,6 +28,8 @@
 #include "lab.h"
 
 #define FREEZE_CPU 0
+/* The one that gets the NMIs that the host sends. */
+#define CRASH_CPU 0
 
 /*
  * Return addresses that the kernel swaps out while these functions run: by the
@@ -50,6 +52,15 @@ static void swap_return_addresses(void)
 	put("/sys/kernel/tracing/current_tracer", "function_graph", 0);
 }
 
+static void stay_on(int cpu)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	must(sched_setaffinity(0, sizeof(one), &one), "sched_setaffinity");
+}
+
 static void *never(void *unused)
 {
 	return unused;
@@ -62,14 +73,11 @@ static void *never(void *unused)
 static void freeze(void)
 {
 	struct sched_param param = { .sched_priority = 50 };
-	cpu_set_t one;
 	pthread_t t;
 
 	prctl(PR_SET_NAME, "lab-trigger");
 	must(helper("ready %d", FREEZE_CPU), "helper: ready");
-	CPU_ZERO(&one);
-	CPU_SET(FREEZE_CPU, &one);
-	must(sched_setaffinity(0, sizeof(one), &one), "sched_setaffinity");
+	stay_on(FREEZE_CPU);
 	must(sched_setscheduler(0, SCHED_FIFO, &param), "sched_setscheduler");
 	prctl(PR_SET_NAME, "w-neverran");
 	for (int i = 0; i < 2; i++)
@@ -78,6 +86,31 @@ static void freeze(void)
 	prctl(PR_SET_NAME, "lab-trigger");
 	helper("freeze");
 	fail("the freeze came back");
+}
+
+static void hang_on_another_cpu(void)
+{
+	prctl(PR_SET_NAME, "lab-hung");
+	stay_on(CRASH_CPU + 1);
+	put("/proc/lab_crash", "hang", 0);
+}
+
+/* Where the kernel comes back, it is to crash while we are in user mode. */
+static void crash(const char *how)
+{
+	struct sched_param param = { .sched_priority = 50 };
+
+	prctl(PR_SET_NAME, "lab-crasher");
+	if (!strcmp(how, "lockup"))
+		process(hang_on_another_cpu);
+	stay_on(CRASH_CPU);
+	must(sched_setscheduler(0, SCHED_FIFO, &param), "sched_setscheduler");
+	if (!strcmp(how, "sysrq"))
+		put("/proc/sysrq-trigger", "c", 0);
+	else
+		put("/proc/lab_crash", how, 0);
+	for (;;)
+		;
 }
 
 static void start_everything(void)
@@ -121,16 +154,23 @@ static void load_modules(void)
 		fclose(f);
 }
 
-static int command_line_has(const char *word)
+/* What follows a word of the kernel command line, up to a space; NULL without it. */
+static const char *command_line_after(const char *word)
 {
-	char line[4096] = "";
+	static char line[4096];
 	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
+	char *at;
 
 	if (fd >= 0) {
 		(void)!read(fd, line, sizeof(line) - 1);
 		close(fd);
 	}
-	return strstr(line, word) != NULL;
+	at = strstr(line, word);
+	if (!at)
+		return NULL;
+	at += strlen(word);
+	at[strcspn(at, " \n")] = 0;
+	return at;
 }
 
 static void be_shell(void)
@@ -148,6 +188,8 @@ static void be_shell(void)
 
 static void be_init(void)
 {
+	const char *how;
+	int shell;
 	pid_t work;
 
 	mkdir("/proc", 0755);
@@ -165,15 +207,19 @@ static void be_init(void)
 	mount("pts", "/dev/pts", "devpts", 0, NULL);
 	load_modules();
 	expect_init();
+	shell = command_line_after("lab.mode=shell") != NULL;
+	how = command_line_after("lab.crash=");
 	work = fork();
 	if (!work) {
 		start_everything();
-		if (command_line_has("lab.mode=shell"))
+		if (shell)
 			for (;;)
 				pause();
+		if (how)
+			crash(how);
 		freeze();
 	}
-	if (command_line_has("lab.mode=shell") && !fork())
+	if (shell && !fork())
 		be_shell();
 	for (;;)
 		wait(NULL);
