@@ -12,6 +12,8 @@ from .variants import Crash
 __all__ = ("borders_of", "faults_of_crash")
 
 _STAMP = r"\[ *\d+\.\d+\] "
+_NEXT = r"Call Trace:|Modules linked in|---\[ end|NMI backtrace|Sending NMI|Kernel Offset|CPU: "
+"""A trace may have a report of the unwinder in it, so its end is seen by what follows."""
 
 
 def faults_of_crash(crash: Crash, console: str) -> list[str]:
@@ -42,13 +44,14 @@ def borders_of(console: str, begin: str) -> Optional[list[str]]:
 
 
 def _first_trace(console: str, begin: str) -> Optional[str]:
-    """From ``Call Trace:`` to the first line that is not part of it any more."""
+    """From ``Call Trace:`` to where the kernel speaks of something else."""
     text = console.replace("\r\n", "\n")
     start = re.search(rf"^{_STAMP}{begin}", text, re.M)
     if not start:
         return None
-    trace = re.compile(
-        rf"^{_STAMP}Call Trace:\n((?:{_STAMP}(?: .*|[A-Z0-9]{{2,8}}: .*|Code: .*)\n)*)", re.M
-    )
-    found = trace.search(text, start.end())
-    return found[1] if found else None
+    trace = re.search(rf"^{_STAMP}Call Trace:\n", text[start.end() :], re.M)
+    if not trace:
+        return None
+    rest = text[start.end() + trace.end() :]
+    end = re.search(rf"^{_STAMP}(?:{_NEXT})", rest, re.M)
+    return rest[: end.start()] if end else rest

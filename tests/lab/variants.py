@@ -88,6 +88,8 @@ class Variant:
 
 _LSB = BuiltKernel("linux-source-6.12", ("base", "frame_pointer"))
 _PANIC = r"Kernel panic - not syncing: "
+_FROM_PANIC = r"NMI backtrace for cpu 0"
+"""From panic() on. The trace of an oops begins where the exception hit, below these stacks."""
 
 
 def _crash(
@@ -197,15 +199,19 @@ VARIANTS = (
         r"BUG: ",
     ),
     _crash("nmi", "panic in an NMI that hit a system call", "NMI TASK", append=_NMI),
-    _crash("nmi-user", "panic in an NMI that hit user mode", "NMI TASK", append=_NMI),
+    _crash(
+        "nmi-user", "panic in an NMI that hit user mode: on the task's stack", "TASK", append=_NMI
+    ),
     _crash(
         "nmi-irq",
         "panic in an NMI that hit an interrupt that hit a system call",
         "NMI IRQ TASK",
         append=_NMI,
     ),
-    _crash("stack-overflow", "a double fault: no stack left", "#DF TASK", r"BUG: "),
-    _crash("hardirq-overflow", "a double fault: no interrupt stack left", "#DF IRQ TASK", r"BUG: "),
+    _crash("stack-overflow", "a double fault: no stack left", "#DF TASK", _FROM_PANIC),
+    _crash(
+        "hardirq-overflow", "a double fault: no interrupt stack left", "#DF IRQ TASK", _FROM_PANIC
+    ),
     _crash("debug", "panic at a hardware breakpoint", "#DB TASK"),
     _crash("kprobe-int3", "BUG() in a kprobe's handler, int3", "TASK", r"kernel BUG at "),
     _crash("kprobe-ftrace", "the same below an ftrace trampoline", "TASK", r"kernel BUG at "),
