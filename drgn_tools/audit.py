@@ -15,7 +15,7 @@ from drgn import FaultError, Object, Program, Thread, TypeKind
 from drgn.helpers.common.prog import takes_program_or_default
 from drgn.helpers.linux.pid import find_task
 
-from .entry import entry_of
+from .entry import enters_from_user_mode, entry_of
 from .errors import TaskNotFoundError, UsageError
 from .foreign import foreign_frames
 from .kallsyms import UNUSABLE
@@ -179,14 +179,17 @@ class _Kernel:
         flags = []
         if frames and frames[0].ip in self.layout.fork_return_addrs:
             flags.append("never_run")
-        entry_regs = self._entry_regs(task)
-        if entry_regs is not None:
-            address, raw = entry_regs
-            frames.append(Frame(self.layout.regs.read(raw)["ip"], regs=address, user_mode=True))
-            regs.append(self._saved_regs(frames, len(frames) - 1, raw))
+        saved = self._entry_regs(task, frames)
+        if saved is not None:
+            # Between user mode and the outermost frame there is entry code, or
+            # drgn's unwinder has lost its way.
+            if not (frames and enters_from_user_mode(self._entry(frames[-1]))):
+                flags.append("ends_early")
+            frames.append(Frame(saved["ip"], regs=saved.address, user_mode=True))
+            regs.append(saved)
         return self._record(task, Judgement(Verdict.UNKNOWN), None, frames, regs, flags)
 
-    def _entry_regs(self, task: Task) -> Optional[tuple[int, bytes]]:
+    def _entry_regs(self, task: Task, frames: Sequence[Frame]) -> Optional[SavedRegs]:
         """task_pt_regs(): the registers user mode entered with, if it was user mode."""
         layout = self.layout
         size_bytes = layout.regs.size_bytes
@@ -196,7 +199,18 @@ class _Kernel:
             raw = self.prog.read(address, size_bytes)
         except (FaultError, OverflowError):
             return None
-        return (address, raw) if layout.regs.user_mode(layout.regs.read(raw)) else None
+        registers = layout.regs.read(raw)
+        if not layout.regs.user_mode(registers):
+            return None
+        # orig_ax is the number of the system call; interrupts and exceptions
+        # leave a negative one. Frames below may be missing, so they come second.
+        is_syscall = not registers["orig_ax"] >> (8 * layout.word_bytes - 1)
+        entry = self._entry(frames[-1]) if frames else None
+        if entry != "fork" and is_syscall:
+            entry = "syscall"
+        elif entry == "syscall" or not enters_from_user_mode(entry):
+            entry = None
+        return SavedRegs(address, entry, True, registers)
 
     def _frame(self, step: Step) -> Frame:
         if step.user_mode:
@@ -288,10 +302,15 @@ class _Kernel:
             reliable_stacktrace=layout.reliable_stacktrace,
             types=types_source(self.prog),
             cpus=len(self.tasks.cpus),
-            notes=()
-            if self.no_verdict is None
-            else (f"no verdicts: {self.no_verdict[1].sentence}",),
+            notes=tuple(self._notes()),
         )
+
+    def _notes(self) -> Iterator[str]:
+        if self.no_verdict is not None:
+            note = f"no verdicts: {self.no_verdict[1].sentence}"
+            if self.rules is None:
+                note += "; stacks are drgn's, and of the saved registers only those of user mode are found"
+            yield note
 
 
 def _suspicious_emptiness(stacks: Sequence[TaskStack]) -> Iterator[str]:

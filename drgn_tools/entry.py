@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-__all__ = ("entry_of",)
+__all__ = ("enters_from_user_mode", "entry_of")
 
 _STUBS = {
     # Exceptions: DECLARE_IDTENTRY* in arch/x86/include/asm/idtentry.h.
@@ -76,6 +76,17 @@ _STUBS = {
     "arch_rethook_trampoline": "kretprobe",
     "kprobe slot": "kprobe",
 }
+
+
+_PATCHED_IN = frozenset(("function tracer", "kretprobe", "kprobe"))
+
+
+def enters_from_user_mode(entry: Optional[str]) -> bool:
+    """Can user mode have come in this way? Code that the kernel patches into itself it cannot call.
+
+    :param entry: of :func:`entry_of`.
+    """
+    return entry is not None and entry not in _PATCHED_IN
 
 
 def entry_of(stub: Optional[str]) -> Optional[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ class Verdict(str, enum.Enum):
     """It would fail with -EINVAL; :attr:`TaskStack.reason` says why."""
     UNKNOWN = "unknown"
     """We could not look, or this kernel gives no answer of this kind."""
+
+    def __str__(self) -> str:
+        return self.value
 
 
 class Reason(str, enum.Enum):
@@ -64,8 +67,11 @@ class Reason(str, enum.Enum):
     ENCODING_UNCLEAR = "encoding_unclear"
     """Unknown: the entry code could not be read, or holds more than one encoding."""
 
+    def __str__(self) -> str:
+        return self.value
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Frame:
     """One entry of a stack, in the order the kernel's unwinder visits them (innermost first)."""
 
@@ -82,8 +88,14 @@ class Frame:
     user_mode: bool = False
     """The ``pt_regs`` were saved in user mode; :attr:`ip` is then a user address."""
 
+    def __repr__(self) -> str:
+        name = "user mode" if self.user_mode else self.symbol or "no symbol"
+        module = f" [{self.module}]" if self.module else ""
+        regs = "" if self.regs is None else f" pt_regs={self.regs:#x}"
+        return f"<Frame {self.ip:#x} {name}{module}{regs}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class SavedRegs:
     """One ``struct pt_regs`` found on a stack."""
 
@@ -93,7 +105,7 @@ class SavedRegs:
     """What entered the kernel: ``"syscall"``, ``"page fault"``, ``"timer interrupt"`` ...; ``None`` if not known."""
     user_mode: bool
     """The CPU was in user mode: ``user_mode()`` of asm/ptrace.h."""
-    registers: Mapping[str, int]
+    registers: Mapping[str, int] = field(hash=False)
     """Register values by the kernel's names (``r15`` ... ``ss``), in the order they lie in memory."""
     symbol: Optional[str] = None
     """``name+0xoffset`` of ``ip``, ``None`` for user mode or unknown code."""
@@ -102,6 +114,10 @@ class SavedRegs:
 
     def __getitem__(self, name: str) -> int:
         return self.registers[name]
+
+    def __repr__(self) -> str:
+        mode = "user" if self.user_mode else "kernel"
+        return f"<SavedRegs {self.address:#x} {self.entry or 'unknown entry'} from {mode} mode>"
 
     def object(self, prog: Program) -> Object:
         """The same as a drgn object: the ``struct pt_regs`` at :attr:`address`."""
@@ -205,3 +221,37 @@ class KernelAudit:
 
     def __len__(self) -> int:
         return len(self.tasks)
+
+
+class _DocWithFields:
+    """Makes ``help()`` show the docstrings under the fields, which Python itself drops.
+
+    They are read from the source when somebody asks, not at import.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __get__(self, instance: object, owner: type) -> str:
+        import ast
+        import inspect
+
+        try:
+            tree = ast.parse(inspect.getsource(owner))
+        except (OSError, SyntaxError):  # no source: frozen or zipped
+            return self._text
+        body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+        lines = []
+        for node, after in zip(body, body[1:]):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(node.target, ast.Name)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                lines.append(f"{node.target.id}: {inspect.cleandoc(str(after.value.value))}")
+        return "\n".join((self._text, "", *lines))
+
+
+for _record in (Frame, SavedRegs, TaskStack, KernelInfo, KernelAudit):
+    _record.__doc__ = _DocWithFields(_record.__doc__ or "")  # type: ignore[assignment]

@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -40,6 +41,10 @@ _SPARE_BYTES = 64 << 20
 """What is left free on the disk."""
 
 
+_ABANDONED_AFTER_S = 24 * 3600
+"""A file that is still being unpacked is written to more often than this."""
+
+
 class _CorruptError(Exception):
     pass
 
@@ -54,10 +59,18 @@ def unpacked(path: str, progress: Optional[Progress] = None) -> Path:
     if compression is None:
         return Path(path)
     folder = _cache_folder()
-    target = folder / _key(path)
-    if not target.exists():
-        _unpack(path, compression, folder, target, progress)
-    return target
+    key = _key(path)
+    return _cached(folder, key) or _unpack(path, compression, folder, key, progress)
+
+
+def _cached(folder: Path, key: str) -> Optional[Path]:
+    # The name ends in the size: a copy that somebody cut short or wrote over is
+    # made again.
+    for copy in folder.glob(f"{key}-*.core"):
+        if copy.stem.rpartition("-")[2] == str(copy.stat().st_size):
+            return copy
+        copy.unlink()
+    return None
 
 
 def _cache_folder() -> Path:
@@ -84,21 +97,32 @@ def _key(path: str) -> str:
         identity.update(file.read(_KEY_BYTES))
         file.seek(max(0, status.st_size - _KEY_BYTES))
         identity.update(file.read(_KEY_BYTES))
-    return f"{identity.hexdigest()[:32]}.core"
+    return identity.hexdigest()[:32]
+
+
+def _remove_abandoned(folder: Path) -> None:
+    # What was being unpacked when the process was killed.
+    for unfinished in folder.glob("unpacking-*"):
+        with suppress(OSError):
+            if time.time() - unfinished.stat().st_mtime > _ABANDONED_AFTER_S:
+                unfinished.unlink()
 
 
 def _unpack(
-    path: str, compression: str, folder: Path, target: Path, progress: Optional[Progress]
-) -> None:
+    path: str, compression: str, folder: Path, key: str, progress: Optional[Progress]
+) -> Path:
     # Into a file of its own first, so that nobody meets half a core.
     unfinished: Optional[str] = None
+    _remove_abandoned(folder)
     try:
         with open_regular(path) as packed:
             fd, unfinished = tempfile.mkstemp(prefix="unpacking-", dir=folder)
             with open(fd, "wb") as out:
                 _write_sparsely(_reported(_READERS[compression](packed), packed, progress), out)
+            target = folder / f"{key}-{os.path.getsize(unfinished)}.core"
             os.replace(unfinished, target)
             unfinished = None
+            return target
     except _CorruptError as e:
         raise InputError(f"{shown(path)}: is cut short or damaged: {e}") from e
     except OSError as e:

@@ -44,6 +44,8 @@ def make_venv(venv, python):
     """Make *venv* and give the command line that is its pip."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     own_pip = [python, "-m", "pip"]
+    if os.path.exists(python) and subprocess.call(own_pip + ["--version"], **quiet) == 0:
+        return own_pip  # there already: "make test" after "make demo" adds to it
     if subprocess.call([sys.executable, "-m", "venv", "--clear", venv], **quiet) == 0:
         return own_pip
     # Debian's python3 without python3-venv: no ensurepip.

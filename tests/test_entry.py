@@ -7,7 +7,7 @@ from typing import Optional
 
 import pytest
 
-from drgn_tools.entry import entry_of
+from drgn_tools.entry import enters_from_user_mode, entry_of
 from drgn_tools.text import TextKind
 
 
@@ -76,3 +76,11 @@ def test_code_made_at_run_time_goes_by_its_kind_of_text() -> None:
     assert named.pop(TextKind.FTRACE) == "function tracer"
     assert named.pop(TextKind.KPROBE) == "kprobe"
     assert set(named.values()) == {None}
+
+
+def test_user_mode_cannot_have_come_in_through_code_that_was_patched_in() -> None:
+    assert enters_from_user_mode("syscall")
+    assert enters_from_user_mode("page fault")
+    assert not enters_from_user_mode("function tracer")
+    assert not enters_from_user_mode("kretprobe")
+    assert not enters_from_user_mode(None)

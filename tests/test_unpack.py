@@ -160,3 +160,20 @@ def test_nothing_to_unpack_zstd_with(
 def test_a_packed_core_opens() -> None:
     prog = open_program(core=demo_vmcore())
     assert prog["init_task"].comm.string_() == b"swapper/0"
+
+
+def test_a_copy_that_somebody_cut_short_is_made_again(packed: Path, cache: Path) -> None:
+    good = unpacked(str(packed)).read_bytes()
+    unpacked(str(packed)).write_bytes(b"garbage")
+    assert unpacked(str(packed)).read_bytes() == good
+    assert len(list(cache.rglob("*.core"))) == 1
+
+
+def test_what_a_killed_run_left_behind_goes_away(packed: Path, cache: Path) -> None:
+    unpacked(str(packed)).unlink()
+    old, young = cache / "unpacking-old", cache / "unpacking-young"
+    old.touch()
+    young.touch()
+    os.utime(old, (0, 0))
+    unpacked(str(packed))
+    assert (old.exists(), young.exists()) == (False, True)

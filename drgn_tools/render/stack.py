@@ -79,6 +79,8 @@ def _lines(task: TaskStack, digits: int) -> Iterator[str]:
     for number, frame in enumerate(task.frames):
         yield from _change_of_stack(stack, frame.stack)
         stack = frame.stack
+        if frame.user_mode and "ends_early" in task.flags:
+            yield "     ... frames are missing here: the unwinder went no further"
         yield _frame(frame, number, digits, marked=number == task.reason_frame)
         regs = None if frame.regs is None else regs_by_address.get(frame.regs)
         if regs is not None:
