@@ -158,9 +158,9 @@ class _Kernel:
         walk = walk_task_stack(stack, task.thread_sp, self.rules, recovery)
         frames = [self._frame(step) for step in walk.steps]
         regs = [
-            self._saved_regs(frames, i, stack.read(step.regs, self.layout.regs.size_bytes))
+            self._saved_regs(frames, i, step.raw_regs)
             for i, step in enumerate(walk.steps)
-            if step.regs is not None
+            if step.raw_regs is not None
         ]
         needs_user_regs = self.layout.may_need_user_regs and not (
             task.kthread or self.tasks.is_idle(task)

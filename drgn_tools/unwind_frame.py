@@ -8,8 +8,8 @@ says how. Function names are the kernel's, so both files can be read side by sid
 x86-32 up to v5.2 saved ``pt_regs`` of kernel mode without sp and ss; they are taken for whole here.
 
 For a task that is not ``current`` the kernel accepts no stack but the task's own
-(get_stack_info_noinstr(): ``if (task != current) return false``), so one stack
-is all there is here.
+(get_stack_info_noinstr(): ``if (task != current) return false``). A task that was
+on a CPU may stand on others, each of which tells where the one below it left off.
 
 A stack, higher addresses above::
 
@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Callable, NamedTuple, Optional
 
@@ -45,14 +45,19 @@ from .pt_regs import PtRegsLayout
 
 __all__ = (
     "End",
+    "FindStack",
     "NotInDump",
     "Recover",
     "StackBytes",
     "Step",
     "UnwindRules",
     "Walk",
+    "walk_from_regs",
     "walk_task_stack",
 )
+
+FindStack = Callable[[int], Optional["StackBytes"]]
+"""``get_stack_info_noinstr()``: address -> the stack that holds it, ``None`` if none may."""
 
 Recover = Callable[[int, int], int]
 """``unwind_recover_ret_addr()``: (address found, where it was found) -> the real return address."""
@@ -68,7 +73,7 @@ class NotInDump(Exception):
 
 @dataclass(frozen=True)
 class StackBytes:
-    """One task stack: its bounds, and as much of its memory as could be read."""
+    """One stack: its bounds, and as much of its memory as could be read."""
 
     begin_addr: int
     """Lowest address of the stack (``task->stack``), virtual."""
@@ -80,6 +85,10 @@ class StackBytes:
     """Memory from :attr:`data_addr` to the end of the stack; holes are filled with zeros."""
     holes: Sequence[tuple[int, int]] = field(default=())
     """[start, end) of what could not be read, ascending; empty when all was."""
+    kind: str = "task"
+    """Which stack this is; each is visited once (``stack_mask`` of struct unwind_state)."""
+    next_sp: Optional[int] = None
+    """``stack_info.next_sp``: where the interrupted stack left off; ``None`` for a task's own."""
 
     @property
     def end_addr(self) -> int:
@@ -135,6 +144,10 @@ class Step(NamedTuple):
     """Address of the ``pt_regs``; ``None`` for an ordinary frame."""
     user_mode: bool
     """:attr:`regs` are of user mode."""
+    stack: str
+    """:attr:`StackBytes.kind` of the stack that this is on."""
+    raw_regs: Optional[bytes]
+    """The ``pt_regs`` as they lie in memory; ``None`` for an ordinary frame."""
 
 
 class End(enum.Enum):
@@ -167,29 +180,50 @@ class Walk(NamedTuple):
 class _Unwinder:
     """``struct unwind_state`` and what moves it."""
 
-    def __init__(self, stack: StackBytes, rules: UnwindRules, recover: Recover) -> None:
-        self.stack = stack
+    def __init__(
+        self, find: FindStack, task_stack_end: int, rules: UnwindRules, recover: Recover
+    ) -> None:
+        self.find = find
         self.rules = rules
         self.recover = recover
         self.word_bytes = rules.regs.word_bytes
         self.frame_header_bytes = 2 * self.word_bytes
-        self.task_pt_regs = stack.end_addr - rules.top_padding_bytes - rules.regs.size_bytes
-        self.done = False
+        self.task_pt_regs = task_stack_end - rules.top_padding_bytes - rules.regs.size_bytes
+        self.stack: Optional[StackBytes] = None  # None: STACK_TYPE_UNKNOWN
+        self.visited: set[str] = set()
+        self.started = False  # the kernel's orig_sp != 0
         self.error = False
         self.bp: Optional[int] = None
+        self.next_bp: Optional[int] = None
         self.regs: Optional[int] = None
+        self.raw_regs = b""
         self.regs_user_mode = False
         self.regs_bp = 0
         self.ip = 0
         self.bad_bp: Optional[int] = None
 
-    # ---- words of the stack
+    @property
+    def done(self) -> bool:
+        return self.stack is None
+
+    # ---- memory
+
+    def read(self, addr: int, size_bytes: int) -> bytes:
+        assert self.stack is not None  # nothing is read once the walk is done
+        return self.stack.read(addr, size_bytes)
 
     def word(self, addr: int) -> int:
-        return int.from_bytes(self.stack.read(addr, self.word_bytes), "little")
+        return int.from_bytes(self.read(addr, self.word_bytes), "little")
 
-    def registers(self, regs: int) -> dict[str, int]:
-        return self.rules.regs.read(self.stack.read(regs, self.rules.regs.size_bytes))
+    def get_stack_info(self, addr: Optional[int]) -> bool:
+        """Go to the stack that holds *addr*. Follows get_stack_info() in dumpstack_64.c."""
+        stack = self.find(addr) if addr else None
+        if stack is None or stack.kind in self.visited:
+            self.stack = None
+            return False
+        self.visited.add(stack.kind)
+        self.stack = stack
+        return True
 
     # ---- the end of the stack
 
@@ -249,52 +283,57 @@ class _Unwinder:
         else:
             frame, len_bytes = next_bp, self.frame_header_bytes
 
-        # There is no next stack to switch to: get_stack_info(NULL) fails and
-        # leaves the type unknown, which is what unwind_done() tests.
-        if not self.stack.on_stack(frame, len_bytes):
-            self.done = True
-            return False
+        # If the next bp isn't on the current stack, switch to the next one. That
+        # may be empty, so several may have to be passed. The last one has no
+        # next: then the walk is done.
+        prev_stack = self.stack
+        while self.stack is None or not self.stack.on_stack(frame, len_bytes):
+            if not self.get_stack_info(self.stack.next_sp if self.stack else None):
+                return False
 
-        # Make sure it only unwinds up and doesn't overlap the prev frame. (For
-        # the first frame there is none, prev_frame_end is two words, and the
-        # kernel's test of orig_sp comes to the same.)
-        if frame < prev_frame_end:
+        # Make sure it only unwinds up and doesn't overlap the prev frame:
+        if self.started and self.stack is prev_stack and frame < prev_frame_end:
             return False
 
         if regs is not None:
-            registers = self.registers(regs)
+            raw_regs = self.read(regs, self.rules.regs.size_bytes)
+            registers = self.rules.regs.read(raw_regs)
             user_mode = self.rules.regs.user_mode(registers)
             ip = registers["ip"]
             if not user_mode:
                 ip = self.recover(ip, regs + self.rules.regs.ip_offset)
-            self.regs, self.bp = regs, None
+            self.regs, self.raw_regs, self.bp = regs, raw_regs, None
             self.regs_bp, self.regs_user_mode = registers["bp"], user_mode
         else:
             addr_p = next_bp + self.word_bytes
             ip = self.recover(self.word(addr_p), addr_p)
             self.regs, self.bp = None, next_bp
         self.ip = ip
+        self.started = True
         return True
 
     def unwind_next_frame(self) -> None:
         # Have we reached the end?
         if self.regs is not None and self.regs_user_mode:
-            self.done = True
+            self.stack = None
             return
 
         if self.is_last_task_frame():
-            registers = self.registers(self.task_pt_regs)
+            raw_regs = self.read(self.task_pt_regs, self.rules.regs.size_bytes)
+            registers = self.rules.regs.read(raw_regs)
             if not self.rules.regs.user_mode(registers):
                 # A kernel thread: what lies there was put by copy_thread().
-                self.done = True
+                self.stack = None
                 return
             # Entry code does not encode the regs of a syscall: set them by hand.
-            self.regs, self.bp = self.task_pt_regs, None
+            self.regs, self.raw_regs, self.bp = self.task_pt_regs, raw_regs, None
             self.regs_user_mode = True
             self.ip = registers["ip"]
             return
 
-        if self.regs is not None:
+        if self.next_bp is not None:
+            next_bp, self.next_bp = self.next_bp, None
+        elif self.regs is not None:
             next_bp = self.regs_bp
         else:
             assert self.bp is not None  # a state is a frame or a pt_regs
@@ -302,26 +341,32 @@ class _Unwinder:
 
         if not self.update_stack_state(next_bp):
             self.error = True
-            self.done = True
+            self.stack = None
             self.bad_bp = next_bp
 
-    def unwind_start(self, thread_sp: int) -> None:
-        """Follows __unwind_start() for a task that is not running."""
-        bp = thread_sp + self.rules.frame_bp_offset
+    def unwind_start(self, bp: int, first_frame: int) -> None:
+        """Follows __unwind_start(), from where it has a frame pointer."""
         # The kernel ignores whether these fail: a first frame off the stack
         # leaves the stack type unknown, which is "done", and no error.
-        if not self.stack.on_stack(bp, 1):  # get_stack_info(), before bp is decoded
-            self.done = True
-            return
-        self.update_stack_state(bp)
-        # Skip to first_frame, which is thread.sp (get_stack_pointer()).
-        while not self.done and (
-            not self.stack.on_stack(thread_sp, self.word_bytes) or (self.bp or 0) < thread_sp
+        if self.get_stack_info(bp):
+            self.update_stack_state(bp)
+        while self.stack is not None and (
+            not self.stack.on_stack(first_frame, self.word_bytes)
+            or (self.next_bp is None and (self.bp or 0) < first_frame)
         ):
             self.unwind_next_frame()
 
     def step(self) -> Step:
-        return Step(self.ip, self.bp, self.regs, self.regs is not None and self.regs_user_mode)
+        assert self.stack is not None  # nothing is shown once the walk is done
+        is_regs = self.regs is not None
+        return Step(
+            self.ip,
+            self.bp,
+            self.regs,
+            is_regs and self.regs_user_mode,
+            self.stack.kind,
+            self.raw_regs if is_regs else None,
+        )
 
 
 def _nothing_swapped(addr: int, addr_p: int) -> int:
@@ -340,11 +385,49 @@ def walk_task_stack(
     :param recover: gives back return addresses that the kernel swapped out; called
         for every one, in order. It may raise :class:`NotInDump`.
     """
-    unwinder = _Unwinder(stack, rules, recover)
+
+    def only_this(addr: int) -> Optional[StackBytes]:
+        return stack if stack.on_stack(addr, 1) else None
+
+    # get_frame_pointer(), get_stack_pointer() for a task that is not current
+    bp = thread_sp + rules.frame_bp_offset
+    return _walk(_Unwinder(only_this, stack.end_addr, rules, recover), bp, thread_sp)
+
+
+def walk_from_regs(
+    registers: Mapping[str, int],
+    find: FindStack,
+    task_stack_end: int,
+    rules: UnwindRules,
+    recover: Recover = _nothing_swapped,
+) -> Walk:
+    """Walk the stacks of a task that was on a CPU, from the registers that CPU had.
+
+    :param registers: at least ip, sp, bp, cs and flags, by the kernel's names.
+    :param find: the stacks of that CPU and task.
+    :param task_stack_end: one past the highest address of the task's own stack.
+    """
+    # Don't even attempt to start from user mode regs:
+    if rules.regs.user_mode(registers):
+        return Walk((), End.USER_REGS)
+    unwinder = _Unwinder(find, task_stack_end, rules, recover)
+    bp, sp = registers["bp"], registers["sp"]
+    if registers["ip"] == 0:
+        # A call of NULL: sp points into half a frame, as if the return address
+        # had been pushed and bp not yet. Pretend that it was.
+        #     return address    <- sp
+        #     (bp)              <- what bp would be
+        unwinder.next_bp = bp
+        bp = (sp - rules.regs.word_bytes) & ((1 << 8 * rules.regs.word_bytes) - 1)
+    return _walk(unwinder, bp, sp)
+
+
+def _walk(unwinder: _Unwinder, bp: int, first_frame: int) -> Walk:
     steps: list[Step] = []
     try:
-        unwinder.unwind_start(thread_sp)
-        # Bounded without a counter: each frame lies above the one before it.
+        unwinder.unwind_start(bp, first_frame)
+        # Bounded without a counter: on a stack each frame lies above the one
+        # before it, and no stack is visited twice.
         while not unwinder.done:
             steps.append(unwinder.step())
             unwinder.unwind_next_frame()

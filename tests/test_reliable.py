@@ -13,11 +13,11 @@ TEXT = range(0x1000, 0x2000)
 
 
 def call(ip: int = 0x1000) -> Step:
-    return Step(ip, bp=0x8000, regs=None, user_mode=False)
+    return Step(ip, bp=0x8000, regs=None, user_mode=False, stack="task", raw_regs=None)
 
 
 def regs(user_mode: bool, ip: int = 0x1000) -> Step:
-    return Step(ip, bp=None, regs=0x9000, user_mode=user_mode)
+    return Step(ip, bp=None, regs=0x9000, user_mode=user_mode, stack="task", raw_regs=b"")
 
 
 def judged(*steps: Step, end: End) -> tuple[Verdict, object, object]:
