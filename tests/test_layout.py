@@ -10,7 +10,7 @@ from drgn import Architecture, Platform, Program, SymbolBinding, TypeKind, offse
 
 from drgn_tools.encoding import Encoding
 from drgn_tools.errors import InputError, TypesError
-from drgn_tools.layout import Layout, layout_of, symbol_address
+from drgn_tools.layout import Layout, layout_of, probing, symbol_address
 
 from .drawn_kernel import (
     PAGE_BYTES,
@@ -87,6 +87,11 @@ def test_kernel_without_a_type_that_stacks_need_is_refused(
     kernel.forget_type(missing)
     with pytest.raises(TypesError, match=f"{missing}.*give the vmlinux"):
         probe(kernel)
+
+
+def test_error_that_says_what_is_wrong_is_left_as_it_is(kernel: DrawnKernel) -> None:
+    with pytest.raises(TypesError, match=r"^one line$"), probing(kernel.prog):
+        raise TypesError("one line")
 
 
 # ---- THREAD_SIZE
@@ -252,8 +257,12 @@ def test_entry_code_that_is_not_in_the_dump_leaves_the_encoding_open(
     assert "cannot be read" in detection.problem
 
 
-def test_one_stub_that_can_be_read_is_enough(kernel: DrawnKernel) -> None:
-    kernel.symbol("asm_exc_nmi", kernel.nowhere, size=64)
+@pytest.mark.parametrize("missing", ["asm_exc_page_fault", "asm_exc_nmi"])
+def test_one_stub_that_can_be_read_is_enough(kernel: DrawnKernel, missing: str) -> None:
+    stub = symbol_address(kernel.prog, "asm_exc_page_fault")
+    assert stub is not None
+    kernel.symbol("asm_exc_nmi", stub, size=64)
+    kernel.symbol(missing, kernel.nowhere, size=64)
     layout = probe(kernel)
     assert (layout.encoding, layout.detection.problem) == (Encoding.LSB, None)
 

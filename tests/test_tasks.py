@@ -350,6 +350,13 @@ def test_idle_task_that_is_not_in_the_dump_is_said() -> None:
     assert tasks.problems == ["the idle task of CPU 1 is not in the dump"]
 
 
+def test_idle_task_of_two_cpus_is_given_once() -> None:
+    m = Machine()
+    m.idle[1] = m.idle[0]
+    m.boot()
+    assert names(m.look()) == ["swapper/0"]
+
+
 # ---- a damaged list of processes
 
 
@@ -480,9 +487,10 @@ def test_leader_is_kept_when_its_thread_list_lacks_it() -> None:
     check_threads(m, ["task10"], f"{threads[0]:#x} does not point back")
 
 
-def test_leader_is_kept_when_the_head_of_its_threads_is_not_in_the_dump() -> None:
+@pytest.mark.parametrize("signal", [DrawnKernel().nowhere, 0, (1 << 64) - 8])
+def test_leader_is_kept_when_the_head_of_its_threads_is_not_in_the_dump(signal: int) -> None:
     m, threads = threads_of_10()
-    m.bend(threads[0], "signal", m.kernel.nowhere)
+    m.bend(threads[0], "signal", signal)
     check_threads(m, ["task10"], "its head at")
 
 

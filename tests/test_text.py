@@ -323,6 +323,8 @@ def test_small_range_inside_another_hides_nothing_of_it(kernel: DrawnKernel) -> 
         (LOADED + 0x2000, 0x10),
     )
     text = KernelText(kernel.prog)
+    assert text.find(LOADED + 0x10F) == TextRange(LOADED + 0x100, LOADED + 0x110, TextKind.FTRACE)
+    assert text.find(LOADED + 0x110) == TextRange(LOADED, LOADED + 0x1000, TextKind.FTRACE)
     for addr in (0x0, 0x100, 0x110, 0x180, 0x210, 0xFFF, 0x2000):
         assert text.is_kernel_text(LOADED + addr) is True
     for addr in (-1, 0x1000, 0x1FFF, 0x2010):

@@ -298,8 +298,9 @@ def test_frame_above_regs_must_clear_all_of_them(gap: int, end: End) -> None:
     d = Drawing()
     d.frame(d.last_frame, 0, 0xA2)
     regs = d.last_frame - 512
-    caller = d.frame(regs + d.layout.size_bytes + gap, d.last_frame, 0xA1)
+    caller = regs + d.layout.size_bytes + gap
     d.regs(regs, ip=0xFA11, cs=KERNEL_CS, bp=caller)
+    d.frame(caller, d.last_frame, 0xA1)
     d.inactive(regs - 64, d.encode(regs), 0xA0)
     assert d.walk().end is end
 

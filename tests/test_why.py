@@ -79,6 +79,13 @@ def test_interrupted_code_without_a_name_is_its_address() -> None:
     )
 
 
+def test_interrupted_function_loses_its_offset_and_nothing_else() -> None:
+    saved = kernel_regs(REGS, 0xFA11, "odd+name+0x1", "page fault")
+    found = say(Reason.KERNEL_MODE_REGS, 0, regs_frame(saved), regs=(saved,))
+    assert found is not None
+    assert found.brief == "page fault in odd+name"
+
+
 def test_registers_are_those_of_the_frame_where_the_verdict_fell() -> None:
     first = kernel_regs(REGS, 0xFA11, "first+0x1", "page fault")
     second = kernel_regs(REGS + 512, 0xFA12, "second+0x2", "NMI")
@@ -148,6 +155,12 @@ def test_broken_chain_says_the_pointer_and_the_last_good_frame() -> None:
         "frame pointer 0x42 after 0xbeef does not lead up the stack",
         "broken frame pointer",
     )
+
+
+def test_broken_chain_after_the_first_frame_names_it() -> None:
+    found = say(Reason.BROKEN_CHAIN, 0, SCHEDULE, bad_addr=0x42)
+    assert found is not None
+    assert found.sentence == "frame pointer 0x42 after schedule+0x27 does not lead up the stack"
 
 
 def test_broken_chain_of_no_frame_begins_at_the_saved_stack_pointer() -> None:
