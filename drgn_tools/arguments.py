@@ -13,6 +13,7 @@ from . import __version__
 from .errors import UsageError
 from .queries import SORT_KEYS, STATES, Selection, parse_pids
 from .records import Verdict
+from .render.output import write_lines
 
 __all__ = ("Arguments", "parse_arguments", "parse_repl_arguments")
 
@@ -162,6 +163,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
 
     :raises UsageError: something is wrong with it.
     :raises SystemExit: ``--help`` or ``--version`` was asked for, and printed.
+    :raises OutputError: it could not be; :raises ReaderGoneError: nobody read it.
     """
     args = _parser().parse_args(argv, Arguments())
     args.symbols = [*args.symbols, *args.symbols_after]
@@ -182,6 +184,7 @@ def parse_repl_arguments(command: str, argv: Sequence[str]) -> Arguments:
 
     :raises UsageError: something is wrong with it.
     :raises SystemExit: ``--help`` was asked for, and printed.
+    :raises ReaderGoneError: nobody read it.
     """
     columns = f"{_TASKS_COLUMNS}\n" if command == "tasks" else ""
     parser = _Parser(
@@ -205,6 +208,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Of --help and --version. argparse's own takes no notice of a full disk.
+        write_lines(message.splitlines())
 
 
 def _parser() -> argparse.ArgumentParser:

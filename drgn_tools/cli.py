@@ -33,6 +33,7 @@ from .render.output import (
     OutputError,
     ReaderGoneError,
     be_lenient,
+    discard,
     is_terminal,
     table_width,
     write_lines,
@@ -64,7 +65,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except ReaderGoneError:
-        _discard_stdout()
+        discard(sys.stdout)
         return EXIT_READER_GONE
 
 
@@ -74,14 +75,11 @@ def _main(argv: Sequence[str]) -> int:
             be_lenient(stream)
     try:
         args = parse_arguments(argv)
+        write_lines(())  # is there a stdout at all? Nothing was done yet
     except SystemExit as end:  # --help, --version
-        write_lines(())
         return int(end.code or 0)
-    except BrokenPipeError:  # of --help
-        raise ReaderGoneError from None
     except DrgnToolsError as error:
-        Console().problem("error", str(error))
-        return error.exit_code
+        return _end_with(error, Console())
     console = Console(args.quiet)
     with _log_to(console, args.log_level):
         return _fenced(args, console)
@@ -91,10 +89,7 @@ def _fenced(args: Arguments, console: Console) -> int:
     try:
         return COMMANDS[args.command](args, console)
     except DrgnToolsError as error:
-        console.problem("error", str(error))
-        if isinstance(error, OutputError):
-            _discard_stdout()
-        return error.exit_code
+        return _end_with(error, console)
     except ReaderGoneError:
         raise
     # The one place where everything is caught: nobody but us is helped by a
@@ -107,18 +102,17 @@ def _fenced(args: Arguments, console: Console) -> int:
         console.end_progress()
 
 
+def _end_with(error: DrgnToolsError, console: Console) -> int:
+    console.problem("error", str(error))
+    if isinstance(error, OutputError):
+        discard(sys.stdout)
+    return error.exit_code
+
+
 def _describe(error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     file = os.path.basename(place.filename)
     return f"{type(error).__name__}: {error} ({file}:{place.lineno})"
-
-
-def _discard_stdout() -> None:
-    # Or the interpreter, on its way out, flushes what is left and complains.
-    with contextlib.suppress(OSError, ValueError):
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-        os.close(devnull)
 
 
 class _ConsoleHandler(logging.Handler):

@@ -51,7 +51,7 @@ def _command(
             if not has_dwarf(prog):
                 use_builtin_types(prog)
             return run(prog, args)
-        except SystemExit:  # --help
+        except (SystemExit, ReaderGoneError):  # --help
             return None
         except DrgnToolsError as error:
             raise CommandError(escape(str(error))) from None

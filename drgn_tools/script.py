@@ -15,19 +15,16 @@ arguments to lines of text::
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Callable, NoReturn, Optional
+from typing import Callable, Optional
 
 from drgn import NoDefaultProgramError, Program, ProgramFlags, get_default_prog, set_default_prog
 
 from .audit import kernel_info
 from .errors import DrgnToolsError, InputError, UsageError
 from .program import has_dwarf, open_program, use_builtin_types
-from .render.escape import escape
-from .render.output import Console, ReaderGoneError, be_lenient, write_lines
+from .render.output import Console, OutputError, ReaderGoneError, be_lenient, discard, write_lines
 from .render.table import Column, table_lines
 
 __all__ = ("run", "script_parser", "table")
@@ -46,14 +43,32 @@ def run(
 ) -> None:
     """Run *script* on drgn's program, or on the one that the arguments say, and print its lines.
 
-    It returns only if all went well: a script may also be run from the REPL, by
-    ``execscript()``, which should go on then.
+    From drgn's REPL, by ``execscript()``, it always returns: the REPL goes on.
 
     :param parser: of the script's own arguments; those that choose a kernel are
         added where drgn has not chosen one.
-    :raises SystemExit: it went wrong. The exit code is that of the command line,
-        what is wrong was said in a line.
+    :raises SystemExit: it went wrong, or ``--help`` was asked for. The exit code
+        is that of the command line, what is wrong was said in a line.
     """
+    try:
+        _run(script, parser)
+    except SystemExit:
+        if not _in_repl():
+            raise
+
+
+def _in_repl() -> bool:
+    try:
+        # drgn.cli.run_interactive() says so, for whoever wants to know.
+        return "outer_repl" in get_default_prog().config
+    except NoDefaultProgramError:
+        return False
+
+
+def _run(
+    script: Callable[[Program, argparse.Namespace], Iterable[str]],
+    parser: argparse.ArgumentParser,
+) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             be_lenient(stream)
@@ -63,20 +78,17 @@ def run(
             Console().note(f"note: {note}")
         write_lines(script(prog, args))
     except DrgnToolsError as error:
-        _fail(f"{parser.prog}: error: {escape(str(error))}", error.exit_code)
+        Console().say(f"{parser.prog}: error: {error}")
+        if isinstance(error, OutputError):
+            discard(sys.stdout)
+        sys.exit(error.exit_code)
     except ReaderGoneError:
-        # Or the interpreter, on its way out, flushes what is left and complains.
-        with open(os.devnull, "w") as devnull:
-            os.dup2(devnull.fileno(), sys.stdout.fileno())
+        discard(sys.stdout)
         sys.exit(128 + 13)  # as a shell reports SIGPIPE
     except KeyboardInterrupt:
+        if _in_repl():
+            raise
         sys.exit(128 + 2)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    with contextlib.suppress(ReaderGoneError):
-        write_lines([message], sys.stderr)
-    sys.exit(code)
 
 
 def _program_and_args(parser: argparse.ArgumentParser) -> tuple[Program, argparse.Namespace]:

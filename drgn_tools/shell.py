@@ -14,7 +14,7 @@ import drgn.cli
 from . import plugin  # noqa: F401
 from .audit import kernel_info, task_stack, task_stacks
 from .records import TaskStack
-from .render.output import ReaderGoneError
+from .render.output import ReaderGoneError, discard
 
 __all__ = ("run_interactive", "run_stdin")
 
@@ -46,7 +46,10 @@ def run_stdin(prog: drgn.Program) -> int:
     # The code is not ours, nor are its mistakes: no bug to report here.
     except Exception as error:
         above = error.__traceback__.tb_next if error.__traceback__ else None
-        traceback.print_exception(type(error), error, above)
+        try:
+            traceback.print_exception(type(error), error, above)
+        except OSError:
+            discard(sys.stderr)
         return 1
     return 0
 

@@ -116,6 +116,22 @@ def terminal(demo_core: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     assert terminal.close() == 0
 
 
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ('"livepatch_blockers.py"', "required: FUNCTION"),
+        ('"livepatch_blockers.py", "no_such_function"', "error: this kernel has no function"),
+        ('"syscalls.py", "--help"', "Which system calls are the tasks in"),
+        ('"syscalls.py", "read"', "w-pipe-read"),
+    ],
+)
+def test_repl_goes_on_after_a_script_of_contrib(terminal: Terminal, call: str, says: str) -> None:
+    folder = ROOT / "contrib"
+    call = call.replace('"', f'"{folder}/', 1)
+    assert says in terminal.type(f"execscript({call})")
+    assert terminal.type("1 + 1") == "2"
+
+
 def test_repl_says_once_where_types_come_from(terminal: Terminal) -> None:
     assert terminal.banner.count("BTF") == 1
     assert SAID in terminal.banner
@@ -305,7 +321,8 @@ def test_drgn_can_be_told_not_to(demo_core: str) -> None:
     code = (
         "from drgn.commands import run_command\n"
         "try: prog.type('struct task_struct')\n"
-        "except LookupError: print('no types')\n"
+        # Flushed: "head" writes on its own, and stdout may be a pipe.
+        "except LookupError: print('no types', flush=True)\n"
         "run_command(prog, 'tasks | head -1')"
     )
     for off in ("--no-symbols-by=btf", "--no-default-symbols"):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import shutil
 import sys
@@ -20,6 +21,7 @@ __all__ = (
     "OutputError",
     "ReaderGoneError",
     "be_lenient",
+    "discard",
     "is_terminal",
     "table_width",
     "write_lines",
@@ -91,6 +93,18 @@ def _write(stream: TextIO, line: Optional[str]) -> None:
         raise OutputError(f"cannot write the result: {error.strerror}") from None
 
 
+def discard(stream: Optional[TextIO]) -> None:
+    """Throw away what *stream* still holds: it cannot be written.
+
+    Or the interpreter, on its way out, tries once more, complains, and changes
+    the exit code.
+    """
+    # It may be closed, or none of the process.
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as devnull:
+        if stream is not None:
+            os.dup2(devnull.fileno(), stream.fileno())
+
+
 def be_lenient(stream: TextIO) -> None:
     """Make *stream* write what its encoding lacks as something else rather than fail."""
     codecs.register_error("drgn_tools", _replace)
@@ -110,62 +124,70 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 class Console:
     """What a person is told besides the result, on stderr.
 
-    All text is escaped here, so a message may quote a dump.
+    All text is escaped here, so a message may quote a dump. Nobody loses a
+    result because its side notes cannot be written: then there are none.
     """
 
     def __init__(self, quiet: bool = False, stream: Optional[TextIO] = None) -> None:
-        # None if stderr is closed.
+        # None if stderr is closed, or cannot be written.
         self._stream: Optional[TextIO] = stream or sys.stderr
         self._quiet = quiet
         self._progress: Optional[_Progress] = None
         if self._stream is not None and is_terminal(self._stream) and not quiet:
-            self._progress = _Progress(self._stream)
+            self._progress = _Progress()
 
     def note(self, text: str) -> None:
         """Something good to know; muted by ``-q``."""
         if not self._quiet:
-            self._print(text)
+            self.say(text)
 
     def problem(self, kind: str, text: str) -> None:
         """Something that went wrong; never muted."""
-        self._print(f"drgn-tools: {kind}: {text}")
+        self.say(f"drgn-tools: {kind}: {text}")
 
     def progress(self, text: str) -> None:
         """How far it is. Shown only where somebody looks, and only when it takes long."""
         if self._progress is not None:
-            self._progress.show(text)
+            self._write(self._progress.show(text))
 
     def end_progress(self) -> None:
         """Take the progress line away."""
         if self._progress is not None:
-            self._progress.clear()
+            self._write(self._progress.clear())
 
-    def _print(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """*text* as it is; never muted."""
         self.end_progress()
-        if self._stream is not None:
-            write_lines([escape(text)], self._stream)
+        self._write(f"{escape(text)}\n")
+
+    def _write(self, text: str) -> None:
+        if self._stream is None or not text:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            discard(self._stream)
+            self._stream = None
 
 
 class _Progress:
+    # What to write, which is often nothing.
     _FIRST_AFTER_S = 0.5
     _EVERY_S = 0.1
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self) -> None:
         self._next = time.monotonic() + self._FIRST_AFTER_S
         self._shown = False
 
-    def show(self, text: str) -> None:
+    def show(self, text: str) -> str:
         now = time.monotonic()
         if now < self._next:
-            return
+            return ""
         self._next = now + self._EVERY_S
         self._shown = True
-        self._stream.write(f"\r{escape(text)}\x1b[K")
-        self._stream.flush()
+        return f"\r{escape(text)}\x1b[K"
 
-    def clear(self) -> None:
-        if self._shown:
-            self._shown = False
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+    def clear(self) -> str:
+        shown, self._shown = self._shown, False
+        return "\r\x1b[K" if shown else ""
