@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any, Callable, NoReturn, Optional
 
@@ -35,7 +36,7 @@ exit codes:
   2   the command line is wrong, or there is no such task
   3   the core, kernel or guest cannot be opened, or is no Linux kernel
   4   no usable type information, or symbols of another kernel
-  5   looked, but some tasks could not be read
+  5   looked, but some tasks could not be read; with tasks --check also: could not be judged
   70  a bug of ours
   74  the result could not be written
   130 interrupted (Ctrl-C); 141 the reader of the output went away
@@ -79,14 +80,14 @@ _TASKS_EPILOG = f"""\
 All filters given must hold. Each may be repeated, and --pid, --state and --verdict take lists
 (1,5-9): a task then needs to match one of the values.
 
---check makes the exit code 1 if a task that is listed is unreliable. Tasks that are unknown are
-no finding. 1 wins over 5.
+--check makes the exit code 1 if a task that is listed is unreliable, and 5 if one that the filters
+but --verdict choose could not be judged: it is unknown, and not because it runs. 1 wins over 5.
 
 examples:
   drgn-tools tasks -c vmcore --state D --frames
   drgn-tools tasks -c vmcore --function 'vfs_*' --comm 'postgres*'
   drgn-tools tasks -c vmcore --sort verdict | head -20
-  drgn-tools tasks -c vmcore --verdict unreliable --check --quiet && echo all stacks can be trusted
+  drgn-tools tasks -c vmcore --check -q > /dev/null && echo every stack off its CPU can be trusted
 """
 
 _STACK_EPILOG = """\
@@ -145,6 +146,8 @@ class Arguments(argparse.Namespace):
     format: str
     # tasks, demo, regs, groups
     selection: Selection
+    filters: str
+    """:attr:`selection` as it was typed."""
     # tasks, demo
     frames: bool
     sort: Optional[str]
@@ -214,6 +217,21 @@ class _Parser(argparse.ArgumentParser):
         write_lines(message.splitlines())
 
 
+class _Once(argparse.Action):
+    # Of two, the last would win without a word, and the result be another's.
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
+        before = getattr(namespace, self.dest, None)
+        if before not in (None, values):
+            raise UsageError(f"{option_string} {before} and {option_string} {values}: give one")
+        setattr(namespace, self.dest, values)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="drgn-tools",
@@ -240,7 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     add("shell", "start drgn's REPL on the kernel, with drgn-tools imported", _SHELL_EPILOG)
     for command in (tasks, demo):
         command.add_argument(
-            "--check", action="store_true", help="exit code 1 if a listed task is unreliable"
+            "--check",
+            action="store_true",
+            help="exit code 1 if a listed task is unreliable, 5 if one cannot be judged",
         )
     return parser
 
@@ -259,6 +279,7 @@ def _add_common(parser: argparse.ArgumentParser, before: bool) -> None:
         "-c",
         "--core",
         metavar="PATH",
+        action=_Once,
         default=default(None),
         help="vmcore: ELF or makedumpfile's format, also compressed with xz, zstd or gzip",
     )
@@ -266,7 +287,11 @@ def _add_common(parser: argparse.ArgumentParser, before: bool) -> None:
         "-k", "--kernel", action="store_true", default=default(False), help="the running kernel"
     )
     source.add_argument(
-        "--qemu", metavar="SOCK", default=default(None), help="QEMU guest with a QMP socket"
+        "--qemu",
+        metavar="SOCK",
+        action=_Once,
+        default=default(None),
+        help="QEMU guest with a QMP socket",
     )
     types = parser.add_argument_group("types and symbols")
     types.add_argument(
@@ -326,7 +351,12 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         filters.add_argument(f"--{name}", metavar=metavar, action="append", default=[], help=what)
 
 
+def _add_pids(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pids", metavar="PIDS", nargs="*", help="the same as --pid PIDS")
+
+
 def _add_tasks(parser: argparse.ArgumentParser) -> None:
+    _add_pids(parser)
     _add_filters(parser)
     parser.add_argument("--frames", action="store_true", help="add the frames of each stack")
     parser.add_argument(
@@ -349,6 +379,7 @@ def _add_stack(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_regs(parser: argparse.ArgumentParser) -> None:
+    _add_pids(parser)
     _add_filters(parser)
     parser.add_argument(
         "--mode", choices=("kernel", "user"), help="only registers saved in this mode"
@@ -377,7 +408,11 @@ _ADD_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 def _check_command(args: Arguments) -> None:
     args.format = _checked_format(args.format, args.command)
     if args.command in ("tasks", "regs", "groups", "demo"):
+        args.pid = [*args.pid, *getattr(args, "pids", [])]
         args.selection = _selection(args)
+        args.filters = _filters(args)
+    if args.command == "groups" and args.by_comm and args.format != "folded":
+        raise UsageError("--by-comm is of --format folded: give both")
     if args.command == "stack" and args.all and args.which:
         raise UsageError("give PIDs or --all, not both")
 
@@ -411,11 +446,11 @@ def _checked_format(name: Optional[str], command: str) -> str:
 
     if name in tabulate_formats:
         return name
-    near = difflib.get_close_matches(name, (*ours, *tabulate_formats), n=1)
+    near = difflib.get_close_matches(name.lower(), (*ours, *tabulate_formats), n=1)
     meant = f"did you mean {near[0]}? " if near else ""
     raise UsageError(
         f"{command} has no format {name!r}: {meant}"
-        f"There are {', '.join(ours)}, and those of tabulate ({', '.join(tabulate_formats)})"
+        f"There are {', '.join(ours)}, or any format of tabulate"
     )
 
 
@@ -424,9 +459,27 @@ def _selection(args: Arguments) -> Selection:
         pids=tuple(pids for text in args.pid for pids in parse_pids(text)),
         comms=tuple(args.comm),
         states=frozenset(letter for text in args.state for letter in _states(text)),
-        functions=tuple(args.function),
+        functions=tuple(map(_function, args.function)),
         verdicts=frozenset(verdict for text in args.verdict for verdict in _verdicts(text)),
     )
+
+
+_FILTERS = ("pid", "comm", "state", "function", "verdict")
+
+
+def _filters(args: Arguments) -> str:
+    return " ".join(
+        f"--{name} {shlex.quote(text)}" for name in _FILTERS for text in getattr(args, name)
+    )
+
+
+def _function(pattern: str) -> str:
+    name, plus, _ = pattern.partition("+")
+    if plus:
+        raise UsageError(
+            f"--function takes no offset: leave it out of {pattern!r}, as in --function {name}"
+        )
+    return pattern
 
 
 def _states(text: str) -> str:

@@ -191,6 +191,11 @@ class _Tally:
         self._verdicts: Counter[Verdict] = Counter()
         self._unreadable = 0
 
+    @property
+    def total(self) -> int:
+        """How many there were."""
+        return sum(self._verdicts.values())
+
     def over(self, tasks: Iterable[TaskStack]) -> Iterator[TaskStack]:
         """*tasks* as they are, counted."""
         for task in tasks:
@@ -198,24 +203,29 @@ class _Tally:
             self._unreadable += task.reason is Reason.UNREADABLE
             yield task
 
-    def finish(self, check: bool = False) -> int:
+    def finish(self, check: bool = False, unjudged: Sequence[TaskStack] = ()) -> int:
         """Say what there is to say; the exit code.
 
         A finding is certain whatever could not be read, so it goes first.
+
+        :param check: is an unreliable task a finding?
+        :param unjudged: tasks without an answer that should have one.
         """
-        from .render.summary import verdict_line
+        from .render.summary import unjudged_line, verdict_line
 
         self._console.note(verdict_line(self._verdicts))
         for problem in self._problems:
             self._console.problem("warning", problem)
-        if self._unreadable:
+        if unjudged:
+            self._console.problem("warning", unjudged_line(unjudged))
+        elif self._unreadable:
             self._console.problem(
                 "warning",
                 f"{self._unreadable} of the stacks could not be read to the end (unreadable)",
             )
         if check and self._verdicts[Verdict.UNRELIABLE]:
             return EXIT_FINDINGS
-        return EXIT_PARTIAL if self._problems or self._unreadable else EXIT_OK
+        return EXIT_PARTIAL if self._problems or self._unreadable or unjudged else EXIT_OK
 
 
 # ---- the commands
@@ -234,7 +244,22 @@ def _list_tasks(audit: KernelAudit, args: Arguments, console: Console) -> int:
     if args.sort is not None:
         tasks = sort_tasks(tasks, args.sort)
     _show(args, views.TASKS_WITH_FRAMES if args.frames else views.TASKS, audit, tasks)
-    return tally.finish(args.check)
+    _warn_of_nothing(args, console, tally)
+    return tally.finish(args.check, _unjudged(args, audit) if args.check else ())
+
+
+def _unjudged(args: Arguments, audit: KernelAudit) -> list[TaskStack]:
+    # "--check --verdict unreliable" must not be content where there are no verdicts.
+    return [
+        task
+        for task in args.selection.of_any_verdict().of(audit.tasks)
+        if task.verdict is Verdict.UNKNOWN and task.reason is not Reason.RUNNING
+    ]
+
+
+def _warn_of_nothing(args: Arguments, console: Console, tally: _Tally) -> None:
+    if args.filters and not tally.total:
+        console.problem("warning", f"no task matches {args.filters}")
 
 
 def _stack(args: Arguments, console: Console) -> int:
@@ -271,6 +296,7 @@ def _regs(args: Arguments, console: Console) -> int:
     tasks = tally.over(args.selection.of(audit.tasks))
     user_mode = None if args.mode is None else args.mode == "user"
     _show(args, views.regs_view(audit.kernel.arch), audit, saved_regs(tasks, user_mode))
+    _warn_of_nothing(args, console, tally)
     return tally.finish()
 
 
@@ -286,6 +312,7 @@ def _groups(args: Arguments, console: Console) -> int:
         write_lines(folded_lines(tasks, args.by_comm))
     else:
         _show(args, views.GROUPS, audit, group_stacks(tasks))
+    _warn_of_nothing(args, console, tally)
     return tally.finish()
 
 
@@ -300,7 +327,8 @@ def _demo(args: Arguments, console: Console) -> int:
     write_lines(before_tasks(audit.kernel))
     args.sort = args.sort or "verdict"
     code = _list_tasks(audit, args, console)
-    write_lines(after_tasks(audit, os.path.relpath(args.core), _own_name()))
+    shown = KernelAudit(audit.kernel, tuple(args.selection.of(audit.tasks)))
+    write_lines(after_tasks(shown, os.path.relpath(args.core), _own_name()))
     return code
 
 

@@ -27,7 +27,7 @@ EXIT_INPUT = 3
 EXIT_TYPES = 4
 """No usable type information, or symbols of another kernel."""
 EXIT_PARTIAL = 5
-"""Looked, but some tasks could not be read."""
+"""Looked, but some tasks could not be read, or (with ``--check``) not be judged."""
 EXIT_BUG = 70
 """A bug of ours (EX_SOFTWARE of sysexits.h)."""
 

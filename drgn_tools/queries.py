@@ -7,9 +7,10 @@ once. Everything works on any iterable of records and keeps its order.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Callable, Optional
 
@@ -17,6 +18,7 @@ from .errors import UsageError
 from .records import Frame, Reason, SavedRegs, TaskStack, Verdict
 
 __all__ = (
+    "KERNEL_WIDE",
     "SORT_KEYS",
     "STATES",
     "Selection",
@@ -32,6 +34,11 @@ __all__ = (
     "sort_tasks",
     "waiting_function",
 )
+
+KERNEL_WIDE = frozenset(
+    (Reason.NOT_ENCODED, Reason.NO_RELIABLE_STACKTRACE, Reason.ENCODING_UNCLEAR)
+)
+"""Reasons that all tasks of a kernel share: the sentence need be said only once."""
 
 STATES = "RSDTtXZPI?"
 """Letters of :attr:`TaskStack.state`."""
@@ -125,31 +132,38 @@ class Selection:
             for frame in task.frames
         )
 
+    def of_any_verdict(self) -> Selection:
+        """The same, of whatever verdict."""
+        return replace(self, verdicts=frozenset())
+
     def of(self, tasks: Iterable[TaskStack]) -> Iterator[TaskStack]:
         """Those of *tasks* that are asked for."""
         return (task for task in tasks if task in self)
 
 
 def parse_pids(text: str) -> tuple[range, ...]:
-    """``"1,5-9"`` -> ``(range(1, 2), range(5, 10))``.
+    """``"1,5-9"`` -> ``(range(1, 2), range(5, 10))``. Hex numbers begin with 0x.
 
     :raises UsageError: *text* is anything else.
     """
     ranges = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not (_is_number(first) and (_is_number(last) if dash else True)):
-            raise UsageError(f"{part!r} is no PID and no range of PIDs (as in 1,5-9)")
-        pids = range(int(first), int(last or first) + 1)
+        if not (_NUMBER.fullmatch(first) and (_NUMBER.fullmatch(last) if dash else True)):
+            raise UsageError(f"{text!r} is no list of PIDs and ranges of them (as in 1,5-9)")
+        pids = range(_number(first), _number(last or first) + 1)
         if not pids:
-            raise UsageError(f"the range of PIDs {part} is empty: its end comes before its start")
+            raise UsageError(f"{text!r} has an empty range: its end comes before its start")
         ranges.append(pids)
     return tuple(ranges)
 
 
-def _is_number(text: str) -> bool:
-    # int() would also take "+1", "1_000" and digits of other scripts. No PID has 10 digits.
-    return text.isascii() and text.isdigit() and len(text) < 10
+_NUMBER = re.compile(r"[0-9]{1,9}|0x[0-9a-f]{1,8}", re.IGNORECASE)
+"""int() alone would take "+1", "1_000" and digits of other scripts. No PID is longer."""
+
+
+def _number(text: str) -> int:
+    return int(text, 16 if text[:2] in ("0x", "0X") else 10)
 
 
 def _matches(text: str, patterns: Iterable[str]) -> bool:

@@ -63,7 +63,7 @@ def _command(
 def tasks(prog: Program, args: Arguments) -> list[TaskStack]:
     """List tasks with the verdicts on their stacks."""
     audit = _audit(prog)
-    found = list(args.selection.of(audit.tasks))
+    found = _selected(args, audit)
     if args.sort is not None:
         found = sort_tasks(found, args.sort)
     _show(views.TASKS_WITH_FRAMES if args.frames else views.TASKS, args, audit, found)
@@ -101,7 +101,7 @@ def regs(prog: Program, args: Arguments) -> list[TaskRegs]:
     """List every saved ``pt_regs``."""
     audit = _audit(prog)
     user_mode = None if args.mode is None else args.mode == "user"
-    found = list(saved_regs(args.selection.of(audit.tasks), user_mode))
+    found = list(saved_regs(_selected(args, audit), user_mode))
     _show(views.regs_view(audit.kernel.arch), args, audit, found)
     return found
 
@@ -110,7 +110,7 @@ def regs(prog: Program, args: Arguments) -> list[TaskRegs]:
 def groups(prog: Program, args: Arguments) -> list[StackGroup]:
     """Fold identical stacks together."""
     audit = _audit(prog)
-    members = list(args.selection.of(audit.tasks))
+    members = _selected(args, audit)
     found = group_stacks(members)
     if args.format == "folded":
         _write(folded_lines(members, args.by_comm))
@@ -141,6 +141,13 @@ def _audit(prog: Program) -> KernelAudit:
     if unreadable:
         console.problem("warning", f"{unreadable} of the stacks could not be read to the end")
     return audit
+
+
+def _selected(args: Arguments, audit: KernelAudit) -> list[TaskStack]:
+    found = list(args.selection.of(audit.tasks))
+    if args.filters and not found:
+        Console().problem("warning", f"no task matches {args.filters}")
+    return found
 
 
 def _introduce(prog: Program, audit: KernelAudit) -> None:

@@ -28,7 +28,17 @@ from drgn_tools.records import KernelAudit, Reason, TaskStack, Verdict
 from drgn_tools.render import fields
 from drgn_tools.render.output import Console
 
-from .fabricated import AUDIT, HOSTILE, KERNEL, ORC_KERNEL, ORC_TASK, SLEEPER, TASKS, UNREADABLE
+from .fabricated import (
+    AUDIT,
+    HOSTILE,
+    KERNEL,
+    ORC_KERNEL,
+    ORC_TASK,
+    RUNNING,
+    SLEEPER,
+    TASKS,
+    UNREADABLE,
+)
 
 ROOT = Path(__file__).parent.parent
 SOUND = KernelAudit(KERNEL, tuple(task for task in TASKS if task.reason is not Reason.UNREADABLE))
@@ -98,11 +108,20 @@ def joined(value: object) -> str:
         (["tasks", "-c", "a", "--format", "folded"], "no format 'folded'"),
         (["regs", "-c", "a", "--format", "text"], "no format 'text'"),
         (["shell", "-c", "a", "--format", "json"], "shell has no --format"),
-        (["tasks", "-c", "a", "--pid", "x"], "'x' is no PID"),
-        (["tasks", "-c", "a", "--pid", "1,,2"], "'' is no PID"),
-        (["tasks", "-c", "a", "--pid", "1-"], "'1-' is no PID"),
-        (["tasks", "-c", "a", "--pid", "1_0"], "'1_0' is no PID"),
-        (["tasks", "-c", "a", "--pid", "9-5"], "end comes before its start"),
+        (["tasks", "-c", "a", "-c", "b"], "-c a and -c b: give one"),
+        (["tasks", "-c", "a", "--format", "JSN"], "did you mean json? There are table, json,"),
+        (["groups", "-c", "a", "--by-comm"], "--by-comm is of --format folded"),
+        (["tasks", "-c", "a", "--pid", "x"], "'x' is no list of PIDs"),
+        (["tasks", "-c", "a", "--pid", "1,,2"], "'1,,2' is no list of PIDs"),
+        (["tasks", "-c", "a", "--pid", "1-"], "'1-' is no list of PIDs"),
+        (["tasks", "-c", "a", "--pid", "1_0"], "'1_0' is no list of PIDs"),
+        (["tasks", "-c", "a", "--pid", "0x"], "'0x' is no list of PIDs"),
+        (["tasks", "-c", "a", "--pid", "1,9-5"], "'1,9-5' has an empty range"),
+        (["regs", "-c", "a", "1", "x"], "'x' is no list of PIDs"),
+        (
+            ["tasks", "-c", "a", "--function", "f+0x8"],
+            "leave it out of 'f+0x8', as in --function f",
+        ),
         (["tasks", "-c", "a", "--state", "Q"], "'Q' is no state"),
         (["tasks", "-c", "a", "--state", ""], "'' is no state"),
         (["tasks", "-c", "a", "--verdict", "bad"], "'bad' is no verdict: there are reliable"),
@@ -226,7 +245,9 @@ def test_what_stands_after_the_command_wins(
         (["--state", "D,Z"], [54, 60]),
         (["--function", "handle_userfault"], [51]),
         (["--function", "*_thread"], list(range(10, 19))),
-        (["--function", "vfs_read+0x8f"], []),
+        (["--pid", "0x33,50-0x34"], [51, 52]),
+        (["51-52", "0x1"], [1, 51, 52]),
+        (["51", "--pid", "1"], [1, 51]),
         (["--function", "vfs_*", "--state", "R"], [52]),
         (["--verdict", "unknown"], [57, 58]),
         (["--verdict", "unknown,reliable", "--comm", "reader"], [58]),
@@ -362,7 +383,12 @@ def test_the_note_of_a_kernel_is_said_once(
         (TASKS[10:11], (), [], 0),
         (TASKS[10:11], (), ["--check"], 1),
         (TASKS[10:11], (), ["--check", "--state", "D"], 0),
-        ([ORC_TASK], (), ["--check"], 0),
+        ([ORC_TASK], (), [], 0),
+        ([ORC_TASK], (), ["--check"], 5),
+        ([ORC_TASK], (), ["--check", "--verdict", "unreliable"], 5),
+        ([ORC_TASK, SLEEPER], (), ["--check", "--pid", "1"], 0),
+        ([ORC_TASK, *TASKS[11:12]], (), ["--check"], 1),
+        ([RUNNING], (), ["--check"], 0),
         ([UNREADABLE], (), [], 5),
         ([UNREADABLE], (), ["--check"], 5),
         ([UNREADABLE, SLEEPER], (), ["--pid", "1"], 0),
@@ -380,6 +406,36 @@ def test_exit_code(
 ) -> None:
     offer(monkeypatch, KernelAudit(KERNEL, tuple(tasks), problems))
     assert main(["tasks", "-c", "vmcore", *options]) == code
+
+
+def test_check_says_what_could_not_be_judged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offer(monkeypatch, KernelAudit(ORC_KERNEL, (ORC_TASK, ORC_TASK, UNREADABLE, RUNNING)))
+    assert main(["tasks", "-k", "--check", "-q"]) == 5
+    assert capsys.readouterr().err == (
+        "drgn-tools: warning: 3 tasks could not be judged: 2 not_encoded "
+        "(this kernel uses the ORC unwinder, not encoded frame pointers), 1 unreadable\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["tasks", "regs", "groups", "demo"])
+def test_filters_that_match_nothing_are_quoted(
+    command: str, sound: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = [] if command == "demo" else ["-c", "vmcore"]
+    assert main([command, *source, "-q", "--pid", "99999", "--comm", "no one"]) == 0
+    assert capsys.readouterr().err == (
+        "drgn-tools: warning: no task matches --pid 99999 --comm 'no one'\n"
+    )
+
+
+def test_demo_draws_only_what_was_selected(sound: None, capsys: pytest.CaptureFixture[str]) -> None:
+    for pid in ("52", "53"):
+        main(["demo", "--pid", pid])
+        assert re.findall(r"^PID: (\d+)", capsys.readouterr().out, re.MULTILINE) == [pid]
+    main(["demo", "--pid", "1"])
+    assert "PID: " not in capsys.readouterr().out
 
 
 def test_help_has_examples_and_exit_codes_and_tells_every_command(

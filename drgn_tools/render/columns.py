@@ -6,17 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from textwrap import wrap
 
-from ..queries import StackGroup, TaskFrame, TaskRegs, kernel_frames, waiting_function
-from ..records import Frame, Reason, TaskStack
+from ..queries import KERNEL_WIDE, StackGroup, TaskFrame, TaskRegs, kernel_frames, waiting_function
+from ..records import Frame, TaskStack
 from .labels import frame_label, function_label, mode_name, place
 from .table import Column, shorten
 
 __all__ = ("FRAMES", "GROUPS", "REGS", "TASKS", "TASKS_WITH_FRAMES")
-
-_OF_THE_KERNEL = frozenset(
-    (Reason.NOT_ENCODED, Reason.NO_RELIABLE_STACKTRACE, Reason.ENCODING_UNCLEAR)
-)
-"""Reasons that all tasks of a kernel share: the sentence is said once, above the table."""
 
 _WHY_WIDTH = 26
 _LETTERS_MAX = 4
@@ -33,7 +28,7 @@ def _flags(task: TaskStack) -> str:
 
 
 def _why(task: TaskStack) -> str:
-    if task.reason in _OF_THE_KERNEL:
+    if task.reason in KERNEL_WIDE:  # the sentence stands above the table
         return task.reason.value
     return task.why or _flags(task)
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
-from ..records import KernelInfo, Verdict
+from ..queries import KERNEL_WIDE
+from ..records import KernelInfo, TaskStack, Verdict
 
-__all__ = ("kernel_line", "verdict_line")
+__all__ = ("kernel_line", "unjudged_line", "verdict_line")
 
 
 def kernel_line(kernel: KernelInfo) -> str:
@@ -25,6 +27,19 @@ def verdict_line(counts: Mapping[Verdict, int]) -> str:
     """How many tasks have which verdict."""
     each = ", ".join(f"{counts.get(verdict, 0)} {verdict.value}" for verdict in Verdict)
     return f"{_count(sum(counts.values()), 'task')}: {each}"
+
+
+def unjudged_line(tasks: Sequence[TaskStack]) -> str:
+    """How many *tasks* could not be judged, and why.
+
+    :param tasks: of verdict ``unknown``.
+    """
+    why = {task.reason: task.why for task in tasks if task.reason in KERNEL_WIDE}
+    reasons = (
+        f"{number} {reason}{f' ({why[reason]})' if reason in why else ''}"
+        for reason, number in Counter(task.reason for task in tasks).most_common()
+    )
+    return f"{_count(len(tasks), 'task')} could not be judged: {', '.join(reasons)}"
 
 
 def _count(number: int, what: str) -> str:
