@@ -8,7 +8,8 @@ verdict of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Callable, Optional, Union
 
 from drgn import FaultError, Object, Program, Thread, TypeKind
@@ -20,14 +21,22 @@ from .errors import TaskNotFoundError, UsageError
 from .foreign import foreign_frames
 from .kallsyms import UNUSABLE
 from .layout import Layout, layout_of
+from .on_cpu import cpu_registers
 from .program import build_id, source_of, types_source
 from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
 from .recover import Recovery, probe_recovery
 from .reliable import Judgement, judge
-from .stacks import read_task_stack
+from .stacks import CpuStacks, read_task_stack
 from .tasks import Task, TaskList, read_task
 from .text import KernelText, SymbolName, TextKind
-from .unwind_frame import End, Step, UnwindRules, Walk, walk_task_stack
+from .unwind_frame import (
+    End,
+    Step,
+    UnwindRules,
+    Walk,
+    walk_from_regs,
+    walk_task_stack,
+)
 from .why import Why, no_verdict_here, running, why
 
 __all__ = ("audit_kernel", "kernel_info", "task_stack", "task_stacks")
@@ -149,8 +158,7 @@ class _Kernel:
             # "no stack" is a complete, empty trace.
             return self._record(task, Judgement(Verdict.RELIABLE), None, flags=("no_stack",))
         if self.tasks.is_running(task):
-            judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
-            return self._record(task, judgement, running(task.cpu))
+            return self._running(task)
         if self.rules is None:
             return self._foreign(task)
         stack = read_task_stack(self.prog, self.layout, task.stack_addr, task.thread_sp)
@@ -168,6 +176,36 @@ class _Kernel:
         judgement = judge(walk, self.text.is_kernel_text, needs_user_regs)
         reason = why(judgement, walk, frames, regs)
         return self._record(task, judgement, reason, frames, regs, self._flags(walk))
+
+    def _running(self, task: Task) -> TaskStack:
+        """A task on a CPU: no verdict, but the stacks from the registers that the dump has of it."""
+        judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
+        registers = cpu_registers(self.prog, task)
+        if registers is None or self.rules is None:
+            return self._record(task, judgement, running(task.cpu))
+        walk = walk_from_regs(
+            registers,
+            CpuStacks(self.prog, self.layout, task),
+            task.stack_addr + self.layout.thread_size_bytes,
+            self.rules,
+            Recovery(self.prog, self.recover_layout, task),
+        )
+        here = self._here(registers, walk)
+        frames = [here, *(self._frame(step) for step in walk.steps)]
+        regs = [
+            self._saved_regs(frames, i, step.raw_regs)
+            for i, step in enumerate(walk.steps, 1)
+            if step.raw_regs is not None
+        ]
+        return self._record(task, judgement, running(task.cpu), frames, regs)
+
+    def _here(self, registers: Mapping[str, int], walk: Walk) -> Frame:
+        """The frame that the CPU is in."""
+        ip = registers["ip"]
+        if self.layout.regs.user_mode(registers):
+            return Frame(ip, user_mode=True)
+        frame = _named_frame(ip, self.text.name_exact(ip))
+        return replace(frame, stack=walk.steps[0].stack) if walk.steps else frame
 
     def _foreign(self, task: Task) -> TaskStack:
         frames = []
@@ -214,12 +252,12 @@ class _Kernel:
 
     def _frame(self, step: Step) -> Frame:
         if step.user_mode:
-            return Frame(step.ip, regs=step.regs, user_mode=True)
+            return Frame(step.ip, stack=step.stack, regs=step.regs, user_mode=True)
         # A pt_regs' ip is exact, and so is where a new task begins: nothing
         # called ret_from_fork_asm, so there is no call before its first byte.
         exact = step.regs is not None or step.ip in self.layout.fork_return_addrs
         name = self.text.name_exact(step.ip) if exact else self.text.name_return_address(step.ip)
-        return _named_frame(step.ip, name, step.regs)
+        return replace(_named_frame(step.ip, name, step.regs), stack=step.stack)
 
     def _saved_regs(self, frames: Sequence[Frame], at: int, raw: bytes) -> SavedRegs:
         frame = frames[at]

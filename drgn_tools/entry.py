@@ -26,6 +26,7 @@ _STUBS = {
     "asm_exc_machine_check": "machine check",
     "asm_exc_debug": "debug exception",
     "asm_exc_nmi": "NMI",
+    "end_repeat_nmi": "NMI",  # inside asm_exc_nmi, where it calls exc_nmi()
     "asm_exc_double_fault": "double fault",
     "asm_exc_control_protection": "control protection exception",
     "asm_exc_vmm_communication": "VMM communication exception",

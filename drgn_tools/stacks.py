@@ -1,14 +1,34 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reading the memory of a stack, with whatever of it is not in the dump noted as a hole."""
+"""Which stack an address is on, and the memory of that stack.
+
+What of it is not in the dump is noted as a hole.
+"""
 
 from __future__ import annotations
 
-from drgn import FaultError, Program
+from typing import Optional
 
+from drgn import FaultError, Object, Program, sizeof
+from drgn.helpers.linux.percpu import per_cpu
+
+from .kallsyms import UNUSABLE
 from .layout import Layout
+from .tasks import Task
 from .unwind_frame import StackBytes
 
-__all__ = ("read_task_stack",)
+__all__ = ("CpuStacks", "read_task_stack")
+
+_EXCEPTION_STACKS = {
+    "DF": "#df",
+    "NMI": "nmi",
+    "DB": "#db",
+    "MCE": "#mc",
+    "VC": "#vc",
+    "VC2": "#vc2",
+}
+"""Members of struct cea_exception_stacks -> exception_stack_names[] in dumpstack_64.c, v6.12."""
+
+_MAX_STACK_BYTES = 64 * 1024
 
 
 def read_task_stack(prog: Program, layout: Layout, stack_addr: int, sp_addr: int) -> StackBytes:
@@ -27,12 +47,109 @@ def read_task_stack(prog: Program, layout: Layout, stack_addr: int, sp_addr: int
     if not stack_addr <= first_frame_addr < end_addr <= 1 << 64:
         return StackBytes(stack_addr, layout.thread_size_bytes, end_addr, b"")
     begin_addr = max(sp_addr, stack_addr)
+    data, holes = _read(prog, layout.page_bytes, begin_addr, end_addr)
+    return StackBytes(stack_addr, layout.thread_size_bytes, begin_addr, data, holes)
+
+
+class CpuStacks:
+    """The stacks that a task and its CPU can be on while it runs; a :data:`~.unwind_frame.FindStack`.
+
+    Follows get_stack_info_noinstr() in arch/x86/kernel/dumpstack_64.c, v6.12, for
+    ``task == current``: task, exception, irq, entry, in that order. What the dump
+    does not tell of is no stack.
+    """
+
+    def __init__(self, prog: Program, layout: Layout, task: Task) -> None:
+        self._prog = prog
+        self._layout = layout
+        self._cpu = task.cpu
+        self._task_stack = (task.stack_addr, layout.thread_size_bytes)
+
+    def __call__(self, addr: int) -> Optional[StackBytes]:
+        begin, size = self._task_stack
+        if begin <= addr < begin + size:
+            return self._stack("task", begin, size)
+        return self._exception_stack(addr) or self._irq_stack(addr) or self._entry_stack(addr)
+
+    def _exception_stack(self, addr: int) -> Optional[StackBytes]:
+        """in_exception_stack(); the interrupted sp is in the pt_regs at the top."""
+        try:
+            stacks = per_cpu(self._prog["cea_exception_stacks"], self._cpu)
+            begin, type_ = stacks.value_(), stacks.type_.type
+            if not begin <= addr < begin + sizeof(type_):
+                return None
+            for name, kind in _EXCEPTION_STACKS.items():
+                if not type_.has_member(f"{name}_stack"):
+                    continue
+                member = type_.member(f"{name}_stack")
+                start, size = begin + member.offset, sizeof(member.type)
+                if start <= addr < start + size:
+                    regs = Object(
+                        self._prog,
+                        "struct pt_regs",
+                        address=start + size - self._layout.regs.size_bytes,
+                    )
+                    return self._stack(kind, start, size, regs.sp.value_())
+        except UNUSABLE:
+            pass
+        return None
+
+    def _irq_stack(self, addr: int) -> Optional[StackBytes]:
+        """in_irq_stack(); the interrupted sp is in the topmost word."""
+        word = self._layout.word_bytes
+        try:
+            size = sizeof(self._prog.type("struct irq_stack"))
+            end = self._hardirq_stack_ptr()
+            # Since v5.12 ("x86/irq/64: Adjust the per CPU irq stack pointer by 8")
+            # the pointer is to the topmost word; before, one past it.
+            if end % (2 * word):
+                end += word
+            if not 0 < end - size <= addr < end:
+                return None
+            return self._stack("irq", end - size, size, self._prog.read_word(end - word))
+        except UNUSABLE:
+            return None
+
+    def _hardirq_stack_ptr(self) -> int:
+        # Since Linux kernel commit d7b6d709a76a ("x86/percpu: Move irq_stack
+        # variables next to current_task") (in v6.2), in struct pcpu_hot; on its
+        # own before that, and again since v6.15.
+        try:
+            pointer = per_cpu(self._prog["hardirq_stack_ptr"], self._cpu)
+        except LookupError:
+            pointer = per_cpu(self._prog["pcpu_hot"], self._cpu).hardirq_stack_ptr
+        return int(pointer.value_())
+
+    def _entry_stack(self, addr: int) -> Optional[StackBytes]:
+        """in_entry_stack(): the trampoline stack, in the same struct cpu_entry_area."""
+        try:
+            stacks = per_cpu(self._prog["cea_exception_stacks"], self._cpu).value_()
+            area = self._prog.type("struct cpu_entry_area")
+            page = area.member("entry_stack_page")
+            start = stacks - area.member("estacks").offset + page.offset
+            size = sizeof(self._prog.type("struct entry_stack"))
+        except UNUSABLE:
+            return None
+        return (
+            self._stack("entry_trampoline", start, size) if start <= addr < start + size else None
+        )
+
+    def _stack(
+        self, kind: str, begin: int, size: int, next_sp: Optional[int] = None
+    ) -> Optional[StackBytes]:
+        if not 0 < size <= _MAX_STACK_BYTES or begin + size > 1 << 64:
+            return None
+        data, holes = _read(self._prog, self._layout.page_bytes, begin, begin + size)
+        return StackBytes(begin, size, begin, data, holes, kind, next_sp)
+
+
+def _read(
+    prog: Program, page_bytes: int, begin_addr: int, end_addr: int
+) -> tuple[bytes, tuple[tuple[int, int], ...]]:
     try:
-        data = prog.read(begin_addr, end_addr - begin_addr)
+        return prog.read(begin_addr, end_addr - begin_addr), ()
     except FaultError:
-        data, holes = _read_by_page(prog, layout.page_bytes, begin_addr, end_addr)
-        return StackBytes(stack_addr, layout.thread_size_bytes, begin_addr, data, holes)
-    return StackBytes(stack_addr, layout.thread_size_bytes, begin_addr, data)
+        return _read_by_page(prog, page_bytes, begin_addr, end_addr)
 
 
 def _read_by_page(

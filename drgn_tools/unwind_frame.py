@@ -199,6 +199,8 @@ class _Unwinder:
         self.raw_regs = b""
         self.regs_user_mode = False
         self.regs_bp = 0
+        self.regs_sp = 0
+        self.sees_null_calls = False
         self.ip = 0
         self.bad_bp: Optional[int] = None
 
@@ -303,7 +305,8 @@ class _Unwinder:
             if not user_mode:
                 ip = self.recover(ip, regs + self.rules.regs.ip_offset)
             self.regs, self.raw_regs, self.bp = regs, raw_regs, None
-            self.regs_bp, self.regs_user_mode = registers["bp"], user_mode
+            self.regs_bp, self.regs_sp = registers["bp"], registers["sp"]
+            self.regs_user_mode = user_mode
         else:
             addr_p = next_bp + self.word_bytes
             ip = self.recover(self.word(addr_p), addr_p)
@@ -316,6 +319,10 @@ class _Unwinder:
         # Have we reached the end?
         if self.regs is not None and self.regs_user_mode:
             self.stack = None
+            return
+
+        if self.sees_null_calls and self.regs is not None and self.ip == 0:
+            self.unwind_null_call()
             return
 
         if self.is_last_task_frame():
@@ -343,6 +350,23 @@ class _Unwinder:
             self.error = True
             self.stack = None
             self.bad_bp = next_bp
+
+    def unwind_null_call(self) -> None:
+        """From the ``pt_regs`` of a call of NULL to its caller.
+
+        Unlike the kernel, which does this in __unwind_start() alone: an oops starts
+        there, but what it does next stands on top of those registers.
+        """
+        #     return address    <- regs->sp
+        #     (bp)              <- what bp would be: may be the last word of pt_regs
+        assert self.stack is not None  # not done
+        if not self.stack.on_stack(self.regs_sp, self.word_bytes):
+            self.error = True
+            self.stack, self.bad_bp = None, self.regs_sp
+            return
+        self.next_bp, self.regs = self.regs_bp, None
+        self.bp = self.regs_sp - self.word_bytes
+        self.ip = self.recover(self.word(self.regs_sp), self.regs_sp)
 
     def unwind_start(self, bp: int, first_frame: int) -> None:
         """Follows __unwind_start(), from where it has a frame pointer."""
@@ -411,6 +435,7 @@ def walk_from_regs(
     if rules.regs.user_mode(registers):
         return Walk((), End.USER_REGS)
     unwinder = _Unwinder(find, task_stack_end, rules, recover)
+    unwinder.sees_null_calls = True
     bp, sp = registers["bp"], registers["sp"]
     if registers["ip"] == 0:
         # A call of NULL: sp points into half a frame, as if the return address

@@ -501,7 +501,7 @@ def test_a_drawing_names_every_frame_with_its_whole_address() -> None:
 def test_a_change_of_stack_is_drawn_as_in_an_oops() -> None:
     frames = (Frame(1, "a+0x1", stack="irq"), Frame(2, "b+0x1"))
     lines = [line.strip() for line in draw_stack(task(1, frames=frames)).split("\n")[2:]]
-    assert [line.split()[-1] for line in lines] == ["<IRQ>", "a+0x1", "</IRQ>", "b+0x1"]
+    assert [line.split()[-1] for line in lines] == ["<IRQ>", "a+0x1", "</IRQ>", "<TASK>", "b+0x1", "</TASK>"]
 
 
 def test_registers_nobody_knows_are_drawn_too() -> None:

@@ -75,7 +75,10 @@ def _lines(task: TaskStack, digits: int) -> Iterator[str]:
     if task.flags:
         yield f"FLAGS: {escape(', '.join(task.flags))}"
     regs_by_address = {regs.address: regs for regs in task.regs}
-    stack = "task"
+    # As an oops does it: <NMI> ... </NMI>, <IRQ> ... But where there is only the
+    # task's own stack, that goes without saying.
+    several = any(frame.stack != "task" for frame in task.frames)
+    stack: Optional[str] = None if several else "task"
     for number, frame in enumerate(task.frames):
         yield from _change_of_stack(stack, frame.stack)
         stack = frame.stack
@@ -85,7 +88,7 @@ def _lines(task: TaskStack, digits: int) -> Iterator[str]:
         regs = None if frame.regs is None else regs_by_address.get(frame.regs)
         if regs is not None:
             yield from _box(regs, digits)
-    yield from _change_of_stack(stack, "task")
+    yield from _change_of_stack(stack, None if several else "task")
 
 
 def _identity(task: TaskStack, digits: int) -> str:
@@ -105,12 +108,11 @@ def _verdict(task: TaskStack) -> str:
     return f"VERDICT: {task.verdict.value}{at}{why}"
 
 
-def _change_of_stack(before: str, after: str) -> Iterator[str]:
-    # As an oops does it: <IRQ> ... </IRQ>. The task's own stack goes without saying.
+def _change_of_stack(before: Optional[str], after: Optional[str]) -> Iterator[str]:
     if before != after:
-        if before != "task":
+        if before is not None:
             yield f"     </{escape(before).upper()}>"
-        if after != "task":
+        if after is not None:
             yield f"     <{escape(after).upper()}>"
 
 

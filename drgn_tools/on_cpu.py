@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The registers that a CPU had when the dump was made."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from drgn import Object, Program, UnsupportedOperation
+
+from .kallsyms import UNUSABLE
+from .tasks import Task
+
+__all__ = ("cpu_registers",)
+
+_OTHER_NAMES = {"rflags": "flags", "eflags": "flags"}
+"""drgn's name -> the kernel's, where it is not drgn's without its first letter (rip -> ip)."""
+
+
+def cpu_registers(prog: Program, task: Task) -> Optional[dict[str, int]]:
+    """Registers of the CPU that *task* was running on, by the kernel's names.
+
+    They are those of the NT_PRSTATUS note (or the crash note) of that CPU; drgn
+    knows which note is whose. ``None`` if the dump has none, as on a live kernel.
+    """
+    try:
+        trace = prog.stack_trace(Object(prog, "struct task_struct *", task.addr))
+        registers = trace[0].registers()
+    except (UnsupportedOperation, IndexError, *UNUSABLE):
+        return None
+    return {_kernels_name(name): value for name, value in registers.items()}
+
+
+def _kernels_name(name: str) -> str:
+    if name in _OTHER_NAMES:
+        return _OTHER_NAMES[name]
+    # rax -> ax, eip -> ip; but r8 to r15, cs, ss and the like are the same.
+    return name[1:] if len(name) == 3 and name[0] in "re" and name[1:].isalpha() else name
