@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -16,6 +17,7 @@ from .cache import Entry, cache_dir, file_hash, find_entry, make_entry
 from .check import faults_of
 from .crash import faults_of_crash
 from .errors import LabError
+from .formats import make_dump_files, program_of_formats
 from .guest import cached_initramfs, make_initramfs
 from .kernel import (
     Kernel,
@@ -25,7 +27,7 @@ from .kernel import (
     cached_kernel,
 )
 from .packages import BOOT, program_version, require
-from .qemu import PROGRAM, Machine, qemu_command
+from .qemu import PROGRAM, Machine, qemu_command, shared_folder
 from .run import Progress, say
 from .sheet import Sheet, SheetError, read_whole_sheet
 from .stock import cached_stock_kernel, get_stock_kernel
@@ -35,6 +37,7 @@ __all__ = ("Dump", "cached_dump", "get_kernel", "kernel_if_cached", "make_dump")
 
 _HERE = Path(__file__).parent
 _SHEET_LINE = re.compile(r"LAB-SHEET ([0-9a-f]+) tasks \d+ left_out \d+ bytes ")
+_SAVED_LINE = re.compile(r"LAB-VMCORE \d+\r?\n")
 _NMI_WANTED = "LAB-NMI"
 _DEAD = re.compile(r"---\[ end Kernel panic.*\n")
 _DYING_OR_DEAD = re.compile(rf"{_NMI_WANTED}(?=\r?\n)|{_DEAD.pattern}")
@@ -113,6 +116,7 @@ def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str
         "kernel": kernel.entry.name,
         "initramfs": initramfs.name,
         "qemu": program_version(PROGRAM),
+        "formats": f"{variant.formats} {program_of_formats(variant.formats)}",
         "command": _without_paths(command, kernel, initramfs),
         "check": file_hash(_HERE / ("crash.py" if variant.crash else "check.py")),
     }
@@ -184,18 +188,31 @@ def _try(
     dump.core.unlink(missing_ok=True)
     command = qemu_command(variant, kernel, initramfs, mode="freeze")
     with Progress(f"dumping {variant.name}") as progress:
-        with Machine(command, dump.log) as machine:
-            if variant.crash:
-                _wait_for_death(machine, progress, seconds)
-                address = None
-            else:
-                frozen = machine.wait_for(_SHEET_LINE, progress, seconds)
-                address = int(frozen[1], 16)
-            progress.update("writing the dump")
-            machine.command("stop")
-            machine.command("dump-guest-memory", paging=False, protocol=f"file:{dump.core}")
-            console = machine.console()
+        address = None
+        formats: list[str] = []
+        with tempfile.TemporaryDirectory() as shared:
+            if variant.kdump:
+                _share(Path(shared), kernel, initramfs)
+                command += shared_folder(Path(shared))
+            with Machine(command, dump.log) as machine:
+                if variant.crash:
+                    _wait_for_death(machine, progress, seconds)
+                else:
+                    frozen = machine.wait_for(_SHEET_LINE, progress, seconds)
+                    address = int(frozen[1], 16)
+                if variant.kdump:
+                    machine.wait_for(_SAVED_LINE, progress, seconds, panics=True)
+                    shutil.copyfile(Path(shared, "vmcore"), dump.core)
+                else:
+                    progress.update("writing the dump")
+                    machine.command("stop")
+                    machine.dump(dump.core)
+                    for name in sorted(set(variant.formats) & machine.dump_formats()):
+                        machine.dump(Path(f"{dump.core}.{name}"), name)
+                        formats.append(name)
+                console = machine.console()
         dump.core.chmod(0o644)
+        formats += make_dump_files(dump.core, variant.formats, folder / "formats.log", progress)
         progress.update("checking the dump")
         prog = drgn.Program()
         prog.set_core_dump(dump.core)
@@ -209,8 +226,15 @@ def _try(
                 return [str(e)]
             faults = faults_of(variant, sheet, prog, console)
     about = _describe(variant, kernel, inputs, prog, sheet, console)
+    about["formats"] = formats
     dump.about.write_text(json.dumps(about, indent=1) + "\n")
     return faults
+
+
+def _share(folder: Path, kernel: Kernel, initramfs: Path) -> None:
+    """What the guest loads as its crash kernel, and where that writes to."""
+    shutil.copyfile(kernel.image, folder / "bzImage")
+    shutil.copyfile(initramfs, folder / "initramfs.gz")
 
 
 def _wait_for_death(machine: Machine, progress: Progress, seconds: float) -> None:

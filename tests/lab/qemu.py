@@ -19,7 +19,7 @@ from .kernel import Kernel
 from .run import Progress, end_group
 from .variants import Variant
 
-__all__ = ("Machine", "qemu_command")
+__all__ = ("Machine", "qemu_command", "shared_folder")
 
 PROGRAM = "qemu-system-x86_64"
 _TAIL_LINES = 25
@@ -40,6 +40,8 @@ def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str
     append += [*variant.append, f"lab.mode={mode}"]
     if variant.crash:
         append += [f"lab.crash={variant.crash.name}"]
+    if variant.kdump:
+        append += ["lab.kdump"]
     return [
         PROGRAM,
         "-machine", "q35",
@@ -55,6 +57,11 @@ def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str
         "-initrd", str(initramfs),
         "-append", " ".join(append),
     ]  # fmt: skip
+
+
+def shared_folder(folder: Path) -> list[str]:
+    """Words for the command line: ``folder`` is there in the guest, as 9p over virtio."""
+    return ["-virtfs", f"local,path={folder},mount_tag=lab,security_model=none"]
 
 
 class Machine:
@@ -116,8 +123,8 @@ class Machine:
         reply: dict[str, Any] = json.loads(line)
         return reply
 
-    def command(self, name: str, **arguments: object) -> None:
-        """Runs one QMP command to its end.
+    def command(self, name: str, **arguments: object) -> dict[str, Any]:
+        """Runs one QMP command to its end and returns what it gives.
 
         :raises LabError: QEMU refuses
         """
@@ -132,7 +139,16 @@ class Machine:
             if "error" in reply:
                 raise LabError(f"QEMU: {name}: {reply['error'].get('desc')}")
             if "return" in reply:
-                return
+                given: dict[str, Any] = reply["return"]
+                return given
+
+    def dump(self, path: Path, form: str = "elf") -> None:
+        """Writes physical memory and registers to a file."""
+        self.command("dump-guest-memory", paging=False, protocol=f"file:{path}", format=form)
+
+    def dump_formats(self) -> set[str]:
+        """Those that this QEMU was built with."""
+        return set(self.command("query-dump-guest-memory-capability")["formats"])
 
     def wait_for(
         self, wanted: Pattern[str], progress: Progress, seconds: float, *, panics: bool = False

@@ -24,7 +24,12 @@ GROUPS = {
     "core": "what `make lab` and CI run",
     "kernels": "kernels of other years and configurations",
     "crashes": "machines that died; the console is the answer sheet",
+    "crashes-years": "some of them with the kernels of other years",
+    "formats": "one memory in the formats that dumps are made in (wants makedumpfile)",
 }
+
+QEMU_FORMATS = ("kdump-zlib", "kdump-lzo", "kdump-snappy")
+MAKEDUMPFILE_FORMATS = ("zlib", "lzo", "snappy", "zstd", "flat", "elf", "split")
 
 
 @dataclass(frozen=True)
@@ -84,29 +89,67 @@ class Variant:
     """One of GROUPS."""
     crash: Optional[Crash] = None
     """None: the machine freezes itself and leaves an answer sheet."""
+    kdump: bool = False
+    """The dump is made by a crash kernel, of /proc/vmcore, not by QEMU."""
+    formats: tuple[str, ...] = ()
+    """The same memory in other formats, too (see formats.py): core.NAME beside the core."""
 
 
 _LSB = BuiltKernel("linux-source-6.12", ("base", "frame_pointer"))
+_OF_OTHER_YEARS = {
+    "5.10": BuiltKernel(
+        "linux-source-5.10", ("base", "frame_pointer", "6.1", "5.10"), suite="bullseye"
+    ),
+    "6.1": BuiltKernel("linux-source-6.1", ("base", "frame_pointer", "6.1"), suite="bookworm"),
+    "7.2": BuiltKernel("linux-source-7.2", ("base", "frame_pointer", "7.2"), suite="forky"),
+}
 _PANIC = r"Kernel panic - not syncing: "
 _FROM_PANIC = r"NMI backtrace for cpu 0"
 """From panic() on. The trace of an oops begins where the exception hit, below these stacks."""
 
 
 def _crash(
-    name: str, what: str, borders: str, begin: str = _PANIC, append: tuple[str, ...] = ()
+    name: str,
+    what: str,
+    borders: str,
+    begin: str = _PANIC,
+    append: tuple[str, ...] = (),
+    year: str = "",
 ) -> Variant:
     return Variant(
-        name=f"crash-{name}",
-        what=what,
-        kernel=_LSB,
+        name=f"crash-{name}-{year}" if year else f"crash-{name}",
+        what=f"{what}, {year}" if year else what,
+        kernel=_OF_OTHER_YEARS[year] if year else _LSB,
         unwinder="frame_pointer",
         append=append,
-        group="crashes",
+        group="crashes-years" if year else "crashes",
         crash=Crash(name, borders, begin),
     )
 
 
 _NMI = ("unknown_nmi_panic=1",)
+
+
+def _crashes_of(year: str) -> tuple[Variant, ...]:
+    """One for each kind of stack."""
+    return (
+        _crash("sysrq", "sysrq-c in a system call", "TASK", year=year),
+        _crash("null-call", "a call of address 0", "TASK", r"BUG: ", year=year),
+        _crash("softirq-task", "panic in a softirq that a task let in", "IRQ TASK", year=year),
+        _crash(
+            "hardirq-softirq",
+            "a page fault in an interrupt in a softirq after an interrupt",
+            "IRQ TASK",
+            r"BUG: ",
+            year=year,
+        ),
+        _crash("nmi-irq", "panic in an NMI in an interrupt", "NMI IRQ TASK", _PANIC, _NMI, year),
+        _crash("debug", "panic at a hardware breakpoint", "#DB TASK", year=year),
+        _crash("kretprobe", "BUG() in a kretprobe's handler", "TASK", r"kernel BUG at ", year=year),
+        _crash("fgraph", "a fault below swapped return addresses", "TASK", r"BUG: ", year=year),
+        _crash("stack-overflow", "a double fault: no stack left", "TASK", r"BUG: ", year=year),
+    )
+
 
 VARIANTS = (
     Variant(
@@ -132,23 +175,23 @@ VARIANTS = (
     Variant(
         name="fp-6.1",
         what="6.1 of bookworm, frame pointers",
-        kernel=BuiltKernel("linux-source-6.1", ("base", "frame_pointer", "6.1"), suite="bookworm"),
+        kernel=_OF_OTHER_YEARS["6.1"],
         unwinder="frame_pointer",
         group="kernels",
     ),
     Variant(
         name="fp-5.10",
         what="5.10 of bullseye, frame pointers",
-        kernel=BuiltKernel(
-            "linux-source-5.10", ("base", "frame_pointer", "6.1", "5.10"), suite="bullseye"
-        ),
+        kernel=_OF_OTHER_YEARS["5.10"],
         unwinder="frame_pointer",
+        # It leaves kretprobe_trampoline where the return address was, in its own walks, too.
+        cannot=frozenset({"kretprobe"}),
         group="kernels",
     ),
     Variant(
         name="fp-7.2",
         what="7.2 of forky, frame pointers",
-        kernel=BuiltKernel("linux-source-7.2", ("base", "frame_pointer"), suite="forky"),
+        kernel=_OF_OTHER_YEARS["7.2"],
         unwinder="frame_pointer",
         group="kernels",
     ),
@@ -217,6 +260,7 @@ VARIANTS = (
     _crash("kprobe-ftrace", "the same below an ftrace trampoline", "TASK", r"kernel BUG at "),
     _crash("kprobe-opt", "the same below an optimized probe", "TASK", r"kernel BUG at "),
     _crash("kretprobe", "BUG() in a kretprobe's handler", "TASK", r"kernel BUG at "),
+    _crash("fgraph", "a page fault below two swapped return addresses", "TASK", r"BUG: "),
     _crash("lockup", "panic while another CPU is hung", "TASK"),
     Variant(
         name="crash-lockup-kdump",
@@ -226,6 +270,26 @@ VARIANTS = (
         append=("crash_kexec_post_notifiers",),
         group="crashes",
         crash=Crash("lockup", "TASK", _PANIC),
+    ),
+    *(variant for year in _OF_OTHER_YEARS for variant in _crashes_of(year)),
+    Variant(
+        name="formats",
+        what="a frozen machine, dumped by QEMU in all its formats, and by makedumpfile",
+        kernel=_LSB,
+        unwinder="frame_pointer",
+        group="formats",
+        formats=(*QEMU_FORMATS, *MAKEDUMPFILE_FORMATS),
+    ),
+    Variant(
+        name="kdump",
+        what="a frozen machine that panics: /proc/vmcore of a kexec crash kernel, and makedumpfile",
+        kernel=_LSB,
+        unwinder="frame_pointer",
+        memory_mib=384,
+        append=("crashkernel=160M", "oracle.panic=1"),
+        group="formats",
+        kdump=True,
+        formats=MAKEDUMPFILE_FORMATS,
     ),
 )
 

@@ -203,6 +203,12 @@ static void crash_null_call(void)
 	lab_call(NULL);
 }
 
+/* With lab_call() and vfs_write() traced: their return addresses are elsewhere. */
+static void crash_fgraph(void)
+{
+	lab_call(lab_fault);
+}
+
 static void crash_wild_call(void)
 {
 	lab_call((void (*)(void))0xffff000000001234);
@@ -286,12 +292,10 @@ static void hit_probe(void)
 {
 	int ret = register_kprobe(&probe);
 
-	if (ret) {
+	if (ret)
 		pr_emerg("LAB-FAILED register_kprobe: %d\n", ret);
-		return;
-	}
-	msleep(500);	/* until it is optimized, where it can be */
-	lab_victim(1);
+	else
+		lab_victim(1);
 	not_a_tail_call();
 }
 
@@ -323,8 +327,15 @@ static void crash_kprobe_int3(void)
 /* A jump to a copy of the instructions, which calls the handler. */
 static void crash_kprobe_opt(void)
 {
-	probe.addr = inside_victim();
-	hit_probe();
+	u8 *at = inside_victim();
+
+	probe.addr = at;
+	if (register_kprobe(&probe))
+		return;
+	while (READ_ONCE(*at) != 0xe9)
+		msleep(20);
+	lab_victim(1);
+	not_a_tail_call();
 }
 
 static int return_probe_hit(struct kretprobe_instance *instance, struct pt_regs *regs)
@@ -377,6 +388,7 @@ static const struct {
 	{ "bug", crash_bug },
 	{ "debug", crash_debug },
 	{ "fault", crash_fault },
+	{ "fgraph", crash_fgraph },
 	{ "hang", hang_on_this_cpu },
 	{ "hardirq", crash_hardirq },
 	{ "hardirq-fault", crash_hardirq_fault },

@@ -115,7 +115,13 @@ static void notrace traced_handler(unsigned long ip, unsigned long parent_ip,
 	lab_sleep();
 }
 
-static struct ftrace_ops traced_ops = { .func = traced_handler };
+static struct ftrace_ops traced_ops = {
+	.func = traced_handler,
+#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 11, 0)
+	/* Or it is called with preemption off; newer kernels do that only on request. */
+	.flags = FTRACE_OPS_FL_RECURSION_SAFE,
+#endif
+};
 
 static int sleep_in_ftrace(void)
 {

@@ -10,6 +10,7 @@
  */
 #include <linux/kernel.h>
 #include <linux/module.h>
+#include <linux/moduleparam.h>
 #include <linux/proc_fs.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
@@ -27,6 +28,11 @@ void lab_freeze(void);
 
 struct rs_header *rs_sheet;	/* found in the dump by this name */
 static u8 *next, *end;
+
+/* Let a crash kernel make the dump: oracle.panic=1 on the command line. */
+static bool panic_when_frozen;
+module_param_named(panic, panic_when_frozen, bool, 0);
+
 static unsigned long scratch[RS_ENTRIES];
 
 static int (*ask_reliable)(struct task_struct *, unsigned long *, unsigned int);
@@ -181,6 +187,8 @@ static int write_sheet(void *unused)
 		h->magic[i] = hidden_magic[i] ^ 0xa0;
 	pr_emerg("LAB-SHEET %px tasks %u left_out %u bytes %llu\n", h, h->nr_records,
 		 h->nr_left_out, h->bytes);
+	if (panic_when_frozen)
+		panic("lab: frozen");
 	for (;;)
 		cpu_relax();
 	return 0;

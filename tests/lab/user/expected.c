@@ -50,6 +50,15 @@ static void say(const char *what, const char *format, va_list args)
 		close(fd);
 }
 
+void tell(const char *what, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	say(what, format, args);
+	va_end(args);
+}
+
 _Noreturn void fail(const char *format, ...)
 {
 	va_list args;

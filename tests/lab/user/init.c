@@ -7,13 +7,17 @@
  *
  *	LAB-SKIPPED name: why		this kernel cannot do that one
  *	LAB-FAILED why			no use going on
+ *	LAB-VMCORE bytes		/proc/vmcore is copied to the host
  *
  * Words of the kernel command line: lab.mode=shell starts everything but does
- * not freeze, and gives a shell; lab.crash=NAME has the machine crash instead.
+ * not freeze, and gives a shell; lab.crash=NAME has the machine crash instead; with
+ * lab.kdump a crash kernel is loaded, which comes here again and copies the memory of
+ * the first one to the folder that the host shares.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kexec.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -105,6 +109,10 @@ static void crash(const char *how)
 		process(hang_on_another_cpu);
 	stay_on(CRASH_CPU);
 	must(sched_setscheduler(0, SCHED_FIFO, &param), "sched_setscheduler");
+	if (!strcmp(how, "fgraph")) {
+		put("/sys/kernel/tracing/set_ftrace_filter", "lab_call", O_APPEND);
+		put("/sys/kernel/tracing/set_ftrace_filter", "vfs_write", O_APPEND);
+	}
 	if (!strcmp(how, "sysrq"))
 		put("/proc/sysrq-trigger", "c", 0);
 	else
@@ -113,7 +121,8 @@ static void crash(const char *how)
 		;
 }
 
-static void start_everything(void)
+/* ``all``: also what keeps the CPUs busy for good. */
+static void start_everything(int all)
 {
 	prctl(PR_SET_NAME, "workload");
 	swap_return_addresses();
@@ -125,13 +134,63 @@ static void start_everything(void)
 	start_deep();
 	for (unsigned i = 0; i < nr_threads; i++)
 		thread(as_threads[i]);
-	must(helper("kthreads"), "helper: kthreads");
+	if (all)
+		must(helper("kthreads"), "helper: kthreads");
 	must(helper("exec /init"), "helper: exec");
 	wait_for_all();
 	process(file_write_waiter);
-	for (unsigned i = 0; i < nr_spinners; i++)
+	for (unsigned i = 0; all && i < nr_spinners; i++)
 		process(spinners[i]);
 	wait_for_all();
+}
+
+/* -------------------------------------------------------------------- crash kernel */
+
+#define SHARED "/shared"
+#define CRASH_COMMAND_LINE "console=ttyS0 panic=-1 maxcpus=1 reset_devices"
+
+static void mount_shared_folder(void)
+{
+	mkdir(SHARED, 0755);
+	must(mount("lab", SHARED, "9p", 0, "trans=virtio,version=9p2000.L,msize=131072"),
+	     "mount the shared folder");
+}
+
+static void load_crash_kernel(void)
+{
+	int kernel, initramfs;
+
+	mount_shared_folder();
+	kernel = must(open(SHARED "/bzImage", O_RDONLY | O_CLOEXEC), "bzImage");
+	initramfs = must(open(SHARED "/initramfs.gz", O_RDONLY | O_CLOEXEC), "initramfs.gz");
+	must(syscall(SYS_kexec_file_load, kernel, initramfs, sizeof(CRASH_COMMAND_LINE),
+		     CRASH_COMMAND_LINE, KEXEC_FILE_ON_CRASH), "kexec_file_load");
+	close(kernel);
+	close(initramfs);
+	must(umount(SHARED), "umount");
+}
+
+_Noreturn static void save_vmcore(void)
+{
+	static char buffer[1 << 20];
+	unsigned long long total = 0;
+	ssize_t bytes;
+	int from, to;
+
+	mount_shared_folder();
+	from = must(open("/proc/vmcore", O_RDONLY | O_CLOEXEC), "/proc/vmcore");
+	to = must(open(SHARED "/vmcore", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644), "vmcore");
+	while ((bytes = must(read(from, buffer, sizeof(buffer)), "read")) > 0) {
+		for (ssize_t done = 0; done < bytes;)
+			done += must(write(to, buffer + done, bytes - done), "write");
+		total += bytes;
+	}
+	must(fsync(to), "fsync");
+	must(close(to), "close");
+	must(umount(SHARED), "umount");
+	tell("LAB-VMCORE", "%llu", total);
+	for (;;)
+		pause();
 }
 
 /* ------------------------------------------------------------------------ init */
@@ -205,13 +264,18 @@ static void be_init(void)
 	mount("mqueue", "/dev/mqueue", "mqueue", 0, NULL);
 	mkdir("/dev/pts", 0755);
 	mount("pts", "/dev/pts", "devpts", 0, NULL);
+	if (!access("/proc/vmcore", F_OK))
+		save_vmcore();
 	load_modules();
+	if (command_line_after("lab.kdump"))
+		load_crash_kernel();
 	expect_init();
 	shell = command_line_after("lab.mode=shell") != NULL;
 	how = command_line_after("lab.crash=");
 	work = fork();
 	if (!work) {
-		start_everything();
+		/* A probe is optimized when every task has once given up its CPU. */
+		start_everything(!how || strcmp(how, "kprobe-opt"));
 		if (shell)
 			for (;;)
 				pause();

@@ -13,6 +13,7 @@ void i_am(const char *name, const char *states);
 void cannot(const char *what);
 void wait_for_all(void);
 void wait_until_asleep(pid_t tid);
+void tell(const char *what, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void skipped(const char *format, ...) __attribute__((format(printf, 1, 2)));
 _Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 long must(long result, const char *what);

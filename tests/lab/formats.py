@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The same memory in the formats that dumps are made in."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .packages import FORMATS, require
+from .run import Progress, run
+from .variants import MAKEDUMPFILE_FORMATS
+
+__all__ = ("make_dump_files", "program_of_formats", "unsupported")
+
+_MAKEDUMPFILE = "makedumpfile"
+_LEVEL = ("-d", "31")
+"""Without pages that are zero, cache, user data or free: what distributions do."""
+_OPTIONS = {
+    "zlib": ("-c",),
+    "lzo": ("-l",),
+    "snappy": ("-p",),
+    "zstd": ("-z",),
+    "elf": ("-E",),
+    "flat": ("-c", "-F"),
+    "split": ("-c", "--split"),
+}
+_EHDR, _PHDR = 64, 56
+"""Bytes of an ELF header and of a program header."""
+
+
+def unsupported() -> set[str]:
+    """What this makedumpfile was built without."""
+    require(FORMATS)
+    said = subprocess.run([_MAKEDUMPFILE, "-v"], stdout=subprocess.PIPE, text=True, check=False)
+    return {
+        words[0]
+        for words in (line.split() for line in said.stdout.splitlines())
+        if words[1:] == ["disabled"]
+    }
+
+
+def make_dump_files(
+    core: Path, formats: Sequence[str], log: Path, progress: Progress
+) -> Iterator[str]:
+    """Has makedumpfile write ``core`` as CORE.FORMAT; yields the formats that it knows.
+
+    "split" becomes CORE.split1 and CORE.split2.
+    """
+    wanted = [name for name in formats if name in MAKEDUMPFILE_FORMATS]
+    missing = unsupported() if wanted else set()
+    plain = core.with_name(f"{core.name}.plain")
+    try:
+        for name in wanted:
+            if name in missing:
+                continue
+            if not plain.exists():
+                _copy_with_headers_in_a_row(core, plain)
+            progress.update(f"makedumpfile: {name}")
+            _make(plain, core, name, log, progress)
+            yield name
+    finally:
+        plain.unlink(missing_ok=True)
+
+
+def _make(plain: Path, core: Path, name: str, log: Path, progress: Progress) -> None:
+    argv = [_MAKEDUMPFILE, *_OPTIONS[name], *_LEVEL, str(plain)]
+    if name == "flat":
+        with open(f"{core}.{name}", "wb") as out:
+            subprocess.run(argv, stdout=out, stderr=subprocess.DEVNULL, check=True)
+        return
+    parts = ("1", "2") if name == "split" else ("",)
+    files = [Path(f"{core}.{name}{part}") for part in parts]
+    for file in files:
+        file.unlink(missing_ok=True)
+    run([*argv, *(str(file) for file in files)], progress, log=log)
+    for file in files:
+        file.chmod(0o644)
+
+
+def _copy_with_headers_in_a_row(core: Path, copy: Path) -> None:
+    """makedumpfile 1.7 takes the program headers to follow the ELF header at once.
+
+    QEMU 7.2 has section headers in between, and says that its ELF header has 8 bytes.
+    """
+    shutil.copyfile(core, copy)
+    with open(copy, "r+b") as file:
+        header = bytearray(file.read(_EHDR))
+        (at,) = struct.unpack_from("<Q", header, 32)
+        (number,) = struct.unpack_from("<H", header, 56)
+        file.seek(at)
+        programs = file.read(number * _PHDR)
+        struct.pack_into("<QQ", header, 32, _EHDR, 0)  # e_phoff, e_shoff
+        struct.pack_into("<H", header, 52, _EHDR)  # e_ehsize
+        struct.pack_into("<HH", header, 60, 0, 0)  # e_shnum, e_shstrndx
+        file.seek(0)
+        file.write(header + programs)
+
+
+def program_of_formats(formats: Sequence[str]) -> str:
+    """The makedumpfile that a dump depends on, and what it can; "" without need of one."""
+    if not set(formats) & set(MAKEDUMPFILE_FORMATS):
+        return ""
+    require(FORMATS)
+    said = subprocess.run([_MAKEDUMPFILE, "-v"], stdout=subprocess.PIPE, text=True, check=False)
+    return " ".join(said.stdout.split())
