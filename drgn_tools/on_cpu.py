@@ -27,6 +27,10 @@ def cpu_registers(prog: Program, task: Task) -> Optional[dict[str, int]]:
         registers = trace[0].registers()
     except (UnsupportedOperation, IndexError, *UNUSABLE):
         return None
+    # Of a task that is just being switched, drgn gives what __switch_to_asm
+    # saved: a few registers, and none that a CPU held.
+    if "cs" not in registers:
+        return None
     return {_kernels_name(name): value for name, value in registers.items()}
 
 

@@ -283,6 +283,15 @@ def test_stack_pointer_that_is_nonsense_is_the_kernels_empty_walk(
     assert (s.verdict, s.frames, s.flags) == (Verdict.RELIABLE, (), ("empty_walk",))
 
 
+def test_current_task_that_is_just_being_switched_is_running_without_frames(
+    whole: KernelAudit, prog: drgn.Program
+) -> None:
+    victim = next(s for s in whole if s.reason is Reason.RUNNING and s.frames)
+    overlay(prog, task_field(prog, victim.task, "on_cpu"), bytes(4))
+    s = next(s for s in audit_kernel(prog) if s.task == victim.task)
+    assert (s.verdict, s.reason, s.frames) == (Verdict.UNKNOWN, Reason.RUNNING, ())
+
+
 def test_smashed_return_address_is_not_kernel_text(whole: KernelAudit, prog: drgn.Program) -> None:
     victim = named(whole, "w-futex")
     task = drgn.Object(prog, "struct task_struct", address=victim.task)
