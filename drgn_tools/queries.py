@@ -64,16 +64,25 @@ _SCHEDULER = frozenset(
         "schedule_timeout",
         "io_schedule",
         "io_schedule_timeout",
-        # Preempted on the way back from an interrupt: the interrupt says more.
+        # Preempted on the way back from an interrupt.
+        "exit_to_usermode_loop",
         "exit_to_user_mode_loop",
         "exit_to_user_mode_prepare",
         "irqentry_exit",
         "irqentry_exit_cond_resched",
         "irqentry_exit_to_user_mode",
+        "prepare_exit_to_usermode",
         "raw_irqentry_exit_cond_resched",
     )
 )
 """Functions that every task off its CPU is in: they say nothing of why."""
+
+_INTERRUPTS = re.compile(
+    # Entry code and the C function that it calls, since v5.8, and before.
+    r"(?:asm_|__|smp_)?(?:sysvec_\w+|common_interrupt|spurious_interrupt|apic_timer_interrupt"
+    r"|reschedule_interrupt|\w+_ipi_interrupt)|do_IRQ|ret_from_intr|retint_kernel|retint_user"
+)
+"""Functions in which an interrupt takes the CPU away: what was interrupted says more."""
 
 
 def function_name(symbol: str) -> str:
@@ -92,14 +101,20 @@ def kernel_frames(task: TaskStack) -> tuple[Frame, ...]:
 def waiting_function(task: TaskStack) -> Optional[Frame]:
     """The innermost frame that is not the scheduler itself (``__schedule``, ``schedule`` ...).
 
-    The very innermost one where all are, ``None`` for a task without frames in
-    the kernel.
+    Of a task that an interrupt took its CPU from, what was interrupted: the
+    first ``pt_regs``, which may be of user mode. The very innermost frame where
+    all are the scheduler, ``None`` for a task without frames in the kernel.
     """
-    frames = kernel_frames(task)
-    for frame in frames:
-        if frame.symbol is None or function_name(frame.symbol) not in _SCHEDULER:
-            return frame
-    return frames[0] if frames else None
+    kernel = kernel_frames(task)
+    for number, frame in enumerate(task.frames):
+        name = frame.symbol and function_name(frame.symbol)
+        if frame.user_mode or name in _SCHEDULER:
+            continue
+        if name and _INTERRUPTS.fullmatch(name):
+            outer = task.frames[number:]
+            return next((frame for frame in outer if frame.regs is not None), frame)
+        return frame
+    return kernel[0] if kernel else None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tabulate import tabulate_formats
 from drgn_tools import __version__
 from drgn_tools.queries import each_frame, group_stacks, saved_regs
 from drgn_tools.records import Frame, TaskStack, Verdict
-from drgn_tools.render import columns, views
+from drgn_tools.render import columns, fields, views
 from drgn_tools.render.escape import escape, escape_cell
 from drgn_tools.render.folded import folded_lines
 from drgn_tools.render.stack import draw_stack
@@ -105,11 +105,18 @@ def test_escape_cell_shows_the_spaces_that_padding_would_hide() -> None:
         (
             "page fault in rep_stos_alternative+0x40",
             26,
-            "page…rep_stos_alternative",
+            "…rep_stos_alternative+0x40",
         ),
+        ("page fault in rep_stos_alternative+0x40", 23, "…rep_stos_alternative"),
+        ("page fault in rep_stos_alternative", 20, "rep_stos_alternative"),
+        ("page fault in rep_stos_alternative", 12, "rep_stos_al…"),
+        ("preempted in f+0x1 [module]", 20, "preem…f+0x1 [module]"),
+        ("preempted in spinner [module]", 10, "…spinner"),
+        ("100 or more entries", 12, "100 or more…"),
+        ("stack memory is not in the dump", 20, "stack memory is not…"),
         ("rep_stos_alternative+0x40", 18, "rep_stos_alt…+0x40"),
         ("some_function_with_a_long_name", 18, "some_function_wit…"),
-        ("return address 0xdead4ead00001234 is not", 30, "return address…not"),
+        ("return address 0xdead4ead00001234 is not", 30, "return address…"),
     ],
 )
 def test_shorten(text: str, width: int, short: str) -> None:
@@ -163,6 +170,31 @@ def test_the_table_of_tasks_fits_80_columns_if_it_must() -> None:
     lines = list(table_lines(columns.TASKS, normal_tasks(), width=80))
     assert max(map(len, lines)) <= 80
     assert sum("unreliable" in line for line in lines) == 5
+
+
+def headings(table: tuple[Column, ...], records: list[Any], width: int) -> list[str]:
+    return next(table_lines(table, records, width=width)).split("  ")
+
+
+def test_columns_that_say_least_go_before_words_are_cut_short() -> None:
+    gone: list[set[str]] = []
+    for width in range(160, 79, -1):
+        left = {heading.strip() for heading in headings(columns.TASKS, normal_tasks(), width)}
+        missing = {column.heading for column in columns.TASKS} - left
+        if missing and missing not in gone:
+            gone.append(missing)
+    assert gone == [{"CPU"}, {"CPU", "DEPTH"}, {"CPU", "DEPTH", "REGS"}]
+
+
+def test_tables_of_regs_and_frames_fit_80_columns_if_they_must() -> None:
+    for table, records in (
+        (columns.REGS, list(saved_regs(normal_tasks()))),
+        (columns.TASKS_WITH_FRAMES, normal_tasks()),
+    ):
+        lines = list(table_lines(table, records, width=80))
+        assert max(map(len, lines)) <= 80
+    assert any("entry_SYSCALL_64_after_hwframe+0x76" in line for line in lines)
+    assert any("preempted in vfs_read:" in line for line in lines)
 
 
 def test_a_wide_table_cuts_nothing() -> None:
@@ -237,6 +269,24 @@ def test_function_is_the_innermost_one_outside_the_scheduler() -> None:
     assert column.cell(TOO_DEEP) == "dig [lab_module]"
     assert column.cell(BAD_ADDRESS) == "(no symbol)"
     assert column.cell(ZOMBIE) == "-"
+    assert column.cell(RUNNING) == "-"
+
+
+@pytest.mark.parametrize("entry", ["sysvec_apic_timer_interrupt", "common_interrupt", "do_IRQ"])
+def test_function_of_a_preempted_task_is_what_was_interrupted(entry: str) -> None:
+    def cell(*below: Frame) -> str:
+        column = next(column for column in columns.TASKS if column.heading == "FUNCTION")
+        off_its_cpu = (Frame(1, "__schedule+0x1"), Frame(2, "irqentry_exit+0x1"))
+        frames = (*off_its_cpu, Frame(3, f"{entry}+0x1"), Frame(4, f"asm_{entry}+0x1"), *below)
+        return str(column.cell(task(1, frames=frames)))
+
+    user = Frame(0x401000, regs=0x2000, user_mode=True)
+    assert cell(Frame(5, "spin+0x1", "lab", regs=0x1000), Frame(6, "f+0x1"), user) == "spin [lab]"
+    assert cell(user) == "(user)"
+    assert cell() == entry
+    preempted = task(1, frames=(Frame(2, f"{entry}+0x1"), user))
+    assert fields.TASK["function"](preempted) is None
+    assert fields.TASK["function"](fabricated.PREEMPTED) == "vfs_read+0x8f"
 
 
 def test_what_all_tasks_of_a_kernel_share_is_not_said_on_each_line() -> None:
@@ -501,7 +551,14 @@ def test_a_drawing_names_every_frame_with_its_whole_address() -> None:
 def test_a_change_of_stack_is_drawn_as_in_an_oops() -> None:
     frames = (Frame(1, "a+0x1", stack="irq"), Frame(2, "b+0x1"))
     lines = [line.strip() for line in draw_stack(task(1, frames=frames)).split("\n")[2:]]
-    assert [line.split()[-1] for line in lines] == ["<IRQ>", "a+0x1", "</IRQ>", "<TASK>", "b+0x1", "</TASK>"]
+    assert [line.split()[-1] for line in lines] == [
+        "<IRQ>",
+        "a+0x1",
+        "</IRQ>",
+        "<TASK>",
+        "b+0x1",
+        "</TASK>",
+    ]
 
 
 def test_registers_nobody_knows_are_drawn_too() -> None:

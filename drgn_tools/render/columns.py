@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from textwrap import wrap
 
 from ..queries import KERNEL_WIDE, StackGroup, TaskFrame, TaskRegs, kernel_frames, waiting_function
 from ..records import Frame, TaskStack
 from .labels import frame_label, function_label, mode_name, place
-from .table import Column, shorten
+from .table import Column
 
 __all__ = ("FRAMES", "GROUPS", "REGS", "TASKS", "TASKS_WITH_FRAMES")
 
-_WHY_WIDTH = 26
 _LETTERS_MAX = 4
 _NAMES_MAX = 4
 _PIDS_MAX = 6
@@ -37,12 +35,6 @@ def _brief(task: TaskStack) -> str:
     return task.brief or _flags(task)
 
 
-def _verdict_and_why(task: TaskStack) -> list[str]:
-    # The stack beside it is long: there is room to say all, if not in one line.
-    lines = wrap(_why(task), _WHY_WIDTH, break_long_words=False, break_on_hyphens=False)
-    return [task.verdict.value, *(shorten(line, _WHY_WIDTH) for line in lines)]
-
-
 def _regs_letters(task: TaskStack) -> str:
     # A letter for each pt_regs, innermost first: "ku" is a fault in a syscall.
     letters = "".join(mode_name(regs.user_mode)[0] for regs in task.regs)
@@ -55,6 +47,8 @@ def _function(task: TaskStack) -> str:
     frame = waiting_function(task)
     if frame is None:
         return "-"
+    if frame.user_mode:
+        return "(user)"
     return function_label(frame) if frame.symbol else "(no symbol)"
 
 
@@ -62,6 +56,10 @@ def _marked(frame: Frame) -> str:
     if frame.user_mode:
         return f"{frame.ip:x} (user mode)"
     return f"{frame_label(frame)} (pt_regs)" if frame.regs is not None else frame_label(frame)
+
+
+def _why_and_stack(why: str, task: TaskStack) -> list[str]:
+    return [*([f"{why}:"] if why else []), *_stack_lines(task.frames)]
 
 
 def _stack_lines(frames: Sequence[Frame]) -> list[str]:
@@ -73,27 +71,32 @@ _WHO = (
     Column("PID", lambda task: str(task.pid), right=True),
     Column("COMM", lambda task: task.comm, floor=15),
     Column("S", lambda task: task.state),
-    Column("CPU", lambda task: str(task.cpu), right=True),
+    Column("CPU", lambda task: str(task.cpu), right=True, optional=1),
 )
 _HOW_MUCH = (
-    Column("DEPTH", lambda task: str(len(kernel_frames(task))), right=True),
-    Column("REGS", _regs_letters),
+    Column("DEPTH", lambda task: str(len(kernel_frames(task))), right=True, optional=2),
+    Column("REGS", _regs_letters, optional=3),
 )
 
 TASKS = (
     *_WHO,
     Column("VERDICT", lambda task: task.verdict.value),
-    Column("WHY", _why, floor=30, brief=_brief),
+    Column("WHY", _why, floor=24, brief=_brief),
     *_HOW_MUCH,
-    Column("FUNCTION", _function, floor=12),
+    Column("FUNCTION", _function, floor=24),
 )
 """Of :class:`TaskStack`, one row each."""
 
 TASKS_WITH_FRAMES = (
     *_WHO,
-    Column("VERDICT", _verdict_and_why),
+    Column("VERDICT", lambda task: task.verdict.value),
     *_HOW_MUCH,
-    Column("STACK", lambda task: _stack_lines(task.frames), floor=24),
+    Column(
+        "WHY: STACK",
+        lambda task: _why_and_stack(_why(task), task),
+        floor=36,
+        brief=lambda task: _why_and_stack(_brief(task), task),
+    ),
 )
 """Of :class:`TaskStack`, one row each, a line for each frame."""
 
@@ -116,10 +119,10 @@ REGS = (
     Column("COMM", lambda found: found.task.comm, floor=11),
     Column("PT_REGS", lambda found: _hex(found.regs.address)),
     Column("ENTRY", lambda found: found.regs.entry or "-", floor=10),
-    Column("MODE", lambda found: mode_name(found.regs.user_mode)[:4]),
+    Column("MODE", lambda found: mode_name(found.regs.user_mode)[:4], optional=2),
     Column("IP", _ip_of_regs, floor=18),
     Column("SP", lambda found: _hex(found.regs["sp"]), right=True),
-    Column("ORIG_AX", _orig_ax, right=True),
+    Column("ORIG_AX", _orig_ax, right=True, optional=1),
 )
 """Of :class:`TaskRegs`."""
 

@@ -111,7 +111,7 @@ _SUMMARY: Fields = {
 
 
 def _symbol_or_address(frame: Optional[Frame]) -> Optional[str]:
-    return None if frame is None else frame.symbol or hex(frame.ip)
+    return None if frame is None or frame.user_mode else frame.symbol or hex(frame.ip)
 
 
 TASK: Fields = {**_IDENTITY, **_STATE, **_SUMMARY}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Tables: tabulate, and how a table is made to fit.
 
-Only columns of words give way to the width. A number, an address or a verdict
-is shown whole or the table is wider.
+Where it is too wide, columns that say least are left out, then columns of words
+are shortened. A number, an address or a verdict is shown whole or the table is
+wider.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _FLOOR_MIN = 8
 """Below this nothing is left to recognise."""
 
 _HEAD_MIN = 4
-"""Characters that stay of the beginning of what is shortened."""
+"""A beginning shorter than this says nothing."""
 
 Cell = Union[str, Sequence[str]]
 """Text, or lines of text."""
@@ -46,6 +47,8 @@ class Column:
     """May be shortened when room is short, if possible to no less than this; 0: never."""
     brief: Optional[Callable[[Any], Cell]] = None
     """What a record says in it where the table would be too wide otherwise."""
+    optional: int = 0
+    """May be left out when room is short, 1 first; 0: never."""
 
 
 def table_lines(
@@ -59,20 +62,16 @@ def table_lines(
     :param style: name of a tabulate format, ``None`` for our own plain one.
     :param width: characters a line of ours may have, ``None`` for any.
     """
-    headings = [column.heading for column in columns]
     records = list(records)
     rows = [[_lines(column.cell(record)) for column in columns] for record in records]
     if style is None:
         if width is not None and sum(_widths(columns, rows)) > _room(columns, width):
-            rows = [
-                [_lines((column.brief or column.cell)(record)) for column in columns]
-                for record in records
-            ]
-            _fit(columns, rows, width)
+            columns, rows = _fitted(columns, records, width)
         # As a row of their own: headers proper are padded by two more spaces.
-        return _tabulate(columns, [[[heading] for heading in headings], *rows], (), "plain")
+        headings = [[column.heading] for column in columns]
+        return _tabulate(columns, [headings, *rows], (), "plain")
     rows = [[[_no_markup(line) for line in cell] for cell in row] for row in rows]
-    return _tabulate(columns, rows, headings, style)
+    return _tabulate(columns, rows, [column.heading for column in columns], style)
 
 
 def _tabulate(
@@ -111,6 +110,34 @@ def _room(columns: Sequence[Column], width: int) -> int:
     return width - _GAP * (len(columns) - 1)
 
 
+def _fitted(
+    columns: Sequence[Column], records: Sequence[Any], width: int
+) -> tuple[Sequence[Column], list[list[list[str]]]]:
+    columns = list(columns)
+    cells = [
+        [_lines((column.brief or column.cell)(record)) for record in records] for column in columns
+    ]
+    for column in sorted(filter(_is_optional, columns), key=lambda column: column.optional):
+        rows = [list(row) for row in zip(*cells)]
+        if sum(_least_widths(columns, rows)) <= _room(columns, width):
+            break
+        del cells[columns.index(column)]
+        columns.remove(column)
+    rows = [list(row) for row in zip(*cells)]
+    _fit(columns, rows, width)
+    return columns, rows
+
+
+def _is_optional(column: Column) -> bool:
+    return column.optional > 0
+
+
+def _least_widths(columns: Sequence[Column], rows: list[list[list[str]]]) -> list[int]:
+    return [
+        min(width, column.floor or width) for column, width in zip(columns, _widths(columns, rows))
+    ]
+
+
 def _fit(columns: Sequence[Column], rows: list[list[list[str]]], width: int) -> None:
     widths = _widths(columns, rows)
     floors = {i: column.floor for i, column in enumerate(columns) if column.floor}
@@ -134,18 +161,26 @@ def _give_way(widths: list[int], floors: Mapping[int, int], room: int) -> None:
 
 _NUMBER = re.compile(r"\b(?:0x[0-9a-f]+|[0-9a-f]{8,})\b", re.IGNORECASE)
 
+_PLACE = re.compile(r"(?<= in )\S+(?: \[\S+\])?$")
+"""The function in ``page fault in vfs_read+0x8f``, ``preempted in f [module]``."""
+
 
 def shorten(text: str, width: int) -> str:
     """*text* in *width* characters, with an ellipsis for what is left out.
 
-    The beginning says what and the end says where, so it is the middle that
-    goes: ``preempted by…vfs_read+0x8f``, ``rep_stos_alt…+0x40``. A number is
-    kept whole or left out whole.
+    Of a sentence about a function the function is what matters:
+    ``preempted by…vfs_read+0x8f``, ``…rep_stos_alternative``. Of a function with
+    its offset the offset stays, of all else the beginning. A number is kept
+    whole or left out whole.
     """
     if len(text) <= width:
         return text
-    tail = _tail(text, width - _HEAD_MIN - len(_ELLIPSIS))
+    tail = _tail(text, width)
+    if len(tail) == width:
+        return tail
     end = width - len(_ELLIPSIS) - len(tail)
+    if tail and end < _HEAD_MIN:
+        end = 0
     for number in _NUMBER.finditer(text):
         if number.start() < end < number.end():
             end = number.start()
@@ -153,8 +188,15 @@ def shorten(text: str, width: int) -> str:
 
 
 def _tail(text: str, width: int) -> str:
-    # The last word, if need be without its offset; of a single word the offset.
-    _, several, last_word = text.rpartition(" ")
-    function, plus, offset = last_word.rpartition("+")
-    tails = (last_word, function) if several else (plus + offset if plus else "",)
-    return next((tail for tail in tails if len(tail) <= width), "")
+    """What of the end of *text* stays, if not all can."""
+    place = _PLACE.search(text)
+    if place is None:
+        # Of a single word the offset.
+        function, plus, offset = text.rpartition("+")
+        fits = " " not in text and len(offset) < width // 2
+        return plus + offset if fits else ""
+    # The function, if need be without its module, or its offset, or cut.
+    function = place[0].partition(" ")[0]
+    bare = function.rpartition("+")[0] or function
+    tails = (place[0], function, bare)
+    return next((tail for tail in tails if len(tail) <= width), shorten(bare, width))
