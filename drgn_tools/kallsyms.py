@@ -4,7 +4,7 @@
 Of the kernel image: what scripts/kallsyms.c wrote, names compressed with a
 table of 256 tokens, addresses as 32-bit offsets in ascending order. VMCOREINFO
 says where the parts lie, since Linux kernel commit 5fd8fea935a1 ("vmcoreinfo:
-include kallsyms symbols") (in v6.0). Of a module: its ELF symbol table.
+include kallsyms symbols") (in v6.0); before, they are looked for. Of a module: its ELF symbol table.
 
 Lookups follow kernel/kallsyms.c and kernel/module/kallsyms.c, so a name is the
 one that an oops of that kernel would print. The tables come from a dump and may
@@ -17,14 +17,16 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import NamedTuple, Optional
 
 from drgn import FaultError, Object, Program, Symbol, SymbolBinding, SymbolKind, container_of
 
 from .errors import TypesError
+from .find_kallsyms import find_kallsyms
 from .vmcoreinfo import vmcoreinfo_symbol
 
 __all__ = (
@@ -259,20 +261,50 @@ class Kallsyms(_SymbolTable):
 # ---- where the table lies
 
 
-def _addresses(prog: Program, count: int) -> Optional[Sequence[int]]:
+_TABLES = (
+    "addresses",
+    "names",
+    "num_syms",
+    "offsets",
+    "relative_base",
+    "token_index",
+    "token_table",
+)
+
+
+def _places(prog: Program) -> Mapping[str, int]:
+    # Since Linux kernel commit f09bddbd8661 ("vmcoreinfo: add kallsyms_num_syms
+    # symbol") (in v6.0), VMCOREINFO says where the tables are. Before that they
+    # are looked for.
+    said = {part: vmcoreinfo_symbol(prog, f"kallsyms_{part}") for part in _TABLES}
+    places = {part: address for part, address in said.items() if address is not None}
+    stext = vmcoreinfo_symbol(prog, "_stext")
+    if "names" in places or stext is None:
+        return places
+    for places in find_kallsyms(partial(read_up_to, prog), stext, prog.address_size()):
+        try:
+            addresses = _addresses(prog, prog.read_u32(places["num_syms"]), places)
+        except FaultError:
+            continue
+        if addresses is not None and stext in addresses:
+            return places
+    return {}
+
+
+def _addresses(prog: Program, count: int, places: Mapping[str, int]) -> Optional[Sequence[int]]:
     # In which of its forms the table of addresses is, drgn's kallsyms.c tells at
     # length. Negative offsets can mean only one thing: a kernel image is far
     # smaller than 2 GiB.
-    absolute = vmcoreinfo_symbol(prog, "kallsyms_addresses")
+    absolute = places.get("addresses")
     if absolute is not None:
         word = "Q" if prog.address_size() == 8 else "I"
         return _array(prog, word, absolute, count)
-    table = vmcoreinfo_symbol(prog, "kallsyms_offsets")
+    table = places.get("offsets")
     if table is None:
         return None
     mask = (1 << 8 * prog.address_size()) - 1
     offsets = _array(prog, "i", table, count)
-    base_address = vmcoreinfo_symbol(prog, "kallsyms_relative_base")
+    base_address = places.get("relative_base")
     if base_address is None:
         # Since Linux kernel commit a081b5789255 ("kallsyms: Get rid of kallsyms
         # relative base") (in v7.0), an offset is relative to where it lies.
@@ -317,18 +349,15 @@ def _read_tokens(prog: Program, table_address: int, index_address: int) -> list[
 
 
 def _read_kallsyms(prog: Program) -> Optional[Kallsyms]:
-    names, num_syms, token_table, token_index = (
-        vmcoreinfo_symbol(prog, f"kallsyms_{part}")
-        for part in ("names", "num_syms", "token_table", "token_index")
-    )
-    # Before v6.0 VMCOREINFO does not say where the table is.
-    if names is None or num_syms is None or token_table is None or token_index is None:
+    places = _places(prog)
+    if not {"names", "num_syms", "token_table", "token_index"} <= places.keys():
         return None
+    names, token_table = places["names"], places["token_table"]
     try:
-        count = prog.read_u32(num_syms)
+        count = prog.read_u32(places["num_syms"])
         if count > MAX_SYMBOLS:
             return None
-        addresses = _addresses(prog, count)
+        addresses = _addresses(prog, count, places)
         if addresses is None:
             return None
         # scripts/kallsyms.c writes the token table behind the names.
@@ -337,7 +366,7 @@ def _read_kallsyms(prog: Program) -> Optional[Kallsyms]:
             return None
         return Kallsyms(
             read_up_to(prog, names, names_bytes),
-            _read_tokens(prog, token_table, token_index),
+            _read_tokens(prog, token_table, places["token_index"]),
             addresses,
             vmcoreinfo_symbol(prog, "_stext") or 0,
         )
@@ -349,8 +378,8 @@ def kallsyms_of(prog: Program) -> Optional[Kallsyms]:
     """Return the symbols of the kernel image; the result is kept in ``prog.cache``.
 
     They are read from memory even if there is debuginfo, so that names are the
-    same with and without. ``None`` if VMCOREINFO does not say where the table
-    is (before v6.0), or it is not in the dump.
+    same with and without. ``None`` if the table is not in the dump, or cannot be
+    found there.
     """
     try:
         found: Optional[Kallsyms] = prog.cache[_CACHE_KEY]

@@ -311,8 +311,8 @@ def _open_btf(prog: Program) -> BtfFinder:
     kallsyms = kallsyms_of(prog)
     if kallsyms is None or not len(kallsyms):
         raise TypesError(
-            "the symbol table of this kernel cannot be found: VMCOREINFO tells where it is since "
-            f"v6.0, and the dump must hold it; {_VMLINUX_HINT}"
+            "the symbol table of this kernel (kallsyms) is not in the dump, or cannot be found there; "
+            f"{_VMLINUX_HINT}"
         )
     btf = Btf(read_btf(prog, kallsyms), prog.address_size())
     return BtfFinder(prog, btf, kallsyms)

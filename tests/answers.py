@@ -104,7 +104,9 @@ def kernels_symbol(ours: Frame, theirs: SheetFrame) -> str:
     """printk's name, without the size of the symbol: ``vfs_read+0x8f/0x330 [module]``."""
     if theirs.user_mode or not theirs.ip:
         return ""
-    exact = bool(theirs.regs) or theirs.name.startswith("ret_from_fork_asm+0x0/")
+    # Where a new task begins: ret_from_fork up to v6.4, ret_from_fork_asm since.
+    new_task = theirs.name.startswith(("ret_from_fork_asm+0x0/", "ret_from_fork+0x0/"))
+    exact = bool(theirs.regs) or new_task
     name = theirs.name if exact else theirs.call_name
     if name.startswith("0x"):
         return ""  # printk found no symbol and printed the address
