@@ -5,8 +5,8 @@ WHERE is the innermost function that is not the scheduler itself.
 
     $ drgn -c vmcore contrib/deepest_stacks.py -n 2
     BYTES  OF STACK  FRAMES  PID  COMM        WHERE
-     2624  16%          121   70  w-deep-120  lab_sleep+0x33
-     2320  14%          102   69  w-deep-101  lab_sleep+0x33
+     2624  16%          121   68  w-deep-120  lab_sleep+0x33
+     2320  14%          102   67  w-deep-101  lab_sleep+0x33
 
     $ python contrib/deepest_stacks.py -c vmcore
 """

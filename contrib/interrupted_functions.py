@@ -4,10 +4,12 @@
 Those of every pt_regs of kernel mode, also where an interrupt came on top of a fault.
 
     $ drgn -c vmcore contrib/interrupted_functions.py
-    TASKS  FUNCTION              INTERRUPTED BY   SUCH AS
-        3  spinner               timer interrupt  lab-spinner/0 (pid 113)
-        2  read_zero             timer interrupt  spin-zero (pid 121)
-        1  rep_movs_alternative  page fault       w-kfault-write (pid 99)
+    TASKS  FUNCTION              INTERRUPTED BY        SUCH AS
+        3  spinner               timer interrupt       lab-spinner/0 (pid 111)
+        3  rep_stos_alternative  timer interrupt       spin-zero (pid 121)
+        2  do_user_addr_fault    timer interrupt       spin-fault (pid 129)
+        1  rep_movs_alternative  page fault            w-kfault-write (pid 97)
+    ...
 
     $ python contrib/interrupted_functions.py -c vmcore
 """

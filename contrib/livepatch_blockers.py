@@ -9,8 +9,10 @@ that runs is asked again when it is in user mode or idle.
     PID  COMM            S  WHY
       1  init            S  in do_wait+0xe1
      20  migration/0     R  unknown: running on CPU 0
-     75  w-pipe-read     S  in pipe_read+0x232
-     99  w-kfault-write  S  unreliable: page fault in rep_movs_alternative+0x4a
+     23  migration/1     R  unknown: running on CPU 1
+     73  w-pipe-read     S  in pipe_read+0x232
+     97  w-kfault-write  S  unreliable: page fault in rep_movs_alternative+0x4a
+    ...
 
     $ python contrib/livepatch_blockers.py -c vmcore pipe_read do_wait
 """

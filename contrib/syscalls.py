@@ -5,9 +5,11 @@ The number is the saved orig_ax, the name that of its entry in sys_call_table, t
 arguments are the six registers that pass them.
 
     $ drgn -c vmcore contrib/syscalls.py read futex
-    PID  COMM         S   NR  SYSCALL  ARGUMENTS
-     73  w-futex      S  202  futex    4e9340 80 0 0 0 0
-     75  w-pipe-read  S    0  read     12 7f80bdd36237 1 0 0 0
+    PID  COMM           S   NR  SYSCALL  ARGUMENTS
+     71  w-futex        S  202  futex    4e9340 80 0 0 0 0
+     72  w-futex-pi     S  202  futex    50a380 86 0 0 0 0
+     73  w-pipe-read    S    0  read     23 7fdbaefdf237 1 0 0 0
+    ...
 
     $ python contrib/syscalls.py -c vmcore
 """

@@ -6,10 +6,13 @@ looked up in the mappings of the task; OFFSET is the place in the mapped file.
 
     $ drgn -c vmcore contrib/tasks_at_user_ip.py 403000-404000
     PID  COMM           S  ENTRY       USER IP  MAPPING  OFFSET
-    106  w-regs-fault   S  page fault  403051   /init    3051
-     58  w-traced-int3  t  breakpoint  403a47   /init    3a47
+    104  w-regs-fault   S  page fault  403051   /init    3051
+     53  w-coredump     S  page fault  4039c8   /init    39c8
+     57  w-traced-int3  t  breakpoint  403a47   /init    3a47
+    129  spin-fault     R  page fault  403e60   /init    3e60
+    130  spin-fault     R  page fault  403e60   /init    3e60
 
-    $ drgn -c vmcore contrib/tasks_at_user_ip.py libc.so
+    $ drgn -c vmcore contrib/tasks_at_user_ip.py /init
     $ python contrib/tasks_at_user_ip.py -c vmcore
 """
 

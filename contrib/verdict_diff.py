@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What is different between the stacks of two dumps of a machine?
 
-Tasks are the same if PID and name are. Shown are those that came, went, or whose
-verdict changed, or the reason for it.
+Tasks are the same if PID and name are. Shown are those whose verdict changed, or
+the reason for it; with --all also those that came or went.
 
     $ drgn -c before.vmcore contrib/verdict_diff.py after.vmcore
     PID  COMM       BEFORE                                                              AFTER
-     49  w-zombie   -                                                                   reliable
     126  spin-copy  unreliable: preempted by the timer interrupt in do_syscall_64+0x18  reliable
+
+    138 tasks are in both dumps: 1 changed, 0 could not be compared; 2 went, 3 came
 
     $ python contrib/verdict_diff.py -c before.vmcore after.vmcore
 """
@@ -16,36 +17,62 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
+from typing import Optional
 
 from drgn import Program
 
-from drgn_tools import TaskStack, open_program, task_stacks
-from drgn_tools.script import run, script_parser, table
+from drgn_tools import KernelInfo, TaskStack, kernel_info, open_program, task_stacks
+from drgn_tools.queries import KERNEL_WIDE
+from drgn_tools.script import note, run, script_parser, table, warn
+
+TaskName = tuple[int, str]  # the idle tasks share PID 0, but not their names
 
 
 def verdict_diff(prog: Program, args: Namespace) -> Iterator[str]:
-    before = by_name(prog)
-    after = by_name(open_program(core=args.other))
-    return table(
+    other = open_program(core=args.other)
+    compare_kernels(kernel_info(prog), kernel_info(other))
+    before, after = by_name(prog), by_name(other)
+    both = before.keys() & after.keys()
+    unclear = {task for task in both if no_verdicts(before[task]) or no_verdicts(after[task])}
+    changed = {task for task in both - unclear if answer(before[task]) != answer(after[task])}
+    shown = changed | (before.keys() ^ after.keys()) if args.all else changed
+    yield from table(
         ("PID", "COMM", "BEFORE", "AFTER"),
-        (
-            (*task, before.get(task), after.get(task))
-            for task in sorted(before.keys() | after.keys())
-            if before.get(task) != after.get(task)
-        ),
+        ((*task, answer(before.get(task)), answer(after.get(task))) for task in sorted(shown)),
+    )
+    yield ""
+    yield (
+        f"{len(both)} tasks are in both dumps: {len(changed)} changed, {len(unclear)} could not "
+        f"be compared; {len(before) - len(both)} went, {len(after) - len(both)} came"
     )
 
 
-def by_name(prog: Program) -> dict[tuple[int, str], str]:
-    # The idle tasks share PID 0, but not their names.
-    return {(task.pid, task.comm): verdict(task) for task in task_stacks(prog)}
+def compare_kernels(before: KernelInfo, after: KernelInfo) -> None:
+    for text in after.notes:
+        if text not in before.notes:  # which were said
+            note(f"{after.source}: {text}")
+    if before.build_id != after.build_id:
+        warn(f"not the same kernel: build ID {before.build_id} before, {after.build_id} after")
 
 
-def verdict(task: TaskStack) -> str:
-    return f"{task.verdict.value}: {task.why}" if task.why else task.verdict.value
+def by_name(prog: Program) -> dict[TaskName, TaskStack]:
+    return {(task.pid, task.comm): task for task in task_stacks(prog)}
+
+
+def no_verdicts(task: TaskStack) -> bool:
+    return task.reason in KERNEL_WIDE
+
+
+def answer(task: Optional[TaskStack]) -> Optional[str]:
+    if task is None:
+        return None
+    # What holds for a whole kernel was said above.
+    why = task.reason if no_verdicts(task) else task.why
+    return f"{task.verdict}: {why}" if why else str(task.verdict)
 
 
 if __name__ == "__main__":
     parser = script_parser(__doc__)
     parser.add_argument("other", metavar="VMCORE", help="the second dump")
+    parser.add_argument("--all", action="store_true", help="also tasks that came or went")
     run(verdict_diff, parser)

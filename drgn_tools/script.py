@@ -27,7 +27,7 @@ from .program import has_dwarf, open_program, use_builtin_types
 from .render.output import Console, OutputError, ReaderGoneError, be_lenient, discard, write_lines
 from .render.table import Column, table_lines
 
-__all__ = ("run", "script_parser", "table")
+__all__ = ("note", "run", "script_parser", "table", "warn")
 
 
 def script_parser(doc: Optional[str]) -> argparse.ArgumentParser:
@@ -57,6 +57,16 @@ def run(
             raise
 
 
+def note(text: str) -> None:
+    """Say what is good to know, on stderr."""
+    Console().say(f"note: {text}")
+
+
+def warn(text: str) -> None:
+    """Say what makes the result less than it seems, on stderr."""
+    Console().say(f"warning: {text}")
+
+
 def _in_repl() -> bool:
     try:
         # drgn.cli.run_interactive() says so, for whoever wants to know.
@@ -74,8 +84,8 @@ def _run(
             be_lenient(stream)
     try:
         prog, args = _program_and_args(parser)
-        for note in kernel_info(prog).notes:
-            Console().note(f"note: {note}")
+        for text in kernel_info(prog).notes:
+            note(text)
         write_lines(script(prog, args))
     except DrgnToolsError as error:
         Console().say(f"{parser.prog}: error: {error}")

@@ -225,14 +225,34 @@ def test_deepest_stacks_are_in_order_and_measured_to_the_saved_sp(
         assert int(row["FRAMES"]) == len(stack.frames)
 
 
+@pytest.fixture
+def diff(run_script: RunScript) -> Callable[..., tuple[Rows, str, str]]:
+    """What verdict_diff.py says: rows, summary, complaints."""
+
+    def run(*args: str) -> tuple[Rows, str, str]:
+        result = run_script("verdict_diff.py", *args)
+        assert result.returncode == 0, result.stderr
+        rows, summary = result.stdout.split("\n\n")
+        return rows_of(rows), summary.strip(), result.stderr
+
+    return run
+
+
 def test_verdict_diff_of_a_dump_and_itself_is_empty(
-    ask: Callable[..., Rows], demo_core: str
+    diff: Callable[..., tuple[Rows, str, str]], demo_core: str, stacks: list[TaskStack]
 ) -> None:
-    assert ask("verdict_diff.py", demo_core) == []
+    assert diff(demo_core) == (
+        [],
+        f"{len(stacks)} tasks are in both dumps: 0 changed, 0 could not be compared; 0 went, 0 came",
+        "",
+    )
 
 
 def test_verdict_diff_tells_a_changed_verdict_and_a_new_name(
-    ask: Callable[..., Rows], stacks: list[TaskStack], demo_program: drgn.Program, tmp_path: Path
+    diff: Callable[..., tuple[Rows, str, str]],
+    stacks: list[TaskStack],
+    demo_program: drgn.Program,
+    tmp_path: Path,
 ) -> None:
     judged = [s for s in stacks if s.verdict is Verdict.RELIABLE and s.pid and len(s.frames) > 5]
     broken, renamed = judged[0], judged[1]
@@ -245,7 +265,16 @@ def test_verdict_diff_tells_a_changed_verdict_and_a_new_name(
     assert comm is not None
     later.write(comm, b"a new name\0")
 
-    rows = {(int(r["PID"]), r["COMM"]): r for r in ask("verdict_diff.py", str(later.path))}
+    build_id = later.set_build_id("0" * 40)
+
+    rows, summary, complaint = diff(str(later.path))
+    assert [int(r["PID"]) for r in rows] == [broken.pid]
+    assert summary.startswith(f"{len(stacks) - 1} tasks are in both dumps: ")
+    assert summary.endswith("1 changed, 0 could not be compared; 1 went, 1 came")
+    assert complaint == (
+        f"warning: not the same kernel: build ID {build_id} before, {'0' * 40} after\n"
+    )
+    rows = {(int(r["PID"]), r["COMM"]): r for r in diff(str(later.path), "--all")[0]}
     assert set(rows) == {
         (broken.pid, broken.comm),
         (renamed.pid, renamed.comm),
@@ -284,6 +313,15 @@ class copy_of:
             file.seek(offset)
             file.write(data)
 
+    def set_build_id(self, build_id: str) -> str:
+        """Change it in the note that VMCOREINFO is; what it was."""
+        with self.path.open("r+b") as file:
+            notes = file.read(1 << 16)
+            start = notes.index(b"BUILD-ID=") + len("BUILD-ID=")
+            file.seek(start)
+            file.write(build_id.encode())
+        return notes[start : start + len(build_id)].decode()
+
 
 def program_headers(core: Path) -> list[tuple[int, int, int]]:
     """File offset, physical address and size of each PT_LOAD of a 64-bit ELF file."""
@@ -305,7 +343,7 @@ def test_every_script_is_in_the_readme_and_in_these_tests() -> None:
     assert len(SCRIPTS) >= 4
     for name in SCRIPTS:
         assert f"| `{name}" in readme
-        assert f'ask("{name}"' in tests
+        assert re.search(rf'(?:ask|run_script)\("{re.escape(name)}"', tests)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
