@@ -113,6 +113,7 @@ def test_escape_cell_shows_the_spaces_that_padding_would_hide() -> None:
         ("preempted in f+0x1 [module]", 20, "preem…f+0x1 [module]"),
         ("preempted in spinner [module]", 10, "…spinner"),
         ("100 or more entries", 12, "100 or more…"),
+        ("spinner+0x12 [module]", 18, "spinner+0x12…"),
         ("stack memory is not in the dump", 20, "stack memory is not…"),
         ("rep_stos_alternative+0x40", 18, "rep_stos_alt…+0x40"),
         ("some_function_with_a_long_name", 18, "some_function_wit…"),

@@ -59,6 +59,8 @@ def _marked(frame: Frame) -> str:
 
 
 def _why_and_stack(why: str, task: TaskStack) -> list[str]:
+    if why and not task.frames:
+        return [why, ""]
     return [*([f"{why}:"] if why else []), *_stack_lines(task.frames)]
 
 
@@ -81,7 +83,7 @@ _HOW_MUCH = (
 TASKS = (
     *_WHO,
     Column("VERDICT", lambda task: task.verdict.value),
-    Column("WHY", _why, floor=24, brief=_brief),
+    Column("WHY", _why, floor=30, brief=_brief),
     *_HOW_MUCH,
     Column("FUNCTION", _function, floor=24),
 )

@@ -184,7 +184,9 @@ def shorten(text: str, width: int) -> str:
     for number in _NUMBER.finditer(text):
         if number.start() < end < number.end():
             end = number.start()
-    return text[:end].rstrip(" ") + _ELLIPSIS + tail
+    # Half the name of a module is none.
+    head = text[:end].partition(" [")[0]
+    return head.rstrip(" ") + _ELLIPSIS + tail
 
 
 def _tail(text: str, width: int) -> str:
