@@ -133,7 +133,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _clean(args: argparse.Namespace) -> int:
     kinds = ["dumps", "failed", "initramfs"]
     if args.all:
-        kinds += ["modules", "kernels", "trees", "sources", "apt"]
+        kinds += ["modules", "kernels", "trees", "sources", "tools", "apt"]
     with contextlib.ExitStack() as locks:
         for kind in kinds:
             locks.enter_context(exclusive(kind))

@@ -26,6 +26,7 @@ from .kernel import (
     cached_crash_module,
     cached_kernel,
 )
+from .makedumpfile import get_makedumpfile
 from .packages import BOOT, program_version, require
 from .qemu import PROGRAM, Machine, qemu_command, shared_folder
 from .run import Progress, say
@@ -150,6 +151,8 @@ def make_dump(variant: Variant, *, fresh: bool = False, seconds: float = 300.0) 
     require(BOOT)
     kernel = get_kernel(variant)
     initramfs = make_initramfs(kernel)
+    if variant.formats:
+        get_makedumpfile()
     inputs = _inputs(variant, kernel, initramfs.parent)
 
     def fill(folder: Path) -> None:

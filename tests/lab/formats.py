@@ -9,13 +9,12 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .packages import FORMATS, require
+from .makedumpfile import find_makedumpfile, get_makedumpfile
 from .run import Progress, run
 from .variants import MAKEDUMPFILE_FORMATS
 
-__all__ = ("make_dump_files", "program_of_formats", "unsupported")
+__all__ = ("make_dump_files", "program_of_formats")
 
-_MAKEDUMPFILE = "makedumpfile"
 _LEVEL = ("-d", "31")
 """Without pages that are zero, cache, user data or free: what distributions do."""
 _OPTIONS = {
@@ -31,15 +30,16 @@ _EHDR, _PHDR = 64, 56
 """Bytes of an ELF header and of a program header."""
 
 
-def unsupported() -> set[str]:
-    """What this makedumpfile was built without."""
-    require(FORMATS)
-    said = subprocess.run([_MAKEDUMPFILE, "-v"], stdout=subprocess.PIPE, text=True, check=False)
-    return {
-        words[0]
-        for words in (line.split() for line in said.stdout.splitlines())
-        if words[1:] == ["disabled"]
-    }
+def _abilities(program: Path) -> str:
+    """What ``makedumpfile -v`` says: its version, and "zstd enabled" and the like."""
+    said = subprocess.run([program, "-v"], stdout=subprocess.PIPE, text=True, check=False)
+    return said.stdout
+
+
+def _unsupported(abilities: str) -> set[str]:
+    """What it was built without."""
+    lines = (line.split() for line in abilities.splitlines())
+    return {words[0] for words in lines if words[1:] == ["disabled"]}
 
 
 def make_dump_files(
@@ -50,7 +50,10 @@ def make_dump_files(
     "split" becomes CORE.split1 and CORE.split2.
     """
     wanted = [name for name in formats if name in MAKEDUMPFILE_FORMATS]
-    missing = unsupported() if wanted else set()
+    if not wanted:
+        return
+    program = get_makedumpfile()
+    missing = _unsupported(_abilities(program))
     plain = core.with_name(f"{core.name}.plain")
     try:
         for name in wanted:
@@ -59,14 +62,14 @@ def make_dump_files(
             if not plain.exists():
                 _copy_with_headers_in_a_row(core, plain)
             progress.update(f"makedumpfile: {name}")
-            _make(plain, core, name, log, progress)
+            _make(program, plain, core, name, log, progress)
             yield name
     finally:
         plain.unlink(missing_ok=True)
 
 
-def _make(plain: Path, core: Path, name: str, log: Path, progress: Progress) -> None:
-    argv = [_MAKEDUMPFILE, *_OPTIONS[name], *_LEVEL, str(plain)]
+def _make(program: Path, plain: Path, core: Path, name: str, log: Path, progress: Progress) -> None:
+    argv = [str(program), *_OPTIONS[name], *_LEVEL, str(plain)]
     if name == "flat":
         with open(f"{core}.{name}", "wb") as out:
             subprocess.run(argv, stdout=out, stderr=subprocess.DEVNULL, check=True)
@@ -81,7 +84,7 @@ def _make(plain: Path, core: Path, name: str, log: Path, progress: Progress) -> 
 
 
 def _copy_with_headers_in_a_row(core: Path, copy: Path) -> None:
-    """makedumpfile 1.7 takes the program headers to follow the ELF header at once.
+    """makedumpfile (up to 1.7.8) takes the program headers to follow the ELF header at once.
 
     QEMU 7.2 has section headers in between, and says that its ELF header has 8 bytes.
     """
@@ -103,6 +106,5 @@ def program_of_formats(formats: Sequence[str]) -> str:
     """The makedumpfile that a dump depends on, and what it can; "" without need of one."""
     if not set(formats) & set(MAKEDUMPFILE_FORMATS):
         return ""
-    require(FORMATS)
-    said = subprocess.run([_MAKEDUMPFILE, "-v"], stdout=subprocess.PIPE, text=True, check=False)
-    return " ".join(said.stdout.split())
+    program = find_makedumpfile()
+    return " ".join(_abilities(program).split()) if program else ""

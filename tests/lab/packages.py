@@ -13,7 +13,6 @@ from .errors import LabError
 __all__ = (
     "BOOT",
     "BUILD",
-    "FORMATS",
     "SHELL",
     "STOCK",
     "SUITES",
@@ -36,7 +35,6 @@ _PACKAGE_OF = {
     "gcc": "gcc",
     "ld": "binutils",
     "make": "make",
-    "makedumpfile": "makedumpfile",
     "pahole": "dwarves",
     "patch": "patch",
     "qemu-system-x86_64": "qemu-system-x86",
@@ -62,7 +60,6 @@ SUITES = ("apt-get", "dpkg", "dpkg-deb", "/usr/share/keyrings/debian-archive-key
 """To fetch a source package of another suite."""
 BOOT = ("qemu-system-x86_64",)
 SHELL = ("busybox",)
-FORMATS = ("makedumpfile",)
 
 
 def _is_there(need: str) -> bool:

@@ -25,7 +25,7 @@ GROUPS = {
     "kernels": "kernels of other years and configurations",
     "crashes": "machines that died; the console is the answer sheet",
     "crashes-years": "some of them with the kernels of other years",
-    "formats": "one memory in the formats that dumps are made in (wants makedumpfile)",
+    "formats": "one memory in the formats that dumps are made in",
 }
 
 QEMU_FORMATS = ("kdump-zlib", "kdump-lzo", "kdump-snappy")

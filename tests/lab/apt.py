@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Packages of other Debian suites, without a word to the machine's own apt.
+
+An apt of our own: sources.list, lists and cache lie in the lab's cache. What it
+fetches is unpacked, never installed, so nothing of it wants root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .cache import cache_dir
+from .packages import SUITES, require
+from .run import Progress, run
+
+__all__ = ("apt_configuration", "download")
+
+_MIRROR = "http://deb.debian.org"
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+_PARTS = {
+    "bullseye": ("debian bullseye", "debian-security bullseye-security"),
+    "bookworm": ("debian bookworm", "debian-security bookworm-security"),
+    "forky": ("debian forky",),
+}
+"""Archive and suite of each line of sources.list."""
+
+
+def apt_configuration(suite: str) -> Path:
+    """Makes an apt that knows one suite, and nothing of this machine."""
+    folder = cache_dir() / "apt" / suite
+    for name in ("lists/partial", "cache/archives/partial"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "sources.list").write_text(
+        "".join(
+            f"deb [signed-by={_KEYRING}] {_MIRROR}/{archive} {name} main\n"
+            for archive, name in (part.split() for part in _PARTS[suite])
+        )
+    )
+    settings = {
+        "Dir::Etc::SourceList": folder / "sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::Etc::PreferencesParts": "/dev/null",
+        "Dir::State::Lists": folder / "lists",
+        "Dir::State::Status": "/dev/null",
+        "Dir::Cache": folder / "cache",
+        "APT::Sandbox::User": "",
+        "APT::Architecture": "amd64",
+        "Acquire::Languages": "none",
+    }
+    configuration = folder / "apt.conf"
+    configuration.write_text(
+        "".join(f'{name} "{value}";\n' for name, value in settings.items())
+        # What the machine does after its own updates is none of our business.
+        + "#clear APT::Update::Post-Invoke-Success;\n#clear APT::Update::Post-Invoke;\n"
+    )
+    return configuration
+
+
+def download(
+    suite: str, packages: Sequence[str], folder: Path, log: Path, progress: Progress
+) -> list[Path]:
+    """Fetches the newest of each package of a suite; returns the .deb files in ``folder``."""
+    require(SUITES)
+    apt = {"APT_CONFIG": str(apt_configuration(suite))}
+    run(["apt-get", "update"], progress, log=log, env=apt)
+    run(["apt-get", "download", *packages], progress, log=log, cwd=folder, env=apt)
+    return sorted(folder.glob("*.deb"))
