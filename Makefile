@@ -3,13 +3,14 @@
 # make test      set everything up from nothing and run the tests
 # make lab       build, boot and dump the lab's kernels (QEMU and Debian packages: see tests/lab/README.md)
 # make test-lab  compare with the answers of the kernels themselves
+# make test-lab-all  the same, and kernels of other years, and machines that crashed (an hour)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LAB_DUMPS ?= build/lab
 
-.PHONY: demo test lint lab test-lab golden clean
+.PHONY: demo test lint lab test-lab lab-all test-lab-all golden clean
 
 demo: $(VENV)/.for-use
 	@$(BIN)/drgn-tools demo
@@ -27,6 +28,14 @@ lab: $(VENV)/.for-tests
 
 test-lab: lab
 	DRGN_TOOLS_LAB_DUMPS=$(LAB_DUMPS) $(BIN)/python -m pytest -m lab -s
+
+lab-all: lab
+	$(BIN)/python -m tests.lab dump --group kernels
+	$(BIN)/python -m tests.lab dump --group crashes
+
+test-lab-all: lab-all
+	DRGN_TOOLS_LAB_DUMPS=$(LAB_DUMPS) DRGN_TOOLS_LAB_GROUPS="kernels crashes" \
+		$(BIN)/python -m pytest -m lab -s
 
 # Writes what the commands print now into tests/golden; read the diff before committing.
 golden: $(VENV)/.for-tests

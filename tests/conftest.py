@@ -13,6 +13,9 @@ import pytest
 
 from drgn_tools import open_program
 
+from .lab.dump import Dump, cached_dump
+from .lab.variants import Variant
+
 LAB_VARIABLE = "DRGN_TOOLS_LAB_DUMPS"
 """Folder with the lab's dumps (``make lab``). Set, a dump that is missing fails; unset, it skips."""
 
@@ -68,3 +71,17 @@ def lab_vmlinux(variant: str) -> str:
     if not os.path.exists(vmlinux):
         pytest.fail(f"the lab was meant to run, but {vmlinux} is missing")
     return vmlinux
+
+
+GROUPS_VARIABLE = "DRGN_TOOLS_LAB_GROUPS"
+"""Groups of lab variants beyond the core whose dumps must be in the lab's cache."""
+
+
+def lab_dump(variant: Variant) -> Dump:
+    """A dump in the lab's cache, or skip (group not asked for) or fail (asked for, missing)."""
+    dump = cached_dump(variant)
+    if variant.group not in os.environ.get(GROUPS_VARIABLE, "").split():
+        pytest.skip(f"needs the lab's group {variant.group} (not in {GROUPS_VARIABLE})")
+    if dump is None:
+        pytest.fail(f"the lab was meant to make {variant.name}, but it is not in its cache")
+    return dump
