@@ -16,19 +16,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .errors import DrgnToolsError, InputError, TaskNotFoundError, TypesError, UsageError
-from .records import (
-    Frame,
-    KernelAudit,
-    KernelInfo,
-    Reason,
-    SavedRegs,
-    TaskStack,
-    Verdict,
-)
 
 if TYPE_CHECKING:
     from .audit import audit_kernel, kernel_info, task_stack, task_stacks
     from .program import open_program
+    from .records import (
+        Frame,
+        KernelAudit,
+        KernelInfo,
+        Reason,
+        SavedRegs,
+        TaskStack,
+        Verdict,
+    )
 
 __version__ = "0.1.0"
 
@@ -53,6 +53,10 @@ __all__ = (
 )
 
 _ON_USE = {
+    **dict.fromkeys(
+        ("Frame", "KernelAudit", "KernelInfo", "Reason", "SavedRegs", "TaskStack", "Verdict"),
+        "records",
+    ),
     "audit_kernel": "audit",
     "kernel_info": "audit",
     "task_stack": "audit",

@@ -626,6 +626,22 @@ def test_ctrl_c_ends_it_without_a_word() -> None:
     assert (process.returncode, out, err) == (130, b"", b"")
 
 
+def test_ctrl_c_while_it_is_imported() -> None:
+    code = """
+import sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "drgn_tools.arguments":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from drgn_tools.__main__ import main
+assert "drgn_tools.records" not in sys.modules
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_a_full_disk_is_said() -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
