@@ -132,6 +132,11 @@ def test_repl_goes_on_after_a_script_of_contrib(terminal: Terminal, call: str, s
     assert terminal.type("1 + 1") == "2"
 
 
+def test_repl_says_that_no_task_matches(terminal: Terminal) -> None:
+    assert "warning: no task matches --pid 999999" in terminal.type("%tasks 999999")
+    assert terminal.type("_") == "[]"
+
+
 def test_repl_says_once_where_types_come_from(terminal: Terminal) -> None:
     assert terminal.banner.count("BTF") == 1
     assert SAID in terminal.banner
