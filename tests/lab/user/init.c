@@ -38,14 +38,14 @@
 /*
  * Return addresses that the kernel swaps out while these functions run: by the
  * function graph tracer in eventfd_read() and, one above the other, in msgrcv() or
- * sigtimedwait() (which of these are functions and no jumps is the compiler's
- * choice); by a kretprobe in inotify_read().
+ * sigtimedwait() or wait4() (which of these are functions and no jumps is the
+ * compiler's choice); by a kretprobe in inotify_read().
  */
 static void swap_return_addresses(void)
 {
 	static const char *const traced[] = {
 		"eventfd_read", "do_msgrcv", "ksys_msgrcv", "__x64_sys_msgrcv",
-		"do_sigtimedwait", "__x64_sys_rt_sigtimedwait",
+		"do_sigtimedwait", "__x64_sys_rt_sigtimedwait", "do_wait", "kernel_wait4",
 	};
 
 	put("/sys/kernel/tracing/buffer_size_kb", "16", 0);
