@@ -85,7 +85,7 @@ TASKS = (
     Column("VERDICT", lambda task: task.verdict.value),
     Column("WHY", _why, floor=30, brief=_brief),
     *_HOW_MUCH,
-    Column("FUNCTION", _function, floor=24),
+    Column("FUNCTION", _function, floor=12),
 )
 """Of :class:`TaskStack`, one row each."""
 
