@@ -10,7 +10,7 @@ import pytest
 
 from .lab import apt, cli, formats, sources
 from .lab.crash import borders_of, faults_of_crash
-from .lab.dump import _DEAD, _DYING_OR_DEAD
+from .lab.dump import _DEAD, _NMI_WANTED, _SAVED
 from .lab.kernel import CRASH_SOURCES, Kernel
 from .lab.qemu import qemu_command
 from .lab.variants import (
@@ -84,12 +84,13 @@ def test_faults_name_what_is_wrong() -> None:
     ]
 
 
-def test_the_host_knows_what_the_guest_waits_for() -> None:
-    first = _DYING_OR_DEAD.search(_TRACE)
-    assert first and first[0] == "LAB-NMI"
-    assert _DEAD.search(_TRACE)
-    dead = _DYING_OR_DEAD.search(_TRACE.replace("LAB-NMI", ""))
-    assert dead and dead[0].startswith("---[ end Kernel panic")
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_the_host_knows_what_the_guest_waits_for(line_end: str) -> None:
+    said = _TRACE.replace("\n", line_end)
+    assert _NMI_WANTED.search(said)
+    assert _DEAD.search(said)
+    assert not _SAVED.search(said)
+    assert _SAVED.search(f"[    6.2] LAB-VMCORE 250617856{line_end}")
 
 
 def test_every_crash_is_one_the_module_knows() -> None:

@@ -38,10 +38,9 @@ __all__ = ("Dump", "cached_dump", "get_kernel", "kernel_if_cached", "make_dump")
 
 _HERE = Path(__file__).parent
 _SHEET_LINE = re.compile(r"LAB-SHEET ([0-9a-f]+) tasks \d+ left_out \d+ bytes ")
-_SAVED_LINE = re.compile(r"LAB-VMCORE \d+\r?\n")
-_NMI_WANTED = "LAB-NMI"
+_SAVED = re.compile(r"LAB-VMCORE \d+\r?\n")
+_NMI_WANTED = re.compile(r"LAB-NMI\r?\n")
 _DEAD = re.compile(r"---\[ end Kernel panic.*\n")
-_DYING_OR_DEAD = re.compile(rf"{_NMI_WANTED}(?=\r?\n)|{_DEAD.pattern}")
 _ATTEMPTS = 3
 """Which tasks are preempted where is chance, so a dump may lack a case."""
 
@@ -199,12 +198,13 @@ def _try(
                 command += shared_folder(Path(shared))
             with Machine(command, dump.log) as machine:
                 if variant.crash:
-                    _wait_for_death(machine, progress, seconds)
+                    last_words = _SAVED if variant.kdump else _DEAD
+                    _wait_for(last_words, machine, progress, seconds)
                 else:
                     frozen = machine.wait_for(_SHEET_LINE, progress, seconds)
                     address = int(frozen[1], 16)
                 if variant.kdump:
-                    machine.wait_for(_SAVED_LINE, progress, seconds, panics=True)
+                    machine.wait_for(_SAVED, progress, seconds, panics=True)
                     shutil.copyfile(Path(shared, "vmcore"), dump.core)
                 else:
                     progress.update("writing the dump")
@@ -240,11 +240,15 @@ def _share(folder: Path, kernel: Kernel, initramfs: Path) -> None:
     shutil.copyfile(initramfs, folder / "initramfs.gz")
 
 
-def _wait_for_death(machine: Machine, progress: Progress, seconds: float) -> None:
-    first = machine.wait_for(_DYING_OR_DEAD, progress, seconds, panics=True)
-    if first[0] == _NMI_WANTED:
+def _wait_for(
+    last_words: re.Pattern[str], machine: Machine, progress: Progress, seconds: float
+) -> None:
+    """Waits for the machine's last words, and sends the NMI that it may die of."""
+    first = re.compile(f"{_NMI_WANTED.pattern}|{last_words.pattern}")
+    found = machine.wait_for(first, progress, seconds, panics=True)
+    if _NMI_WANTED.fullmatch(found[0]):
         machine.command("inject-nmi")
-        machine.wait_for(_DEAD, progress, seconds, panics=True)
+        machine.wait_for(last_words, progress, seconds, panics=True)
 
 
 def _describe(

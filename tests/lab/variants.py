@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional, Union
 
 from .errors import LabError
@@ -151,6 +151,32 @@ def _crashes_of(year: str) -> tuple[Variant, ...]:
     )
 
 
+def _as_kdump(variant: Variant) -> Variant:
+    """The same crash, dumped by a crash kernel: with the registers of the moment it died."""
+    return replace(
+        variant,
+        name=f"{variant.name}-kdump",
+        what=f"{variant.what}; /proc/vmcore of a crash kernel",
+        memory_mib=_KDUMP_MIB,
+        append=(*variant.append, _CRASHKERNEL),
+        kdump=True,
+    )
+
+
+_KDUMP_MIB = 384
+_CRASHKERNEL = "crashkernel=160M"
+# Not after an NMI: what is said there comes on the console later, when the crash kernel
+# has long been started.
+_NOTED = (
+    _crash("sysrq", "sysrq-c in a system call", "TASK"),
+    _crash("null-call", "a call of address 0", "TASK", r"BUG: "),
+    _crash("bug", "BUG() in a system call", "TASK", r"kernel BUG at "),
+    _crash("hardirq-fault", "a page fault in a hard interrupt", "IRQ TASK", r"BUG: "),
+    _crash("softirq-task", "panic in a softirq that a task let in", "IRQ TASK"),
+    _crash("stack-overflow", "a double fault: no stack left", "TASK", r"BUG: "),
+    _crash("lockup", "panic while another CPU is hung", "TASK"),
+)
+
 VARIANTS = (
     Variant(
         name="fp-lsb",
@@ -262,15 +288,7 @@ VARIANTS = (
     _crash("kretprobe", "BUG() in a kretprobe's handler", "TASK", r"kernel BUG at "),
     _crash("fgraph", "a page fault below two swapped return addresses", "TASK", r"BUG: "),
     _crash("lockup", "panic while another CPU is hung", "TASK"),
-    Variant(
-        name="crash-lockup-kdump",
-        what="the same, CPUs stopped as for a crash kernel: with crash_notes",
-        kernel=_LSB,
-        unwinder="frame_pointer",
-        append=("crash_kexec_post_notifiers",),
-        group="crashes",
-        crash=Crash("lockup", "TASK", _PANIC),
-    ),
+    *(_as_kdump(variant) for variant in _NOTED),
     *(variant for year in _OF_OTHER_YEARS for variant in _crashes_of(year)),
     Variant(
         name="formats",
@@ -285,8 +303,8 @@ VARIANTS = (
         what="a frozen machine that panics: /proc/vmcore of a kexec crash kernel, and makedumpfile",
         kernel=_LSB,
         unwinder="frame_pointer",
-        memory_mib=384,
-        append=("crashkernel=160M", "oracle.panic=1"),
+        memory_mib=_KDUMP_MIB,
+        append=(_CRASHKERNEL, "oracle.panic=1"),
         group="formats",
         kdump=True,
         formats=MAKEDUMPFILE_FORMATS,
