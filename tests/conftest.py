@@ -79,9 +79,9 @@ GROUPS_VARIABLE = "DRGN_TOOLS_LAB_GROUPS"
 
 def lab_dump(variant: Variant) -> Dump:
     """A dump in the lab's cache, or skip (group not asked for) or fail (asked for, missing)."""
-    dump = cached_dump(variant)
     if variant.group not in os.environ.get(GROUPS_VARIABLE, "").split():
         pytest.skip(f"needs the lab's group {variant.group} (not in {GROUPS_VARIABLE})")
+    dump = cached_dump(variant)
     if dump is None:
         pytest.fail(f"the lab was meant to make {variant.name}, but it is not in its cache")
     return dump
