@@ -111,7 +111,11 @@ class BtfFinder:
         return found
 
     def _variable(self, name: str) -> Optional[Object]:
-        addresses = self._kallsyms.find(name, _DATA) if self._kallsyms else []
+        if self._kallsyms is None:
+            return None
+        # A function may have the name of a variable. But v7.2 calls .data, too,
+        # text ('T'), so the letter only serves to choose.
+        addresses = self._kallsyms.find(name, _DATA) or self._kallsyms.find(name)
         if len(addresses) != 1:  # of several static variables nothing tells which is meant
             return None
         type_id = self._btf.find(Kind.VAR, name)

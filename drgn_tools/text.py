@@ -215,6 +215,19 @@ def _gate_area(prog: Program) -> Iterator[TextRange]:
         yield TextRange(_VSYSCALL_ADDR, _VSYSCALL_ADDR + _VSYSCALL_BYTES, TextKind.CORE)
 
 
+def _variable(prog: Program, name: str) -> Optional[Object]:
+    """A global variable; ``None`` for what this kernel was built without.
+
+    :raises LookupError: it is there, but nothing tells its type.
+    """
+    try:
+        return prog[name]
+    except LookupError:
+        if symbol_address(prog, name) is None:
+            return None
+        raise
+
+
 def _follow(prog: Program, head: Object, type_name: str, member: str) -> Iterator[Object]:
     # list_for_each_entry()
     seen: set[int] = set()
@@ -235,9 +248,8 @@ def _visit(addr: int, seen: set[int]) -> None:
 
 def _module_text(prog: Program, modules: dict[str, Object]) -> Iterator[TextRange]:
     """is_module_text_address() in kernel/module/main.c: every module but the unformed ones."""
-    try:
-        head = prog["modules"]
-    except LookupError:
+    head = _variable(prog, "modules")
+    if head is None:
         return  # CONFIG_MODULES=n
     unformed = prog["MODULE_STATE_UNFORMED"].value_()
     for module in _follow(prog, head, "struct module", "list"):
@@ -269,13 +281,13 @@ def _module_text_ranges(prog: Program, module: Object) -> Iterator[tuple[int, in
 
 def _ftrace_trampolines(prog: Program) -> Iterator[TextRange]:
     """is_ftrace_trampoline() in kernel/trace/ftrace.c: trampolines of registered ftrace_ops."""
-    try:
-        op = prog["ftrace_ops_list"].read_()
-        last = symbol_address(prog, "ftrace_list_end")
-        if not op.type_.type.has_member("trampoline"):
-            return  # CONFIG_DYNAMIC_FTRACE=n
-    except LookupError:
+    ops = _variable(prog, "ftrace_ops_list")
+    if ops is None:
         return  # CONFIG_FUNCTION_TRACER=n
+    op = ops.read_()
+    last = symbol_address(prog, "ftrace_list_end")
+    if not op.type_.type.has_member("trampoline"):
+        return  # CONFIG_DYNAMIC_FTRACE=n
     seen: set[int] = set()
     while op and op.value_() != last:
         _visit(op.value_(), seen)
@@ -289,10 +301,10 @@ def _kprobe_slots(prog: Program) -> Iterator[TextRange]:
     """__is_insn_slot_addr() in kernel/kprobes.c: pages of out-of-line instructions."""
     page_bytes = prog["PAGE_SIZE"].value_()
     for cache_name in ("kprobe_insn_slots", "kprobe_optinsn_slots"):
-        try:
-            pages = prog[cache_name].pages
-        except LookupError:
+        cache = _variable(prog, cache_name)
+        if cache is None:
             continue  # CONFIG_KPROBES=n or CONFIG_OPTPROBES=n
+        pages = cache.pages
         for page in _follow(prog, pages, "struct kprobe_insn_page", "list"):
             start = page.insns.value_()
             yield TextRange(start, start + page_bytes, TextKind.KPROBE)
@@ -300,9 +312,8 @@ def _kprobe_slots(prog: Program) -> Iterator[TextRange]:
 
 def _bpf_text(prog: Program) -> Iterator[TextRange]:
     """is_bpf_text_address() in kernel/bpf/core.c: programs, trampolines, dispatchers."""
-    try:
-        head = prog["bpf_kallsyms"]
-    except LookupError:
+    head = _variable(prog, "bpf_kallsyms")
+    if head is None:
         return  # CONFIG_BPF_JIT=n
     try:
         prog.type("struct bpf_ksym")

@@ -510,3 +510,18 @@ def test_module_whose_table_is_not_in_the_dump_has_no_names(kernel: DrawnKernel)
     text = KernelText(kernel.prog)
     assert text.name_exact(LOADED + 0x14) is None
     assert text.is_kernel_text(LOADED + 0x14) is True
+
+
+def test_a_list_whose_symbol_is_there_but_not_its_type_is_no_empty_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # v7.2 has data symbols with the letter of text: "built without" must not be
+    # concluded from a type that was not found.
+    from drgn_tools import text
+
+    no_types: Any = {}
+    monkeypatch.setattr(text, "symbol_address", lambda prog, name: None)
+    assert text._variable(no_types, "modules") is None
+    monkeypatch.setattr(text, "symbol_address", lambda prog, name: 0xFFFF_FFFF_8100_0000)
+    with pytest.raises(LookupError):
+        text._variable(no_types, "modules")
