@@ -134,7 +134,9 @@ def what_both_saw(oops: Oops, ours: Sequence[Entry]) -> tuple[list[Entry], list[
             (
                 i
                 for i, entry in enumerate(ours)
-                if entry.registers is not None and entry.what == theirs[0].what
+                # Or where the dump has the CPU itself: crash_kexec() was given the
+                # registers of the oops.
+                if (entry.registers is not None or i == 0) and entry.what == theirs[0].what
             ),
             len(ours),
         )

@@ -58,7 +58,9 @@ def oops_trace(dead: TaskStack, oopses: list[Oops]) -> int:
 def same(theirs: list, ours: list) -> bool:  # type: ignore[type-arg]
     """Equal entries; of registers, all that the console prints."""
     assert [(e.stack, e.what) for e in ours] == [(e.stack, e.what) for e in theirs]
-    for a, b in zip(theirs, ours):
+    for i, (a, b) in enumerate(zip(theirs, ours)):
+        if i == 0 and b.registers is None:
+            continue  # the registers that the CPU has in the dump lie on no stack
         assert (a.registers is None) == (b.registers is None)
         for name, value in (a.registers or {}).items():
             assert (name, b.registers[name]) == (name, value)
