@@ -165,15 +165,14 @@ def _as_kdump(variant: Variant) -> Variant:
 
 _KDUMP_MIB = 384
 _CRASHKERNEL = "crashkernel=160M"
-# Not after an NMI: what is said there comes on the console later, when the crash kernel
-# has long been started.
+# Not after an NMI or a double fault: what is said there comes on the console later, when
+# the crash kernel has long been started.
 _NOTED = (
     _crash("sysrq", "sysrq-c in a system call", "TASK"),
     _crash("null-call", "a call of address 0", "TASK", r"BUG: "),
     _crash("bug", "BUG() in a system call", "TASK", r"kernel BUG at "),
     _crash("hardirq-fault", "a page fault in a hard interrupt", "IRQ TASK", r"BUG: "),
     _crash("softirq-task", "panic in a softirq that a task let in", "IRQ TASK"),
-    _crash("stack-overflow", "a double fault: no stack left", "TASK", r"BUG: "),
     _crash("lockup", "panic while another CPU is hung", "TASK"),
 )
 
