@@ -221,8 +221,7 @@ class TaskList:
             return
         offset = self._layout.task.tasks_next[0]
         forward = _ListWalk(init_task + offset, head.tasks_next)
-        for task in self._follow(forward, offset, lambda t: (t.tasks_next, t.tasks_prev)):
-            yield task
+        yield from self._follow(forward, offset, lambda t: (t.tasks_next, t.tasks_prev))
         if forward.damage is None:
             return
         # The other end of the list may still be whole.
