@@ -13,6 +13,7 @@ import pytest
 
 from drgn_tools import open_program
 
+from .lab.cache import cache_dir
 from .lab.dump import Dump, cached_dump
 from .lab.variants import Variant
 
@@ -44,13 +45,13 @@ def demo_program(demo_core: str) -> drgn.Program:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    # Tests leave the user's cache alone, but unpack the demo core only once.
-    if "XDG_CACHE_HOME" in os.environ:
+    # Tests leave the user's cache alone, but unpack the demo core only once; what the
+    # lab made stays where it is.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRGN_TOOLS_LAB_CACHE", str(cache_dir()))
+        if "XDG_CACHE_HOME" not in os.environ:
+            patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
-        return
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    del os.environ["XDG_CACHE_HOME"]
 
 
 def lab_file(name: str) -> Path:
