@@ -25,6 +25,7 @@ _OPTIONS = {
     "elf": ("-E",),
     "flat": ("-c", "-F"),
     "split": ("-c", "--split"),
+    "whole": ("--reassemble",),
 }
 _EHDR, _PHDR = 64, 56
 """Bytes of an ELF header and of a program header."""
@@ -47,7 +48,7 @@ def make_dump_files(
 ) -> Iterator[str]:
     """Has makedumpfile write ``core`` as CORE.FORMAT; yields the formats that it knows.
 
-    "split" becomes CORE.split1 and CORE.split2.
+    "split" becomes CORE.split1 and CORE.split2, and "whole" is made of these.
     """
     wanted = [name for name in formats if name in MAKEDUMPFILE_FORMATS]
     if not wanted:
@@ -69,13 +70,14 @@ def make_dump_files(
 
 
 def _make(program: Path, plain: Path, core: Path, name: str, log: Path, progress: Progress) -> None:
-    argv = [str(program), *_OPTIONS[name], *_LEVEL, str(plain)]
+    halves = [f"{core}.split{part}" for part in "12"]
+    sources = halves if name == "whole" else [*_LEVEL, str(plain)]
+    argv = [str(program), *_OPTIONS[name], *sources]
     if name == "flat":
         with open(f"{core}.{name}", "wb") as out:
             subprocess.run(argv, stdout=out, stderr=subprocess.DEVNULL, check=True)
         return
-    parts = ("1", "2") if name == "split" else ("",)
-    files = [Path(f"{core}.{name}{part}") for part in parts]
+    files = [Path(file) for file in (halves if name == "split" else [f"{core}.{name}"])]
     for file in files:
         file.unlink(missing_ok=True)
     run([*argv, *(str(file) for file in files)], progress, log=log)

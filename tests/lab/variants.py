@@ -29,7 +29,7 @@ GROUPS = {
 }
 
 QEMU_FORMATS = ("kdump-zlib", "kdump-lzo", "kdump-snappy")
-MAKEDUMPFILE_FORMATS = ("zlib", "lzo", "snappy", "zstd", "flat", "elf", "split")
+MAKEDUMPFILE_FORMATS = ("zlib", "lzo", "snappy", "zstd", "flat", "elf", "split", "whole")
 
 
 @dataclass(frozen=True)
