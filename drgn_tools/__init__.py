@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import DrgnToolsError, InputError, TaskNotFoundError, TypesError, UsageError
 
 if TYPE_CHECKING:
-    from .audit import audit_kernel, kernel_info, task_stack, task_stacks
+    from .audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
     from .program import open_program
     from .records import (
         Frame,
@@ -46,6 +46,7 @@ __all__ = (
     "UsageError",
     "Verdict",
     "audit_kernel",
+    "crashed_stack",
     "kernel_info",
     "open_program",
     "task_stack",
@@ -58,6 +59,7 @@ _ON_USE = {
         "records",
     ),
     "audit_kernel": "audit",
+    "crashed_stack": "audit",
     "kernel_info": "audit",
     "task_stack": "audit",
     "task_stacks": "audit",

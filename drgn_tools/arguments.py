@@ -91,10 +91,13 @@ examples:
 """
 
 _STACK_EPILOG = """\
+Without a PID: of a vmcore the task that crashed the machine, the one that ran into panic().
+
 A pt_regs is drawn where it lies: above it, what the CPU did after it was interrupted; below it,
 what was interrupted. "=>" marks the frame on which the verdict fell.
 
 examples:
+  drgn-tools stack -c vmcore                      what crashed it
   drgn-tools stack -c vmcore 51
   drgn-tools stack -c vmcore 0xff1100000261d000 --format json
   drgn-tools stack -c vmcore --all --format csv > frames.csv
@@ -155,6 +158,7 @@ class Arguments(argparse.Namespace):
     # stack
     which: list[int]
     all: bool
+    on_cpu: bool
     # regs
     mode: Optional[str]
     # groups
@@ -172,8 +176,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     args.symbols = [*args.symbols, *args.symbols_after]
     _check_source(args)
     _check_command(args)
-    if args.command == "stack" and not args.all and not args.which:
-        raise UsageError("stack of which task? give PIDs, addresses of tasks, or --all")
+    if args.command == "stack" and not (args.core or args.all or args.on_cpu or args.which):
+        raise UsageError("stack of which task? give PIDs, addresses of tasks, --on-cpu or --all")
     if args.quiet:
         args.log_level = "none"
     return args
@@ -376,6 +380,11 @@ def _add_stack(parser: argparse.ArgumentParser) -> None:
         help="thread ID, or address of a task_struct (0xff1100000261d000, 0x may be left out)",
     )
     parser.add_argument("--all", action="store_true", help="every task")
+    parser.add_argument(
+        "--on-cpu",
+        action="store_true",
+        help="the tasks that are on a CPU, the one that crashed the machine first",
+    )
 
 
 def _add_regs(parser: argparse.ArgumentParser) -> None:
@@ -413,8 +422,8 @@ def _check_command(args: Arguments) -> None:
         args.filters = _filters(args)
     if args.command == "groups" and args.by_comm and args.format != "folded":
         raise UsageError("--by-comm is of --format folded: give both")
-    if args.command == "stack" and args.all and args.which:
-        raise UsageError("give PIDs or --all, not both")
+    if args.command == "stack" and bool(args.which) + args.all + args.on_cpu > 1:
+        raise UsageError("give PIDs, --on-cpu or --all: one of them")
 
 
 def _check_source(args: Arguments) -> None:

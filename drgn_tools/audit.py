@@ -21,7 +21,7 @@ from .errors import TaskNotFoundError, UsageError
 from .foreign import foreign_frames
 from .kallsyms import UNUSABLE
 from .layout import Layout, layout_of
-from .on_cpu import cpu_registers
+from .on_cpu import cpu_registers, crashed_task
 from .program import build_id, source_of, types_source
 from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
 from .recover import Recovery, probe_recovery
@@ -39,7 +39,7 @@ from .unwind_frame import (
 )
 from .why import Why, no_verdict_here, running, why
 
-__all__ = ("audit_kernel", "kernel_info", "task_stack", "task_stacks")
+__all__ = ("audit_kernel", "crashed_stack", "kernel_info", "task_stack", "task_stacks")
 
 _PID_MAX_LIMIT = 4 * 1024 * 1024
 """linux/threads.h: no PID reaches this; every address of the kernel is above."""
@@ -60,6 +60,22 @@ def task_stack(prog: Program, which: WhichTask) -> TaskStack:
     """
     kernel = _Kernel(prog)
     return kernel.stack(kernel.find(which))
+
+
+@takes_program_or_default
+def crashed_stack(prog: Program) -> TaskStack:
+    """The stack of the task that crashed the machine: the one that ran into panic().
+
+    :raises TaskNotFoundError: none did, or the kernel is running.
+    :raises TypesError: the types this rests on are missing.
+    """
+    addr = crashed_task(prog)
+    if addr is None:
+        raise TaskNotFoundError(
+            f"no task crashed {source_of(prog)}; whose stack? give PIDs, addresses of tasks, "
+            "--on-cpu or --all"
+        )
+    return task_stack(prog, addr)
 
 
 @takes_program_or_default
@@ -109,6 +125,7 @@ class _Kernel:
         self.text = KernelText(prog)
         self.tasks = TaskList(prog, self.layout)
         self.recover_layout = probe_recovery(prog)
+        self.crashed_addr = crashed_task(prog)
         self.no_verdict = no_verdict_here(self.layout)
         # Frame pointers can be followed even where the kernel itself gives no
         # verdict (x86-32, CONFIG_STACK_VALIDATION=n).
@@ -180,9 +197,9 @@ class _Kernel:
     def _running(self, task: Task) -> TaskStack:
         """A task on a CPU: no verdict, but the stacks from the registers that the dump has of it."""
         judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
-        registers = cpu_registers(self.prog, task)
+        registers = cpu_registers(self.prog, self.layout.regs, task)
         if registers is None or self.rules is None:
-            return self._record(task, judgement, running(task.cpu))
+            return self._record(task, judgement, running(task.cpu), cpu_registers=registers)
         walk = walk_from_regs(
             registers,
             CpuStacks(self.prog, self.layout, task),
@@ -197,7 +214,9 @@ class _Kernel:
             for i, step in enumerate(walk.steps, 1)
             if step.raw_regs is not None
         ]
-        return self._record(task, judgement, running(task.cpu), frames, regs)
+        because = running(task.cpu, walk, frames)
+        flags = ("ends_early",) if walk.end in (End.ERROR, End.NOT_IN_DUMP) else ()
+        return self._record(task, judgement, because, frames, regs, flags, registers)
 
     def _here(self, registers: Mapping[str, int], walk: Walk) -> Frame:
         """The frame that the CPU is in."""
@@ -303,6 +322,7 @@ class _Kernel:
         frames: Sequence[Frame] = (),
         regs: Sequence[SavedRegs] = (),
         flags: Sequence[str] = (),
+        cpu_registers: Optional[Mapping[str, int]] = None,
     ) -> TaskStack:
         if self.no_verdict is not None and judgement.reason is not Reason.RUNNING:
             reason, because = self.no_verdict
@@ -321,10 +341,18 @@ class _Kernel:
             why=because and because.sentence,
             brief=because and because.brief,
             reason_frame=judgement.step,
-            flags=(*(("idle",) if self.tasks.is_idle(task) else ()), *flags),
+            flags=(*self._marks(task), *flags),
             frames=tuple(frames),
             regs=tuple(regs),
+            cpu_registers=cpu_registers,
         )
+
+    def _marks(self, task: Task) -> Iterator[str]:
+        """Flags of a task, whatever its stack."""
+        if task.addr == self.crashed_addr:
+            yield "crashed"
+        if self.tasks.is_idle(task):
+            yield "idle"
 
     # ---- the kernel
 

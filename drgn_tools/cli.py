@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Optional
 
 from .arguments import Arguments, parse_arguments
@@ -263,10 +264,13 @@ def _warn_of_nothing(args: Arguments, console: Console, tally: _Tally) -> None:
 
 
 def _stack(args: Arguments, console: Console) -> int:
+    from .queries import tasks_on_cpu
     from .render import views
     from .render.stack import draw_stacks
 
-    audit = _audit(args, console) if args.all else _audit_of(args, console)
+    audit = _audit(args, console) if args.all or args.on_cpu else _audit_of(args, console)
+    if args.on_cpu:
+        audit = replace(audit, tasks=tuple(tasks_on_cpu(audit)))
     tally = _Tally(console, audit.problems)
     tasks = tally.over(audit.tasks)
     if args.format == "text":
@@ -278,10 +282,13 @@ def _stack(args: Arguments, console: Console) -> int:
 
 def _audit_of(args: Arguments, console: Console) -> KernelAudit:
     # Only the tasks that are asked for. All are found before any is shown.
-    from .audit import kernel_info, task_stack
+    from .audit import crashed_stack, kernel_info, task_stack
 
     prog = _open(args, console)
-    tasks = tuple(task_stack(prog, which) for which in args.which)
+    if args.which:
+        tasks = tuple(task_stack(prog, which) for which in args.which)
+    else:
+        tasks = (crashed_stack(prog),)
     kernel = kernel_info(prog)
     _introduce(kernel, console)
     return KernelAudit(kernel, tasks)

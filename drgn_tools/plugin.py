@@ -115,5 +115,5 @@ if "drgn.cli" in sys.modules:
     # drgn gives a plugin no way to the names of its REPL. Python's own site module
     # puts what is meant for people at a prompt (exit, help) here, too; a name
     # that is there already is left alone.
-    for _function in ("task_stack", "task_stacks", "kernel_info"):
+    for _function in ("crashed_stack", "kernel_info", "task_stack", "task_stacks"):
         vars(builtins).setdefault(_function, _on_use(_function))

@@ -32,6 +32,7 @@ __all__ = (
     "parse_pids",
     "saved_regs",
     "sort_tasks",
+    "tasks_on_cpu",
     "waiting_function",
 )
 
@@ -115,6 +116,14 @@ def waiting_function(task: TaskStack) -> Optional[Frame]:
             return next((frame for frame in outer if frame.regs is not None), frame)
         return frame
     return kernel[0] if kernel else None
+
+
+def tasks_on_cpu(tasks: Iterable[TaskStack]) -> list[TaskStack]:
+    """Those that are on a CPU: the one that crashed the machine, then by CPU."""
+    return sorted(
+        (task for task in tasks if task.on_cpu),
+        key=lambda task: ("crashed" not in task.flags, task.cpu),
+    )
 
 
 @dataclass(frozen=True)

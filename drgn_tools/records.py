@@ -157,11 +157,14 @@ class TaskStack:
     reason_frame: Optional[int] = None
     """Index in :attr:`frames` where the verdict fell, if it fell on a frame."""
     flags: tuple[str, ...] = ()
-    """Oddities that do not change the verdict, such as ``empty_walk``, ``idle``, ``never_run``, ``no_stack``."""
+    """Oddities that do not change the verdict, such as ``crashed``, ``empty_walk``, ``idle``, ``never_run``."""
     frames: tuple[Frame, ...] = ()
     """The stack, innermost first; last, the user-mode ``pt_regs`` where there is one."""
     regs: tuple[SavedRegs, ...] = ()
     """Every ``pt_regs`` met on the way, in stack order."""
+    cpu_registers: Optional[Mapping[str, int]] = field(default=None, hash=False)
+    """Of a task on a CPU, what the dump has of that CPU (NT_PRSTATUS), by the kernel's names: where
+    :attr:`frames` begin. ``None`` for others, and on a live kernel."""
 
     def __repr__(self) -> str:
         # A list of them is read at a prompt; str() is the whole stack.
@@ -197,7 +200,7 @@ class KernelInfo:
     types: str
     """Where types came from: ``btf`` or ``dwarf``."""
     cpus: int
-    """Number of online CPUs."""
+    """Number of CPUs that are online, or were when the machine panicked."""
     notes: tuple[str, ...] = ()
     """What a reader must know of this kernel before believing a verdict; said once, on stderr."""
 

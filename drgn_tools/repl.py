@@ -20,7 +20,7 @@ from .arguments import Arguments, parse_repl_arguments
 from .audit import audit_kernel, kernel_info, task_stack
 from .errors import DrgnToolsError
 from .program import has_dwarf, use_builtin_types
-from .queries import StackGroup, TaskRegs, group_stacks, saved_regs, sort_tasks
+from .queries import StackGroup, TaskRegs, group_stacks, saved_regs, sort_tasks, tasks_on_cpu
 from .records import KernelAudit, Reason, TaskStack, Verdict
 from .render import views
 from .render.escape import escape
@@ -72,21 +72,30 @@ def tasks(prog: Program, args: Arguments) -> list[TaskStack]:
 
 @_command
 def stack(prog: Program, args: Arguments) -> list[TaskStack]:
-    """Draw stacks: those asked for, or all that are unreliable."""
+    """Draw stacks: those asked for; else of the task that crashed, or of all that are unreliable."""
     if args.which:
         found = [task_stack(prog, which) for which in args.which]
         audit = KernelAudit(kernel_info(prog), tuple(found))
         _introduce(prog, audit)
     else:
         audit = _audit(prog)
-        found = [task for task in audit if args.all or task.verdict is Verdict.UNRELIABLE]
+        found = _found_without_pid(args, audit)
         if not found:
-            Console().note("no stack is known to be unreliable; give a PID, or --all")
+            Console().note("no stack is known to be unreliable; give a PID, --on-cpu or --all")
     if args.format == "text":
         _write(_drawn(found, audit))
     else:
         _show(views.FRAMES, args, audit, found)
     return found
+
+
+def _found_without_pid(args: Arguments, audit: KernelAudit) -> list[TaskStack]:
+    if args.all:
+        return list(audit)
+    if args.on_cpu:
+        return tasks_on_cpu(audit)
+    crashed = [task for task in audit if "crashed" in task.flags]
+    return crashed or [task for task in audit if task.verdict is Verdict.UNRELIABLE]
 
 
 def _drawn(found: Iterable[TaskStack], audit: KernelAudit) -> Iterator[str]:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Callable, NamedTuple, Optional
 
 from drgn import FaultError, Program
-from drgn.helpers.linux.cpumask import for_each_online_cpu
+from drgn.helpers.linux.cpumask import for_each_cpu, for_each_online_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
 from .kallsyms import UNUSABLE
@@ -125,7 +125,7 @@ def read_task(prog: Program, layout: Layout, addr: int) -> Task:
 
 
 class Cpu(NamedTuple):
-    """One online CPU's run queue."""
+    """One CPU's run queue."""
 
     number: int
     curr_addr: int
@@ -290,10 +290,20 @@ class TaskList:
 
     # ---- CPUs
 
+    def _cpu_numbers(self) -> list[int]:
+        """CPUs that are online, or were when the machine panicked."""
+        if self._layout.task.on_cpu is None:
+            return [0]  # CONFIG_SMP=n
+        # stop_this_cpu() in arch/x86/kernel/process.c (v6.12), by which panic() stops
+        # the others, takes them off the online mask; only a hot-unplug, off the active one.
+        active = for_each_cpu(self._prog["__cpu_active_mask"].address_of_())
+        online = for_each_online_cpu(self._prog)
+        return sorted({*islice(online, _MAX_CPUS), *islice(active, _MAX_CPUS)})
+
     def _read_cpus(self) -> Iterator[Cpu]:
         prog = self._prog
         try:
-            numbers = list(islice(for_each_online_cpu(prog), _MAX_CPUS))
+            numbers = self._cpu_numbers()
             runqueues = prog["runqueues"]
         except UNUSABLE as e:
             self.problems.append(f"which tasks are running cannot be read: {e}")

@@ -10,7 +10,7 @@ from .encoding import Encoding
 from .layout import Layout
 from .records import Frame, Reason, SavedRegs
 from .reliable import MAX_STACK_ENTRIES, Judgement
-from .unwind_frame import Walk
+from .unwind_frame import End, Walk
 
 __all__ = ("Why", "no_verdict_here", "running", "why")
 
@@ -54,10 +54,7 @@ def why(
         )
     if reason is Reason.BROKEN_CHAIN:
         last = place(frames[at]) if at is not None else "the saved stack pointer"
-        return Why(
-            f"frame pointer {walk.bad_addr or 0:#x} after {last} does not lead up the stack",
-            "broken frame pointer",
-        )
+        return Why(_broken(walk, last), "broken frame pointer")
     if reason is Reason.TOO_MANY_ENTRIES:
         return Why(
             f"{MAX_STACK_ENTRIES} or more entries; live patching can use {MAX_STACK_ENTRIES - 1}",
@@ -75,13 +72,32 @@ def why(
             "the stack ends without user registers, which kernels before 5.8 judge differently",
             "no user registers",
         )
+    return Why(_missing(walk), "not in the dump")
+
+
+def running(cpu: int, walk: Optional[Walk] = None, frames: Sequence[Frame] = ()) -> Why:
+    """Why there is no verdict on a task that is on a CPU, and what is wrong with its stack.
+
+    :param walk: from the registers of the CPU; ``None`` where these are not known.
+    :param frames: where the CPU is, then one for each step of *walk*.
+    """
+    brief = f"running on CPU {cpu}"
+    if walk is None:
+        return Why(brief, brief)
+    if walk.end is End.ERROR:
+        return Why(f"{brief}; {_broken(walk, place(frames[-1]))}", brief)
+    if walk.end is End.NOT_IN_DUMP:
+        return Why(f"{brief}; {_missing(walk)}", brief)
+    return Why(brief, brief)
+
+
+def _broken(walk: Walk, last: str) -> str:
+    return f"frame pointer {walk.bad_addr or 0:#x} after {last} does not lead up the stack"
+
+
+def _missing(walk: Walk) -> str:
     where = (walk.bad_addr or 0) & ((1 << 64) - 1)
-    return Why(f"memory at {where:#x} is not in the dump", "not in the dump")
-
-
-def running(cpu: int) -> Why:
-    """Why there is no verdict on a task that is on a CPU."""
-    return Why(f"running on CPU {cpu}", f"running on CPU {cpu}")
+    return f"memory at {where:#x} is not in the dump"
 
 
 def place(frame: Frame) -> str:

@@ -242,6 +242,32 @@ RUNNING = task(
     brief="running on CPU 1",
 )
 
+_IN_NMI = kernel_regs(0xFFFF_FE00_0000_9F58, 0xFFFF_FFFF_8100_1000, "die_hard+0x9", "NMI")
+
+CRASHED = task(
+    61,
+    "panicked",
+    state="R",
+    cpu=0,
+    on_cpu=True,
+    verdict=Verdict.UNKNOWN,
+    reason=Reason.RUNNING,
+    why="running on CPU 0; frame pointer 0x7 after die_hard+0x9 does not lead up the stack",
+    brief="running on CPU 0",
+    flags=("crashed", "ends_early"),
+    frames=(
+        Frame(0xFFFF_FFFF_8123_4567, "panic+0x2c5", stack="nmi"),
+        Frame(0xFFFF_FFFF_8123_5678, "exc_nmi+0xa7", stack="nmi"),
+        Frame(0xFFFF_FFFF_8100_1000, "die_hard+0x9", stack="nmi", regs=_IN_NMI.address),
+    ),
+    regs=(_IN_NMI,),
+    cpu_registers={
+        name: value
+        for name, value in registers(ip=0xFFFF_FFFF_8123_4567, cs=0x10).items()
+        if name != "orig_ax"
+    },
+)
+
 UNREADABLE = task(
     58,
     verdict=Verdict.UNKNOWN,
@@ -312,6 +338,7 @@ TASKS = (
     TOO_DEEP,
     IN_MODULE,
     RUNNING,
+    CRASHED,
     UNREADABLE,
     NEVER_RUN,
     ZOMBIE,

@@ -63,6 +63,8 @@ def offer(monkeypatch: pytest.MonkeyPatch, audit: KernelAudit) -> None:
     monkeypatch.setattr("drgn_tools.audit.audit_kernel", audit_kernel)
     monkeypatch.setattr("drgn_tools.audit.task_stack", task_stack)
     monkeypatch.setattr("drgn_tools.audit.kernel_info", lambda prog: audit.kernel)
+    crashed = next((task for task in audit if "crashed" in task.flags), None)
+    monkeypatch.setattr("drgn_tools.audit.crashed_stack", lambda prog: crashed)
 
 
 @pytest.fixture
@@ -129,8 +131,9 @@ def joined(value: object) -> str:
         (["tasks", "-c", "a", "extra"], "extra"),
         (["tasks", "-c", "a", "--frame"], "--frame"),
         (["tasks", "-c", "a", "--log-level", "loud"], "--log-level"),
-        (["stack", "-c", "a"], "stack of which task?"),
-        (["stack", "-c", "a", "1", "--all"], "not both"),
+        (["stack", "-k"], "stack of which task?"),
+        (["stack", "-c", "a", "1", "--all"], "one of them"),
+        (["stack", "-c", "a", "--on-cpu", "--all"], "one of them"),
         (["stack", "-c", "a", "x"], "'x' is neither a PID nor the address of a task"),
         (["stack", "-c", "a", "0xffff888000000000ffff"], "neither a PID nor the address"),
         (["stack", "-c", "a", "1_0"], "neither a PID"),
@@ -249,7 +252,7 @@ def test_what_stands_after_the_command_wins(
         (["51-52", "0x1"], [1, 51, 52]),
         (["51", "--pid", "1"], [1, 51]),
         (["--function", "vfs_*", "--state", "R"], [52]),
-        (["--verdict", "unknown"], [57, 58]),
+        (["--verdict", "unknown"], [57, 61, 58]),
         (["--verdict", "unknown,reliable", "--comm", "reader"], [58]),
         (["--sort", "depth", "--pid", "50-60"], [55, 51, 52, 56, 53, 58, 59, 54, 57, 60]),
         (["--sort", "verdict", "--pid", "50-60"], [51, 52, 53, 54, 55, 57, 58, 56, 59, 60]),
@@ -325,7 +328,7 @@ def test_demo_shows_what_cannot_be_trusted_first_and_where_to_go_next(
     main(["demo"])
     out = capsys.readouterr().out
     verdicts = re.findall(r" (unreliable|unknown|reliable) ", out.split("One of")[0])
-    assert verdicts == ["unreliable"] * 6 + ["unknown"] * 2 + ["reliable"] * 13
+    assert verdicts == ["unreliable"] * 6 + ["unknown"] * 3 + ["reliable"] * 13
     assert "PID: 51  TGID: 42" in out
     commands = [line.split() for line in out.splitlines() if line.startswith("  drgn-tools ")]
     assert [words[1] for words in commands] == ["stack", "regs", "groups", "tasks"]
@@ -347,7 +350,7 @@ def test_nothing_but_the_result_is_on_stdout(
     quiet = capsys.readouterr()
     assert loud.out == quiet.out
     assert KERNEL.release in loud.err
-    assert "21 tasks: 13 reliable, 6 unreliable, 2 unknown" in loud.err
+    assert "22 tasks: 13 reliable, 6 unreliable, 3 unknown" in loud.err
     assert KERNEL.release not in quiet.err
 
 

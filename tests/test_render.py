@@ -26,6 +26,7 @@ from . import fabricated
 from .fabricated import (
     AUDIT,
     BAD_ADDRESS,
+    CRASHED,
     FAULTING,
     HOSTILE,
     HOSTILE_COMM,
@@ -318,7 +319,9 @@ def is_address(value: object) -> bool:
 
 def check_task(found: dict[str, Any], frames: bool) -> None:
     stack = ["frames", "regs"] if frames else []
-    assert list(found) == [*IDENTITY_KEYS, *stack, *SUMMARY_KEYS]
+    on_cpu = ["cpu_registers"] if frames else []
+    assert list(found) == [*IDENTITY_KEYS, *stack, *SUMMARY_KEYS, *on_cpu]
+    assert all(map(is_address, (found.get("cpu_registers") or {}).values()))
     assert is_address(found["task"])
     assert found["verdict"] in ("reliable", "unreliable", "unknown")
     assert (found["reason"] is None) == (found["verdict"] == "reliable")
@@ -362,6 +365,9 @@ def test_json_says_what_the_records_say() -> None:
         FAULTING.regs[0].registers
     )
     assert found["function"] == "handle_userfault+0x417"
+    assert found["cpu_registers"] is None
+    crashed = next(found for found in document["tasks"] if found["pid"] == CRASHED.pid)
+    assert crashed["cpu_registers"]["ip"] == crashed["frames"][0]["ip"]
     hostile = next(found for found in document["tasks"] if found["pid"] == HOSTILE.pid)
     assert hostile["comm"] == HOSTILE_COMM
 

@@ -193,7 +193,8 @@ class Machine:
         self.current = list(self.idle)
         self.processes: list[int] = []
         kernel.constant("nr_cpu_ids", cpus, "unsigned int")
-        kernel.variable("__cpu_online_mask", "struct cpumask", {"bits": [(1 << cpus) - 1]})
+        for mask in ("online", "active"):
+            kernel.variable(f"__cpu_{mask}_mask", "struct cpumask", {"bits": [(1 << cpus) - 1]})
         kernel.variable("runqueues", "struct rq")
         self.runqueues = [kernel.new("struct rq") for _ in range(cpus)]
         start = kernel.prog["runqueues"].address_
@@ -326,6 +327,27 @@ def test_run_queue_that_cannot_be_read_keeps_the_other_cpus() -> None:
     assert len(tasks.problems) == 1
     assert "what runs on CPU 1 cannot be read" in tasks.problems[0]
     assert names(tasks) == ["task1", "swapper/0", "swapper/2"]
+
+
+def test_a_cpu_that_panic_stopped_is_offline_but_active() -> None:
+    m = Machine()
+    m.process(1)
+    m.boot()
+    m.kernel.put_word(m.kernel.prog["__cpu_online_mask"].address_, 0b01)
+    tasks = m.look()
+    assert [cpu.number for cpu in tasks.cpus] == [0, 1]
+    assert names(tasks) == ["task1", "swapper/0", "swapper/1"]
+
+
+def test_a_cpu_that_was_unplugged_is_neither() -> None:
+    m = Machine()
+    m.process(1)
+    m.boot()
+    for mask in ("__cpu_online_mask", "__cpu_active_mask"):
+        m.kernel.put_word(m.kernel.prog[mask].address_, 0b01)
+    tasks = m.look()
+    assert [cpu.number for cpu in tasks.cpus] == [0]
+    assert names(tasks) == ["task1", "swapper/0"]
 
 
 def test_without_the_mask_of_cpus_what_runs_cannot_be_told() -> None:

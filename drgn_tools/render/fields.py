@@ -44,6 +44,10 @@ def _address(value: Optional[int]) -> Optional[str]:
     return None if value is None else hex(value)
 
 
+def _addresses(values: Optional[Mapping[str, int]]) -> Optional[dict[str, str]]:
+    return None if values is None else {name: hex(value) for name, value in values.items()}
+
+
 KERNEL: Fields = {
     "source": lambda kernel: kernel.source,
     "release": lambda kernel: kernel.release,
@@ -72,7 +76,7 @@ REGS: Fields = {
     "address": lambda regs: _address(regs.address),
     "entry": lambda regs: regs.entry,
     "user_mode": lambda regs: regs.user_mode,
-    "registers": lambda regs: {name: hex(value) for name, value in regs.registers.items()},
+    "registers": lambda regs: _addresses(regs.registers),
     "symbol": lambda regs: regs.symbol,
     "module": lambda regs: regs.module,
 }
@@ -117,7 +121,13 @@ def _symbol_or_address(frame: Optional[Frame]) -> Optional[str]:
 TASK: Fields = {**_IDENTITY, **_STATE, **_SUMMARY}
 """Of a :class:`~drgn_tools.records.TaskStack`, without its stack."""
 
-TASK_WITH_FRAMES: Fields = {**_IDENTITY, **_STATE, **_STACK, **_SUMMARY}
+TASK_WITH_FRAMES: Fields = {
+    **_IDENTITY,
+    **_STATE,
+    **_STACK,
+    **_SUMMARY,
+    "cpu_registers": lambda task: _addresses(task.cpu_registers),
+}
 """Of a :class:`~drgn_tools.records.TaskStack`."""
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional
 
-from ..records import Frame, KernelInfo, SavedRegs, TaskStack
+from ..records import Frame, KernelInfo, TaskStack
 from .escape import escape
 from .labels import frame_label, mode_name
 
@@ -87,7 +87,13 @@ def _lines(task: TaskStack, digits: int) -> Iterator[str]:
         yield _frame(frame, number, digits, marked=number == task.reason_frame)
         regs = None if frame.regs is None else regs_by_address.get(frame.regs)
         if regs is not None:
-            yield from _box(regs, digits)
+            what = f"{escape(regs.entry or 'unknown entry')} from {mode_name(regs.user_mode)} mode"
+            title = f"{what}, pt_regs at {regs.address:0{digits}x}"
+            yield from _box(title, regs.registers, digits)
+        if number == 0 and task.cpu_registers is not None:
+            yield from _box(f"registers of CPU {task.cpu}", task.cpu_registers, digits)
+    if task.on_cpu and "ends_early" in task.flags:
+        yield "     ... the unwinder could not go on"
     yield from _change_of_stack(stack, None if several else "task")
 
 
@@ -125,10 +131,9 @@ def _frame(frame: Frame, number: int, digits: int, marked: bool) -> str:
     return f"{arrow:>3} {f'#{number}':>3}  {frame.ip:0{digits}x}  {where}"
 
 
-def _box(regs: SavedRegs, digits: int) -> Iterator[str]:
-    what = f"{escape(regs.entry or 'unknown entry')} from {mode_name(regs.user_mode)} mode"
-    yield f"       ┌ {what}, pt_regs at {regs.address:0{digits}x}"
-    for row in _register_rows(regs.registers, digits):
+def _box(title: str, registers: Mapping[str, int], digits: int) -> Iterator[str]:
+    yield f"       ┌ {title}"
+    for row in _register_rows(registers, digits):
         yield f"       │ {row}"
     yield "       └"
 
