@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional
 
 from ..queries import KERNEL_WIDE, StackGroup, TaskFrame, TaskRegs, kernel_frames, waiting_function
 from ..records import Frame, TaskStack
@@ -28,11 +29,16 @@ def _flags(task: TaskStack) -> str:
 def _why(task: TaskStack) -> str:
     if task.reason in KERNEL_WIDE:  # the sentence stands above the table
         return task.reason.value
-    return task.why or _flags(task)
+    return _with_crash(task, task.why) or _flags(task)
 
 
 def _brief(task: TaskStack) -> str:
-    return task.brief or _flags(task)
+    return _with_crash(task, task.brief) or _flags(task)
+
+
+def _with_crash(task: TaskStack, why: Optional[str]) -> Optional[str]:
+    # The one task that a reader of a crash dump looks for first.
+    return f"{why} (crashed)" if why and "crashed" in task.flags else why
 
 
 def _regs_letters(task: TaskStack) -> str:
