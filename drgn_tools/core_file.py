@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
-from typing import BinaryIO, Optional
+from typing import BinaryIO, NamedTuple, Optional
 
 from .elf import ET_CORE, Elf, read_elf, read_notes
 from .errors import InputError
+from .kdump import (
+    KDUMP_MAGICS,
+    KdumpHeader,
+    announced_bytes,
+    has_end,
+    is_flattened,
+    read_kdump,
+)
 
-__all__ = ("check_core", "compression_of", "open_regular", "shown")
+__all__ = ("CoreFile", "check_core", "compression_of", "open_regular", "shown")
 
 _COMPRESSED_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_KDUMP_MAGIC, _FLATTENED_MAGIC = b"KDUMP   ", b"makedumpfile"
 _MACHINES = {
     3: "i386",
     62: "x86_64",
@@ -25,10 +31,17 @@ _MACHINES = {
     243: "riscv",
 }
 _X86 = (3, 62)
+_X86_NAMES = ("x86_64", "i686", "i386")
 _ELF_TYPES = {1: "object file", 2: "executable", 3: "executable or library"}
 _NT_PRPSINFO, _NT_TASKSTRUCT, _NT_AUXV = 3, 4, 6
 
 _CUT_SHORT = "the file is cut short: {}; what lay behind is missing"
+_NO_END = "the file is cut short: the mark at the end of the flattened format is missing"
+_PART = (
+    "is one part of a split dump: it holds page frames {0} to {1} (not included) of {2}; "
+    "join all parts with makedumpfile --reassemble PART... NEWFILE"
+)
+_KDUMP_HEADERS_BYTES = 8192
 _NO_VMCOREINFO = (
     "has no VMCOREINFO, which says where things are in the kernel's memory; "
     "give it with --vmcoreinfo"
@@ -81,21 +94,28 @@ def compression_of(path: str) -> Optional[str]:
     )
 
 
-def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> Optional[str]:
+class CoreFile(NamedTuple):
+    """What has to be known of a core dump to open it."""
+
+    path: str
+    cut_short: Optional[str] = None
+    """What is wrong with it though it can be opened, in words."""
+    machine: Optional[str] = None
+    """utsname.machine, where libkdumpfile does not tell from the file what it is of."""
+
+
+def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> CoreFile:
     """Refuse what cannot be a core dump of an x86 Linux kernel.
 
     :param path: The file, unpacked
     :param name: What to call it in messages
     :param have_vmcoreinfo: VMCOREINFO was given on its own
-    :return: What is wrong with it though it can be opened (cut short), ``None`` if nothing is
     :raises InputError: with one line that says what the file is instead
     """
     with open_regular(path) as file:
         magic = file.read(12)
-        if magic.startswith(_FLATTENED_MAGIC):
-            return None  # libkdumpfile knows
-        if magic.startswith(_KDUMP_MAGIC):
-            return _check_kdump(file, name)
+        if magic.startswith(KDUMP_MAGICS):
+            return _check_kdump(file, path, name)
         if not magic:
             raise InputError(f"{name}: is empty")
         if not magic.startswith(b"\x7fELF"):
@@ -103,10 +123,10 @@ def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> Optional[
         elf = read_elf(file)
         if elf is None:
             raise InputError(f"{name}: is cut short or damaged: its ELF headers are not whole")
-        return _check_elf(file, elf, name, have_vmcoreinfo)
+        return _check_elf(file, elf, path, name, have_vmcoreinfo)
 
 
-def _check_elf(file: BinaryIO, elf: Elf, name: str, have_vmcoreinfo: bool) -> Optional[str]:
+def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: bool) -> CoreFile:
     if elf.type != ET_CORE:
         what = _ELF_TYPES.get(elf.type, "file of another kind")
         raise InputError(f"{name}: is an ELF {what}, not a core dump; symbols are given with -s")
@@ -127,49 +147,42 @@ def _check_elf(file: BinaryIO, elf: Elf, name: str, have_vmcoreinfo: bool) -> Op
             raise InputError(f"{name}: is cut short: {_sizes(elf.announced_bytes, elf.file_bytes)}")
         raise InputError(f"{name}: {_NO_VMCOREINFO}{_QEMU_HINT if b'QEMU' in names else ''}")
     if elf.announced_bytes > elf.file_bytes and not is_kcore:
-        return _CUT_SHORT.format(_sizes(elf.announced_bytes, elf.file_bytes))
-    return None
+        return CoreFile(path, _CUT_SHORT.format(_sizes(elf.announced_bytes, elf.file_bytes)))
+    return CoreFile(path)
 
 
-# Where struct disk_dump_header of makedumpfile has block_size, sub_hdr_size and
-# bitmap_blocks: written by a 64-bit and by a 32-bit machine.
-_KDUMP_SIZES_AT = (428, 416)
-_PAGE_DESCRIPTOR = struct.Struct("<qIIQ")  # offset, size, flags, page flags
-_BITMAP_CHUNK_BYTES = 1 << 16
-
-
-def _check_kdump(file: BinaryIO, name: str) -> Optional[str]:
-    # libkdumpfile maps the bitmaps, and dies of SIGBUS where the file ends before them.
+def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
     file_bytes = file.seek(0, 2)
-    file.seek(0)
-    header = file.read(512)
-    for at in _KDUMP_SIZES_AT:
-        sizes = header[at : at + 12]
-        if len(sizes) < 12:
-            break
-        block_bytes, sub_header_blocks, bitmap_blocks = struct.unpack("<iiI", sizes)
-        if block_bytes in (1 << 12, 1 << 13, 1 << 14, 1 << 16) and sub_header_blocks >= 0:
-            break
-    else:
-        return None  # of another machine, or damaged: libkdumpfile says so
-    if len(sizes) < 12:
-        raise InputError(f"{name}: is cut short: its header is not whole")
-    bitmaps_end = (1 + sub_header_blocks + bitmap_blocks) * block_bytes
-    if bitmaps_end > file_bytes:
-        raise InputError(f"{name}: is cut short: {_sizes(bitmaps_end, file_bytes)}")
-    # The second bitmap has a bit for each page in the file. Their data come in order.
-    second = bitmap_blocks * block_bytes // 2
-    file.seek(bitmaps_end - second)
-    pages = sum(
-        bin(int.from_bytes(file.read(min(_BITMAP_CHUNK_BYTES, second - done)), "little")).count("1")
-        for done in range(0, second, _BITMAP_CHUNK_BYTES)
-    )
-    announced = bitmaps_end + pages * _PAGE_DESCRIPTOR.size
-    if pages and announced <= file_bytes:
-        file.seek(announced - _PAGE_DESCRIPTOR.size)
-        offset, size, _, _ = _PAGE_DESCRIPTOR.unpack(file.read(_PAGE_DESCRIPTOR.size))
-        announced = max(announced, offset + size)
-    return _CUT_SHORT.format(_sizes(announced, file_bytes)) if announced > file_bytes else None
+    flattened = is_flattened(file)
+    header = read_kdump(file)
+    cut_short = _NO_END if flattened and not has_end(file) else None
+    if header is None:
+        if file_bytes < _KDUMP_HEADERS_BYTES:
+            raise InputError(f"{name}: is cut short: its headers are not whole")
+        return CoreFile(path, cut_short)  # of another machine, or damaged: libkdumpfile says so
+    if header.part is not None and header.part != (0, header.max_pfn):
+        raise InputError(f"{name}: {_PART.format(*header.part, header.max_pfn)}")
+    if not flattened:
+        # libkdumpfile maps the bitmaps, and dies of SIGBUS where the file ends before them.
+        if header.bitmaps_end > file_bytes:
+            raise InputError(f"{name}: is cut short: {_sizes(header.bitmaps_end, file_bytes)}")
+        announced = announced_bytes(file, header)
+        if announced > file_bytes:
+            cut_short = _CUT_SHORT.format(_sizes(announced, file_bytes))
+    return CoreFile(path, cut_short, _machine_to_name(header, name))
+
+
+def _machine_to_name(header: KdumpHeader, name: str) -> Optional[str]:
+    # libkdumpfile goes by the machine only where a kernel is named beside it
+    # (uts_looks_sane() in its util.c, v0.5.5); QEMU's dump.c leaves the rest out.
+    *rest, machine, _ = header.utsname
+    if not machine or any(rest):
+        return None
+    if machine not in _X86_NAMES:
+        raise InputError(
+            f"{name}: is a core dump of {machine}; only x86_64 and i386 are understood"
+        )
+    return machine
 
 
 def _sizes(announced: int, found: int) -> str:

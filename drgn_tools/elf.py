@@ -26,6 +26,12 @@ class Segment(NamedTuple):
     """Where its bytes start in the file."""
     file_bytes: int
     """How many of them there are."""
+    address: int
+    """p_vaddr"""
+    physical_address: int
+    """p_paddr"""
+    memory_bytes: int
+    """p_memsz: what lies behind the first file_bytes is not in the file."""
 
 
 class Elf(NamedTuple):
@@ -82,8 +88,9 @@ def read_elf(file: BinaryIO) -> Optional[Elf]:
     table = file.read(phnum * phdr.size)
     if len(table) < phnum * phdr.size:
         return None
-    offset, size = (2, 5) if header[4] == 2 else (1, 4)
-    segments = tuple(Segment(p[0], p[offset], p[size]) for p in phdr.iter_unpack(table))
+    # p_type, p_offset, p_filesz, p_vaddr, p_paddr, p_memsz of Elf64_Phdr or Elf32_Phdr
+    fields_at = (0, 2, 5, 3, 4, 6) if header[4] == 2 else (0, 1, 4, 2, 3, 5)
+    segments = tuple(Segment(*(p[at] for at in fields_at)) for p in phdr.iter_unpack(table))
     return Elf(type_, machine, order, segments, file_bytes)
 
 

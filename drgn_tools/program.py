@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Literal, NamedTuple, Optional, TypeVar, Union
 
 from drgn import (
     Architecture,
@@ -22,6 +22,7 @@ from drgn import (
     FaultError,
     MissingDebugInfoError,
     ModuleFileStatus,
+    Platform,
     Program,
     ProgramFlags,
     Type,
@@ -30,11 +31,12 @@ from drgn import (
 
 from .btf import Btf
 from .btf_finder import BtfFinder
-from .core_file import check_core, compression_of, open_regular, shown
+from .core_file import CoreFile, check_core, compression_of, open_regular, shown
 from .elf import ET_REL, build_id_among, notes_in, read_elf, read_notes
 from .errors import InputError, TypesError, UsageError
 from .find_btf import read_btf
 from .kallsyms import find_symbols, kallsyms_of, read_up_to
+from .left_out import fault_where_left_out
 from .vmcoreinfo import build_id, vmcoreinfo
 
 if TYPE_CHECKING:
@@ -58,7 +60,12 @@ logger = logging.getLogger("drgn_tools")
 
 _FINDER = "drgn_tools"
 _OPENED_KEY = "drgn_tools.opened"
-_ARCHITECTURES = (Architecture.X86_64, Architecture.I386)
+_ARCHITECTURE_OF = {
+    "x86_64": Architecture.X86_64,
+    "i386": Architecture.I386,
+    "i686": Architecture.I386,
+}
+"""utsname.machine -> what it is to drgn; no other kernel is understood."""
 _MAX_VMCOREINFO_BYTES = 1 << 20
 _MAX_NOTES_BYTES = 1 << 16
 _VMLINUX_HINT = "give the vmlinux of this kernel with -s"
@@ -93,14 +100,18 @@ def open_program(
     for path in paths:
         open_regular(path).close()
     _silence_drgn()
-    prog = _new_program(vmcoreinfo)
+    info = None if vmcoreinfo is None else _read_vmcoreinfo(os.fspath(vmcoreinfo))
+    file = None if core is None else _core_file(os.fspath(core), info is not None, progress)
+    prog = _new_program(file, info)
     # Plugins are told of the program while it is being opened; ours then keeps out.
     prog.cache[_OPENED_KEY] = None if core is None else os.fspath(core)
-    cut_short: Optional[str] = None
+    cut_short = None if file is None else file.cut_short
     if core is not None:
-        path = os.fspath(core)
-        name = shown(path)
-        cut_short = _set_core(prog, path, vmcoreinfo is not None, progress)
+        assert file is not None
+        name = shown(os.fspath(core))
+        failure = f"{name}: {cut_short or 'cannot be opened as a vmcore'}"
+        _drgn_opens(partial(prog.set_core_dump, file.path), failure)
+        fault_where_left_out(prog)
     elif kernel:
         name = "the running kernel"
         _drgn_opens(prog.set_kernel, f"{name}: cannot be read (this takes root)")
@@ -143,26 +154,35 @@ def _silence_drgn() -> None:
         drgn_logger.addHandler(logging.NullHandler())
 
 
-def _new_program(vmcoreinfo_path: Optional[Path]) -> Program:
-    if vmcoreinfo_path is None:
-        return Program()
-    path = os.fspath(vmcoreinfo_path)
+class _VmcoreinfoFile(NamedTuple):
+    name: str
+    text: bytes
+
+
+def _read_vmcoreinfo(path: str) -> _VmcoreinfoFile:
     with open_regular(path) as file:
-        text = file.read(_MAX_VMCOREINFO_BYTES)
-    return _drgn_opens(partial(Program, vmcoreinfo=text), f"{shown(path)}: is no VMCOREINFO")
+        return _VmcoreinfoFile(shown(path), file.read(_MAX_VMCOREINFO_BYTES))
 
 
-def _set_core(
-    prog: Program, path: str, have_vmcoreinfo: bool, progress: Optional[Progress]
-) -> Optional[str]:
+def _core_file(path: str, have_vmcoreinfo: bool, progress: Optional[Progress]) -> CoreFile:
     name = shown(path)
     if compression_of(path) is not None:
         from .unpack import unpacked  # with all that it imports, for the few who need it
 
         path = str(unpacked(path, progress))
-    cut_short = check_core(path, name, have_vmcoreinfo)
-    _drgn_opens(partial(prog.set_core_dump, path), f"{name}: cannot be opened as a vmcore")
-    return cut_short
+    return check_core(path, name, have_vmcoreinfo)
+
+
+def _new_program(file: Optional[CoreFile], vmcoreinfo: Optional[_VmcoreinfoFile]) -> Program:
+    platform = None
+    if file is not None and file.machine is not None:
+        platform = Platform(_ARCHITECTURE_OF[file.machine])
+    if vmcoreinfo is None:
+        return Program(platform)
+    return _drgn_opens(
+        partial(Program, platform, vmcoreinfo=vmcoreinfo.text),
+        f"{vmcoreinfo.name}: is no VMCOREINFO",
+    )
 
 
 def _drgn_opens(call: Callable[[], T], failure: str) -> T:
@@ -186,7 +206,7 @@ def _check_kernel(prog: Program, name: str) -> None:
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise InputError(f"{name}: is not the memory of a Linux kernel")
     platform = prog.platform
-    if platform is None or platform.arch not in _ARCHITECTURES:
+    if platform is None or platform.arch not in _ARCHITECTURE_OF.values():
         arch = platform.arch.name.lower() if platform else "an unknown machine"
         raise InputError(f"{name}: is a kernel of {arch}; only x86_64 and i386 are understood")
 

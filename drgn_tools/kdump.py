@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The little of the kdump format that opening a file needs, flattened or not.
+
+The layouts are those of makedumpfile's diskdump_mod.h and makedumpfile.h
+(v1.7.8), as written by a little-endian machine.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple, Optional
+
+__all__ = (
+    "KDUMP_MAGICS",
+    "KdumpHeader",
+    "announced_bytes",
+    "has_end",
+    "is_flattened",
+    "read_kdump",
+)
+
+_KDUMP_MAGIC, _FLATTENED_MAGIC = b"KDUMP   ", b"makedumpfile"
+KDUMP_MAGICS = (_KDUMP_MAGIC, _FLATTENED_MAGIC)
+"""What drgn hands to libkdumpfile (has_kdump_signature() in libdrgn/program.c, v0.3.0)."""
+
+_HEADER_BYTES = 512
+
+# struct disk_dump_header: signature, version, struct new_utsname, then, from where
+# the alignment of a 64-bit and of a 32-bit machine puts it, block_size, sub_hdr_size,
+# bitmap_blocks, max_mapnr.
+_VERSION_AT = 8
+_UTSNAME_AT, _UTS_FIELD_BYTES, _UTS_FIELDS = 12, 65, 6
+_SIZES = struct.Struct("<iiII")
+_SIZES_AT = {8: 428, 4: 416}
+_BLOCK_BYTES = (1 << 12, 1 << 13, 1 << 14, 1 << 16)
+
+# struct kdump_sub_header: phys_base, dump_level, split, start_pfn, end_pfn; on a 64-bit
+# machine, since version 6, again and meant are start_pfn_64, end_pfn_64 and max_mapnr_64.
+_SPLIT = {8: struct.Struct("<8x4xiQQ"), 4: struct.Struct("<4x4xiII")}
+_PFNS_64 = struct.Struct("<80xQQQ")
+
+# A flattened file: a header of 4096 bytes; then records, big-endian, of where in the
+# dump the bytes belong and how many follow; a record of -1, -1 ends it.
+_FLATTENED_HEADER_BYTES = 4096
+_RECORD = struct.Struct(">qq")
+_END = b"\xff" * _RECORD.size
+_MAX_RECORDS = 64
+"""The headers are in the first few, as both makedumpfile and QEMU write them."""
+
+_PAGE_DESCRIPTOR = struct.Struct("<qIIQ")  # offset, size, flags, page flags
+_LAST_DESCRIPTORS = 10_000
+_BITMAP_CHUNK_BYTES = 1 << 16
+
+
+class KdumpHeader(NamedTuple):
+    """What the headers say."""
+
+    block_bytes: int
+    sub_header_blocks: int
+    bitmap_blocks: int
+    """Of both bitmaps together."""
+    max_pfn: int
+    """One more than the highest page frame number."""
+    utsname: tuple[str, ...]
+    """sysname, nodename, release, version, machine, domainname; "" where there is none."""
+    part: Optional[tuple[int, int]]
+    """The page frames that this part of a split dump holds, the last one not included."""
+
+    @property
+    def bitmaps_end(self) -> int:
+        """Where in the file (unflattened) the page descriptors start."""
+        return (1 + self.sub_header_blocks + self.bitmap_blocks) * self.block_bytes
+
+
+def is_flattened(file: BinaryIO) -> bool:
+    """Return whether this is the form that makedumpfile and QEMU write to a pipe."""
+    file.seek(0)
+    return file.read(len(_FLATTENED_MAGIC)) == _FLATTENED_MAGIC
+
+
+def has_end(file: BinaryIO) -> bool:
+    """Return whether a flattened file ends as it should."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - len(_END)))
+    return file.read() == _END
+
+
+def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
+    """Return the headers, ``None`` where they are not whole, damaged, or of another format."""
+    header = _read(file, 0, _HEADER_BYTES)
+    if not header.startswith(_KDUMP_MAGIC) or len(header) < _HEADER_BYTES:
+        return None
+    for word_bytes in _SIZES_AT:
+        at = _SIZES_AT[word_bytes]
+        block_bytes, sub_header_blocks, bitmap_blocks, max_pfn = _SIZES.unpack_from(header, at)
+        if block_bytes in _BLOCK_BYTES and sub_header_blocks >= 0:
+            break
+    else:
+        return None
+    (version,) = struct.unpack_from("<i", header, _VERSION_AT)
+    sub_header = _read(file, block_bytes, _PFNS_64.size)
+    if len(sub_header) < _PFNS_64.size:
+        return None
+    split, start, end = _SPLIT[word_bytes].unpack_from(sub_header)
+    if word_bytes == 8 and version >= 6:
+        start, end, max_pfn = _PFNS_64.unpack(sub_header)
+    return KdumpHeader(
+        block_bytes,
+        sub_header_blocks,
+        bitmap_blocks,
+        max_pfn,
+        tuple(_uts_fields(header)),
+        (start, end) if version >= 2 and split else None,
+    )
+
+
+def _uts_fields(header: bytes) -> Iterator[str]:
+    for i in range(_UTS_FIELDS):
+        at = _UTSNAME_AT + i * _UTS_FIELD_BYTES
+        field = header[at : at + _UTS_FIELD_BYTES].split(b"\0", 1)[0]
+        yield field.decode("ascii", "backslashreplace")
+
+
+def announced_bytes(file: BinaryIO, header: KdumpHeader) -> int:
+    """Return how long the file (not flattened) has to be to hold all its pages."""
+    # The second bitmap has a bit for each page in the file. Their data are in order.
+    second = header.bitmap_blocks * header.block_bytes // 2
+    file.seek(header.bitmaps_end - second)
+    pages = sum(
+        bin(int.from_bytes(file.read(min(_BITMAP_CHUNK_BYTES, second - done)), "little")).count("1")
+        for done in range(0, second, _BITMAP_CHUNK_BYTES)
+    )
+    descriptors_end = header.bitmaps_end + pages * _PAGE_DESCRIPTOR.size
+    # All pages of zeros share one at the start, so the last few do not tell.
+    last = min(pages, _LAST_DESCRIPTORS) * _PAGE_DESCRIPTOR.size
+    file.seek(descriptors_end - last)
+    descriptors = file.read(last)
+    if len(descriptors) < last:
+        return descriptors_end
+    ends = (offset + size for offset, size, _, _ in _PAGE_DESCRIPTOR.iter_unpack(descriptors))
+    return max((descriptors_end, *map(int, ends)))
+
+
+def _read(file: BinaryIO, at: int, size: int) -> bytes:
+    """Bytes of the dump, whichever form the file has; of a flattened one, of its start only."""
+    if is_flattened(file):
+        return _read_records(file, at, size)
+    file.seek(at)
+    return file.read(size)
+
+
+def _read_records(file: BinaryIO, at: int, size: int) -> bytes:
+    found = bytearray(size)
+    missing = size
+    record_at = _FLATTENED_HEADER_BYTES
+    for _ in range(_MAX_RECORDS):
+        file.seek(record_at)
+        record = file.read(_RECORD.size)
+        if len(record) < _RECORD.size or record == _END:
+            break
+        offset, record_bytes = _RECORD.unpack(record)
+        if offset < 0 or record_bytes <= 0:
+            break
+        begin, end = max(at, offset), min(at + size, offset + record_bytes)
+        if begin < end:
+            file.seek(begin - offset, 1)
+            data = file.read(end - begin)
+            found[begin - at : begin - at + len(data)] = data
+            missing -= len(data)
+        if missing <= 0:
+            break
+        record_at += _RECORD.size + record_bytes
+    return bytes(found)
