@@ -205,7 +205,7 @@ class _Kernel:
             CpuStacks(self.prog, self.layout, task),
             task.stack_addr + self.layout.thread_size_bytes,
             self.rules,
-            Recovery(self.prog, self.recover_layout, task),
+            Recovery(self.prog, self.recover_layout, task, current=True),
         )
         here = self._here(registers, walk)
         frames = [here, *(self._frame(step) for step in walk.steps)]

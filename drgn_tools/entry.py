@@ -75,6 +75,8 @@ _STUBS = {
     "ftrace_regs_caller": "function tracer",
     "ftrace trampoline": "function tracer",
     "arch_rethook_trampoline": "kretprobe",
+    "__kretprobe_trampoline": "kretprobe",
+    "kretprobe_trampoline": "kretprobe",
     "kprobe slot": "kprobe",
 }
 

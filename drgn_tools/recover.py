@@ -47,13 +47,15 @@ class Fgraph:
 
 @dataclass(frozen=True)
 class Rethook:
-    """Where rethook keeps return addresses (v5.18 and later)."""
+    """Where rethook keeps return addresses (v5.18 and later), or kretprobes do (v5.16, v5.17)."""
 
     trampoline: int
     first_offset: int
     """Of ``rethooks.first`` in the task. Nodes are linked by their llist member: offsets are from there."""
     ret_addr_offset: int
     frame_offset: int
+    refuses_runnable: bool = True
+    """Of a task that is not current but TASK_RUNNING, rethook_find_ret_addr() gives nothing."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def probe_recovery(prog: Program) -> RecoverLayout:
     """
     with probing(prog):
         word_bytes = sizeof(prog.type("unsigned long"))
-        return RecoverLayout(word_bytes, _probe_fgraph(prog), _probe_rethook(prog))
+        rethook = _probe_rethook(prog) or _probe_kretprobe(prog)
+        return RecoverLayout(word_bytes, _probe_fgraph(prog), rethook)
 
 
 def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
@@ -114,17 +117,42 @@ def _probe_rethook(prog: Program) -> Optional[Rethook]:
     )
 
 
+def _probe_kretprobe(prog: Program) -> Optional[Rethook]:
+    # Since Linux kernel commit adf8a61a940c ("kprobes: treewide: Make it harder to
+    # refer kretprobe_trampoline directly") (in v5.16), the trampoline bears this name.
+    # In the same release unwinders began to see through it; before, they stop there.
+    trampoline = symbol_address(prog, "__kretprobe_trampoline")
+    task = prog.type("struct task_struct")
+    if trampoline is None or not task.has_member("kretprobe_instances"):
+        return None
+    instance = prog.type("struct kretprobe_instance")
+    if not instance.has_member("ret_addr"):
+        return None  # CONFIG_KRETPROBE_ON_RETHOOK=y, but no rethook: damaged
+    return Rethook(
+        trampoline=trampoline,
+        first_offset=offsetof(task, "kretprobe_instances.first"),
+        ret_addr_offset=offsetof(instance, "ret_addr") - offsetof(instance, "llist"),
+        frame_offset=offsetof(instance, "fp") - offsetof(instance, "llist"),
+        refuses_runnable=False,
+    )
+
+
 class Recovery:
     """Gives back the return addresses of one task; a :data:`~.unwind_frame.Recover`.
 
     Keeps the kernel's cursors (``graph_idx`` and ``kr_cur`` of struct
     unwind_state), so it serves one walk.
+
+    :param current: the task is on a CPU, and the walk is what it would see of itself.
     """
 
-    def __init__(self, prog: Program, layout: RecoverLayout, task: Task) -> None:
+    def __init__(
+        self, prog: Program, layout: RecoverLayout, task: Task, current: bool = False
+    ) -> None:
         self._prog = prog
         self._layout = layout
         self._task = task
+        self._current = current
         self._graph_idx = 0
         self._kr_cur = 0
         self._rethook_nodes_left = _MAX_RETHOOK_NODES
@@ -190,10 +218,13 @@ class Recovery:
     def _rethook_find_ret_addr(self, rethook: Rethook, addr_p: int) -> int:
         """Follows rethook_find_ret_addr() in kernel/trace/rethook.c, v6.12.
 
-        :return: 0 if it is not found, or the task is TASK_RUNNING: no kernel text,
-            so the stack is unreliable.
+        And kretprobe_find_ret_addr() in kernel/kprobes.c, v5.17, which is the same
+        but for one rule.
+
+        :return: 0 if it is not found, or the task is TASK_RUNNING and not current: no
+            kernel text, so the stack is unreliable.
         """
-        if self._task.is_runnable:
+        if rethook.refuses_runnable and self._task.is_runnable and not self._current:
             return 0
         while True:
             node, ret_addr = self._next_rethook(rethook)

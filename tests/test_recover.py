@@ -10,9 +10,11 @@ from typing import cast
 import drgn
 import pytest
 
-from drgn_tools.recover import Fgraph, RecoverLayout, Recovery, Rethook
+from drgn_tools.recover import Fgraph, RecoverLayout, Recovery, Rethook, probe_recovery
 from drgn_tools.tasks import Task
 from drgn_tools.unwind_frame import NotInDump
+
+from .drawn_kernel import DrawnKernel
 
 BASE = 0xFFFF_8880_0000_0000
 TASK = BASE
@@ -64,7 +66,9 @@ class Machine:
         for addr, after, (ret_addr, frame) in zip(addrs, [*addrs[1:], 0], nodes):
             self.put(addr, after, 0, ret_addr, frame)
 
-    def recovery(self, fgraph: Fgraph = FGRAPH) -> Recovery:
+    def recovery(
+        self, fgraph: Fgraph = FGRAPH, rethook: Rethook = RETHOOK, current: bool = False
+    ) -> Recovery:
         prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
         data = bytes(self.memory)
 
@@ -74,7 +78,7 @@ class Machine:
 
         prog.add_memory_segment(BASE, len(data), read)
         task = cast(Task, SimpleNamespace(addr=TASK, is_runnable=self.runnable))
-        return Recovery(prog, RecoverLayout(8, fgraph, RETHOOK), task)
+        return Recovery(prog, RecoverLayout(8, fgraph, rethook), task, current)
 
 
 def test_an_ordinary_return_address_is_left_alone() -> None:
@@ -152,6 +156,21 @@ def test_rethook_of_a_runnable_task_is_not_looked_up() -> None:
     assert m.recovery()(TRAMPOLINE, 0x9000) == 0
 
 
+def test_rethook_of_the_task_that_runs_is() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000))
+    m.runnable = True
+    assert m.recovery(current=True)(TRAMPOLINE, 0x9000) == 0xA0
+
+
+def test_kretprobe_without_rethook_does_not_ask_who_runs() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000))
+    m.runnable = True
+    of_kretprobes = dataclasses.replace(RETHOOK, refuses_runnable=False)
+    assert m.recovery(rethook=of_kretprobes)(TRAMPOLINE, 0x9000) == 0xA0
+
+
 def test_rethook_list_bent_into_a_loop_ends() -> None:
     for ret_addr in (0xA0, TRAMPOLINE):
         m = Machine()
@@ -215,3 +234,39 @@ def test_array_entries_above_the_index_are_stale() -> None:
 @pytest.mark.parametrize("index", [-1, 50, 1 << 30])
 def test_array_with_an_index_that_makes_no_sense_finds_nothing(index: int) -> None:
     assert array((0xA0, 0x9000), index=index)(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
+# ---- what a kernel has, by its types and symbols
+
+
+def hooked_kernel(task_members: str) -> DrawnKernel:
+    kernel = DrawnKernel()
+    kernel.struct("llist_node", "struct llist_node *next")
+    kernel.struct("llist_head", "struct llist_node *first")
+    kernel.struct("task_struct", task_members)
+    return kernel
+
+
+def test_rethook_is_known_by_its_trampoline_and_types() -> None:
+    kernel = hooked_kernel("unsigned long state; struct llist_head rethooks")
+    kernel.struct(
+        "rethook_node",
+        "unsigned long rcu[2]; struct llist_node llist; void *rethook;"
+        " unsigned long ret_addr; unsigned long frame",
+    )
+    assert probe_recovery(kernel.prog).rethook is None  # no trampoline: CONFIG_RETHOOK=n
+    kernel.symbol("arch_rethook_trampoline", TRAMPOLINE)
+    assert probe_recovery(kernel.prog).rethook == Rethook(TRAMPOLINE, 8, 16, 24, True)
+
+
+def test_kretprobes_of_5_16_are_known_by_their_trampoline_and_types() -> None:
+    kernel = hooked_kernel("unsigned long state; struct llist_head kretprobe_instances")
+    kernel.struct(
+        "kretprobe_instance",
+        "unsigned long rcu[2]; struct llist_node llist; void *rph; void *ret_addr; void *fp",
+    )
+    # Up to v5.15, where no walk sees through it.
+    kernel.symbol("kretprobe_trampoline", TRAMPOLINE)
+    assert probe_recovery(kernel.prog).rethook is None
+    kernel.symbol("__kretprobe_trampoline", TRAMPOLINE)
+    assert probe_recovery(kernel.prog).rethook == Rethook(TRAMPOLINE, 8, 16, 24, False)
