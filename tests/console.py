@@ -100,15 +100,17 @@ def _oopses(lines: Iterator[str]) -> Iterator[Oops]:
 
 def our_entries(task: TaskStack) -> list[Entry]:
     """The same of a record of ours."""
-    saved = {regs.address: regs for regs in task.regs}
+    saved = {regs.address: regs.registers for regs in task.regs}
     entries = []
-    for frame in task.frames:
+    for i, frame in enumerate(task.frames):
         name = f"{frame.ip:#x}" if frame.symbol is None else frame.symbol
         what = f"{name} [{frame.module}]" if frame.module else name
-        registers = None
-        if frame.regs is not None:
-            registers = {_title(n): v for n, v in saved[frame.regs].registers.items()}
-        entries.append(Entry(frame.stack.upper(), what, registers))
+        # Those of the CPU itself lie on no stack: they are of the frame it is in.
+        registers = saved[frame.regs] if frame.regs is not None else None
+        if i == 0 and registers is None:
+            registers = task.cpu_registers
+        titled = None if registers is None else {_title(n): v for n, v in registers.items()}
+        entries.append(Entry(frame.stack.upper(), what, titled))
     return entries
 
 
