@@ -15,6 +15,7 @@ from .kdump import (
     announced_bytes,
     has_end,
     is_flattened,
+    is_flattened_elf,
     read_kdump,
 )
 
@@ -40,6 +41,10 @@ _NO_END = "the file is cut short: the mark at the end of the flattened format is
 _PART = (
     "is one part of a split dump: it holds page frames {0} to {1} (not included) of {2}; "
     "join all parts with makedumpfile --reassemble PART... NEWFILE"
+)
+_FLATTENED_ELF = (
+    "is an ELF dump in the flattened format, where missing pages may read as zeros; "
+    "make a plain one of it with makedumpfile -R NEWFILE < FILE"
 )
 _KDUMP_HEADERS_BYTES = 8192
 _NO_VMCOREINFO = (
@@ -154,6 +159,9 @@ def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: 
 def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
     file_bytes = file.seek(0, 2)
     flattened = is_flattened(file)
+    if is_flattened_elf(file):
+        # libkdumpfile (v0.5.4) gives zeros for a page left out where a segment begins behind it.
+        raise InputError(f"{name}: {_FLATTENED_ELF}")
     header = read_kdump(file)
     cut_short = _NO_END if flattened and not has_end(file) else None
     if header is None:
@@ -174,7 +182,7 @@ def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
 
 def _machine_to_name(header: KdumpHeader, name: str) -> Optional[str]:
     # libkdumpfile goes by the machine only where a kernel is named beside it
-    # (uts_looks_sane() in its util.c, v0.5.5); QEMU's dump.c leaves the rest out.
+    # (uts_looks_sane() in its util.c, v0.5.4); QEMU's dump.c leaves the rest out.
     *rest, machine, _ = header.utsname
     if not machine or any(rest):
         return None

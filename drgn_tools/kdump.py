@@ -79,6 +79,11 @@ def is_flattened(file: BinaryIO) -> bool:
     return file.read(len(_FLATTENED_MAGIC)) == _FLATTENED_MAGIC
 
 
+def is_flattened_elf(file: BinaryIO) -> bool:
+    """Return whether it is not kdump, but ELF, that was flattened (``makedumpfile -E -F``)."""
+    return is_flattened(file) and _read(file, 0, 4) == b"\x7fELF"
+
+
 def has_end(file: BinaryIO) -> bool:
     """Return whether a flattened file ends as it should."""
     size = file.seek(0, 2)

@@ -146,3 +146,11 @@ def test_cut_short_where_the_last_pages_are_zero(kdump: Path, tmp_path: Path) ->
     cut.write_bytes(kdump.read_bytes()[:-1])
     with open(cut, "rb") as file:
         assert announced_bytes(file, header) == announced == cut.stat().st_size + 1
+
+
+def test_flattened_elf(demo_core: str, tmp_path: Path) -> None:
+    flat, plain = tmp_path / "flat", tmp_path / "plain"
+    flatten(Path(demo_core), flat)
+    assert "makedumpfile -R" in refusal(flat)
+    unflatten(flat, plain)
+    assert audit_kernel(open_program(core=plain)).problems == ()
