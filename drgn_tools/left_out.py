@@ -18,6 +18,7 @@ from typing import NamedTuple, NoReturn
 
 from drgn import FaultError, Program, ProgramFlags
 
+from .core_file import open_regular
 from .elf import PT_LOAD, Segment, read_elf
 
 __all__ = ("fault_where_left_out",)
@@ -38,13 +39,15 @@ def fault_where_left_out(prog: Program) -> None:
     """Make reads of memory that an ELF dump leaves out fail with a FaultError, not give zeros.
 
     Done once for a program; again, or for another kind of program, it does nothing.
+
+    :raises InputError: the dump is no longer where it was opened
     """
     path = prog.core_dump_path
     if path is None or prog.flags & ProgramFlags.IS_LIVE or _DONE_KEY in prog.cache:
         return
-    prog.cache[_DONE_KEY] = True
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         elf = read_elf(file)
+    prog.cache[_DONE_KEY] = True
     if elf is None:
         return
     segments = [segment for segment in elf.segments if segment.type == PT_LOAD]

@@ -344,10 +344,13 @@ def use_builtin_types(prog: Program) -> None:
     They come last: what debuginfo knows, loaded now or later, goes first. Done
     once for a program; again, it does nothing.
 
+    What an ELF dump leaves out is then missing, no longer zero (see left_out.py).
+
     :raises TypesError: if the kernel has no BTF or kallsyms, they are not in the dump, or damaged
     """
     if _FINDER in prog.enabled_type_finders():
         return
+    fault_where_left_out(prog)  # if drgn opened it
     if _FINDER not in prog.registered_type_finders():
         prog.cache[_FINDER] = _BuiltinTypes()
         prog.register_type_finder(_FINDER, prog.cache[_FINDER].find_type)

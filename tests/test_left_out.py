@@ -12,8 +12,9 @@ from typing import Optional
 import pytest
 from drgn import FaultError, Program
 
-from drgn_tools import open_program
+from drgn_tools import InputError, open_program
 from drgn_tools.left_out import Span, fault_where_left_out, left_out
+from drgn_tools.program import use_builtin_types
 
 
 def which(spans: list[Span], address: int) -> Optional[Span]:
@@ -73,12 +74,24 @@ def test_what_is_left_out_faults(with_hole: tuple[Path, int, int, int]) -> None:
     assert by_drgn.read(physical + kept - 8, 16, True)[8:] == bytes(8)  # a guess
     fault_where_left_out(by_drgn)
     fault_where_left_out(by_drgn)
-    for prog in (by_drgn, open_program(core=path)):
+    with_types = Program()
+    with_types.set_core_dump(path)
+    use_builtin_types(with_types)  # as in drgn's REPL
+    for prog in (by_drgn, with_types, open_program(core=path)):
         for start, is_physical in ((virtual, False), (physical, True)):
             assert len(prog.read(start + kept - 8, 8, is_physical)) == 8
             for address, size in ((kept - 8, 16), (kept, 1), (kept + (3 << 12) - 1, 1)):
                 with pytest.raises(FaultError, match="left out of the dump"):
                     prog.read(start + address, size, is_physical)
+
+
+def test_a_core_that_is_gone(with_hole: tuple[Path, int, int, int]) -> None:
+    path = with_hole[0]
+    prog = Program()
+    prog.set_core_dump(path)
+    path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        fault_where_left_out(prog)
 
 
 def test_a_program_without_a_file_is_left_alone() -> None:
