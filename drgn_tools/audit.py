@@ -215,7 +215,11 @@ class _Kernel:
             if step.raw_regs is not None
         ]
         because = running(task.cpu, walk, frames)
-        flags = ("ends_early",) if walk.end in (End.ERROR, End.NOT_IN_DUMP) else ()
+        flags = []
+        if walk.overflowed is not None:
+            flags.append("stack_overflow")
+        if walk.end in (End.ERROR, End.NOT_IN_DUMP, End.EMPTY):
+            flags.append("ends_early")
         return self._record(task, judgement, because, frames, regs, flags, registers)
 
     def _here(self, registers: Mapping[str, int], walk: Walk) -> Frame:

@@ -118,9 +118,9 @@ def _probe_rethook(prog: Program) -> Optional[Rethook]:
 
 
 def _probe_kretprobe(prog: Program) -> Optional[Rethook]:
-    # Since Linux kernel commit adf8a61a940c ("kprobes: treewide: Make it harder to
-    # refer kretprobe_trampoline directly") (in v5.16), the trampoline bears this name.
-    # In the same release unwinders began to see through it; before, they stop there.
+    # Since "kprobes: treewide: Make it harder to refer kretprobe_trampoline directly"
+    # (v5.16) the trampoline bears this name.
+    # In the same release unwinders began to see through it; before, they show it.
     trampoline = symbol_address(prog, "__kretprobe_trampoline")
     task = prog.type("struct task_struct")
     if trampoline is None or not task.has_member("kretprobe_instances"):
@@ -177,9 +177,11 @@ class Recovery:
         a tail call holds is taken as it is.
         """
         index = self._curr_ret_stack(fgraph)
-        if not 0 <= index <= fgraph.max_index:
+        if index < 0:
             return addr
         ret_stack = self._word(self._task.addr + fgraph.ret_stack_offset)
+        if index > fgraph.max_index:
+            raise NotInDump(ret_stack)  # damaged: there is no such array
         frames = self._read(ret_stack, (index + 1) * fgraph.frame_bytes)
         for start in range(0, len(frames), fgraph.frame_bytes):
             if self._word_in(frames, start + fgraph.retp_offset) == addr_p:
@@ -199,7 +201,9 @@ class Recovery:
         #   struct ftrace_ret_stack                              <- where that leads
         ret_stack = self._word(self._task.addr + fgraph.ret_stack_offset)
         i = self._graph_idx or self._curr_ret_stack(fgraph)
-        while 0 < i <= fgraph.max_index:
+        if i > fgraph.max_index:
+            raise NotInDump(ret_stack)  # damaged: there is no such stack
+        while i > 0:
             i -= 1
             down = self._word(ret_stack + i * self._layout.word_bytes) & _FGRAPH_FRAME_OFFSET_MASK
             if not 0 < down <= i:
@@ -244,6 +248,8 @@ class Recovery:
                 self._kr_cur = node
                 return node, ret_addr
             node = self._word(node)
+        if node:
+            raise NotInDump(node)  # the list does not end: what else is on it is lost
         return 0, 0
 
     # ---- memory

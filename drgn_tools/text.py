@@ -87,7 +87,7 @@ class KernelText:
         self._modules: dict[str, Object] = {}
         self._names: dict[int, Optional[SymbolName]] = {}
         # The kernel asks for core text first and for init text last.
-        self._core = tuple(self._image_text("_stext", "_etext", TextKind.CORE))
+        self._core = tuple(self._image_text("_stext", "_etext", TextKind.CORE, "schedule"))
         self._init = tuple(self._image_text("_sinittext", "_einittext", TextKind.INIT))
         self._gate = tuple(self._guarded("vsyscall", _gate_area(prog)))
         self._loaded = sorted(
@@ -175,14 +175,23 @@ class KernelText:
     # ---- ranges
 
     def _image_text(
-        self, start_symbol: str, end_symbol: str, kind: TextKind
+        self, start_symbol: str, end_symbol: str, kind: TextKind, inside: str = ""
     ) -> Iterator[TextRange]:
+        """A range of the image; it must hold *inside*, a function, if that is known."""
         start = symbol_address(self._prog, start_symbol)
         end = symbol_address(self._prog, end_symbol)
         if start is None or end is None:
             self.problems.append(f"no symbols {start_symbol} and {end_symbol} in the dump")
-        else:
-            yield TextRange(start, end, kind)
+            return
+        function = symbol_address(self._prog, inside) if inside else None
+        if not start <= end <= start + _MAX_RANGE_BYTES or (
+            function is not None and not start <= function < end
+        ):
+            self.problems.append(
+                f"{kind.value} text cannot be from {start:#x} ({start_symbol}) to {end:#x}"
+            )
+            return
+        yield TextRange(start, end, kind)
 
     def _checked(self, r: TextRange) -> TextRange:
         # Text that is loaded lies in the upper half of the address space, and
@@ -210,6 +219,11 @@ def _gate_area(prog: Program) -> Iterator[TextRange]:
 
     is_kernel_text() in linux/kallsyms.h counts it as text (v6.1, v6.12).
     """
+    # Since "extable: use is_kernel_text() helper" (v5.16) core_kernel_text() calls
+    # that. Before, it asked for _stext and _etext alone; the same series renamed
+    # core_kernel_data().
+    if symbol_address(prog, "core_kernel_data") is not None:
+        return
     mode = symbol_address(prog, "vsyscall_mode")
     if mode is not None and prog.read_u32(mode) != _VSYSCALL_NONE:
         yield TextRange(_VSYSCALL_ADDR, _VSYSCALL_ADDR + _VSYSCALL_BYTES, TextKind.CORE)

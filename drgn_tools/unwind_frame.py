@@ -63,6 +63,10 @@ Recover = Callable[[int, int], int]
 """``unwind_recover_ret_addr()``: (address found, where it was found) -> the real return address."""
 
 
+_GUARD_BYTES = 4096
+"""Of the page below a stack."""
+
+
 class NotInDump(Exception):
     """Memory that the walk needs is not in the dump. It ends the walk, and leaves it as a value."""
 
@@ -175,6 +179,8 @@ class Walk(NamedTuple):
     """How it ended."""
     bad_addr: Optional[int] = None
     """ERROR: the frame pointer that could not be followed. NOT_IN_DUMP: the missing address."""
+    overflowed: Optional[str] = None
+    """:attr:`StackBytes.kind` of a stack whose stack pointer had run off its low end."""
 
 
 class _Unwinder:
@@ -200,7 +206,8 @@ class _Unwinder:
         self.regs_user_mode = False
         self.regs_bp = 0
         self.regs_sp = 0
-        self.sees_null_calls = False
+        self.on_cpu = False
+        self.overflowed: Optional[str] = None
         self.ip = 0
         self.bad_bp: Optional[int] = None
 
@@ -225,6 +232,19 @@ class _Unwinder:
             return False
         self.visited.add(stack.kind)
         self.stack = stack
+        return True
+
+    def get_overflowed_stack(self, sp: Optional[int], frame: int) -> bool:
+        """Go to the stack of *frame*, off whose low end *sp* has run into the guard page.
+
+        Unlike the kernel, which finds no stack there and ends: a frame pointer that
+        was saved before is still good.
+        """
+        stack = self.find(frame) if self.on_cpu and sp else None
+        if stack is None or stack.kind in self.visited or not _below(stack, sp or 0):
+            return False
+        self.visited.add(stack.kind)
+        self.stack, self.overflowed = stack, stack.kind
         return True
 
     # ---- the end of the stack
@@ -290,7 +310,8 @@ class _Unwinder:
         # next: then the walk is done.
         prev_stack = self.stack
         while self.stack is None or not self.stack.on_stack(frame, len_bytes):
-            if not self.get_stack_info(self.stack.next_sp if self.stack else None):
+            next_sp = self.stack.next_sp if self.stack else None
+            if not self.get_stack_info(next_sp) and not self.get_overflowed_stack(next_sp, frame):
                 return False
 
         # Make sure it only unwinds up and doesn't overlap the prev frame:
@@ -321,7 +342,7 @@ class _Unwinder:
             self.stack = None
             return
 
-        if self.sees_null_calls and self.regs is not None and self.ip == 0:
+        if self.on_cpu and self.regs is not None and self.ip == 0:
             self.unwind_null_call()
             return
 
@@ -360,7 +381,10 @@ class _Unwinder:
         #     return address    <- regs->sp
         #     (bp)              <- what bp would be: may be the last word of pt_regs
         assert self.stack is not None  # not done
-        if not self.stack.on_stack(self.regs_sp, self.word_bytes):
+        assert self.regs is not None  # the caller looked
+        # Only up, and to what is on this stack.
+        prev_frame_end = self.regs + self.rules.regs.size_bytes
+        if self.regs_sp < prev_frame_end or not self.stack.on_stack(self.regs_sp, self.word_bytes):
             self.error = True
             self.stack, self.bad_bp = None, self.regs_sp
             return
@@ -373,6 +397,8 @@ class _Unwinder:
         # The kernel ignores whether these fail: a first frame off the stack
         # leaves the stack type unknown, which is "done", and no error.
         if self.get_stack_info(bp):
+            if self.on_cpu and self.stack is not None and _below(self.stack, first_frame):
+                first_frame, self.overflowed = self.stack.begin_addr, self.stack.kind
             self.update_stack_state(bp)
         while self.stack is not None and (
             not self.stack.on_stack(first_frame, self.word_bytes)
@@ -391,6 +417,11 @@ class _Unwinder:
             self.stack.kind,
             self.raw_regs if is_regs else None,
         )
+
+
+def _below(stack: StackBytes, sp: int) -> bool:
+    """Is *sp* in the page below *stack*, where a guard page lies (CONFIG_VMAP_STACK)?"""
+    return stack.begin_addr - _GUARD_BYTES <= sp < stack.begin_addr
 
 
 def _nothing_swapped(addr: int, addr_p: int) -> int:
@@ -435,14 +466,14 @@ def walk_from_regs(
     if rules.regs.user_mode(registers):
         return Walk((), End.USER_REGS)
     unwinder = _Unwinder(find, task_stack_end, rules, recover)
-    unwinder.sees_null_calls = True
+    unwinder.on_cpu = True
     bp, sp = registers["bp"], registers["sp"]
     if registers["ip"] == 0:
         # A call of NULL: sp points into half a frame, as if the return address
         # had been pushed and bp not yet. Pretend that it was.
         #     return address    <- sp
         #     (bp)              <- what bp would be
-        unwinder.next_bp = bp
+        unwinder.next_bp = bp or None
         bp = (sp - rules.regs.word_bytes) & ((1 << 8 * rules.regs.word_bytes) - 1)
     return _walk(unwinder, bp, sp)
 
@@ -457,9 +488,10 @@ def _walk(unwinder: _Unwinder, bp: int, first_frame: int) -> Walk:
             steps.append(unwinder.step())
             unwinder.unwind_next_frame()
     except NotInDump as missing:
-        return Walk(tuple(steps), End.NOT_IN_DUMP, missing.addr)
+        return Walk(tuple(steps), End.NOT_IN_DUMP, missing.addr, unwinder.overflowed)
     if unwinder.error:
-        return Walk(tuple(steps), End.ERROR, unwinder.bad_bp)
+        return Walk(tuple(steps), End.ERROR, unwinder.bad_bp, unwinder.overflowed)
     if not steps:
-        return Walk((), End.EMPTY)
-    return Walk(tuple(steps), End.USER_REGS if steps[-1].user_mode else End.LAST_FRAME)
+        return Walk((), End.EMPTY, overflowed=unwinder.overflowed)
+    end = End.USER_REGS if steps[-1].user_mode else End.LAST_FRAME
+    return Walk(tuple(steps), end, overflowed=unwinder.overflowed)

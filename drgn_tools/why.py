@@ -82,13 +82,16 @@ def running(cpu: int, walk: Optional[Walk] = None, frames: Sequence[Frame] = ())
     :param frames: where the CPU is, then one for each step of *walk*.
     """
     brief = f"running on CPU {cpu}"
-    if walk is None:
-        return Why(brief, brief)
-    if walk.end is End.ERROR:
-        return Why(f"{brief}; {_broken(walk, place(frames[-1]))}", brief)
-    if walk.end is End.NOT_IN_DUMP:
-        return Why(f"{brief}; {_missing(walk)}", brief)
-    return Why(brief, brief)
+    sentence = [brief]
+    if walk is not None and walk.overflowed is not None:
+        sentence.append(f"the {walk.overflowed} stack overflowed")
+    if walk is not None and walk.end is End.ERROR:
+        sentence.append(_broken(walk, place(frames[-1])))
+    elif walk is not None and walk.end is End.NOT_IN_DUMP:
+        sentence.append(_missing(walk))
+    elif walk is not None and walk.end is End.EMPTY:
+        sentence.append("its registers lead to no frame")
+    return Why("; ".join(sentence), brief)
 
 
 def _broken(walk: Walk, last: str) -> str:

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import pytest
 
 from drgn_tools import Reason, Verdict, audit_kernel, crashed_stack, open_program
 from drgn_tools.cli import main
 
 from .conftest import lab_dump
+from .console import our_entries
 from .lab.variants import variant_named
 
 
@@ -33,19 +37,35 @@ def test_the_task_that_crashed_is_known_and_so_are_the_cpus_that_panic_stopped(n
 
 
 @pytest.mark.lab
-def test_where_the_unwinder_cannot_go_on_is_said() -> None:
-    prog = open_program(core=lab_dump(variant_named("crash-stack-overflow")).core)
+@pytest.mark.parametrize(
+    ("name", "stack"), [("crash-stack-overflow", "task"), ("crash-hardirq-overflow", "irq")]
+)
+def test_a_stack_that_overflowed_is_shown_down_to_user_mode(name: str, stack: str) -> None:
+    # The kernel's own trace ends at the registers of the double fault, and guesses ("?")
+    # what is below: the same calls, among what else looks like one.
+    dump = lab_dump(variant_named(name))
+    prog = open_program(core=dump.core)
     crashed = crashed_stack(prog)
     assert (crashed.verdict, crashed.reason) == (Verdict.UNKNOWN, Reason.RUNNING)
-    # The frame pointer of the function that hit the guard page is not of the stack that
-    # the double fault is on, and the stack pointer that leads back lies in no stack.
-    assert "ends_early" in crashed.flags
-    bp = crashed.regs[-1]["bp"]
-    assert crashed.why == (
-        f"running on CPU 0; frame pointer {bp:#x} after {crashed.frames[-1].symbol} [lab_crash]"
-        " does not lead up the stack"
-    )
-    assert str(crashed).endswith("... the unwinder could not go on\n     </#DF>")
+    assert crashed.flags == ("crashed", "stack_overflow")
+    assert crashed.why == f"running on CPU 0; the {stack} stack overflowed"
+    entries = our_entries(crashed)
+    double_fault = next(i for i, entry in enumerate(entries[1:], 1) if entry.registers)
+    below = entries[double_fault + 1 : -1]
+    assert len(below) > 40
+    assert {entry.stack for entry in below} == {stack.upper(), "TASK"}
+    oops = re.split("BUG: |Kernel panic", dump.log.read_text(errors="replace"))[1]
+    guesses = [name + module for name, module in _GUESS.findall(oops)]
+    assert is_subsequence([entry.what for entry in below], guesses)
+    assert crashed.frames[-1].user_mode
+
+
+_GUESS = re.compile(r"\] +\? ([\w.]+\+0x[0-9a-f]+)/0x[0-9a-f]+((?: \[\w+\])?)$", re.MULTILINE)
+
+
+def is_subsequence(some: Sequence[str], of: Sequence[str]) -> bool:
+    rest = iter(of)
+    return all(one in rest for one in some)
 
 
 @pytest.mark.lab

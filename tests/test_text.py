@@ -72,6 +72,22 @@ def test_image_without_a_boundary_leaves_it_open_what_is_text(
     assert text.is_kernel_text(CORE) is (None if missing in ("_stext", "_etext") else True)
 
 
+@pytest.mark.parametrize(
+    ("symbol", "addr"),
+    [("_etext", CORE - 1), ("_einittext", 0), ("_etext", CORE + 64)],
+)
+def test_image_whose_boundaries_make_no_sense_leaves_it_open_what_is_text(
+    kernel: DrawnKernel, symbol: str, addr: int
+) -> None:
+    kernel.symbol("schedule", CORE + 0x1000)
+    kernel.forget_symbol(symbol)
+    kernel.symbol(symbol, addr)
+    text = KernelText(kernel.prog)
+    assert len(text.problems) == 1
+    assert "text cannot be from" in text.problems[0]
+    assert text.is_kernel_text(LOADED) is None
+
+
 # ---- modules
 
 UNFORMED, LIVE, COMING, GOING = 3, 0, 1, 2
@@ -301,6 +317,12 @@ def test_vsyscall_page_is_text_unless_switched_off(
     kind = TextKind.CORE if is_there else None
     assert [kind_of(text, addr) for addr in (VSYSCALL, VSYSCALL + 4095)] == [kind, kind]
     assert [kind_of(text, addr) for addr in (VSYSCALL - 1, VSYSCALL + 4096)] == [None, None]
+
+
+def test_vsyscall_page_is_no_text_before_5_16(kernel: DrawnKernel) -> None:
+    kernel.variable("vsyscall_mode", "unsigned int", 0)
+    kernel.symbol("core_kernel_data", CORE + 0x100)
+    assert KernelText(kernel.prog).is_kernel_text(VSYSCALL) is False
 
 
 # ---- ranges that meet

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Optional
 
+import pytest
+
 from drgn_tools.encoding import Encoding
 from drgn_tools.pt_regs import X86_64
 from drgn_tools.unwind_frame import End, StackBytes, UnwindRules, Walk, walk_from_regs
@@ -189,11 +191,59 @@ def test_a_call_of_null_shows_its_caller_also_under_the_oops_that_followed() -> 
     ]
 
 
-def test_a_stack_that_overflowed_ends_the_walk_at_its_registers() -> None:
-    # #DF: sp of the interrupted code is below its stack, so it is on none.
+def overflowed(sp: int) -> Walk:
+    """#DF: sp of the interrupted code is below its stack, so it is on none."""
     cpu = Cpu()
-    regs = cpu.regs(NMI + SIZE - 168, ip=0xC0, cs=KERNEL_CS, bp=TASK + 100, sp=TASK - 8)
+    outer = cpu.frame(TASK + 96, LAST_FRAME, 0xA1)
+    regs = cpu.regs(NMI + SIZE - 168, ip=0xC0, cs=KERNEL_CS, bp=outer, sp=sp)
     frame = cpu.frame(NMI + 2048, regs | 1, 0xA0)
-    cpu.next_sp[NMI] = TASK - 8
-    walk = cpu.walk(0xF0, sp=NMI + 2000, bp=frame)
-    assert (walk.end, seen(walk)) == (End.ERROR, [("nmi", 0xA0), ("nmi", 0xC0)])
+    cpu.next_sp[NMI] = sp
+    return cpu.walk(0xF0, sp=NMI + 2000, bp=frame)
+
+
+@pytest.mark.parametrize("sp", [TASK - 8, TASK - SIZE])
+def test_a_stack_that_overflowed_is_shown_where_its_frame_pointer_is(sp: int) -> None:
+    walk = overflowed(sp)
+    assert (walk.end, walk.overflowed) == (End.USER_REGS, "task")
+    assert seen(walk) == [
+        ("nmi", 0xA0),
+        ("nmi", 0xC0),
+        ("task", 0xA1),
+        ("task", 0xA9),
+        ("task", 0x401000),
+    ]
+
+
+@pytest.mark.parametrize("sp", [TASK - SIZE - 8, 0, TASK + SIZE])
+def test_a_stack_pointer_that_left_its_stack_otherwise_ends_the_walk(sp: int) -> None:
+    walk = overflowed(sp)
+    assert (walk.end, walk.overflowed) == (End.ERROR, None)
+    assert seen(walk) == [("nmi", 0xA0), ("nmi", 0xC0)]
+
+
+def test_a_cpu_whose_own_stack_pointer_is_in_the_guard_page_is_shown() -> None:
+    # The registers of the double fault itself, as a crash kernel gets them.
+    cpu = Cpu()
+    outer = cpu.frame(TASK + 96, LAST_FRAME, 0xA1)
+    walk = cpu.walk(0xF0, sp=TASK - 200, bp=outer)
+    assert (walk.end, walk.overflowed) == (End.USER_REGS, "task")
+    assert [ip for _, ip in seen(walk)] == [0xA1, 0xA9, 0x401000]
+
+
+@pytest.mark.parametrize("cpu_sp", [NMI + 2000, NMI + SIZE - 8])
+def test_calls_of_null_that_lead_back_end_the_walk(cpu_sp: int) -> None:
+    # The registers' sp and bp lead to these registers again.
+    cpu = Cpu()
+    regs = NMI + 2560
+    cpu.regs(regs, ip=0, cs=KERNEL_CS, sp=NMI + 2304, bp=regs | 1)
+    frame = cpu.frame(NMI + 2048, regs | 1, 0xA0)
+    walk = cpu.walk(0xF0, sp=cpu_sp, bp=frame)
+    assert walk.end is End.ERROR
+    assert walk.bad_addr == NMI + 2304
+
+
+def test_a_call_of_null_without_a_frame_pointer_skips_to_the_first_frame() -> None:
+    # __unwind_start(): next_bp is NULL, so the pretended frame is below the first one.
+    cpu = Cpu()
+    cpu.put(TASK + 2000, 0xCA11)
+    assert cpu.walk(0, sp=TASK + 2000, bp=0).steps == ()
