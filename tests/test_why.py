@@ -208,6 +208,30 @@ def test_running_says_on_which_cpu() -> None:
 
 
 @pytest.mark.parametrize(
+    ("walk", "said"),
+    [
+        (Walk((), End.USER_REGS), ""),
+        (Walk((), End.LAST_FRAME, overflowed="irq"), "; the irq stack overflowed"),
+        (
+            Walk((), End.ERROR, 7),
+            "; frame pointer 0x7 after dig+0x3 [lab] does not lead up the stack",
+        ),
+        (Walk((), End.NOT_IN_DUMP, -1), f"; memory at {(1 << 64) - 1:#x} is not in the dump"),
+        (Walk((), End.EMPTY), "; its registers lead to no frame"),
+        (
+            Walk((), End.ERROR, 7, "task"),
+            "; the task stack overflowed; frame pointer 0x7 after dig+0x3 [lab] does not lead up"
+            " the stack",
+        ),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_running_says_what_is_wrong_with_the_stack(walk: Walk, said: str) -> None:
+    where = f"running on CPU 7{said}"
+    assert running(7, walk, (SCHEDULE, IN_MODULE)) == (where, "running on CPU 7")
+
+
+@pytest.mark.parametrize(
     ("frame", "said"),
     [(SCHEDULE, "schedule+0x27"), (IN_MODULE, "dig+0x3 [lab]"), (Frame(0x4141), "0x4141")],
 )
