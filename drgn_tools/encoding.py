@@ -102,17 +102,10 @@ class Detection:
 def detect_encoding(code: Mapping[str, bytes], word_bytes: int) -> Detection:
     """Which form do these entry stubs use?
 
-    :param code: machine code by symbol, of those :data:`PROBE_SYMBOLS` that exist
-        and can be read.
+    :param code: machine code by symbol, of those :data:`PROBE_SYMBOLS` that exist;
+        nothing, or zeros, where it is not in the dump.
     :param word_bytes: 8 on x86-64, 4 on x86-32.
     """
-    # Pages that were left out of a dump may read as zeros.
-    if not any(text.strip(b"\0") for text in code.values()):
-        return Detection(
-            Encoding.NONE,
-            (),
-            "the entry code cannot be read: none of its symbols is in the dump with its text",
-        )
     signatures = _SIGNATURES_64 if word_bytes == 8 else _SIGNATURES_32
     evidence = tuple(
         (symbol, offset, encoding)
@@ -124,4 +117,9 @@ def detect_encoding(code: Mapping[str, bytes], word_bytes: int) -> Detection:
     if len(forms) > 1:
         where = ", ".join(f"{enc.value} in {sym}+{off:#x}" for sym, off, enc in evidence)
         return Detection(Encoding.NONE, evidence, f"the entry code holds two encodings: {where}")
+    missing = [symbol for symbol, text in code.items() if not text.strip(b"\0")]
+    if not forms and (missing or not code):
+        # What is there encodes nothing, but what is missing might.
+        what = f"of {', '.join(missing)} is not in the dump" if missing else "has no symbol"
+        return Detection(Encoding.NONE, (), f"the entry code {what}")
     return Detection(forms.pop() if forms else Encoding.NONE, evidence)

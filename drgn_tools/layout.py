@@ -326,7 +326,7 @@ def _entry_code(prog: Program) -> dict[str, bytes]:
         try:
             code[name] = prog.read(addr, min(size_bytes, _MAX_STUB_BYTES))
         except FaultError:
-            continue
+            code[name] = b""
     return code
 
 

@@ -66,11 +66,24 @@ def test_entry_code_without_the_macro_encodes_nothing() -> None:
     assert (found.encoding, found.evidence, found.problem) == (Encoding.NONE, (), None)
 
 
-@pytest.mark.parametrize("code", [{}, {"error_entry": b""}])
+@pytest.mark.parametrize(
+    "code",
+    [
+        {},
+        {"error_entry": b""},
+        {"error_entry": bytes(64)},
+        {"error_entry": b"\x90\xc3", "asm_exc_nmi": b""},
+    ],
+)
 def test_entry_code_that_cannot_be_read_is_a_problem_not_a_guess(code: dict[str, bytes]) -> None:
     found = detect_encoding(code, 8)
     assert found.encoding is Encoding.NONE
     assert found.problem is not None
+
+
+def test_one_stub_that_can_be_read_is_enough() -> None:
+    found = detect_encoding({"error_entry": b"", "asm_exc_page_fault": PAGE_FAULT}, 8)
+    assert (found.encoding, found.problem) == (Encoding.LSB, None)
 
 
 def test_two_encodings_at_once_are_a_problem_not_a_guess() -> None:

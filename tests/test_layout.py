@@ -254,7 +254,7 @@ def test_entry_code_that_is_not_in_the_dump_leaves_the_encoding_open(
     detection = probe(kernel).detection
     assert detection.encoding is Encoding.NONE
     assert detection.problem is not None
-    assert "cannot be read" in detection.problem
+    assert "not in the dump" in detection.problem
 
 
 @pytest.mark.parametrize("missing", ["asm_exc_page_fault", "asm_exc_nmi"])
