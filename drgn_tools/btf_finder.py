@@ -152,7 +152,9 @@ class BtfFinder:
         try:
             data = self._prog.read(address, min(room, _MAX_ARRAY_BYTES))
         except FaultError:
-            return 0
+            # There is an array all the same. A kernel without __per_cpu_offset would
+            # be one for a single CPU to drgn, and per_cpu() would read elsewhere.
+            data = b""
         used = -(-len(data.rstrip(b"\0")) // element_bytes) if element_bytes else 0
         return used or room // max(element_bytes, 1)
 
