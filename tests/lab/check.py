@@ -103,6 +103,17 @@ def _preempted_in_kernel(v: _View) -> bool:
     return len(tasks) >= 2 and all(v.verdict_is(task, False) for task in tasks)
 
 
+def _switched_in_kernel(v: _View) -> bool:
+    """Also where the kernel is not preempted: tasks that would go on, switched out in it."""
+    tasks = [task for task in v.named("spin-.*|lab-spinner/.*") if task.state == 0]
+    inside = [
+        task
+        for task in tasks
+        if _kernel_regs(task) or any("cond_resched" in frame.name for frame in task.frames)
+    ]
+    return any(task.kthread for task in inside) and not all(task.kthread for task in inside)
+
+
 def _preempted_kthread(v: _View) -> bool:
     return any(_kernel_regs(task) and task.kthread for task in v.named("lab-spinner/.*"))
 
@@ -213,6 +224,9 @@ CASES = (
     Case("fault-from-user", "page faults taken in user mode, asleep", _fault_from_user),
     Case("preempted-kernel", "two or more tasks preempted in kernel mode", _preempted_in_kernel),
     Case("preempted-kthread", "a kernel thread preempted", _preempted_kthread),
+    Case(
+        "switched-kernel", "a task and a kernel thread to go on in the kernel", _switched_in_kernel
+    ),
     Case("preempted-user", "a task preempted in user mode", _preempted_in_user),
     *(
         Case(f"deep-{depth}", f"a stack with exactly {depth} return addresses", _depth(depth))
