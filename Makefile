@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LAB_DUMPS ?= build/lab
+LAB_GROUPS := kernels crashes crashes-years formats
 
 .PHONY: demo test lint lab test-lab lab-all test-lab-all golden clean
 
@@ -29,12 +30,12 @@ lab: $(VENV)/.for-tests
 test-lab: lab
 	DRGN_TOOLS_LAB_DUMPS=$(LAB_DUMPS) $(BIN)/python -m pytest -m lab -s
 
-lab-all: lab
-	$(BIN)/python -m tests.lab dump --group kernels
-	$(BIN)/python -m tests.lab dump --group crashes
+lab-all: $(VENV)/.for-tests
+	$(BIN)/python -m tests.lab dump $(addprefix --group ,core $(LAB_GROUPS))
+	$(BIN)/python -m tests.lab dump -o $(LAB_DUMPS) --all
 
 test-lab-all: lab-all
-	DRGN_TOOLS_LAB_DUMPS=$(LAB_DUMPS) DRGN_TOOLS_LAB_GROUPS="kernels crashes" \
+	DRGN_TOOLS_LAB_DUMPS=$(LAB_DUMPS) DRGN_TOOLS_LAB_GROUPS="$(LAB_GROUPS)" \
 		$(BIN)/python -m pytest -m lab -s
 
 # Writes what the commands print now into tests/golden; read the diff before committing.

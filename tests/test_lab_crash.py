@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from .lab import apt, cli, formats, sources
-from .lab.crash import borders_of, faults_of_crash
-from .lab.dump import _DEAD, _NMI_WANTED, _SAVED
+from .lab import apt, cli, dump, formats, sources
+from .lab.crash import borders_of, faults_of_crash, traces_of
+from .lab.dump import _NMI_WANTED, _SAVED, Dump, _last_words
+from .lab.errors import LabError
 from .lab.kernel import CRASH_SOURCES, Kernel
 from .lab.qemu import qemu_command
 from .lab.variants import (
@@ -20,6 +21,7 @@ from .lab.variants import (
     VARIANTS,
     BuiltKernel,
     Crash,
+    Variant,
     kernel_name,
     variant_named,
     variants_of,
@@ -31,10 +33,10 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DRGN_TOOLS_LAB_CACHE", str(tmp_path / "cache"))
 
 
-_TRACE = """\
+_SAID = """\
 [    2.1] LAB-NMI
 [    2.4] Kernel panic - not syncing: NMI: Not continuing
-[    2.4] CPU: 0 UID: 0 PID: 38 Comm: x Tainted: G           O       6.12.117 #1
+[    2.4] CPU: 0 UID: 0 PID: 38 Comm: lab-crasher Tainted: G           O       6.12.117 #1
 [    2.4] Call Trace:
 [    2.4]  <NMI>
 [    2.4]  panic+0x108/0x2d0
@@ -49,48 +51,66 @@ _TRACE = """\
 [    2.4] 0000000028c3a13e: fffffe1757701d48 (0xfffffe1757701d48)
 [    2.4]  </TASK>
 [    2.5] NMI backtrace for cpu 1
+[    2.4] CPU: 1 UID: 0 PID: 39 Comm: y Tainted: G           O       6.12.117 #1
+[    2.4] RIP: 0010:y+0x20/0x22
 [    2.5] Call Trace:
 [    2.5]  <TASK>
 [    2.5]  </TASK>
 [    2.6] ---[ end Kernel panic - not syncing: NMI: Not continuing ]---
 """
+_OOPS = _SAID.replace("[    2.4] Call", "[    2.4] RIP: 0010:0x0\n[    2.4] Call", 1)
+
+
+def test_a_trace_from_registers_is_that_of_the_oops() -> None:
+    assert list(traces_of(_SAID)) == ["panic"]
+    assert list(traces_of(_OOPS)) == ["oops"]
+    assert list(traces_of(_OOPS + _SAID)) == ["oops", "panic"]
+    assert traces_of(_SAID.replace("lab-crasher", "x")) == {}
 
 
 def test_borders_of_the_trace_meant() -> None:
-    assert borders_of(_TRACE, "Kernel panic - ") == ["NMI", "IRQ", "TASK"]
-    assert borders_of(_TRACE.replace("\n", "\r\n"), "Kernel panic - ") == ["NMI", "IRQ", "TASK"]
-    assert borders_of(_TRACE, "NMI backtrace for cpu 1") == ["TASK"]
+    assert borders_of(traces_of(_SAID)["panic"]) == ["NMI", "IRQ", "TASK"]
+    assert borders_of(traces_of(_SAID.replace("\n", "\r\n"))["panic"]) == ["NMI", "IRQ", "TASK"]
 
 
-@pytest.mark.parametrize("begin", ["BUG: ", "---.. end"])
-def test_no_trace_is_no_answer(begin: str) -> None:
-    assert borders_of(_TRACE, begin) is None
-
-
-def test_a_stack_that_does_not_end_is_no_answer() -> None:
-    assert borders_of(_TRACE.replace(" </IRQ>", " </IR"), "Kernel panic - ") is None
-    assert borders_of(_TRACE[: _TRACE.index(" </TASK>")], "Kernel panic - ") is None
+def test_a_trace_with_no_end_is_no_answer() -> None:
+    assert borders_of(traces_of(_SAID[: _SAID.index(" </TASK>")])["panic"]) is None
+    assert borders_of(traces_of(_SAID.replace(" </IRQ>", " </IR"))["panic"]) is None
 
 
 def test_faults_name_what_is_wrong() -> None:
-    good = Crash("nmi-irq", "NMI IRQ TASK", "Kernel panic - ")
-    assert faults_of_crash(good, _TRACE) == []
-    other = Crash("nmi", "NMI TASK", "Kernel panic - ")
-    assert faults_of_crash(other, _TRACE) == [
-        "the call trace goes through NMI IRQ TASK, not NMI TASK"
+    nmi = Crash("nmi-irq", None, "NMI IRQ TASK")
+    both = Crash("bug", "NMI TASK", "NMI IRQ TASK")
+    assert faults_of_crash(nmi, _SAID) == []
+    assert faults_of_crash(nmi, _OOPS) == [
+        "there is a call trace of the oops",
+        "there is no call trace of the panic",
     ]
-    assert faults_of_crash(Crash("bug", "TASK", "kernel BUG"), _TRACE) == [
-        "the console has no whole call trace after 'kernel BUG'"
+    assert faults_of_crash(both, _OOPS + _SAID) == [
+        "the call trace of the oops goes through NMI IRQ TASK, not NMI TASK"
+    ]
+    assert faults_of_crash(nmi, _SAID.replace(" </IRQ>", " </IR")) == [
+        "the call trace of the panic has a stack with no end"
     ]
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_the_host_knows_what_the_guest_waits_for(line_end: str) -> None:
-    said = _TRACE.replace("\n", line_end)
+    said = _SAID.replace("\n", line_end)
+    dead = _last_words(Crash("nmi-irq", None, "NMI IRQ TASK"), kdump=False)
     assert _NMI_WANTED.search(said)
-    assert _DEAD.search(said)
+    assert dead.search(said)
+    assert not dead.search(_SAID[: _SAID.index("[    2.6]")])
     assert not _SAVED.search(said)
     assert _SAVED.search(f"[    6.2] LAB-VMCORE 250617856{line_end}")
+    assert _last_words(Crash("bug", "TASK", None), kdump=True) == _SAVED
+
+
+def test_the_log_of_a_kernel_that_a_crash_kernel_dumped_is_in_the_dump(tmp_path: Path) -> None:
+    made = Dump(tmp_path)
+    assert made.said == made.log
+    made.dmesg.write_text(_SAID)
+    assert made.said == made.dmesg
 
 
 def test_every_crash_is_one_the_module_knows() -> None:
@@ -101,6 +121,7 @@ def test_every_crash_is_one_the_module_knows() -> None:
         assert variant.crash
         assert variant.group in ("crashes", "crashes-years")
         assert variant.name.startswith(f"crash-{variant.crash.name}")
+        assert variant.crash.oops is not None or variant.crash.panic is not None
         assert variant.crash.name == "sysrq" or f'{{ "{variant.crash.name}", ' in source
 
 
@@ -109,8 +130,28 @@ def test_groups() -> None:
     assert sum(len(variants_of(group)) for group in GROUPS) == len(VARIANTS)
     chosen = cli._chosen(cli._parser().parse_args(["dump", "--all"]))
     assert [variant.name for variant in chosen] == ["fp-lsb", "fp-v3", "debian"]
-    chosen = cli._chosen(cli._parser().parse_args(["dump", "--group", "formats"]))
-    assert [variant.name for variant in chosen] == ["formats", "kdump"]
+    words = ["dump", "--group", "formats", "--group", "core"]
+    chosen = cli._chosen(cli._parser().parse_args(words))
+    assert [variant.name for variant in chosen] == ["formats", "kdump", "fp-lsb", "fp-v3", "debian"]
+
+
+def test_what_cannot_be_made_does_not_stop_the_rest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make(variant: Variant, **_: object) -> Dump:
+        if variant.name == "formats":
+            raise LabError("no luck")
+        (tmp_path / "core.json").write_text('{"skipped": []}')
+        return Dump(tmp_path)
+
+    monkeypatch.setattr(dump, "make_dump", make)
+    assert cli.main(["dump", "formats", "kdump"]) == 1
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'core'}\n"
+    assert said.err.splitlines() == [
+        "lab: error: formats: no luck",
+        "lab: error: not made: formats (1 of 2)",
+    ]
 
 
 def test_variants_share_kernels() -> None:

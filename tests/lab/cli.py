@@ -59,7 +59,7 @@ def _chosen(args: argparse.Namespace) -> Sequence[Variant]:
     if args.all:
         return variants_of("core")
     if args.group:
-        return variants_of(args.group)
+        return [variant for group in args.group for variant in variants_of(group)]
     chosen: Sequence[Variant] = args.variants
     return chosen
 
@@ -78,12 +78,24 @@ def _build(args: argparse.Namespace) -> int:
 def _dump(args: argparse.Namespace) -> int:
     from .dump import make_dump
 
-    for variant in _chosen(args):
-        dump = make_dump(variant, fresh=args.fresh, seconds=args.timeout)
+    chosen = _chosen(args)
+    failed = []
+    for variant in chosen:
+        try:
+            dump = make_dump(variant, fresh=args.fresh, seconds=args.timeout)
+        except LabError as e:
+            if len(chosen) == 1:
+                raise
+            # The others can be made all the same.
+            say(f"error: {variant.name}: {e}")
+            failed.append(variant.name)
+            continue
         for skipped in dump.read_about()["skipped"]:
             say(f"{variant.name}: the guest could not: {skipped}")
         core = dump.copy_to(args.output, variant.name) if args.output else dump.core
         print(core, flush=True)
+    if failed:
+        raise LabError(f"not made: {', '.join(failed)} ({len(failed)} of {len(chosen)})")
     return 0
 
 
@@ -182,7 +194,12 @@ def _parser() -> argparse.ArgumentParser:
             "variants", nargs="*", type=_variant, metavar="VARIANT", default=[], help=names
         )
         which.add_argument("--all", action="store_true", help="those of the group core")
-        which.add_argument("--group", choices=GROUPS, help="those of one group (see `list`)")
+        which.add_argument(
+            "--group",
+            choices=GROUPS,
+            action="append",
+            help="those of a group (see `list`); may be given again",
+        )
 
     command("list", _list, "show the variants, and what of them is in the cache")
 

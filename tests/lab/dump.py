@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 import drgn
+from drgn.helpers.linux.printk import get_dmesg
 
 from .cache import Entry, cache_dir, file_hash, find_entry, make_entry
 from .check import faults_of
@@ -32,7 +33,7 @@ from .qemu import PROGRAM, Machine, qemu_command, shared_folder
 from .run import Progress, say
 from .sheet import Sheet, SheetError, read_whole_sheet
 from .stock import cached_stock_kernel, get_stock_kernel
-from .variants import BuiltKernel, Variant
+from .variants import BuiltKernel, Crash, Variant
 
 __all__ = ("Dump", "cached_dump", "get_kernel", "kernel_if_cached", "make_dump")
 
@@ -40,7 +41,6 @@ _HERE = Path(__file__).parent
 _SHEET_LINE = re.compile(r"LAB-SHEET ([0-9a-f]+) tasks \d+ left_out \d+ bytes ")
 _SAVED = re.compile(r"LAB-VMCORE \d+\r?\n")
 _NMI_WANTED = re.compile(r"LAB-NMI\r?\n")
-_DEAD = re.compile(r"---\[ end Kernel panic.*\n")
 _ATTEMPTS = 3
 """Which tasks are preempted where is chance, so a dump may lack a case."""
 
@@ -60,6 +60,16 @@ class Dump:
     def log(self) -> Path:
         """All that the guest said on its console."""
         return self.entry / "core.log"
+
+    @property
+    def said(self) -> Path:
+        """What the kernel printed: the console, or its own log where the dump has more of it."""
+        return self.dmesg if self.dmesg.exists() else self.log
+
+    @property
+    def dmesg(self) -> Path:
+        """The log that lies in the dump, of a machine that a crash kernel dumped."""
+        return self.entry / "core.dmesg"
 
     @property
     def about(self) -> Path:
@@ -198,7 +208,7 @@ def _try(
                 command += shared_folder(Path(shared))
             with Machine(command, dump.log) as machine:
                 if variant.crash:
-                    last_words = _SAVED if variant.kdump else _DEAD
+                    last_words = _last_words(variant.crash, variant.kdump)
                     _wait_for(last_words, machine, progress, seconds)
                 else:
                     frozen = machine.wait_for(_SHEET_LINE, progress, seconds)
@@ -221,7 +231,11 @@ def _try(
         prog.set_core_dump(dump.core)
         sheet = None
         if variant.crash:
-            faults = faults_of_crash(variant.crash, console)
+            if variant.kdump:
+                # In an NMI or a double fault it is not written to the console at once, and
+                # the crash kernel is started before it is.
+                dump.dmesg.write_text(_log_in(prog, kernel))
+            faults = faults_of_crash(variant.crash, dump.said.read_text(errors="replace"))
         else:
             try:
                 sheet = read_whole_sheet(prog, address)
@@ -234,10 +248,20 @@ def _try(
     return faults
 
 
+def _log_in(prog: drgn.Program, kernel: Kernel) -> str:
+    """The kernel's log, as the dump has it."""
+    prog.load_debug_info([kernel.vmlinux])
+    return get_dmesg(prog).decode("utf-8", "replace")
+
+
 def _share(folder: Path, kernel: Kernel, initramfs: Path) -> None:
     """What the guest loads as its crash kernel, and where that writes to."""
     shutil.copyfile(kernel.image, folder / "bzImage")
     shutil.copyfile(initramfs, folder / "initramfs.gz")
+
+
+def _last_words(crash: Crash, kdump: bool) -> re.Pattern[str]:
+    return _SAVED if kdump else re.compile(f"{crash.last_words}.*\n")
 
 
 def _wait_for(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 from .errors import LabError
 
@@ -60,14 +60,20 @@ class StockKernel:
 
 @dataclass(frozen=True)
 class Crash:
-    """How a machine dies, and what its kernel prints of that."""
+    """How a machine dies, and what its kernel prints of that.
+
+    There are two call traces of the task that died, each with the words in <> that it goes
+    through, innermost first; None where the kernel prints no such trace.
+    """
 
     name: str
     """What crash_module/crash.c calls it; "sysrq" is the kernel's own."""
-    borders: str
-    """The words in <> of the first call trace after ``begin``, in order."""
-    begin: str
-    """A regular expression for the line that begins the kernel's last words."""
+    oops: Optional[str]
+    """From the registers of the exception on: of an oops, or of a warning."""
+    panic: Optional[str]
+    """From where the kernel stands: in panic(), or when all CPUs have to say where they are."""
+    last_words: str = r"---\[ end Kernel panic"
+    """A regular expression for what is on the console when all of that is."""
 
 
 @dataclass(frozen=True)
@@ -103,78 +109,157 @@ _OF_OTHER_YEARS = {
     "6.1": BuiltKernel("linux-source-6.1", ("base", "frame_pointer", "6.1"), suite="bookworm"),
     "7.2": BuiltKernel("linux-source-7.2", ("base", "frame_pointer", "7.2"), suite="forky"),
 }
-_PANIC = r"Kernel panic - not syncing: "
-_FROM_PANIC = r"NMI backtrace for cpu 0"
-"""From panic() on. The trace of an oops begins where the exception hit, below these stacks."""
 
 
 def _crash(
     name: str,
     what: str,
-    borders: str,
-    begin: str = _PANIC,
+    *,
+    oops: Optional[str] = None,
+    panic: Optional[str] = None,
     append: tuple[str, ...] = (),
-    year: str = "",
 ) -> Variant:
     return Variant(
-        name=f"crash-{name}-{year}" if year else f"crash-{name}",
-        what=f"{what}, {year}" if year else what,
-        kernel=_OF_OTHER_YEARS[year] if year else _LSB,
+        name=f"crash-{name}",
+        what=what,
+        kernel=_LSB,
         unwinder="frame_pointer",
         append=append,
-        group="crashes-years" if year else "crashes",
-        crash=Crash(name, borders, begin),
+        group="crashes",
+        crash=Crash(name, oops, panic),
     )
 
 
 _NMI = ("unknown_nmi_panic=1",)
+_CRASHES = (
+    _crash("sysrq", "sysrq-c in a system call", panic="TASK"),
+    _crash("fault", "a page fault in a system call", oops="TASK", panic="TASK"),
+    _crash("null-call", "a call of address 0", oops="TASK", panic="TASK"),
+    _crash("wild-call", "a call of an address that cannot be", oops="TASK", panic="TASK"),
+    _crash("bug", "BUG() in a system call", oops="TASK", panic="TASK"),
+    _crash("hardirq", "panic in a hard interrupt", panic="IRQ TASK"),
+    _crash("hardirq-fault", "a page fault in a hard interrupt", oops="IRQ TASK", panic="IRQ TASK"),
+    _crash("hardirq-warn", "a warning in a hard interrupt", oops="IRQ TASK", panic="IRQ TASK"),
+    _crash("softirq", "panic in a softirq after a hard interrupt", panic="IRQ TASK"),
+    _crash("softirq-task", "panic in a softirq that a task let in", panic="IRQ TASK"),
+    _crash(
+        "hardirq-softirq",
+        "a page fault in an interrupt in a softirq after an interrupt",
+        oops="IRQ TASK",
+        panic="IRQ TASK",
+    ),
+    _crash("nmi", "panic in an NMI that hit a system call", panic="NMI TASK", append=_NMI),
+    _crash(
+        "nmi-user",
+        "panic in an NMI that hit user mode: on the task's stack",
+        panic="TASK",
+        append=_NMI,
+    ),
+    _crash(
+        "nmi-irq",
+        "panic in an NMI that hit an interrupt that hit a system call",
+        panic="NMI IRQ TASK",
+        append=_NMI,
+    ),
+    _crash("stack-overflow", "a double fault: no stack left", oops="TASK", panic="#DF TASK"),
+    _crash(
+        "hardirq-overflow",
+        "a double fault: no interrupt stack left",
+        oops="IRQ TASK",
+        panic="#DF IRQ TASK",
+    ),
+    _crash("debug", "panic at a hardware breakpoint", panic="#DB TASK"),
+    _crash("kprobe-int3", "BUG() in a kprobe's handler, int3", oops="TASK", panic="TASK"),
+    _crash("kprobe-ftrace", "the same below an ftrace trampoline", oops="TASK", panic="TASK"),
+    _crash("kprobe-opt", "the same below an optimized probe", oops="TASK", panic="TASK"),
+    _crash("kretprobe", "BUG() in a kretprobe's handler", oops="TASK", panic="TASK"),
+    _crash("fgraph", "a page fault below two swapped return addresses", oops="TASK", panic="TASK"),
+    _crash("lockup", "panic while another CPU is hung", panic="TASK"),
+)
+"""On 6.12, which after an oops prints where all CPUs are: panic_print=0x40."""
 
 
-def _crashes_of(year: str) -> tuple[Variant, ...]:
-    """One for each kind of stack."""
-    return (
-        _crash("sysrq", "sysrq-c in a system call", "TASK", year=year),
-        _crash("null-call", "a call of address 0", "TASK", r"BUG: ", year=year),
-        _crash("softirq-task", "panic in a softirq that a task let in", "IRQ TASK", year=year),
-        _crash(
-            "hardirq-softirq",
-            "a page fault in an interrupt in a softirq after an interrupt",
-            "IRQ TASK",
-            r"BUG: ",
-            year=year,
-        ),
-        _crash("nmi-irq", "panic in an NMI in an interrupt", "NMI IRQ TASK", _PANIC, _NMI, year),
-        _crash("debug", "panic at a hardware breakpoint", "#DB TASK", year=year),
-        _crash("kretprobe", "BUG() in a kretprobe's handler", "TASK", r"kernel BUG at ", year=year),
-        _crash("fgraph", "a fault below swapped return addresses", "TASK", r"BUG: ", year=year),
-        _crash("stack-overflow", "a double fault: no stack left", "TASK", r"BUG: ", year=year),
+def _crashes_named(*names: str) -> tuple[Variant, ...]:
+    of_name = {variant.name: variant for variant in _CRASHES}
+    return tuple(of_name[f"crash-{name}"] for name in names)
+
+
+_OF_EACH_YEAR = _crashes_named(
+    "sysrq", "null-call", "softirq-task", "hardirq-softirq", "nmi-irq", "debug", "kretprobe",
+    "fgraph", "stack-overflow",
+)  # fmt: skip
+"""One for each kind of stack."""
+
+
+def _in(year: str, variant: Variant) -> Variant:
+    """The same crash of the kernel of a year."""
+    assert variant.crash
+    return replace(
+        variant,
+        name=f"{variant.name}-{year}",
+        what=f"{variant.what}, {year}",
+        kernel=_OF_OTHER_YEARS[year],
+        group="crashes-years",
+        crash=_SAID_IN[year](variant.crash),
     )
 
 
+def _as_of_5_10(crash: Crash) -> Crash:
+    """What 5.10 prints of it.
+
+    stack_type_name() has no name for the task's stack, and panic_print no bit for a trace
+    of all CPUs. In an NMI, #DB or #DF, printk() leaves the text in a buffer of the CPU;
+    panic() has that written out before it says its last line, and nothing after that.
+    """
+
+    def borders(words: Optional[str]) -> Optional[str]:
+        return None if words is None else words.replace("TASK", "").strip()
+
+    return replace(
+        crash,
+        oops=borders(crash.oops),
+        panic=None if crash.oops is not None else borders(crash.panic),
+        last_words="Kernel Offset: ",
+    )
+
+
+def _as_of_6_12(crash: Crash) -> Crash:
+    return crash
+
+
+_SAID_IN: dict[str, Callable[[Crash], Crash]] = {
+    "5.10": _as_of_5_10,
+    "6.1": _as_of_6_12,
+    "7.2": _as_of_6_12,
+}
+
+_KDUMP_MIB = 384
+_CRASHKERNEL = "crashkernel=160M"
+
+
 def _as_kdump(variant: Variant) -> Variant:
-    """The same crash, dumped by a crash kernel: with the registers of the moment it died."""
+    """The same crash, dumped by a crash kernel: with the registers of the moment it died.
+
+    That is started before all CPUs are asked where they are, and after an oops even before
+    panic().
+    """
+    assert variant.crash
+    crash = variant.crash
     return replace(
         variant,
         name=f"{variant.name}-kdump",
         what=f"{variant.what}; /proc/vmcore of a crash kernel",
         memory_mib=_KDUMP_MIB,
         append=(*variant.append, _CRASHKERNEL),
+        crash=crash if crash.oops is None else replace(crash, panic=None),
         kdump=True,
     )
 
 
-_KDUMP_MIB = 384
-_CRASHKERNEL = "crashkernel=160M"
-# Not after an NMI or a double fault: what is said there comes on the console later, when
-# the crash kernel has long been started.
-_NOTED = (
-    _crash("sysrq", "sysrq-c in a system call", "TASK"),
-    _crash("null-call", "a call of address 0", "TASK", r"BUG: "),
-    _crash("bug", "BUG() in a system call", "TASK", r"kernel BUG at "),
-    _crash("hardirq-fault", "a page fault in a hard interrupt", "IRQ TASK", r"BUG: "),
-    _crash("softirq-task", "panic in a softirq that a task let in", "IRQ TASK"),
-    _crash("lockup", "panic while another CPU is hung", "TASK"),
-)
+_NOTED = _crashes_named(
+    "sysrq", "null-call", "bug", "hardirq-fault", "softirq-task", "nmi", "nmi-user", "nmi-irq",
+    "stack-overflow", "hardirq-overflow", "lockup",
+)  # fmt: skip
 
 VARIANTS = (
     Variant(
@@ -232,6 +317,8 @@ VARIANTS = (
         what="6.12, frame pointers, no preemption in the kernel",
         kernel=BuiltKernel("linux-source-6.12", ("base", "frame_pointer", "nopreempt")),
         unwinder="frame_pointer",
+        # Who is switched out in kernel mode has asked for it (see "switched-kernel").
+        cannot=frozenset({"preempted-kernel", "preempted-kthread"}),
         group="kernels",
     ),
     Variant(
@@ -250,45 +337,9 @@ VARIANTS = (
         append=("nokaslr",),
         group="kernels",
     ),
-    _crash("sysrq", "sysrq-c in a system call", "TASK"),
-    _crash("fault", "a page fault in a system call", "TASK", r"BUG: "),
-    _crash("null-call", "a call of address 0", "TASK", r"BUG: "),
-    _crash("wild-call", "a call of an address that cannot be", "TASK", r"Oops: "),
-    _crash("bug", "BUG() in a system call", "TASK", r"kernel BUG at "),
-    _crash("hardirq", "panic in a hard interrupt", "IRQ TASK"),
-    _crash("hardirq-fault", "a page fault in a hard interrupt", "IRQ TASK", r"BUG: "),
-    _crash("hardirq-warn", "a warning in a hard interrupt", "IRQ TASK", r"WARNING: "),
-    _crash("softirq", "panic in a softirq after a hard interrupt", "IRQ TASK"),
-    _crash("softirq-task", "panic in a softirq that a task let in", "IRQ TASK"),
-    _crash(
-        "hardirq-softirq",
-        "a page fault in an interrupt in a softirq after an interrupt",
-        "IRQ TASK",
-        r"BUG: ",
-    ),
-    _crash("nmi", "panic in an NMI that hit a system call", "NMI TASK", append=_NMI),
-    _crash(
-        "nmi-user", "panic in an NMI that hit user mode: on the task's stack", "TASK", append=_NMI
-    ),
-    _crash(
-        "nmi-irq",
-        "panic in an NMI that hit an interrupt that hit a system call",
-        "NMI IRQ TASK",
-        append=_NMI,
-    ),
-    _crash("stack-overflow", "a double fault: no stack left", "#DF TASK", _FROM_PANIC),
-    _crash(
-        "hardirq-overflow", "a double fault: no interrupt stack left", "#DF IRQ TASK", _FROM_PANIC
-    ),
-    _crash("debug", "panic at a hardware breakpoint", "#DB TASK"),
-    _crash("kprobe-int3", "BUG() in a kprobe's handler, int3", "TASK", r"kernel BUG at "),
-    _crash("kprobe-ftrace", "the same below an ftrace trampoline", "TASK", r"kernel BUG at "),
-    _crash("kprobe-opt", "the same below an optimized probe", "TASK", r"kernel BUG at "),
-    _crash("kretprobe", "BUG() in a kretprobe's handler", "TASK", r"kernel BUG at "),
-    _crash("fgraph", "a page fault below two swapped return addresses", "TASK", r"BUG: "),
-    _crash("lockup", "panic while another CPU is hung", "TASK"),
+    *_CRASHES,
     *(_as_kdump(variant) for variant in _NOTED),
-    *_crashes_of("6.1"),
+    *(_in(year, variant) for year in _OF_OTHER_YEARS for variant in _OF_EACH_YEAR),
     Variant(
         name="formats",
         what="a frozen machine, dumped by QEMU in all its formats, and by makedumpfile",

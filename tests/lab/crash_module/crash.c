@@ -120,6 +120,15 @@ static void crash_hardirq_warn(void)
 
 /* --- softirqs --- */
 
+/*
+ * Before v6.4 no softirq runs in an interrupt while ksoftirqd is to run; that has to have
+ * its turn before this CPU is ours alone. Not msleep(): that may end in ksoftirqd.
+ */
+static void wait_for_ksoftirqd(void)
+{
+	usleep_range(200 * USEC_PER_MSEC, 201 * USEC_PER_MSEC);
+}
+
 static void soft_timer_fired(struct timer_list *timer)
 {
 	lab_die("in a softirq");
@@ -132,6 +141,7 @@ static struct timer_list soft_timer;
 static void crash_softirq(void)
 {
 	timer_setup(&soft_timer, soft_timer_fired, TIMER_PINNED);
+	wait_for_ksoftirqd();
 	preempt_disable();
 	mod_timer(&soft_timer, jiffies + 2);
 	lab_spin();
@@ -162,6 +172,7 @@ static void soft_timer_waits(struct timer_list *timer)
 static void crash_hardirq_softirq(void)
 {
 	timer_setup(&soft_timer, soft_timer_waits, TIMER_PINNED);
+	wait_for_ksoftirqd();
 	preempt_disable();
 	mod_timer(&soft_timer, jiffies + 2);
 	lab_spin();
