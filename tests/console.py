@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The stacks that a kernel printed on its console as it died, in a form to compare with ours.
 
-A line of a trace that begins with ``?`` is not from the unwinder, and is left out.
+A line of a trace that begins with ``?`` is not from the unwinder: a word of the stack that is
+kernel text. These are kept apart.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ __all__ = ("Entry", "Oops", "our_entries", "read_console", "what_both_saw")
 _TIME = re.compile(r"^\[ *\d+\.\d+\] ?(?:\[[TC] *\d+\] ?)?")
 _HEADER = re.compile(r"^CPU: (\d+) .*\bPID: (\d+) Comm: ")
 _BORDER = re.compile(r"^ ?<(/?)([A-Z#0-9_]+)>$")
-_CALL = re.compile(r"^ ([\w.]+\+0x[0-9a-f]+)/0x[0-9a-f]+((?: \[\w+\])?)$")
+_CALL = re.compile(r"^ (\? )?([\w.]+\+0x[0-9a-f]+)/0x[0-9a-f]+((?: \[\w+\])?)$")
 _BARE = re.compile(r"^ 0x[0-9a-f]+$")
 _RIP = re.compile(
     r"^(?:RIP|EIP): ([0-9a-f]{4}):(?:([\w.]+\+0x[0-9a-f]+)/0x[0-9a-f]+((?: \[\w+\])?)|(0x[0-9a-f]+))$"
 )
-_REGISTER = re.compile(r"\b(ORIG_RAX|EFLAGS|RSP|R[A-Z0-9]{2}): (?:[0-9a-f]{4}:)?([0-9a-f]{8,16})\b")
+_BEHIND = re.compile(r"^(?:Modules linked in|Kernel Offset|---\[ end)")
+"""What may follow a trace at once."""
+_REGISTER = re.compile(
+    r"\b(ORIG_RAX|EFLAGS|RSP|R[A-Z0-9]{2}): (?:[0-9a-f]{4,8}:)?([0-9a-f]{8,16})\b"
+)
 
 
 class Entry(NamedTuple):
@@ -44,6 +49,8 @@ class Oops:
     cpu: int
     pid: int
     entries: list[Entry] = field(default_factory=list)
+    clues: list[Entry] = field(default_factory=list)
+    """Lines with a ``?``."""
     from_regs: bool = False
     """It begins where the CPU was interrupted, not in dump_stack()."""
 
@@ -75,13 +82,18 @@ def _oopses(lines: Iterator[str]) -> Iterator[Oops]:
                 # What follows repeats the registers, or is of something else.
                 yield oops
                 header = oops = before = regs = None
-            elif oops is not None and not match[1]:
+            elif oops is not None and match[1]:
+                stack = "TASK"  # which has no border on 5.10
+            elif oops is not None:
                 stack = match[2]
                 if oops.from_regs and len(oops.entries) == 1:
                     # The registers came before the border of the stack they are on.
                     oops.entries[0] = oops.entries[0]._replace(stack=stack)
+        elif oops is not None and _BEHIND.match(line):
+            yield oops
+            header = oops = before = regs = None
         elif match := _RIP.match(line):
-            regs = {}
+            regs = {"CS": int(match[1], 16)}
             what = (match[2] + match[3]) if match[2] else match[4]
             entry = Entry(stack, what, regs)
             if oops is None:
@@ -91,7 +103,8 @@ def _oopses(lines: Iterator[str]) -> Iterator[Oops]:
         elif regs is not None and (found := _REGISTER.findall(line)):
             regs.update((name, int(value, 16)) for name, value in found)
         elif oops is not None and (match := _CALL.match(line)):
-            oops.entries.append(Entry(stack, match[1] + match[2]))
+            entries = oops.clues if match[1] else oops.entries
+            entries.append(Entry(stack, match[2] + match[3]))
         elif oops is not None and _BARE.match(line):
             oops.entries.append(Entry(stack, line.strip()))
     if oops is not None:
@@ -119,6 +132,8 @@ def _title(name: str) -> str:
         return "EFLAGS"
     if name == "orig_ax":
         return "ORIG_RAX"
+    if name in ("cs", "ss"):
+        return name.upper()
     if name.startswith("r"):
         return f"R{int(name[1:]):02}"
     return f"R{name.upper()}"
