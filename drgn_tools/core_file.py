@@ -38,6 +38,7 @@ _NT_PRPSINFO, _NT_TASKSTRUCT, _NT_AUXV = 3, 4, 6
 
 _CUT_SHORT = "the file is cut short: {}; what lay behind is missing"
 _NO_END = "the file is cut short: the mark at the end of the flattened format is missing"
+_INCOMPLETE = "makedumpfile could not write all of the file; what it did not is missing"
 _PART = (
     "is one part of a split dump: it holds page frames {0} to {1} (not included) of {2}; "
     "join all parts with makedumpfile --reassemble PART... NEWFILE"
@@ -177,6 +178,8 @@ def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
         announced = announced_bytes(file, header)
         if announced > file_bytes:
             cut_short = _CUT_SHORT.format(_sizes(announced, file_bytes))
+    if header.is_incomplete and cut_short is None:
+        cut_short = _INCOMPLETE
     return CoreFile(path, cut_short, _machine_to_name(header, name))
 
 

@@ -31,8 +31,9 @@ _HEADER_BYTES = 512
 # bitmap_blocks, max_mapnr.
 _VERSION_AT = 8
 _UTSNAME_AT, _UTS_FIELD_BYTES, _UTS_FIELDS = 12, 65, 6
-_SIZES = struct.Struct("<iiII")
-_SIZES_AT = {8: 428, 4: 416}
+_SIZES = struct.Struct("<IiiII")
+_SIZES_AT = {8: 424, 4: 412}
+_INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE, in status
 _BLOCK_BYTES = (1 << 12, 1 << 13, 1 << 14, 1 << 16)
 
 # struct kdump_sub_header: phys_base, dump_level, split, start_pfn, end_pfn; on a 64-bit
@@ -66,6 +67,8 @@ class KdumpHeader(NamedTuple):
     """sysname, nodename, release, version, machine, domainname; "" where there is none."""
     part: Optional[tuple[int, int]]
     """The page frames that this part of a split dump holds, the last one not included."""
+    is_incomplete: bool
+    """makedumpfile could not write all pages that it meant to."""
 
     @property
     def bitmaps_end(self) -> int:
@@ -98,7 +101,9 @@ def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
         return None
     for word_bytes in _SIZES_AT:
         at = _SIZES_AT[word_bytes]
-        block_bytes, sub_header_blocks, bitmap_blocks, max_pfn = _SIZES.unpack_from(header, at)
+        status, block_bytes, sub_header_blocks, bitmap_blocks, max_pfn = _SIZES.unpack_from(
+            header, at
+        )
         if block_bytes in _BLOCK_BYTES and sub_header_blocks >= 0:
             break
     else:
@@ -117,6 +122,7 @@ def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
         max_pfn,
         tuple(_uts_fields(header)),
         (start, end) if version >= 2 and split else None,
+        bool(status & _INCOMPLETE),
     )
 
 

@@ -18,6 +18,7 @@ from drgn_tools.elf import PT_LOAD, PT_NOTE, read_elf
 
 PAGE = 4096
 HEADER_VERSION = 6
+INCOMPLETE = 0x8
 RECORD = struct.Struct(">qq")
 
 MAKEDUMPFILE_NAMES = (b"Linux", b"lab", b"6.12.0", b"#1 SMP", b"x86_64", b"(none)")
@@ -47,12 +48,14 @@ def write_kdump(
     compression: str = "zlib",
     left_out: Collection[int] = (),
     part: Optional[tuple[int, int]] = None,
+    written: Optional[int] = None,
 ) -> None:
     """Write the kdump form of *core*.
 
     :param names: the fields of struct new_utsname in the header.
     :param left_out: page frames that are not to be in it.
     :param part: page frames from, up to that this is to be the part of, as with --split.
+    :param written: after how many pages there was no room left on the disk.
     """
     flag, compress = COMPRESSIONS[compression]
     memory = dict(_pages(core))
@@ -76,7 +79,7 @@ def write_kdump(
         b"KDUMP   ",
         HEADER_VERSION,
         b"".join(name.ljust(65, b"\0") for name in names),
-        0,  # status
+        0 if written is None else INCOMPLETE,
         PAGE,
         sub_header_blocks,
         bitmap_blocks,
@@ -111,8 +114,10 @@ def write_kdump(
         kdump.write(exists + dumped)
         zero_at = (1 + sub_header_blocks + bitmap_blocks) * PAGE + 24 * len(contents)
         at = zero_at + PAGE
-        for data in contents:
-            if data is None:
+        for number, data in enumerate(contents):
+            if written is not None and number >= written:
+                kdump.write(bytes(24))
+            elif data is None:
                 kdump.write(struct.pack("<QIIQ", zero_at, PAGE, 0, 0))
             else:
                 kdump.write(struct.pack("<QIIQ", at, len(data), flag, 0))

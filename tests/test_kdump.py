@@ -21,6 +21,7 @@ from .kdump import (
     unflatten,
     write_kdump,
 )
+from .test_missing_pages import pages_read, wrong
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,20 @@ def test_cut_short_where_the_last_pages_are_zero(kdump: Path, tmp_path: Path) ->
     cut.write_bytes(kdump.read_bytes()[:-1])
     with open(cut, "rb") as file:
         assert announced_bytes(file, header) == announced == cut.stat().st_size + 1
+
+
+def test_a_disk_that_was_full(
+    demo_core: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = audit_kernel(open_program(core=demo_core))
+    path = tmp_path / "vmcore"
+    write_kdump(demo_core, path, written=max(pages_read(demo_core).by_audit))
+    audit = audit_kernel(open_program(core=path))
+    assert f"{path}: makedumpfile could not write all of the file" in caplog.text
+    assert list(wrong(whole, audit)) == []
+    assert audit.tasks != whole.tasks
+    write_kdump(demo_core, path, written=1000)
+    assert "makedumpfile could not write all of the file" in refusal(path)
 
 
 def test_flattened_elf(demo_core: str, tmp_path: Path) -> None:
