@@ -21,6 +21,7 @@ from .errors import TaskNotFoundError, UsageError
 from .foreign import foreign_frames
 from .kallsyms import UNUSABLE
 from .layout import Layout, layout_of
+from .left_out import fault_where_left_out
 from .on_cpu import cpu_registers, crashed_task
 from .program import build_id, source_of, types_source
 from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
@@ -120,6 +121,7 @@ class _Kernel:
     """One kernel with all that its stacks need, and the way from a task to its record."""
 
     def __init__(self, prog: Program) -> None:
+        fault_where_left_out(prog)  # if drgn opened it
         self.prog = prog
         self.layout: Layout = layout_of(prog)
         self.text = KernelText(prog)
