@@ -31,6 +31,7 @@ from .lab.variants import (
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DRGN_TOOLS_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DRGN_TOOLS_LAB_MAKEDUMPFILE", raising=False)
 
 
 _SAID = """\
@@ -218,3 +219,12 @@ def test_a_makedumpfile_says_what_it_cannot() -> None:
     assert formats._unsupported(said) == {"snappy"}
     assert formats.program_of_formats(QEMU_FORMATS) == ""
     assert formats.program_of_formats(["zlib"]) == ""  # not fetched
+
+
+def test_a_makedumpfile_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = tmp_path / "makedumpfile"
+    own.write_text("#!/bin/sh\nprintf 'version 2\\nsnappy\\tenabled\\n'\n")
+    own.chmod(0o755)
+    monkeypatch.setenv("DRGN_TOOLS_LAB_MAKEDUMPFILE", str(own))
+    assert formats.program_of_formats(["zlib"]) == "version 2 snappy enabled"
+    assert formats.get_makedumpfile() == own

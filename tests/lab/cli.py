@@ -28,6 +28,8 @@ environment:
   DRGN_TOOLS_LAB_CACHE   where everything is kept (default: drgn-tools/lab in
                          $XDG_CACHE_HOME or ~/.cache); nothing is written to
                          the repository
+  DRGN_TOOLS_LAB_MAKEDUMPFILE   a makedumpfile to use, say one with snappy,
+                         instead of the one fetched from Debian
 
 Results (paths, tables) go to stdout, everything else to stderr. Exit codes:
 0 done, 1 not done (one line says why), 2 wrong usage, 130 interrupted.

@@ -2,11 +2,13 @@
 """A makedumpfile that knows today's kernels, whatever this machine has.
 
 1.7.2 of Debian 12 takes slab pages of 6.12 for user data and leaves them out, task
-structs among them; and it is built without zstd.
+structs among them; and it is built without zstd. No suite of Debian has one with snappy:
+who has such a one can name it in $DRGN_TOOLS_LAB_MAKEDUMPFILE.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Optional
 
@@ -35,14 +37,23 @@ def _program(entry: Entry) -> Path:
     return entry / "makedumpfile"
 
 
+def _own() -> Optional[Path]:
+    own = os.environ.get("DRGN_TOOLS_LAB_MAKEDUMPFILE")
+    return Path(own).expanduser().absolute() if own else None
+
+
 def find_makedumpfile() -> Optional[Path]:
-    """The program, if it was fetched."""
+    """The program, if it was fetched, or the one that the environment names."""
+    if own := _own():
+        return own
     entry = find_entry("tools", "makedumpfile", _INPUTS)
     return _program(entry) if entry else None
 
 
 def get_makedumpfile() -> Path:
     """The program, fetched if need be. It stays until ``clean --all``."""
+    if own := _own():
+        return own
 
     def fill(folder: Path) -> None:
         with Progress(f"fetching makedumpfile of {_SUITE}") as progress:

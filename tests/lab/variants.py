@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Callable, Optional, Union
+from typing import Optional, Union
 
 from .errors import LabError
 
@@ -200,7 +200,7 @@ def _in(year: str, variant: Variant) -> Variant:
         what=f"{variant.what}, {year}",
         kernel=_OF_OTHER_YEARS[year],
         group="crashes-years",
-        crash=_SAID_IN[year](variant.crash),
+        crash=_as_of_5_10(variant.crash) if year == "5.10" else variant.crash,
     )
 
 
@@ -222,16 +222,6 @@ def _as_of_5_10(crash: Crash) -> Crash:
         last_words="Kernel Offset: ",
     )
 
-
-def _as_of_6_12(crash: Crash) -> Crash:
-    return crash
-
-
-_SAID_IN: dict[str, Callable[[Crash], Crash]] = {
-    "5.10": _as_of_5_10,
-    "6.1": _as_of_6_12,
-    "7.2": _as_of_6_12,
-}
 
 _KDUMP_MIB = 384
 _CRASHKERNEL = "crashkernel=160M"
