@@ -59,6 +59,8 @@ UNUSABLE = (
 """What the use of a drgn object raises if memory or types are missing, or the types are damaged
 (a member of another name, an integer where a pointer should be)."""
 
+_PAGE_BYTES = 4096
+
 _CACHE_KEY = "drgn_tools.kallsyms"
 _MODULES_CACHE_KEY = "drgn_tools.module_kallsyms"
 
@@ -330,15 +332,20 @@ def _array(prog: Program, typecode: str, address: int, count: int) -> array[int]
 
 def read_up_to(prog: Program, address: int, size: int) -> bytes:
     # As much of [address, address + size) as is there.
-    data = b""
     try:
-        data = prog.read(address, size)
+        return bytes(prog.read(address, size))
     except FaultError as e:
         readable = e.address - address
-        if 0 < readable < size:
-            with suppress(FaultError):
-                data = prog.read(address, readable)
-    return data
+    if 0 < readable < size:
+        with suppress(FaultError):
+            return bytes(prog.read(address, readable))
+    # Of a kdump file the fault does not tell which page is missing.
+    data = bytearray()
+    with suppress(FaultError):
+        while len(data) < size:
+            at = address + len(data)
+            data += prog.read(at, min(_PAGE_BYTES - at % _PAGE_BYTES, size - len(data)))
+    return bytes(data)
 
 
 def _read_tokens(prog: Program, table_address: int, index_address: int) -> list[str]:
@@ -501,15 +508,15 @@ def _module_symbols(module: Object) -> Iterator[tuple[int, str, int]]:
     else:
         symbol = struct.Struct("<IIIBBH")  # Elf32_Sym: name, value, size, info, other, shndx
         fields = (0, 3, 5, 1)
-    data = read_up_to(prog, table.symtab.value_(), count * symbol.size)
-    entries = [
-        tuple(entry[field] for field in fields)
-        for entry in symbol.iter_unpack(data[: len(data) // symbol.size * symbol.size])
-    ]
+    # All of the table, or none: of a part of it the closest symbol before may be another.
+    data = prog.read(table.symtab.value_(), count * symbol.size)
+    entries = [tuple(entry[field] for field in fields) for entry in symbol.iter_unpack(data)]
     last_name = max((name for name, _, _, _ in entries), default=0)
     strings = read_up_to(
         prog, table.strtab.value_(), min(last_name, MAX_NAMES_BYTES) + MAX_NAME_BYTES
     )
+    if entries and b"\0" not in strings[last_name:]:
+        raise FaultError("names of symbols are not in the dump", table.strtab.value_())
     for name_offset, info, section, address in entries[1:]:  # ELF starts real symbols at 1
         if not section:  # SHN_UNDEF
             continue

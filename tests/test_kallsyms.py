@@ -21,6 +21,7 @@ from drgn_tools.kallsyms import (
     find_symbols,
     kallsyms_of,
     loaded_modules,
+    read_up_to,
 )
 from drgn_tools.vmcoreinfo import vmcoreinfo_symbol
 
@@ -424,3 +425,20 @@ def modules_program(loop: bool) -> Program:
         enable_index=0,
     )
     return prog
+
+
+def test_what_is_there_of_a_range_is_read_up_to_the_first_page_that_is_not() -> None:
+    memory = bytes(range(256)) * 64
+    prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        if address <= 0x13000 < address + count or address >= 0x13000:
+            raise drgn.FaultError("a page is missing", address)  # not: which, as of a kdump file
+        return memory[offset : offset + count]
+
+    prog.add_memory_segment(0x10000, len(memory), read)
+    assert read_up_to(prog, 0x10010, 0x100) == memory[0x10:0x110]
+    assert read_up_to(prog, 0x10010, 0x3800) == memory[0x10:0x3000]
+    assert read_up_to(prog, 0x12FFF, 1 << 30) == memory[0x2FFF:0x3000]
+    for address in (0x13000, 0x13100, 0x20000):
+        assert read_up_to(prog, address, 0x2000) == b""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, TypeVar
 
 import drgn
 import pytest
@@ -19,6 +19,7 @@ from drgn_tools import (
     Frame,
     KernelAudit,
     Reason,
+    SavedRegs,
     TaskStack,
     Verdict,
     audit_kernel,
@@ -53,11 +54,11 @@ def wrong(whole: KernelAudit, holed: KernelAudit) -> Iterator[str]:
             if not holed.problems:
                 yield f"pid {stack.pid} is missing, and nothing says so"
         elif found[task] != stack:
-            for what in wrong_of_task(stack, found[task], bool(holed.problems)):
+            for what in wrong_of_task(stack, found[task]):
                 yield f"pid {stack.pid}: {what}"
 
 
-def wrong_of_task(whole: TaskStack, holed: TaskStack, names_may_miss: bool) -> Iterator[str]:
+def wrong_of_task(whole: TaskStack, holed: TaskStack) -> Iterator[str]:
     if holed.verdict is not Verdict.UNKNOWN and holed.verdict is not whole.verdict:
         yield f"{holed.verdict} ({holed.why}), was {whole.verdict} ({whole.why})"
     if holed.verdict is Verdict.UNKNOWN and not holed.why:
@@ -66,21 +67,26 @@ def wrong_of_task(whole: TaskStack, holed: TaskStack, names_may_miss: bool) -> I
     frames, regs = len(holed.frames), len(holed.regs)
     if holed.verdict is not Verdict.UNKNOWN:
         frames, regs = len(whole.frames), len(whole.regs)
-    if not same_frames(whole.frames[:frames], holed.frames, names_may_miss):
+    if not same(whole.frames[:frames], holed.frames):
         yield f"frames {holed.frames}, were {whole.frames}"
-    if holed.regs != whole.regs[:regs] and not names_may_miss:
+    if not same(whole.regs[:regs], holed.regs):
         yield f"registers {holed.regs}, were {whole.regs}"
 
 
-def same_frames(whole: Sequence[Frame], holed: Sequence[Frame], names_may_miss: bool) -> bool:
-    if len(whole) != len(holed):
-        return False
-    for ours, theirs in zip(holed, whole):
-        if names_may_miss and ours.symbol is None:
-            theirs = replace(theirs, symbol=None, module=None)
-        if ours != theirs:
-            return False
-    return True
+Named = TypeVar("Named", Frame, SavedRegs)
+
+
+def same(whole: Sequence[Named], holed: Sequence[Named]) -> bool:
+    """The same, but that a symbol may not be known."""
+    return [*map(unnamed_as, whole, holed)] == [*holed] and len(whole) == len(holed)
+
+
+def unnamed_as(whole: Named, holed: Named) -> Named:
+    if holed.symbol is None:
+        whole = replace(whole, symbol=None, module=None)
+    if isinstance(whole, SavedRegs) and isinstance(holed, SavedRegs) and holed.entry is None:
+        whole = replace(whole, entry=None)  # goes by the name of the frame before
+    return whole
 
 
 # ---- which pages
@@ -291,6 +297,7 @@ def test_a_wrong_answer_would_be_seen(demo: Kernel) -> None:
     other = Verdict.UNRELIABLE if task.verdict is Verdict.RELIABLE else Verdict.RELIABLE
     unknown = replace(task, verdict=Verdict.UNKNOWN, reason=Reason.UNREADABLE, why="missing")
     unnamed = replace(task.frames[1], symbol=None, module=None)
+    misnamed = replace(task.frames[1], symbol="x+0x1")
     elsewhere = replace(task.frames[1], ip=task.frames[1].ip + 1)
     short = task.frames[:2]
     for audit in (
@@ -298,7 +305,7 @@ def test_a_wrong_answer_would_be_seen(demo: Kernel) -> None:
         holed(replace(task, frames=short)),
         holed(replace(unknown, why=None)),
         holed(replace(unknown, frames=(short[0], elsewhere))),
-        holed(replace(unknown, frames=(short[0], unnamed))),
+        holed(replace(unknown, frames=(short[0], misnamed))),
         holed(replace(unknown, frames=(*task.frames, elsewhere), regs=())),
         holed(task, replace(task, task=task.task + 8)),
         holed(),
@@ -307,7 +314,8 @@ def test_a_wrong_answer_would_be_seen(demo: Kernel) -> None:
     for audit in (
         whole,
         holed(replace(unknown, frames=short, regs=())),
-        holed(replace(unknown, frames=(short[0], unnamed), regs=()), problems=("a list",)),
+        holed(replace(unknown, frames=(short[0], unnamed), regs=())),
+        holed(replace(task, frames=(short[0], unnamed, *task.frames[2:]))),
         holed(problems=("a list",)),
     ):
         assert list(wrong(whole, audit)) == []
