@@ -37,6 +37,11 @@ _ELF_TYPES = {1: "object file", 2: "executable", 3: "executable or library"}
 _NT_PRPSINFO, _NT_TASKSTRUCT, _NT_AUXV = 3, 4, 6
 
 _CUT_SHORT = "the file is cut short: {}; what lay behind is missing"
+_SAVED_GUEST_MAGICS = (b"LibvirtQEMU", b"QEVM")
+_SAVED_GUEST = (
+    "is the saved state of a QEMU guest, not a dump of its memory; "
+    "dump the guest with virsh dump --memory-only"
+)
 _NO_END = "the file is cut short: the mark at the end of the flattened format is missing"
 _INCOMPLETE = "makedumpfile could not write all of the file; what it did not is missing"
 _PART = (
@@ -124,6 +129,8 @@ def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> CoreFile:
             return _check_kdump(file, path, name)
         if not magic:
             raise InputError(f"{name}: is empty")
+        if magic.startswith(_SAVED_GUEST_MAGICS):
+            raise InputError(f"{name}: {_SAVED_GUEST}")
         if not magic.startswith(b"\x7fELF"):
             raise InputError(f"{name}: is no core dump: neither ELF nor kdump")
         elf = read_elf(file)

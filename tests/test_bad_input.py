@@ -86,6 +86,8 @@ def test_odd_names(name: str) -> None:
         (b"", "is empty"),
         (b"not a vmcore\n", "neither ELF nor kdump"),
         (b"\x7fELV" * 1000, "neither ELF nor kdump"),
+        (b"LibvirtQEMUSave\0" + bytes(100), "virsh dump --memory-only"),
+        (b"QEVM\0\0\0\x03" + bytes(100), "virsh dump --memory-only"),
         (b"\x7fELF", "its ELF headers are not whole"),
         (b"\x7fELF\x02\x01\x01" + bytes(57), "not a core dump"),
         (b"KDUMP   " + bytes(10_000), "cannot be opened as a vmcore"),
