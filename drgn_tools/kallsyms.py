@@ -351,6 +351,8 @@ def read_up_to(prog: Program, address: int, size: int) -> bytes:
 def _read_tokens(prog: Program, table_address: int, index_address: int) -> list[str]:
     index = _array(prog, "H", index_address, 256)
     table = read_up_to(prog, table_address, max(index) + MAX_NAME_BYTES)
+    if b"\0" not in table[max(index) :]:
+        raise FaultError("the tokens of kallsyms are not in the dump", table_address)
     tokens = (table[at : at + MAX_NAME_BYTES].partition(b"\0")[0] for at in index)
     return [token.decode("ascii", "backslashreplace") for token in tokens]
 
@@ -371,7 +373,7 @@ def _read_kallsyms(prog: Program) -> Optional[Kallsyms]:
         names_bytes = token_table - names
         if not 0 < names_bytes <= MAX_NAMES_BYTES:
             return None
-        return Kallsyms(
+        found = Kallsyms(
             read_up_to(prog, names, names_bytes),
             _read_tokens(prog, token_table, places["token_index"]),
             addresses,
@@ -379,6 +381,8 @@ def _read_kallsyms(prog: Program) -> Optional[Kallsyms]:
         )
     except FaultError:
         return None
+    # A symbol that is not in a part of the table may well be in the kernel.
+    return found if len(found) == count else None
 
 
 def kallsyms_of(prog: Program) -> Optional[Kallsyms]:
