@@ -209,8 +209,11 @@ def audit_without(path: Path) -> Optional[KernelAudit]:
         return None
 
 
-def missing_pages(kernel: Kernel, seed: int, of_opening: int, of_audit: int) -> None:
-    """One page at a time, of all that are read: lists, tasks, page tables, per-CPU data, text ..."""
+def missing_pages(kernel: Kernel, seed: int, of_opening: int, of_audit: int) -> int:
+    """One page at a time, of all that are read: lists, tasks, page tables, per-CPU data, text ...
+
+    Returns how often the dump was refused.
+    """
     read = pages_read(kernel.core)
     assert len(read.by_audit) > 300
     rng = random.Random(seed)
@@ -223,12 +226,13 @@ def missing_pages(kernel: Kernel, seed: int, of_opening: int, of_audit: int) -> 
             else:
                 assert list(wrong(kernel.whole, audit)) == [], f"without page frame {pfn:#x}"
                 unknown += audit.tasks != kernel.whole.tasks
-    assert refused > of_opening // 2
     assert unknown > of_audit // 4
+    return refused
 
 
 def test_demo_without_pages_that_are_read(demo: Kernel) -> None:
-    missing_pages(demo, seed=2, of_opening=10, of_audit=70)
+    # Types and symbols are of no use in part.
+    assert missing_pages(demo, seed=2, of_opening=10, of_audit=70) >= 10
 
 
 @pytest.mark.parametrize(
@@ -279,7 +283,7 @@ def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Kernel:
 @pytest.mark.lab
 def test_lab_dump_without_pages_that_are_read(lab: Kernel) -> None:
     missing_stack_pages(lab, seed=4, trials=4)
-    missing_pages(lab, seed=5, of_opening=4, of_audit=60)
+    missing_pages(lab, seed=5, of_opening=4, of_audit=60)  # before 6.0 kallsyms are searched for
 
 
 # ---- the test itself
