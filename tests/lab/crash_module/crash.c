@@ -29,7 +29,7 @@
 
 noinline void lab_die(const char *where);
 noinline void lab_fault(void);
-noinline void lab_spin(void);
+noinline void lab_spin(unsigned long ticks);
 noinline void lab_call(void (*function)(void));
 noinline int lab_overflow(int calls);
 noinline int lab_victim(int n);
@@ -48,13 +48,18 @@ noinline void lab_fault(void)
 	not_a_tail_call();
 }
 
+#define FOR_GOOD (MAX_JIFFY_OFFSET)
+
 /* Waits for its end: no other task comes to this CPU, interrupts do. */
-noinline void lab_spin(void)
+noinline void lab_spin(unsigned long ticks)
 {
+	unsigned long end = jiffies + ticks;
+
 	preempt_disable();
 	WRITE_ONCE(spinning, 1);
-	for (;;)
+	while (time_before(jiffies, end))
 		cpu_relax();
+	preempt_enable();
 }
 
 noinline void lab_call(void (*function)(void))
@@ -89,7 +94,7 @@ static void hit_by_interrupt(void (*function)(void))
 #endif
 	preempt_disable();
 	hrtimer_start(&timer, ns_to_ktime(LATER_NS), HRTIMER_MODE_REL_PINNED_HARD);
-	lab_spin();
+	lab_spin(FOR_GOOD);
 }
 
 static void die_in_hardirq(void)
@@ -120,15 +125,6 @@ static void crash_hardirq_warn(void)
 
 /* --- softirqs --- */
 
-/*
- * Before v6.4 no softirq runs in an interrupt while ksoftirqd is to run; that has to have
- * its turn before this CPU is ours alone. Not msleep(): that may end in ksoftirqd.
- */
-static void wait_for_ksoftirqd(void)
-{
-	usleep_range(200 * USEC_PER_MSEC, 201 * USEC_PER_MSEC);
-}
-
 static void soft_timer_fired(struct timer_list *timer)
 {
 	lab_die("in a softirq");
@@ -137,14 +133,27 @@ static void soft_timer_fired(struct timer_list *timer)
 
 static struct timer_list soft_timer;
 
+/*
+ * The current task is hit by a softirq at the end of an interrupt. Before v6.4 there is none
+ * while ksoftirqd is to run, and this task keeps it from running: then it gets its turn.
+ */
+static void hit_by_softirq(void (*function)(struct timer_list *))
+{
+	timer_setup(&soft_timer, function, TIMER_PINNED);
+	for (;;) {
+		preempt_disable();
+		mod_timer(&soft_timer, jiffies + 2);
+		lab_spin(HZ / 10);
+		mod_timer(&soft_timer, jiffies + 3600 * HZ);
+		preempt_enable();
+		usleep_range(100 * USEC_PER_MSEC, 101 * USEC_PER_MSEC);
+	}
+}
+
 /* On the way out of a hard interrupt. */
 static void crash_softirq(void)
 {
-	timer_setup(&soft_timer, soft_timer_fired, TIMER_PINNED);
-	wait_for_ksoftirqd();
-	preempt_disable();
-	mod_timer(&soft_timer, jiffies + 2);
-	lab_spin();
+	hit_by_softirq(soft_timer_fired);
 }
 
 static void tasklet_runs(unsigned long unused)
@@ -171,11 +180,7 @@ static void soft_timer_waits(struct timer_list *timer)
 
 static void crash_hardirq_softirq(void)
 {
-	timer_setup(&soft_timer, soft_timer_waits, TIMER_PINNED);
-	wait_for_ksoftirqd();
-	preempt_disable();
-	mod_timer(&soft_timer, jiffies + 2);
-	lab_spin();
+	hit_by_softirq(soft_timer_waits);
 }
 
 /* --- NMIs --- */
@@ -183,7 +188,7 @@ static void crash_hardirq_softirq(void)
 static void ask_for_nmi(void)
 {
 	pr_emerg("LAB-NMI\n");
-	lab_spin();
+	lab_spin(FOR_GOOD);
 }
 
 static void crash_nmi(void)
