@@ -221,7 +221,9 @@ def _try(
                     machine.command("stop")
                     machine.dump(dump.core)
                     for name in sorted(set(variant.formats) & machine.dump_formats()):
-                        machine.dump(Path(f"{dump.core}.{name}"), name)
+                        path = Path(f"{dump.core}.{name}")
+                        machine.dump(path, name)
+                        path.chmod(0o644)
                         formats.append(name)
                 console = machine.console()
         dump.core.chmod(0o644)
