@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from drgn_tools.program import use_builtin_types
 from .conftest import lab_dump
 from .holed_core import PAGE, HoledCore
 from .kdump import write_kdump
-from .lab.variants import variants_of
+from .lab.variants import variant_named, variants_of
 
 
 def wrong(whole: KernelAudit, holed: KernelAudit) -> Iterator[str]:
@@ -63,11 +63,18 @@ def wrong_of_task(whole: TaskStack, holed: TaskStack) -> Iterator[str]:
         yield f"{holed.verdict} ({holed.why}), was {whole.verdict} ({whole.why})"
     if holed.verdict is Verdict.UNKNOWN and not holed.why:
         yield "unknown without a reason"
+    is_short = 0 < len(holed.frames) < len(whole.frames)
+    if is_short and holed.on_cpu and "ends_early" not in holed.flags:
+        yield "a stack of a CPU is not whole, and nothing says so"
     # A verdict that stands rests on all the frames.
     frames, regs = len(holed.frames), len(holed.regs)
     if holed.verdict is not Verdict.UNKNOWN:
         frames, regs = len(whole.frames), len(whole.regs)
-    if not same(whole.frames[:frames], holed.frames):
+    ours = holed.frames
+    if holed.on_cpu and is_short and frames == 1:
+        # Of the frame that a CPU is in, nothing but the next tells which stack it is on.
+        ours = (replace(ours[0], stack=whole.frames[0].stack),)
+    if not same(whole.frames[:frames], ours):
         yield f"frames {holed.frames}, were {whole.frames}"
     if not same(whole.regs[:regs], holed.regs):
         yield f"registers {holed.regs}, were {whole.regs}"
@@ -131,7 +138,7 @@ def page_of(prog: drgn.Program, address: int) -> int:
     return int(follow_phys(prog["init_mm"].address_of_(), address).value_()) // PAGE
 
 
-def stack_pages(prog: drgn.Program, audit: KernelAudit) -> list[list[int]]:
+def stack_pages(prog: drgn.Program, audit: Iterable[TaskStack]) -> list[list[int]]:
     """Of each task, the page frames of its stack."""
     size = int(prog["THREAD_SIZE"].value_())
     stacks = []
@@ -284,6 +291,20 @@ def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Kernel:
 def test_lab_dump_without_pages_that_are_read(lab: Kernel) -> None:
     missing_stack_pages(lab, seed=4, trials=4)
     missing_pages(lab, seed=5, of_opening=4, of_audit=60)  # before 6.0 kallsyms are searched for
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("name", ["crash-nmi-irq", "crash-hardirq-softirq"])
+def test_crash_without_pages_that_are_read(name: str, tmp_path: Path) -> None:
+    # Stacks of a CPU: what of them is there is shown, and that it is not all.
+    crash = Kernel(str(lab_dump(variant_named(name)).core), tmp_path)
+    assert any(len(s.frames) > 10 for s in crash.whole if s.on_cpu)
+    missing_pages(crash, seed=6, of_opening=2, of_audit=60)
+    of_cpus = stack_pages(crash.prog, [s for s in crash.whole if s.on_cpu])
+    for pfn in [pfn for pages in of_cpus for pfn in pages]:
+        audit = audit_without(crash.elf_without({pfn}))
+        assert audit is not None
+        assert list(wrong(crash.whole, audit)) == [], f"without page frame {pfn:#x}"
 
 
 # ---- the test itself
