@@ -154,7 +154,7 @@ def measure(name: str, dump: Dump, modules: Sequence[Path], with_dwarf: Optional
     ours = open_program(core=dump.core)
     text = KernelText(ours)
     dead = next(s for s in task_stacks(ours) if s.on_cpu and s.comm == CRASHER)
-    oopses = [o for o in read_console(dump.log.read_text(errors="replace")) if _of(o, dead)]
+    oopses = [o for o in read_console(dump.said.read_text(errors="replace")) if _of(o, dead)]
     vmlinux = Path(dump.read_about()["vmlinux"])
     theirs = drgn_with_dwarf(dump.core, vmlinux, modules, with_dwarf)
     dwarf = _cell(oopses, drgn_entries(theirs, dead.task, text))
@@ -229,7 +229,7 @@ def differences(console: Sequence[Entry], other: Sequence[Entry]) -> Iterator[st
                 yield from _at_one_place(a, b)
             continue
         missing, extra = list(console[i:i_end]), list(other[j:j_end])
-        bogus = [e for e in extra if not _is_named(e)]
+        bogus = [e for e in extra if not (_is_named(e) or _is_user(e))]
         named = [e for e in extra if _is_named(e)]
         user = bool(missing) and _is_user(missing[-1])
         if user:
