@@ -108,3 +108,54 @@ def same(theirs: Sequence[Entry], ours: Sequence[Entry]) -> int:
 
 def places(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     return [(entry.stack, entry.what) for entry in entries]
+
+
+AS_5_10_PRINTS = """\
+[    2.97] CPU: 0 PID: 31 Comm: lab-crasher Tainted: G           O      5.10.262 #1
+[    2.97] RIP: 0010:lab_fault+0x6/0x16 [lab_crash]
+[    2.97] RSP: 0018:ff788e76c0003ce0 EFLAGS: 00000046
+[    2.97] Call Trace:
+[    2.97]  <IRQ>
+[    2.97]  ? timer_fired+0xf/0x13 [lab_crash]
+[    2.97]  hrtimer_interrupt+0x97/0x15b
+[    2.97]  </IRQ>
+[    2.97]  irq_exit_rcu+0xe/0x10
+[    2.97] RIP: 0010:kretprobe_trampoline+0x0/0x4f
+[    2.97] RSP: 8010be68:ff5b9e708010be28 EFLAGS: 00000246
+[    2.97]  ksys_write+0x6b/0x9c
+[    2.97] Modules linked in: lab_crash(O) lab_helper(O)
+[    2.97] RIP: 0010:lab_fault+0x6/0x16 [lab_crash]
+[    2.97] RSP: 0018:ff788e76c0003ce0 EFLAGS: 00000046
+"""
+
+
+def test_a_console_without_a_border_of_the_task() -> None:
+    (oops,) = read_console(AS_5_10_PRINTS)
+    assert (oops.cpu, oops.pid, oops.from_regs) == (0, 31, True)
+    assert places(oops.entries) == [
+        ("IRQ", "lab_fault+0x6 [lab_crash]"),
+        ("IRQ", "hrtimer_interrupt+0x97"),
+        ("TASK", "irq_exit_rcu+0xe"),
+        ("TASK", "kretprobe_trampoline+0x0"),
+        ("TASK", "ksys_write+0x6b"),
+    ]
+    assert places(oops.clues) == [("IRQ", "timer_fired+0xf [lab_crash]")]
+    assert oops.entries[3].registers == {"CS": 0x10, "RSP": 0xFF5B9E708010BE28, "EFLAGS": 0x246}
+
+
+def test_an_overflow_is_held_against_all_that_called() -> None:
+    regs = {"CS": 0x10}
+    again = Entry("TASK", "lab_overflow+0x4c [lab_crash]")
+    oops = Oops(0, 1, [Entry("TASK", "lab_overflow+0x35 [lab_crash]", regs)], from_regs=True)
+    oops.clues = [*[again] * 60, Entry("TASK", "x+0x1"), Entry("TASK", "entry+0x1")]
+    user = Entry("TASK", "0x4442cf", {"CS": 0x33})
+    ours = [oops.entries[0], *[again] * 60, Entry("TASK", "entry+0x1"), user]
+    assert overflow_trace(oops, ours) == 62
+    for wrong in (
+        [*ours[:20], *ours[21:]],
+        [*ours[:-2], Entry("TASK", "other+0x1"), user],
+        [*ours[:-2], Entry("IRQ", "entry+0x1"), user],
+        ours[:-1],
+    ):
+        with pytest.raises(AssertionError):
+            overflow_trace(oops, wrong)
