@@ -32,6 +32,8 @@ from .tasks import Task, TaskList, read_task
 from .text import KernelText, SymbolName, TextKind
 from .unwind_frame import (
     End,
+    FindStack,
+    NotInDump,
     Step,
     UnwindRules,
     Walk,
@@ -202,14 +204,15 @@ class _Kernel:
         registers = cpu_registers(self.prog, self.layout.regs, task)
         if registers is None or self.rules is None:
             return self._record(task, judgement, running(task.cpu), cpu_registers=registers)
+        find_stack = CpuStacks(self.prog, self.layout, task)
         walk = walk_from_regs(
             registers,
-            CpuStacks(self.prog, self.layout, task),
+            find_stack,
             task.stack_addr + self.layout.thread_size_bytes,
             self.rules,
             Recovery(self.prog, self.recover_layout, task, current=True),
         )
-        here = self._here(registers, walk)
+        here = self._here(registers, find_stack, walk)
         frames = [here, *(self._frame(step) for step in walk.steps)]
         regs = [
             self._saved_regs(frames, i, step.raw_regs)
@@ -224,13 +227,20 @@ class _Kernel:
             flags.append("ends_early")
         return self._record(task, judgement, because, frames, regs, flags, registers)
 
-    def _here(self, registers: Mapping[str, int], walk: Walk) -> Frame:
+    def _here(self, registers: Mapping[str, int], find_stack: FindStack, walk: Walk) -> Frame:
         """The frame that the CPU is in."""
         ip = registers["ip"]
         if self.layout.regs.user_mode(registers):
             return Frame(ip, user_mode=True)
-        frame = _named_frame(ip, self.text.name_exact(ip))
-        return replace(frame, stack=walk.steps[0].stack) if walk.steps else frame
+        try:
+            found = find_stack(registers["sp"])
+        except NotInDump:
+            found = None
+        if found is not None:
+            stack = found.kind
+        else:
+            stack = walk.steps[0].stack if walk.steps else "unknown"
+        return replace(_named_frame(ip, self.text.name_exact(ip)), stack=stack)
 
     def _foreign(self, task: Task) -> TaskStack:
         frames = []

@@ -71,9 +71,9 @@ def wrong_of_task(whole: TaskStack, holed: TaskStack) -> Iterator[str]:
     if holed.verdict is not Verdict.UNKNOWN:
         frames, regs = len(whole.frames), len(whole.regs)
     ours = holed.frames
-    if holed.on_cpu and is_short and frames == 1:
-        # Of the frame that a CPU is in, nothing but the next tells which stack it is on.
-        ours = (replace(ours[0], stack=whole.frames[0].stack),)
+    if holed.on_cpu and is_short and ours[0].stack == "unknown":
+        # What tells which stack the CPU is on may be missing, too.
+        ours = (replace(ours[0], stack=whole.frames[0].stack), *ours[1:])
     if not same(whole.frames[:frames], ours):
         yield f"frames {holed.frames}, were {whole.frames}"
     if not same(whole.regs[:regs], holed.regs):
