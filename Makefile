@@ -3,7 +3,7 @@
 # make test      set everything up from nothing and run the tests
 # make lab       build, boot and dump the lab's kernels (QEMU and Debian packages: see tests/lab/README.md)
 # make test-lab  compare with the answers of the kernels themselves
-# make test-lab-all  the same, and kernels of other years, and machines that crashed (an hour)
+# make test-lab-all  the same with all kernels, machines that crashed, and dump formats (an hour the first time)
 
 PYTHON ?= python3
 VENV ?= .venv
