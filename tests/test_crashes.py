@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import drgn
 import pytest
 
 from drgn_tools import Reason, Verdict, open_program, task_stacks
+from drgn_tools.layout import symbol_address
+from drgn_tools.text import KernelText
 
 from .conftest import lab_dump
 from .console import Entry, Oops, our_entries, read_console, what_both_saw
@@ -19,6 +23,12 @@ ENDS_AT_THE_OOPS = ("null-call", "wild-call", "stack-overflow", "hardirq-overflo
 __show_trace_log_lvl() asks the unwinder for the next frame only at words of the stack that are
 kernel text: not at registers whose ip is none. And where the stack pointer has run off its stack,
 into the guard page, get_stack_info() has no stack to go on with.
+"""
+HOOKED = {"kretprobe-below": "crash_kretprobe_below"}
+"""Who called the function with a kretprobe. The unwinder knows, the console does not show it.
+
+__show_trace_log_lvl() prints what lies on the stack, and asks the function graph tracer alone what
+was there before: the trampoline of rethook it prints as if somebody had called from before it.
 """
 OFF_ITS_STACK = ("stack-overflow", "hardirq-overflow")
 
@@ -34,14 +44,16 @@ def test_stack_of_the_cpu_that_died_is_the_consoles(variant: Variant, types: str
     prog = open_program(core=dump.core, symbols=symbols)
     dead = next(s for s in task_stacks(prog) if s.on_cpu and s.comm == "lab-crasher")
     assert (dead.verdict, dead.reason) == (Verdict.UNKNOWN, Reason.RUNNING)
+    crash = variant.crash
+    assert crash is not None
     ours = our_entries(dead)
     printed = read_console(dump.said.read_text(errors="replace"))
     mine = [oops for oops in printed if (oops.pid, oops.cpu) == (dead.pid, dead.cpu)]
+    if crash.name in HOOKED:
+        mine = [with_caller(oops, trampoline(prog), HOOKED[crash.name], ours) for oops in mine]
     oopses = [oops for oops in mine if oops.from_regs]
     panics = [oops for oops in mine if not oops.from_regs]
     # variants.py says which of the two the kernel prints: without it there is nothing to compare.
-    crash = variant.crash
-    assert crash is not None
     assert (bool(oopses), bool(panics)) == (crash.oops is not None, crash.panic is not None)
     compared = 0
     for panic in panics:
@@ -63,6 +75,22 @@ def trace(oops: Oops, ours: Sequence[Entry]) -> int:
     theirs, both = what_both_saw(oops, ours)
     assert theirs
     return same(theirs, both)
+
+
+def trampoline(prog: drgn.Program) -> str:
+    """How %pB names the trampoline of rethook: by what lies before it."""
+    address = symbol_address(prog, "arch_rethook_trampoline")
+    assert address is not None
+    return str(KernelText(prog).name_return_address(address))
+
+
+def with_caller(oops: Oops, trampoline: str, caller: str, ours: Sequence[Entry]) -> Oops:
+    """The trace with our entry for that of the trampoline, which must be of the caller."""
+    (at,) = (i for i, entry in enumerate(oops.entries) if entry.what == trampoline)
+    entry = ours[at - len(oops.entries)]
+    assert entry.what.partition("+")[0] == caller
+    entries = [*oops.entries[:at], entry, *oops.entries[at + 1 :]]
+    return replace(oops, entries=entries)
 
 
 def ending_trace(panic: Oops, oops: Oops, ours: Sequence[Entry]) -> int:

@@ -173,6 +173,12 @@ _CRASHES = (
     _crash("kprobe-ftrace", "the same below an ftrace trampoline", oops="TASK", panic="TASK"),
     _crash("kprobe-opt", "the same below an optimized probe", oops="TASK", panic="TASK"),
     _crash("kretprobe", "BUG() in a kretprobe's handler", oops="TASK", panic="TASK"),
+    _crash(
+        "kretprobe-below",
+        "a page fault below a function with a kretprobe",
+        oops="TASK",
+        panic="TASK",
+    ),
     _crash("fgraph", "a page fault below two swapped return addresses", oops="TASK", panic="TASK"),
     _crash("lockup", "panic while another CPU is hung", panic="TASK"),
 )

@@ -33,6 +33,7 @@ noinline void lab_spin(unsigned long ticks);
 noinline void lab_call(void (*function)(void));
 noinline int lab_overflow(int calls);
 noinline int lab_victim(int n);
+noinline void lab_probed(void);
 noinline void lab_hang(void);
 
 static int spinning;
@@ -372,6 +373,30 @@ static void crash_kretprobe(void)
 	not_a_tail_call();
 }
 
+/* The address that it returns to is the trampoline's until it does. */
+noinline void lab_probed(void)
+{
+	lab_fault();
+	not_a_tail_call();
+}
+
+static int nothing_hit(struct kretprobe_instance *instance, struct pt_regs *regs)
+{
+	return 0;
+}
+
+static struct kretprobe harmless_probe = {
+	.handler = nothing_hit,
+	.kp.symbol_name = "lab_probed",
+};
+
+static void crash_kretprobe_below(void)
+{
+	if (!register_kretprobe(&harmless_probe))
+		lab_probed();
+	not_a_tail_call();
+}
+
 /* --- more CPUs --- */
 
 /* Deaf to everything but an NMI. */
@@ -415,6 +440,7 @@ static const struct {
 	{ "kprobe-int3", crash_kprobe_int3 },
 	{ "kprobe-opt", crash_kprobe_opt },
 	{ "kretprobe", crash_kretprobe },
+	{ "kretprobe-below", crash_kretprobe_below },
 	{ "lockup", crash_lockup },
 	{ "nmi", crash_nmi },
 	{ "nmi-irq", crash_nmi_irq },
