@@ -29,7 +29,18 @@ from .lab.sources import Source
 from .lab.variants import VARIANTS, BuiltKernel, variant_named
 
 _ROOT = Path(__file__).parent.parent
-_COMMANDS = ("list", "build", "boot", "dump", "path", "sheet", "demo", "packages", "clean")
+_COMMANDS = (
+    "list",
+    "build",
+    "boot",
+    "dump",
+    "path",
+    "cached",
+    "sheet",
+    "demo",
+    "packages",
+    "clean",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -580,3 +591,12 @@ def test_dependencies_of_the_meta_packages() -> None:
     assert stock._compiler(headers) == "gcc-12"
     with pytest.raises(LabError, match="linux-image"):
         stock._dependency(headers, r"linux-image-[^ ,]+")
+
+
+def test_cached_names_the_kernels_that_are_not_built(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["cached", "crashes", "crashes-years"]) == 1
+    assert capsys.readouterr().err == (
+        "lab: error: not built yet: fp-5.10, fp-6.1, fp-7.2, fp-lsb\n"
+    )

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Optional
@@ -19,7 +20,15 @@ from .cache import cache_dir, exclusive
 from .errors import LabError
 from .packages import BOOT, BUILD, SHELL, STOCK, SUITES, packages_of
 from .run import say
-from .variants import GROUPS, VARIANTS, BuiltKernel, Variant, variant_named, variants_of
+from .variants import (
+    GROUPS,
+    VARIANTS,
+    BuiltKernel,
+    Variant,
+    kernel_name,
+    variant_named,
+    variants_of,
+)
 
 __all__ = ("main",)
 
@@ -121,6 +130,20 @@ def _path(args: argparse.Namespace) -> int:
             f"no dump of {args.variant.name} yet: python -m tests.lab dump {args.variant.name}"
         )
     print(dump.core)
+    return 0
+
+
+def _cached(args: argparse.Namespace) -> int:
+    from .dump import kernel_if_cached
+
+    variants = [variant for group in args.groups for variant in variants_of(group)]
+    missing = {
+        kernel_name(variant.kernel)
+        for variant in variants
+        if kernel_if_cached(replace(variant, crash=None)) is None
+    }
+    if missing:
+        raise LabError(f"not built yet: {', '.join(sorted(missing))}")
     return 0
 
 
@@ -234,6 +257,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("path", _path, "print the path of the cached dump")
     sub.add_argument("variant", type=_variant, metavar="VARIANT", help=names)
+
+    sub = command("cached", _cached, "exit with 0 if the kernels of these groups are built")
+    sub.add_argument("groups", nargs="+", choices=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
 
     sub = command("sheet", _sheet, "print what a dump's answer sheet says, one line a task")
     sub.add_argument("core", type=Path, metavar="CORE")
