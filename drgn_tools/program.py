@@ -113,8 +113,10 @@ def open_program(
         _drgn_opens(partial(prog.set_core_dump, file.path), failure)
         fault_where_left_out(prog)
     elif kernel:
+        from .kcore import open_running_kernel  # with all that it imports, for who needs it
+
         name = "the running kernel"
-        _drgn_opens(prog.set_kernel, f"{name}: cannot be read (this takes root)")
+        _drgn_opens(partial(open_running_kernel, prog), f"{name}: cannot be read")
     else:
         assert qemu is not None
         name = shown(qemu)

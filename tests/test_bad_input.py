@@ -336,4 +336,4 @@ def test_qemu_that_does_not_listen(tmp_path: Path) -> None:
 def test_running_kernel_that_cannot_be_read() -> None:
     code, message = refusal(kernel=True)
     assert code == EXIT_INPUT
-    assert message.startswith("the running kernel: cannot be read (this takes root): ")
+    assert message.startswith("the running kernel: ")
