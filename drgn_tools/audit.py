@@ -22,6 +22,7 @@ from .foreign import foreign_frames
 from .kallsyms import UNUSABLE
 from .layout import Layout, layout_of
 from .left_out import fault_where_left_out
+from .live import LiveTaskList, is_live
 from .on_cpu import cpu_registers, crashed_task
 from .program import build_id, source_of, types_source
 from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
@@ -40,12 +41,19 @@ from .unwind_frame import (
     walk_from_regs,
     walk_task_stack,
 )
-from .why import Why, no_verdict_here, running, why
+from .why import Why, changed, no_verdict_here, running, why
 
 __all__ = ("audit_kernel", "crashed_stack", "kernel_info", "task_stack", "task_stacks")
 
 _PID_MAX_LIMIT = 4 * 1024 * 1024
 """linux/threads.h: no PID reaches this; every address of the kernel is above."""
+
+_MAX_TRIES = 5
+"""How often a task of a running kernel is read that runs each time."""
+_MAX_TEXT_READS = 50
+"""How often the lists of modules and the like are read again in an audit of a running kernel."""
+_OF_TEXT = frozenset((Reason.BAD_RETURN_ADDRESS, Reason.TEXT_UNCLEAR))
+"""What may have another answer when these lists have changed."""
 
 WhichTask = Union[int, Object, Thread]
 """A PID, the address of a ``struct task_struct``, a pointer to one, one itself, a drgn Thread."""
@@ -62,7 +70,11 @@ def task_stack(prog: Program, which: WhichTask) -> TaskStack:
     :raises TypesError: the types this rests on are missing.
     """
     kernel = _Kernel(prog)
-    return kernel.stack(kernel.find(which))
+    task = kernel.find(which)
+    stack = kernel.stack(task)
+    if stack is None:
+        raise TaskNotFoundError(f"pid {task.pid} of {source_of(prog)} exited")
+    return stack
 
 
 @takes_program_or_default
@@ -89,7 +101,9 @@ def task_stacks(prog: Program) -> Iterator[TaskStack]:
     """
     kernel = _Kernel(prog)
     for task in kernel.tasks:
-        yield kernel.stack(task)
+        stack = kernel.stack(task)
+        if stack is not None:
+            yield stack
 
 
 @takes_program_or_default
@@ -102,7 +116,9 @@ def audit_kernel(prog: Program, progress: Optional[Callable[[int], None]] = None
     kernel = _Kernel(prog)
     stacks = []
     for task in kernel.tasks:
-        stacks.append(kernel.stack(task))
+        stack = kernel.stack(task)
+        if stack is not None:
+            stacks.append(stack)
         if progress is not None:
             progress(len(stacks))
     return KernelAudit(
@@ -127,9 +143,10 @@ class _Kernel:
         self.prog = prog
         self.layout: Layout = layout_of(prog)
         self.text = KernelText(prog)
-        self.tasks = TaskList(prog, self.layout)
+        self.tasks = (LiveTaskList if is_live(prog) else TaskList)(prog, self.layout)
         self.recover_layout = probe_recovery(prog)
         self.crashed_addr = crashed_task(prog)
+        self._text_reads_left = _MAX_TEXT_READS
         self.no_verdict = no_verdict_here(self.layout)
         # Frame pointers can be followed even where the kernel itself gives no
         # verdict (x86-32, CONFIG_STACK_VALIDATION=n).
@@ -173,7 +190,38 @@ class _Kernel:
 
     # ---- the record of one task
 
-    def stack(self, task: Task) -> TaskStack:
+    def stack(self, task: Task) -> Optional[TaskStack]:
+        """The record of a task; ``None`` if it has exited since (a running kernel)."""
+        if isinstance(self.tasks, LiveTaskList):
+            return self._stack_at_rest(self.tasks, task)
+        return self._stack(task)
+
+    def _stack_at_rest(self, tasks: LiveTaskList, task: Task) -> Optional[TaskStack]:
+        # Nothing can be locked from here, so it is read until nothing has moved.
+        text_is_new = False
+        for _ in range(_MAX_TRIES):
+            record = self._stack(task)
+            if record.on_cpu:
+                return record
+            now = tasks.now(task)
+            if now is None:
+                return None
+            if not task.was_at_rest_until(now):
+                task = now
+            elif record.reason in _OF_TEXT and not text_is_new and self._read_text_again():
+                text_is_new = True
+            else:
+                return record
+        return self._record(task, Judgement(Verdict.UNKNOWN, Reason.CHANGED), changed(_MAX_TRIES))
+
+    def _read_text_again(self) -> bool:
+        # A module may have been loaded since.
+        self._text_reads_left -= 1
+        if self._text_reads_left >= 0:
+            self.text = KernelText(self.prog)
+        return self._text_reads_left >= 0
+
+    def _stack(self, task: Task) -> TaskStack:
         if not task.has_stack:
             # stack_trace_save_tsk_reliable(): try_get_task_stack() fails, and
             # "no stack" is a complete, empty trace.

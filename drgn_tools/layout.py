@@ -62,6 +62,8 @@ class TaskLayout:
     thread_node_next: tuple[int, int]
     thread_node_prev: tuple[int, int]
     signal: tuple[int, int]
+    nvcsw: tuple[int, int]
+    nivcsw: tuple[int, int]
     stack_refcount: Optional[tuple[int, int]]
     """``None`` without CONFIG_THREAD_INFO_IN_TASK: the stack then lives as long as the task."""
     cpu: Optional[tuple[int, int]]
@@ -227,6 +229,8 @@ def _task_layout(prog: Program) -> TaskLayout:
         "thread_node_next": field("thread_node.next"),
         "thread_node_prev": field("thread_node.prev"),
         "signal": field("signal"),
+        "nvcsw": field("nvcsw"),
+        "nivcsw": field("nivcsw"),
         "stack_refcount": optional("stack_refcount"),
         # Since Linux kernel commit bcf9033e5449bdcaa9bed46467a7141a8049dadb
         # ("sched: move CPU field back into thread_info if

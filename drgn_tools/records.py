@@ -60,6 +60,8 @@ class Reason(str, enum.Enum):
     """Unknown: a return address may be kernel text, but the lists that would tell are damaged."""
     END_UNCLEAR = "end_unclear"
     """Unknown: a user task's stack ends without user registers; before v5.8 kernels differ in that."""
+    CHANGED = "changed"
+    """Unknown: the task ran while it was read, each time it was tried (a running kernel)."""
     NOT_ENCODED = "not_encoded"
     """Unknown: this kernel's unwinder is not the frame-pointer one with encoded ``pt_regs``."""
     NO_RELIABLE_STACKTRACE = "no_reliable_stacktrace"

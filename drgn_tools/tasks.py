@@ -66,11 +66,32 @@ class Task:
     """``task->thread.sp``; stale for a task that is running."""
     has_stack: bool
     """``try_get_task_stack()`` would succeed: false for a zombie whose stack is gone."""
+    switches: int
+    """``nvcsw + nivcsw``: how often it has left its CPU."""
     tasks_next: int
     tasks_prev: int
     thread_node_next: int
     thread_node_prev: int
     signal_addr: int
+
+    def was_at_rest_until(self, later: Task) -> bool:
+        """Did it not run between two looks at it? Then its stack has not changed, either.
+
+        __schedule() counts when a task leaves its CPU, and ``on_cpu`` is set as long as
+        it is there: a task that ran differs in one of them.
+        """
+        return self._at_rest() == later._at_rest()
+
+    def _at_rest(self) -> tuple[object, ...]:
+        return (
+            self.pid,
+            self.state,
+            self.on_cpu,
+            self.stack_addr,
+            self.thread_sp,
+            self.has_stack,
+            self.switches,
+        )
 
 
 def task_state_to_char(state: int, exit_state: int) -> str:
@@ -116,6 +137,7 @@ def read_task(prog: Program, layout: Layout, addr: int) -> Task:
         stack_addr=value(t.stack),
         thread_sp=value(t.thread_sp),
         has_stack=bool(value_or(t.stack_refcount, 1)) and bool(value(t.stack)),
+        switches=value(t.nvcsw) + value(t.nivcsw),
         tasks_next=value(t.tasks_next),
         tasks_prev=value(t.tasks_prev),
         thread_node_next=value(t.thread_node_next),

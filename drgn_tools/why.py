@@ -12,7 +12,7 @@ from .records import Frame, Reason, SavedRegs
 from .reliable import MAX_STACK_ENTRIES, Judgement
 from .unwind_frame import End, Walk
 
-__all__ = ("Why", "no_verdict_here", "running", "why")
+__all__ = ("Why", "changed", "no_verdict_here", "running", "why")
 
 _PREEMPTION = (
     "preempt_schedule_irq",
@@ -92,6 +92,11 @@ def running(cpu: int, walk: Optional[Walk] = None, frames: Sequence[Frame] = ())
     elif walk is not None and walk.end is End.EMPTY:
         sentence.append("its registers lead to no frame")
     return Why("; ".join(sentence), brief)
+
+
+def changed(times: int) -> Why:
+    """Why there is no verdict on a task of a running kernel that does not stay at rest."""
+    return Why(f"it ran each of {times} times that it was read", "changed while it was read")
 
 
 def _broken(walk: Walk, last: str) -> str:

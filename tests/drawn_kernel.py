@@ -8,7 +8,7 @@ are declared as C has them, and laid out as a C compiler would.
 from __future__ import annotations
 
 import re
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from drgn import (
     Architecture,
@@ -47,6 +47,8 @@ TASK_MEMBERS = """
     struct list_head thread_node;
     char comm[16];
     struct signal_struct *signal;
+    unsigned long nvcsw;
+    unsigned long nivcsw;
     struct refcount_struct stack_refcount;
     struct thread_struct thread;
     unsigned long not_read;
@@ -69,17 +71,19 @@ class DrawnKernel:
         self._types: dict[tuple[TypeKind, str], Type] = {}
         self._objects: dict[str, Object] = {}
         self._symbols: dict[str, Symbol] = {}
-        self.prog.add_memory_segment(
-            self.base,
-            _MEMORY_BYTES,
-            lambda address, count, offset, physical: bytes(self._memory[offset : offset + count]),
-        )
+        self.before_read: Callable[[], None] = lambda: None
+        """Called before each read of memory: the kernel may move under who looks at it."""
+        self.prog.add_memory_segment(self.base, _MEMORY_BYTES, self._read)
         self.prog.register_type_finder("drawn", self._find_type, enable_index=0)
         self.prog.register_object_finder("drawn", self._find_object, enable_index=0)
         self.prog.register_symbol_finder("drawn", self._find_symbols, enable_index=0)
         self.struct("list_head", "struct list_head *next; struct list_head *prev")
         self.constant("PAGE_SIZE", PAGE_BYTES)
         self.constant("VMCOREINFO", b"OSRELEASE=6.12.0\n", "char [64]")
+
+    def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        self.before_read()
+        return bytes(self._memory[offset : offset + count])
 
     # ---- types
 

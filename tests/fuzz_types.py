@@ -36,7 +36,7 @@ SECONDS_A_RUN = 30
 
 USED_TYPES = {
     "task_struct": "thread_info __state stack stack_refcount flags on_cpu tasks exit_state pid tgid"
-    " thread_pid thread_node comm signal thread ret_stack curr_ret_stack rethooks",
+    " thread_pid thread_node comm signal nvcsw nivcsw thread ret_stack curr_ret_stack rethooks",
     "thread_info": "cpu",
     "thread_struct": "sp",
     "signal_struct": "thread_head",
