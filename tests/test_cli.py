@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -621,7 +622,9 @@ def test_help_into_a_pipe_that_nobody_reads() -> None:
 
 def test_ctrl_c_ends_it_without_a_word() -> None:
     body = 'print("here", file=sys.stderr, flush=True); time.sleep(60)'
-    process = start("tasks", "-c", "vmcore", body=body)
+    # Who was started in the background ignores it, and so would what it starts.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = start("tasks", "-c", "vmcore", body=body, preexec_fn=heeding)
     assert process.stderr is not None
     assert process.stderr.readline() == b"here\n"
     process.send_signal(signal.SIGINT)
