@@ -151,10 +151,14 @@ class Arguments(argparse.Namespace):
     selection: Selection
     filters: str
     """:attr:`selection` as it was typed."""
+    max_tasks: Optional[int]
     # tasks, demo
     frames: bool
     sort: Optional[str]
     check: bool
+    # tasks
+    watch: Optional[float]
+    until_reliable: bool
     # stack
     which: list[int]
     all: bool
@@ -178,6 +182,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     _check_command(args)
     if args.command == "stack" and not (args.core or args.all or args.on_cpu or args.which):
         raise UsageError("stack of which task? give PIDs, addresses of tasks, --on-cpu or --all")
+    if args.command == "tasks":
+        _check_watch(args)
     if args.quiet:
         args.log_level = "none"
     return args
@@ -260,6 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     add("groups", _SUMMARIES["groups"], _GROUPS_EPILOG)
     demo = add("demo", "run tasks on the small real vmcore that comes with drgn-tools", "")
     add("shell", "start drgn's REPL on the kernel, with drgn-tools imported", _SHELL_EPILOG)
+    _add_watch(tasks)
     for command in (tasks, demo):
         command.add_argument(
             "--check",
@@ -344,6 +351,7 @@ def _add_format(parser: argparse._ActionsContainer, default: object) -> None:
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
+    _add_max_tasks(parser)
     filters = parser.add_argument_group("which tasks (default: all)")
     for name, metavar, what in (
         ("pid", "PIDS", "thread IDs and ranges of them: 1,5-9"),
@@ -371,6 +379,51 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    watch = parser.add_argument_group("of a running kernel")
+    watch.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        type=_interval,
+        default=None,
+        help="look again every so often, and show what has changed: whose verdict is another",
+    )
+    watch.add_argument(
+        "--until-reliable",
+        action="store_true",
+        help="end the watch when each task of the first look was reliable once, or has exited",
+    )
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= _MAX_INTERVAL_S:
+        raise UsageError(f"--watch takes seconds, more than 0: {text!r} is none")
+    return seconds
+
+
+_MAX_INTERVAL_S = 24 * 60 * 60.0
+
+
+def _add_max_tasks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-tasks",
+        metavar="N",
+        type=_count,
+        default=None,
+        help="look at no more than N tasks; exit code 5 if there are more",
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise UsageError(f"--max-tasks takes a number above 0: {text!r} is none")
+    return int(text)
+
+
 def _add_stack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "which",
@@ -379,6 +432,7 @@ def _add_stack(parser: argparse.ArgumentParser) -> None:
         type=_task,
         help="thread ID, or address of a task_struct (0xff1100000261d000, 0x may be left out)",
     )
+    _add_max_tasks(parser)
     parser.add_argument("--all", action="store_true", help="every task")
     parser.add_argument(
         "--on-cpu",
@@ -424,6 +478,19 @@ def _check_command(args: Arguments) -> None:
         raise UsageError("--by-comm is of --format folded: give both")
     if args.command == "stack" and bool(args.which) + args.all + args.on_cpu > 1:
         raise UsageError("give PIDs, --on-cpu or --all: one of them")
+
+
+def _check_watch(args: Arguments) -> None:
+    if args.watch is None:
+        if args.until_reliable:
+            raise UsageError("--until-reliable is of --watch SECONDS: give both")
+        return
+    if args.core is not None:
+        raise UsageError("--watch is of a kernel that runs: nothing changes in a vmcore")
+    if args.frames or args.sort is not None:
+        raise UsageError("--watch shows changes as they come: --frames and --sort are of the list")
+    if args.format not in ("table", "jsonl"):
+        raise UsageError(f"--watch has no format {args.format}: there are table and jsonl")
 
 
 def _check_source(args: Arguments) -> None:

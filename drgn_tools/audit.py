@@ -107,22 +107,34 @@ def task_stacks(prog: Program) -> Iterator[TaskStack]:
 
 
 @takes_program_or_default
-def audit_kernel(prog: Program, progress: Optional[Callable[[int], None]] = None) -> KernelAudit:
+def audit_kernel(
+    prog: Program,
+    progress: Optional[Callable[[int], None]] = None,
+    max_tasks: Optional[int] = None,
+) -> KernelAudit:
     """All tasks of a kernel, and what could not be looked at.
 
     :param progress: called after each task with the number of tasks done.
+    :param max_tasks: look at no more than so many; if there are more, that is a problem
+        of the audit.
     :raises TypesError: the types this rests on are missing.
     """
     kernel = _Kernel(prog)
-    stacks = []
+    stacks: list[TaskStack] = []
+    problems = []
     for task in kernel.tasks:
+        if max_tasks is not None and len(stacks) >= max_tasks:
+            problems.append(f"there are more than the {max_tasks} tasks that were looked at")
+            break
         stack = kernel.stack(task)
         if stack is not None:
             stacks.append(stack)
         if progress is not None:
             progress(len(stacks))
     return KernelAudit(
-        kernel.info(), tuple(stacks), (*kernel.problems(), *_suspicious_emptiness(stacks))
+        kernel.info(),
+        tuple(stacks),
+        (*kernel.problems(), *problems, *_suspicious_emptiness(stacks)),
     )
 
 

@@ -9,10 +9,12 @@ nothing, and before that no dump is opened.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import shutil
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -164,15 +166,26 @@ def _open(args: Arguments, console: Console) -> Program:
 
 
 def _audit(args: Arguments, console: Console) -> KernelAudit:
+    prog = _open(args, console)
+    began = time.monotonic()
+    audit = _audit_once(prog, args, console)
+    _introduce(audit.kernel, console)
+    if args.core is None:
+        console.note(f"read in {time.monotonic() - began:.2f} s")
+    return audit
+
+
+def _audit_once(prog: Program, args: Arguments, console: Console) -> KernelAudit:
     from .audit import audit_kernel
 
-    prog = _open(args, console)
     try:
-        audit = audit_kernel(prog, progress=lambda done: console.progress(f"{done} tasks"))
+        return audit_kernel(
+            prog,
+            progress=lambda done: console.progress(f"{done} tasks"),
+            max_tasks=args.max_tasks,
+        )
     finally:
         console.end_progress()
-    _introduce(audit.kernel, console)
-    return audit
 
 
 def _introduce(kernel: KernelInfo, console: Console) -> None:
@@ -233,6 +246,8 @@ class _Tally:
 
 
 def _tasks(args: Arguments, console: Console) -> int:
+    if args.watch is not None:
+        return _watch(args.watch, args, console)
     return _list_tasks(_audit(args, console), args, console)
 
 
@@ -246,6 +261,30 @@ def _list_tasks(audit: KernelAudit, args: Arguments, console: Console) -> int:
         tasks = sort_tasks(tasks, args.sort)
     _show(args, views.TASKS_WITH_FRAMES if args.frames else views.TASKS, audit, tasks)
     _warn_of_nothing(args, console, tally)
+    return tally.finish(args.check, _unjudged(args, audit) if args.check else ())
+
+
+def _watch(every_s: float, args: Arguments, console: Console) -> int:
+    """Shows what changes on a running kernel, until it is interrupted or all has been reliable."""
+    from .render.changes import change_lines
+    from .watch import Watch
+
+    prog = _open(args, console)
+    watch = Watch()
+    for look in itertools.count(1):
+        began = time.monotonic()
+        audit = _audit_once(prog, args, console)
+        if look == 1:
+            _introduce(audit.kernel, console)
+        selected = list(args.selection.of(audit.tasks))
+        write_lines(change_lines(watch.look(selected, began), time.time(), args.format))
+        if args.until_reliable and not watch.waiting:
+            break
+        console.progress(f"look {look}: {len(selected)} tasks, {watch.waiting} not reliable yet")
+        time.sleep(max(0.0, began + every_s - time.monotonic()))
+    tally = _Tally(console, audit.problems)
+    for _ in tally.over(selected):
+        pass
     return tally.finish(args.check, _unjudged(args, audit) if args.check else ())
 
 

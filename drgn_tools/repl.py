@@ -62,7 +62,7 @@ def _command(
 @_command
 def tasks(prog: Program, args: Arguments) -> list[TaskStack]:
     """List tasks with the verdicts on their stacks."""
-    audit = _audit(prog)
+    audit = _audit(prog, args)
     found = _selected(args, audit)
     if args.sort is not None:
         found = sort_tasks(found, args.sort)
@@ -78,7 +78,7 @@ def stack(prog: Program, args: Arguments) -> list[TaskStack]:
         audit = KernelAudit(kernel_info(prog), tuple(found))
         _introduce(prog, audit)
     else:
-        audit = _audit(prog)
+        audit = _audit(prog, args)
         found = _found_without_pid(args, audit)
         if not found:
             Console().note("no stack is known to be unreliable; give a PID, --on-cpu or --all")
@@ -108,7 +108,7 @@ def _drawn(found: Iterable[TaskStack], audit: KernelAudit) -> Iterator[str]:
 @_command
 def regs(prog: Program, args: Arguments) -> list[TaskRegs]:
     """List every saved ``pt_regs``."""
-    audit = _audit(prog)
+    audit = _audit(prog, args)
     user_mode = None if args.mode is None else args.mode == "user"
     found = list(saved_regs(_selected(args, audit), user_mode))
     _show(views.regs_view(audit.kernel.arch), args, audit, found)
@@ -118,7 +118,7 @@ def regs(prog: Program, args: Arguments) -> list[TaskRegs]:
 @_command
 def groups(prog: Program, args: Arguments) -> list[StackGroup]:
     """Fold identical stacks together."""
-    audit = _audit(prog)
+    audit = _audit(prog, args)
     members = _selected(args, audit)
     found = group_stacks(members)
     if args.format == "folded":
@@ -140,8 +140,8 @@ COMMANDS: Mapping[str, Callable[[Program, Sequence[str]], Optional[list[Any]]]] 
 # ---- what they share
 
 
-def _audit(prog: Program) -> KernelAudit:
-    audit = audit_kernel(prog)
+def _audit(prog: Program, args: Arguments) -> KernelAudit:
+    audit = audit_kernel(prog, max_tasks=args.max_tasks)
     _introduce(prog, audit)
     console = Console()
     for problem in audit.problems:

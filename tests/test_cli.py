@@ -14,9 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import drgn
 import pytest
@@ -31,6 +32,7 @@ from drgn_tools.render.output import Console
 
 from .fabricated import (
     AUDIT,
+    FAULTING,
     HOSTILE,
     KERNEL,
     ORC_KERNEL,
@@ -49,7 +51,9 @@ SOUND = KernelAudit(KERNEL, tuple(task for task in TASKS if task.reason is not R
 def offer(monkeypatch: pytest.MonkeyPatch, audit: KernelAudit) -> None:
     """Let the command line find *audit* in whatever it opens."""
 
-    def audit_kernel(prog: object, progress: Callable[[int], None]) -> KernelAudit:
+    def audit_kernel(
+        prog: object, progress: Callable[[int], None], max_tasks: Optional[int]
+    ) -> KernelAudit:
         for done in range(len(audit)):
             progress(done + 1)
         return audit
@@ -140,6 +144,14 @@ def joined(value: object) -> str:
         (["stack", "-c", "a", "1_0"], "neither a PID"),
         (["regs", "-c", "a", "--mode", "both"], "--mode"),
         (["demo", "-c", "a"], "demo brings its own vmcore"),
+        (["tasks", "-k", "--watch", "0"], "--watch takes seconds"),
+        (["tasks", "-k", "--watch", "soon"], "--watch takes seconds"),
+        (["tasks", "-k", "--watch", "nan"], "--watch takes seconds"),
+        (["tasks", "-c", "a", "--watch", "1"], "nothing changes in a vmcore"),
+        (["tasks", "-k", "--until-reliable"], "--until-reliable is of --watch"),
+        (["tasks", "-k", "--watch", "1", "--frames"], "--frames and --sort are of the list"),
+        (["tasks", "-k", "--watch", "1", "--format", "csv"], "there are table and jsonl"),
+        (["regs", "-c", "a", "--max-tasks", "0"], "--max-tasks takes a number"),
     ],
     ids=joined,
 )
@@ -575,7 +587,7 @@ from drgn_tools.cli import main
 from drgn_tools.records import KernelAudit
 from tests.fabricated import KERNEL, TASKS
 
-def audit_kernel(prog, progress):
+def audit_kernel(prog, progress, max_tasks):
     {body}
     return KernelAudit(KERNEL, TASKS * {times})
 
@@ -775,3 +787,71 @@ def test_the_manual_and_the_help_have_the_same_exit_codes(
     in_help = set(re.findall(r"(?:^  |; )(\d+) ", help_text, re.MULTILINE))
     assert in_help == set(re.findall(r"^\| (\d+) \|", MANUAL, re.MULTILINE))
     assert in_help == {"0", "1", "2", "3", "4", "5", "70", "74", "130", "141"}
+
+
+# ---- a kernel that runs
+
+
+def offer_looks(monkeypatch: pytest.MonkeyPatch, *looks: Sequence[TaskStack]) -> list[float]:
+    """Let each audit find the next of *looks*; gives the list of sleeps between them."""
+    rest = iter(looks)
+    slept: list[float] = []
+    offer(monkeypatch, SOUND)
+    monkeypatch.setattr(
+        "drgn_tools.audit.audit_kernel", lambda prog, **_: KernelAudit(KERNEL, tuple(next(rest)))
+    )
+    monkeypatch.setattr("time.sleep", slept.append)
+    return slept
+
+
+def now_reliable(task: TaskStack) -> TaskStack:
+    return replace(task, verdict=Verdict.RELIABLE, reason=None, why=None, brief=None)
+
+
+def test_watch_ends_when_all_were_reliable_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slept = offer_looks(
+        monkeypatch, [SLEEPER, FAULTING], [SLEEPER, FAULTING], [SLEEPER, now_reliable(FAULTING)]
+    )
+    assert main(["tasks", "-k", "--watch", "7", "--until-reliable", "--check"]) == 0
+    captured = capsys.readouterr()
+    lines = [line.split(None, 1)[1] for line in captured.out.splitlines()]
+    assert lines == [
+        "unreliable       51  reader            page fault in rep_stos_alternative+0x40",
+        "reliable         51  reader            was unreliable for 0 s",
+    ]
+    assert len(slept) == 2
+    assert all(0 < seconds <= 7 for seconds in slept)
+    assert captured.err.count("unwinder: frame pointers") == 1
+    assert "2 tasks: 2 reliable" in captured.err
+
+
+def test_watch_in_json_has_an_object_for_each_change(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offer_looks(monkeypatch, [SLEEPER, FAULTING], [now_reliable(SLEEPER)])
+    argv = ["tasks", "-k", "--watch", "1", "--until-reliable", "--format", "jsonl", "-q"]
+    assert main(argv) == 0
+    changes = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(c["pid"], c["verdict"], c["before"]) for c in changes] == [
+        (51, "unreliable", None),
+        (51, None, "unreliable"),
+    ]
+    assert all(
+        list(c) == ["time", "task", "pid", "comm", "verdict", "reason", "why", "before", "seconds"]
+        for c in changes
+    )
+
+
+def test_watch_that_is_interrupted_says_so_by_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offer_looks(monkeypatch, [FAULTING])
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", interrupted)
+    assert main(["tasks", "-k", "--watch", "1"]) == 130
+    assert "page fault" in capsys.readouterr().out
