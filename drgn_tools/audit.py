@@ -20,6 +20,7 @@ from .entry import enters_from_user_mode, entry_of
 from .errors import TaskNotFoundError, UsageError
 from .foreign import foreign_frames
 from .kallsyms import UNUSABLE
+from .last_words import last_words
 from .layout import Layout, layout_of
 from .left_out import fault_where_left_out
 from .live import LiveTaskList, is_live
@@ -445,6 +446,7 @@ class _Kernel:
             types=types_source(self.prog),
             cpus=len(self.tasks.cpus),
             notes=tuple(self._notes()),
+            last_words=() if self.crashed_addr is None else last_words(self.prog),
         )
 
     def _notes(self) -> Iterator[str]:

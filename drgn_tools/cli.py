@@ -169,7 +169,7 @@ def _audit(args: Arguments, console: Console) -> KernelAudit:
     prog = _open(args, console)
     began = time.monotonic()
     audit = _audit_once(prog, args, console)
-    _introduce(audit.kernel, console)
+    _introduce(audit.kernel, args, console)
     if args.core is None:
         console.note(f"read in {time.monotonic() - began:.2f} s")
     return audit
@@ -188,10 +188,13 @@ def _audit_once(prog: Program, args: Arguments, console: Console) -> KernelAudit
         console.end_progress()
 
 
-def _introduce(kernel: KernelInfo, console: Console) -> None:
+def _introduce(kernel: KernelInfo, args: Arguments, console: Console) -> None:
     from .render.summary import kernel_line
 
     console.note(kernel_line(kernel))
+    if args.format != "text":  # which has them above the stack
+        for line in kernel.last_words:
+            console.note(f"log: {line}")
     for note in kernel.notes:
         console.note(f"note: {note}")
 
@@ -275,7 +278,7 @@ def _watch(every_s: float, args: Arguments, console: Console) -> int:
         began = time.monotonic()
         audit = _audit_once(prog, args, console)
         if look == 1:
-            _introduce(audit.kernel, console)
+            _introduce(audit.kernel, args, console)
         selected = list(args.selection.of(audit.tasks))
         write_lines(change_lines(watch.look(selected, began), time.time(), args.format))
         if args.until_reliable and not watch.waiting:
@@ -329,7 +332,7 @@ def _audit_of(args: Arguments, console: Console) -> KernelAudit:
     else:
         tasks = (crashed_stack(prog),)
     kernel = kernel_info(prog)
-    _introduce(kernel, console)
+    _introduce(kernel, args, console)
     return KernelAudit(kernel, tasks)
 
 
@@ -401,7 +404,7 @@ def _shell(args: Arguments, console: Console) -> int:
     if sys.stdin is None:
         raise UsageError("shell reads from standard input, and that is closed")
     prog = _open(args, console)
-    _introduce(kernel_info(prog), console)
+    _introduce(kernel_info(prog), args, console)
     if is_terminal(sys.stdin):
         shell.run_interactive(prog)
         return EXIT_OK

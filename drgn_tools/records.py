@@ -205,6 +205,8 @@ class KernelInfo:
     """Number of CPUs that are online, or were when the machine panicked."""
     notes: tuple[str, ...] = ()
     """What a reader must know of this kernel before believing a verdict; said once, on stderr."""
+    last_words: tuple[str, ...] = ()
+    """Of a kernel that crashed, the headlines of its last oops and panic(), from its log (v5.10 and later)."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -22,6 +22,12 @@ from drgn_tools.records import (
 HOSTILE_COMM = "\x1b[31m\n,;\"'|<b>\u202e\udc80"
 """Colour, a second line, every separator, a tag, right-to-left, half a surrogate pair."""
 
+LAST_WORDS = (
+    "BUG: unable to handle page fault for address: \x1b[31m0000000000001000",
+    "Kernel panic - not syncing: Fatal exception in interrupt",
+)
+"""What the log of the kernel below says of its death."""
+
 KERNEL = KernelInfo(
     source="/var/crash/vmcore",
     release="6.12.117",
@@ -32,6 +38,7 @@ KERNEL = KernelInfo(
     reliable_stacktrace=True,
     types="btf",
     cpus=2,
+    last_words=LAST_WORDS,
 )
 
 ORC_KERNEL = KernelInfo(

@@ -302,7 +302,7 @@ FRAME_KEYS = ["ip", "symbol", "module", "stack", "regs", "user_mode"]
 REGS_KEYS = ["address", "entry", "user_mode", "registers", "symbol", "module"]
 KERNEL_KEYS = [
     "source", "release", "build_id", "arch", "unwinder", "encoding", "reliable_stacktrace",
-    "types", "cpus", "notes",
+    "types", "cpus", "notes", "last_words",
 ]  # fmt: skip
 IDENTITY_KEYS = [
     "task", "pid", "tgid", "comm", "state", "cpu", "on_cpu", "kthread", "verdict", "reason",

@@ -59,6 +59,7 @@ KERNEL: Fields = {
     "types": lambda kernel: kernel.types,
     "cpus": lambda kernel: kernel.cpus,
     "notes": lambda kernel: list(kernel.notes),
+    "last_words": lambda kernel: list(kernel.last_words),
 }
 """Of a :class:`~drgn_tools.records.KernelInfo`."""
 

@@ -20,7 +20,7 @@ columns unless a symbol's name is longer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Optional
 
 from ..records import Frame, KernelInfo, TaskStack
@@ -58,7 +58,8 @@ def draw_stack(task: TaskStack, kernel: Optional[KernelInfo] = None) -> str:
     :return: lines joined by newlines, none at the end; safe for a terminal.
     """
     is_32bit = kernel.arch == "i386" if kernel else task.task < 1 << 32
-    return "\n".join(_lines(task, digits=8 if is_32bit else 16))
+    said = kernel.last_words if kernel and "crashed" in task.flags else ()
+    return "\n".join(_lines(task, 8 if is_32bit else 16, said))
 
 
 def draw_stacks(tasks: Iterable[TaskStack], kernel: Optional[KernelInfo] = None) -> Iterator[str]:
@@ -69,8 +70,10 @@ def draw_stacks(tasks: Iterable[TaskStack], kernel: Optional[KernelInfo] = None)
         yield draw_stack(task, kernel)
 
 
-def _lines(task: TaskStack, digits: int) -> Iterator[str]:
+def _lines(task: TaskStack, digits: int, last_words: Sequence[str]) -> Iterator[str]:
     yield _identity(task, digits)
+    for line in last_words:
+        yield f"LOG: {escape(line)}"
     yield _verdict(task)
     if task.flags:
         yield f"FLAGS: {escape(', '.join(task.flags))}"
