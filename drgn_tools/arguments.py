@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ examples:
   drgn-tools demo                                 try it: a small real vmcore comes with the package
   drgn-tools tasks -c vmcore                      every task: can its stack be trusted, and why not?
   drgn-tools tasks -c vmcore --verdict unreliable --frames
+  drgn-tools stack -c vmcore                      what crashed the machine, as an oops shows it
   drgn-tools stack -c vmcore 51                   one stack in full, with all saved registers
   sudo drgn-tools tasks -k --check                the running kernel; exit code 1 if one is unreliable
   drgn-tools groups -c vmcore --format folded | flamegraph.pl > stacks.svg
@@ -147,7 +149,7 @@ class Arguments(argparse.Namespace):
     log_level: str
     quiet: bool
     format: str
-    # tasks, demo, regs, groups
+    # tasks, demo, stack, regs, groups
     selection: Selection
     filters: str
     """:attr:`selection` as it was typed."""
@@ -180,7 +182,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     args.symbols = [*args.symbols, *args.symbols_after]
     _check_source(args)
     _check_command(args)
-    if args.command == "stack" and not (args.core or args.all or args.on_cpu or args.which):
+    if args.command == "stack" and not (
+        args.core or args.all or args.on_cpu or args.filters or args.which
+    ):
         raise UsageError("stack of which task? give PIDs, addresses of tasks, --on-cpu or --all")
     if args.command == "tasks":
         _check_watch(args)
@@ -432,7 +436,7 @@ def _add_stack(parser: argparse.ArgumentParser) -> None:
         type=_task,
         help="thread ID, or address of a task_struct (0xff1100000261d000, 0x may be left out)",
     )
-    _add_max_tasks(parser)
+    _add_filters(parser)
     parser.add_argument("--all", action="store_true", help="every task")
     parser.add_argument(
         "--on-cpu",
@@ -470,14 +474,17 @@ _ADD_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 def _check_command(args: Arguments) -> None:
     args.format = _checked_format(args.format, args.command)
-    if args.command in ("tasks", "regs", "groups", "demo"):
+    if args.command in ("tasks", "stack", "regs", "groups", "demo"):
         args.pid = [*args.pid, *getattr(args, "pids", [])]
         args.selection = _selection(args)
         args.filters = _filters(args)
     if args.command == "groups" and args.by_comm and args.format != "folded":
         raise UsageError("--by-comm is of --format folded: give both")
-    if args.command == "stack" and bool(args.which) + args.all + args.on_cpu > 1:
-        raise UsageError("give PIDs, --on-cpu or --all: one of them")
+    if (
+        args.command == "stack"
+        and bool(args.which) + args.all + args.on_cpu + bool(args.filters) > 1
+    ):
+        raise UsageError("give PIDs, --on-cpu, --all or filters such as --comm: one of these")
 
 
 def _check_watch(args: Arguments) -> None:
@@ -526,7 +533,7 @@ def _checked_format(name: Optional[str], command: str) -> str:
     meant = f"did you mean {near[0]}? " if near else ""
     raise UsageError(
         f"{command} has no format {name!r}: {meant}"
-        f"There are {', '.join(ours)}, or any format of tabulate"
+        f"there are {', '.join(ours)}, or any format of tabulate"
     )
 
 
@@ -583,6 +590,8 @@ _TASK = re.compile(
 
 def _task(text: str) -> int:
     match = _TASK.fullmatch(text)
+    if match is None and os.path.exists(text):
+        raise UsageError(f"{text!r} is a file, and no task: is it the vmcore? Then -c {text}")
     if match is None:
         raise UsageError(f"{text!r} is neither a PID nor the address of a task (0x...)")
     return int(match["pid"]) if match["pid"] else int(match["hex"] or match["bare"], 16)

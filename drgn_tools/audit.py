@@ -87,10 +87,7 @@ def crashed_stack(prog: Program) -> TaskStack:
     """
     addr = crashed_task(prog)
     if addr is None:
-        raise TaskNotFoundError(
-            f"no task crashed {source_of(prog)}; whose stack? give PIDs, addresses of tasks, "
-            "--on-cpu or --all"
-        )
+        raise TaskNotFoundError(f"no task crashed {source_of(prog)}: name one")
     return task_stack(prog, addr)
 
 

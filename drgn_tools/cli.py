@@ -28,6 +28,7 @@ from .errors import (
     EXIT_OK,
     EXIT_PARTIAL,
     DrgnToolsError,
+    TaskNotFoundError,
     UsageError,
 )
 from .records import KernelAudit, KernelInfo, Reason, TaskStack, Verdict
@@ -310,15 +311,19 @@ def _stack(args: Arguments, console: Console) -> int:
     from .render import views
     from .render.stack import draw_stacks
 
-    audit = _audit(args, console) if args.all or args.on_cpu else _audit_of(args, console)
-    if args.on_cpu:
-        audit = replace(audit, tasks=tuple(tasks_on_cpu(audit)))
+    if args.all or args.on_cpu or args.filters:
+        audit = _audit(args, console)
+        selected = tasks_on_cpu(audit) if args.on_cpu else args.selection.of(audit.tasks)
+        audit = replace(audit, tasks=tuple(selected))
+    else:
+        audit = _audit_of(args, console)
     tally = _Tally(console, audit.problems)
     tasks = tally.over(audit.tasks)
     if args.format == "text":
         write_lines(draw_stacks(tasks, audit.kernel))
     else:
         _show(args, views.FRAMES, audit, tasks)
+    _warn_of_nothing(args, console, tally)
     return tally.finish()
 
 
@@ -330,7 +335,12 @@ def _audit_of(args: Arguments, console: Console) -> KernelAudit:
     if args.which:
         tasks = tuple(task_stack(prog, which) for which in args.which)
     else:
-        tasks = (crashed_stack(prog),)
+        try:
+            tasks = (crashed_stack(prog),)
+        except TaskNotFoundError as error:
+            raise TaskNotFoundError(
+                f"{error} by PID or address, or give --on-cpu, --all or a filter"
+            ) from None
     kernel = kernel_info(prog)
     _introduce(kernel, args, console)
     return KernelAudit(kernel, tasks)

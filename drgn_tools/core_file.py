@@ -45,7 +45,7 @@ _SAVED_GUEST = (
 _NO_END = "the file is cut short: the mark at the end of the flattened format is missing"
 _INCOMPLETE = "makedumpfile could not write all of the file; what it did not is missing"
 _PART = (
-    "is one part of a split dump: it holds page frames {0} to {1} (not included) of {2}; "
+    "is one part of a split dump: it holds {}; "
     "join all parts with makedumpfile --reassemble PART... NEWFILE"
 )
 _FLATTENED_ELF = (
@@ -177,7 +177,11 @@ def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
             raise InputError(f"{name}: is cut short: its headers are not whole")
         return CoreFile(path, cut_short)  # of another machine, or damaged: libkdumpfile says so
     if header.part is not None and header.part != (0, header.max_pfn):
-        raise InputError(f"{name}: {_PART.format(*header.part, header.max_pfn)}")
+        begin, end = header.part
+        held = (
+            f"page frames {begin} to {end - 1} of {header.max_pfn}" if begin < end else "no pages"
+        )
+        raise InputError(f"{name}: {_PART.format(held)}")
     if not flattened:
         # libkdumpfile maps the bitmaps, and dies of SIGBUS where the file ends before them.
         if header.bitmaps_end > file_bytes:

@@ -38,7 +38,7 @@ _STUBS = {
     "asm_sysvec_call_function": "function call interrupt",
     "asm_sysvec_call_function_single": "function call interrupt",
     "asm_sysvec_irq_work": "irq work interrupt",
-    "asm_sysvec_reboot": "reboot interrupt",
+    "asm_sysvec_reboot": "stop interrupt",  # also at a panic, for the other CPUs
     "asm_sysvec_kvm_asyncpf_interrupt": "KVM async page fault interrupt",
     "asm_sysvec_xen_hvm_callback": "Xen interrupt",
     "asm_sysvec_hyperv_callback": "Hyper-V interrupt",

@@ -100,7 +100,7 @@ def _on_use(name: str) -> Callable[..., Any]:
         return getattr(drgn_tools, name)(*args, **kwargs)
 
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"drgn_tools.{name}(): help(drgn_tools.{name}) tells all of it."
+    function.__doc__ = f"from drgn_tools import {name}; help({name}) tells all of it."
     return function
 
 

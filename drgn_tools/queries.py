@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Callable, Optional
@@ -103,10 +103,13 @@ def waiting_function(task: TaskStack) -> Optional[Frame]:
     """The innermost frame that is not the scheduler itself (``__schedule``, ``schedule`` ...).
 
     Of a task that an interrupt took its CPU from, what was interrupted: the
-    first ``pt_regs``, which may be of user mode. The very innermost frame where
-    all are the scheduler, ``None`` for a task without frames in the kernel.
+    first ``pt_regs``, which may be of user mode. The same of a task on a CPU, which
+    stands where it died or was stopped; else what called panic(). The very innermost
+    frame where all are the scheduler, ``None`` for a task without frames in the kernel.
     """
     kernel = kernel_frames(task)
+    if task.on_cpu:
+        return _stopped_at(kernel)
     for number, frame in enumerate(task.frames):
         name = frame.symbol and function_name(frame.symbol)
         if frame.user_mode or name in _SCHEDULER:
@@ -124,6 +127,16 @@ def tasks_on_cpu(tasks: Iterable[TaskStack]) -> list[TaskStack]:
         (task for task in tasks if task.on_cpu),
         key=lambda task: ("crashed" not in task.flags, task.cpu),
     )
+
+
+def _stopped_at(kernel: Sequence[Frame]) -> Optional[Frame]:
+    interrupted = next((frame for frame in kernel if frame.regs is not None), None)
+    if interrupted is not None or not kernel:
+        return interrupted
+    for frame, caller in zip(kernel, kernel[1:]):
+        if frame.symbol and function_name(frame.symbol) in ("panic", "vpanic"):
+            return caller
+    return kernel[0]
 
 
 @dataclass(frozen=True)
@@ -201,10 +214,10 @@ SORT_KEYS: dict[str, Callable[[TaskStack], object]] = {
     "comm": lambda task: task.comm,
     "state": lambda task: task.state,
     "cpu": lambda task: task.cpu,
-    "verdict": lambda task: _VERDICT_ORDER[task.verdict],
+    "verdict": lambda task: ("crashed" not in task.flags, _VERDICT_ORDER[task.verdict]),
     "depth": lambda task: -len(kernel_frames(task)),
 }
-"""Orders that tasks can be put in: unreliable ones first, deepest stacks first, the rest ascending."""
+"""Orders that tasks can be put in: the one that crashed and unreliable ones first, deepest stacks first, the rest ascending."""
 
 
 def sort_tasks(tasks: Iterable[TaskStack], key: str) -> list[TaskStack]:

@@ -80,7 +80,10 @@ def stack(prog: Program, args: Arguments) -> list[TaskStack]:
     else:
         audit = _audit(prog, args)
         found = _found_without_pid(args, audit)
-        if not found:
+        chosen = args.all or args.on_cpu or args.filters
+        if found and not chosen and "crashed" not in found[0].flags:
+            Console().note("no task crashed this kernel; these are unreliable")
+        if not found and not chosen:
             Console().note("no stack is known to be unreliable; give a PID, --on-cpu or --all")
     if args.format == "text":
         _write(_drawn(found, audit))
@@ -90,6 +93,8 @@ def stack(prog: Program, args: Arguments) -> list[TaskStack]:
 
 
 def _found_without_pid(args: Arguments, audit: KernelAudit) -> list[TaskStack]:
+    if args.filters:
+        return list(args.selection.of(audit.tasks))
     if args.all:
         return list(audit)
     if args.on_cpu:

@@ -12,13 +12,18 @@ import drgn.cli
 
 # For its side effect: %tasks and the like, also where it is not installed as a plugin.
 from . import plugin  # noqa: F401
-from .audit import kernel_info, task_stack, task_stacks
+from .audit import crashed_stack, kernel_info, task_stack, task_stacks
 from .records import TaskStack
 from .render.output import ReaderGoneError, discard
 
 __all__ = ("run_interactive", "run_stdin")
 
-_OURS = {"kernel_info": kernel_info, "task_stack": task_stack, "task_stacks": task_stacks}
+_OURS = {
+    "crashed_stack": crashed_stack,
+    "kernel_info": kernel_info,
+    "task_stack": task_stack,
+    "task_stacks": task_stacks,
+}
 
 _COMMANDS = "Commands: %tasks, %stack, %regs, %groups; each has --help."
 

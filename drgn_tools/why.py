@@ -84,6 +84,7 @@ def running(cpu: int, walk: Optional[Walk] = None, frames: Sequence[Frame] = ())
     brief = f"running on CPU {cpu}"
     sentence = [brief]
     if walk is not None and walk.overflowed is not None:
+        brief += ", stack overflow"
         sentence.append(f"the {walk.overflowed} stack overflowed")
     if walk is not None and walk.end is End.ERROR:
         sentence.append(_broken(walk, place(frames[-1])))

@@ -116,7 +116,7 @@ def joined(value: object) -> str:
         (["regs", "-c", "a", "--format", "text"], "no format 'text'"),
         (["shell", "-c", "a", "--format", "json"], "shell has no --format"),
         (["tasks", "-c", "a", "-c", "b"], "-c a and -c b: give one"),
-        (["tasks", "-c", "a", "--format", "JSN"], "did you mean json? There are table, json,"),
+        (["tasks", "-c", "a", "--format", "JSN"], "did you mean json? there are table, json,"),
         (["groups", "-c", "a", "--by-comm"], "--by-comm is of --format folded"),
         (["tasks", "-c", "a", "--pid", "x"], "'x' is no list of PIDs"),
         (["tasks", "-c", "a", "--pid", "1,,2"], "'1,,2' is no list of PIDs"),
@@ -137,8 +137,10 @@ def joined(value: object) -> str:
         (["tasks", "-c", "a", "--frame"], "--frame"),
         (["tasks", "-c", "a", "--log-level", "loud"], "--log-level"),
         (["stack", "-k"], "stack of which task?"),
-        (["stack", "-c", "a", "1", "--all"], "one of them"),
-        (["stack", "-c", "a", "--on-cpu", "--all"], "one of them"),
+        (["stack", "-c", "a", "1", "--all"], "one of these"),
+        (["stack", "-c", "a", "--on-cpu", "--all"], "one of these"),
+        (["stack", "README.md"], "'README.md' is a file, and no task"),
+        (["stack", "-c", "a", "1", "--comm", "x"], "one of these"),
         (["stack", "-c", "a", "x"], "'x' is neither a PID nor the address of a task"),
         (["stack", "-c", "a", "0xffff888000000000ffff"], "neither a PID nor the address"),
         (["stack", "-c", "a", "1_0"], "neither a PID"),
@@ -341,7 +343,7 @@ def test_demo_shows_what_cannot_be_trusted_first_and_where_to_go_next(
     main(["demo"])
     out = capsys.readouterr().out
     verdicts = re.findall(r" (unreliable|unknown|reliable) ", out.split("One of")[0])
-    assert verdicts == ["unreliable"] * 6 + ["unknown"] * 3 + ["reliable"] * 13
+    assert verdicts == ["unknown", *["unreliable"] * 6, *["unknown"] * 2, *["reliable"] * 13]
     assert "PID: 51  TGID: 42" in out
     commands = [line.split() for line in out.splitlines() if line.startswith("  drgn-tools ")]
     assert [words[1] for words in commands] == ["stack", "regs", "groups", "tasks"]
@@ -572,7 +574,7 @@ def test_shell_is_drgns_repl_on_a_terminal(demo_core: str, tmp_path: Path) -> No
             while chunk := terminal.read(4096):
                 text += chunk
     assert process.wait(60) == 0
-    assert b"from drgn_tools import kernel_info, task_stack, task_stacks" in text
+    assert b"from drgn_tools import crashed_stack, kernel_info, task_stack, task_stacks" in text
     assert b"PID: 1  TASK: " in text
     assert b"PID  COMM" in text
     assert b"Traceback" not in text

@@ -82,11 +82,15 @@ def test_a_part_of_a_split_dump(demo_core: str, kdump: Path, tmp_path: Path) -> 
     assert header is not None
     end = header.max_pfn
     path = tmp_path / "part"
-    for part in ((0, end // 2), (end // 2, end), (end, end)):
+    for part, held in (
+        ((0, end // 2), f"page frames 0 to {end // 2 - 1} of {end}"),
+        ((end // 2, end), f"page frames {end // 2} to {end - 1} of {end}"),
+        ((end, end), "no pages"),
+    ):
         write_kdump(demo_core, path, part=part)
         message = refusal(path)
         assert "is one part of a split dump" in message
-        assert f"page frames {part[0]} to {part[1]} (not included) of {end}" in message
+        assert f"it holds {held};" in message
         assert "makedumpfile --reassemble" in message
     # The first of two parts may have it all, where there is little.
     write_kdump(demo_core, path, part=(0, end))

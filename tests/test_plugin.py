@@ -182,7 +182,15 @@ def test_repl_stack_of_nothing_draws_all_that_are_unreliable(
     terminal: Terminal, stacks: list[TaskStack]
 ) -> None:
     expected = [str(s) for s in stacks if s.verdict is Verdict.UNRELIABLE]
-    assert terminal.type("%stack") == "\n\n".join(expected)
+    note, drawn = terminal.type("%stack").split("\n", 1)
+    assert note == "no task crashed this kernel; these are unreliable"
+    assert drawn == "\n\n".join(expected)
+
+
+def test_repl_stack_takes_the_filters_of_tasks(terminal: Terminal, stacks: list[TaskStack]) -> None:
+    expected = [str(s) for s in stacks if s.comm.startswith("w-kfault-")]
+    assert len(expected) > 3
+    assert terminal.type("%stack --comm 'w-kfault-*'") == "\n\n".join(expected)
 
 
 def test_repl_regs_and_groups(terminal: Terminal, stacks: list[TaskStack]) -> None:

@@ -227,8 +227,8 @@ def test_running_says_on_which_cpu() -> None:
     ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_running_says_what_is_wrong_with_the_stack(walk: Walk, said: str) -> None:
-    where = f"running on CPU 7{said}"
-    assert running(7, walk, (SCHEDULE, IN_MODULE)) == (where, "running on CPU 7")
+    brief = "running on CPU 7" + (", stack overflow" if walk.overflowed else "")
+    assert running(7, walk, (SCHEDULE, IN_MODULE)) == (f"running on CPU 7{said}", brief)
 
 
 @pytest.mark.parametrize(
