@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which tasks use most of their kernel stack, in bytes, and where?
 
-WHERE is the innermost function that is not the scheduler itself.
+WHERE is the innermost function that is not the scheduler itself; of a task on a CPU, where it was
+stopped. More than 100% is a stack that overflowed.
 
     $ drgn -c vmcore contrib/deepest_stacks.py -n 2
     BYTES  OF STACK  FRAMES  PID  COMM        WHERE
@@ -15,23 +16,38 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
+from typing import Optional
 
 from drgn import Object, Program
 
-from drgn_tools import task_stacks
+from drgn_tools import TaskStack, task_stacks
 from drgn_tools.layout import layout_of
 from drgn_tools.queries import waiting_function
 from drgn_tools.script import run, script_parser, table
+
+GUARD_BYTES = 4096
+
+
+def used_bytes(prog: Program, stack: TaskStack, size: int) -> Optional[int]:
+    """Of the task's own stack; ``None`` for a task on a CPU whose registers are not known."""
+    task = Object(prog, "struct task_struct *", stack.task)
+    begin = task.stack.value_()
+    if not stack.on_cpu:
+        return int(begin + size - task.thread.sp.value_())
+    # The CPU may be on other stacks by now; where it left this one, registers were saved.
+    # One that ran off its low end is in the page below.
+    saved = [regs["sp"] for regs in stack.regs if not regs.user_mode]
+    pointers = [(stack.cpu_registers or {}).get("sp", 0), *saved]
+    used = [begin + size - sp for sp in pointers if begin - GUARD_BYTES <= sp < begin + size]
+    return max(used, default=None)
 
 
 def deepest_stacks(prog: Program, args: Namespace) -> Iterator[str]:
     size = layout_of(prog).thread_size_bytes
     rows = []
     for stack in task_stacks(prog):
-        # Those that run keep their stack pointer to themselves.
-        if stack.frames and not stack.on_cpu:
-            task = Object(prog, "struct task_struct *", stack.task)
-            used = task.stack.value_() + size - task.thread.sp.value_()
+        used = used_bytes(prog, stack, size) if stack.frames else None
+        if used is not None:
             frame = waiting_function(stack)
             where = frame and frame.symbol
             depth = len(stack.frames)

@@ -202,7 +202,7 @@ def _cell(oopses: Sequence[Oops], other: Sequence[Entry]) -> str:
     console, _ = what_the_console_saw(oopses)
     begin = _last(oopses, from_regs=False) or oopses[-1]
     rest = what_both_saw(begin, other)[1]
-    found = list(differences(console, rest))
+    found = list(dict.fromkeys(differences(console, rest)))
     if not found:
         return "equal"
     equal = sum(block.size for block in _matcher(console, rest).get_matching_blocks())
