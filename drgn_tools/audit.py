@@ -152,7 +152,7 @@ class _Kernel:
         fault_where_left_out(prog)  # if drgn opened it
         self.prog = prog
         self.layout: Layout = layout_of(prog)
-        self.text = KernelText(prog)
+        self.text = _text_of(prog)
         self.tasks = (LiveTaskList if is_live(prog) else TaskList)(prog, self.layout)
         self.recover_layout = probe_recovery(prog)
         self.crashed_addr = crashed_task(prog)
@@ -228,7 +228,7 @@ class _Kernel:
         # A module may have been loaded since.
         self._text_reads_left -= 1
         if self._text_reads_left >= 0:
-            self.text = KernelText(self.prog)
+            self.text = _text_of(self.prog)
         return self._text_reads_left >= 0
 
     def _stack(self, task: Task) -> TaskStack:
@@ -452,6 +452,17 @@ class _Kernel:
             if self.rules is None:
                 note += "; stacks are drgn's, and of the saved registers only those of user mode are found"
             yield note
+
+
+def _text_of(prog: Program) -> KernelText:
+    text = KernelText(prog)
+    if is_live(prog):
+        # A list that seems damaged may have been changed while it was read.
+        for _ in range(_MAX_TRIES):
+            if not text.problems:
+                break
+            text = KernelText(prog)
+    return text
 
 
 def _suspicious_emptiness(stacks: Sequence[TaskStack]) -> Iterator[str]:

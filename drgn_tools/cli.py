@@ -178,13 +178,15 @@ def _audit(args: Arguments, console: Console) -> KernelAudit:
 
 def _audit_once(prog: Program, args: Arguments, console: Console) -> KernelAudit:
     from .audit import audit_kernel
+    from .program import while_it_is_there
 
     try:
-        return audit_kernel(
-            prog,
-            progress=lambda done: console.progress(f"{done} tasks"),
-            max_tasks=args.max_tasks,
-        )
+        with while_it_is_there(prog):
+            return audit_kernel(
+                prog,
+                progress=lambda done: console.progress(f"{done} tasks"),
+                max_tasks=args.max_tasks,
+            )
     finally:
         console.end_progress()
 
@@ -330,18 +332,20 @@ def _stack(args: Arguments, console: Console) -> int:
 def _audit_of(args: Arguments, console: Console) -> KernelAudit:
     # Only the tasks that are asked for. All are found before any is shown.
     from .audit import crashed_stack, kernel_info, task_stack
+    from .program import while_it_is_there
 
     prog = _open(args, console)
-    if args.which:
-        tasks = tuple(task_stack(prog, which) for which in args.which)
-    else:
-        try:
-            tasks = (crashed_stack(prog),)
-        except TaskNotFoundError as error:
-            raise TaskNotFoundError(
-                f"{error} by PID or address, or give --on-cpu, --all or a filter"
-            ) from None
-    kernel = kernel_info(prog)
+    with while_it_is_there(prog):
+        if args.which:
+            tasks = tuple(task_stack(prog, which) for which in args.which)
+        else:
+            try:
+                tasks = (crashed_stack(prog),)
+            except TaskNotFoundError as error:
+                raise TaskNotFoundError(
+                    f"{error} by PID or address, or give --on-cpu, --all or a filter"
+                ) from None
+        kernel = kernel_info(prog)
     _introduce(kernel, args, console)
     return KernelAudit(kernel, tasks)
 

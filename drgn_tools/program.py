@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, Optional, TypeVar, Union
 
@@ -123,7 +123,8 @@ def open_program(
         _drgn_opens(partial(prog.set_qemu_qmp, qemu), f"{name}: cannot be used as a QMP socket")
     _check_kernel(prog, name)
     try:
-        _load_types(prog, name, paths)
+        with while_it_is_there(prog):
+            _load_types(prog, name, paths)
     except TypesError as e:
         if cut_short is not None and not paths:
             raise InputError(f"{name}: {cut_short}, the kernel's own types with it") from e
@@ -197,6 +198,22 @@ def _drgn_opens(call: Callable[[], T], failure: str) -> T:
         if type(e) is not Exception:
             raise
         raise InputError(f"{failure}: {_one_line(e)}") from e
+
+
+@contextmanager
+def while_it_is_there(prog: Program) -> Iterator[None]:
+    """A kernel that runs may go away while it is read: a guest that is killed.
+
+    :raises InputError: instead of what drgn raises then.
+    """
+    try:
+        yield
+    except Exception as e:
+        # drgn has no class of its own for a QMP connection that is gone.
+        gone = isinstance(e, OSError) or type(e) is Exception
+        if not gone or not prog.flags & ProgramFlags.IS_LIVE:
+            raise
+        raise InputError(f"{source_of(prog)}: went away while it was read: {_one_line(e)}") from e
 
 
 def _one_line(error: Exception) -> str:

@@ -7,7 +7,8 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
+from unittest import mock
 
 import drgn
 import pytest
@@ -26,7 +27,7 @@ from drgn.helpers.linux.slab import for_each_slab_cache
 
 from drgn_tools import open_program
 from drgn_tools.elf import ET_REL
-from drgn_tools.errors import TypesError, UsageError
+from drgn_tools.errors import InputError, TypesError, UsageError
 from drgn_tools.find_btf import read_btf
 from drgn_tools.kallsyms import Kallsyms, kallsyms_of
 from drgn_tools.program import (
@@ -36,6 +37,7 @@ from drgn_tools.program import (
     types_source,
     use_builtin_types,
     vmcoreinfo,
+    while_it_is_there,
 )
 
 from .conftest import lab_file
@@ -249,3 +251,24 @@ def test_a_module_among_the_symbols_does_not_replace_btf(demo_core: str, tmp_pat
 def test_drgn_platform_is_the_dumps(demo_program: Program) -> None:
     assert demo_program.platform is not None
     assert demo_program.platform.arch is drgn.Architecture.X86_64
+
+
+def live(prog: drgn.Program) -> drgn.Program:
+    """A program that says of itself that it runs, as far as Python sees."""
+    stand_in = mock.Mock(spec_set=("flags", "cache"), cache={})
+    stand_in.flags = prog.flags | drgn.ProgramFlags.IS_LIVE
+    return cast(drgn.Program, stand_in)
+
+
+@pytest.mark.parametrize("error", [ProcessLookupError(3, "No such process"), Exception("closed")])
+def test_a_guest_that_goes_away_is_an_input_error(
+    demo_program: drgn.Program, error: Exception
+) -> None:
+    message = r"^qemu: went away while it was read: "
+    with pytest.raises(InputError, match=message), while_it_is_there(live(demo_program)):
+        raise error
+    # In a dump the same is a bug of ours, and so is all else of a guest.
+    with pytest.raises(type(error)), while_it_is_there(demo_program):
+        raise error
+    with pytest.raises(KeyError), while_it_is_there(live(demo_program)):
+        raise KeyError("x")
