@@ -16,6 +16,7 @@ from drgn import FaultError, Object, Program, Thread, TypeKind
 from drgn.helpers.common.prog import takes_program_or_default
 from drgn.helpers.linux.pid import find_task
 
+from .caller import is_entered_by_call, missing_caller
 from .entry import enters_from_user_mode, entry_of
 from .errors import TaskNotFoundError, UsageError
 from .foreign import foreign_frames
@@ -245,7 +246,7 @@ class _Kernel:
         walk = walk_task_stack(stack, task.thread_sp, self.rules, recovery)
         frames = [self._frame(step) for step in walk.steps]
         regs = [
-            self._saved_regs(frames, i, step.raw_regs)
+            self._saved_regs(task, frames, i, step.raw_regs)
             for i, step in enumerate(walk.steps)
             if step.raw_regs is not None
         ]
@@ -273,7 +274,7 @@ class _Kernel:
         here = self._here(registers, find_stack, walk)
         frames = [here, *(self._frame(step) for step in walk.steps)]
         regs = [
-            self._saved_regs(frames, i, step.raw_regs)
+            self._saved_regs(task, frames, i, step.raw_regs)
             for i, step in enumerate(walk.steps, 1)
             if step.raw_regs is not None
         ]
@@ -283,7 +284,9 @@ class _Kernel:
             flags.append("stack_overflow")
         if walk.end in (End.ERROR, End.NOT_IN_DUMP, End.EMPTY):
             flags.append("ends_early")
-        return self._record(task, judgement, because, frames, regs, flags, registers)
+        caller = self._missing_caller(task, frames, 0, registers["sp"])
+        record = self._record(task, judgement, because, frames, regs, flags, registers)
+        return replace(record, cpu_caller=caller)
 
     def _here(self, registers: Mapping[str, int], find_stack: FindStack, walk: Walk) -> Frame:
         """The frame that the CPU is in."""
@@ -352,17 +355,51 @@ class _Kernel:
         name = self.text.name_exact(step.ip) if exact else self.text.name_return_address(step.ip)
         return replace(_named_frame(step.ip, name, step.regs), stack=step.stack)
 
-    def _saved_regs(self, frames: Sequence[Frame], at: int, raw: bytes) -> SavedRegs:
+    def _saved_regs(self, task: Task, frames: Sequence[Frame], at: int, raw: bytes) -> SavedRegs:
         frame = frames[at]
         assert frame.regs is not None  # callers pick the frames that are a pt_regs
+        registers = self.layout.regs.read(raw)
         return SavedRegs(
             address=frame.regs,
             entry=self._entry(frames[at - 1]) if at > 0 else None,
             user_mode=frame.user_mode,
-            registers=self.layout.regs.read(raw),
+            registers=registers,
             symbol=frame.symbol,
             module=frame.module,
+            caller=self._missing_caller(task, frames, at, registers["sp"]),
         )
+
+    def _missing_caller(
+        self, task: Task, frames: Sequence[Frame], at: int, sp: int
+    ) -> Optional[Frame]:
+        """Who called the function of the frame *at*, which was interrupted, if the walk has skipped him."""
+        frame = frames[at]
+        name = None if frame.user_mode else self.text.name_exact(frame.ip)
+        # Without a name nothing tells where a function begins; but what is no text is none.
+        if frame.user_mode or (name is None and self.text.is_kernel_text(frame.ip) is not False):
+            return None
+        if name is not None and not is_entered_by_call(name.name):
+            return None
+        found = missing_caller(
+            sp,
+            frame.ip,
+            None if name is None else frame.ip - name.offset,
+            self._read,
+            Recovery(self.prog, self.recover_layout, task, current=self.tasks.is_running(task)),
+            self.layout.word_bytes,
+        )
+        outer = frames[at + 1].ip if at + 1 < len(frames) else None
+        if found is None or found.addr == outer or not self.text.is_kernel_text(found.addr):
+            return None
+        return replace(
+            _named_frame(found.addr, self.text.name_return_address(found.addr)), stack=frame.stack
+        )
+
+    def _read(self, addr: int, size: int) -> Optional[bytes]:
+        try:
+            return bytes(self.prog.read(addr, size))
+        except (FaultError, OverflowError):
+            return None
 
     def _entry(self, below: Frame) -> Optional[str]:
         """What entered, by the frame of the code that saved the ``pt_regs`` above it."""

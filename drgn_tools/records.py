@@ -113,6 +113,10 @@ class SavedRegs:
     """``name+0xoffset`` of ``ip``, ``None`` for user mode or unknown code."""
     module: Optional[str] = None
     """Module of ``ip``."""
+    caller: Optional[Frame] = None
+    """Who called the interrupted function, where the walk has skipped it: the function had no frame of its
+    own just there. By the code of the function; where that leaves it open, the word at the saved stack pointer
+    if it returns from a call of this function, which is a guess. Never one of :attr:`TaskStack.frames`."""
 
     def __getitem__(self, name: str) -> int:
         return self.registers[name]
@@ -167,6 +171,8 @@ class TaskStack:
     cpu_registers: Optional[Mapping[str, int]] = field(default=None, hash=False)
     """Of a task on a CPU, what the dump has of that CPU (NT_PRSTATUS), by the kernel's names: where
     :attr:`frames` begin. ``None`` for others, and on a live kernel."""
+    cpu_caller: Optional[Frame] = None
+    """As :attr:`SavedRegs.caller`, for :attr:`cpu_registers`: who called the function that the CPU was in."""
 
     def __repr__(self) -> str:
         # A list of them is read at a prompt; str() is the whole stack.

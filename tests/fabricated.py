@@ -7,6 +7,7 @@ what no sane dump holds.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Optional
 
 from drgn_tools.records import (
@@ -132,8 +133,11 @@ _SYSCALL = (
 )
 
 _USER = user_regs(0xFF20_0000_0045_FF58)
-_FAULT = kernel_regs(
-    0xFF20_0000_0045_FD38, 0xFFFF_FFFF_81F2_5D40, "rep_stos_alternative+0x40", "page fault"
+_FAULT = replace(
+    kernel_regs(
+        0xFF20_0000_0045_FD38, 0xFFFF_FFFF_81F2_5D40, "rep_stos_alternative+0x40", "page fault"
+    ),
+    caller=Frame(0xFFFF_FFFF_C04F_3050, "lab_read+0x50", "lab_module"),
 )
 _TIMER = kernel_regs(
     0xFF20_0000_0055_FD38, 0xFFFF_FFFF_8130_D0C4, "vfs_read+0x8f", "timer interrupt"
@@ -273,6 +277,7 @@ CRASHED = task(
         for name, value in registers(ip=0xFFFF_FFFF_8123_4567, cs=0x10).items()
         if name != "orig_ax"
     },
+    cpu_caller=Frame(0xFFFF_FFFF_8123_6789, "vpanic+0x11", stack="nmi"),
 )
 
 UNREADABLE = task(
@@ -314,6 +319,7 @@ HOSTILE = task(
             registers(flags=0xFFFF_FFFF_FFFF_FFFF),
             "evil\x1b]0;\x07;name+0x1",
             "mod\nule",
+            Frame(0xFFFF_FFFF_FFFF_FFFE, "\x1b[31mcaller+0x1", "mod\nule"),
         ),
     ),
 )

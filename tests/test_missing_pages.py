@@ -78,6 +78,8 @@ def wrong_of_task(whole: TaskStack, holed: TaskStack) -> Iterator[str]:
         yield f"frames {holed.frames}, were {whole.frames}"
     if not same(whole.regs[:regs], holed.regs):
         yield f"registers {holed.regs}, were {whole.regs}"
+    if holed.cpu_caller != caller_as(whole.cpu_caller, holed.cpu_caller):
+        yield f"caller {holed.cpu_caller}, was {whole.cpu_caller}"
 
 
 Named = TypeVar("Named", Frame, SavedRegs)
@@ -93,7 +95,14 @@ def unnamed_as(whole: Named, holed: Named) -> Named:
         whole = replace(whole, symbol=None, module=None)
     if isinstance(whole, SavedRegs) and isinstance(holed, SavedRegs) and holed.entry is None:
         whole = replace(whole, entry=None)  # goes by the name of the frame before
+    if isinstance(whole, SavedRegs) and isinstance(holed, SavedRegs):
+        whole = replace(whole, caller=caller_as(whole.caller, holed.caller))
     return whole
+
+
+def caller_as(whole: Optional[Frame], holed: Optional[Frame]) -> Optional[Frame]:
+    # Goes by the code of the function, by that of its caller, and by names.
+    return None if whole is None or holed is None else unnamed_as(whole, holed)
 
 
 # ---- which pages

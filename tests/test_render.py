@@ -299,7 +299,7 @@ def test_what_all_tasks_of_a_kernel_share_is_not_said_on_each_line() -> None:
 # ---- json, jsonl
 
 FRAME_KEYS = ["ip", "symbol", "module", "stack", "regs", "user_mode"]
-REGS_KEYS = ["address", "entry", "user_mode", "registers", "symbol", "module"]
+REGS_KEYS = ["address", "entry", "user_mode", "registers", "symbol", "module", "caller"]
 KERNEL_KEYS = [
     "source", "release", "build_id", "arch", "unwinder", "encoding", "reliable_stacktrace",
     "types", "cpus", "notes", "last_words",
@@ -319,7 +319,7 @@ def is_address(value: object) -> bool:
 
 def check_task(found: dict[str, Any], frames: bool) -> None:
     stack = ["frames", "regs"] if frames else []
-    on_cpu = ["cpu_registers"] if frames else []
+    on_cpu = ["cpu_registers", "cpu_caller"] if frames else []
     assert list(found) == [*IDENTITY_KEYS, *stack, *SUMMARY_KEYS, *on_cpu]
     assert all(map(is_address, (found.get("cpu_registers") or {}).values()))
     assert is_address(found["task"])
@@ -365,9 +365,11 @@ def test_json_says_what_the_records_say() -> None:
         FAULTING.regs[0].registers
     )
     assert found["function"] == "handle_userfault+0x417"
-    assert found["cpu_registers"] is None
+    assert [regs["caller"] for regs in found["regs"]] == ["lab_read+0x50 [lab_module]", None]
+    assert (found["cpu_registers"], found["cpu_caller"]) == (None, None)
     crashed = next(found for found in document["tasks"] if found["pid"] == CRASHED.pid)
     assert crashed["cpu_registers"]["ip"] == crashed["frames"][0]["ip"]
+    assert crashed["cpu_caller"] == "vpanic+0x11"
     hostile = next(found for found in document["tasks"] if found["pid"] == HOSTILE.pid)
     assert hostile["comm"] == HOSTILE_COMM
 
@@ -528,7 +530,9 @@ def test_registers_lie_between_the_frames_they_part() -> None:
     lines = draw_stack(FAULTING).split("\n")
     at = [i for i, line in enumerate(lines) if line.lstrip().startswith("┌")]
     assert "rep_stos_alternative+0x40" in lines[at[0] - 1]
-    assert "vfs_read+0x8f" in lines[at[0] + lines[at[0] :].index("       └") + 1]
+    end = at[0] + lines[at[0] :].index("       └")
+    assert lines[end + 1] == "      ?  ffffffffc04f3050  lab_read+0x50 [lab_module]"
+    assert "vfs_read+0x8f" in lines[end + 2]
     assert "page fault from kernel mode, pt_regs at ff2000000045fd38" in lines[at[0]]
     assert "syscall from user mode" in lines[at[1]]
 

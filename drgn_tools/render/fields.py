@@ -80,6 +80,7 @@ REGS: Fields = {
     "registers": lambda regs: _addresses(regs.registers),
     "symbol": lambda regs: regs.symbol,
     "module": lambda regs: regs.module,
+    "caller": lambda regs: regs.caller and frame_label(regs.caller),
 }
 """Of :class:`~drgn_tools.records.SavedRegs`."""
 
@@ -128,6 +129,7 @@ TASK_WITH_FRAMES: Fields = {
     **_STACK,
     **_SUMMARY,
     "cpu_registers": lambda task: _addresses(task.cpu_registers),
+    "cpu_caller": lambda task: task.cpu_caller and frame_label(task.cpu_caller),
 }
 """Of a :class:`~drgn_tools.records.TaskStack`."""
 

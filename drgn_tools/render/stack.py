@@ -93,8 +93,12 @@ def _lines(task: TaskStack, digits: int, last_words: Sequence[str]) -> Iterator[
             what = f"{escape(regs.entry or 'unknown entry')} from {mode_name(regs.user_mode)} mode"
             title = f"{what}, pt_regs at {regs.address:0{digits}x}"
             yield from _box(title, regs.registers, digits)
+            if regs.caller is not None:
+                yield _skipped(regs.caller, digits)
         if number == 0 and task.cpu_registers is not None:
             yield from _box(f"registers of CPU {task.cpu}", task.cpu_registers, digits)
+            if task.cpu_caller is not None:
+                yield _skipped(task.cpu_caller, digits)
     if task.on_cpu and "ends_early" in task.flags:
         yield "     ... the unwinder could not go on"
     yield from _change_of_stack(stack, None if several else "task")
@@ -132,6 +136,11 @@ def _frame(frame: Frame, number: int, digits: int, marked: bool) -> str:
     else:
         where = escape(frame_label(frame)) if frame.symbol else "(no symbol)"
     return f"{arrow:>3} {f'#{number}':>3}  {frame.ip:0{digits}x}  {where}"
+
+
+def _skipped(caller: Frame, digits: int) -> str:
+    """As an oops has it, what is on the stack and not of the walk."""
+    return f"      ?  {caller.ip:0{digits}x}  {escape(frame_label(caller))}"
 
 
 def _box(title: str, registers: Mapping[str, int], digits: int) -> Iterator[str]:
