@@ -400,7 +400,9 @@ def _own_name() -> str:
     name = os.path.basename(sys.argv[0])
     if name == "__main__.py":
         return f"{os.path.basename(sys.executable)} -m drgn_tools"
-    return name if shutil.which(name) else os.path.relpath(sys.argv[0])
+    if not name or shutil.which(name):
+        return name or "drgn-tools"
+    return os.path.relpath(sys.argv[0])
 
 
 def _show(args: Arguments, view: View, audit: KernelAudit, records: Iterable[object]) -> None:
