@@ -3,13 +3,14 @@
 # make test      set everything up from nothing and run the tests
 # make lab       build, boot and dump the lab's kernels (QEMU and Debian packages: see tests/lab/README.md)
 # make test-lab  compare with the answers of the kernels themselves
-# make test-lab-all  the same with all kernels, machines that crashed, and dump formats (an hour the first time)
+# make test-lab-all  the same with all kernels, machines that crashed, dump formats, and guests that run
+#                    (an hour the first time)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LAB_DUMPS ?= build/lab
-LAB_GROUPS := kernels crashes crashes-years formats
+LAB_GROUPS := kernels crashes crashes-years formats live
 
 .PHONY: demo test lint lab test-lab lab-all test-lab-all golden clean
 

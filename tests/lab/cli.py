@@ -39,6 +39,7 @@ environment:
                          the repository
   DRGN_TOOLS_LAB_MAKEDUMPFILE   a makedumpfile to use, say one with snappy,
                          instead of the one fetched from Debian
+  DRGN_TOOLS_LAB_AUDITS  how many audits there are in live-storm (default: 500)
 
 Results (paths, tables) go to stdout, everything else to stderr. Exit codes:
 0 done, 1 not done (one line says why), 2 wrong usage, 130 interrupted.
@@ -56,14 +57,26 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _state_of(variant: Variant) -> str:
-    from .dump import cached_dump, kernel_if_cached
+    from .dump import kernel_if_cached
 
     try:
         kernel = kernel_if_cached(variant)
-        dump = cached_dump(variant) if kernel else None
+        made = _result_if_cached(variant) if kernel else None
     except LabError as e:
         return str(e)
-    return f"kernel: {'cached' if kernel else 'not built'}; dump: {dump.core if dump else 'none'}"
+    what = "found" if variant.live else "dump"
+    return f"kernel: {'cached' if kernel else 'not built'}; {what}: {made or 'none'}"
+
+
+def _result_if_cached(variant: Variant) -> Optional[Path]:
+    from .dump import cached_dump
+    from .live import cached_live
+
+    if variant.live:
+        run = cached_live(variant)
+        return run.found if run else None
+    dump = cached_dump(variant)
+    return dump.core if dump else None
 
 
 def _chosen(args: argparse.Namespace) -> Sequence[Variant]:
@@ -87,13 +100,11 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _dump(args: argparse.Namespace) -> int:
-    from .dump import make_dump
-
     chosen = _chosen(args)
     failed = []
     for variant in chosen:
         try:
-            dump = make_dump(variant, fresh=args.fresh, seconds=args.timeout)
+            result = _make(variant, args)
         except LabError as e:
             if len(chosen) == 1:
                 raise
@@ -101,13 +112,22 @@ def _dump(args: argparse.Namespace) -> int:
             say(f"error: {variant.name}: {e}")
             failed.append(variant.name)
             continue
-        for skipped in dump.read_about()["skipped"]:
-            say(f"{variant.name}: the guest could not: {skipped}")
-        core = dump.copy_to(args.output, variant.name) if args.output else dump.core
-        print(core, flush=True)
+        print(result, flush=True)
     if failed:
         raise LabError(f"not made: {', '.join(failed)} ({len(failed)} of {len(chosen)})")
     return 0
+
+
+def _make(variant: Variant, args: argparse.Namespace) -> Path:
+    from .dump import make_dump
+    from .live import make_live
+
+    if variant.live:
+        return make_live(variant, fresh=args.fresh).found
+    dump = make_dump(variant, fresh=args.fresh, seconds=args.timeout)
+    for skipped in dump.read_about()["skipped"]:
+        say(f"{variant.name}: the guest could not: {skipped}")
+    return dump.copy_to(args.output, variant.name) if args.output else dump.core
 
 
 def _packages(args: argparse.Namespace) -> int:
@@ -122,14 +142,12 @@ def _packages(args: argparse.Namespace) -> int:
 
 
 def _path(args: argparse.Namespace) -> int:
-    from .dump import cached_dump
-
-    dump = cached_dump(args.variant)
-    if not dump:
+    result = _result_if_cached(args.variant)
+    if not result:
         raise LabError(
             f"no dump of {args.variant.name} yet: python -m tests.lab dump {args.variant.name}"
         )
-    print(dump.core)
+    print(result)
     return 0
 
 
@@ -168,9 +186,9 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _clean(args: argparse.Namespace) -> int:
-    kinds = ["dumps", "failed", "initramfs"]
+    kinds = ["dumps", "failed", "initramfs", "live"]
     if args.all:
-        kinds += ["modules", "kernels", "trees", "sources", "tools", "apt"]
+        kinds += ["roots", "modules", "kernels", "trees", "sources", "tools", "apt"]
     with contextlib.ExitStack() as locks:
         for kind in kinds:
             locks.enter_context(exclusive(kind))

@@ -35,10 +35,19 @@ from .sheet import Sheet, SheetError, read_whole_sheet
 from .stock import cached_stock_kernel, get_stock_kernel
 from .variants import BuiltKernel, Crash, Variant
 
-__all__ = ("Dump", "cached_dump", "get_kernel", "kernel_if_cached", "make_dump")
+__all__ = (
+    "SHEET_LINE",
+    "Dump",
+    "cached_dump",
+    "get_kernel",
+    "keep_for_a_look",
+    "kernel_if_cached",
+    "make_dump",
+    "without_paths",
+)
 
 _HERE = Path(__file__).parent
-_SHEET_LINE = re.compile(r"LAB-SHEET ([0-9a-f]+) tasks \d+ left_out \d+ bytes ")
+SHEET_LINE = re.compile(r"LAB-SHEET ([0-9a-f]+) tasks \d+ left_out \d+ bytes ")
 _SAVED = re.compile(r"LAB-VMCORE \d+\r?\n")
 _NMI_WANTED = re.compile(r"LAB-NMI\r?\n")
 _ATTEMPTS = 3
@@ -127,12 +136,13 @@ def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str
         "initramfs": initramfs.name,
         "qemu": program_version(PROGRAM),
         "formats": f"{variant.formats} {program_of_formats(variant.formats)}",
-        "command": _without_paths(command, kernel, initramfs),
+        "command": without_paths(command, kernel, initramfs),
         "check": file_hash(_HERE / ("crash.py" if variant.crash else "check.py")),
     }
 
 
-def _without_paths(command: list[str], kernel: Kernel, initramfs: Entry) -> str:
+def without_paths(command: list[str], kernel: Kernel, initramfs: Entry) -> str:
+    """The command line as a part of a key: not where the cache is."""
     folders = (f"{kernel.entry}/", f"{initramfs}/")
     text = " ".join(f"'{word}'" if " " in word else word for word in command)
     for folder in folders:
@@ -171,7 +181,7 @@ def make_dump(variant: Variant, *, fresh: bool = False, seconds: float = 300.0) 
                 return
             for fault in faults:
                 say(f"{variant.name}: attempt {attempt}: {fault}")
-        kept = _keep_for_a_look(variant, folder)
+        kept = keep_for_a_look(variant, folder)
         raise LabError(
             f"{variant.name}: no good dump in {_ATTEMPTS} attempts; the last is kept as {kept.core}"
         )
@@ -179,7 +189,7 @@ def make_dump(variant: Variant, *, fresh: bool = False, seconds: float = 300.0) 
     return Dump(make_entry("dumps", variant.name, inputs, fill, fresh=fresh))
 
 
-def _keep_for_a_look(variant: Variant, folder: Path) -> Dump:
+def keep_for_a_look(variant: Variant, folder: Path) -> Dump:
     """Moves a dump that is not good enough to where nobody takes it for a good one."""
     failed = cache_dir() / "failed" / variant.name
     shutil.rmtree(failed, ignore_errors=True)
@@ -211,7 +221,7 @@ def _try(
                     last_words = _last_words(variant.crash, variant.kdump)
                     _wait_for(last_words, machine, progress, seconds)
                 else:
-                    frozen = machine.wait_for(_SHEET_LINE, progress, seconds)
+                    frozen = machine.wait_for(SHEET_LINE, progress, seconds)
                     address = int(frozen[1], 16)
                 if variant.kdump:
                     machine.wait_for(_SAVED, progress, seconds, panics=True)

@@ -19,7 +19,7 @@ from .kernel import Kernel
 from .run import Progress, end_group
 from .variants import Variant
 
-__all__ = ("Machine", "qemu_command", "shared_folder")
+__all__ = ("Machine", "qemu_command", "second_console", "second_monitor", "shared_folder")
 
 PROGRAM = "qemu-system-x86_64"
 _TAIL_LINES = 25
@@ -30,7 +30,7 @@ _CRASHING = ("panic=0", "oops=panic", "panic_print=0x40")
 def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str) -> list[str]:
     """The command line, without what says where console and monitor go.
 
-    ``mode`` is what the guest's init is told to do: "freeze" or "shell".
+    ``mode`` is what the guest's init is told to do: "freeze", "shell" or "bare".
     """
     append = ["console=ttyS0", "init_on_free=1"]
     if variant.crash:
@@ -42,6 +42,9 @@ def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str
         append += [f"lab.crash={variant.crash.name}"]
     if variant.kdump:
         append += ["lab.kdump"]
+    if variant.live:
+        # A tmpfs takes no more than half of the memory.
+        append += [f"lab.live={variant.live}", "rootfstype=ramfs"]
     return [
         PROGRAM,
         "-machine", "q35",
@@ -62,6 +65,16 @@ def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str
 def shared_folder(folder: Path) -> list[str]:
     """Words for the command line: ``folder`` is there in the guest, as 9p over virtio."""
     return ["-virtfs", f"local,path={folder},mount_tag=lab,security_model=none"]
+
+
+def second_console(path: Path) -> list[str]:
+    """Words for the command line: what the guest writes to /dev/ttyS1 goes to a file."""
+    return ["-chardev", f"file,id=second,path={path}", "-device", "isa-serial,chardev=second"]
+
+
+def second_monitor(socket: Path) -> list[str]:
+    """Words for the command line: QMP for somebody else, at a socket."""
+    return ["-qmp", f"unix:{socket},server=on,wait=off"]
 
 
 class Machine:
@@ -110,6 +123,11 @@ class Machine:
                 pipe.close()
         self._errors.unlink(missing_ok=True)
 
+    @property
+    def pid(self) -> int:
+        """Of the QEMU process."""
+        return self._process.pid
+
     def console(self) -> str:
         """All that the guest has said so far."""
         return self._log.read_text(errors="replace")
@@ -119,7 +137,7 @@ class Machine:
         line = self._process.stdout.readline()
         if not line:
             said = self._errors.read_text(errors="replace").strip()
-            raise LabError(f"QEMU ended: {said or 'without a word'}{self._tail()}")
+            raise LabError(f"QEMU ended: {said or 'without a word'}{self.tail()}")
         reply: dict[str, Any] = json.loads(line)
         return reply
 
@@ -169,14 +187,15 @@ class Machine:
                 return match
             failed = failure.search(said)
             if failed:
-                raise LabError(f"the guest failed: {failed[1]}{self._tail()}")
+                raise LabError(f"the guest failed: {failed[1]}{self.tail()}")
             if self._process.poll() is not None:
                 self._reply()
             if time.monotonic() > limit:
-                raise LabError(f"the guest is not ready after {seconds:.0f} s{self._tail()}")
+                raise LabError(f"the guest is not ready after {seconds:.0f} s{self.tail()}")
             lines = said.splitlines()
             progress.update(lines[-1] if lines else "starting")
             time.sleep(0.1)
 
-    def _tail(self) -> str:
+    def tail(self) -> str:
+        """The last lines of the console, for the end of a message."""
         return "; the end of its console:\n" + "\n".join(self.console().splitlines()[-_TAIL_LINES:])

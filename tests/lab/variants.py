@@ -26,6 +26,7 @@ GROUPS = {
     "crashes": "machines that died; the console is the answer sheet",
     "crashes-years": "some of them with kernels of other years",
     "formats": "one memory in the formats that dumps are made in",
+    "live": "guests with Python, drgn and the project in them, which look at themselves",
 }
 
 QEMU_FORMATS = ("kdump-zlib", "kdump-lzo", "kdump-snappy")
@@ -97,11 +98,18 @@ class Variant:
     """None: the machine freezes itself and leaves an answer sheet."""
     kdump: bool = False
     """The dump is made by a crash kernel, of /proc/vmcore, not by QEMU."""
+    live: str = ""
+    """The program of tests/live that runs in it, see live.py."""
+    frozen: bool = False
+    """When that has ended, it is frozen and dumped."""
+    bare: bool = False
+    """Nothing but that runs in it: neither modules nor a workload."""
     formats: tuple[str, ...] = ()
     """The same memory in other formats, too (see formats.py): core.NAME beside the core."""
 
 
 _LSB = BuiltKernel("linux-source-6.12", ("base", "frame_pointer"))
+_DEBIAN = StockKernel("linux-image-amd64", "linux-headers-amd64")
 _OF_OTHER_YEARS = {
     "5.10": BuiltKernel(
         "linux-source-5.10", ("base", "frame_pointer", "6.1", "5.10"), suite="bullseye"
@@ -230,6 +238,7 @@ def _as_of_5_10(crash: Crash) -> Crash:
 
 
 _KDUMP_MIB = 384
+_LIVE_MIB = 512
 _CRASHKERNEL = "crashkernel=160M"
 
 
@@ -273,7 +282,7 @@ VARIANTS = (
     Variant(
         name="debian",
         what="Debian's own kernel of the day, ORC, oracle as a module",
-        kernel=StockKernel("linux-image-amd64", "linux-headers-amd64"),
+        kernel=_DEBIAN,
         unwinder="orc",
         memory_mib=160,
         append=("preempt=full",),
@@ -354,6 +363,36 @@ VARIANTS = (
         group="formats",
         kdump=True,
         formats=MAKEDUMPFILE_FORMATS,
+    ),
+    Variant(
+        name="live",
+        what="tasks that sleep, looked at from inside, then frozen and dumped",
+        kernel=_LSB,
+        unwinder="frame_pointer",
+        memory_mib=_LIVE_MIB,
+        group="live",
+        live="idle.py",
+        frozen=True,
+    ),
+    Variant(
+        name="live-storm",
+        what="audits while tasks and modules come and go; then /proc/kcore is taken away",
+        kernel=_LSB,
+        unwinder="frame_pointer",
+        memory_mib=_LIVE_MIB,
+        group="live",
+        live="storm.py",
+    ),
+    Variant(
+        name="live-lockdown",
+        what="Debian's own kernel, which lets nobody look at it",
+        kernel=_DEBIAN,
+        unwinder="orc",
+        memory_mib=_LIVE_MIB,
+        append=("lockdown=confidentiality",),
+        group="live",
+        live="lockdown.py",
+        bare=True,
     ),
 )
 

@@ -8,11 +8,14 @@
  *	LAB-SKIPPED name: why		this kernel cannot do that one
  *	LAB-FAILED why			no use going on
  *	LAB-VMCORE bytes		/proc/vmcore is copied to the host
+ *	LAB-LIVE status			the program of lab.live has ended
  *
  * Words of the kernel command line: lab.mode=shell starts everything but does
  * not freeze, and gives a shell; lab.crash=NAME has the machine crash instead; with
  * lab.kdump a crash kernel is loaded, which comes here again and copies the memory of
- * the first one to the folder that the host shares.
+ * the first one to the folder that the host shares. lab.live=NAME runs the program
+ * /live/NAME beside the tasks that sleep, and freezes when it has ended well; with
+ * lab.mode=bare there is that program and nothing else.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -21,6 +24,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -193,6 +197,41 @@ _Noreturn static void save_vmcore(void)
 		pause();
 }
 
+/* ------------------------------------------------------------------ a live guest */
+
+static void be_on_console(void)
+{
+	int fd = open("/dev/console", O_RDWR);
+
+	for (int i = 0; i < 3; i++)
+		dup2(fd, i);
+	setsid();
+	ioctl(0, TIOCSCTTY, 1);
+}
+
+/* Returns when /live/NAME has ended well. */
+static void run_live(const char *name)
+{
+	char path[128];
+	pid_t pid = must(fork(), "fork");
+	int status;
+
+	snprintf(path, sizeof(path), "/live/%s", name);
+	if (!pid) {
+		static char *const env[] = {
+			"PATH=/usr/bin:/bin", "HOME=/tmp", "TERM=dumb", "LANG=C.UTF-8", NULL,
+		};
+
+		be_on_console();
+		execle(path, path, NULL, env);
+		fail("%s: %s", path, strerror(errno));
+	}
+	must(waitpid(pid, &status, 0), "waitpid");
+	tell("LAB-LIVE", "%d", status);
+	while (status)
+		pause();
+}
+
 /* ------------------------------------------------------------------------ init */
 
 static void load_modules(void)
@@ -234,12 +273,7 @@ static const char *command_line_after(const char *word)
 
 static void be_shell(void)
 {
-	int fd = open("/dev/console", O_RDWR);
-
-	for (int i = 0; i < 3; i++)
-		dup2(fd, i);
-	setsid();
-	ioctl(0, TIOCSCTTY, 1);
+	be_on_console();
 	puts("\n`/init freeze` freezes the machine, `poweroff -f` ends it.");
 	execl("/bin/busybox", "sh", NULL);
 	fail("no shell: %s", strerror(errno));
@@ -247,8 +281,8 @@ static void be_shell(void)
 
 static void be_init(void)
 {
-	const char *how;
-	int shell;
+	const char *how, *live;
+	int shell, bare;
 	pid_t work;
 
 	mkdir("/proc", 0755);
@@ -266,16 +300,27 @@ static void be_init(void)
 	mount("pts", "/dev/pts", "devpts", 0, NULL);
 	if (!access("/proc/vmcore", F_OK))
 		save_vmcore();
-	load_modules();
+	bare = command_line_after("lab.mode=bare") != NULL;
+	if (!bare)
+		load_modules();
 	if (command_line_after("lab.kdump"))
 		load_crash_kernel();
 	expect_init();
+	live = command_line_after("lab.live=");
+	if (live)
+		live = strdup(live);
 	shell = command_line_after("lab.mode=shell") != NULL;
 	how = command_line_after("lab.crash=");
 	work = fork();
 	if (!work) {
 		/* A probe is optimized when every task has once given up its CPU. */
-		start_everything(!how || strcmp(how, "kprobe-opt"));
+		if (!bare)
+			start_everything(!live && (!how || strcmp(how, "kprobe-opt")));
+		if (live)
+			run_live(live);
+		if (bare)
+			for (;;)
+				pause();
 		if (shell)
 			for (;;)
 				pause();
@@ -297,6 +342,10 @@ int main(int argc, char **argv)
 		be_init();
 	if (!strcmp(role, "freeze"))
 		freeze();
+	if (!strcmp(role, "exit"))
+		return 0;
+	if (!strcmp(role, "storm"))
+		storm();
 	if (!strcmp(role, "core"))
 		prctl(PR_SET_NAME, "w-core-reader");
 	else

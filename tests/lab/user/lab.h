@@ -34,6 +34,9 @@ void start_deep(void);
 void file_write_waiter(void);
 void pauser(void);
 
+/* storm.c */
+_Noreturn void storm(void);
+
 /* bpf.c */
 void put_bpf_trampoline_on(const char *function);
 

@@ -1,0 +1,74 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""In a guest whose tasks sleep: what refuses, every command, the REPL, and at last what is to be compared."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from guest import NOBODY, context_switches, drgn_tools, report, run, say
+from terminal import session
+
+say("imports of drgn and the project")
+start = time.monotonic()
+from drgn_tools import audit_kernel, open_program  # noqa: E402
+
+report("uptime", float(Path("/proc/uptime").read_text().split()[0]))
+report("import", time.monotonic() - start)
+
+say("as a normal user")
+report("user", drgn_tools("tasks", "-k", user=NOBODY))
+
+say("kptr_restrict=2")
+Path("/proc/sys/kernel/kptr_restrict").write_text("2")
+report("kptr_restrict", drgn_tools("tasks", "-k", "--quiet"))
+Path("/proc/sys/kernel/kptr_restrict").write_text("0")
+
+pid = next(
+    int(comm.parent.name)
+    for comm in sorted(Path("/proc").glob("[0-9]*/task/*/comm"))
+    if comm.read_bytes() == b"w-pipe-read\n"
+)
+report("pid", pid)
+
+say("the other commands")
+report("watch", drgn_tools("tasks", "-k", "--watch", "1", "--until-reliable", "--pid", str(pid)))
+report("max", drgn_tools("tasks", "-k", "--max-tasks", "20"))
+report("shell", drgn_tools("shell", "-k", stdin=f"print(task_stack({pid}))\n"))
+for script in (
+    ["syscalls.py", "read"],
+    ["deepest_stacks.py"],
+    ["fault_sleepers.py"],
+    ["interrupted_functions.py"],
+    ["livepatch_blockers.py", "pipe_read"],
+):
+    report("contrib", run("-m", "drgn", "-k", "-q", f"/live/contrib/{script[0]}", *script[1:]))
+
+say("a terminal")
+LINES = (
+    "%tasks",
+    "%tasks | grep unreliable",
+    f"%stack {pid}",
+    "%stack 4000000",
+    "from drgn_tools import *",
+    "len(audit_kernel()) > 50",
+    "1 + 1",
+)
+report("terminal", session(["-k"], LINES))
+
+start = time.monotonic()
+prog = open_program(kernel=True)
+report("open", time.monotonic() - start)
+for _ in range(3):
+    start = time.monotonic()
+    audit = audit_kernel(prog)
+    report("audit", [time.monotonic() - start, len(audit.tasks)])
+
+# Nothing but the freeze comes after this: whoever sleeps now is to sleep then.
+before = context_switches(prog)
+looked = drgn_tools("tasks", "-k", "--frames", "--format", "json")
+after = context_switches(prog)
+report("looked", looked)
+report("before", before)
+report("after", after)
