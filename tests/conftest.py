@@ -15,6 +15,7 @@ from drgn_tools import open_program
 
 from .lab.cache import cache_dir
 from .lab.dump import Dump, cached_dump
+from .lab.live import LiveRun, cached_live
 from .lab.variants import Variant
 
 LAB_VARIABLE = "DRGN_TOOLS_LAB_DUMPS"
@@ -78,10 +79,24 @@ GROUPS_VARIABLE = "DRGN_TOOLS_LAB_GROUPS"
 """Groups of lab variants beyond the core whose dumps must be in the lab's cache."""
 
 
+def need_group(group: str) -> None:
+    """Skip where a group of lab variants was not asked for."""
+    if group not in os.environ.get(GROUPS_VARIABLE, "").split():
+        pytest.skip(f"needs the lab's group {group} (not in {GROUPS_VARIABLE})")
+
+
+def lab_run(variant: Variant) -> LiveRun:
+    """What a live guest found with this very project in it; skip or fail as lab_dump() does."""
+    need_group(variant.group)
+    run = cached_live(variant)
+    if run is None:
+        pytest.fail(f"the lab was meant to run {variant.name}, but it is not in its cache")
+    return run
+
+
 def lab_dump(variant: Variant) -> Dump:
     """A dump in the lab's cache, or skip (group not asked for) or fail (asked for, missing)."""
-    if variant.group not in os.environ.get(GROUPS_VARIABLE, "").split():
-        pytest.skip(f"needs the lab's group {variant.group} (not in {GROUPS_VARIABLE})")
+    need_group(variant.group)
     dump = cached_dump(variant)
     if dump is None:
         pytest.fail(f"the lab was meant to make {variant.name}, but it is not in its cache")
