@@ -516,9 +516,10 @@ def _module_symbols(module: Object) -> Iterator[tuple[int, str, int]]:
     data = prog.read(table.symtab.value_(), count * symbol.size)
     entries = [tuple(entry[field] for field in fields) for entry in symbol.iter_unpack(data)]
     last_name = max((name for name, _, _, _ in entries), default=0)
-    strings = read_up_to(
-        prog, table.strtab.value_(), min(last_name, MAX_NAMES_BYTES) + MAX_NAME_BYTES
-    )
+    if last_name > len(entries) * MAX_NAME_BYTES:
+        # Of a module that is being unloaded, the table may be anything.
+        raise FaultError("no table of symbols has names so far apart", table.strtab.value_())
+    strings = read_up_to(prog, table.strtab.value_(), last_name + MAX_NAME_BYTES)
     if entries and b"\0" not in strings[last_name:]:
         raise FaultError("names of symbols are not in the dump", table.strtab.value_())
     for name_offset, info, section, address in entries[1:]:  # ELF starts real symbols at 1

@@ -119,8 +119,11 @@ def open_program(
         _drgn_opens(partial(open_running_kernel, prog), f"{name}: cannot be read")
     else:
         assert qemu is not None
+        from .qmp import open_guest  # with all that it imports, for who needs it
+
         name = shown(qemu)
-        _drgn_opens(partial(prog.set_qemu_qmp, qemu), f"{name}: cannot be used as a QMP socket")
+        opens = partial(open_guest, prog, qemu, name)
+        _drgn_opens(opens, f"{name}: cannot be used as a QMP socket")
     _check_kernel(prog, name)
     try:
         with while_it_is_there(prog):

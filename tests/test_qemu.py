@@ -144,7 +144,6 @@ def test_guest_that_is_killed_at_any_time_is_one_line(guest: Guest, share: float
     assert len(stderr.splitlines()) == 1, stderr
 
 
-@pytest.mark.xfail(reason="drgn waits for QEMU's greeting for good, and takes no Ctrl-C")
 def test_monitor_that_somebody_else_uses_is_one_line(guest: Guest) -> None:
     # QEMU answers one at a time; who comes second is not even greeted.
     with socket.socket(socket.AF_UNIX) as somebody:
