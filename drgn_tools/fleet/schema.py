@@ -180,7 +180,7 @@ def _registers(maps: Iterable[Optional[Mapping[str, int]]]) -> pa.Array:
         values.extend((registers or {}).values())
     offsets.append(len(names))
     return pa.MapArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.array(names), pa.array(values, pa.uint64())
+        pa.array(offsets, pa.int32()), _texts(names), pa.array(values, pa.uint64())
     )
 
 
