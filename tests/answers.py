@@ -49,7 +49,7 @@ def compare(audit: KernelAudit, sheet: list[SheetTask], verdicts: bool = True) -
         if stack is None:
             differences.append(f"pid {task.pid} is not in the audit")
             continue
-        found = frame_differences(stack, task)
+        found = list(frame_differences(stack, task))
         if verdicts:
             found = [*verdict_differences(stack, task), *found]
         differences += [f"pid {task.pid} ({task.comm!r}): {d}" for d in found]
