@@ -231,7 +231,7 @@ class _Tally:
         :param check: is an unreliable task a finding?
         :param unjudged: tasks without an answer that should have one.
         """
-        from .render.summary import unjudged_line, verdict_line
+        from .render.summary import unjudged_line, unreadable_line, verdict_line
 
         self._console.note(verdict_line(self._verdicts))
         for problem in self._problems:
@@ -239,10 +239,7 @@ class _Tally:
         if unjudged:
             self._console.problem("warning", unjudged_line(unjudged))
         elif self._unreadable:
-            self._console.problem(
-                "warning",
-                f"{self._unreadable} of the stacks could not be read to the end (unreadable)",
-            )
+            self._console.problem("warning", unreadable_line(self._unreadable))
         if check and self._verdicts[Verdict.UNRELIABLE]:
             return EXIT_FINDINGS
         return EXIT_PARTIAL if self._problems or self._unreadable or unjudged else EXIT_OK

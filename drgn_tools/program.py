@@ -79,6 +79,7 @@ def open_program(
     symbols: Sequence[Path] = (),
     vmcoreinfo: Optional[Path] = None,
     progress: Optional[Progress] = None,
+    unpack_into: Optional[Path] = None,
 ) -> Program:
     """Open a kernel; exactly one of *core*, *kernel* and *qemu* is to be given.
 
@@ -89,6 +90,7 @@ def open_program(
         are used. Without a vmlinux among them types come from BTF.
     :param vmcoreinfo: File to take VMCOREINFO from instead of the dump
     :param progress: Told how far the unpacking of a packed core is
+    :param unpack_into: Existing folder to unpack it into, instead of the cache folder
     :return: A Program that drgn's own helpers work on
     :raises UsageError: none or several of the three were given
     :raises InputError: a file cannot be opened, or is not what it should be
@@ -101,7 +103,11 @@ def open_program(
         open_regular(path).close()
     _silence_drgn()
     info = None if vmcoreinfo is None else _read_vmcoreinfo(os.fspath(vmcoreinfo))
-    file = None if core is None else _core_file(os.fspath(core), info is not None, progress)
+    file = (
+        None
+        if core is None
+        else _core_file(os.fspath(core), info is not None, progress, unpack_into)
+    )
     prog = _new_program(file, info)
     # Plugins are told of the program while it is being opened; ours then keeps out.
     prog.cache[_OPENED_KEY] = None if core is None else os.fspath(core)
@@ -170,12 +176,14 @@ def _read_vmcoreinfo(path: str) -> _VmcoreinfoFile:
         return _VmcoreinfoFile(shown(path), file.read(_MAX_VMCOREINFO_BYTES))
 
 
-def _core_file(path: str, have_vmcoreinfo: bool, progress: Optional[Progress]) -> CoreFile:
+def _core_file(
+    path: str, have_vmcoreinfo: bool, progress: Optional[Progress], unpack_into: Optional[Path]
+) -> CoreFile:
     name = shown(path)
     if compression_of(path) is not None:
         from .unpack import unpacked  # with all that it imports, for the few who need it
 
-        path = str(unpacked(path, progress))
+        path = str(unpacked(path, progress, unpack_into))
     return check_core(path, name, have_vmcoreinfo)
 
 

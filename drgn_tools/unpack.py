@@ -49,16 +49,17 @@ class _CorruptError(Exception):
     pass
 
 
-def unpacked(path: str, progress: Optional[Progress] = None) -> Path:
+def unpacked(path: str, progress: Optional[Progress] = None, folder: Optional[Path] = None) -> Path:
     """Return the path of a core's bytes: *path* itself unless it is compressed.
 
+    :param into: existing folder to unpack into, instead of the cache folder
     :raises InputError: if it cannot be read, is damaged or cut short, there is
         no room for it, or nothing here can unpack zstd
     """
     compression = compression_of(path)
     if compression is None:
         return Path(path)
-    folder = _cache_folder()
+    folder = _cache_folder() if into is None else Path(into)
     key = _key(path)
     return _cached(folder, key) or _unpack(path, compression, folder, key, progress)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from ..queries import KERNEL_WIDE
 from ..records import KernelInfo, TaskStack, Verdict
 
-__all__ = ("kernel_line", "unjudged_line", "verdict_line")
+__all__ = ("kernel_line", "unjudged_line", "unreadable_line", "verdict_line")
 
 
 def kernel_line(kernel: KernelInfo) -> str:
@@ -40,6 +40,11 @@ def unjudged_line(tasks: Sequence[TaskStack]) -> str:
         for reason, number in Counter(task.reason for task in tasks).most_common()
     )
     return f"{_count(len(tasks), 'task')} could not be judged: {', '.join(reasons)}"
+
+
+def unreadable_line(count: int) -> str:
+    """How many stacks have a verdict of ``unreadable``."""
+    return f"{count} of the stacks could not be read to the end (unreadable)"
 
 
 def _count(number: int, what: str) -> str:

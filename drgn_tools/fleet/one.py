@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One source -> its record and its tasks, in this process."""
+
+from __future__ import annotations
+
+import errno
+import re
+import secrets
+import socket
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from drgn import Object, Program
+
+from .. import __version__
+from ..audit import audit_kernel
+from ..errors import EXIT_OK, EXIT_PARTIAL, DrgnToolsError, TypesError
+from ..kallsyms import UNUSABLE
+from ..program import open_program, vmcoreinfo, while_it_is_there
+from ..records import KernelAudit, Reason, TaskStack, Verdict
+from ..render.fields import KERNEL, as_object
+from ..render.summary import unreadable_line
+from .fetch import Core
+from .identity import file_id, joint_id
+from .job import Cause, Job, Outcome
+from .schema import tasks_file
+from .source import Source
+
+__all__ = ("audit_one", "describe", "failed")
+
+_US = 1_000_000
+_LAST_SECOND = 253402300799
+"""Of the year 9999, which is as far as Python's datetime goes."""
+
+
+def audit_one(job: Job, max_tasks: Optional[int] = None) -> Outcome:
+    """Audit the source of *job*, unless its content is the one already known.
+
+    A source that cannot be audited has an outcome as well.
+
+    :raises MemoryError: there is too little of it.
+    """
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="drgn-tools-") as scratch:
+        outcome = _outcome(job, Core(job.source.core, scratch), Path(scratch), max_tasks)
+    if outcome.unchanged:
+        return outcome
+    record = dict(outcome.record, seconds=time.monotonic() - began)
+    return Outcome(record, outcome.tasks)
+
+
+def _outcome(job: Job, core: Core, scratch: Path, max_tasks: Optional[int]) -> Outcome:
+    source = job.source
+    about: dict[str, Any] = {}
+    try:
+        if source.core:
+            about["content_id"] = _content_id(source, core, max_tasks)
+            if about["content_id"] == job.known:
+                return Outcome(unchanged=True)
+            about.update(_of_file(core))
+        prog = _open(source, core, scratch)
+        with while_it_is_there(prog):
+            audit = audit_kernel(prog, max_tasks=max_tasks)
+            about.update(_of_machine(prog))
+    except DrgnToolsError as e:
+        if _is_for_want_of_memory(e):
+            raise MemoryError from e
+        cause = Cause.TYPES if isinstance(e, TypesError) else Cause.INPUT
+        return Outcome({**about, **failed(source, cause, e.exit_code, str(e))})
+    audit_id = secrets.token_hex(8)
+    record = {**about, **_of_audit(audit), **_of_source(source), "audit_id": audit_id}
+    return Outcome(record, tasks_file(audit_id, audit.tasks))
+
+
+def failed(source: Source, cause: Cause, exit_code: int, line: str) -> dict[str, Any]:
+    """The record of a source that could not be audited."""
+    return {
+        **_of_source(source),
+        "audit_id": secrets.token_hex(8),
+        "status": "failed",
+        "exit_code": exit_code,
+        "cause": cause.value,
+        "line": line,
+        "quarantined": cause.quarantines,
+    }
+
+
+def describe(error: BaseException) -> str:
+    """An exception that nobody expected, in a line."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _open(source: Source, core: Core, scratch: Path) -> Program:
+    if not source.core:
+        return open_program(kernel=True)
+    return open_program(core=core.path, symbols=source.symbols, unpack_into=scratch)
+
+
+def _content_id(source: Source, core: Core, max_tasks: Optional[int]) -> str:
+    # All that the record depends on.
+    told = (source.host, source.time_us, sorted(source.tags.items()), max_tasks)
+    symbols = (file_id(path) for path in source.symbols)
+    return joint_id((core.content_id(), *symbols, repr(told)))
+
+
+def _is_for_want_of_memory(error: BaseException) -> bool:
+    # drgn says it as the error of what it was doing.
+    cause: Optional[BaseException] = error
+    while cause is not None:
+        if isinstance(cause, MemoryError):
+            return True
+        if isinstance(cause, OSError) and cause.errno == errno.ENOMEM:
+            return True
+        cause = cause.__cause__
+    return False
+
+
+# ---- the record
+
+
+def _of_source(source: Source) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "source": source.name,
+        "tags": list(source.tags.items()),
+        "tool": __version__,
+        "worker": socket.gethostname(),
+        "audited_at": time.time_ns() // 1000,
+    }
+    if source.host is not None:
+        values["host"] = source.host
+    if source.time_us is not None:
+        values.update(time=source.time_us, time_from="manifest")
+    return values
+
+
+def _of_file(core: Core) -> dict[str, Any]:
+    values: dict[str, Any] = {"size_bytes": core.size_bytes()}
+    modified_s = core.modified_s()
+    if modified_s is not None:
+        values.update(time=_us(modified_s), time_from="file")
+    return values
+
+
+def _of_machine(prog: Program) -> dict[str, Any]:
+    values: dict[str, Any] = {"host": _nodename(prog)}
+    crashed_s = vmcoreinfo(prog).get("CRASHTIME", "")
+    if re.fullmatch("[0-9]{1,12}", crashed_s) and 0 < int(crashed_s) <= _LAST_SECOND:
+        values.update(time=_us(int(crashed_s)), time_from="crash")
+    elif prog.core_dump_path is None:
+        values.update(time=_us(time.time()), time_from="now")
+    return values
+
+
+def _us(seconds: float) -> Optional[int]:
+    return round(seconds * _US) if -_LAST_SECOND < seconds <= _LAST_SECOND else None
+
+
+def _nodename(prog: Program) -> Optional[str]:
+    """``uname -n``: init_uts_ns.name.nodename of the dump; ``None`` if it cannot be read."""
+    try:
+        address = prog.symbol("init_uts_ns").address
+        names = Object(prog, "struct uts_namespace", address=address).name
+        return str(names.nodename.string_().decode("utf-8", "backslashreplace")) or None
+    except UNUSABLE:
+        return None
+
+
+def _of_audit(audit: KernelAudit) -> dict[str, Any]:
+    verdicts = Counter(task.verdict for task in audit.tasks)
+    warnings = _warnings(audit.problems, audit.tasks)
+    kernel = as_object(KERNEL, audit.kernel)
+    del kernel["source"]
+    return {
+        **kernel,
+        "problems": list(audit.problems),
+        "status": "partly unknown" if warnings else "audited",
+        "exit_code": EXIT_PARTIAL if warnings else EXIT_OK,
+        "line": "; ".join(warnings) or None,
+        "quarantined": False,
+        "tasks": len(audit.tasks),
+        **{verdict.value: verdicts[verdict] for verdict in Verdict},
+    }
+
+
+def _warnings(problems: Sequence[str], tasks: Sequence[TaskStack]) -> list[str]:
+    # As `drgn-tools tasks` has them on stderr.
+    unreadable = sum(task.reason is Reason.UNREADABLE for task in tasks)
+    return [*problems, *([unreadable_line(unreadable)] if unreadable else [])]
