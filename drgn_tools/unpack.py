@@ -21,7 +21,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, Optional
+from typing import BinaryIO, Optional, Union
 
 from .core_file import compression_of, open_regular, shown
 from .errors import InputError
@@ -49,7 +49,11 @@ class _CorruptError(Exception):
     pass
 
 
-def unpacked(path: str, progress: Optional[Progress] = None, folder: Optional[Path] = None) -> Path:
+def unpacked(
+    path: str,
+    progress: Optional[Progress] = None,
+    into: Optional[Union[str, os.PathLike[str]]] = None,
+) -> Path:
     """Return the path of a core's bytes: *path* itself unless it is compressed.
 
     :param into: existing folder to unpack into, instead of the cache folder

@@ -35,6 +35,8 @@ __all__ = ("audit_one", "describe", "failed")
 _US = 1_000_000
 _LAST_SECOND = 253402300799
 """Of the year 9999, which is as far as Python's datetime goes."""
+_NO_NODENAME = "(none)"
+"""UTS_NODENAME of include/linux/uts.h: what a machine is called that nobody has named."""
 
 
 def audit_one(job: Job, max_tasks: Optional[int] = None) -> Outcome:
@@ -164,9 +166,10 @@ def _nodename(prog: Program) -> Optional[str]:
     try:
         address = prog.symbol("init_uts_ns").address
         names = Object(prog, "struct uts_namespace", address=address).name
-        return str(names.nodename.string_().decode("utf-8", "backslashreplace")) or None
+        name = names.nodename.string_().decode("utf-8", "backslashreplace")
     except UNUSABLE:
         return None
+    return None if name in ("", _NO_NODENAME) else name
 
 
 def _of_audit(audit: KernelAudit) -> dict[str, Any]:
