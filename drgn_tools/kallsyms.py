@@ -21,12 +21,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional, Union, overload
 
 from drgn import FaultError, Object, Program, Symbol, SymbolBinding, SymbolKind, container_of
 
 from .errors import TypesError
 from .find_kallsyms import find_kallsyms
+from .symbol_names import MAX_NAME_BYTES, MAX_NAMES_BYTES, SEQ_BYTES, SymbolNames
 from .vmcoreinfo import vmcoreinfo_symbol
 
 __all__ = (
@@ -40,10 +41,6 @@ __all__ = (
 
 MAX_SYMBOLS = 4_000_000
 """A distribution's kernel has 200,000."""
-MAX_NAME_BYTES = 512
-"""KSYM_NAME_LEN, since v6.1."""
-MAX_NAMES_BYTES = 64 << 20
-"""All names of a table; those of a distribution's kernel take 5 MB."""
 MAX_MODULES = 10_000
 """More modules than any kernel has loaded."""
 
@@ -143,30 +140,26 @@ class _SymbolTable:
                 yield Symbol(*symbol, *self._binding_and_kind(index))
 
 
-def _split(names: bytes, count: int) -> tuple[list[int], list[int]]:
-    # Where the tokens of each of *count* names start and end. A length of 128
-    # and more takes two bytes since Linux kernel commit 73bbb94466fd
-    # ("kallsyms: support "big" kernel symbols") (in v6.1). Before that no name
-    # was so long, so one rule serves both.
-    starts: list[int] = []
-    ends: list[int] = []
-    end = 0
-    try:
-        for _ in range(count):
-            length = names[end]
-            start = end + 1
-            if length & 0x80:
-                length = length & 0x7F | names[start] << 7
-                start += 1
-            end = start + length
-            starts.append(start)
-            ends.append(end)
-    except IndexError:  # cut off, or damaged
-        pass
-    if end > len(names):
-        starts.pop()
-        ends.pop()
-    return starts, ends
+class _Offsets(Sequence[int]):
+    # Addresses that are kept as 32-bit offsets, made when they are asked for.
+
+    def __init__(self, offsets: array[int], address: Callable[[int, int], int]) -> None:
+        self._offsets = offsets
+        self._address = address
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+
+    def __getitem__(self, index: Union[int, slice]) -> Union[int, list[int]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._address(index, self._offsets[index])
 
 
 class Kallsyms(_SymbolTable):
@@ -180,74 +173,46 @@ class Kallsyms(_SymbolTable):
     :param tokens: The 256 tokens; the first character of an expanded name is its type, as in nm(1)
     :param addresses: (Virtual) address of each symbol, ascending
     :param text_start: Lowest address of the kernel image; what lies below are offsets of per-CPU variables
+    :param seqs: ``kallsyms_seqs_of_names``, if the kernel has it
     """
 
     def __init__(
-        self, names: bytes, tokens: Sequence[str], addresses: Sequence[int], text_start: int = 0
+        self,
+        names: bytes,
+        tokens: Sequence[str],
+        addresses: Sequence[int],
+        text_start: int = 0,
+        seqs: Optional[bytes] = None,
     ) -> None:
-        self._tokens = tokens
-        self._starts, self._ends = _split(names, len(addresses))
-        self._names = names[: self._ends[-1]] if self._ends else b""
-        self._addresses = addresses[: len(self._ends)]
+        self._names = SymbolNames(names, tokens, len(addresses), seqs)
+        whole = len(self._names) == len(addresses)
+        self._addresses = addresses if whole else addresses[: len(self._names)]
         self._regions = [(text_start, self._addresses[-1])] if self._addresses else []
-        self._decoded: Optional[list[str]] = None
-        self._index: dict[str, int] = {}
-        self._twins: dict[str, list[int]] = {}
-
-    def _expand(self, index: int) -> str:
-        # Type letter and name.
-        codes = self._names[self._starts[index] : self._ends[index]][:MAX_NAME_BYTES]
-        return "".join(map(self._tokens.__getitem__, codes))[: MAX_NAME_BYTES + 1]
 
     def _name(self, index: int) -> str:
-        return self._expand(index)[1:]
-
-    def _all(self) -> list[str]:
-        # Type letters and names of all. At once is twice as quick as one by one:
-        # every code becomes its token, every length a separator.
-        if self._decoded is None:
-            pieces = list(map(self._tokens.__getitem__, self._names))
-            end = 0
-            for start, next_end in zip(self._starts, self._ends):
-                pieces[end] = "\0"
-                if start - end == 2:
-                    pieces[end + 1] = ""
-                end = next_end
-            if len(max(self._tokens, key=len)) * len(pieces) > MAX_NAMES_BYTES:
-                pieces = pieces if sum(map(len, pieces)) <= MAX_NAMES_BYTES else []
-            self._decoded = "".join(pieces).split("\0")[1:]
-        return self._decoded
+        return self._names[index][1:]
 
     def _positions(self, name: str) -> Sequence[int]:
-        if not self._index:
-            names = [name[1:] for name in self._all()]
-            self._index = dict(zip(names, range(len(names))))
-            last = map(self._index.__getitem__, names)
-            for index in [index for index, position in enumerate(last) if index != position]:
-                # Static functions of one name, and the like.
-                self._twins.setdefault(names[index], []).append(index)
-        found = self._index.get(name)
-        return [] if found is None else [*self._twins.get(name, ()), found]
+        return self._names.find(name)
 
     def find(self, name: str, types: str = "") -> list[int]:
         """Return the addresses of all symbols of a name.
 
         :param types: If given, only symbols whose type letter is one of these
         """
-        decoded = self._all()
         return [
             self._addresses[index]
-            for index in self._positions(name)
-            if not types or decoded[index][:1] in types
+            for index in self._names.find(name)
+            if not types or self._names[index][:1] in types
         ]
 
     def symbols(self) -> Iterator[tuple[str, str, int]]:
         """Return (name, type letter, address) of every symbol, in the order of the table."""
-        for name, address in zip(self._all(), self._addresses):
+        for name, address in zip(self._names.all(), self._addresses):
             yield name[1:], name[:1], address
 
     def _binding_and_kind(self, index: int) -> tuple[SymbolBinding, SymbolKind]:
-        letter = self._expand(index)[:1]
+        letter = self._names[index][:1]
         lower = letter.lower()
         if lower in ("v", "w"):
             binding = SymbolBinding.WEAK
@@ -288,9 +253,14 @@ def _places(prog: Program) -> Mapping[str, int]:
             addresses = _addresses(prog, prog.read_u32(places["num_syms"]), places)
         except FaultError:
             continue
-        if addresses is not None and stext in addresses:
+        if addresses is not None and _has(addresses, stext):
             return places
     return {}
+
+
+def _has(addresses: Sequence[int], address: int) -> bool:
+    place = bisect_left(addresses, address)
+    return place < len(addresses) and addresses[place] == address
 
 
 def _addresses(prog: Program, count: int, places: Mapping[str, int]) -> Optional[Sequence[int]]:
@@ -310,16 +280,15 @@ def _addresses(prog: Program, count: int, places: Mapping[str, int]) -> Optional
     if base_address is None:
         # Since Linux kernel commit a081b5789255 ("kallsyms: Get rid of kallsyms
         # relative base") (in v7.0), an offset is relative to where it lies.
-        return [
-            place + offset & mask
-            for place, offset in zip(range(table, table + 4 * count, 4), offsets)
-        ]
+        return _Offsets(offsets, lambda index, offset: table + 4 * index + offset & mask)
     base = prog.read_word(base_address)
     if min(offsets, default=0) < 0:
         # CONFIG_KALLSYMS_ABSOLUTE_PERCPU, until Linux kernel commit 01157ddc58dc
         # ("kallsyms: Remove KALLSYMS_ABSOLUTE_PERCPU") (in v6.15).
-        return [base - 1 - offset & mask if offset < 0 else offset for offset in offsets]
-    return [base + offset & mask for offset in offsets]
+        return _Offsets(
+            offsets, lambda _, offset: base - 1 - offset & mask if offset < 0 else offset
+        )
+    return _Offsets(offsets, lambda _, offset: base + offset & mask)
 
 
 def _array(prog: Program, typecode: str, address: int, count: int) -> array[int]:
@@ -357,6 +326,25 @@ def _read_tokens(prog: Program, table_address: int, index_address: int) -> list[
     return [token.decode("ascii", "backslashreplace") for token in tokens]
 
 
+def _read_seqs(prog: Program, places: Mapping[str, int], count: int) -> Optional[bytes]:
+    # kallsyms_seqs_of_names, if there is one. Nothing says where, but
+    # scripts/kallsyms.c writes it between the markers and the token table (v6.2),
+    # or, since Linux kernel commit 404bad70fcf7 ("scripts/kallsyms: change the
+    # output order") (in v6.4), last. What is no such table is seen by what is in it.
+    word = prog.address_size()
+    if places["token_table"] < places.get("offsets", 0):
+        before = places.get("relative_base", 0)
+        at = before + word if before else places["offsets"] + 4 * count
+        at += -at % word
+    else:
+        at = places["token_table"] - SEQ_BYTES * count
+        at -= at % word
+    try:
+        return bytes(prog.read(at, SEQ_BYTES * count))
+    except FaultError:
+        return None
+
+
 def _read_kallsyms(prog: Program) -> Optional[Kallsyms]:
     places = _places(prog)
     if not {"names", "num_syms", "token_table", "token_index"} <= places.keys():
@@ -378,6 +366,7 @@ def _read_kallsyms(prog: Program) -> Optional[Kallsyms]:
             _read_tokens(prog, token_table, places["token_index"]),
             addresses,
             vmcoreinfo_symbol(prog, "_stext") or 0,
+            _read_seqs(prog, places, count),
         )
     except FaultError:
         return None

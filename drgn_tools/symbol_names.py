@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The compressed names of kallsyms: the name of a number, and the numbers of a name.
+
+A record is a length and so many codes, each of which stands for a token; the
+first character of what comes out is the type letter, as in nm(1). A name is
+expanded when it is asked for.
+
+By name the kernel looks in ``kallsyms_seqs_of_names``, the numbers in the order
+of the names, since Linux kernel commit 60443c88f3a8 ("kallsyms: Improve the
+performance of kallsyms_lookup_name()") (in v6.2; stable kernels have it, too). So
+is it done here; where that table is not to be had, all names are expanded once.
+
+The bytes come from a dump and may be damaged: then names are missing or wrong,
+and nothing is raised.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Optional
+
+__all__ = ("MAX_NAMES_BYTES", "MAX_NAME_BYTES", "SEQ_BYTES", "SymbolNames")
+
+MAX_NAME_BYTES = 512
+"""KSYM_NAME_LEN, since v6.1."""
+MAX_NAMES_BYTES = 64 << 20
+"""All names of a table; those of a distribution's kernel take 5 MB."""
+SEQ_BYTES = 3
+"""Size of a number in kallsyms_seqs_of_names."""
+
+_SAMPLE_STEP = 512
+"""Of so many numbers one is looked at before they are trusted: two of each page at least."""
+
+
+def _split(data: bytes, count: int) -> list[int]:
+    # Where each of *count* records starts, and where the last one ends. A length
+    # of 128 and more takes two bytes since Linux kernel commit 73bbb94466fd
+    # ("kallsyms: support "big" kernel symbols") (in v6.1). Before that no name
+    # was so long, so one rule serves both.
+    starts: list[int] = []
+    append = starts.append
+    at = 0
+    try:
+        for _ in repeat(None, count):
+            append(at)
+            length = data[at]
+            if length & 0x80:
+                length = (length & 0x7F | data[at + 1] << 7) + 1
+            at += length + 1
+        append(at)
+    except IndexError:  # cut off, or damaged
+        pass
+    if at > len(data):
+        starts.pop()
+    return starts
+
+
+class _InOrder:
+    # Names in the order of kallsyms_seqs_of_names, for bisect.
+
+    def __init__(self, names: SymbolNames, seqs: bytes) -> None:
+        self._names = names
+        self._seqs = seqs
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def number(self, place: int) -> int:
+        at = SEQ_BYTES * place
+        return min(int.from_bytes(self._seqs[at : at + SEQ_BYTES], "big"), len(self) - 1)
+
+    def __getitem__(self, place: int) -> str:
+        return self._names[self.number(place)][1:]
+
+
+class SymbolNames:
+    """Type letter and name of every symbol, by its number.
+
+    :param data: ``kallsyms_names``: for each symbol a length and so many codes
+    :param tokens: What each of the 256 codes stands for
+    :param count: How many symbols there are; fewer are seen if *data* end before
+    :param seqs: ``kallsyms_seqs_of_names``, or what may be that
+    """
+
+    def __init__(
+        self, data: bytes, tokens: Sequence[str], count: int, seqs: Optional[bytes] = None
+    ) -> None:
+        self._tokens = tokens
+        self._starts = _split(data, count)
+        self._data = data[: self._starts[-1]] if self._starts else b""
+        self._decoded: Optional[list[str]] = None
+        self._last: dict[str, int] = {}
+        self._twins: dict[str, list[int]] = {}
+        self._in_order: Optional[_InOrder] = None
+        self._samples: list[str] = []
+        if seqs is not None and len(seqs) == SEQ_BYTES * count == SEQ_BYTES * len(self):
+            self._use(_InOrder(self, seqs))
+
+    def _use(self, in_order: _InOrder) -> None:
+        places = range(0, len(self), _SAMPLE_STEP)
+        samples = [(in_order[place], in_order.number(place)) for place in places]
+        # Each number is there once; so no two samples are the same.
+        if all(a < b for a, b in zip(samples, samples[1:])):
+            self._in_order = in_order
+            self._samples = [name for name, _ in samples]
+
+    def __len__(self) -> int:
+        """Number of symbols."""
+        return max(len(self._starts) - 1, 0)
+
+    def __getitem__(self, number: int) -> str:
+        """Return type letter and name of a symbol."""
+        start, end = self._starts[number], self._starts[number + 1]
+        start += 2 if self._data[start] & 0x80 else 1
+        codes = self._data[start : min(end, start + MAX_NAME_BYTES)]
+        return "".join(map(self._tokens.__getitem__, codes))[: MAX_NAME_BYTES + 1]
+
+    def all(self) -> list[str]:
+        """Type letters and names of all; none, if they are more than :data:`MAX_NAMES_BYTES`."""
+        # At once is twice as quick as one by one: every code becomes its token,
+        # every length a separator.
+        if self._decoded is None:
+            pieces = list(map(self._tokens.__getitem__, self._data))
+            data = self._data
+            for start in self._starts[:-1]:
+                pieces[start] = "\0"
+                if data[start] & 0x80:
+                    pieces[start + 1] = ""
+            if len(max(self._tokens, key=len)) * len(pieces) > MAX_NAMES_BYTES:
+                pieces = pieces if sum(map(len, pieces)) <= MAX_NAMES_BYTES else []
+            self._decoded = "".join(pieces).split("\0")[1:]
+        return self._decoded
+
+    def find(self, name: str) -> list[int]:
+        """Return the numbers of all symbols of a name, ascending."""
+        # Built with LTO by clang, kernels of some versions have sorted by the name
+        # up to the first period. Of a name without one the order is the same.
+        if self._in_order is None or "." in name or not name.isascii():
+            return self._scanned(name)
+        if not name:
+            return []
+        in_order = self._in_order
+        sample = bisect_left(self._samples, name)
+        end = min(sample * _SAMPLE_STEP, len(self))
+        place = bisect_left(in_order, name, max(0, sample - 1) * _SAMPLE_STEP, end)
+        found = []
+        for at in range(place, len(self)):
+            following = in_order[at]
+            if following == name:
+                found.append(in_order.number(at))
+            elif following.partition(".")[0] != name:
+                break
+        return sorted(found)
+
+    def _scanned(self, name: str) -> list[int]:
+        if not self._last:
+            names = [name[1:] for name in self.all()]
+            self._last = dict(zip(names, range(len(names))))
+            last = map(self._last.__getitem__, names)
+            for number in [number for number, found in enumerate(last) if number != found]:
+                # Static functions of one name, and the like.
+                self._twins.setdefault(names[number], []).append(number)
+        found = self._last.get(name)
+        return [] if found is None else [*self._twins.get(name, ()), found]
