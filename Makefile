@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LAB_DUMPS ?= build/lab
-LAB_GROUPS := kernels crashes crashes-years formats live
+LAB_GROUPS := kernels crashes crashes-years formats large live
 
 .PHONY: demo test lint lab test-lab lab-all test-lab-all golden clean
 

@@ -17,9 +17,11 @@ from drgn.helpers.linux.printk import get_dmesg
 from .cache import Entry, cache_dir, file_hash, find_entry, make_entry
 from .check import faults_of
 from .crash import faults_of_crash
+from .crowd import crowd_archive, crowd_inputs
 from .errors import LabError
 from .formats import make_dump_files, program_of_formats
 from .guest import cached_initramfs, make_initramfs
+from .initramfs import join_initramfs
 from .kernel import (
     Kernel,
     build_crash_module,
@@ -132,6 +134,7 @@ def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str
     require(BOOT)
     command = qemu_command(variant, kernel, initramfs / "initramfs.gz", mode="freeze")
     return {
+        **(crowd_inputs() if variant.crowd else {}),
         "kernel": kernel.entry.name,
         "initramfs": initramfs.name,
         "qemu": program_version(PROGRAM),
@@ -208,11 +211,16 @@ def _try(
     """Makes a dump in ``folder`` and returns what is wrong with it."""
     dump = Dump(folder)
     dump.core.unlink(missing_ok=True)
-    command = qemu_command(variant, kernel, initramfs, mode="freeze")
     with Progress(f"dumping {variant.name}") as progress:
         address = None
         formats: list[str] = []
         with tempfile.TemporaryDirectory() as shared:
+            if variant.crowd:
+                archive = crowd_archive(folder / "build.log", progress)
+                whole = Path(shared, "initramfs")
+                join_initramfs(whole, (initramfs.read_bytes(), archive))
+                initramfs = whole
+            command = qemu_command(variant, kernel, initramfs, mode="freeze")
             if variant.kdump:
                 _share(Path(shared), kernel, initramfs)
                 command += shared_folder(Path(shared))

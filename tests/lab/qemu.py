@@ -14,6 +14,7 @@ from re import Pattern
 from types import TracebackType
 from typing import Any, Optional
 
+from .crowd import CROWD
 from .errors import LabError
 from .kernel import Kernel
 from .run import Progress, end_group
@@ -45,6 +46,8 @@ def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str
     if variant.live:
         # A tmpfs takes no more than half of the memory.
         append += [f"lab.live={variant.live}", "rootfstype=ramfs"]
+    if variant.crowd:
+        append += [f"lab.live={CROWD}", f"crowd.tasks={variant.crowd}"]
     return [
         PROGRAM,
         "-machine", "q35",

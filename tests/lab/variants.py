@@ -26,6 +26,7 @@ GROUPS = {
     "crashes": "machines that died; the console is the answer sheet",
     "crashes-years": "some of them with kernels of other years",
     "formats": "one memory in the formats that dumps are made in",
+    "large": "thousands of tasks, for tests/bench",
     "live": "guests with Python, drgn and the project in them, which look at themselves",
 }
 
@@ -104,10 +105,17 @@ class Variant:
     """When that has ended, it is frozen and dumped."""
     bare: bool = False
     """Nothing but that runs in it: neither modules nor a workload."""
+    crowd: int = 0
+    """So many tasks more, see crowd.py; what keeps CPUs busy is not started then."""
     formats: tuple[str, ...] = ()
     """The same memory in other formats, too (see formats.py): core.NAME beside the core."""
 
 
+_WHAT_RUNS = frozenset(
+    {"preempted-kernel", "preempted-kthread", "preempted-user", "switched-kernel"}
+    | {"kthread-module", "kthread-unwoken"}
+)
+"""Cases that come with what keeps CPUs busy, and with the kernel threads of the helper."""
 _LSB = BuiltKernel("linux-source-6.12", ("base", "frame_pointer"))
 _DEBIAN = StockKernel("linux-image-amd64", "linux-headers-amd64")
 _OF_OTHER_YEARS = {
@@ -363,6 +371,16 @@ VARIANTS = (
         group="formats",
         kdump=True,
         formats=MAKEDUMPFILE_FORMATS,
+    ),
+    Variant(
+        name="large",
+        what="the kernel of fp-lsb with 5,000 tasks more, in processes of 50 threads",
+        kernel=_LSB,
+        unwinder="frame_pointer",
+        memory_mib=384,
+        cannot=_WHAT_RUNS,
+        group="large",
+        crowd=5000,
     ),
     Variant(
         name="live",

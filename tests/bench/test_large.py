@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The lab's dump of thousands of tasks: large indeed, and every answer is the kernel's."""
+
+from __future__ import annotations
+
+import pytest
+
+from drgn_tools import Reason, audit_kernel, open_program
+from tests.answers import compare
+from tests.conftest import lab_dump
+from tests.lab.sheet import read_sheet
+from tests.lab.variants import variant_named
+
+
+@pytest.mark.lab
+def test_large_dump_equals_the_kernels_answers() -> None:
+    prog = open_program(core=lab_dump(variant_named("large")).core)
+    audit = audit_kernel(prog)
+    assert audit.problems == ()
+    result = compare(audit, read_sheet(prog))
+    print(f"\nlarge: {result}")
+    assert result.differences == ()
+    assert result.compared >= 5000
+    crowd = [s for s in audit if s.comm.startswith("c-")]
+    assert len(crowd) == 5000
+    # They sleep where they were sent, and two of each fifty are in a page fault of the kernel.
+    faulting = [s for s in crowd if s.comm == "c-fault"]
+    assert len(faulting) == 200
+    assert {s.reason for s in faulting} == {Reason.KERNEL_MODE_REGS}
+    assert {s.reason for s in crowd if s.comm != "c-fault"} == {None}
