@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
-import secrets
-import socket
 import tempfile
 import time
+import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from drgn import Object, Program
 
-from .. import __version__
 from ..audit import audit_kernel
 from ..errors import EXIT_OK, EXIT_PARTIAL, DrgnToolsError, TypesError
 from ..kallsyms import UNUSABLE
@@ -27,10 +26,11 @@ from ..render.summary import unreadable_line
 from .fetch import Core
 from .identity import file_id, joint_id
 from .job import Cause, Job, Outcome
+from .record import Facts, failed, of_source
 from .schema import tasks_file
 from .source import Source
 
-__all__ = ("audit_one", "describe", "failed")
+__all__ = ("audit_one", "describe")
 
 _US = 1_000_000
 _LAST_SECOND = 253402300799
@@ -39,31 +39,41 @@ _NO_NODENAME = "(none)"
 """UTS_NODENAME of include/linux/uts.h: what a machine is called that nobody has named."""
 
 
-def audit_one(job: Job, max_tasks: Optional[int] = None) -> Outcome:
+def audit_one(
+    job: Job,
+    max_tasks: Optional[int] = None,
+    identified: Callable[[Facts], None] = lambda facts: None,
+) -> Outcome:
     """Audit the source of *job*, unless its content is the one already known.
 
     A source that cannot be audited has an outcome as well.
 
+    :param max_tasks: as of :func:`~drgn_tools.audit.audit_kernel`.
+    :param identified: told what is known of it before it is opened, which may be the last that is heard.
     :raises MemoryError: there is too little of it.
     """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="drgn-tools-") as scratch:
-        outcome = _outcome(job, Core(job.source.core, scratch), Path(scratch), max_tasks)
+        outcome = _outcome(job, Path(scratch), max_tasks, identified)
     if outcome.unchanged:
         return outcome
     record = dict(outcome.record, seconds=time.monotonic() - began)
     return Outcome(record, outcome.tasks)
 
 
-def _outcome(job: Job, core: Core, scratch: Path, max_tasks: Optional[int]) -> Outcome:
+def _outcome(
+    job: Job, scratch: Path, max_tasks: Optional[int], identified: Callable[[Facts], None]
+) -> Outcome:
     source = job.source
-    about: dict[str, Any] = {}
+    core = Core(source.core, str(scratch))
+    about: Facts = {}
     try:
         if source.core:
             about["content_id"] = _content_id(source, core, max_tasks)
             if about["content_id"] == job.known:
                 return Outcome(unchanged=True)
             about.update(_of_file(core))
+        identified(about)
         prog = _open(source, core, scratch)
         with while_it_is_there(prog):
             audit = audit_kernel(prog, max_tasks=max_tasks)
@@ -73,27 +83,14 @@ def _outcome(job: Job, core: Core, scratch: Path, max_tasks: Optional[int]) -> O
             raise MemoryError from e
         cause = Cause.TYPES if isinstance(e, TypesError) else Cause.INPUT
         return Outcome({**about, **failed(source, cause, e.exit_code, str(e))})
-    audit_id = secrets.token_hex(8)
-    record = {**about, **_of_audit(audit), **_of_source(source), "audit_id": audit_id}
-    return Outcome(record, tasks_file(audit_id, audit.tasks))
-
-
-def failed(source: Source, cause: Cause, exit_code: int, line: str) -> dict[str, Any]:
-    """The record of a source that could not be audited."""
-    return {
-        **_of_source(source),
-        "audit_id": secrets.token_hex(8),
-        "status": "failed",
-        "exit_code": exit_code,
-        "cause": cause.value,
-        "line": line,
-        "quarantined": cause.quarantines,
-    }
+    record = {**about, **_of_audit(audit), **of_source(source)}
+    return Outcome(record, tasks_file(record["audit_id"], audit.tasks))
 
 
 def describe(error: BaseException) -> str:
     """An exception that nobody expected, in a line."""
-    return f"{type(error).__name__}: {error}"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}:{place.lineno})"
 
 
 def _open(source: Source, core: Core, scratch: Path) -> Program:
@@ -124,31 +121,16 @@ def _is_for_want_of_memory(error: BaseException) -> bool:
 # ---- the record
 
 
-def _of_source(source: Source) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "source": source.name,
-        "tags": list(source.tags.items()),
-        "tool": __version__,
-        "worker": socket.gethostname(),
-        "audited_at": time.time_ns() // 1000,
-    }
-    if source.host is not None:
-        values["host"] = source.host
-    if source.time_us is not None:
-        values.update(time=source.time_us, time_from="manifest")
-    return values
-
-
-def _of_file(core: Core) -> dict[str, Any]:
-    values: dict[str, Any] = {"size_bytes": core.size_bytes()}
+def _of_file(core: Core) -> Facts:
+    values: Facts = {"size_bytes": core.size_bytes()}
     modified_s = core.modified_s()
     if modified_s is not None:
         values.update(time=_us(modified_s), time_from="file")
     return values
 
 
-def _of_machine(prog: Program) -> dict[str, Any]:
-    values: dict[str, Any] = {"host": _nodename(prog)}
+def _of_machine(prog: Program) -> Facts:
+    values: Facts = {"host": _nodename(prog)}
     crashed_s = vmcoreinfo(prog).get("CRASHTIME", "")
     if re.fullmatch("[0-9]{1,12}", crashed_s) and 0 < int(crashed_s) <= _LAST_SECOND:
         values.update(time=_us(int(crashed_s)), time_from="crash")
@@ -172,7 +154,7 @@ def _nodename(prog: Program) -> Optional[str]:
     return None if name in ("", _NO_NODENAME) else name
 
 
-def _of_audit(audit: KernelAudit) -> dict[str, Any]:
+def _of_audit(audit: KernelAudit) -> Facts:
     verdicts = Counter(task.verdict for task in audit.tasks)
     warnings = _warnings(audit.problems, audit.tasks)
     kernel = as_object(KERNEL, audit.kernel)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The process in which dumps are audited: ``python -m drgn_tools.fleet.inmate FD MEMORY_BYTES``.
+
+A dump may crash what reads it, use up the memory, take forever. So that happens here, one
+dump after another, and cell.py watches from the other end of the socket FD. Messages are JSON and
+a Parquet file, nothing that could do something to who reads them.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ..errors import EXIT_BUG
+from .job import Cause, Job
+from .one import audit_one, describe
+from .record import failed
+
+__all__ = ("main",)
+
+_IDLE_S = 60.0
+"""Who has no work for so long goes; another is soon started."""
+
+
+def main(fd: int, memory_bytes: int) -> None:
+    """Audit what is asked for on the socket *fd* until nobody asks any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the client
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, also inside drgn
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    connection = Connection(fd)
+    with suppress(EOFError, OSError):  # the other end is gone
+        while connection.poll(_IDLE_S):
+            _serve(connection, json.loads(connection.recv_bytes()))
+
+
+def _end_with_parent() -> None:
+    # Its end of our stdin closes, however it ends.
+    while os.read(0, 1):
+        pass
+    os._exit(0)
+
+
+def _serve(connection: Connection, request: dict[str, Any]) -> None:
+    def tell(message: dict[str, Any]) -> None:
+        connection.send_bytes(json.dumps(message).encode())
+
+    tell({"started": True})
+    job = Job.from_json(request["job"])
+    _forget_peak_memory()
+    signal.setitimer(signal.ITIMER_REAL, request["seconds"])
+    try:
+        outcome = audit_one(job, request["max_tasks"], lambda facts: tell({"facts": facts}))
+        answer, tasks = {"record": outcome.record, "unchanged": outcome.unchanged}, outcome.tasks
+    except MemoryError:
+        answer, tasks = {"out_of_memory": True}, None
+    # The outermost fence of this process, as in cli.py: a bug that one dump brings to
+    # light is a record of that dump, and does not end the run.
+    except Exception as e:
+        answer, tasks = {"record": failed(job.source, Cause.BUG, EXIT_BUG, describe(e))}, None
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    gc.collect()  # a Program and what is kept on it refer to each other
+    tell({**answer, **_memory()})
+    connection.send_bytes(tasks or b"")
+
+
+def _forget_peak_memory() -> None:
+    with suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # proc_pid_clear_refs(5): resets VmHWM
+
+
+def _memory() -> dict[str, int]:
+    with open("/proc/self/status") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return {
+        name: int(lines[field].split()[0]) * 1024
+        for name, field in (("peak_memory_bytes", "VmHWM"), ("memory_bytes", "VmRSS"))
+    }
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
+    # Not through the destructors of the libraries: there is nothing left to lose.
+    os._exit(0)
