@@ -17,7 +17,14 @@ from .queries import SORT_KEYS, STATES, Selection, parse_pids
 from .records import Verdict
 from .render.output import write_lines
 
-__all__ = ("Arguments", "parse_arguments", "parse_repl_arguments")
+__all__ = (
+    "Arguments",
+    "Parser",
+    "add_log_options",
+    "parse_arguments",
+    "parse_repl_arguments",
+    "positive",
+)
 
 _FORMATS = ("table", "json", "jsonl", "csv")
 """Every command that has ``--format`` has these, and all that tabulate has."""
@@ -52,6 +59,7 @@ examples:
   drgn-tools stack -c vmcore 51                   one stack in full, with all saved registers
   sudo drgn-tools tasks -k --check                the running kernel; exit code 1 if one is unreliable
   drgn-tools groups -c vmcore --format folded | flamegraph.pl > stacks.svg
+  drgn-tools fleet run /var/crash -o fleet        many vmcores, into one dataset
   drgn-tools tasks -c vmcore --frames --format json | jq '.tasks[] | select(.verdict == "unreliable")'
 
 Debuginfo is not needed: types and symbols come from the dump itself (BTF, kallsyms).
@@ -169,6 +177,25 @@ class Arguments(argparse.Namespace):
     mode: Optional[str]
     # groups
     by_comm: bool
+    # fleet
+    fleet_command: str
+    # fleet run
+    sources: list[str]
+    output: str
+    live: bool
+    scheduler: Optional[str]
+    workers: Optional[int]
+    time: float
+    memory: int
+    retries: int
+    limit: Optional[int]
+    redo: Optional[str]
+    # fleet report
+    dataset: str
+    section: list[str]
+    top: int
+    sql: Optional[str]
+    html: Optional[str]
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
@@ -178,7 +205,13 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     :raises SystemExit: ``--help`` or ``--version`` was asked for, and printed.
     :raises OutputError: it could not be; :raises ReaderGoneError: nobody read it.
     """
+    if argv[:1] == ["fleet"]:
+        from .fleet.arguments import parse_fleet_arguments
+
+        return _quietened(parse_fleet_arguments(argv[1:]))
     args = _parser().parse_args(argv, Arguments())
+    if args.command == "fleet":
+        raise UsageError("options of fleet come after it: drgn-tools fleet run|report ...")
     args.symbols = [*args.symbols, *args.symbols_after]
     _check_source(args)
     _check_command(args)
@@ -188,6 +221,10 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         raise UsageError("stack of which task? give PIDs, addresses of tasks, --on-cpu or --all")
     if args.command == "tasks":
         _check_watch(args)
+    return _quietened(args)
+
+
+def _quietened(args: Arguments) -> Arguments:
     if args.quiet:
         args.log_level = "none"
     return args
@@ -204,7 +241,7 @@ def parse_repl_arguments(command: str, argv: Sequence[str]) -> Arguments:
     :raises ReaderGoneError: nobody read it.
     """
     columns = f"{_TASKS_COLUMNS}\n" if command == "tasks" else ""
-    parser = _Parser(
+    parser = Parser(
         prog=f"%{command}",
         description=f"{_SUMMARIES[command]}.",
         epilog=f"{columns}{_REPL_EPILOG}",
@@ -217,7 +254,9 @@ def parse_repl_arguments(command: str, argv: Sequence[str]) -> Arguments:
     return args
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """One that raises :class:`UsageError` instead of ending the process, and keeps the text of its epilog."""
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
             allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
@@ -247,7 +286,7 @@ class _Once(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="drgn-tools",
         description="What is every task's stack, can it be trusted, and what did the CPU save on it?\n"
         "For a vmcore, the running kernel or a QEMU guest.",
@@ -270,6 +309,7 @@ def _parser() -> argparse.ArgumentParser:
     add("groups", _SUMMARIES["groups"], _GROUPS_EPILOG)
     demo = add("demo", "run tasks on the small real vmcore that comes with drgn-tools", "")
     add("shell", "start drgn's REPL on the kernel, with drgn-tools imported", _SHELL_EPILOG)
+    commands.add_parser("fleet", help="audit many kernels into one dataset, and report on it")
     _add_watch(tasks)
     for command in (tasks, demo):
         command.add_argument(
@@ -326,22 +366,27 @@ def _add_common(parser: argparse.ArgumentParser, before: bool) -> None:
     )
     output = parser.add_argument_group("output")
     _add_format(output, default(None))
-    output.add_argument(
+    add_log_options(output, before)
+    if before:
+        parser.set_defaults(symbols_after=[])
+
+
+def add_log_options(parser: argparse._ActionsContainer, defaults: bool = True) -> None:
+    """``-q`` and ``--log-level``, as every command has them."""
+    parser.add_argument(
         "-q",
         "--quiet",
         action="store_true",
-        default=default(False),
+        default=False if defaults else argparse.SUPPRESS,
         help="nothing on stderr but errors and what could not be read",
     )
-    output.add_argument(
+    parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error", "critical", "none"),
         metavar="LEVEL",
-        default=default("warning"),
+        default="warning" if defaults else argparse.SUPPRESS,
         help="log this and worse to stderr: debug, info, warning (default), error, critical, none",
     )
-    if before:
-        parser.set_defaults(symbols_after=[])
 
 
 def _add_format(parser: argparse._ActionsContainer, default: object) -> None:
@@ -416,16 +461,21 @@ def _add_max_tasks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tasks",
         metavar="N",
-        type=_count,
+        type=positive("--max-tasks"),
         default=None,
         help="look at no more than N tasks; exit code 5 if there are more",
     )
 
 
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise UsageError(f"--max-tasks takes a number above 0: {text!r} is none")
-    return int(text)
+def positive(option: str) -> Callable[[str], int]:
+    """What turns the text given to *option* into a number above 0."""
+
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not int(text):
+            raise UsageError(f"{option} takes a number above 0: {text!r} is none")
+        return int(text)
+
+    return number
 
 
 def _add_stack(parser: argparse.ArgumentParser) -> None:

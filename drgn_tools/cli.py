@@ -426,6 +426,12 @@ def _shell(args: Arguments, console: Console) -> int:
     return code
 
 
+def _fleet(args: Arguments, console: Console) -> int:
+    from .fleet.command import fleet  # with what the extra brings
+
+    return fleet(args, console)
+
+
 COMMANDS = {
     "tasks": _tasks,
     "stack": _stack,
@@ -433,4 +439,5 @@ COMMANDS = {
     "groups": _groups,
     "demo": _demo,
     "shell": _shell,
+    "fleet": _fleet,
 }

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``drgn-tools fleet``: call, report, exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+from ..arguments import Arguments
+from ..errors import EXIT_OK, EXIT_PARTIAL, InputError, UsageError
+from ..render.output import Console, OutputError, table_width, write_lines
+from .dataset import Dataset, source_key
+from .job import Job, Limits, Outcome
+from .source import Source, list_sources
+
+if TYPE_CHECKING:
+    from .engine import Cluster
+
+__all__ = ("fleet",)
+
+_NEEDS = {"run": ("distributed", "pyarrow", "duckdb", "fsspec", "tqdm"), "report": ("duckdb",)}
+
+
+def fleet(args: Arguments, console: Console) -> int:
+    """One ``drgn-tools fleet`` command; its exit code.
+
+    :raises DrgnToolsError: it cannot be done.
+    """
+    missing = [name for name in _NEEDS[args.fleet_command] if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"fleet {args.fleet_command} needs {', '.join(missing)}: pip install 'drgn-tools[fleet]'"
+        )
+    return (_run if args.fleet_command == "run" else _report)(args, console)
+
+
+# ---- run
+
+
+class _Known(NamedTuple):
+    content_id: Optional[str]
+    status: str
+
+
+def _run(args: Arguments, console: Console) -> int:
+    from .engine import Cluster, run_jobs
+    from .progress import Progress
+    from .schema import audit_file
+
+    if args.log_level != "debug":  # Dask's own words on what run_jobs() deals with
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    listing = list_sources(args.sources)
+    _tell_passed_over(listing.passed_over, console)
+    cluster = Cluster(args.scheduler, args.workers)
+    sources = [*listing.sources, *(_live(cluster) if args.live else ())]
+    if not sources:
+        raise UsageError("fleet run: there is no core among the sources")
+    dataset = Dataset.create(Path(args.output))
+    with dataset.locked():
+        known = _known(dataset)
+        jobs = _jobs(sources, known, args.redo)[: args.limit]
+        progress = Progress(len(jobs), console, args.quiet)
+
+        def commit(job: Job, outcome: Outcome) -> None:
+            if not outcome.unchanged:
+                audit_id = str(outcome.record["audit_id"])
+                try:
+                    dataset.commit(job.key, audit_id, audit_file(outcome.record), outcome.tasks)
+                except OSError as e:
+                    raise OutputError(f"cannot write to {args.output}: {e.strerror}") from e
+            progress.add(outcome)
+
+        limits = Limits(args.time, args.memory, args.retries, args.max_tasks)
+        try:
+            run_jobs(jobs, limits, cluster, commit, progress)
+        except KeyboardInterrupt:
+            console.say(
+                f"interrupted: {progress.done} of {progress.total} sources are done; "
+                "the same command goes on from there"
+            )
+            raise
+        finally:
+            progress.close()
+    for line in progress.figures():
+        console.note(line)
+    console.note(f"drgn-tools fleet report {args.output} shows what was found")
+    now = _known(dataset)
+    complete = all(now[job.source.name].status == "audited" for job in jobs)
+    return EXIT_OK if complete else EXIT_PARTIAL
+
+
+def _tell_passed_over(paths: list[str], console: Console) -> None:
+    if paths:
+        several = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        console.note(f"passed over, no core by name or first bytes: {paths[0]}{several}")
+
+
+def _live(cluster: Cluster) -> list[Source]:
+    from .live import live_sources, this_host
+
+    now_s = time.time()
+    if cluster.address is None:
+        return [this_host(now_s)]
+    try:
+        with cluster.client() as client:
+            return live_sources(client, now_s)
+    except OSError as e:
+        raise InputError(f"{cluster.address}: no Dask scheduler answers there: {e}") from e
+
+
+def _known(dataset: Dataset) -> dict[str, _Known]:
+    from .views import connect
+
+    with connect(dataset) as database:
+        rows = database.execute("SELECT source, content_id, status FROM audits").fetchall()
+    return {source: _Known(content_id, status) for source, content_id, status in rows}
+
+
+def _jobs(sources: Iterable[Source], known: dict[str, _Known], redo: Optional[str]) -> list[Job]:
+    # What has no record yet goes first: a run with --limit gets somewhere.
+    jobs = []
+    for source in sources:
+        before = known.get(source.name)
+        again = redo == "all" or (redo == "failed" and before and before.status == "failed")
+        content_id = None if before is None or again else before.content_id
+        jobs.append(Job(source, source_key(source.name), content_id))
+    return sorted(jobs, key=lambda job: job.source.name in known)
+
+
+# ---- report
+
+
+def _report(args: Arguments, console: Console) -> int:
+    dataset = Dataset.open(Path(args.dataset))
+    if args.html is not None:
+        from .page import write_page
+
+        write_page(dataset, Path(args.html))
+        console.note(f"{args.html}: {os.path.getsize(args.html) >> 10} KiB; open it in a browser")
+        return EXIT_OK
+    from .report import report_lines, sql_lines
+
+    width = table_width(sys.stdout)
+    if args.sql is not None:
+        write_lines(sql_lines(dataset, args.sql, args.format, width))
+    else:
+        write_lines(report_lines(dataset, args.section, args.top, args.format, width))
+    return EXIT_OK

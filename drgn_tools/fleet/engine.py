@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Jobs through a Dask cluster, until each has an outcome, whatever dies on the way.
+
+The cluster is trusted with nothing but the work: what is done is what was committed here,
+and all else is submitted again. So a worker, the scheduler or this very process may be
+killed at any time.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from typing import Any, Optional, Protocol
+
+from distributed import Client, Future, LocalCluster, WorkerPlugin, get_worker
+from distributed.scheduler import KilledWorker
+
+from .. import __version__
+from ..errors import EXIT_BUG, InputError
+from .cell import Cells, audit_in_cell
+from .job import Cause, Job, Limits, Outcome
+from .record import failed
+
+__all__ = ("Cluster", "Observer", "run_jobs")
+
+_CONNECT_S = 10.0
+_PATIENCE_S = 600.0
+"""How long to wait for a scheduler that was there and is gone."""
+_TICK_S = 0.5
+_LOOK_AT_WORKERS_EVERY_S = 5.0
+_JOBS_PER_THREAD = 3
+"""Enough that no worker waits for the next; few enough that nothing piles up in the scheduler."""
+
+
+class Observer(Protocol):
+    """Who watches a run."""
+
+    def say(self, text: str) -> None:
+        """Something that a person should know now."""
+
+    def tick(self) -> None:
+        """Time goes by."""
+
+
+class Cluster:
+    """Where the work is done: a cluster of our own on this machine, or one that is there."""
+
+    def __init__(self, address: Optional[str] = None, workers: Optional[int] = None) -> None:
+        """
+        :param address: of a Dask scheduler (``tcp://...``, ``tls://...``), or the path of a scheduler file.
+        :param workers: how many processes a cluster of our own has; by default one a CPU.
+        """
+        self.address = address
+        self._workers = workers
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """Connected to it.
+
+        :raises OSError: it cannot be reached.
+        """
+        if self.address is not None:
+            with _client_of(self.address) as client:
+                yield client
+            return
+        with (
+            LocalCluster(
+                n_workers=self._workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,
+                memory_limit=0,  # what takes memory is not in the worker, and has a limit of its own
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
+
+
+def _client_of(address: str) -> Client:
+    if address.endswith(".json"):
+        return Client(scheduler_file=address, timeout=_CONNECT_S, set_as_default=False)
+    return Client(address, timeout=_CONNECT_S, set_as_default=False)
+
+
+class _CellsPlugin(WorkerPlugin):  # type: ignore[misc]
+    # The processes of a worker live as long as the run, or the worker.
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def setup(self, worker: Any) -> None:
+        self.cells = Cells()
+
+    def teardown(self, worker: Any) -> None:
+        self.cells.close()
+
+
+def _on_worker(job: dict[str, Any], limits: Limits, plugin: str) -> Outcome:
+    cells = get_worker().plugins[plugin].cells
+    return audit_in_cell(Job.from_json(job), limits, cells)
+
+
+class _LostError(Exception):
+    """The scheduler is gone, and with it all that it knew."""
+
+
+def run_jobs(
+    jobs: Iterable[Job],
+    limits: Limits,
+    cluster: Cluster,
+    commit: Callable[[Job, Outcome], None],
+    observer: Observer,
+) -> None:
+    """Have all *jobs* done.
+
+    :param commit: called here with each outcome as it comes, once for each job.
+    :raises InputError: there is no cluster, its workers cannot do this, or it is gone for good.
+    """
+    run = _Run(deque(jobs), limits, commit, observer)
+    connected = False
+    deadline = 0.0
+    while run.waiting:
+        try:
+            with cluster.client() as client:
+                connected, deadline = True, 0.0
+                run.drive(client)
+        except (_LostError, OSError) as e:
+            deadline = deadline or time.monotonic() + _PATIENCE_S
+            if not connected or time.monotonic() > deadline:
+                raise InputError(
+                    f"{cluster.address or 'the local cluster'}: no Dask scheduler answers there: {e}"
+                ) from e
+            observer.say(f"{cluster.address or 'the local cluster'}: is gone; waiting for it")
+            time.sleep(_TICK_S)
+
+
+class _Run:
+    def __init__(
+        self,
+        waiting: deque[Job],
+        limits: Limits,
+        commit: Callable[[Job, Outcome], None],
+        observer: Observer,
+    ) -> None:
+        self.waiting = waiting
+        self._limits = limits
+        self._commit = commit
+        self._observer = observer
+        self._plugin = f"drgn-tools-{secrets.token_hex(8)}"  # no other run's
+        self._tries: Counter[str] = Counter()
+        """By key of the job: how often it failed, or its worker, with no answer."""
+
+    def drive(self, client: Client) -> None:
+        """Submit, a few at a time, and commit what comes back.
+
+        :raises _LostError: the scheduler went away; what was not committed is waiting again.
+        """
+        _check_workers(client)
+        client.register_plugin(_CellsPlugin(self._plugin))
+        running: dict[Future, Job] = {}
+        finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        workers = _Workers(client)
+        try:
+            while self.waiting or running:
+                if client.status != "running":
+                    raise _LostError("the connection was lost")
+                workers.look()
+                self._submit(client, workers, running, finished)
+                self._give_up_on_absent(workers, running)
+                self._take(running, finished)
+                self._observer.tick()
+            client.unregister_worker_plugin(self._plugin)
+        finally:
+            # Of a run that goes on these are first; of one that is over there are none.
+            self.waiting.extendleft(reversed(running.values()))
+
+    def _submit(
+        self,
+        client: Client,
+        workers: _Workers,
+        running: dict[Future, Job],
+        finished: queue.SimpleQueue[Future],
+    ) -> None:
+        while self.waiting and len(running) < workers.room:
+            job = self.waiting.popleft()
+            only = [job.source.worker] if job.source.worker else None
+            future = client.submit(
+                _on_worker, job.as_json(), self._limits, self._plugin, pure=False, workers=only
+            )
+            running[future] = job
+            future.add_done_callback(finished.put)
+
+    def _take(self, running: dict[Future, Job], finished: queue.SimpleQueue[Future]) -> None:
+        try:
+            future = finished.get(timeout=_TICK_S)
+        except queue.Empty:
+            return
+        job = running.get(future)
+        if job is None:  # given up on
+            return
+        outcome = self._outcome(job, future)
+        del running[future]
+        if outcome is None:
+            self.waiting.append(job)
+        else:
+            self._commit(job, outcome)
+
+    def _outcome(self, job: Job, future: Future) -> Optional[Outcome]:
+        # None: to be tried again.
+        try:
+            outcome: Outcome = future.result(timeout=_PATIENCE_S)
+            return outcome
+        except KilledWorker as e:
+            return self._again(
+                job, Cause.WORKER_LOST, f"the workers that had it died, last {e.last_worker}"
+            )
+        except (CancelledError, OSError) as e:
+            raise _LostError(str(e)) from e
+        except ImportError as e:
+            raise InputError(
+                f"a worker cannot audit: {e}; install drgn-tools[fleet] {__version__} on every worker"
+            ) from e
+        # Whatever a worker raises comes out here: a fence like that of cli.py.
+        except Exception as e:
+            return self._again(job, Cause.BUG, f"{type(e).__name__}: {e}")
+
+    def _again(self, job: Job, cause: Cause, why: str) -> Optional[Outcome]:
+        self._tries[job.key] += 1
+        attempts = self._tries[job.key]
+        if attempts <= self._limits.retries:
+            return None
+        code = 128 + signal.SIGKILL if cause is Cause.WORKER_LOST else EXIT_BUG
+        record = failed(job.source, cause, code, f"{job.source.name}: {why}")
+        return Outcome({**record, "attempts": attempts})
+
+    def _give_up_on_absent(self, workers: _Workers, running: dict[Future, Job]) -> None:
+        # Nobody else can look at a running kernel but the worker on its host.
+        for future, job in list(running.items()):
+            if job.source.worker and workers.is_gone(job.source.worker):
+                future.cancel()
+                del running[future]
+                line = f"{job.source.name}: its worker {job.source.worker} is gone"
+                record = failed(job.source, Cause.WORKER_LOST, 128 + signal.SIGKILL, line)
+                self._commit(job, Outcome({**record, "attempts": 1}))
+
+
+class _Workers:
+    """The workers of a cluster, as they come and go."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._next = 0.0
+        self._threads: dict[str, int] = {}
+
+    def look(self) -> None:
+        """Ask the scheduler, if it is time.
+
+        :raises _LostError: it does not answer.
+        """
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _LOOK_AT_WORKERS_EVERY_S
+        try:
+            self._threads = dict(self._client.nthreads())
+        except (OSError, CancelledError) as e:
+            raise _LostError(str(e)) from e
+
+    @property
+    def room(self) -> int:
+        """How many jobs may be under way."""
+        return _JOBS_PER_THREAD * max(1, sum(self._threads.values()))
+
+    def is_gone(self, address: str) -> bool:
+        """Was it gone when we looked last?"""
+        return address not in self._threads
+
+
+def _check_workers(client: Client) -> None:
+    """Refuse workers that cannot do this, before anything is submitted.
+
+    :raises InputError: one has no drgn-tools[fleet], or another version of it.
+    """
+
+    def version_there() -> str:
+        # Sent by value: where drgn_tools is missing, this must still arrive.
+        import importlib.util
+
+        missing = [
+            name
+            for name in ("drgn_tools", "drgn", "pyarrow", "fsspec")
+            if importlib.util.find_spec(name) is None
+        ]
+        if missing:
+            return f"no {', '.join(missing)}"
+        import drgn_tools
+
+        return f"drgn-tools {drgn_tools.__version__}"
+
+    expected = f"drgn-tools {__version__}"
+    with suppress(CancelledError):
+        for address, found in client.run(version_there).items():
+            if found != expected:
+                raise InputError(
+                    f"worker {address}: has {found}, expected {expected}; "
+                    "install the same drgn-tools[fleet] on every worker"
+                )
