@@ -53,8 +53,8 @@ def _run(args: Arguments, console: Console) -> int:
     from .progress import Progress
     from .schema import audit_file
 
-    if args.log_level != "debug":  # Dask's own words on what run_jobs() deals with
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if args.log_level != "debug":
+        _silence_dask()
     listing = list_sources(args.sources)
     _tell_passed_over(listing.passed_over, console)
     cluster = Cluster(args.scheduler, args.workers)
@@ -93,6 +93,13 @@ def _run(args: Arguments, console: Console) -> int:
     now = _known(dataset)
     complete = all(now[job.source.name].status == "audited" for job in jobs)
     return EXIT_OK if complete else EXIT_PARTIAL
+
+
+def _silence_dask() -> None:
+    # Its own words on what run_jobs() deals with. Most of its loggers have a level of their own.
+    for name in ["distributed", *logging.root.manager.loggerDict]:
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _tell_passed_over(paths: list[str], console: Console) -> None:
