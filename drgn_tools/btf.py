@@ -4,8 +4,8 @@
 This file knows the format (Documentation/bpf/btf.rst, include/uapi/linux/btf.h)
 and nothing of drgn; :mod:`drgn_tools.btf_finder` makes drgn's types of it.
 
-Opening indexes the type section in one pass; all else is read when it is asked
-for. The bytes come from a dump and may be damaged anywhere: what does not hold
+Opening finds in one pass where each type starts; all else is read when it is
+asked for, names and enumerators are looked for then. The bytes come from a dump and may be damaged anywhere: what does not hold
 together raises :exc:`~drgn_tools.errors.TypesError` where it is asked for, what
 does can still be used, and nothing recurses, loops or grows past a bound.
 """
@@ -16,8 +16,9 @@ import enum
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
-from itertools import repeat
+from bisect import bisect_right
+from collections.abc import Collection, Iterator
+from functools import cached_property
 from typing import NamedTuple, Optional
 
 from .errors import TypesError
@@ -69,6 +70,8 @@ class Kind(enum.IntEnum):
     ENUM64 = 19
 
 
+_KINDS = tuple(Kind)  # by number: a lookup is far quicker than Kind(number)
+
 # Words behind the three of struct btf_type: (once, for each of vlen).
 _EXTRA_WORDS = {
     Kind.INT: (1, 0),
@@ -86,9 +89,20 @@ _KIND_MASK = 0x1F000000
 _VLEN_MASK = 0xFFFF
 _KIND_FLAG = 0x80000000
 _NO_RECORD_WORDS = 1 << 40  # of a record that cannot be: steps past every end
+_ENUMS = (Kind.ENUM, Kind.ENUM64)
 _TRANSPARENT = frozenset(
     (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
 )  # fmt: skip
+
+
+def _places(data: bytes, word: int) -> Iterator[int]:
+    # Where this word is among those of *data*.
+    pattern = word.to_bytes(4, sys.byteorder)
+    at = data.find(pattern)
+    while at >= 0:
+        if at % 4 == 0:
+            yield at // 4
+        at = data.find(pattern, at + 1)
 
 
 def damaged(what: str) -> TypesError:
@@ -162,15 +176,17 @@ class Btf:
         start = hdr_len + str_off
         self._strings = data[start : start + str_len]
         self._pointer_bytes = pointer_bytes
-        self._starts = self._record_starts()
-        self._by_name = self._name_index()
-        self._name_offsets: dict[bytes, int] = {}
-        self._enum_by_name: Optional[dict[int, int]] = None
-        self._enum_flags_count: Optional[bool] = None  # whether the producer sets them
+        self._starts, infos = self._record_starts()
+        self._enum_flags_count = any(  # whether the producer sets them
+            info & _KIND_FLAG and (info & _KIND_MASK) >> 24 in _ENUMS for info in infos
+        )
+        self._found: dict[tuple[Kind, str], Optional[int]] = {}
+        self._enumerators: dict[str, Optional[tuple[int, int]]] = {}
         self._expanded: dict[int, int] = {}
 
-    def _record_starts(self) -> list[int]:
-        # Where each record starts, by type ID, in words. ID 0 has none.
+    def _record_starts(self) -> tuple[list[int], Collection[int]]:
+        # Where each record starts, by type ID, in words; ID 0 has none. And all
+        # the info words there are.
         words, record_words = self._words, _RecordWords()
         starts = [0]
         append = starts.append
@@ -182,17 +198,18 @@ class Btf:
             starts.pop()
         if len(starts) - 1 > MAX_TYPES:
             raise damaged(f"{len(starts) - 1} types")
-        return starts
+        return starts, record_words
 
-    def _name_index(self) -> dict[int, int]:
-        # Type ID by kind and name offset, in one number. Backwards, so that of
-        # several types of one kind and name the first stays.
-        words, starts = self._words, self._starts
-        ids = range(len(starts) - 1, 0, -1)
-        return {
-            words[start] | (words[start + 1] & _KIND_MASK) << 8: type_id
-            for type_id, start in zip(ids, reversed(starts))
-        }
+    @cached_property
+    def _name_column(self) -> bytes:
+        # The name offset of each type, by type ID, as they lie in memory.
+        column = array("I", map(self._words.__getitem__, self._starts))
+        column[0] = 0
+        return column.tobytes()
+
+    @cached_property
+    def _word_bytes(self) -> bytes:
+        return self._words.tobytes()
 
     def __len__(self) -> int:
         """Number of types, ``void`` counted in."""
@@ -207,7 +224,7 @@ class Btf:
         """Return the kind of a type."""
         if not type_id:
             return Kind.VOID
-        return Kind((self._words[self._start(type_id) + 1] & _KIND_MASK) >> 24)
+        return _KINDS[(self._words[self._start(type_id) + 1] & _KIND_MASK) >> 24]
 
     def kind_flag(self, type_id: int) -> bool:
         """Return the kind_flag: member offsets hold bit-field sizes, a FWD is a union."""
@@ -229,17 +246,31 @@ class Btf:
         return self._string(self._words[self._start(type_id)])
 
     def _name_offset(self, name: str) -> Optional[int]:
-        if not self._name_offsets:
-            offset = 0
-            for string in self._strings.split(b"\0"):
-                self._name_offsets.setdefault(string, offset)
-                offset += len(string) + 1
-        return self._name_offsets.get(name.encode("utf-8", "surrogatepass"))
+        # Where the first string that is this begins.
+        if not name or "\0" in name:
+            return None
+        place = self._strings.find(b"\0%b\0" % name.encode("utf-8", "surrogatepass"))
+        return place + 1 if place >= 0 else None
 
     def find(self, kind: Kind, name: str) -> Optional[int]:
         """Return the ID of the first type of this kind and name, ``None`` if there is none."""
+        key = (kind, name)
+        if key not in self._found:
+            self._found[key] = self._find(kind, name)
+        return self._found[key]
+
+    def _find(self, kind: Kind, name: str) -> Optional[int]:
         offset = self._name_offset(name)
-        return self._by_name.get(offset | kind << 32) if offset else None
+        if offset is None:
+            return None
+        return next(
+            (
+                type_id
+                for type_id in _places(self._name_column, offset)
+                if self.kind(type_id) == kind
+            ),
+            None,
+        )
 
     def ids(self, *kinds: Kind) -> Iterator[int]:
         """Return the IDs of all types of these kinds."""
@@ -303,8 +334,6 @@ class Btf:
         (in v6.0) the kind_flag says so. Before that it was never set, and every
         value was a signed one.
         """
-        if self._enum_flags_count is None:
-            self._enum_flags_count = any(map(self.kind_flag, self.ids(Kind.ENUM, Kind.ENUM64)))
         if self._enum_flags_count:
             return self.kind_flag(type_id)
         return any(value >> 31 for value in self._items(type_id, 2)[1])
@@ -324,17 +353,24 @@ class Btf:
 
     def find_enumerator(self, name: str) -> Optional[tuple[int, int]]:
         """Return enum type and value of the first enumerator of a name, ``None`` if there is none."""
-        if self._enum_by_name is None:
-            enums: dict[int, int] = {}
-            for type_id in reversed([*self.ids(Kind.ENUM, Kind.ENUM64)]):
-                words_each = 2 if self.kind(type_id) == Kind.ENUM else 3
-                enums.update(zip(self._items(type_id, words_each)[0], repeat(type_id)))
-            self._enum_by_name = enums
+        if name not in self._enumerators:
+            self._enumerators[name] = self._find_enumerator(name)
+        return self._enumerators[name]
+
+    def _find_enumerator(self, name: str) -> Optional[tuple[int, int]]:
         offset = self._name_offset(name)
-        found = self._enum_by_name.get(offset) if offset else None
-        if found is None:
+        if offset is None:
             return None
-        return found, dict(reversed(self.enumerators(found)))[name]
+        for word in _places(self._word_bytes, offset):
+            type_id = bisect_right(self._starts, word) - 1
+            kind = self.kind(type_id)
+            if kind not in _ENUMS:
+                continue
+            words_each = 2 if kind == Kind.ENUM else 3
+            number, column = divmod(word - self._starts[type_id] - 3, words_each)
+            if column == 0 and 0 <= number < self._words[self._starts[type_id] + 1] & _VLEN_MASK:
+                return type_id, self.enumerators(type_id)[number][1]
+        return None
 
     # ---- sizes
 
