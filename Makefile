@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # make demo      set everything up from nothing and look at the bundled vmcore
 # make test      set everything up from nothing and run the tests
+# make test-page test the page of a fleet in a browser (needs Chromium)
 # make lab       build, boot and dump the lab's kernels (QEMU and Debian packages: see tests/lab/README.md)
 # make test-lab  compare with the answers of the kernels themselves
 # make test-lab-all  the same with all kernels, machines that crashed, dump formats, and guests that run
@@ -12,13 +13,18 @@ BIN := $(VENV)/bin
 LAB_DUMPS ?= build/lab
 LAB_GROUPS := kernels crashes crashes-years formats large live
 
-.PHONY: demo test lint lab test-lab lab-all test-lab-all golden clean
+.PHONY: demo test test-page lint lab test-lab lab-all test-lab-all golden clean
 
 demo: $(VENV)/.for-use
 	@$(BIN)/drgn-tools demo
 
 test: $(VENV)/.for-tests
 	$(BIN)/python -m pytest
+
+# The page of a fleet in a real browser: Chromium of the system (DRGN_TOOLS_CHROMIUM names another).
+test-page: $(VENV)/.for-pages
+	DRGN_TOOLS_CHROMIUM=$${DRGN_TOOLS_CHROMIUM:-$$(command -v chromium)} \
+		$(BIN)/python -m pytest tests/test_fleet_page.py
 
 lint: $(VENV)/.for-development
 	$(BIN)/ruff check .
@@ -48,12 +54,16 @@ $(VENV)/.for-use: pyproject.toml scripts/bootstrap.py
 	@touch $@
 
 $(VENV)/.for-tests: pyproject.toml scripts/bootstrap.py
-	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .[test]
+	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .[test,fleet]
 	@touch $@ $(VENV)/.for-use
 
 $(VENV)/.for-development: pyproject.toml scripts/bootstrap.py
 	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .[dev]
 	@touch $@ $(VENV)/.for-tests $(VENV)/.for-use
+
+$(VENV)/.for-pages: pyproject.toml scripts/bootstrap.py
+	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .[page-test]
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

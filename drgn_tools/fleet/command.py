@@ -58,7 +58,8 @@ def _run(args: Arguments, console: Console) -> int:
     listing = list_sources(args.sources)
     _tell_passed_over(listing.passed_over, console)
     cluster = Cluster(args.scheduler, args.workers)
-    sources = [*listing.sources, *(_live(cluster) if args.live else ())]
+    live = _live(cluster) if args.live else []
+    sources = [*listing.sources, *live]
     if not sources:
         raise UsageError("fleet run: there is no core among the sources")
     dataset = Dataset.create(Path(args.output))
@@ -116,9 +117,14 @@ def _live(cluster: Cluster) -> list[Source]:
         return [this_host(now_s)]
     try:
         with cluster.client() as client:
-            return live_sources(client, now_s)
+            hosts = live_sources(client, now_s)
     except OSError as e:
         raise InputError(f"{cluster.address}: no Dask scheduler answers there: {e}") from e
+    if not hosts:
+        raise InputError(
+            f"{cluster.address}: has no worker, and --live looks at the workers' hosts"
+        )
+    return hosts
 
 
 def _known(dataset: Dataset) -> dict[str, _Known]:
