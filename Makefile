@@ -6,6 +6,7 @@
 # make test-lab  compare with the answers of the kernels themselves
 # make test-lab-all  the same with all kernels, machines that crashed, dump formats, and guests that run
 #                    (an hour the first time)
+# make bench     how fast it is, as ratios: docs/speed.md (BENCH=--quick for a look, BENCH=--help)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 LAB_DUMPS ?= build/lab
 LAB_GROUPS := kernels crashes crashes-years formats large live
 
-.PHONY: demo test test-page lint lab test-lab lab-all test-lab-all golden clean
+.PHONY: demo test test-page lint lab test-lab lab-all test-lab-all bench golden clean
 
 demo: $(VENV)/.for-use
 	@$(BIN)/drgn-tools demo
@@ -44,6 +45,9 @@ lab-all: $(VENV)/.for-tests
 test-lab-all: lab-all
 	DRGN_TOOLS_LAB_DUMPS=$(LAB_DUMPS) DRGN_TOOLS_LAB_GROUPS="$(LAB_GROUPS)" \
 		$(BIN)/python -m pytest -m lab -s
+
+bench: $(VENV)/.for-tests
+	$(BIN)/python -m tests.bench $(BENCH)
 
 # Writes what the commands print now into tests/golden; read the diff before committing.
 golden: $(VENV)/.for-tests
