@@ -302,6 +302,9 @@ def multiply(core: Path, out: Path, tasks: int, progress: Optional[Progress] = N
     :raises MultiplyError: this core cannot be multiplied, or not to that many
     :raises DrgnToolsError: it cannot be opened
     """
+    with open(core, "rb") as file:
+        if file.read(4) != b"\x7fELF":
+            raise MultiplyError(f"{core}: is not an ELF core, and only these can be extended")
     original = _Original(core)
     processes = original.processes()
     wanted = tasks - len(original.all)
@@ -314,8 +317,11 @@ def multiply(core: Path, out: Path, tasks: int, progress: Optional[Progress] = N
         plan.append((_Round(_part(processes, rest), original.layout), 1))
     subprocess.run(["cp", "--sparse=always", core, out], check=True)
     out.chmod(0o600)
-    with open(out, "r+b") as file:
-        answers = _write(file, original, plan, progress)
+    try:
+        with open(out, "r+b") as file:
+            answers = _write(file, original, plan, progress)
+    except LookupError as e:
+        raise MultiplyError(f"{core}: {e}") from e
     write_answers(out, answers)
     return answers
 

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import BinaryIO
 
-from drgn_tools.elf import PT_LOAD, read_elf
+from drgn_tools.elf import PT_LOAD, Segment, read_elf
 
 __all__ = ("GIB", "PAGE", "CoreMemory", "PageTables")
 
@@ -31,11 +31,18 @@ class CoreMemory:
     """Physical memory in an ELF vmcore, by physical address."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """:param file: opened for reading and writing"""
-        elf = read_elf(file)
-        assert elf is not None, "a vmcore that drgn opened is an ELF file"
+        """
+        :param file: opened for reading and writing
+        :raises LookupError: it is no ELF file
+        """
         self._file = file
-        self._segments = [s for s in elf.segments if s.type == PT_LOAD]
+        self._segments = self._read_segments()
+
+    def _read_segments(self) -> list[Segment]:
+        elf = read_elf(self._file)
+        if elf is None:
+            raise LookupError("not an ELF file")
+        return [s for s in elf.segments if s.type == PT_LOAD]
 
     @property
     def end(self) -> int:
@@ -47,16 +54,26 @@ class CoreMemory:
 
         :raises LookupError: it is not in the file
         """
-        for s in self._segments:
-            if s.physical_address <= phys < s.physical_address + s.file_bytes:
-                return s.offset + phys - s.physical_address
-        raise LookupError(f"physical address {phys:#x} is not in the dump")
+        return self._offsets(phys)[0]
+
+    def _offsets(self, phys: int) -> list[int]:
+        # In /proc/vmcore the kernel image has a segment of its own, and is in that of the
+        # direct map as well.
+        found = [
+            s.offset + phys - s.physical_address
+            for s in self._segments
+            if s.physical_address <= phys < s.physical_address + s.file_bytes
+        ]
+        if not found:
+            raise LookupError(f"physical address {phys:#x} is not in the dump")
+        return found
 
     def read_word(self, phys: int) -> int:
         return int.from_bytes(os.pread(self._file.fileno(), 8, self.offset(phys)), "little")
 
     def write_word(self, phys: int, value: int) -> None:
-        os.pwrite(self._file.fileno(), value.to_bytes(8, "little"), self.offset(phys))
+        for offset in self._offsets(phys):
+            os.pwrite(self._file.fileno(), value.to_bytes(8, "little"), offset)
 
     def add_segment(self, phys: int, size_bytes: int) -> None:
         """Puts more memory, all of it zero, behind the end of the file.
@@ -77,9 +94,7 @@ class CoreMemory:
         struct.pack_into("<H", header, 56, phnum + 1)
         os.pwrite(fd, header, 0)
         os.truncate(fd, offset + size_bytes)
-        elf = read_elf(self._file)
-        assert elf is not None
-        self._segments = [s for s in elf.segments if s.type == PT_LOAD]
+        self._segments = self._read_segments()
 
 
 class PageTables:
@@ -114,7 +129,7 @@ class PageTables:
         """Maps a page of 1 GiB, as the direct map has them.
 
         :param new_table: gives the physical address of a page of zeros, for a further table
-        :raises ValueError: something else is mapped there
+        :raises LookupError: something else is mapped there
         """
         table = self._root
         for level in range(self._levels - 1, _PUD_LEVEL, -1):
@@ -126,7 +141,7 @@ class PageTables:
             table = entry & _FRAME
         slot = self._slot(table, virt, _PUD_LEVEL)
         if self._memory.read_word(slot) & _PRESENT:
-            raise ValueError(f"virtual address {virt:#x} is in use")
+            raise LookupError(f"virtual address {virt:#x} is mapped already")
         self._memory.write_word(slot, phys | _PRESENT_WRITABLE_ACCESSED_DIRTY | _LARGE | _NO_EXEC)
 
     def _slot(self, table: int, virt: int, level: int) -> int:

@@ -12,10 +12,12 @@ import pytest
 from drgn import Object
 from drgn.helpers.linux.list import list_for_each_entry
 
-from drgn_tools import audit_kernel, open_program
+from drgn_tools import audit_kernel, open_program, task_stacks
 from drgn_tools.layout import layout_of
 from tests.answers import compare
+from tests.conftest import lab_dump, lab_file
 from tests.lab.sheet import read_sheet
+from tests.lab.variants import variant_named
 
 from .answers import copy_differences, read_answers
 from .multiply import main, multiply
@@ -122,7 +124,28 @@ def test_what_is_no_core_is_an_error_in_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     core = tmp_path / "no-core"
-    core.write_bytes(b"text")
-    assert main([str(core), str(tmp_path / "out"), "--tasks", "10"]) == 1
-    assert "neither ELF nor kdump" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == [core]
+    for contents, says in (
+        (b"KDUMP   ", "is not an ELF core"),
+        (b"\x7fELF", "its ELF headers are not whole"),
+    ):
+        core.write_bytes(contents)
+        assert main([str(core), str(tmp_path / "out"), "--tasks", "10"]) == 1
+        assert says in capsys.readouterr().err.splitlines()[-1]
+        assert list(tmp_path.iterdir()) == [core]
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    "name",
+    ["fp-5.10", "fp-6.1", "fp-7.2", "fp-fred", "fp-kasan", "fp-nokaslr", "fp-v3", "kdump"],
+)
+def test_kernels_of_all_kinds_can_be_multiplied(name: str, tmp_path: Path) -> None:
+    variant = variant_named(name)
+    core = lab_file(f"{name}.core") if variant.group == "core" else lab_dump(variant).core
+    out = tmp_path / "core"
+    answers = multiply(core, out, 500)
+    prog = open_program(core=out)
+    assert list(copy_differences(prog, answers)) == []
+    frames = [frame for stack in task_stacks(prog) for frame in stack.frames]
+    assert len(frames) > 500
+    out.unlink()
