@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``drgn-tools fleet``: call, report, exit code."""
+"""``drgn-tools fleet``: call, report, exit code.
+
+What the extra brings is imported where it is used: without it there is a sentence to say.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,16 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 from ..arguments import Arguments
 from ..errors import EXIT_OK, EXIT_PARTIAL, InputError, UsageError
 from ..render.output import Console, OutputError, table_width, write_lines
-from .dataset import Dataset, source_key
 from .job import Job, Limits, Outcome
 from .source import Source, list_sources
 
 if TYPE_CHECKING:
+    from .dataset import Dataset
     from .engine import Cluster
 
 __all__ = ("fleet",)
 
-_NEEDS = {"run": ("distributed", "pyarrow", "duckdb", "fsspec", "tqdm"), "report": ("duckdb",)}
+_EXTRA = ("distributed", "duckdb", "fsspec", "pyarrow", "tqdm")
 
 
 def fleet(args: Arguments, console: Console) -> int:
@@ -32,11 +35,9 @@ def fleet(args: Arguments, console: Console) -> int:
 
     :raises DrgnToolsError: it cannot be done.
     """
-    missing = [name for name in _NEEDS[args.fleet_command] if find_spec(name) is None]
+    missing = [name for name in _EXTRA if find_spec(name) is None]
     if missing:
-        raise UsageError(
-            f"fleet {args.fleet_command} needs {', '.join(missing)}: pip install 'drgn-tools[fleet]'"
-        )
+        raise UsageError(f"fleet needs {', '.join(missing)}: pip install 'drgn-tools[fleet]'")
     return (_run if args.fleet_command == "run" else _report)(args, console)
 
 
@@ -49,6 +50,7 @@ class _Known(NamedTuple):
 
 
 def _run(args: Arguments, console: Console) -> int:
+    from .dataset import Dataset
     from .engine import Cluster, run_jobs
     from .progress import Progress
     from .schema import audit_file
@@ -137,6 +139,8 @@ def _known(dataset: Dataset) -> dict[str, _Known]:
 
 def _jobs(sources: Iterable[Source], known: dict[str, _Known], redo: Optional[str]) -> list[Job]:
     # What has no record yet goes first: a run with --limit gets somewhere.
+    from .dataset import source_key
+
     jobs = []
     for source in sources:
         before = known.get(source.name)
@@ -150,6 +154,8 @@ def _jobs(sources: Iterable[Source], known: dict[str, _Known], redo: Optional[st
 
 
 def _report(args: Arguments, console: Console) -> int:
+    from .dataset import Dataset
+
     dataset = Dataset.open(Path(args.dataset))
     if args.html is not None:
         from .page import write_page

@@ -70,8 +70,15 @@ class Cluster:
             with _client_of(self.address) as client:
                 yield client
             return
-        with (
-            LocalCluster(
+        with self._local() as cluster, Client(cluster, set_as_default=False) as client:
+            yield client
+
+    def _local(self) -> LocalCluster:
+        # Ctrl-C reaches the whole process group. What is started while it is ignored goes on
+        # ignoring it, and is ended in order, by us. (Blocked, it would not be lost meanwhile, but
+        # multiprocessing unblocks it.)
+        with _ignored(signal.SIGINT):
+            return LocalCluster(
                 n_workers=self._workers,
                 threads_per_worker=1,
                 processes=True,
@@ -79,10 +86,16 @@ class Cluster:
                 dashboard_address=None,
                 memory_limit=0,  # what takes memory is not in the worker, and has a limit of its own
                 silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            yield client
+            )
+
+
+@contextmanager
+def _ignored(number: signal.Signals) -> Iterator[None]:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _client_of(address: str) -> Client:
