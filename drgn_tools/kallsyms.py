@@ -28,6 +28,7 @@ from drgn import FaultError, Object, Program, Symbol, SymbolBinding, SymbolKind,
 
 from .errors import TypesError
 from .find_kallsyms import find_kallsyms
+from .shared import Shared
 from .symbol_names import MAX_NAME_BYTES, MAX_NAMES_BYTES, SEQ_BYTES, SymbolNames
 from .vmcoreinfo import vmcoreinfo_symbol
 
@@ -62,6 +63,9 @@ _COMPLEMENTS = bytes(range(255, -1, -1))
 
 _CACHE_KEY = "drgn_tools.kallsyms"
 _MODULES_CACHE_KEY = "drgn_tools.module_kallsyms"
+
+
+_NAMES: Shared[SymbolNames] = Shared()
 
 
 class KernelSymbol(NamedTuple):
@@ -202,7 +206,8 @@ class Kallsyms(_SymbolTable):
         text_start: int = 0,
         seqs: Optional[bytes] = None,
     ) -> None:
-        self._names = SymbolNames(names, tokens, len(addresses), seqs)
+        parts = (names, tuple(tokens), len(addresses), seqs)
+        self._names = _NAMES.get(parts, lambda: SymbolNames(*parts))
         whole = len(self._names) == len(addresses)
         self._addresses = addresses if whole else addresses[: len(self._names)]
         self._regions = [(text_start, self._addresses[-1])] if self._addresses else []

@@ -37,6 +37,7 @@ from .errors import InputError, TypesError, UsageError
 from .find_btf import read_btf
 from .kallsyms import find_symbols, kallsyms_of, read_up_to
 from .left_out import fault_where_left_out
+from .shared import Shared
 from .vmcoreinfo import build_id, vmcoreinfo
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("drgn_tools")
 
+_BTF: Shared[Btf] = Shared()
 _FINDER = "drgn_tools"
 _OPENED_KEY = "drgn_tools.opened"
 _ARCHITECTURE_OF = {
@@ -364,8 +366,8 @@ def _open_btf(prog: Program) -> BtfFinder:
             "the symbol table of this kernel (kallsyms) is not in the dump, or cannot be found there; "
             f"{_VMLINUX_HINT}"
         )
-    btf = Btf(read_btf(prog, kallsyms), prog.address_size())
-    return BtfFinder(prog, btf, kallsyms)
+    parts = (read_btf(prog, kallsyms), prog.address_size())
+    return BtfFinder(prog, _BTF.get(parts, lambda: Btf(*parts)), kallsyms)
 
 
 def use_builtin_types(prog: Program) -> None:
