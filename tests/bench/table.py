@@ -64,12 +64,14 @@ def _number(value: float) -> str:
 
 def verdict_of(line: Line) -> str:
     """One word."""
-    if "not_measured" in line:
+    if "not_measured" in line or line["bound"] is None:
         return "-"
     return "yes" if line["holds"] else "missed"
 
 
 def bound_of(figure: Figure) -> str:
+    if figure.bound is None:
+        return "none"
     return f"{'at least' if figure.at_least else 'at most'} {figure.bound:g}{figure.unit}"
 
 

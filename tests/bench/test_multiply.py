@@ -95,6 +95,7 @@ def test_drgns_own_walk_finds_the_copies(multiplied: Path) -> None:
             found.append(task.value_())
             pids.add(task.pid.value_())
     assert len(found) == len(pids) == TASKS - IDLE_TASKS
+    assert {thread.object.value_() for thread in prog.threads()} == set(found)
     assert {copy for copy, _ in read_answers(multiplied).pairs()} < set(found)
 
 

@@ -39,13 +39,21 @@ def ours(core: str) -> Result:
 
 
 def drgns(core: str, vmlinux: str, every: str) -> Result:
-    """drgn's stack_trace() of all tasks, or every n-th, with the name of each frame."""
+    """drgn's stack_trace() of all tasks, or every n-th, with the name of each frame.
+
+    :param vmlinux: with DWARF; "" for what drgn makes of the types and symbols in the dump
+    """
     import drgn
     from drgn.helpers.linux.pid import for_each_task
 
-    prog = drgn.Program()
-    prog.set_core_dump(core)
-    prog.load_debug_info([vmlinux])
+    from drgn_tools import open_program
+
+    if vmlinux:
+        prog = drgn.Program()
+        prog.set_core_dump(core)
+        prog.load_debug_info([vmlinux])
+    else:
+        prog = open_program(core=core)
 
     def work() -> int:
         count = 0
