@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The report as one HTML file, which opens from a disk with no network.
+
+The template, style and script lie next to this; the figures go in as JSON that no text in a
+dump can end or leave. The page's Content-Security-Policy lets nothing run or load but the
+script and style by their hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ..core_file import shown
+from ..render.output import OutputError
+from .dataset import Dataset
+from .page_data import MOST, Most, page_data
+from .views import connect, naming_damaged_files
+
+__all__ = ("write_page",)
+
+
+def write_page(dataset: Dataset, path: Path, most: Most = MOST) -> None:
+    """Write the page about *dataset* to the file *path*, whole or not at all.
+
+    :param most: how much goes in one by one.
+    :raises OutputError: it cannot be written.
+    :raises InputError: a file of the dataset is damaged, or missing.
+    """
+    with closing(connect(dataset)) as views, naming_damaged_files(dataset):
+        page = _page(page_data(views, str(dataset.path), most))
+    try:
+        _write(path, page.encode())
+    except OSError as e:
+        raise OutputError(f"{shown(str(path))}: cannot be written: {e.strerror or e}") from e
+
+
+def _page(data: Mapping[str, Any]) -> str:
+    style, script = _packaged("page.css"), _packaged("page.js")
+    parts = {
+        "style": style,
+        "style-hash": _hash(style),
+        "script": script,
+        "script-hash": _hash(script),
+        "data": _inert_json(data),
+    }
+    # In one pass: what is put in is not looked at again.
+    return re.sub(r"\{\{([a-z-]+)\}\}", lambda found: parts[found[1]], _packaged("page.html"))
+
+
+def _packaged(name: str) -> str:
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    # As a Content-Security-Policy names an inline script or style.
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _inert_json(data: Mapping[str, Any]) -> str:
+    # With these three gone no text ends the script element or begins a comment in it.
+    # U+2028 and everything else beyond ASCII is escaped by json.
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def _write(path: Path, content: bytes) -> None:
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)  # /dev/stdout: there is nothing to put in its place
+        return
+    unfinished = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Times, sorted into equal parts of a time line with sensible ends: hours, days, months."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from typing import Optional
+
+__all__ = ("TimeLine",)
+
+_MOST = 60
+"""Parts."""
+_HOUR, _DAY, _YEAR = 3600, 86400, 31_556_952
+_STEPS_S = (60, 300, 900, _HOUR, 3 * _HOUR, 6 * _HOUR, _DAY, 7 * _DAY)
+_STEPS_MONTHS = (1, 3, 12, 60, 120, 1200)
+_MONDAY = 4 * _DAY
+"""The first one after 1970 began. No multiple of an hour or a minute moves by it."""
+_FIRST = int(datetime(1, 1, 1, tzinfo=timezone.utc).timestamp())
+_LAST = int(datetime(9000, 1, 1, tzinfo=timezone.utc).timestamp())
+
+
+class TimeLine:
+    """The parts that *times* fall into.
+
+    A few times far from all others, as a broken clock gives them, do not stretch it: they
+    fall into the part before the first or after the last.
+
+    :param times: seconds since 1970, UTC; ``None``, and what no calendar has, is no time.
+    """
+
+    def __init__(self, times: Iterable[Optional[int]]) -> None:
+        times = list(times)
+        known = sorted(time for time in times if time is not None and _FIRST <= time < _LAST)
+        self._edges: list[int] = []
+        self.seconds = _DAY
+        """About how long a part is."""
+        if known:
+            first, last = _most_of(known)
+            self.seconds, self._edges = _edges(first, last)
+        ends = [None, *self._edges, None]
+        used = sorted({self._place(time) for time in times} - set(range(1, len(self._edges))))
+        # In between also those that nothing falls into: a gap is seen as one.
+        places = sorted({*used, *range(1, len(self._edges))}, key=lambda place: (place < 0, place))
+        self._index = {place: index for index, place in enumerate(places)}
+        self.buckets = [
+            (None, None) if place < 0 else (ends[place], ends[place + 1]) for place in places
+        ]
+        """First second of each part and of the one after; no start or no end, or (no time) neither."""
+
+    def bucket(self, time: Optional[int]) -> int:
+        """Index in :attr:`buckets` of one of the times."""
+        return self._index[self._place(time)]
+
+    def _place(self, time: Optional[int]) -> int:
+        if time is None or not _FIRST <= time < _LAST:
+            return -1
+        return bisect_right(self._edges, time)
+
+
+def _most_of(known: list[int]) -> tuple[int, int]:
+    low, high = known[len(known) // 20], known[-1 - len(known) // 20]
+    reach = max(high - low, _DAY)
+    return max(known[0], low - reach), min(known[-1], high + reach)
+
+
+def _edges(first: int, last: int) -> tuple[int, list[int]]:
+    for step in _STEPS_S:
+        if (last - first) // step < _MOST - 1:
+            start = first - (first - _MONDAY) % step
+            return step, list(range(start, last + step + 1, step))
+    for months in _STEPS_MONTHS:
+        step = months * _YEAR // 12
+        if (last - first) // step < _MOST - 2 or months == _STEPS_MONTHS[-1]:
+            break
+    return step, list(_month_edges(first, last, months))
+
+
+def _month_edges(first: int, last: int, step: int) -> Iterator[int]:
+    day = datetime.fromtimestamp(first, timezone.utc)
+    month = (day.year * 12 + day.month - 1) // step * step
+    edge = first
+    while edge <= last:
+        year, of_year = divmod(month, 12)
+        edge = int(datetime(max(year, 1), of_year + 1, 1, tzinfo=timezone.utc).timestamp())
+        yield edge
+        month += step
