@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """All tasks of a kernel, one bulk read each, not one read per member.
 
+Of the tasks that were passed only their addresses are remembered: there may be millions.
+
 The order is that of for_each_process_thread() in linux/sched/signal.h: every
 process from init_task's list, every thread of it; then the idle task of each
 online CPU, which are on no list. (An offline CPU's idle task is not looked at.)
@@ -8,19 +10,21 @@ online CPU, which are on no list. (An offline CPU's idle task is not looked at.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
-from typing import Callable, NamedTuple, Optional
+from operator import attrgetter, itemgetter
+from struct import Struct
+from typing import Any, Callable, NamedTuple, Optional
 
 from drgn import FaultError, Program
 from drgn.helpers.linux.cpumask import for_each_cpu, for_each_online_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
 from .kallsyms import UNUSABLE
-from .layout import Layout, symbol_address
+from .layout import Layout, TaskLayout, probing, symbol_address
 
-__all__ = ("Task", "TaskList", "read_task")
+__all__ = ("Task", "TaskList", "TaskReader", "read_task")
 
 PF_KTHREAD = 0x0020_0000
 """linux/sched.h; the value has not changed since it came (v2.6.27)."""
@@ -42,8 +46,7 @@ _MAX_TASKS = 8 * 1024 * 1024
 """Twice PID_MAX_LIMIT of a 64-bit kernel (linux/threads.h)."""
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """What is needed of one ``struct task_struct``, all of it read at once."""
 
     addr: int
@@ -94,6 +97,7 @@ class Task:
         )
 
 
+@lru_cache(maxsize=256)
 def task_state_to_char(state: int, exit_state: int) -> str:
     """One letter for a task's state.
 
@@ -108,44 +112,97 @@ def task_state_to_char(state: int, exit_state: int) -> str:
     return _STATE_CHARS[report.bit_length()]
 
 
+class TaskReader:
+    """Reads tasks of one kernel, each in one go.
+
+    :raises TypesError: the members of ``struct task_struct`` cannot lie as they are said to.
+    """
+
+    def __init__(self, prog: Program, layout: TaskLayout) -> None:
+        self._read = prog.read
+        self._size_bytes = layout.size_bytes
+        with probing(prog):
+            self._unpack, self._absent, self._in_order = _members(layout)
+
+    def __call__(self, addr: int) -> Task:
+        """Read one task.
+
+        :param addr: address of the ``struct task_struct``.
+        :raises FaultError: it is not in the dump.
+        """
+        raw = self._read(addr, self._size_bytes)
+        (
+            pid, tgid, comm, state, exit_state, flags, stack, thread_sp, tasks_next, tasks_prev,
+            thread_node_next, thread_node_prev, signal, nvcsw, nivcsw, stack_refcount, cpu, on_cpu,
+        ) = self._in_order(self._unpack(raw) + self._absent)  # fmt: skip
+        return Task(
+            addr,
+            pid,
+            tgid,
+            comm.split(b"\0", 1)[0].decode("utf-8", "backslashreplace"),
+            task_state_to_char(state, exit_state),
+            state == 0,
+            cpu,
+            on_cpu != 0,
+            flags & PF_KTHREAD != 0,
+            stack,
+            thread_sp,
+            stack_refcount != 0 and stack != 0,
+            nvcsw + nivcsw,
+            tasks_next,
+            tasks_prev,
+            thread_node_next,
+            thread_node_prev,
+            signal,
+        )
+
+
+_MEMBERS = (
+    "pid", "tgid", "comm", "state", "exit_state", "flags", "stack", "thread_sp", "tasks_next", "tasks_prev",
+    "thread_node_next", "thread_node_prev", "signal", "nvcsw", "nivcsw", "stack_refcount", "cpu", "on_cpu",
+)  # fmt: skip
+"""Of :class:`.layout.TaskLayout`, in the order in which :class:`TaskReader` takes them."""
+_WHERE_ABSENT = {"stack_refcount": 1, "cpu": 0, "on_cpu": 0}
+_FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+class _Members(NamedTuple):
+    """How to get all members out of the bytes of a task."""
+
+    unpack: Callable[[bytes], tuple[Any, ...]]
+    """In the order in which they lie in memory."""
+    absent: tuple[int, ...]
+    """What to take for those that this kernel does not have: to be put behind them."""
+    in_order: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    """Both -> as in :data:`_MEMBERS`."""
+
+
+def _members(layout: TaskLayout) -> _Members:
+    places = {name: place for name in _MEMBERS if (place := getattr(layout, name)) is not None}
+    names = sorted(places, key=places.__getitem__)
+    format_, end = "<", 0
+    for name in names:
+        offset, size = places[name]
+        kind = f"{size}s" if name == "comm" else _FORMATS.get(size)
+        if kind is None or offset < end:
+            raise ValueError(f"struct task_struct cannot have {size} bytes at {offset} for {name}")
+        format_ += f"{offset - end}x{kind}"
+        end = offset + size
+    names += _WHERE_ABSENT.keys() - places.keys()
+    return _Members(
+        Struct(f"{format_}{layout.size_bytes - end}x").unpack,
+        tuple(_WHERE_ABSENT[name] for name in names[len(places) :]),
+        itemgetter(*map(names.index, _MEMBERS)),
+    )
+
+
 def read_task(prog: Program, layout: Layout, addr: int) -> Task:
-    """Read one task.
+    """Read one task; for more than one a :class:`TaskReader` is quicker.
 
     :param addr: address of the ``struct task_struct``.
     :raises FaultError: it is not in the dump.
     """
-    t = layout.task
-    raw = prog.read(addr, t.size_bytes)
-
-    def value(field: tuple[int, int]) -> int:
-        return int.from_bytes(raw[field[0] : field[0] + field[1]], "little")
-
-    def value_or(field: Optional[tuple[int, int]], absent: int) -> int:
-        return absent if field is None else value(field)
-
-    comm = raw[t.comm[0] : t.comm[0] + t.comm[1]].split(b"\0", 1)[0]
-    return Task(
-        addr=addr,
-        pid=value(t.pid),
-        tgid=value(t.tgid),
-        comm=comm.decode("utf-8", "backslashreplace"),
-        state=task_state_to_char(value(t.state), value(t.exit_state)),
-        is_runnable=value(t.state) == 0,
-        cpu=value_or(t.cpu, 0),
-        on_cpu=bool(value_or(t.on_cpu, 0)),
-        kthread=bool(value(t.flags) & PF_KTHREAD),
-        stack_addr=value(t.stack),
-        thread_sp=value(t.thread_sp),
-        has_stack=bool(value_or(t.stack_refcount, 1)) and bool(value(t.stack)),
-        switches=value(t.nvcsw) + value(t.nivcsw),
-        tasks_next=value(t.tasks_next),
-        tasks_prev=value(t.tasks_prev),
-        thread_node_next=value(t.thread_node_next),
-        thread_node_prev=value(t.thread_node_prev),
-        signal_addr=value(t.signal),
-    )
-
-
+    return TaskReader(prog, layout.task)(addr)
 class Cpu(NamedTuple):
     """One CPU's run queue."""
 
@@ -156,36 +213,39 @@ class Cpu(NamedTuple):
     """``runqueues.idle``."""
 
 
+Links = Callable[[Task], tuple[int, int]]
+"""A task -> (node ahead, node behind) in the direction of a walk."""
+
+_TASKS: Links = attrgetter("tasks_next", "tasks_prev")
+_TASKS_BACKWARD: Links = attrgetter("tasks_prev", "tasks_next")
+_THREADS: Links = attrgetter("thread_node_next", "thread_node_prev")
+
+
 class _ListWalk:
-    """Where a walk along a ``struct list_head`` is, and what ended it early."""
+    """Where a walk along a ``struct list_head`` is, and what ended it early.
+
+    Every node has to point back to what led to it. So none can be met twice (two would lead
+    to it), and none from the other end that was met from this one: none need be remembered.
+    """
 
     def __init__(
         self,
         head: int,
         first: int,
-        seen: Iterable[int] = (),
         previous: Optional[int] = None,
         signal_addr: Optional[int] = None,
+        passed: int = 0,
     ) -> None:
         self.head = head
-        self.node = first
+        self.first = self.node = first
         self.previous = head if previous is None else previous
-        self.seen = set(seen)
         self.signal_addr = signal_addr
+        self.passed = passed
         self.damage: Optional[str] = None
 
     def accepts(self, task: Task) -> bool:
         """Threads of a process share its signal_struct."""
         return self.signal_addr is None or task.signal_addr == self.signal_addr
-
-    def may_visit(self) -> bool:
-        if self.node in self.seen:
-            # Going backwards, this is where the walk forwards stopped.
-            self.damage = f"it loops back to {self.node:#x}"
-        elif len(self.seen) >= _MAX_TASKS:
-            self.damage = "it does not end"
-        self.seen.add(self.node)
-        return self.damage is None
 
 
 class TaskList:
@@ -198,6 +258,7 @@ class TaskList:
     def __init__(self, prog: Program, layout: Layout) -> None:
         self._prog = prog
         self._layout = layout
+        self._read_task = TaskReader(prog, layout.task)
         self.problems: list[str] = []
         self.cpus: tuple[Cpu, ...] = tuple(self._read_cpus())
         self._current = frozenset(cpu.curr_addr for cpu in self.cpus)
@@ -218,8 +279,11 @@ class TaskList:
 
     def __iter__(self) -> Iterator[Task]:
         seen: set[int] = set()
+        head_offset = self._layout.task.signal_thread_head
         for leader in self._leaders():
-            for task in self._threads(leader):
+            head = leader.signal_addr + head_offset
+            alone = leader.thread_node_next == leader.thread_node_prev == head
+            for task in (leader,) if alone else self._threads(leader):
                 if task.addr not in seen:
                     seen.add(task.addr)
                     yield task
@@ -243,13 +307,13 @@ class TaskList:
             return
         offset = self._layout.task.tasks_next[0]
         forward = _ListWalk(init_task + offset, head.tasks_next)
-        yield from self._follow(forward, offset, lambda t: (t.tasks_next, t.tasks_prev))
+        yield from self._follow(forward, offset, _TASKS)
         if forward.damage is None:
             return
         # The other end of the list may still be whole.
-        backward = _ListWalk(init_task + offset, head.tasks_prev, forward.seen)
+        backward = _ListWalk(init_task + offset, head.tasks_prev, passed=forward.passed)
         found = 0
-        for task in self._follow(backward, offset, lambda t: (t.tasks_prev, t.tasks_next)):
+        for task in self._follow(backward, offset, _TASKS_BACKWARD):
             found += 1
             yield task
         self.problems.append(
@@ -278,18 +342,18 @@ class TaskList:
             except FaultError:
                 threads = _ListWalk(head, head)
                 threads.damage = f"its head at {head:#x} is not in the dump"
-        yield from self._follow(threads, offset, lambda t: (t.thread_node_next, t.thread_node_prev))
+        yield from self._follow(threads, offset, _THREADS)
         if threads.damage is not None:
             yield leader  # the caller drops what it has seen already
             self.problems.append(
                 f"the thread list of process {leader.tgid} is damaged: {threads.damage}"
             )
 
-    def _follow(
-        self, walk: _ListWalk, offset: int, links: Callable[[Task], tuple[int, int]]
-    ) -> Iterator[Task]:
-        # links(task) -> (node ahead, node behind) in the direction of the walk.
-        while walk.node != walk.head and walk.may_visit():
+    def _follow(self, walk: _ListWalk, offset: int, links: Links) -> Iterator[Task]:
+        while walk.node != walk.head:
+            if walk.passed >= _MAX_TASKS:
+                walk.damage = "it does not end"
+                return
             task = self._read(walk.node - offset)
             if task is None:
                 walk.damage = f"it leads to {walk.node - offset:#x}, which is not in the dump"
@@ -297,16 +361,31 @@ class TaskList:
             ahead, behind = links(task)
             if behind != walk.previous or not walk.accepts(task):
                 # Not a task, or not the next one: whatever follows is not ours.
-                walk.damage = f"{walk.node - offset:#x} does not point back to what led to it"
-                walk.seen.discard(walk.node)  # from the other end it may be the next one
+                if self._was_passed(walk, offset, links):
+                    walk.damage = f"it loops back to {walk.node:#x}"
+                else:
+                    walk.damage = f"{walk.node - offset:#x} does not point back to what led to it"
                 return
             yield task
+            walk.passed += 1
             walk.previous, walk.node = walk.node, ahead
+
+    def _was_passed(self, walk: _ListWalk, offset: int, links: Links) -> bool:
+        """Was the walk at its node before? It is walked anew, which happens once for a damaged list."""
+        node = walk.first
+        for _ in range(walk.passed):
+            task = None if node == walk.node else self._read(node - offset)
+            if task is None:
+                break
+            node = links(task)[0]
+        else:
+            return False
+        return node == walk.node
 
     def _read(self, addr: int) -> Optional[Task]:
         try:
             # Masked, as C would: addresses come from pointers that may be damaged.
-            return read_task(self._prog, self._layout, addr & _ADDRESS_MASK)
+            return self._read_task(addr & _ADDRESS_MASK)
         except FaultError:
             return None
 
