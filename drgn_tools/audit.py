@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Callable, Optional, Union
+from typing import Callable, NamedTuple, Optional, Union
 
 from drgn import FaultError, Object, Program, Thread, TypeKind
 from drgn.helpers.common.prog import takes_program_or_default
 from drgn.helpers.linux.pid import find_task
 
-from .caller import is_entered_by_call, missing_caller
+from .bounded import Bounded
+from .caller import Code, ReadMemory, is_entered_by_call, missing_caller
 from .entry import enters_from_user_mode, entry_of
 from .errors import TaskNotFoundError, UsageError
 from .foreign import foreign_frames
@@ -37,9 +38,12 @@ from .unwind_frame import (
     End,
     FindStack,
     NotInDump,
+    Outline,
+    StackBytes,
     Step,
     UnwindRules,
     Walk,
+    outline_of,
     walk_from_regs,
     walk_task_stack,
 )
@@ -56,6 +60,11 @@ _MAX_TEXT_READS = 50
 """How often the lists of modules and the like are read again in an audit of a running kernel."""
 _OF_TEXT = frozenset((Reason.BAD_RETURN_ADDRESS, Reason.TEXT_UNCLEAR))
 """What may have another answer when these lists have changed."""
+
+_MAX_STORIES = 20_000
+"""Different stacks that are kept of a kernel."""
+_MAX_FRAMES = 100_000
+"""Different frames that are kept of a kernel."""
 
 WhichTask = Union[int, Object, Thread]
 """A PID, the address of a ``struct task_struct``, a pointer to one, one itself, a drgn Thread."""
@@ -146,6 +155,18 @@ def kernel_info(prog: Program) -> KernelInfo:
     return _Kernel(prog).info()
 
 
+class _Story(NamedTuple):
+    """What is said of a stack, and of every other with the same outline."""
+
+    judgement: Judgement
+    because: Optional[Why]
+    frames: tuple[Frame, ...]
+    regs: tuple[SavedRegs, ...]
+    flags: tuple[str, ...]
+    regs_at: tuple[int, ...]
+    """Which of the frames are ``pt_regs``."""
+
+
 class _Kernel:
     """One kernel with all that its stacks need, and the way from a task to its record."""
 
@@ -153,11 +174,13 @@ class _Kernel:
         fault_where_left_out(prog)  # if drgn opened it
         self.prog = prog
         self.layout: Layout = layout_of(prog)
-        self.text = _text_of(prog)
+        self._use_text(_text_of(prog))
         self.tasks = (LiveTaskList if is_live(prog) else TaskList)(prog, self.layout)
         self.recover_layout = probe_recovery(prog)
+        self._swapped_in = self.recover_layout.swapped_in
         self.crashed_addr = crashed_task(prog)
         self._text_reads_left = _MAX_TEXT_READS
+        self._marks = _marks(self.crashed_addr, self.tasks)
         self.no_verdict = no_verdict_here(self.layout)
         # Frame pointers can be followed even where the kernel itself gives no
         # verdict (x86-32, CONFIG_STACK_VALIDATION=n).
@@ -169,6 +192,13 @@ class _Kernel:
                 self.layout.top_padding_bytes,
                 self.layout.frame_bp_offset,
             )
+
+    def _use_text(self, text: KernelText) -> None:
+        # What was found out with another text may have another answer now.
+        self.text = text
+        self._code = Code(_reader(self.prog), self.layout.word_bytes)
+        self._calls: Bounded[tuple[int, str], Frame] = Bounded(_MAX_FRAMES)
+        self._stories: Bounded[object, _Story] = Bounded(_MAX_STORIES)
 
     def problems(self) -> tuple[str, ...]:
         return (*self.text.problems, *self.tasks.problems)
@@ -229,7 +259,7 @@ class _Kernel:
         # A module may have been loaded since.
         self._text_reads_left -= 1
         if self._text_reads_left >= 0:
-            self.text = _text_of(self.prog)
+            self._use_text(_text_of(self.prog))
         return self._text_reads_left >= 0
 
     def _stack(self, task: Task) -> TaskStack:
@@ -242,20 +272,61 @@ class _Kernel:
         if self.rules is None:
             return self._foreign(task)
         stack = read_task_stack(self.prog, self.layout, task.stack_addr, task.thread_sp)
-        recovery = Recovery(self.prog, self.recover_layout, task)
-        walk = walk_task_stack(stack, task.thread_sp, self.rules, recovery)
-        frames = [self._frame(step) for step in walk.steps]
-        regs = [
-            self._saved_regs(task, frames, i, step.raw_regs)
-            for i, step in enumerate(walk.steps)
-            if step.raw_regs is not None
-        ]
         needs_user_regs = self.layout.may_need_user_regs and not (
             task.kthread or self.tasks.is_idle(task)
         )
+        outline = outline_of(stack, task.thread_sp, self.rules)
+        if outline is not None and not self._swapped_in.isdisjoint(outline.place[0]):
+            recovery = Recovery(self.prog, self.recover_layout, task)
+            outline = outline_of(stack, task.thread_sp, self.rules, recovery)
+        if outline is None:
+            return self._told(task, self._story(task, stack, needs_user_regs))
+        key = outline.place, needs_user_regs
+        story = self._stories.get(key)
+        if story is None:
+            story = self._stories[key] = self._story(task, stack, needs_user_regs)
+            return self._told(task, story)
+        return self._retold(task, story, outline) if outline.regs else self._told(task, story)
+
+    def _story(self, task: Task, stack: StackBytes, needs_user_regs: bool) -> _Story:
+        """What is to be said of the stack of a task that is not on a CPU."""
+        assert self.rules is not None  # the caller looked
+        recovery = Recovery(self.prog, self.recover_layout, task)
+        walk = walk_task_stack(stack, task.thread_sp, self.rules, recovery)
+        frames = [self._frame(step) for step in walk.steps]
+        regs_at = tuple(i for i, step in enumerate(walk.steps) if step.regs is not None)
+        regs = [self._saved_regs(task, frames, i, walk.steps[i].raw_regs or b"") for i in regs_at]
         judgement = judge(walk, self.text.is_kernel_text, needs_user_regs)
-        reason = why(judgement, walk, frames, regs)
-        return self._record(task, judgement, reason, frames, regs, self._flags(walk))
+        because = why(judgement, walk, frames, regs)
+        flags = tuple(self._flags(walk))
+        return _Story(judgement, because, tuple(frames), tuple(regs), flags, regs_at)
+
+    def _told(self, task: Task, story: _Story) -> TaskStack:
+        return self._record(
+            task, story.judgement, story.because, story.frames, story.regs, story.flags
+        )
+
+    def _retold(self, task: Task, story: _Story, outline: Outline) -> TaskStack:
+        """The record of a task of whose stack the story is known; ``pt_regs`` are its own."""
+        frames = list(story.frames)
+        for at, (address, registers) in zip(story.regs_at, outline.regs):
+            of = frames[at]
+            frames[at] = Frame(
+                registers["ip"], of.symbol, of.module, of.stack, address, of.user_mode
+            )
+        regs = [
+            SavedRegs(
+                address,
+                of.entry,
+                of.user_mode,
+                registers,
+                of.symbol,
+                of.module,
+                None if of.user_mode else self._missing_caller(task, frames, at, registers["sp"]),
+            )
+            for of, at, (address, registers) in zip(story.regs, story.regs_at, outline.regs)
+        ]
+        return self._record(task, story.judgement, story.because, frames, regs, story.flags)
 
     def _running(self, task: Task) -> TaskStack:
         """A task on a CPU: no verdict, but the stacks from the registers that the dump has of it."""
@@ -301,7 +372,7 @@ class _Kernel:
             stack = found.kind
         else:
             stack = walk.steps[0].stack if walk.steps else "unknown"
-        return replace(_named_frame(ip, self.text.name_exact(ip)), stack=stack)
+        return _named_frame(ip, self.text.name_exact(ip), stack)
 
     def _foreign(self, task: Task) -> TaskStack:
         frames = []
@@ -349,11 +420,18 @@ class _Kernel:
     def _frame(self, step: Step) -> Frame:
         if step.user_mode:
             return Frame(step.ip, stack=step.stack, regs=step.regs, user_mode=True)
-        # A pt_regs' ip is exact, and so is where a new task begins: nothing
-        # called ret_from_fork_asm, so there is no call before its first byte.
-        exact = step.regs is not None or step.ip in self.layout.fork_return_addrs
-        name = self.text.name_exact(step.ip) if exact else self.text.name_return_address(step.ip)
-        return replace(_named_frame(step.ip, name, step.regs), stack=step.stack)
+        if step.regs is not None:  # whose ip is exact
+            name = self.text.name_exact(step.ip)
+            return _named_frame(step.ip, name, step.stack, step.regs)
+        key = step.ip, step.stack
+        frame = self._calls.get(key)
+        if frame is None:
+            # Where a new task begins is exact as well: nothing called ret_from_fork_asm,
+            # so there is no call before its first byte.
+            exact = step.ip in self.layout.fork_return_addrs
+            look_up = self.text.name_exact if exact else self.text.name_return_address
+            frame = self._calls[key] = _named_frame(step.ip, look_up(step.ip), step.stack)
+        return frame
 
     def _saved_regs(self, task: Task, frames: Sequence[Frame], at: int, raw: bytes) -> SavedRegs:
         frame = frames[at]
@@ -384,22 +462,13 @@ class _Kernel:
             sp,
             frame.ip,
             None if name is None else frame.ip - name.offset,
-            self._read,
+            self._code,
             Recovery(self.prog, self.recover_layout, task, current=self.tasks.is_running(task)),
-            self.layout.word_bytes,
         )
         outer = frames[at + 1].ip if at + 1 < len(frames) else None
         if found is None or found.addr == outer or not self.text.is_kernel_text(found.addr):
             return None
-        return replace(
-            _named_frame(found.addr, self.text.name_return_address(found.addr)), stack=frame.stack
-        )
-
-    def _read(self, addr: int, size: int) -> Optional[bytes]:
-        try:
-            return bytes(self.prog.read(addr, size))
-        except (FaultError, OverflowError):
-            return None
+        return _named_frame(found.addr, self.text.name_return_address(found.addr), frame.stack)
 
     def _entry(self, below: Frame) -> Optional[str]:
         """What entered, by the frame of the code that saved the ``pt_regs`` above it."""
@@ -452,18 +521,11 @@ class _Kernel:
             why=because and because.sentence,
             brief=because and because.brief,
             reason_frame=judgement.step,
-            flags=(*self._marks(task), *flags),
+            flags=(*self._marks.get(task.addr, ()), *flags),
             frames=tuple(frames),
             regs=tuple(regs),
             cpu_registers=cpu_registers,
         )
-
-    def _marks(self, task: Task) -> Iterator[str]:
-        """Flags of a task, whatever its stack."""
-        if task.addr == self.crashed_addr:
-            yield "crashed"
-        if self.tasks.is_idle(task):
-            yield "idle"
 
     # ---- the kernel
 
@@ -489,6 +551,14 @@ class _Kernel:
             if self.rules is None:
                 note += "; stacks are drgn's, and of the saved registers only those of user mode are found"
             yield note
+
+
+def _marks(crashed_addr: Optional[int], tasks: TaskList) -> dict[int, tuple[str, ...]]:
+    """Flags of a task, whatever its stack, by its address."""
+    idle: dict[int, tuple[str, ...]] = {cpu.idle_addr: ("idle",) for cpu in tasks.cpus}
+    if crashed_addr is None:
+        return idle
+    return {**idle, crashed_addr: ("crashed", *idle.get(crashed_addr, ()))}
 
 
 def _text_of(prog: Program) -> KernelText:
@@ -528,7 +598,19 @@ def _pid_or_address(which: WhichTask) -> int:
     return which
 
 
-def _named_frame(ip: int, name: Optional[SymbolName], regs: Optional[int] = None) -> Frame:
+def _named_frame(
+    ip: int, name: Optional[SymbolName], stack: str = "task", regs: Optional[int] = None
+) -> Frame:
     if name is None:
-        return Frame(ip, regs=regs)
-    return Frame(ip, str(name), name.module, regs=regs)
+        return Frame(ip, stack=stack, regs=regs)
+    return Frame(ip, str(name), name.module, stack, regs)
+
+
+def _reader(prog: Program) -> ReadMemory:
+    def read(addr: int, size: int) -> Optional[bytes]:
+        try:
+            return bytes(prog.read(addr, size))
+        except (FaultError, OverflowError):
+            return None
+
+    return read

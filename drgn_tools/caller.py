@@ -15,11 +15,13 @@ from __future__ import annotations
 import enum
 from typing import Callable, NamedTuple, Optional, Union
 
+from .bounded import Bounded
 from .instructions import MAX_INSTRUCTION_BYTES, Instruction, decode
 from .unwind_frame import NotInDump, Recover
 
 __all__ = (
     "Caller",
+    "Code",
     "Depth",
     "Place",
     "called_from",
@@ -35,6 +37,8 @@ BYTES_BEYOND = 2048
 MAX_INSTRUCTIONS = 5000
 """Gone through in one function, those twice that two ways lead to with another depth."""
 
+_MAX_KEPT = 10_000
+"""Places in the code of which the answer is kept."""
 _MAX_WORDS = 4096
 """On the stack of one function: half of a stack of 64 KiB."""
 
@@ -67,6 +71,45 @@ class Caller(NamedTuple):
     from a call of this very function (or of what is no code)."""
 
 
+class Code:
+    """The machine code of one kernel; what was found out of it is kept.
+
+    :param read: the memory of the kernel.
+    """
+
+    def __init__(self, read: ReadMemory, word_bytes: int) -> None:
+        self.read = read
+        self.word_bytes = word_bytes
+        self._depths: Bounded[tuple[int, int], Depth] = Bounded(_MAX_KEPT)
+        self._callees: Bounded[int, Optional[int]] = Bounded(_MAX_KEPT)
+
+    def depth(self, start: int, ip: int) -> Depth:
+        """What is on the stack at *ip*, in the function that begins at *start*."""
+        try:
+            return self._depths[start, ip]
+        except KeyError:
+            depth = self._depths[start, ip] = self._depth(start, ip)
+            return depth
+
+    def called_from(self, addr: int) -> Optional[int]:
+        """What :func:`called_from` says."""
+        try:
+            return self._callees[addr]
+        except KeyError:
+            callee = self._callees[addr] = called_from(addr, self.read, self.word_bytes)
+            return callee
+
+    def _depth(self, start: int, ip: int) -> Depth:
+        if not 0 <= ip - start < MAX_FUNCTION_BYTES:
+            return Place.UNCLEAR
+        # Beyond it code may end, and so may the dump.
+        for beyond in (BYTES_BEYOND, MAX_INSTRUCTION_BYTES, 1):
+            code = self.read(start, ip - start + beyond)
+            if code is not None:
+                return depth_at(code, ip - start, self.word_bytes)
+        return Place.UNCLEAR
+
+
 def is_entered_by_call(symbol: str) -> bool:
     """Is what bears this name entered with the return address on top of the stack?
 
@@ -79,9 +122,8 @@ def missing_caller(
     sp: int,
     ip: int,
     start: Optional[int],
-    read: ReadMemory,
+    code: Code,
     recover: Recover,
-    word_bytes: int,
 ) -> Optional[Caller]:
     """Who called the function that was interrupted, if the walk skips him.
 
@@ -93,33 +135,22 @@ def missing_caller(
         it, nothing was pushed since.
     :param recover: gives back return addresses that the kernel swapped out.
     """
-    depth = Place.UNCLEAR if start is None else _depth_in_memory(start, ip, read, word_bytes)
+    depth = Place.UNCLEAR if start is None else code.depth(start, ip)
     if depth is Place.FRAME:
         return None
     sure = isinstance(depth, int)
-    addr_p = sp + word_bytes * (depth if isinstance(depth, int) else 0)
-    raw = read(addr_p, word_bytes)
+    addr_p = sp + code.word_bytes * (depth if isinstance(depth, int) else 0)
+    raw = code.read(addr_p, code.word_bytes)
     if raw is None:
         return None
     try:
         addr = recover(int.from_bytes(raw, "little"), addr_p)
     except NotInDump:
         return None
-    callee = called_from(addr, read, word_bytes)
+    callee = code.called_from(addr)
     if callee is None or not (sure or start is None or callee == start):
         return None
     return Caller(addr, sure)
-
-
-def _depth_in_memory(start: int, ip: int, read: ReadMemory, word_bytes: int) -> Depth:
-    if not 0 <= ip - start < MAX_FUNCTION_BYTES:
-        return Place.UNCLEAR
-    # Beyond it code may end, and so may the dump.
-    for beyond in (BYTES_BEYOND, MAX_INSTRUCTION_BYTES, 1):
-        code = read(start, ip - start + beyond)
-        if code is not None:
-            return depth_at(code, ip - start, word_bytes)
-    return Place.UNCLEAR
 
 
 # ---- the call before a return address

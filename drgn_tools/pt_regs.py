@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from drgn import Program, sizeof
 
-__all__ = ("X86_32", "X86_64", "PtRegsLayout", "probe_pt_regs")
+__all__ = ("X86_32", "X86_64", "PtRegsLayout", "Registers", "probe_pt_regs")
 
 _NAMES_64 = (
     "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax",
@@ -28,6 +29,43 @@ _X86_VM_MASK = 0x0002_0000
 """EFLAGS.VM: virtual-8086 mode (x86-32 only)."""
 
 
+class Registers(Mapping[str, int]):
+    """Values of registers by name, as they lie in memory until somebody asks for them.
+
+    Of most tasks nobody does. Otherwise they are what a dict of them would be: equal to it,
+    shown as it is, and a copy or a pickle of them is one.
+    """
+
+    __slots__ = ("_places", "_raw")
+
+    def __init__(self, raw: bytes, places: Mapping[str, slice]) -> None:
+        self._raw = raw
+        self._places = places
+
+    def __getitem__(self, name: str) -> int:
+        return int.from_bytes(self._raw[self._places[name]], "little")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def items(self) -> ItemsView[str, int]:
+        """Name and value of each."""
+        return self._dict().items()
+
+    def __repr__(self) -> str:
+        return repr(self._dict())
+
+    def __reduce__(self) -> tuple[type[dict[str, int]], tuple[dict[str, int]]]:
+        return dict, (self._dict(),)
+
+    def _dict(self) -> dict[str, int]:
+        from_bytes, raw = int.from_bytes, self._raw
+        return {name: from_bytes(raw[place], "little") for name, place in self._places.items()}
+
+
 @dataclass(frozen=True)
 class PtRegsLayout:
     """Where the registers lie in ``struct pt_regs`` (arch/x86/include/asm/ptrace.h)."""
@@ -44,15 +82,16 @@ class PtRegsLayout:
         """``offsetof(struct pt_regs, ip)``."""
         return next(offset for name, offset, _ in self.fields if name == "ip")
 
-    def read(self, raw: bytes) -> dict[str, int]:
+    @cached_property
+    def _places(self) -> dict[str, slice]:
+        return {name: slice(offset, offset + size) for name, offset, size in self.fields}
+
+    def read(self, raw: bytes) -> Registers:
         """Register values by name.
 
         :param raw: the :attr:`size_bytes` bytes of one ``struct pt_regs``.
         """
-        return {
-            name: int.from_bytes(raw[offset : offset + size], "little")
-            for name, offset, size in self.fields
-        }
+        return Registers(raw, self._places)
 
     def user_mode(self, registers: Mapping[str, int]) -> bool:
         """Were these registers saved in user mode?

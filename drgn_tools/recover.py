@@ -66,6 +66,15 @@ class RecoverLayout:
     fgraph: Optional[Fgraph]
     rethook: Optional[Rethook]
 
+    @property
+    def swapped_in(self) -> frozenset[int]:
+        """What is found in the place of return addresses that were swapped out."""
+        fgraph, rethook = self.fgraph, self.rethook
+        return frozenset(
+            ([fgraph.return_to_handler] if fgraph else [])
+            + ([rethook.trampoline] if rethook else [])
+        )
+
 
 def probe_recovery(prog: Program) -> RecoverLayout:
     """Which swapped return addresses this kernel has, by its types and symbols.

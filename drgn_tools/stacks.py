@@ -76,9 +76,9 @@ class CpuStacks:
         self._cpu = task.cpu
         self._task_stack = (task.stack_addr, layout.thread_size_bytes)
         self._others = (
-            (self._exception_stack, self._irq_stack, self._entry_stack)
+            (CpuStacks._exception_stack, CpuStacks._irq_stack, CpuStacks._entry_stack)
             if layout.word_bytes == 8
-            else (self._hardirq_stack_32, self._softirq_stack_32)
+            else (CpuStacks._hardirq_stack_32, CpuStacks._softirq_stack_32)
         )
 
     def __call__(self, addr: int) -> Optional[StackBytes]:
@@ -87,7 +87,7 @@ class CpuStacks:
             return self._stack("task", begin, size)
         for find in self._others:
             try:
-                stack = find(addr)
+                stack = find(self, addr)
             except FaultError as e:
                 raise NotInDump(e.address) from None
             except UNUSABLE:

@@ -203,6 +203,8 @@ def read_task(prog: Program, layout: Layout, addr: int) -> Task:
     :raises FaultError: it is not in the dump.
     """
     return TaskReader(prog, layout.task)(addr)
+
+
 class Cpu(NamedTuple):
     """One CPU's run queue."""
 

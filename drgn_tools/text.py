@@ -15,6 +15,7 @@ from typing import NamedTuple, Optional
 
 from drgn import Object, Program, container_of
 
+from .bounded import Bounded
 from .kallsyms import UNUSABLE, ModuleKallsyms, kallsyms_of
 from .layout import symbol_address
 
@@ -25,6 +26,9 @@ _MAX_LIST_ENTRIES = 1_000_000
 
 _MAX_RANGE_BYTES = 1 << 31
 """All modules together have 1.5 GiB at most (MODULES_LEN)."""
+
+_MAX_NAMES = 100_000
+"""Remembered; garbage on stacks may be any number of addresses."""
 
 _BYTES_PAST_END_OF_BPF = 1
 """bpf_tree_comp() takes ``val > ksym->end`` for outside, so the end itself is inside (v6.1.192 and
@@ -85,7 +89,7 @@ class KernelText:
         self._kallsyms = kallsyms_of(prog)
         self._module_kallsyms: dict[str, Optional[ModuleKallsyms]] = {}
         self._modules: dict[str, Object] = {}
-        self._names: dict[int, Optional[SymbolName]] = {}
+        self._names: Bounded[int, Optional[SymbolName]] = Bounded(_MAX_NAMES)
         # The kernel asks for core text first and for init text last.
         self._core = tuple(self._image_text("_stext", "_etext", TextKind.CORE, "schedule"))
         self._init = tuple(self._image_text("_sinittext", "_einittext", TextKind.INIT))

@@ -35,23 +35,26 @@ A stack, higher addresses above::
 from __future__ import annotations
 
 import enum
+import sys
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Callable, NamedTuple, Optional
 
 from .encoding import Encoding, decode_frame_pointer
-from .pt_regs import PtRegsLayout
+from .pt_regs import PtRegsLayout, Registers
 
 __all__ = (
     "End",
     "FindStack",
     "NotInDump",
+    "Outline",
     "Recover",
     "StackBytes",
     "Step",
     "UnwindRules",
     "Walk",
+    "outline_of",
     "walk_from_regs",
     "walk_task_stack",
 )
@@ -65,6 +68,8 @@ Recover = Callable[[int, int], int]
 
 _GUARD_BYTES = 4096
 """Of the page below a stack."""
+_LITTLE_ENDIAN = sys.byteorder == "little"
+"""As the memory of every kernel here is, and a memoryview of it has to be."""
 
 
 class NotInDump(Exception):
@@ -75,8 +80,7 @@ class NotInDump(Exception):
         self.addr = addr
 
 
-@dataclass(frozen=True)
-class StackBytes:
+class StackBytes(NamedTuple):
     """One stack: its bounds, and as much of its memory as could be read."""
 
     begin_addr: int
@@ -87,7 +91,7 @@ class StackBytes:
     """Where :attr:`data` begins. The unwinder only moves up, so from thread.sp is enough."""
     data: bytes
     """Memory from :attr:`data_addr` to the end of the stack; holes are filled with zeros."""
-    holes: Sequence[tuple[int, int]] = field(default=())
+    holes: Sequence[tuple[int, int]] = ()
     """[start, end) of what could not be read, ascending; empty when all was."""
     kind: str = "task"
     """Which stack this is; each is visited once (``stack_mask`` of struct unwind_state)."""
@@ -422,6 +426,97 @@ class _Unwinder:
 def _below(stack: StackBytes, sp: int) -> bool:
     """Is *sp* in the page below *stack*, where a guard page lies (CONFIG_VMAP_STACK)?"""
     return stack.begin_addr - _GUARD_BYTES <= sp < stack.begin_addr
+
+
+class Outline(NamedTuple):
+    """A walk in short. Stacks of the same :attr:`place` differ in nothing but where they lie."""
+
+    place: tuple[tuple[int, ...], tuple[int, ...], bool]
+    """Innermost first, return addresses and the ip of each ``pt_regs`` of kernel mode; which of these
+    are ``pt_regs``; do ``pt_regs`` of user mode end it?"""
+    regs: tuple[tuple[int, Registers], ...]
+    """All ``pt_regs`` and their addresses, those of user mode last."""
+
+
+def outline_of(
+    stack: StackBytes, thread_sp: int, rules: UnwindRules, recover: Optional[Recover] = None
+) -> Optional[Outline]:
+    """What a walk of the stack of a task that is not on a CPU meets, if nothing is unusual about it.
+
+    Most stacks are so. What needs a second look -- a frame pointer that is not aligned or does
+    not lead up, the special forms of the last frame, missing memory -- gives ``None``. Of all
+    else :func:`walk_task_stack` sees the same, in twenty times the time.
+
+    :param recover: as there; ``None`` if nothing is to be recovered.
+    """
+    word, base, end = rules.regs.word_bytes, stack.data_addr, stack.end_addr
+    if stack.holes or thread_sp != base or len(stack.data) != end - base or not _LITTLE_ENDIAN:
+        return None
+    # On a stack in the lower half, all frame pointers would look encoded (MSB).
+    if (base | end | rules.frame_bp_offset) % word or _decoded(base, rules) is not None:
+        return None
+    words = memoryview(stack.data).cast("Q" if word == 8 else "I")
+    # Offsets are from the base.
+    regs_bytes, header_bytes = rules.regs.size_bytes, 2 * word
+    task_pt_regs = end - base - rules.top_padding_bytes - regs_bytes
+    last_frame = task_pt_regs - header_bytes
+    maybe_last = last_frame - 3 * word
+    ips: list[int] = []
+    kernel_regs: list[int] = []
+    found: list[tuple[int, Registers]] = []
+    bp, lowest = base + rules.frame_bp_offset, 0
+    try:
+        while True:
+            frame = bp - base
+            if lowest <= frame <= last_frame and not frame % word:
+                at = frame // word
+                ip = words[at + 1]
+                ips.append(ip if recover is None else recover(ip, bp + word))
+                if frame >= maybe_last and _may_be_last(words, at, last_frame // word, rules):
+                    break
+                bp, lowest = words[at], frame + header_bytes
+                continue
+            regs_addr = _decoded(bp, rules)
+            if regs_addr is None:
+                return None
+            frame = regs_addr - base
+            if not lowest <= frame <= task_pt_regs or frame % word:
+                return None
+            registers = rules.regs.read(stack.data[frame : frame + regs_bytes])
+            found.append((regs_addr, registers))
+            if rules.regs.user_mode(registers):
+                return Outline((tuple(ips), tuple(kernel_regs), True), tuple(found))
+            kernel_regs.append(len(ips))
+            ip = registers["ip"]
+            ips.append(ip if recover is None else recover(ip, regs_addr + rules.regs.ip_offset))
+            bp, lowest = registers["bp"], frame + regs_bytes
+    except NotInDump:
+        return None
+    if frame != last_frame:
+        return None
+    registers = rules.regs.read(stack.data[task_pt_regs : task_pt_regs + regs_bytes])
+    user_mode = rules.regs.user_mode(registers)
+    if user_mode:
+        found.append((base + task_pt_regs, registers))
+    return Outline((tuple(ips), tuple(kernel_regs), user_mode), tuple(found))
+
+
+def _decoded(bp: int, rules: UnwindRules) -> Optional[int]:
+    return decode_frame_pointer(bp, rules.encoding, rules.regs.word_bytes)
+
+
+def _may_be_last(words: Sequence[int], at: int, last_frame: int, rules: UnwindRules) -> bool:
+    """May is_last_task_frame() hold of the frame at a position?"""
+    return_addr = words[at + 1]
+    return (
+        at == last_frame
+        or (at == last_frame - rules.gcc_realign_words and return_addr == words[last_frame + 1])
+        or (
+            at == last_frame - 3
+            and words[at] == words[at + 2]
+            and return_addr == words[last_frame + 1]
+        )
+    )
 
 
 def _nothing_swapped(addr: int, addr_p: int) -> int:

@@ -25,6 +25,7 @@ from drgn_tools.caller import (
     MAX_FUNCTION_BYTES,
     MAX_INSTRUCTIONS,
     Caller,
+    Code,
     Depth,
     Place,
     called_from,
@@ -180,7 +181,7 @@ def called(callee: int, code: str, *stack: int) -> Memory:
 def ask(
     memory: Memory, offset: int, start: Optional[int] = TEXT, sp: int = STACK
 ) -> Optional[Caller]:
-    return missing_caller(sp, TEXT + offset, start, memory, lambda addr, addr_p: addr, 8)
+    return missing_caller(sp, TEXT + offset, start, Code(memory, 8), lambda addr, addr_p: addr)
 
 
 PROLOGUE = "554889e5905dc3"
@@ -225,7 +226,7 @@ def test_a_swapped_return_address_is_looked_up() -> None:
         asked.append((addr, addr_p))
         return RETURN
 
-    assert missing_caller(STACK, TEXT, TEXT, memory, recover, 8) == Caller(RETURN, sure=True)
+    assert missing_caller(STACK, TEXT, TEXT, Code(memory, 8), recover) == Caller(RETURN, sure=True)
     assert asked == [(0x7A, STACK)]
 
 

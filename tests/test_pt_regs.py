@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import struct
+
+import pytest
 
 from drgn_tools.pt_regs import X86_32, X86_64, PtRegsLayout
 
@@ -51,3 +55,21 @@ def test_user_mode_32_wants_ring_3_or_virtual_8086() -> None:
     assert mode(X86_32, 0x73)
     assert mode(X86_32, 0x60, flags=0x20000)
     assert not mode(X86_32, 0x60, flags=0x202)
+
+
+def test_registers_are_what_a_dict_of_them_would_be() -> None:
+    raw = struct.pack("<21Q", *range(100, 121))
+    registers = X86_64.read(raw)
+    values = {name: 100 + i for i, (name, _, _) in enumerate(X86_64.fields)}
+    assert registers == values
+    assert values == registers
+    assert registers == X86_64.read(raw)
+    assert registers != X86_64.read(raw[8:] + raw[:8])
+    assert (list(registers), len(registers), repr(registers)) == (list(values), 21, repr(values))
+    for twin in (pickle.loads(pickle.dumps(registers)), copy.copy(registers)):
+        assert type(twin) is dict
+        assert twin == values
+    assert "r15" in registers
+    assert "eax" not in registers
+    with pytest.raises(KeyError):
+        registers["eax"]

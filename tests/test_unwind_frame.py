@@ -9,7 +9,7 @@ kernel's comments draw them. Words are given by name and resolved to bytes by
 from __future__ import annotations
 
 import random
-from typing import Union
+from typing import Optional, Union
 
 import pytest
 
@@ -18,9 +18,11 @@ from drgn_tools.pt_regs import X86_32, X86_64, PtRegsLayout
 from drgn_tools.unwind_frame import (
     End,
     NotInDump,
+    Recover,
     StackBytes,
     UnwindRules,
     Walk,
+    outline_of,
     walk_task_stack,
 )
 
@@ -95,7 +97,9 @@ class Drawing:
 
     def walk(self, sp: int = 0, holes: tuple[tuple[int, int], ...] = ()) -> Walk:
         """Walk it from *sp* (thread.sp as drawn, if not given)."""
-        return walk_task_stack(self.stack(holes), sp or self.sp, self.rules)
+        walk = walk_task_stack(self.stack(holes), sp or self.sp, self.rules)
+        check_outline(walk, self.stack(holes), sp or self.sp, self.rules)
+        return walk
 
     def walk_and_note(self) -> tuple[Walk, list[tuple[int, int]]]:
         """Walk it; note what the recovery of swapped addresses is asked, and add 1 to each."""
@@ -106,6 +110,33 @@ class Drawing:
             return addr + 1
 
         return walk_task_stack(self.stack(), self.sp, self.rules, recover), asked
+
+
+def check_outline(
+    walk: Walk, stack: StackBytes, sp: int, rules: UnwindRules, recover: Optional[Recover] = None
+) -> bool:
+    """Does the outline of a stack, if it has one, say what a walk of it does?"""
+    offset = sp - stack.data_addr
+    if not 0 <= offset < len(stack.data):
+        return False
+    stack = stack._replace(data_addr=sp, data=stack.data[offset:])
+    outline = outline_of(stack, sp, rules, recover)
+    if outline is None:
+        return False
+    in_kernel = [step for step in walk.steps if not step.user_mode]
+    assert outline.place == (
+        tuple(step.ip for step in in_kernel),
+        tuple(i for i, step in enumerate(in_kernel) if step.regs is not None),
+        walk.end is End.USER_REGS,
+    )
+    assert list(outline.regs) == [
+        (step.regs, rules.regs.read(step.raw_regs))
+        for step in walk.steps
+        if step.raw_regs is not None
+    ]
+    assert walk.end in (End.USER_REGS, End.LAST_FRAME)
+    assert all(step.bp is None or step.bp % rules.regs.word_bytes == 0 for step in walk.steps)
+    return True
 
 
 def ips(walk: Walk) -> list[int]:
@@ -478,6 +509,72 @@ def test_read_beyond_what_was_read_of_the_stack_is_refused() -> None:
         with pytest.raises(NotInDump) as e:
             stack.read(addr, size)
         assert e.value.addr == addr
+
+
+# ---- outlines
+
+
+def drawn_task(layout: PtRegsLayout, encoding: Encoding) -> Drawing:
+    """Registers of both modes, an ordinary frame between any two."""
+    d = Drawing(layout, encoding, thread_size=2048, padding=16, bp_offset=2 * layout.word_bytes)
+    d.user_regs()
+    d.frame(d.last_frame, 0, 0xA4)
+    outer = d.frame(d.last_frame - 5 * d.word_bytes, d.last_frame, 0xA3)
+    regs = d.regs(outer - 256, ip=0xFA11, cs=KERNEL_CS, bp=outer)
+    inner = d.frame(regs - 64, d.encode(regs), 0xA2)
+    middle = d.frame(inner - 64, inner, 0xA1)
+    d.inactive(middle - 64, middle, 0xA0)
+    return d
+
+
+@pytest.mark.parametrize("layout", [X86_64, X86_32], ids=["64", "32"])
+@pytest.mark.parametrize("encoding", [Encoding.LSB, Encoding.MSB])
+def test_outline_of_a_damaged_stack_is_that_of_its_walk_or_none(
+    layout: PtRegsLayout, encoding: Encoding
+) -> None:
+    rng = random.Random(4)
+    d = drawn_task(layout, encoding)
+    whole = bytes(d.memory)
+    assert check_outline(d.walk(), d.stack(), d.sp, d.rules)
+    outlines = 0
+    for _ in range(1000):
+        d.memory[:] = whole
+        for _ in range(rng.randint(1, 3)):
+            places = range(d.sp, d.end, d.word_bytes)
+            addr, other = rng.choice(places), rng.choice(places)
+            word = int.from_bytes(whole[other - d.base :][: d.word_bytes], "little")
+            value = rng.choice(
+                (other, d.encode(other), word, word + d.word_bytes, word ^ 1 << rng.randrange(32))
+            )
+            d.put(addr, value % (1 << 8 * d.word_bytes))
+        outlines += check_outline(d.walk(), d.stack(), d.sp, d.rules)
+    assert 100 < outlines < 1000
+
+
+def test_outline_of_a_stack_with_a_hole_is_none() -> None:
+    d = drawn_task(X86_64, Encoding.LSB)
+    stack = StackBytes(d.base, d.size, d.sp, bytes(d.memory[d.sp - d.base :]))
+    assert outline_of(stack, d.sp, d.rules) is not None
+    assert outline_of(stack._replace(holes=((d.end - 8, d.end),)), d.sp, d.rules) is None
+    assert outline_of(stack._replace(data=stack.data[:-8]), d.sp, d.rules) is None
+
+
+def test_outline_has_addresses_as_they_are_recovered() -> None:
+    d = drawn_task(X86_64, Encoding.LSB)
+    walk, asked = d.walk_and_note()
+    asked_again = []
+
+    def recover(addr: int, addr_p: int) -> int:
+        asked_again.append((addr, addr_p))
+        return addr + 1
+
+    assert check_outline(walk, d.stack(), d.sp, d.rules, recover)
+    assert asked_again == asked
+
+    def missing(addr: int, addr_p: int) -> int:
+        raise NotInDump(addr_p)
+
+    assert not check_outline(walk, d.stack(), d.sp, d.rules, missing)
 
 
 # ---- anything at all
