@@ -25,7 +25,8 @@ def main() -> int:
     except KeyboardInterrupt:
         return 128 + 2
     finally:
-        gc.freeze()  # all memory goes back at once: nobody needs what is garbage in it
+        if "duckdb" not in sys.modules:  # which takes for leaked what is not collected
+            gc.freeze()  # all memory goes back at once: nobody needs what is garbage in it
 
 
 def _start_quickly() -> None:

@@ -19,7 +19,7 @@ from ..kdump import KDUMP_MAGICS
 
 __all__ = ("Listing", "Source", "is_url", "list_sources")
 
-_NOT_A_CORE = (".txt", ".log", ".json", ".jsonl", ".md", ".html", ".vmlinux", ".ko")
+_NOT_A_CORE = (".txt", ".log", ".dmesg", ".json", ".jsonl", ".md", ".html", ".vmlinux", ".ko")
 """In a folder, files called vmcore-something that are none."""
 _MANIFEST = (".jsonl", ".ndjson")
 
