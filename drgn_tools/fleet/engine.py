@@ -84,6 +84,8 @@ class Cluster:
                 processes=True,
                 host="127.0.0.1",
                 dashboard_address=None,
+                # Without a dashboard it still has an HTTP server, and warns if 8787 is taken.
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                 memory_limit=0,  # what takes memory is not in the worker, and has a limit of its own
                 silence_logs=logging.CRITICAL,
             )
