@@ -239,6 +239,8 @@ class _Run:
                 job, Cause.WORKER_LOST, f"the workers that had it died, last {e.last_worker}"
             )
         except (CancelledError, OSError) as e:
+            if future.status == "error":  # the worker's own: it cannot start a process, say
+                return self._again(job, Cause.BUG, f"{type(e).__name__}: {e}")
             raise _LostError(str(e)) from e
         except ImportError as e:
             raise InputError(
