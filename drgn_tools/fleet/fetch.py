@@ -4,16 +4,11 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Optional
 
-from ..core_file import shown
-from ..errors import InputError
 from .identity import file_id, remote_id
-from .source import is_url
+from .remote import errors_of, file_system, is_url
 
 __all__ = ("Core",)
 
@@ -41,8 +36,8 @@ class Core:
             return self.where
         if self._copy is None:
             copy = os.path.join(self._scratch, os.path.basename(self.where) or "core")
-            with _errors_of(self.where):
-                files, path = _file_system(self.where)
+            with errors_of(self.where):
+                files, path = file_system(self.where)
                 files.get_file(path, copy)
             self._copy = copy
         return self._copy
@@ -56,13 +51,13 @@ class Core:
             identity = remote_id(self._remote_info())
             if identity:
                 return identity
-        with _errors_of(self.where):
+        with errors_of(self.where):
             return file_id(self.path)
 
     def modified_s(self) -> Optional[float]:
         """When its file was written, seconds since the epoch; ``None`` if its server does not say."""
         if not is_url(self.where):
-            with _errors_of(self.where):
+            with errors_of(self.where):
                 return os.stat(self.where).st_mtime
         for key in ("mtime", "LastModified", "last_modified", "updated"):
             time = self._remote_info().get(key)
@@ -75,34 +70,14 @@ class Core:
     def size_bytes(self) -> Optional[int]:
         """How large its file is."""
         if not is_url(self.where):
-            with _errors_of(self.where):
+            with errors_of(self.where):
                 return os.stat(self.where).st_size
         size = self._remote_info().get("size")
         return size if isinstance(size, int) else None
 
     def _remote_info(self) -> dict[str, Any]:
         if self._info is None:
-            with _errors_of(self.where):
-                files, path = _file_system(self.where)
+            with errors_of(self.where):
+                files, path = file_system(self.where)
                 self._info = dict(files.info(path))
         return self._info
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    import fsspec
-
-    # Not one that another job has used: its listings may be old.
-    files, path = fsspec.core.url_to_fs(url, skip_instance_cache=True)
-    return files, path
-
-
-@contextmanager
-def _errors_of(where: str) -> Iterator[None]:
-    # What file systems raise: theirs is not ours. (That of http has errors of a library
-    # of its own; it is loaded only by who has such URLs.)
-    http = sys.modules.get("aiohttp")
-    kinds = (OSError, ValueError, ImportError, *((http.ClientError,) if http else ()))
-    try:
-        yield
-    except kinds as e:
-        raise InputError(f"{shown(where)}: {shown(str(e) or type(e).__name__)}") from e

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Optional
-from urllib.parse import urlsplit
 
 from ..core_file import open_regular, shown
 from ..elf import ET_CORE
 from ..errors import InputError, UsageError
 from ..kdump import KDUMP_MAGICS
+from .remote import complete_url, errors_of, file_system, is_url, url_of
 
-__all__ = ("Listing", "Source", "is_url", "list_sources")
+__all__ = ("Listing", "Source", "list_sources")
 
 _NOT_A_CORE = (".txt", ".log", ".dmesg", ".json", ".jsonl", ".md", ".html", ".vmlinux", ".ko")
 """In a folder, files called vmcore-something that are none."""
@@ -76,15 +76,9 @@ def list_sources(given: Iterable[str]) -> Listing:
     return listing
 
 
-def is_url(text: str) -> bool:
-    """``s3://bucket/core`` is one, ``/var/crash`` and ``C:x`` are none."""
-    scheme, separator, _ = text.partition("://")
-    return bool(separator) and scheme.replace("+", "").isalnum()
-
-
 def _sources_of(text: str, passed_over: list[str]) -> Iterator[Source]:
     if text.startswith("file://"):
-        text = urlsplit(text).path
+        text = text[len("file://") :]  # as fsspec has it: no %20, and # is part of the name
     if is_url(text):
         return _of_urls(text, passed_over)
     if os.path.isdir(text):
@@ -94,7 +88,14 @@ def _sources_of(text: str, passed_over: list[str]) -> Iterator[Source]:
     matches = sorted(glob.glob(text, recursive=True))
     if not matches:
         raise UsageError(f"{shown(text)}: no such file or folder, and as a pattern it matches none")
-    return (source for match in matches for source in _sources_of(match, passed_over))
+    # A link to nowhere matches, and is there for its record to say.
+    return (
+        source
+        for match in matches
+        for source in (
+            _sources_of(match, passed_over) if os.path.exists(match) else (_local(match),)
+        )
+    )
 
 
 def _local(path: str) -> Source:
@@ -118,9 +119,10 @@ def _of_folder(folder: str, passed_over: list[str]) -> Iterator[Source]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = os.path.join(parent, name)
-            if name.startswith(".") or not os.path.isfile(path):
+            is_there = os.path.exists(path)  # False: a link to nowhere, for its record to say
+            if name.startswith(".") or (is_there and not os.path.isfile(path)):
                 continue
-            if _is_named_like_a_core(name) or _begins_like_a_core(path):
+            if _is_named_like_a_core(name) or (is_there and _begins_like_a_core(path)):
                 yield _local(path)
             else:
                 passed_over.append(path)
@@ -169,6 +171,10 @@ def _of_line(line: str, folder: str, where: str) -> Source:
         raise UsageError(
             f'{where}: expected an object with "core": PATH, and maybe {", ".join(_KEYS[1:])}'
         )
+    if not _is_text(entry):
+        raise UsageError(
+            f"{where}: has half a character (\\ud800 to \\udfff) that is no part of one"
+        )
     unknown = sorted(set(entry) - set(_KEYS))
     if unknown:
         raise UsageError(f"{where}: has {shown(unknown[0])}; there are {', '.join(_KEYS)}")
@@ -183,6 +189,19 @@ def _of_line(line: str, folder: str, where: str) -> Source:
         time_us=_time_us(entry.get("time"), where),
         tags=_tags(entry.get("tags"), where),
     )
+
+
+def _is_text(entry: Mapping[str, Any]) -> bool:
+    # JSON may hold what cannot be stored as text. In paths it is a byte that is no UTF-8, as
+    # everywhere in Python.
+    paths = ("core", "symbols")
+    try:
+        os.fsencode(json.dumps([entry.get(key) for key in paths], ensure_ascii=False))
+        rest = {key: value for key, value in entry.items() if key not in paths}
+        json.dumps(rest, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _texts(entry: Mapping[str, Any], key: str, where: str) -> list[str]:
@@ -220,10 +239,9 @@ def _time_us(value: Any, where: str) -> Optional[int]:
 
 
 def _of_urls(url: str, passed_over: list[str]) -> Iterator[Source]:
-    import fsspec
-
-    try:
-        files, path = fsspec.core.url_to_fs(url)
+    url = complete_url(url)
+    with errors_of(url):
+        files, path = file_system(url)
         if glob.has_magic(path):
             paths = sorted(files.glob(path))
             if not paths:
@@ -234,8 +252,6 @@ def _of_urls(url: str, passed_over: list[str]) -> Iterator[Source]:
             passed_over.extend(sorted(set(found) - set(paths)))
         else:
             paths = [path]
-    except (OSError, ValueError, ImportError) as e:
-        raise InputError(f"{shown(url)}: cannot be listed: {shown(str(e))}") from e
-    for name in paths:
-        full = files.unstrip_protocol(name)
-        yield Source(name=full, core=full)
+        names = [url_of(files, path, url) for path in paths]
+    for name in names:
+        yield Source(name=_printable(name), core=name)
