@@ -53,12 +53,14 @@ class Cell:
         self.memory_bytes = 0
         self._is_used = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # until close()
+        # Whatever ends it, what it put there goes.
+        self._scratch = tempfile.TemporaryDirectory(prefix="drgn-tools-")
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "drgn_tools.fleet.inmate"),
-                    *(str(theirs.fileno()), str(limits.memory_bytes)),
+                    *(str(theirs.fileno()), str(limits.memory_bytes), self._scratch.name),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
@@ -75,6 +77,7 @@ class Cell:
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._stderr.close()
+        self._scratch.cleanup()
 
     def audit(self, job: Job) -> Outcome:
         """Have *job* done.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The process in which dumps are audited: ``python -m drgn_tools.fleet.inmate FD MEMORY_BYTES``.
+"""The process in which dumps are audited: ``python -m drgn_tools.fleet.inmate FD MEMORY_BYTES SCRATCH``.
 
 A dump may crash what reads it, use up the memory, take forever. So that happens here, one
 dump after another, and cell.py watches from the other end of the socket FD. Messages are JSON and
@@ -12,8 +12,10 @@ import gc
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -30,23 +32,29 @@ _IDLE_S = 60.0
 """Who has no work for so long goes; another is soon started."""
 
 
-def main(fd: int, memory_bytes: int) -> None:
-    """Audit what is asked for on the socket *fd* until nobody asks any more."""
+def main(fd: int, memory_bytes: int, scratch: str) -> None:
+    """Audit what is asked for on the socket *fd* until nobody asks any more.
+
+    :param scratch: a folder for copies of cores; removed at the end.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the client
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, also inside drgn
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    tempfile.tempdir = scratch
+    threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
     connection = Connection(fd)
     with suppress(EOFError, OSError):  # the other end is gone
         while connection.poll(_IDLE_S):
             _serve(connection, json.loads(connection.recv_bytes()))
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(scratch: str) -> None:
     # Its end of our stdin closes, however it ends.
     while os.read(0, 1):
         pass
+    shutil.rmtree(scratch, ignore_errors=True)
     os._exit(0)
 
 
@@ -88,6 +96,6 @@ def _memory() -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
     # Not through the destructors of the libraries: there is nothing left to lose.
     os._exit(0)
