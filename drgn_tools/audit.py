@@ -14,7 +14,6 @@ from typing import Callable, NamedTuple, Optional, Union
 
 from drgn import FaultError, Object, Program, Thread, TypeKind
 from drgn.helpers.common.prog import takes_program_or_default
-from drgn.helpers.linux.pid import find_task
 
 from .bounded import Bounded
 from .caller import Code, ReadMemory, is_entered_by_call, missing_caller
@@ -219,6 +218,8 @@ class _Kernel:
         return task
 
     def _task_of_pid(self, pid: int) -> Optional[Task]:
+        from drgn.helpers.linux.pid import find_task  # with all of drgn's helpers
+
         try:
             addr = find_task(self.prog, pid).value_() if pid else self.tasks.cpus[0].idle_addr
             task = read_task(self.prog, self.layout, addr)

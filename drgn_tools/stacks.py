@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Optional
 
 from drgn import FaultError, Object, Program, sizeof
-from drgn.helpers.linux.percpu import per_cpu
 
 from .kallsyms import UNUSABLE
 from .layout import Layout
+from .per_cpu import per_cpu
 from .tasks import Task
 from .unwind_frame import NotInDump, StackBytes
 

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import islice
 from operator import attrgetter, itemgetter
 from struct import Struct
 from typing import Any, Callable, NamedTuple, Optional
 
 from drgn import FaultError, Program
-from drgn.helpers.linux.cpumask import for_each_cpu, for_each_online_cpu
-from drgn.helpers.linux.percpu import per_cpu
 
 from .kallsyms import UNUSABLE
 from .layout import Layout, TaskLayout, probing, symbol_address
+from .per_cpu import cpus_in, per_cpu
 
 __all__ = ("Task", "TaskList", "TaskReader", "read_task")
 
@@ -40,8 +38,6 @@ _STATE_CHARS = "RSDTtXZPI"
 
 _ADDRESS_MASK = (1 << 64) - 1
 
-_MAX_CPUS = 8192
-"""The largest CONFIG_NR_CPUS of x86 (arch/x86/Kconfig)."""
 _MAX_TASKS = 8 * 1024 * 1024
 """Twice PID_MAX_LIMIT of a 64-bit kernel (linux/threads.h)."""
 
@@ -399,9 +395,8 @@ class TaskList:
             return [0]  # CONFIG_SMP=n
         # stop_this_cpu() in arch/x86/kernel/process.c (v6.12), by which panic() stops
         # the others, takes them off the online mask; only a hot-unplug, off the active one.
-        active = for_each_cpu(self._prog["__cpu_active_mask"].address_of_())
-        online = for_each_online_cpu(self._prog)
-        return sorted({*islice(online, _MAX_CPUS), *islice(active, _MAX_CPUS)})
+        masks = (self._prog[f"__cpu_{name}_mask"] for name in ("online", "active"))
+        return sorted({cpu for mask in masks for cpu in cpus_in(mask)})
 
     def _read_cpus(self) -> Iterator[Cpu]:
         prog = self._prog

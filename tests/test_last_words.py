@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import drgn
 import pytest
 
@@ -29,6 +31,40 @@ def test_a_log_without_bounds_is_left_alone(demo_core: str) -> None:
         lambda address, count, offset, physical: beyond[offset : offset + count],
     )
     assert last_words(prog) == ()
+
+
+def overlay(prog: drgn.Program, address: int, data: bytes) -> None:
+    prog.add_memory_segment(
+        address, len(data), lambda at, count, offset, physical: data[offset : offset + count]
+    )
+
+
+def test_a_line_that_only_mentions_one_is_no_headline(demo_core: str) -> None:
+    prog = open_program(core=demo_core)
+    text = prog["prb"].text_data_ring.data.value_()
+    start = prog.read(text, 4096)
+    at = start.index(b"Linux version ")
+    overlay(prog, text + at + 4, b" BUG: no")
+    assert last_words(prog) == ()
+    overlay(prog, text + at, b"BUG: no line")
+    (line,) = last_words(prog)
+    assert line.startswith("BUG: no line")
+
+
+def test_text_that_is_missing_may_be_what_was_never_written(demo_core: str) -> None:
+    prog = open_program(core=demo_core)
+    ring = prog["prb"].text_data_ring
+    text, size = ring.data.value_(), 1 << ring.size_bits.value_()
+    at = prog.read(text, 4096).index(b"Linux version ")
+    overlay(prog, text + at, b"BUG: no line")
+
+    def missing(address: int, count: int, offset: int, physical: bool) -> NoReturn:
+        raise drgn.FaultError("left out", address)
+
+    unused = prog.read(text, size).rstrip(b"\0")
+    assert len(unused) < size - 4096
+    prog.add_memory_segment(text + size - 4096, 4096, missing)
+    assert len(last_words(prog)) == 1
 
 
 @pytest.mark.lab
