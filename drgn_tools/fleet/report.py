@@ -1,0 +1,648 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a dataset says: sections, each a query on the views, in every format.
+
+docs/fleet-report.md says what is in which section; within :data:`SCHEMA` a section or a
+column of one is only ever added.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Optional, Union
+
+import duckdb
+
+from .. import __version__
+from ..errors import UsageError
+from ..render.structured import csv_lines, jsonl_lines
+from ..render.table import Column, table_lines
+from .dataset import Dataset
+from .views import connect, naming_damaged_files
+
+__all__ = ("SCHEMA", "SECTIONS", "Found", "Section", "read_section", "report_lines", "sql_lines")
+
+SCHEMA = "drgn-tools.fleet-report/1"
+"""Name and number of the JSON schema of a report."""
+SQL_SCHEMA = "drgn-tools.fleet-sql/1"
+"""The same of the result of a query."""
+
+Row = Mapping[str, Any]
+"""A row by column: plain JSON values, times as ``2026-01-31T12:00:00Z``."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report."""
+
+    name: str
+    """What ``--section`` takes."""
+    title: str
+    """What is said above it."""
+    query: str
+    """On the views; what matters most comes first."""
+    together: Optional[str] = None
+    """Rows alike in this column stand together, however they were ranked."""
+    table: Sequence[Column] = ()
+    """Columns of its table, where they are not simply those of the query."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a section says of a dataset."""
+
+    columns: tuple[str, ...]
+    """Their names, in order."""
+    rows: tuple[Row, ...]
+    """The first of them."""
+    total: int
+    """How many there are."""
+
+
+def report_lines(
+    dataset: Dataset,
+    sections: Sequence[str],
+    top: Optional[int],
+    format: str,
+    width: Optional[int],
+) -> Iterator[str]:
+    """The lines of a report.
+
+    :param sections: their names, in order; none: all of them.
+    :param top: rows a section may have, ``None`` for any number.
+    :param format: ``table``, ``json``, ``jsonl``, ``csv``, or the name of a tabulate format.
+    :param width: characters a line of ``table`` may have, ``None`` for any.
+    :raises UsageError: there is no such section, or ``csv`` of several.
+    :raises InputError: a file of the dataset is damaged.
+    """
+    chosen = [_section(name) for name in sections or SECTIONS]
+    if format == "csv" and len(chosen) != 1:
+        raise UsageError("csv has room for one table: choose one with --section, or use --sql")
+    # All of it before the first line: half a report is none.
+    with naming_damaged_files(dataset), connect(dataset) as connection:
+        found = [(section, read_section(connection, section, top)) for section in chosen]
+    return _LINES.get(format, _table_report)(dataset, found, format, width)
+
+
+def _section(name: str) -> Section:
+    if name not in SECTIONS:
+        raise UsageError(f"{name!r} is no section of the report: {', '.join(SECTIONS)}")
+    return SECTIONS[name]
+
+
+def read_section(
+    connection: duckdb.DuckDBPyConnection, section: Section, top: Optional[int] = None
+) -> Found:
+    """What *section* says.
+
+    :param connection: of :func:`~drgn_tools.fleet.views.connect`.
+    """
+    limit = "" if top is None else f"LIMIT {top}"
+    result = connection.execute(f"SELECT *, count(*) OVER () FROM ({section.query}) {limit}")
+    names = tuple(column[0] for column in result.description[:-1])
+    values = result.fetchall()
+    rows = [dict(zip(names, map(_plain, row))) for row in values]
+    if section.together is not None:
+        order = list(dict.fromkeys(row[section.together] for row in rows))
+        rows.sort(key=lambda row: order.index(row[section.together]))
+    return Found(names, tuple(rows), values[0][-1] if values else 0)
+
+
+def sql_lines(dataset: Dataset, query: str, format: str, width: Optional[int]) -> Iterator[str]:
+    """The lines of the result of one's own query on the views.
+
+    :param format: as of :func:`report_lines`.
+    :raises UsageError: *query* is not one query that only reads, or DuckDB refuses it.
+    :raises InputError: a file of the dataset is damaged.
+    """
+    with connect(dataset) as connection:
+        _check_reads(connection, query)
+        try:
+            with naming_damaged_files(dataset), _refusing_mistakes():
+                result = connection.execute(query)
+        except duckdb.Error as e:
+            raise _refusal(e) from e
+        columns = _distinct([column[0] for column in result.description])
+        rows = _each_row(result, columns)
+        if format == "csv":
+            yield from csv_lines({name: _flat_item(name) for name in columns}, rows)
+        elif format == "jsonl":
+            yield from jsonl_lines(map(dict, rows))
+        elif format == "json":
+            yield f'{{"schema": {_json(SQL_SCHEMA)}, "tool": {_json(__version__)},'
+            yield f' "dataset": {_json(str(dataset.path))},'
+            yield ' "rows": ['
+            yield from _with_commas("  ", rows)
+            yield " ]}"
+        else:
+            yield from _table(columns, rows, format, width)
+
+
+def _check_reads(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    try:
+        statements = connection.extract_statements(query)
+    except duckdb.Error as e:
+        raise _refusal(e) from e
+    types = [statement.type for statement in statements]
+    if types not in ([duckdb.StatementType.SELECT], [duckdb.StatementType.EXPLAIN]):
+        raise UsageError("--sql takes one query that only reads (SELECT, FROM, DESCRIBE ...)")
+
+
+@contextmanager
+def _refusing_mistakes() -> Iterator[None]:
+    # What is certainly no damage: no file need be looked at.
+    try:
+        yield
+    except (duckdb.BinderException, duckdb.CatalogException, duckdb.PermissionException) as e:
+        raise _refusal(e) from e
+
+
+def _refusal(error: duckdb.Error) -> UsageError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return UsageError(f"--sql: {lines[0] if lines else type(error).__name__}")
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    # Of two columns of one name an object would keep one.
+    found: list[str] = []
+    for name in names:
+        number = 1
+        while (distinct := name if number == 1 else f"{name}_{number}") in found:
+            number += 1
+        found.append(distinct)
+    return found
+
+
+def _each_row(result: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> Iterator[Row]:
+    while rows := result.fetchmany(1000):
+        for row in rows:
+            yield dict(zip(columns, map(_plain, row)))
+
+
+# ---- values
+
+
+def _plain(value: Any) -> Any:
+    """A value of DuckDB as JSON has it."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime):
+        return f"{value.isoformat()}Z"
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _flat(value: Any) -> Any:
+    """A value as a cell of csv has it: of lists the items, and objects as JSON."""
+    if isinstance(value, list):
+        return [_json(item) if isinstance(item, (dict, list)) else item for item in value]
+    return _json(value) if isinstance(value, dict) else value
+
+
+def _flat_item(name: str) -> Any:
+    return lambda row: _flat(row[name])
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True)
+
+
+def _with_commas(indent: str, rows: Iterable[Any]) -> Iterator[str]:
+    before = None
+    for row in rows:
+        if before is not None:
+            yield f"{indent}{before},"
+        before = _json(row)
+    if before is not None:
+        yield f"{indent}{before}"
+
+
+# ---- formats
+
+Sections = Sequence[tuple[Section, Found]]
+
+
+def _json_report(dataset: Dataset, found: Sections, _: str, __: Optional[int]) -> Iterator[str]:
+    yield f'{{"schema": {_json(SCHEMA)}, "tool": {_json(__version__)},'
+    yield f' "dataset": {_json(str(dataset.path))},'
+    yield ' "sections": {'
+    for number, (section, what) in enumerate(found, 1):
+        yield f'  {_json(section.name)}: {{"total": {what.total}, "rows": ['
+        yield from _with_commas("   ", what.rows)
+        yield "  ]}" if number == len(found) else "  ]},"
+    yield " }}"
+
+
+def _jsonl_report(_: Dataset, found: Sections, __: str, ___: Optional[int]) -> Iterator[str]:
+    return jsonl_lines(
+        {"section": section.name, **row} for section, what in found for row in what.rows
+    )
+
+
+def _csv_report(_: Dataset, found: Sections, __: str, ___: Optional[int]) -> Iterator[str]:
+    [(_section, what)] = found
+    return csv_lines({name: _flat_item(name) for name in what.columns}, what.rows)
+
+
+def _table_report(_: Dataset, found: Sections, format: str, width: Optional[int]) -> Iterator[str]:
+    for number, (section, what) in enumerate(found):
+        if number:
+            yield ""
+        yield _heading(section, what)
+        if what.rows:
+            yield ""
+            if section.name == "summary":
+                yield from _summary_table(what, format, width)
+            elif section.table:
+                yield from table_lines(section.table, what.rows, _style(format), width)
+            else:
+                yield from _table(what.columns, what.rows, format, width)
+
+
+_LINES = {"json": _json_report, "jsonl": _jsonl_report, "csv": _csv_report}
+
+
+def _heading(section: Section, what: Found) -> str:
+    if not what.rows:
+        return f"{section.title}: none"
+    if len(what.rows) < what.total:
+        return f"{section.title} (the first {len(what.rows)} of {what.total})"
+    return section.title
+
+
+# ---- tables
+
+
+def _summary_table(what: Found, format: str, width: Optional[int]) -> Iterator[str]:
+    # One row of many columns: read downwards.
+    [row] = what.rows
+    columns = (
+        Column("WHAT", lambda name: name.replace("_", " ")),
+        Column("VALUE", lambda name: _cell(name, row[name]), floor=30),
+    )
+    return table_lines(columns, what.columns, _style(format), width)
+
+
+def _table(
+    columns: Sequence[str], rows: Iterable[Row], format: str, width: Optional[int]
+) -> Iterator[str]:
+    rows = list(rows)
+    return table_lines([_column(name, rows) for name in columns], rows, _style(format), width)
+
+
+def _style(format: str) -> Optional[str]:
+    return None if format == "table" else format
+
+
+def _column(name: str, rows: Sequence[Row]) -> Column:
+    numbers = bool(rows) and all(isinstance(row[name], (int, float, type(None))) for row in rows)
+    return Column(
+        _title(name),
+        lambda row: _cell(name, row[name]),
+        right=numbers,
+        floor=_FLOORS.get(name, 0),
+        brief=lambda row: _brief(name, row[name]),
+        optional=_OPTIONAL.get(name, 0),
+    )
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, name.replace("_", " ")).upper()
+
+
+_TITLES = {"unreliable_share": "share"}
+
+_FLOORS = {
+    "source": 20, "host": 10, "release": 10, "releases": 10, "function": 16, "functions": 22,
+    "entries": 10, "line": 30, "comm": 10, "tools": 10,
+}  # fmt: skip
+"""Columns of words, which may be shortened."""
+
+_OPTIONAL = {
+    "builds": 1, "attempts": 1, "quarantined": 2, "audits": 2, "sources": 2, "reliable": 3, "last_seen": 4,
+    "unknown": 5, "releases": 6,
+}  # fmt: skip
+"""Columns that may be left out of a table, the first first."""
+
+
+def _cell(name: str, value: Any) -> Union[str, list[str]]:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return _measure(value, _unit(name))
+    if isinstance(value, dict):
+        return _json(value)
+    if isinstance(value, list):
+        return _names(value)
+    return _when(value) if _is_time(name) else str(value)
+
+
+def _brief(name: str, value: Any) -> Union[str, list[str]]:
+    if value is None:
+        return "-"
+    if name == "source" and isinstance(value, str):
+        return _end_of_path(value)
+    return _day(value) if _is_time(name) and isinstance(value, str) else _cell(name, value)
+
+
+def _is_time(name: str) -> bool:
+    return name.endswith("_seen")
+
+
+def _when(time: str) -> str:
+    day, t, clock = time.partition("T")
+    return f"{day} {clock[:5]}" if t else day
+
+
+def _day(time: str) -> str:
+    return time.partition("T")[0]
+
+
+def _end_of_path(path: str) -> str:
+    # Most begin alike.
+    parts = path.rsplit("/", 2)
+    return "…/" + "/".join(parts[1:]) if len(parts) == 3 and len(parts[0]) > 1 else path
+
+
+def _unit(name: str) -> Optional[str]:
+    endings = {"_share": "share", "seconds": "seconds", "_bytes": "bytes"}
+    return next((unit for ending, unit in endings.items() if name.endswith(ending)), None)
+
+
+def _measure(value: Union[int, float], unit: Optional[str]) -> str:
+    if unit == "share":
+        return f"{100 * value:.1f}%"
+    if unit == "bytes":
+        return f"{value / (1 << 20):.1f} MiB"
+    if unit == "seconds":
+        return f"{value:.1f} s"
+    if isinstance(value, int):
+        return str(value)  # not through a float: it may have 64 bits
+    return f"{value:.0f}" if unit == "frames" else f"{value:.2f}"
+
+
+_NAMES_MAX = 3
+_FRAMES_MAX = 12
+
+
+def _names(items: list[Any]) -> str:
+    texts = [item if isinstance(item, str) else _json(item) for item in items]
+    more = len(texts) - _NAMES_MAX
+    return ", ".join(texts[:_NAMES_MAX]) + (f" +{more}" if more > 0 else "") or "-"
+
+
+def _stack(functions: list[str]) -> list[str]:
+    # With an empty line below, or the stacks of two rows run into each other.
+    more = len(functions) - _FRAMES_MAX
+    last = [f"and {more} more"] if more > 0 else []
+    return [*(functions[:_FRAMES_MAX] or ["-"]), *last, ""]
+
+
+def _seen(row: Row) -> list[str]:
+    # Once where it is one day.
+    days = [_day(row[name]) for name in ("first_seen", "last_seen") if row[name]]
+    return list(dict.fromkeys(days)) or ["-"]
+
+
+def _in_its_unit(name: str) -> Column:
+    return Column(
+        _title(name),
+        lambda row: "-" if row[name] is None else _measure(row[name], row["unit"]),
+        right=True,
+    )
+
+
+_STACKS_TABLE = (
+    Column("TASKS", lambda row: str(row["tasks"]), right=True),
+    Column("HOSTS", lambda row: str(row["hosts"]), right=True),
+    Column("VERDICT", lambda row: [row["verdict"], row["reason"] or "", row["stack_hash"]]),
+    Column("SEEN", _seen, optional=1),
+    Column(
+        "EXAMPLE",
+        lambda row: [row["source"], f"pid {row['pid']} {row['comm']}", _names(row["releases"])],
+        floor=20,
+        brief=lambda row: [
+            _end_of_path(row["source"]),
+            f"pid {row['pid']} {row['comm']}",
+            _names(row["releases"]),
+        ],
+    ),
+    Column("STACK", lambda row: _stack(row["functions"]), floor=30),
+)
+
+_OUTLIERS_TABLE = (
+    Column("KIND", lambda row: row["kind"]),
+    _column("source", ()),
+    _column("host", ()),
+    Column("RELEASE", lambda row: row["release"] or "-", floor=10, optional=1),
+    _in_its_unit("value"),
+    _in_its_unit("median"),
+    Column(
+        "SCORE", lambda row: "-" if row["score"] is None else f"{row['score']:+.1f}", right=True
+    ),
+    Column("DETAIL", lambda row: row["detail"] or "-", floor=30),
+)
+
+
+# ---- the sections
+
+_SHARE = "sum(unreliable) / nullif(sum(reliable) + sum(unreliable), 0)"
+"""Of those that could be judged."""
+
+_COUNTS = """
+    coalesce(sum(tasks), 0)::BIGINT AS tasks,
+    coalesce(sum(reliable), 0)::BIGINT AS reliable,
+    coalesce(sum(unreliable), 0)::BIGINT AS unreliable,
+    coalesce(sum(unknown), 0)::BIGINT AS unknown
+"""
+
+_SEEN = "min(time) AS first_seen, max(time) AS last_seen"
+
+
+def _distinct_of(column: str) -> str:
+    return f"coalesce(list_sort(list(DISTINCT {column}) FILTER ({column} IS NOT NULL)), [])"
+
+
+_SPREAD = f"""
+    count(DISTINCT audit_id) AS audits, count(DISTINCT host) AS hosts,
+    {_distinct_of("release")} AS releases
+"""
+
+_FAR = 3.5
+"""As many times the usual spread from the median is far (Iglewicz and Hoaglin 1993)."""
+
+_SAMPLE_MIN = 3
+"""Among fewer nothing is usual."""
+
+_SHARE_OUTLIERS = f"""
+    SELECT 'unreliable share' AS kind, source, host, release, share AS value, 'share' AS unit,
+        median, (share - median) / spread AS score,
+        unreliable || ' of ' || judged || ' tasks are unreliable' AS detail
+    FROM (
+        -- The median absolute deviation, as that of a normal distribution; but one task is no spread.
+        SELECT *, greatest(
+            1.4826 * median(abs(share - median)) OVER (PARTITION BY release, unwinder),
+            1 / judged
+        ) AS spread
+        FROM (
+            SELECT *, median(share) OVER alike AS median, count(*) OVER alike AS sample
+            FROM (
+                SELECT source, host, release, unwinder, unreliable, reliable + unreliable AS judged,
+                    unreliable / (reliable + unreliable) AS share
+                FROM audits WHERE reliable + unreliable > 0
+            )
+            WINDOW alike AS (PARTITION BY release, unwinder)
+        )
+        WHERE sample >= {_SAMPLE_MIN}
+    )
+    WHERE abs(share - median) > {_FAR} * spread
+"""
+
+_DEEPEST = """
+    SELECT 'deepest stack' AS kind, example.source AS source, example.host AS host,
+        example.release AS release, depth AS value, 'frames' AS unit,
+        (SELECT median(depth) FROM tasks) AS median, NULL AS score,
+        'pid ' || example.pid || ' ' || example.comm || coalesce(' in ' || example.function, '') AS detail
+    FROM (
+        SELECT max(depth) AS depth, min({
+            'time': coalesce(time, 'infinity'::TIMESTAMP), 'source': source, 'pid': pid,
+            'comm': comm, 'host': host, 'release': release, 'function': function
+        }) AS example
+        FROM tasks WHERE depth > 0 GROUP BY stack_hash
+    )
+"""
+
+
+def _costliest(kind: str, column: str, unit: str) -> str:
+    return f"""
+        SELECT '{kind}' AS kind, source, host, release, {column} AS value, '{unit}' AS unit,
+            (SELECT median({column}) FROM audits) AS median, NULL AS score,
+            coalesce(tasks || ' tasks', line) AS detail
+        FROM audits WHERE {column} IS NOT NULL
+    """
+
+
+_OUTLIERS = f"""
+    SELECT kind, source, host, release, value::DOUBLE AS value, unit, median::DOUBLE AS median,
+        score::DOUBLE AS score, detail
+    FROM (
+        SELECT *, row_number() OVER (
+            PARTITION BY kind ORDER BY abs(coalesce(score, value)) DESC, source
+        ) AS rank
+        FROM (
+            SELECT 1 AS number, * FROM ({_SHARE_OUTLIERS})
+            UNION ALL SELECT 2, * FROM ({_DEEPEST})
+            UNION ALL SELECT 3, * FROM ({_costliest("slowest audit", "seconds", "seconds")})
+            UNION ALL SELECT 4, * FROM ({_costliest("most memory", "peak_memory_bytes", "bytes")})
+        )
+    )
+    ORDER BY rank, number
+"""
+
+_VERDICT_RANK = "CASE verdict WHEN 'unreliable' THEN 0 WHEN 'unknown' THEN 1 ELSE 2 END"
+
+SECTIONS = {
+    section.name: section
+    for section in (
+        Section(
+            "summary",
+            "Summary",
+            f"""
+            SELECT count(*) AS sources,
+                count(*) FILTER (status = 'audited') AS audited,
+                count(*) FILTER (status = 'partly unknown') AS partly_unknown,
+                count(*) FILTER (status = 'failed') AS failed,
+                count(*) FILTER (quarantined) AS quarantined,
+                count(DISTINCT host) AS hosts, count(DISTINCT release) AS releases,
+                count(DISTINCT build_id) AS builds, {_SEEN}, {_COUNTS},
+                {_SHARE} AS unreliable_share, round(coalesce(sum(seconds), 0), 3) AS seconds,
+                max(peak_memory_bytes) AS peak_memory_bytes,
+                {_distinct_of("tool")} AS tools
+            FROM audits
+            """,
+        ),
+        Section(
+            "kernels",
+            "Kernels, those with the largest share of unreliable stacks first",
+            f"""
+            SELECT release, unwinder, count(DISTINCT build_id) AS builds, count(*) AS audits,
+                count(DISTINCT host) AS hosts, {_COUNTS}, {_SHARE} AS unreliable_share, {_SEEN}
+            FROM audits WHERE status <> 'failed'
+            GROUP BY release, unwinder
+            ORDER BY unreliable_share DESC NULLS LAST, release, unwinder
+            """,
+        ),
+        Section(
+            "hosts",
+            "Hosts, those with the largest share of unreliable stacks first",
+            f"""
+            SELECT host, count(*) AS sources, count(*) FILTER (status = 'failed') AS failed,
+                {_distinct_of("release")} AS releases,
+                {_COUNTS}, {_SHARE} AS unreliable_share, {_SEEN}
+            FROM audits
+            GROUP BY host
+            ORDER BY unreliable_share DESC NULLS LAST, failed DESC, host
+            """,
+        ),
+        Section(
+            "functions",
+            "Functions interrupted in unreliable stacks",
+            f"""
+            SELECT function, count(*) AS count, count(DISTINCT (audit_id, task)) AS tasks, {_SPREAD},
+                {_distinct_of("entry")} AS entries, {_SEEN}
+            FROM interrupted
+            GROUP BY function
+            ORDER BY count DESC, function
+            """,
+        ),
+        Section(
+            "reasons",
+            "Verdicts and reasons",
+            f"""
+            SELECT verdict, reason, count(*) AS tasks, {_SPREAD}, {_SEEN}
+            FROM tasks
+            GROUP BY verdict, reason
+            ORDER BY {_VERDICT_RANK}, tasks DESC, reason
+            """,
+        ),
+        Section(
+            "stacks",
+            "Identical stacks, unreliable ones first, then those on most hosts",
+            f"""
+            SELECT stack_hash, verdict, reason, tasks, audits, hosts, releases, first_seen,
+                last_seen, source, pid, comm, functions
+            FROM stacks
+            ORDER BY {_VERDICT_RANK}, hosts DESC, tasks DESC, stack_hash, reason
+            """,
+            table=_STACKS_TABLE,
+        ),
+        Section(
+            "outliers",
+            "Outliers: shares unusual for the release, and the largest of the rest",
+            _OUTLIERS,
+            together="kind",
+            table=_OUTLIERS_TABLE,
+        ),
+        Section(
+            "failures",
+            "What could not be audited, or not all of it",
+            """
+            SELECT status, source, host, exit_code, cause, attempts, quarantined, line
+            FROM audits WHERE status <> 'audited'
+            ORDER BY status, quarantined DESC, source
+            """,
+        ),
+    )
+}
+"""All sections by name, in the order of the report."""
