@@ -23,7 +23,7 @@ def of_source(source: Source) -> Facts:
     facts: Facts = {
         "source": source.name,
         "audit_id": secrets.token_hex(8),
-        "tags": list(source.tags.items()),
+        "tags": dict(source.tags),
         "tool": __version__,
         "worker": socket.gethostname(),
         "audited_at": time.time_ns() // 1000,
