@@ -96,9 +96,8 @@ def _key(path: str) -> str:
     identity = hashlib.sha256()
     with open_regular(path) as file:
         status = os.fstat(file.fileno())
-        identity.update(
-            f"{os.path.realpath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode()
-        )
+        identity.update(os.fsencode(os.path.realpath(path)))
+        identity.update(f"\0{status.st_size}\0{status.st_mtime_ns}".encode())
         identity.update(file.read(_KEY_BYTES))
         file.seek(max(0, status.st_size - _KEY_BYTES))
         identity.update(file.read(_KEY_BYTES))
