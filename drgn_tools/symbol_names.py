@@ -136,11 +136,9 @@ class SymbolNames:
     def find(self, name: str) -> list[int]:
         """Return the numbers of all symbols of a name, ascending."""
         # Built with LTO by clang, kernels of some versions have sorted by the name
-        # up to the first period. Of a name without one the order is the same.
-        if self._in_order is None or "." in name or not name.isascii():
+        # up to the first period. For an identifier the order is the same.
+        if self._in_order is None or not (name.isascii() and name.isidentifier()):
             return self._scanned(name)
-        if not name:
-            return []
         in_order = self._in_order
         sample = bisect_left(self._samples, name)
         end = min(sample * _SAMPLE_STEP, len(self))
