@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The report as one HTML file, which opens from a disk with no network.
 
-The template, style and script lie next to this; the figures go in as JSON that no text in a
+The template, style and scripts lie in page_parts; the figures go in as JSON that no text in a
 dump can end or leave. The page's Content-Security-Policy lets nothing run or load but the
 script and style by their hashes.
 """
@@ -29,6 +29,19 @@ from .views import connect, naming_damaged_files
 __all__ = ("write_page",)
 
 
+_SCRIPTS = (
+    "elements.js",
+    "counts.js",
+    "table.js",
+    "tables.js",
+    "figures.js",
+    "time_line.js",
+    "flame_graph.js",
+    "page.js",
+)
+"""In this order one script."""
+
+
 def write_page(dataset: Dataset, path: Path, most: Most = MOST) -> None:
     """Write the page about *dataset* to the file *path*, whole or not at all.
 
@@ -45,7 +58,7 @@ def write_page(dataset: Dataset, path: Path, most: Most = MOST) -> None:
 
 
 def _page(data: Mapping[str, Any]) -> str:
-    style, script = _packaged("page.css"), _packaged("page.js")
+    style, script = _packaged("page.css"), "".join(map(_packaged, _SCRIPTS))
     parts = {
         "style": style,
         "style-hash": _hash(style),
@@ -58,7 +71,7 @@ def _page(data: Mapping[str, Any]) -> str:
 
 
 def _packaged(name: str) -> str:
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+    return (resources.files(__package__) / "page_parts" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
