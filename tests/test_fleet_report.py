@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -28,6 +29,7 @@ from drgn_tools.fleet import schema
 from drgn_tools.fleet.dataset import Dataset, source_key
 from drgn_tools.fleet.report import SECTIONS, report_lines, sql_lines
 from drgn_tools.fleet.schema import audit_file, stack_hash, tasks_file
+from drgn_tools.fleet.views import VIEWS
 from drgn_tools.queries import kernel_frames
 from drgn_tools.records import Frame, KernelAudit, TaskStack, Verdict
 from drgn_tools.render.labels import function_label
@@ -684,3 +686,24 @@ def test_golden(
 def test_no_golden_file_is_left_over() -> None:
     found = {path.stem for path in (GOLDEN_FILES / "fleet").glob("*")}
     assert found <= {line.replace(" ", "_") for line in GOLDEN}
+
+
+DOC = Path(__file__).parent.parent / "docs" / "fleet-report.md"
+
+
+def _examples() -> list[str]:
+    return re.findall(
+        r'^ {4}drgn-tools fleet report fleet --sql "(.*)"', DOC.read_text(), re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("query", [*_examples(), "SELECT printf('0x%x', ip) AS ip FROM frames"])
+def test_the_queries_of_the_docs_find_something(fleet: Dataset, query: str) -> None:
+    assert sql(fleet, query)["rows"]
+
+
+def test_the_docs_name_all_there_is() -> None:
+    text = DOC.read_text()
+    assert len(_examples()) == 4
+    for name in (*SECTIONS, *VIEWS):
+        assert f"| `{name}` |" in text
