@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -704,6 +705,22 @@ def test_a_device_stays_one(tmp_path: Path) -> None:
     device = Path(os.devnull)
     write_page(write_dataset(tmp_path / "dataset", FLEET[:1]), device)
     assert device.is_char_device()
+
+
+def test_a_page_goes_through_a_pipe(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "dataset", FLEET[:1])
+    code = (
+        "import sys; from pathlib import Path; from drgn_tools.fleet.dataset import Dataset; "
+        "from drgn_tools.fleet.page import write_page; "
+        "write_page(Dataset.open(Path(sys.argv[1])), Path('/dev/stdout'))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "dataset")],
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert run.stdout.startswith(b"<!DOCTYPE html>") and run.stdout.endswith(b"</html>\n")
 
 
 # ---- how it looks

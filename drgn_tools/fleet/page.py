@@ -89,10 +89,10 @@ def _inert_json(data: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path = path.resolve()
     if path.exists() and not path.is_file():
-        path.write_bytes(content)  # /dev/stdout: there is nothing to put in its place
+        path.write_bytes(content)  # /dev/stdout: nothing can be put in its place
         return
+    path = path.resolve()
     unfinished = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
     try:
         unfinished.write_bytes(content)
