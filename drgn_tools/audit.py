@@ -48,7 +48,15 @@ from .unwind_frame import (
 )
 from .why import Why, changed, no_verdict_here, running, why
 
-__all__ = ("audit_kernel", "crashed_stack", "kernel_info", "task_stack", "task_stacks")
+__all__ = (
+    "AuditUnderWay",
+    "audit_kernel",
+    "audit_under_way",
+    "crashed_stack",
+    "kernel_info",
+    "task_stack",
+    "task_stacks",
+)
 
 _PID_MAX_LIMIT = 4 * 1024 * 1024
 """linux/threads.h: no PID reaches this; every address of the kernel is above."""
@@ -126,23 +134,62 @@ def audit_kernel(
         of the audit.
     :raises TypesError: the types this rests on are missing.
     """
-    kernel = _Kernel(prog)
-    stacks: list[TaskStack] = []
-    problems = []
-    for task in kernel.tasks:
-        if max_tasks is not None and len(stacks) >= max_tasks:
-            problems.append(f"there are more than the {max_tasks} tasks that were looked at")
-            break
-        stack = kernel.stack(task)
-        if stack is not None:
-            stacks.append(stack)
-        if progress is not None:
-            progress(len(stacks))
-    return KernelAudit(
-        kernel.info(),
-        tuple(stacks),
-        (*kernel.problems(), *problems, *_suspicious_emptiness(stacks)),
-    )
+    audit = AuditUnderWay(prog, progress, max_tasks)
+    tasks = tuple(audit)
+    return KernelAudit(audit.kernel, tasks, tuple(audit.problems))
+
+
+@takes_program_or_default
+def audit_under_way(
+    prog: Program,
+    progress: Optional[Callable[[int], None]] = None,
+    max_tasks: Optional[int] = None,
+) -> Union[KernelAudit, AuditUnderWay]:
+    """As :func:`audit_kernel`, but the records of a dump come one by one and are not kept.
+
+    A kernel that runs does not wait for who reads them: there all are taken first.
+    """
+    if is_live(prog):
+        return audit_kernel(prog, progress, max_tasks)
+    return AuditUnderWay(prog, progress, max_tasks)
+
+
+class AuditUnderWay:
+    """An audit that keeps no records: of a million tasks it takes little more memory than of one.
+
+    The records come from iterating over it, once. Parameters are those of :func:`audit_kernel`.
+    """
+
+    kernel: KernelInfo
+    """The kernel."""
+    problems: list[str]
+    """As :attr:`KernelAudit.problems`; complete when the last record was taken."""
+
+    def __init__(
+        self, prog: Program, progress: Optional[Callable[[int], None]], max_tasks: Optional[int]
+    ) -> None:
+        self._kernel = _Kernel(prog)
+        self._progress = progress
+        self._max_tasks = max_tasks
+        self.kernel = self._kernel.info()
+        self.problems = []
+
+    def __iter__(self) -> Iterator[TaskStack]:
+        kernel, progress = self._kernel, self._progress
+        done = empty = 0
+        too_many = []
+        for task in kernel.tasks:
+            if self._max_tasks is not None and done >= self._max_tasks:
+                too_many = [f"there are more than the {self._max_tasks} tasks that were looked at"]
+                break
+            stack = kernel.stack(task)
+            if stack is not None:
+                done += 1
+                empty += stack.verdict is Verdict.RELIABLE and not stack.frames
+                yield stack
+            if progress is not None:
+                progress(done)
+        self.problems[:] = (*kernel.problems(), *too_many, *_suspicious_emptiness(empty, done))
 
 
 @takes_program_or_default
@@ -573,13 +620,12 @@ def _text_of(prog: Program) -> KernelText:
     return text
 
 
-def _suspicious_emptiness(stacks: Sequence[TaskStack]) -> Iterator[str]:
+def _suspicious_emptiness(empty: int, tasks: int) -> Iterator[str]:
     # One stack without frames is the kernel's own oddity. Most stacks without
     # are a layout that is wrong, and all those "reliable" would be a lie.
-    empty = sum(1 for s in stacks if s.verdict is Verdict.RELIABLE and not s.frames)
-    if stacks and 2 * empty > len(stacks):
+    if 2 * empty > tasks:
         yield (
-            f"{empty} of {len(stacks)} stacks have no frame on them: the types are likely damaged,"
+            f"{empty} of {tasks} stacks have no frame on them: the types are likely damaged,"
             " and the verdicts not to be believed"
         )
 

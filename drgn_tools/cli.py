@@ -18,8 +18,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Callable, Optional, Union
 
 from .arguments import Arguments, parse_arguments
 from .errors import (
@@ -46,7 +45,11 @@ from .render.output import (
 if TYPE_CHECKING:
     from drgn import Program
 
+    from .audit import AuditUnderWay
+    from .queries import Selection
     from .render.views import View
+
+    Audit = Union[KernelAudit, AuditUnderWay]
 
 __all__ = ("main",)
 
@@ -166,27 +169,40 @@ def _open(args: Arguments, console: Console) -> Program:
         console.end_progress()
 
 
-def _audit(args: Arguments, console: Console) -> KernelAudit:
+def _audit(args: Arguments, console: Console) -> Audit:
+    """What was asked of the kernel that was opened; its records can be taken once."""
+    from .audit import audit_under_way
+    from .program import while_it_is_there
+
     prog = _open(args, console)
     began = time.monotonic()
-    audit = _audit_once(prog, args, console)
+    # Where rows come out as they are made, a line that comes and goes would be in their way.
+    shown = not (args.format in _STREAMED and is_terminal(sys.stdout))
+    try:
+        with while_it_is_there(prog):
+            audit = audit_under_way(
+                prog, progress=_count_on(console) if shown else None, max_tasks=args.max_tasks
+            )
+    finally:
+        console.end_progress()
     _introduce(audit.kernel, args, console)
     if args.core is None:
         console.note(f"read in {time.monotonic() - began:.2f} s")
     return audit
 
 
-def _audit_once(prog: Program, args: Arguments, console: Console) -> KernelAudit:
-    from .audit import audit_kernel
-    from .program import while_it_is_there
+_STREAMED = frozenset(("json", "jsonl", "csv", "text"))
+"""Formats whose rows do not wait for the last one."""
 
+
+def _count_on(console: Console) -> Callable[[int], None]:
+    return lambda done: console.progress(f"{done} tasks")
+
+
+def _taken(audit: Audit, console: Console) -> Iterator[TaskStack]:
+    """The records of an audit, and no progress any more behind the last."""
     try:
-        with while_it_is_there(prog):
-            return audit_kernel(
-                prog,
-                progress=lambda done: console.progress(f"{done} tasks"),
-                max_tasks=args.max_tasks,
-            )
+        yield from audit
     finally:
         console.end_progress()
 
@@ -202,12 +218,42 @@ def _introduce(kernel: KernelInfo, args: Arguments, console: Console) -> None:
         console.note(f"note: {note}")
 
 
+class _Unjudged:
+    """Counts tasks without an answer that should have one, on their way to be selected."""
+
+    def __init__(self, selection: Selection) -> None:
+        # "--check --verdict unreliable" must not be content where there are no verdicts.
+        self._selection = selection.of_any_verdict()
+        self.reasons: Counter[Reason] = Counter()
+        self.why: dict[Reason, str] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.reasons)
+
+    def over(self, tasks: Iterable[TaskStack]) -> Iterator[TaskStack]:
+        """*tasks* as they are, counted."""
+        from .queries import KERNEL_WIDE
+
+        for task in tasks:
+            reason = task.reason
+            if (
+                task.verdict is Verdict.UNKNOWN
+                and reason is not None
+                and reason is not Reason.RUNNING
+                and task in self._selection
+            ):
+                self.reasons[reason] += 1
+                if reason in KERNEL_WIDE and task.why is not None:
+                    self.why[reason] = task.why
+            yield task
+
+
 class _Tally:
     """Counts tasks on their way to a renderer, and knows what the exit code will be."""
 
     def __init__(self, console: Console, problems: Sequence[str] = ()) -> None:
         self._console = console
-        self._problems = problems
+        self._problems = problems  # complete when the last task has come
         self._verdicts: Counter[Verdict] = Counter()
         self._unreadable = 0
 
@@ -223,13 +269,13 @@ class _Tally:
             self._unreadable += task.reason is Reason.UNREADABLE
             yield task
 
-    def finish(self, check: bool = False, unjudged: Sequence[TaskStack] = ()) -> int:
+    def finish(self, check: bool = False, unjudged: Optional[_Unjudged] = None) -> int:
         """Say what there is to say; the exit code.
 
         A finding is certain whatever could not be read, so it goes first.
 
         :param check: is an unreliable task a finding?
-        :param unjudged: tasks without an answer that should have one.
+        :param unjudged: counts of tasks without an answer that should have one.
         """
         from .render.summary import unjudged_line, unreadable_line, verdict_line
 
@@ -237,7 +283,7 @@ class _Tally:
         for problem in self._problems:
             self._console.problem("warning", problem)
         if unjudged:
-            self._console.problem("warning", unjudged_line(unjudged))
+            self._console.problem("warning", unjudged_line(unjudged.reasons, unjudged.why))
         elif self._unreadable:
             self._console.problem("warning", unreadable_line(self._unreadable))
         if check and self._verdicts[Verdict.UNRELIABLE]:
@@ -254,21 +300,26 @@ def _tasks(args: Arguments, console: Console) -> int:
     return _list_tasks(_audit(args, console), args, console)
 
 
-def _list_tasks(audit: KernelAudit, args: Arguments, console: Console) -> int:
+def _list_tasks(audit: Audit, args: Arguments, console: Console) -> int:
     from .queries import sort_tasks
     from .render import views
 
-    tally = _Tally(console, audit.problems)
-    tasks: Iterable[TaskStack] = tally.over(args.selection.of(audit.tasks))
+    tally, unjudged = _Tally(console, audit.problems), _Unjudged(args.selection)
+    found = _taken(audit, console)
+    tasks: Iterable[TaskStack] = tally.over(
+        args.selection.of(unjudged.over(found) if args.check else found)
+    )
     if args.sort is not None:
         tasks = sort_tasks(tasks, args.sort)
     _show(args, views.TASKS_WITH_FRAMES if args.frames else views.TASKS, audit, tasks)
     _warn_of_nothing(args, console, tally)
-    return tally.finish(args.check, _unjudged(args, audit) if args.check else ())
+    return tally.finish(args.check, unjudged)
 
 
 def _watch(every_s: float, args: Arguments, console: Console) -> int:
     """Shows what changes on a running kernel, until it is interrupted or all has been reliable."""
+    from .audit import audit_kernel
+    from .program import while_it_is_there
     from .render.changes import change_lines
     from .watch import Watch
 
@@ -276,7 +327,9 @@ def _watch(every_s: float, args: Arguments, console: Console) -> int:
     watch = Watch()
     for look in itertools.count(1):
         began = time.monotonic()
-        audit = _audit_once(prog, args, console)
+        with while_it_is_there(prog):
+            audit = audit_kernel(prog, progress=_count_on(console), max_tasks=args.max_tasks)
+        console.end_progress()
         if look == 1:
             _introduce(audit.kernel, args, console)
         selected = list(args.selection.of(audit.tasks))
@@ -285,19 +338,12 @@ def _watch(every_s: float, args: Arguments, console: Console) -> int:
             break
         console.progress(f"look {look}: {len(selected)} tasks, {watch.waiting} not reliable yet")
         time.sleep(max(0.0, began + every_s - time.monotonic()))
-    tally = _Tally(console, audit.problems)
+    tally, unjudged = _Tally(console, audit.problems), _Unjudged(args.selection)
     for _ in tally.over(selected):
         pass
-    return tally.finish(args.check, _unjudged(args, audit) if args.check else ())
-
-
-def _unjudged(args: Arguments, audit: KernelAudit) -> list[TaskStack]:
-    # "--check --verdict unreliable" must not be content where there are no verdicts.
-    return [
-        task
-        for task in args.selection.of_any_verdict().of(audit.tasks)
-        if task.verdict is Verdict.UNKNOWN and task.reason is not Reason.RUNNING
-    ]
+    for _ in unjudged.over(audit if args.check else ()):
+        pass
+    return tally.finish(args.check, unjudged)
 
 
 def _warn_of_nothing(args: Arguments, console: Console, tally: _Tally) -> None:
@@ -310,14 +356,17 @@ def _stack(args: Arguments, console: Console) -> int:
     from .render import views
     from .render.stack import draw_stacks
 
+    audit: Audit
+    selected: Iterable[TaskStack]
     if args.all or args.on_cpu or args.filters:
         audit = _audit(args, console)
-        selected = tasks_on_cpu(audit) if args.on_cpu else args.selection.of(audit.tasks)
-        audit = replace(audit, tasks=tuple(selected))
+        found = _taken(audit, console)
+        selected = tasks_on_cpu(found) if args.on_cpu else args.selection.of(found)
     else:
         audit = _audit_of(args, console)
+        selected = audit
     tally = _Tally(console, audit.problems)
-    tasks = tally.over(audit.tasks)
+    tasks = tally.over(selected)
     if args.format == "text":
         write_lines(draw_stacks(tasks, audit.kernel))
     else:
@@ -353,7 +402,7 @@ def _regs(args: Arguments, console: Console) -> int:
 
     audit = _audit(args, console)
     tally = _Tally(console, audit.problems)
-    tasks = tally.over(args.selection.of(audit.tasks))
+    tasks = tally.over(args.selection.of(_taken(audit, console)))
     user_mode = None if args.mode is None else args.mode == "user"
     _show(args, views.regs_view(audit.kernel.arch), audit, saved_regs(tasks, user_mode))
     _warn_of_nothing(args, console, tally)
@@ -367,7 +416,7 @@ def _groups(args: Arguments, console: Console) -> int:
 
     audit = _audit(args, console)
     tally = _Tally(console, audit.problems)
-    tasks = tally.over(args.selection.of(audit.tasks))
+    tasks = tally.over(args.selection.of(_taken(audit, console)))
     if args.format == "folded":
         write_lines(folded_lines(tasks, args.by_comm))
     else:
@@ -384,6 +433,7 @@ def _demo(args: Arguments, console: Console) -> int:
     audit = _audit(args, console)
     if args.format != "table":
         return _list_tasks(audit, args, console)
+    audit = KernelAudit(audit.kernel, tuple(_taken(audit, console)), tuple(audit.problems))
     write_lines(before_tasks(audit.kernel))
     args.sort = args.sort or "verdict"
     code = _list_tasks(audit, args, console)
@@ -402,7 +452,7 @@ def _own_name() -> str:
     return os.path.relpath(sys.argv[0])
 
 
-def _show(args: Arguments, view: View, audit: KernelAudit, records: Iterable[object]) -> None:
+def _show(args: Arguments, view: View, audit: Audit, records: Iterable[object]) -> None:
     from .render.views import render
 
     write_lines(

@@ -7,6 +7,9 @@ hide an earlier one), so the dump itself stays as the lab made it.
 
 from __future__ import annotations
 
+import gc
+import pickle
+import weakref
 from typing import Callable
 
 import drgn
@@ -24,6 +27,8 @@ from drgn_tools import (
     task_stack,
     task_stacks,
 )
+from drgn_tools import audit as audit_module
+from drgn_tools.audit import AuditUnderWay, audit_under_way
 from drgn_tools.layout import layout_of
 
 PAGE = 4096
@@ -329,3 +334,65 @@ def test_entry_code_that_is_not_in_the_dump_leaves_every_verdict_unknown(
 
 def test_generator_gives_the_same_records(whole: KernelAudit, demo_program: drgn.Program) -> None:
     assert tuple(task_stacks(demo_program)) == whole.tasks
+
+
+# ---- what many tasks cost
+
+
+def test_records_that_share_a_story_are_those_of_a_walk_each(
+    whole: KernelAudit, demo_program: drgn.Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len({id(s.frames) for s in whole}) < len(whole)
+    monkeypatch.setattr(audit_module, "outline_of", lambda *_: None)
+    one_by_one = audit_kernel(demo_program)
+    assert one_by_one == whole
+    assert repr(one_by_one.tasks) == repr(whole.tasks)
+    assert pickle.loads(pickle.dumps(whole)) == one_by_one
+
+
+def test_an_audit_under_way_gives_the_same_and_keeps_no_record(
+    whole: KernelAudit, demo_program: drgn.Program
+) -> None:
+    audit = audit_under_way(demo_program)
+    assert isinstance(audit, AuditUnderWay)
+    assert audit.kernel == whole.kernel
+    kept: list[weakref.ref[TaskStack]] = []
+    gc.disable()  # what lives on in a cycle would wait for it
+    try:
+        for theirs, ours in zip(whole, audit):
+            assert ours == theirs
+            assert all(ref() is None for ref in kept)
+            kept.append(weakref.ref(ours))
+            del ours
+    finally:
+        gc.enable()
+    assert len(kept) == len(whole)
+
+
+def test_an_audit_under_way_knows_its_problems_at_the_end(
+    whole: KernelAudit, prog: drgn.Program
+) -> None:
+    overlay(prog, task_field(prog, leaders(whole)[10].task, "tasks.next"), pointer(0))
+    audit = audit_under_way(prog, max_tasks=20)
+    problems = audit.problems
+    assert problems == []
+    assert len(list(audit)) == 20
+    assert list(problems) == ["there are more than the 20 tasks that were looked at"]
+    audit = audit_under_way(prog)
+    assert len(list(audit)) == len(whole)
+    assert "the task list is damaged" in audit.problems[0]
+
+
+def test_nothing_of_a_program_outlives_it(demo_core: str) -> None:
+    class Marker:
+        pass
+
+    prog = open_program(core=demo_core)
+    prog.cache["marker"] = marker = Marker()
+    gone = weakref.ref(marker)
+    audit = audit_kernel(prog)
+    next(iter(task_stacks(prog)))
+    del prog, marker
+    gc.collect()
+    assert gone() is None
+    assert len(audit) > 100

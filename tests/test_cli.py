@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,10 +52,11 @@ def offer(monkeypatch: pytest.MonkeyPatch, audit: KernelAudit) -> None:
     """Let the command line find *audit* in whatever it opens."""
 
     def audit_kernel(
-        prog: object, progress: Callable[[int], None], max_tasks: Optional[int]
+        prog: object, progress: Optional[Callable[[int], None]], max_tasks: Optional[int]
     ) -> KernelAudit:
         for done in range(len(audit)):
-            progress(done + 1)
+            if progress is not None:
+                progress(done + 1)
         return audit
 
     def task_stack(prog: object, which: int) -> TaskStack:
@@ -65,7 +66,8 @@ def offer(monkeypatch: pytest.MonkeyPatch, audit: KernelAudit) -> None:
         raise TaskNotFoundError(f"no task with pid {which} in {audit.kernel.source}")
 
     monkeypatch.setattr("drgn_tools.program.open_program", lambda **_: object())
-    monkeypatch.setattr("drgn_tools.audit.audit_kernel", audit_kernel)
+    for name in ("audit_kernel", "audit_under_way"):
+        monkeypatch.setattr(f"drgn_tools.audit.{name}", audit_kernel)
     monkeypatch.setattr("drgn_tools.audit.task_stack", task_stack)
     monkeypatch.setattr("drgn_tools.audit.kernel_info", lambda prog: audit.kernel)
     crashed = next((task for task in audit if "crashed" in task.flags), None)
@@ -474,6 +476,31 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"drgn-tools {__version__}\n"
 
 
+@pytest.mark.parametrize("style", ["json", "jsonl", "csv"])
+def test_rows_come_while_the_dump_is_read(
+    style: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class UnderWay:
+        kernel = KERNEL
+        problems: list[str] = []
+
+        def __iter__(self) -> Iterator[TaskStack]:
+            for task in TASKS:
+                yield task
+                rows.append(capsys.readouterr().out.count("\n"))
+            self.problems.append("the list is damaged")
+
+    rows: list[int] = []
+    offer(monkeypatch, AUDIT)
+    monkeypatch.setattr("drgn_tools.audit.audit_under_way", lambda *_, **__: UnderWay())
+    assert main(["tasks", "-c", "vmcore", "--format", style]) == 5
+    out, err = capsys.readouterr()
+    # JSON is one behind, for the comma.
+    assert rows[2:] == [1] * (len(TASKS) - 2)
+    assert "the list is damaged" in err
+    assert ("the list is damaged" in out) == (style == "json")
+
+
 # ---- a person at the terminal
 
 
@@ -594,7 +621,7 @@ def audit_kernel(prog, progress, max_tasks):
     return KernelAudit(KERNEL, TASKS * {times})
 
 with mock.patch("drgn_tools.program.open_program"), \\
-     mock.patch("drgn_tools.audit.audit_kernel", audit_kernel):
+     mock.patch("drgn_tools.audit.audit_under_way", audit_kernel):
     sys.exit(main(sys.argv[1:]))
 """
 

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from ..queries import KERNEL_WIDE
-from ..records import KernelInfo, TaskStack, Verdict
+from ..records import KernelInfo, Reason, Verdict
 
 __all__ = ("kernel_line", "unjudged_line", "unreadable_line", "verdict_line")
 
@@ -29,17 +28,17 @@ def verdict_line(counts: Mapping[Verdict, int]) -> str:
     return f"{_count(sum(counts.values()), 'task')}: {each}"
 
 
-def unjudged_line(tasks: Sequence[TaskStack]) -> str:
-    """How many *tasks* could not be judged, and why.
+def unjudged_line(reasons: Counter[Reason], why: Mapping[Reason, str]) -> str:
+    """How many tasks could not be judged, and why.
 
-    :param tasks: of verdict ``unknown``.
+    :param reasons: how many for which reason.
+    :param why: the sentences of reasons that all tasks of a kernel share.
     """
-    why = {task.reason: task.why for task in tasks if task.reason in KERNEL_WIDE}
-    reasons = (
+    each = (
         f"{number} {reason}{f' ({why[reason]})' if reason in why else ''}"
-        for reason, number in Counter(task.reason for task in tasks).most_common()
+        for reason, number in reasons.most_common()
     )
-    return f"{_count(len(tasks), 'task')} could not be judged: {', '.join(reasons)}"
+    return f"{_count(sum(reasons.values()), 'task')} could not be judged: {', '.join(each)}"
 
 
 def unreadable_line(count: int) -> str:
