@@ -44,7 +44,9 @@ class Section:
     title: str
     """What is said above it."""
     query: str
-    """On the views; what matters most comes first."""
+    """On the views. A column whose name begins with ``_`` is only to order by."""
+    order: str = "ALL"
+    """What matters most comes first; no two rows are alike in this."""
     together: Optional[str] = None
     """Rows alike in this column stand together, however they were ranked."""
     table: Sequence[Column] = ()
@@ -102,14 +104,19 @@ def read_section(
     :param connection: of :func:`~drgn_tools.fleet.views.connect`.
     """
     limit = "" if top is None else f"LIMIT {top}"
-    result = connection.execute(f"SELECT *, count(*) OVER () FROM ({section.query}) {limit}")
-    names = tuple(column[0] for column in result.description[:-1])
+    # Ordered at the very outside: of what is inside, DuckDB promises no order.
+    result = connection.execute(
+        f"SELECT *, count(*) OVER () FROM ({section.query}) ORDER BY {section.order} {limit}"
+    )
+    names = [column[0] for column in result.description]
+    shown = tuple(name for name in names[:-1] if not name.startswith("_"))
     values = result.fetchall()
-    rows = [dict(zip(names, map(_plain, row))) for row in values]
+    each = (dict(zip(names, map(_plain, row))) for row in values)
+    rows = [{name: row[name] for name in shown} for row in each]
     if section.together is not None:
         order = list(dict.fromkeys(row[section.together] for row in rows))
         rows.sort(key=lambda row: order.index(row[section.together]))
-    return Found(names, tuple(rows), values[0][-1] if values else 0)
+    return Found(shown, tuple(rows), values[0][-1] if values else 0)
 
 
 def sql_lines(dataset: Dataset, query: str, format: str, width: Optional[int]) -> Iterator[str]:
@@ -535,19 +542,18 @@ def _costliest(kind: str, column: str, unit: str) -> str:
 
 _OUTLIERS = f"""
     SELECT kind, source, host, release, value::DOUBLE AS value, unit, median::DOUBLE AS median,
-        score::DOUBLE AS score, detail
+        score::DOUBLE AS score, detail, _number, _rank
     FROM (
         SELECT *, row_number() OVER (
-            PARTITION BY kind ORDER BY abs(coalesce(score, value)) DESC, source
-        ) AS rank
+            PARTITION BY kind ORDER BY abs(coalesce(score, value)) DESC, source, detail
+        ) AS _rank
         FROM (
-            SELECT 1 AS number, * FROM ({_SHARE_OUTLIERS})
+            SELECT 1 AS _number, * FROM ({_SHARE_OUTLIERS})
             UNION ALL SELECT 2, * FROM ({_DEEPEST})
             UNION ALL SELECT 3, * FROM ({_costliest("slowest audit", "seconds", "seconds")})
             UNION ALL SELECT 4, * FROM ({_costliest("most memory", "peak_memory_bytes", "bytes")})
         )
     )
-    ORDER BY rank, number
 """
 
 _VERDICT_RANK = "CASE verdict WHEN 'unreliable' THEN 0 WHEN 'unknown' THEN 1 ELSE 2 END"
@@ -580,8 +586,8 @@ SECTIONS = {
                 count(DISTINCT host) AS hosts, {_COUNTS}, {_SHARE} AS unreliable_share, {_SEEN}
             FROM audits WHERE status <> 'failed'
             GROUP BY release, unwinder
-            ORDER BY unreliable_share DESC NULLS LAST, release, unwinder
             """,
+            order="unreliable_share DESC NULLS LAST, release, unwinder",
         ),
         Section(
             "hosts",
@@ -592,8 +598,8 @@ SECTIONS = {
                 {_COUNTS}, {_SHARE} AS unreliable_share, {_SEEN}
             FROM audits
             GROUP BY host
-            ORDER BY unreliable_share DESC NULLS LAST, failed DESC, host
             """,
+            order="unreliable_share DESC NULLS LAST, failed DESC, host",
         ),
         Section(
             "functions",
@@ -603,8 +609,8 @@ SECTIONS = {
                 {_distinct_of("entry")} AS entries, {_SEEN}
             FROM interrupted
             GROUP BY function
-            ORDER BY count DESC, function
             """,
+            order="count DESC, function",
         ),
         Section(
             "reasons",
@@ -613,24 +619,25 @@ SECTIONS = {
             SELECT verdict, reason, count(*) AS tasks, {_SPREAD}, {_SEEN}
             FROM tasks
             GROUP BY verdict, reason
-            ORDER BY {_VERDICT_RANK}, tasks DESC, reason
             """,
+            order=f"{_VERDICT_RANK}, tasks DESC, reason",
         ),
         Section(
             "stacks",
             "Identical stacks, unreliable ones first, then those on most hosts",
-            f"""
+            """
             SELECT stack_hash, verdict, reason, tasks, audits, hosts, releases, first_seen,
                 last_seen, source, pid, comm, functions
             FROM stacks
-            ORDER BY {_VERDICT_RANK}, hosts DESC, tasks DESC, stack_hash, reason
             """,
+            order=f"{_VERDICT_RANK}, hosts DESC, tasks DESC, stack_hash, reason",
             table=_STACKS_TABLE,
         ),
         Section(
             "outliers",
             "Outliers: shares unusual for the release, and the largest of the rest",
             _OUTLIERS,
+            order="_rank, _number",
             together="kind",
             table=_OUTLIERS_TABLE,
         ),
@@ -640,8 +647,8 @@ SECTIONS = {
             """
             SELECT status, source, host, exit_code, cause, attempts, quarantined, line
             FROM audits WHERE status <> 'audited'
-            ORDER BY status, quarantined DESC, source
             """,
+            order="status, quarantined DESC, source",
         ),
     )
 }
