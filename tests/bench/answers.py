@@ -100,7 +100,7 @@ def _answer(stack: TaskStack, stack_addr: int) -> object:
         stack,
         task=0,
         pid=0,
-        tgid=stack.pid - stack.tgid and 1,  # a thread, not which
+        tgid=int(stack.pid != stack.tgid),  # a thread of somebody, not of whom
         frames=tuple(replace(frame, regs=on_stack(frame.regs)) for frame in stack.frames),
         regs=tuple(
             # In kernel mode, registers lead to the stack and to the task.
