@@ -34,6 +34,7 @@ __all__ = ("FIGURES", "Bench", "Figure", "Measured")
 
 LARGE = "large"
 """The variant of the lab with thousands of tasks."""
+VARIED = "fp-lsb"
 _SMALL_TASKS = 2_000
 _MANY_TASKS = 100_000
 _MOST_TASKS = 1_000_000
@@ -101,19 +102,12 @@ class Bench:
     @cached_property
     def large(self) -> Dump:
         """One with thousands of tasks."""
-        if self._given:
-            return self._given
-        variant = variant_named(LARGE)
-        try:
-            kernel, dump = kernel_if_cached(variant), cached_dump(variant)
-        except LabError as e:
-            raise NotMeasured(f"the lab cannot run here: {e}") from e
-        if kernel is None or dump is None:
-            raise NotMeasured(
-                f"no dump of thousands of tasks: python -m tests.lab dump {LARGE}, or --core"
-            )
-        tasks = dump.read_about()["tasks"]
-        return Dump(dump.core, f"lab {LARGE}, {tasks} tasks", kernel.vmlinux)
+        return self._given or _of_lab(LARGE)
+
+    @cached_property
+    def varied(self) -> Dump:
+        """One where hardly two tasks have the same stack."""
+        return self._given or _of_lab(VARIED)
 
     @contextmanager
     def multiplied(self, tasks: int) -> Iterator[Dump]:
@@ -155,6 +149,19 @@ class Bench:
         )
 
 
+def _of_lab(name: str) -> Dump:
+    variant = variant_named(name)
+    try:
+        kernel, dump = kernel_if_cached(variant), cached_dump(variant)
+    except LabError as e:
+        raise NotMeasured(f"the lab cannot run here: {e}") from e
+    if kernel is None or dump is None:
+        raise NotMeasured(
+            f"the lab's dump is not there: python -m tests.lab dump {name}, or --core"
+        )
+    return Dump(dump.core, f"lab {name}, {dump.read_about()['tasks']} tasks", kernel.vmlinux)
+
+
 @dataclass(frozen=True)
 class Figure:
     """One line of the table."""
@@ -174,13 +181,13 @@ class Figure:
         return value >= self.bound if self.at_least else value <= self.bound
 
 
-def _drgn(with_dwarf: bool) -> Callable[[Bench], Measured]:
+def _drgn(with_dwarf: bool, varied: bool = False) -> Callable[[Bench], Measured]:
     def measure(bench: Bench) -> Measured:
-        dump = bench.large
+        dump = bench.varied if varied else bench.large
         if with_dwarf and dump.vmlinux is None:
             raise NotMeasured("drgn unwinds with the DWARF of a vmlinux: --vmlinux")
         vmlinux = dump.vmlinux if with_dwarf else ""
-        every = 20 if bench.quick else 1
+        every = 20 if bench.quick and not varied else 1
         return bench.compare(
             lambda: timed_worker("drgns", dump.core, vmlinux, every, env=bench.env()),
             lambda: timed_worker("ours", dump.core, env=bench.env()),
@@ -277,6 +284,14 @@ FIGURES = (
         100,
         True,
         _drgn(with_dwarf=True),
+    ),
+    Figure(
+        "varied",
+        "the same on the lab's usual dump: 141 tasks, few with the same stack, so that what is"
+        " found out once does not pay",
+        None,
+        True,
+        _drgn(with_dwarf=True, varied=True),
     ),
     Figure(
         "no-dwarf",

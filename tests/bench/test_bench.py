@@ -74,6 +74,7 @@ def test_the_figures_are_those_that_were_asked_for() -> None:
     bounds = {f.name: (f.bound, f.at_least) for f in FIGURES}
     assert bounds == {
         "drgn": (100, True),
+        "varied": (None, True),
         "no-dwarf": (None, True),
         "read": (4, False),
         "cold": (2.5, False),
@@ -216,7 +217,7 @@ def test_without_the_labs_dump_the_figures_on_it_name_it(
     assert cache_dir() != tmp_path
     monkeypatch.setenv("DRGN_TOOLS_LAB_CACHE", str(tmp_path))
     bench = Bench(tmp_path, 1, True, None, lambda text: None)
-    for name in ("drgn", "no-dwarf", "read", "crash"):
+    for name in ("drgn", "varied", "no-dwarf", "read", "crash"):
         with pytest.raises(NotMeasured, match="lab"):
             next(f for f in FIGURES if f.name == name).measure(bench)
 
