@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import shlex
@@ -579,6 +578,8 @@ def _checked_format(name: Optional[str], command: str) -> str:
 
     if name in tabulate_formats:
         return name
+    import difflib
+
     near = difflib.get_close_matches(name.lower(), (*ours, *tabulate_formats), n=1)
     meant = f"did you mean {near[0]}? " if near else ""
     raise UsageError(
