@@ -638,7 +638,7 @@ def test_no_script_but_its_own_runs(fleet: Path, browser: Any) -> None:
 
 def test_what_is_not_listed_is_said_and_counted(tmp_path: Path, open_page: Open) -> None:
     dataset = write_dataset(tmp_path / "dataset", FLEET)
-    write_page(dataset, tmp_path / "page.html", Most(sources=6, stacks=5, section_rows=2))
+    write_page(dataset, tmp_path / "page.html", Most(sources=6, stacks=5, failures=2))
     page = open_page(tmp_path / "page.html")
     notices = page.inner_text("#notices")
     assert re.search(r"\d+ rarer stacks with \d+ tasks are not listed", notices)

@@ -32,8 +32,8 @@ class Most:
     stacks: int = 2_000
     counts: int = 300_000
     """Of one stack at one source."""
-    section_rows: int = 1_000
-    """Of a table of the report."""
+    outliers: int = 200
+    failures: int = 1_000
 
 
 MOST = Most()
@@ -77,7 +77,7 @@ def _sections(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     sections, notices = [], []
     for name, (title, hint) in _SHOWN.items():
-        found = read_section(views, SECTIONS[name], most.section_rows)
+        found = read_section(views, SECTIONS[name], getattr(most, name))
         # That of outliers ranks everything: its end is nobody's loss.
         if name == "failures" and found.total > len(found.rows):
             notices.append(
@@ -120,7 +120,7 @@ _SHOWN = {
     "outliers": (
         "Outliers",
         "Sources with a share of unreliable stacks unusual for their kernel; then the deepest stacks, "
-        "the slowest audits and those that took the most memory.",
+        "the slowest audits and those that took the most memory. Of each kind the furthest out.",
     ),
     "failures": ("Failures", "Sources that could not be audited, or not all of them."),
 }

@@ -103,10 +103,11 @@ function nodeLines(node) {
 
 function drawFrame({ node, row, left, share, isAbove }, width) {
   const hasRoom = share * width > 22;
+  const hasRoomForMark = share * width > 6;
   const classes = [
     "frame",
     node.unreliable && "bad",
-    node.isRegs && "regs",
+    node.isRegs && hasRoomForMark && "regs",
     isAbove && "above",
     !hasRoom && "bare",
     isFound(node) && "found",
