@@ -107,6 +107,11 @@ def timed_worker(*words: object, env: Optional[Mapping[str, str]] = None) -> Sam
     return Sample(result["seconds"], result["cpu_seconds"], int(result["count"]))
 
 
+def _environment() -> dict[str, str]:
+    # Modules are to be compiled once and kept, as they are where this is installed.
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def _run(argv: Sequence[str], env: Optional[Mapping[str, str]], stdin: str, stdout: int) -> str:
     try:
         done = subprocess.run(
@@ -118,7 +123,7 @@ def _run(argv: Sequence[str], env: Optional[Mapping[str, str]], stdin: str, stdo
             errors="replace",
             timeout=_SECONDS,
             cwd=ROOT,
-            env={**os.environ, **(env or {})},
+            env={**_environment(), **(env or {})},
             check=False,
         )
     except subprocess.TimeoutExpired:
