@@ -140,8 +140,11 @@ class Cell:
         if code >= 0:
             return Cause.CRASHED, EXIT_BUG, f"its process ended with exit code {code}{words}"
         maybe = " (as the kernel does when memory runs out)" if code == -signal.SIGKILL else ""
-        name = signal.Signals(-code).name
-        return Cause.CRASHED, 128 - code, f"its process was killed by {name}{maybe}{words}"
+        return (
+            Cause.CRASHED,
+            128 - code,
+            f"its process was killed by {_signal(-code)}{maybe}{words}",
+        )
 
     def _last_words(self) -> str:
         size = self._stderr.seek(0, os.SEEK_END)
@@ -149,6 +152,13 @@ class Cell:
         lines = self._stderr.read().decode("utf-8", "backslashreplace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f": {last[:_STDERR_CHARACTERS]}" if last else ""
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # of the real-time ones only two have a name
+        return f"signal {number}"
 
 
 class Cells:
