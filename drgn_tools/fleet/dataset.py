@@ -108,7 +108,13 @@ class Dataset:
         """
         import fcntl
 
-        with open(self.path / "lock", "w") as lock:
+        try:
+            lock = open(self.path / "lock", "w")  # noqa: SIM115  # closed below
+        except OSError as e:
+            raise InputError(
+                f"{shown(str(self.path))}: cannot be written to: {e.strerror or e}"
+            ) from e
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as e:
