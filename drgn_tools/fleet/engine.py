@@ -8,6 +8,7 @@ killed at any time.
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import secrets
@@ -20,10 +21,14 @@ from contextlib import contextmanager, suppress
 from typing import Any, Optional, Protocol
 
 from distributed import Client, Future, LocalCluster, WorkerPlugin, get_worker
+from distributed.comm import parse_address
+from distributed.comm.addressing import parse_host_port
+from distributed.comm.registry import get_backend
 from distributed.scheduler import KilledWorker
 
 from .. import __version__
-from ..errors import EXIT_BUG, InputError
+from ..core_file import shown
+from ..errors import EXIT_BUG, InputError, UsageError
 from .cell import Cells, audit_in_cell
 from .job import Cause, Job, Limits, Outcome
 from .record import failed
@@ -33,6 +38,8 @@ __all__ = ("Cluster", "Observer", "run_jobs")
 _CONNECT_S = 10.0
 _PATIENCE_S = 600.0
 """How long to wait for a scheduler that was there and is gone."""
+_OF_HOST_AND_PORT = ("tcp", "tls", "ws", "wss")
+_MAX_PORT = 65535
 _TICK_S = 0.5
 _LOOK_AT_WORKERS_EVERY_S = 5.0
 _JOBS_PER_THREAD = 3
@@ -65,6 +72,7 @@ class Cluster:
         """Connected to it.
 
         :raises OSError: it cannot be reached.
+        :raises UsageError: there can be none at such an address.
         """
         if self.address is not None:
             with _client_of(self.address) as client:
@@ -100,10 +108,32 @@ def _ignored(number: signal.Signals) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def _client_of(address: str) -> Client:
-    if address.endswith(".json"):
-        return Client(scheduler_file=address, timeout=_CONNECT_S, set_as_default=False)
+def _client_of(where: str) -> Client:
+    address = _address_in(where) if where.endswith(".json") else where
+    _check_address(address)
     return Client(address, timeout=_CONNECT_S, set_as_default=False)
+
+
+def _address_in(scheduler_file: str) -> str:
+    # Dask's own reader of it waits for the file without end.
+    with open(scheduler_file, encoding="utf-8") as file:
+        try:
+            return str(json.load(file)["address"])
+        except (ValueError, LookupError, TypeError) as e:
+            raise OSError("it is no scheduler file, or not yet: it has no address") from e
+
+
+def _check_address(address: str) -> None:
+    # A client of Dask that does not like its address takes long to end, and says much.
+    try:
+        scheme, location = parse_address(address)
+        get_backend(scheme)
+        if scheme in _OF_HOST_AND_PORT and not 0 < parse_host_port(location)[1] <= _MAX_PORT:
+            raise ValueError("there is no such port")
+    except ValueError as e:
+        raise UsageError(
+            f"--scheduler takes tcp://HOST:PORT, or a scheduler file (*.json), not {shown(address)}: {e}"
+        ) from e
 
 
 class _CellsPlugin(WorkerPlugin):  # type: ignore[misc]
