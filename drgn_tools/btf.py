@@ -187,14 +187,15 @@ class Btf:
     def _record_starts(self) -> tuple[list[int], Collection[int]]:
         # Where each record starts, by type ID, in words; ID 0 has none. And all
         # the info words there are.
-        words, record_words = self._words, _RecordWords()
+        record_words = _RecordWords()
+        infos = self._words[1:]  # of a record that starts where the index says
         starts = [0]
         append = starts.append
-        at, end = 0, len(words) - 2
+        at, end = 0, len(infos) - 1
         while at < end:
             append(at)
-            at += record_words[words[at + 1]]
-        if at > len(words):  # the last runs over the end, or is of unknown kind
+            at += record_words[infos[at]]
+        if at > len(self._words):  # the last runs over the end, or is of unknown kind
             starts.pop()
         if len(starts) - 1 > MAX_TYPES:
             raise damaged(f"{len(starts) - 1} types")

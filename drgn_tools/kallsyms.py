@@ -293,8 +293,8 @@ def _has(addresses: Sequence[int], address: int) -> bool:
 
 def _addresses(prog: Program, count: int, places: Mapping[str, int]) -> Optional[Sequence[int]]:
     # In which of its forms the table of addresses is, drgn's kallsyms.c tells at
-    # length. Negative offsets can mean only one thing: a kernel image is far
-    # smaller than 2 GiB.
+    # length. A negative offset of the last symbol, which is the image's, can mean
+    # only one thing: a kernel image is far smaller than 2 GiB.
     absolute = places.get("addresses")
     if absolute is not None:
         word = "Q" if prog.address_size() == 8 else "I"
@@ -312,7 +312,7 @@ def _addresses(prog: Program, count: int, places: Mapping[str, int]) -> Optional
         from_first = map(add, offsets, range(-first, 4 * count - first, 4))
         return _Offsets(array("q", from_first), table + first, mask)
     base = prog.read_word(base_address)
-    if min(offsets, default=0) < 0:
+    if offsets and offsets[-1] < 0:
         # CONFIG_KALLSYMS_ABSOLUTE_PERCPU, until Linux kernel commit 01157ddc58dc
         # ("kallsyms: Remove KALLSYMS_ABSOLUTE_PERCPU") (in v6.15): an address is
         # base - 1 - offset, so that the complement of the offset is one from base.
