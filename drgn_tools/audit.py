@@ -27,6 +27,7 @@ from .left_out import fault_where_left_out
 from .live import LiveTaskList, is_live
 from .on_cpu import cpu_registers, crashed_task
 from .program import build_id, source_of, types_source
+from .pt_regs import Registers
 from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
 from .recover import Recovery, probe_recovery
 from .reliable import Judgement, judge
@@ -37,7 +38,6 @@ from .unwind_frame import (
     End,
     FindStack,
     NotInDump,
-    Outline,
     StackBytes,
     Step,
     UnwindRules,
@@ -201,11 +201,14 @@ def kernel_info(prog: Program) -> KernelInfo:
     return _Kernel(prog).info()
 
 
+_Answer = tuple[Verdict, Optional[Reason], Optional[str], Optional[str], Optional[int]]
+"""From :attr:`TaskStack.verdict` to :attr:`TaskStack.reason_frame`."""
+
+
 class _Story(NamedTuple):
     """What is said of a stack, and of every other with the same outline."""
 
-    judgement: Judgement
-    because: Optional[Why]
+    answer: _Answer
     frames: tuple[Frame, ...]
     regs: tuple[SavedRegs, ...]
     flags: tuple[str, ...]
@@ -331,10 +334,13 @@ class _Kernel:
             return self._told(task, self._story(task, stack, needs_user_regs))
         key = outline.place, needs_user_regs
         story = self._stories.get(key)
-        if story is None:
-            story = self._stories[key] = self._story(task, stack, needs_user_regs)
-            return self._told(task, story)
-        return self._retold(task, story, outline) if outline.regs else self._told(task, story)
+        if story is not None:
+            return self._told(task, story, outline.regs)
+        story = self._story(task, stack, needs_user_regs)
+        # Of a running kernel, what was swapped out may have been another address by now.
+        if outline.place[0] == tuple(frame.ip for frame in story.frames if not frame.user_mode):
+            self._stories[key] = story
+        return self._told(task, story)
 
     def _story(self, task: Task, stack: StackBytes, needs_user_regs: bool) -> _Story:
         """What is to be said of the stack of a task that is not on a CPU."""
@@ -345,36 +351,57 @@ class _Kernel:
         regs_at = tuple(i for i, step in enumerate(walk.steps) if step.regs is not None)
         regs = [self._saved_regs(task, frames, i, walk.steps[i].raw_regs or b"") for i in regs_at]
         judgement = judge(walk, self.text.is_kernel_text, needs_user_regs)
-        because = why(judgement, walk, frames, regs)
+        answer = self._answer(judgement, why(judgement, walk, frames, regs))
         flags = tuple(self._flags(walk))
-        return _Story(judgement, because, tuple(frames), tuple(regs), flags, regs_at)
+        return _Story(answer, tuple(frames), tuple(regs), flags, regs_at)
 
-    def _told(self, task: Task, story: _Story) -> TaskStack:
-        return self._record(
-            task, story.judgement, story.because, story.frames, story.regs, story.flags
-        )
-
-    def _retold(self, task: Task, story: _Story, outline: Outline) -> TaskStack:
-        """The record of a task of whose stack the story is known; ``pt_regs`` are its own."""
+    def _retold(
+        self, task: Task, story: _Story, found: Sequence[tuple[int, Registers]]
+    ) -> tuple[tuple[Frame, ...], tuple[SavedRegs, ...]]:
+        """Frames and registers of a stack with the same outline; only its ``pt_regs`` are its own."""
         frames = list(story.frames)
-        for at, (address, registers) in zip(story.regs_at, outline.regs):
+        for at, (address, registers) in zip(story.regs_at, found):
             of = frames[at]
             frames[at] = Frame(
                 registers["ip"], of.symbol, of.module, of.stack, address, of.user_mode
             )
-        regs = [
-            SavedRegs(
-                address,
-                of.entry,
-                of.user_mode,
-                registers,
-                of.symbol,
-                of.module,
-                None if of.user_mode else self._missing_caller(task, frames, at, registers["sp"]),
+        regs = []
+        for known, at, (address, registers) in zip(story.regs, story.regs_at, found):
+            entry, user_mode, caller = known.entry, known.user_mode, None
+            if not user_mode:
+                caller = self._missing_caller(task, frames, at, registers["sp"])
+            regs.append(
+                SavedRegs(address, entry, user_mode, registers, known.symbol, known.module, caller)
             )
-            for of, at, (address, registers) in zip(story.regs, story.regs_at, outline.regs)
-        ]
-        return self._record(task, story.judgement, story.because, frames, regs, story.flags)
+        return tuple(frames), tuple(regs)
+
+    def _told(
+        self, task: Task, story: _Story, regs_found: Sequence[tuple[int, Registers]] = ()
+    ) -> TaskStack:
+        """The record of a task that is not on a CPU.
+
+        :param regs_found: its own ``pt_regs``, if the story is that of another task
+        """
+        frames, regs = story.frames, story.regs
+        if regs_found:
+            frames, regs = self._retold(task, story, regs_found)
+        flags = story.flags
+        if task.addr in self._marks:
+            flags = (*self._marks[task.addr], *flags)
+        return TaskStack(
+            task.addr,
+            task.pid,
+            task.tgid,
+            task.comm,
+            task.state,
+            task.cpu,
+            False,
+            task.kthread,
+            *story.answer,
+            flags,
+            frames,
+            regs,
+        )
 
     def _running(self, task: Task) -> TaskStack:
         """A task on a CPU: no verdict, but the stacks from the registers that the dump has of it."""
@@ -552,9 +579,7 @@ class _Kernel:
         flags: Sequence[str] = (),
         cpu_registers: Optional[Mapping[str, int]] = None,
     ) -> TaskStack:
-        if self.no_verdict is not None and judgement.reason is not Reason.RUNNING:
-            reason, because = self.no_verdict
-            judgement = Judgement(Verdict.UNKNOWN, reason)
+        verdict, reason, sentence, brief, reason_frame = self._answer(judgement, because)
         return TaskStack(
             task=task.addr,
             pid=task.pid,
@@ -564,16 +589,23 @@ class _Kernel:
             cpu=task.cpu,
             on_cpu=self.tasks.is_running(task),
             kthread=task.kthread,
-            verdict=judgement.verdict,
-            reason=judgement.reason,
-            why=because and because.sentence,
-            brief=because and because.brief,
-            reason_frame=judgement.step,
+            verdict=verdict,
+            reason=reason,
+            why=sentence,
+            brief=brief,
+            reason_frame=reason_frame,
             flags=(*self._marks.get(task.addr, ()), *flags),
             frames=tuple(frames),
             regs=tuple(regs),
             cpu_registers=cpu_registers,
         )
+
+    def _answer(self, judgement: Judgement, because: Optional[Why]) -> _Answer:
+        if self.no_verdict is not None and judgement.reason is not Reason.RUNNING:
+            reason, because = self.no_verdict
+            judgement = Judgement(Verdict.UNKNOWN, reason)
+        verdict, reason, step = judgement  # type: ignore[assignment]
+        return verdict, reason, because and because.sentence, because and because.brief, step
 
     # ---- the kernel
 

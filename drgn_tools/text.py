@@ -90,6 +90,7 @@ class KernelText:
         self._module_kallsyms: dict[str, Optional[ModuleKallsyms]] = {}
         self._modules: dict[str, Object] = {}
         self._names: Bounded[int, Optional[SymbolName]] = Bounded(_MAX_NAMES)
+        self._found: Bounded[int, Optional[TextRange]] = Bounded(_MAX_NAMES)
         # The kernel asks for core text first and for init text last.
         self._core = tuple(self._image_text("_stext", "_etext", TextKind.CORE, "schedule"))
         self._init = tuple(self._image_text("_sinittext", "_einittext", TextKind.INIT))
@@ -110,6 +111,13 @@ class KernelText:
 
     def find(self, addr: int) -> Optional[TextRange]:
         """The range of kernel text that holds *addr*, ``None`` if it is not text."""
+        try:
+            return self._found[addr]
+        except KeyError:
+            found = self._found[addr] = self._find(addr)
+            return found
+
+    def _find(self, addr: int) -> Optional[TextRange]:
         for r in (*self._core, *self._gate):
             if r.start <= addr < r.end:
                 return r

@@ -35,10 +35,10 @@ A stack, higher addresses above::
 from __future__ import annotations
 
 import enum
-import sys
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from struct import Struct
 from typing import Callable, NamedTuple, Optional
 
 from .encoding import Encoding, decode_frame_pointer
@@ -68,8 +68,6 @@ Recover = Callable[[int, int], int]
 
 _GUARD_BYTES = 4096
 """Of the page below a stack."""
-_LITTLE_ENDIAN = sys.byteorder == "little"
-"""As the memory of every kernel here is, and a memoryview of it has to be."""
 
 
 class NotInDump(Exception):
@@ -199,6 +197,7 @@ class _Unwinder:
         self.word_bytes = rules.regs.word_bytes
         self.frame_header_bytes = 2 * self.word_bytes
         self.task_pt_regs = task_stack_end - rules.top_padding_bytes - rules.regs.size_bytes
+        self.last_frame = self.task_pt_regs - self.frame_header_bytes
         self.stack: Optional[StackBytes] = None  # None: STACK_TYPE_UNKNOWN
         self.visited: set[str] = set()
         self.started = False  # the kernel's orig_sp != 0
@@ -253,11 +252,8 @@ class _Unwinder:
 
     # ---- the end of the stack
 
-    def last_frame(self) -> int:
-        return self.task_pt_regs - 2 * self.word_bytes
-
     def is_last_frame(self) -> bool:
-        return self.bp == self.last_frame()
+        return self.bp == self.last_frame
 
     def is_last_aligned_frame(self) -> bool:
         """gcc realigned the stack of the first function and pushed its return address again."""
@@ -267,7 +263,7 @@ class _Unwinder:
         #   pushq -0x8(%r10)                  return address, again
         #   push %rbp                         saved bp          <- last_aligned_frame()
         #   mov  %rsp,%rbp
-        last_bp = self.last_frame()
+        last_bp = self.last_frame
         aligned_bp = last_bp - self.rules.gcc_realign_words * self.word_bytes
         return self.bp == aligned_bp and self.word(aligned_bp + self.word_bytes) == self.word(
             last_bp + self.word_bytes
@@ -285,12 +281,15 @@ class _Unwinder:
         bp, word = self.bp, self.word_bytes
         return (
             bp is not None
-            and bp == self.last_frame() - 3 * word
+            and bp == self.last_frame - 3 * word
             and self.word(bp) == self.word(bp + 2 * word)
             and self.word(bp + word) == self.word(bp + 4 * word)
         )
 
     def is_last_task_frame(self) -> bool:
+        # Far below the end there is none of them: most frames are.
+        if self.bp is None or self.bp < self.last_frame - 3 * self.word_bytes:
+            return False
         return self.is_last_frame() or self.is_last_aligned_frame() or self.is_last_ftrace_frame()
 
     # ---- steps
@@ -449,74 +448,77 @@ def outline_of(
 
     :param recover: as there; ``None`` if nothing is to be recovered.
     """
-    word, base, end = rules.regs.word_bytes, stack.data_addr, stack.end_addr
-    if stack.holes or thread_sp != base or len(stack.data) != end - base or not _LITTLE_ENDIAN:
+    layout, word = rules.regs, rules.regs.word_bytes
+    data, base = stack.data, stack.data_addr
+    if stack.holes or thread_sp != base or len(data) != stack.end_addr - base:
         return None
     # On a stack in the lower half, all frame pointers would look encoded (MSB).
-    if (base | end | rules.frame_bp_offset) % word or _decoded(base, rules) is not None:
+    if (base | len(data) | rules.frame_bp_offset) % word or _decoded(base, rules) is not None:
         return None
-    words = memoryview(stack.data).cast("Q" if word == 8 else "I")
-    # Offsets are from the base.
-    regs_bytes, header_bytes = rules.regs.size_bytes, 2 * word
-    task_pt_regs = end - base - rules.top_padding_bytes - regs_bytes
+    # Frames and registers by their offset from the base.
+    unpack, header_bytes, regs_bytes = _UNPACK_FRAME[word], 2 * word, layout.size_bytes
+    task_pt_regs = len(data) - rules.top_padding_bytes - regs_bytes
     last_frame = task_pt_regs - header_bytes
-    maybe_last = last_frame - 3 * word
+    near_the_end = last_frame - 3 * word
     ips: list[int] = []
     kernel_regs: list[int] = []
     found: list[tuple[int, Registers]] = []
     bp, lowest = base + rules.frame_bp_offset, 0
     try:
         while True:
-            frame = bp - base
-            if lowest <= frame <= last_frame and not frame % word:
-                at = frame // word
-                ip = words[at + 1]
-                ips.append(ip if recover is None else recover(ip, bp + word))
-                if frame >= maybe_last and _may_be_last(words, at, last_frame // word, rules):
+            at = bp - base
+            if lowest <= at <= last_frame and not at % word:
+                bp, ip = unpack(data, at)
+                ips.append(ip if recover is None else recover(ip, base + at + word))
+                if at >= near_the_end and (
+                    at == last_frame or _may_be_last(data, at, last_frame, rules)
+                ):
                     break
-                bp, lowest = words[at], frame + header_bytes
+                lowest = at + header_bytes
                 continue
             regs_addr = _decoded(bp, rules)
             if regs_addr is None:
                 return None
-            frame = regs_addr - base
-            if not lowest <= frame <= task_pt_regs or frame % word:
+            at = regs_addr - base
+            if not lowest <= at <= task_pt_regs or at % word:
                 return None
-            registers = rules.regs.read(stack.data[frame : frame + regs_bytes])
+            registers = layout.read(data[at : at + regs_bytes])
             found.append((regs_addr, registers))
-            if rules.regs.user_mode(registers):
+            if layout.user_mode(registers):
                 return Outline((tuple(ips), tuple(kernel_regs), True), tuple(found))
             kernel_regs.append(len(ips))
             ip = registers["ip"]
-            ips.append(ip if recover is None else recover(ip, regs_addr + rules.regs.ip_offset))
-            bp, lowest = registers["bp"], frame + regs_bytes
+            ips.append(ip if recover is None else recover(ip, regs_addr + layout.ip_offset))
+            bp, lowest = registers["bp"], at + regs_bytes
     except NotInDump:
         return None
-    if frame != last_frame:
+    if at != last_frame:
         return None
-    registers = rules.regs.read(stack.data[task_pt_regs : task_pt_regs + regs_bytes])
-    user_mode = rules.regs.user_mode(registers)
+    registers = layout.read(data[task_pt_regs : task_pt_regs + regs_bytes])
+    user_mode = layout.user_mode(registers)
     if user_mode:
         found.append((base + task_pt_regs, registers))
     return Outline((tuple(ips), tuple(kernel_regs), user_mode), tuple(found))
+
+
+_UNPACK_FRAME = {4: Struct("<II").unpack_from, 8: Struct("<QQ").unpack_from}
+"""By the size of a word: {saved bp, return address}."""
 
 
 def _decoded(bp: int, rules: UnwindRules) -> Optional[int]:
     return decode_frame_pointer(bp, rules.encoding, rules.regs.word_bytes)
 
 
-def _may_be_last(words: Sequence[int], at: int, last_frame: int, rules: UnwindRules) -> bool:
-    """May is_last_task_frame() hold of the frame at a position?"""
-    return_addr = words[at + 1]
-    return (
-        at == last_frame
-        or (at == last_frame - rules.gcc_realign_words and return_addr == words[last_frame + 1])
-        or (
-            at == last_frame - 3
-            and words[at] == words[at + 2]
-            and return_addr == words[last_frame + 1]
-        )
-    )
+def _may_be_last(data: bytes, at: int, last_frame: int, rules: UnwindRules) -> bool:
+    """May is_last_aligned_frame() or is_last_ftrace_frame() hold of the frame at an offset?"""
+    word = rules.regs.word_bytes
+    unpack = _UNPACK_FRAME[word]
+    bp, return_addr = unpack(data, at)
+    if return_addr != unpack(data, last_frame)[1]:
+        return False
+    if at == last_frame - rules.gcc_realign_words * word:
+        return True
+    return at == last_frame - 3 * word and bp == unpack(data, at + 2 * word)[0]
 
 
 def _nothing_swapped(addr: int, addr_p: int) -> int:

@@ -482,7 +482,9 @@ def test_rows_come_while_the_dump_is_read(
 ) -> None:
     class UnderWay:
         kernel = KERNEL
-        problems: list[str] = []
+
+        def __init__(self) -> None:
+            self.problems: list[str] = []
 
         def __iter__(self) -> Iterator[TaskStack]:
             for task in TASKS:
