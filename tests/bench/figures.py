@@ -287,7 +287,7 @@ FIGURES = (
     ),
     Figure(
         "varied",
-        "the same on the lab's usual dump: 141 tasks, few with the same stack, so that what is"
+        "the same on the lab's usual dump: some 140 tasks, few with the same stack, so that what is"
         " found out once does not pay",
         None,
         True,
