@@ -285,22 +285,6 @@ FIGURES = (
         True,
         _drgn(with_dwarf=True),
     ),
-    Figure(
-        "varied",
-        "the same on the lab's usual dump: some 140 tasks, few with the same stack, so that what is"
-        " found out once does not pay",
-        None,
-        True,
-        _drgn(with_dwarf=True, varied=True),
-    ),
-    Figure(
-        "no-dwarf",
-        "the same, where drgn has no DWARF and follows frame pointers: no inlined functions,"
-        " no registers",
-        None,
-        True,
-        _drgn(with_dwarf=False),
-    ),
     Figure("read", "the same: ours / bare `prog.read()` of the same bytes", 4, False, _read),
     Figure(
         "cold",
@@ -326,5 +310,20 @@ FIGURES = (
         5,
         True,
         _crash,
+    ),
+    Figure(
+        "varied",
+        "as the first, on the lab's usual dump: some 140 tasks, few with the same stack",
+        None,
+        True,
+        _drgn(with_dwarf=True, varied=True),
+    ),
+    Figure(
+        "no-dwarf",
+        "as the first, where drgn has no DWARF and follows frame pointers: no inlined functions,"
+        " no registers",
+        None,
+        True,
+        _drgn(with_dwarf=False),
     ),
 )
