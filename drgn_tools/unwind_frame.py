@@ -114,10 +114,8 @@ class StackBytes(NamedTuple):
 
     def on_stack(self, addr: int, len_bytes: int) -> bool:
         """Does [addr, addr + len) lie on this stack? Follows on_stack() in asm/stacktrace.h."""
-        return (
-            self.begin_addr <= addr < self.end_addr
-            and self.begin_addr < addr + len_bytes <= self.end_addr
-        )
+        begin, end = self.begin_addr, self.begin_addr + self.size_bytes
+        return begin <= addr < end and begin < addr + len_bytes <= end
 
 
 @dataclass(frozen=True)
@@ -225,7 +223,8 @@ class _Unwinder:
         return self.stack.read(addr, size_bytes)
 
     def word(self, addr: int) -> int:
-        return int.from_bytes(self.read(addr, self.word_bytes), "little")
+        assert self.stack is not None  # as above
+        return int.from_bytes(self.stack.read(addr, self.word_bytes), "little")
 
     def get_stack_info(self, addr: Optional[int]) -> bool:
         """Go to the stack that holds *addr*. Follows get_stack_info() in dumpstack_64.c."""

@@ -21,6 +21,7 @@ columns unless a symbol's name is longer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Optional
 
 from ..records import Frame, KernelInfo, TaskStack
@@ -151,24 +152,30 @@ def _box(title: str, registers: Mapping[str, int], digits: int) -> Iterator[str]
 
 
 def _register_rows(registers: Mapping[str, int], digits: int) -> Iterator[str]:
-    rows = _ROWS_32 if digits == 8 else _ROWS_64
+    values = dict(registers.items())
+    return (row.format_map(values) for row in _register_formats(tuple(values), digits))
+
+
+@lru_cache(maxsize=16)
+def _register_formats(names: tuple[str, ...], digits: int) -> tuple[str, ...]:
+    """The rows of registers with these names, without their values."""
+    rows = []
     shown: set[str] = set()
-    for row in rows:
-        entries = [name for name in row if all(part in registers for part in name.split(":"))]
+    for row in _ROWS_32 if digits == 8 else _ROWS_64:
+        entries = [name for name in row if all(part in names for part in name.split(":"))]
         shown.update(part for name in entries for part in name.split(":"))
         if entries:
-            yield "  ".join(_register(name, registers, digits) for name in entries)
+            rows.append("  ".join(_register_format(name, digits) for name in entries))
     # Nothing that was saved is left out, also of a kernel that saves more.
-    for name in registers:
-        if name not in shown:
-            yield _register(name, registers, digits)
+    rows.extend(_register_format(name, digits) for name in names if name not in shown)
+    return tuple(rows)
 
 
-def _register(name: str, registers: Mapping[str, int], digits: int) -> str:
+def _register_format(name: str, digits: int) -> str:
     *segment, name = name.split(":")
-    selector = f"{registers[segment[0]]:04x}:" if segment else ""
+    selector = f"{{{segment[0]}:04x}}:" if segment else ""
     value_digits = 4 if name in _SEGMENTS else 8 if name == "flags" else digits
-    return f"{_title(name, digits)}: {selector}{registers[name]:0{value_digits}x}"
+    return f"{_title(name, digits)}: {selector}{{{name}:0{value_digits}x}}"
 
 
 def _title(name: str, digits: int) -> str:
