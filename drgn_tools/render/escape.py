@@ -36,6 +36,8 @@ def escape_cell(text: str) -> str:
     """
     text = escape(text)
     inner = text.strip(" ")
+    if len(inner) == len(text):
+        return text
     start = text.find(inner)
     return "\\x20" * start + inner + "\\x20" * (len(text) - start - len(inner))
 

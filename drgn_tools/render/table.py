@@ -66,7 +66,7 @@ def table_lines(
     rows = [[_lines(column.cell(record)) for column in columns] for record in records]
     if style is None:
         if width is not None and sum(_widths(columns, rows)) > _room(columns, width):
-            columns, rows = _fitted(columns, records, width)
+            columns, rows = _fitted(columns, records, rows, width)
         # As a row of their own: headers proper are padded by two more spaces.
         headings = [[column.heading] for column in columns]
         return _tabulate(columns, [headings, *rows], (), "plain")
@@ -111,11 +111,14 @@ def _room(columns: Sequence[Column], width: int) -> int:
 
 
 def _fitted(
-    columns: Sequence[Column], records: Sequence[Any], width: int
+    columns: Sequence[Column], records: Sequence[Any], rows: list[list[list[str]]], width: int
 ) -> tuple[Sequence[Column], list[list[list[str]]]]:
     columns = list(columns)
     cells = [
-        [_lines((column.brief or column.cell)(record)) for record in records] for column in columns
+        [row[i] for row in rows]
+        if column.brief is None
+        else [_lines(column.brief(record)) for record in records]
+        for i, column in enumerate(columns)
     ]
     for column in sorted(filter(_is_optional, columns), key=lambda column: column.optional):
         rows = [list(row) for row in zip(*cells)]
