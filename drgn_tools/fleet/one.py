@@ -73,6 +73,8 @@ def _outcome(
             if about["content_id"] == job.known:
                 return Outcome(unchanged=True)
             about.update(_of_file(core))
+        else:
+            about.update(time=_us(time.time()), time_from="now")
         identified(about)
         prog = _open(source, core, scratch)
         with while_it_is_there(prog):
@@ -134,8 +136,6 @@ def _of_machine(prog: Program) -> Facts:
     crashed_s = vmcoreinfo(prog).get("CRASHTIME", "")
     if re.fullmatch("[0-9]{1,12}", crashed_s) and 0 < int(crashed_s) <= _LAST_SECOND:
         values.update(time=_us(int(crashed_s)), time_from="crash")
-    elif prog.core_dump_path is None:
-        values.update(time=_us(time.time()), time_from="now")
     return values
 
 
