@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from .fleet_answers import Answer, Record, differences, live_run, read_records, 
 from .fleet_sources import Expected, Given, Sources
 from .lab.variants import variants_of
 
+ROOT = Path(__file__).parent.parent
 LIMITS = ("--memory", "1G", "--retries", "1")
 TOO_LARGE = Expected("memory limit", 137, "took more than 1024 MiB of memory")
 SECONDS = 30
@@ -271,12 +273,55 @@ def test_two_workers_on_a_host_look_at_one_kernel(tmp_path: Path) -> None:
         check_live(tmp_path / "dataset", "--scheduler", client.scheduler.address)
 
 
+def test_a_scheduler_needs_no_drgn_tools(demo_core: str, tmp_path: Path) -> None:
+    (tmp_path / "drgn_tools").mkdir()
+    (tmp_path / "drgn_tools" / "__init__.py").write_text("raise ImportError('not here')\n")
+    where = tmp_path / "scheduler.json"
+    python = (sys.executable, "-m")
+    options = ("--scheduler-file", str(where), "--no-dashboard")
+    scheduler = (*python, "distributed.cli.dask_scheduler", *options)
+    worker = (*python, "distributed.cli.dask_worker", *options, "--nworkers", "1")
+    with (
+        running([*scheduler, "--host", "127.0.0.1", "--port", "0"], tmp_path),
+        running(worker, ROOT),
+    ):
+        wait_for(where)
+        code, said = fleet_run(tmp_path / "dataset", demo_core, "--scheduler", str(where))
+    assert code == 0, said
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} does not come"
+        time.sleep(0.1)
+
+
+@contextmanager
+def running(argv: Sequence[str], folder: Path) -> Iterator[None]:
+    """A process with the modules of a folder, until it is not needed any more."""
+    process = subprocess.Popen(
+        argv,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
 def check_live(dataset: Path, *options: str) -> None:
     """One record, of what a process by itself says of this kernel: as root an audit, or why not."""
     code, said = fleet_run(dataset, "--live", *options)
     ((name, record),) = read_records(dataset).items()
     assert name.startswith(f"live:{socket.gethostname()}@")
     assert record.audit["host"] == socket.gethostname()
+    assert record.audit["time_from"] == "now"
+    assert abs(record.audit["time"] / 1e6 - time.time()) < 300
     answer = live_run()
     if answer.document is None:
         assert list(differences(record, name, answer)) == []
@@ -289,4 +334,3 @@ def check_live(dataset: Path, *options: str) -> None:
             key: value for key, value in kernel.items() if key != "source"
         }
         assert len(record.tasks) > len(answer.document["tasks"]) / 2
-        assert record.audit["time_from"] == "now"

@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import Any, Optional, Protocol
 
 from distributed import Client, Future, LocalCluster, WorkerPlugin, get_worker
@@ -149,9 +150,20 @@ class _CellsPlugin(WorkerPlugin):  # type: ignore[misc]
         self.cells.close()
 
 
-def _on_worker(job: dict[str, Any], limits: Limits, plugin: str) -> Outcome:
+def on_worker(job: dict[str, Any], limits: dict[str, Any], plugin: str) -> Outcome:
+    """Called on a worker with a job and its limits as plain values."""
     cells = get_worker().plugins[plugin].cells
-    return audit_in_cell(Job.from_json(job), limits, cells)
+    return audit_in_cell(Job.from_json(job), Limits(**limits), cells)
+
+
+def _sent_by_value() -> Callable[[dict[str, Any], dict[str, Any], str], Outcome]:
+    # The scheduler unpickles what is submitted, and need not have drgn_tools.
+    def audit(job: dict[str, Any], limits: dict[str, Any], plugin: str) -> Outcome:
+        from drgn_tools.fleet.engine import on_worker
+
+        return on_worker(job, limits, plugin)
+
+    return audit
 
 
 class _LostError(Exception):
@@ -198,6 +210,7 @@ class _Run:
     ) -> None:
         self.waiting = waiting
         self._limits = limits
+        self._audit = _sent_by_value()
         self._commit = commit
         self._observer = observer
         self._plugin = f"drgn-tools-{secrets.token_hex(8)}"  # no other run's
@@ -238,9 +251,8 @@ class _Run:
         while self.waiting and len(running) < workers.room:
             job = self.waiting.popleft()
             only = [job.source.worker] if job.source.worker else None
-            future = client.submit(
-                _on_worker, job.as_json(), self._limits, self._plugin, pure=False, workers=only
-            )
+            arguments = (job.as_json(), asdict(self._limits), self._plugin)
+            future = client.submit(self._audit, *arguments, pure=False, workers=only)
             running[future] = job
             future.add_done_callback(finished.put)
 
