@@ -128,13 +128,10 @@ def sql_lines(dataset: Dataset, query: str, format: str, width: Optional[int]) -
     """
     with connect(dataset) as connection:
         _check_reads(connection, query)
-        try:
-            with naming_damaged_files(dataset), _refusing_mistakes():
-                result = connection.execute(query)
-        except duckdb.Error as e:
-            raise _refusal(e) from e
+        with _asking(dataset):
+            result = connection.execute(query)
         columns = _distinct([column[0] for column in result.description])
-        rows = _each_row(result, columns)
+        rows = _each_row(dataset, result, columns)
         if format == "csv":
             yield from csv_lines({name: _flat_item(name) for name in columns}, rows)
         elif format == "jsonl":
@@ -157,6 +154,16 @@ def _check_reads(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     types = [statement.type for statement in statements]
     if types not in ([duckdb.StatementType.SELECT], [duckdb.StatementType.EXPLAIN]):
         raise UsageError("--sql takes one query that only reads (SELECT, FROM, DESCRIBE ...)")
+
+
+@contextmanager
+def _asking(dataset: Dataset) -> Iterator[None]:
+    # DuckDB works while rows are taken, so what is wrong may show in any of them.
+    try:
+        with naming_damaged_files(dataset), _refusing_mistakes():
+            yield
+    except duckdb.Error as e:
+        raise _refusal(e) from e
 
 
 @contextmanager
@@ -184,8 +191,14 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _each_row(result: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> Iterator[Row]:
-    while rows := result.fetchmany(1000):
+def _each_row(
+    dataset: Dataset, result: duckdb.DuckDBPyConnection, columns: Sequence[str]
+) -> Iterator[Row]:
+    while True:
+        with _asking(dataset):
+            rows = result.fetchmany(1000)
+        if not rows:
+            return
         for row in rows:
             yield dict(zip(columns, map(_plain, row)))
 

@@ -155,6 +155,8 @@ def _fit(columns: Sequence[Column], rows: list[list[list[str]]], width: int) -> 
 
 def _give_way(widths: list[int], floors: Mapping[int, int], room: int) -> None:
     # The column with most above its floor does, until all fit or none can.
+    if not floors:
+        return
     for _ in range(sum(widths) - room):
         i = max(floors, key=lambda i: widths[i] - floors[i])
         if widths[i] <= floors[i]:
