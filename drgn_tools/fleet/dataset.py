@@ -43,6 +43,8 @@ class Dataset:
         self.path = path
         self.audits = path / "audits"
         self.tasks = path / "tasks"
+        self._tasks_of: Optional[dict[str, list[str]]] = None
+        """Names of files by key of the source. Listed once: the folder may have many, and be far away."""
 
     @classmethod
     def open(cls, path: Path) -> Dataset:
@@ -76,7 +78,7 @@ class Dataset:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if dataset._schema() is None:
-                if any(path.iterdir()):
+                if not all(file.name.startswith(_UNFINISHED) for file in path.iterdir()):
                     raise InputError(
                         f"{shown(str(path))}: is a folder with something else in it; "
                         "give a new or empty one"
@@ -123,6 +125,7 @@ class Dataset:
                     "wait for it, or give another folder"
                 ) from e
             self._remove_unfinished()
+            self._tasks_of = None  # of another run, before this one
             yield
 
     def _remove_unfinished(self) -> None:
@@ -143,9 +146,20 @@ class Dataset:
         if tasks is not None:
             _write_whole(self.tasks / mine, tasks)
         _write_whole(self.audits / f"{key}.parquet", audit)
-        for old in self.tasks.glob(f"{key}-*.parquet"):
-            if old.name != mine:
-                old.unlink()
+        if self._tasks_of is None:
+            self._tasks_of = self._list_tasks()
+        for old in self._tasks_of.pop(key, ()):
+            if old != mine:
+                (self.tasks / old).unlink(missing_ok=True)
+        if tasks is not None:
+            self._tasks_of[key] = [mine]
+
+    def _list_tasks(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in os.listdir(self.tasks):
+            if name.endswith(".parquet"):
+                found.setdefault(name.partition("-")[0], []).append(name)
+        return found
 
 
 def _write_whole(path: Path, content: bytes) -> None:
