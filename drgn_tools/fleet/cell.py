@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Optional
 
@@ -53,6 +54,7 @@ class Cell:
         self.memory_bytes = 0
         self._is_used = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # until close()
+        self._said_before = 0
         # Whatever ends it, what it put there goes.
         self._scratch = tempfile.TemporaryDirectory(prefix="drgn-tools-")
         ours, theirs = socket.socketpair()
@@ -73,7 +75,10 @@ class Cell:
         """End it."""
         self._connection.close()
         self._process.kill()
-        self._process.wait()
+        with suppress(
+            subprocess.TimeoutExpired
+        ):  # in an uninterruptible read; Popen reaps it later
+            self._process.wait(_GRACE_S)
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._stderr.close()
@@ -98,6 +103,7 @@ class Cell:
                 raise _GoneError from None
             raise _Died(*self._end(), {}) from None
         self._is_used = True
+        self._said_before = os.fstat(self._stderr.fileno()).st_size
         facts: dict[str, Any] = {}
         try:
             return self._answer(facts)
@@ -148,7 +154,8 @@ class Cell:
 
     def _last_words(self) -> str:
         size = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size - _MAX_STDERR_BYTES))
+        # What it said of an earlier dump is not about this one.
+        self._stderr.seek(max(self._said_before, size - _MAX_STDERR_BYTES))
         lines = self._stderr.read().decode("utf-8", "backslashreplace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f": {last[:_STDERR_CHARACTERS]}" if last else ""

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What went wrong once in a fleet run or its report, where no other test of the fleet looks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("distributed")
+pytest.importorskip("duckdb")
+
+from drgn_tools.errors import UsageError
+from drgn_tools.fleet.cell import Cells, audit_in_cell
+from drgn_tools.fleet.dataset import Dataset
+from drgn_tools.fleet.job import Job, Limits
+from drgn_tools.fleet.report import sql_lines
+from drgn_tools.fleet.source import Source
+
+from .fleet_processes import wait_until
+
+
+def test_a_query_that_fails_late_is_a_mistake_and_no_bug(tmp_path: Path) -> None:
+    query = (
+        "SELECT CAST(CASE WHEN i = 999999 THEN 'x' ELSE '1' END AS INT) FROM range(1000000) t(i)"
+    )
+    with pytest.raises(UsageError, match="Could not convert"):
+        list(sql_lines(Dataset.create(tmp_path), query, "csv", None))
+
+
+@pytest.mark.parametrize("query", ["DESCRIBE tasks", "SUMMARIZE audits", "EXPLAIN FROM audits"])
+def test_a_table_too_wide_with_no_column_to_shorten_is_shown(tmp_path: Path, query: str) -> None:
+    assert list(sql_lines(Dataset.create(tmp_path), query, "table", 80))
+
+
+def test_tasks_that_were_replaced_go(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path)
+    (dataset.tasks / "k-orphan.parquet").touch()  # of a run that was killed before its record
+    (dataset.tasks / "other-1.parquet").touch()
+    with dataset.locked():
+        dataset.commit("k", "1", b"", b"")
+        dataset.commit("k", "2", b"", b"")
+        assert sorted(os.listdir(dataset.tasks)) == ["k-2.parquet", "other-1.parquet"]
+    with dataset.locked():
+        dataset.commit("k", "3", b"", None)
+        dataset.commit("other", "2", b"", b"")
+    assert os.listdir(dataset.tasks) == ["other-2.parquet"]
+
+
+def test_a_run_killed_before_its_dataset_was_one_does_not_spoil_the_folder(tmp_path: Path) -> None:
+    (tmp_path / ".unfinished-1").touch()
+    with Dataset.create(tmp_path).locked():
+        assert not (tmp_path / ".unfinished-1").exists()
+
+
+def test_the_last_words_on_an_earlier_dump_are_not_about_this_one(demo_core: str) -> None:
+    cells = Cells()
+    limits = Limits(seconds=60, retries=0)
+    job = Job(Source(demo_core, demo_core), "key")
+    assert audit_in_cell(job, limits, cells).record["status"] == "audited"
+    [cell] = cells._idle
+    os.write(cell._stderr.fileno(), b"an earlier dump is strange\n")
+    killer = threading.Thread(target=_kill_when_busy, args=(cell._process.pid,))
+    killer.start()
+    record = audit_in_cell(job, limits, cells).record
+    killer.join()
+    assert record["line"] == f"{demo_core}: its process was killed by SIGSEGV"
+
+
+def _kill_when_busy(pid: int) -> None:
+    before = _cpu_ticks(pid)
+    wait_until("it audits", lambda: _cpu_ticks(pid) > before + 2)
+    os.kill(pid, signal.SIGSEGV)
+
+
+def _cpu_ticks(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
