@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 pytest.importorskip("distributed")
 pytest.importorskip("duckdb")
 
+from drgn_tools.cli import main
 from drgn_tools.errors import UsageError
 from drgn_tools.fleet.cell import Cells, audit_in_cell
 from drgn_tools.fleet.dataset import Dataset
@@ -78,3 +80,37 @@ def _kill_when_busy(pid: int) -> None:
 
 def _cpu_ticks(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+
+
+def test_runs_with_a_limit_get_through_all_there_is_to_do(
+    demo_core: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dumps = tmp_path / "dumps"
+    dumps.mkdir()
+    for name in ("a.core", "b.core", "y.core", "z.core"):
+        (dumps / name).write_bytes(b"no core")
+
+    def audited(*options: str) -> list[str]:
+        command = ["fleet", "run", str(dumps), "-o", str(tmp_path / "fleet"), "--workers", "1"]
+        before = records()
+        main([*command, *options])
+        return [name for name, audit_id in records().items() if before.get(name) != audit_id]
+
+    def records() -> dict[str, str]:
+        if not (tmp_path / "fleet").exists():
+            return {}
+        query = "SELECT source, audit_id FROM audits ORDER BY source"
+        _, *lines = sql_lines(Dataset.open(tmp_path / "fleet"), query, "csv", None)
+        return {os.path.basename(line.split(",")[0]): line for line in lines}
+
+    assert audited("--limit", "3") == ["a.core", "b.core", "y.core"]
+    assert audited("--limit", "3") == ["z.core"]
+    # What is unchanged is no audit, and does not keep the others from theirs.
+    shutil.copy(demo_core, dumps / "y.core")
+    assert audited("--limit", "1") == ["y.core"]
+    assert audited("--limit", "1") == []
+    # One round after the other.
+    assert audited("--limit", "2", "--redo", "failed") == ["a.core", "b.core"]
+    assert audited("--limit", "2", "--redo", "failed") == ["a.core", "z.core"]
+    assert audited("--limit", "1", "--redo", "all") == ["y.core"]
+    capfd.readouterr()

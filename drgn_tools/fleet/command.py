@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Optional
@@ -47,6 +48,7 @@ def fleet(args: Arguments, console: Console) -> int:
 class _Known(NamedTuple):
     content_id: Optional[str]
     status: str
+    audited_at: datetime
 
 
 def _run(args: Arguments, console: Console) -> int:
@@ -67,7 +69,7 @@ def _run(args: Arguments, console: Console) -> int:
     dataset = Dataset.create(Path(args.output))
     with dataset.locked():
         known = _known(dataset)
-        jobs = _jobs(sources, known, args.redo)[: args.limit]
+        jobs = _jobs(sources, known, args.redo)
         progress = Progress(len(jobs), console, args.quiet)
 
         def commit(job: Job, outcome: Outcome) -> None:
@@ -81,7 +83,7 @@ def _run(args: Arguments, console: Console) -> int:
 
         limits = Limits(args.time, args.memory, args.retries, args.max_tasks)
         try:
-            run_jobs(jobs, limits, cluster, commit, progress)
+            run_jobs(jobs, limits, cluster, commit, progress, args.limit)
         except KeyboardInterrupt:
             console.say(
                 f"interrupted: {progress.done} of {progress.total} sources are done; "
@@ -94,7 +96,8 @@ def _run(args: Arguments, console: Console) -> int:
         console.note(line)
     console.note(f"drgn-tools fleet report {args.output} shows what was found")
     now = _known(dataset)
-    complete = all(now[job.source.name].status == "audited" for job in jobs)
+    # With --limit some have none yet, and that is as it should be.
+    complete = all(now[source.name].status == "audited" for source in sources if source.name in now)
     return EXIT_OK if complete else EXIT_PARTIAL
 
 
@@ -133,12 +136,13 @@ def _known(dataset: Dataset) -> dict[str, _Known]:
     from .views import connect
 
     with connect(dataset) as database:
-        rows = database.execute("SELECT source, content_id, status FROM audits").fetchall()
-    return {source: _Known(content_id, status) for source, content_id, status in rows}
+        rows = database.execute(
+            "SELECT source, content_id, status, audited_at FROM audits"
+        ).fetchall()
+    return {source: _Known(*rest) for source, *rest in rows}
 
 
 def _jobs(sources: Iterable[Source], known: dict[str, _Known], redo: Optional[str]) -> list[Job]:
-    # What has no record yet goes first: a run with --limit gets somewhere.
     from .dataset import source_key
 
     jobs = []
@@ -147,7 +151,15 @@ def _jobs(sources: Iterable[Source], known: dict[str, _Known], redo: Optional[st
         again = redo == "all" or (redo == "failed" and before and before.status == "failed")
         content_id = None if before is None or again else before.content_id
         jobs.append(Job(source, source_key(source.name), content_id))
-    return sorted(jobs, key=lambda job: job.source.name in known)
+
+    def turn(job: Job) -> tuple[int, datetime]:
+        # Runs with --limit get somewhere, the next further than this.
+        before = known.get(job.source.name)
+        if before is None:
+            return 0, datetime.min
+        return 2 if job.known else 1, before.audited_at
+
+    return sorted(jobs, key=turn)
 
 
 # ---- report

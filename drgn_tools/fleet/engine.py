@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import queue
 import secrets
 import signal
@@ -176,16 +177,18 @@ def run_jobs(
     cluster: Cluster,
     commit: Callable[[Job, Outcome], None],
     observer: Observer,
+    at_most: Optional[int] = None,
 ) -> None:
-    """Have all *jobs* done.
+    """Have all *jobs* done, in their order as far as that goes.
 
+    :param at_most: end when so many have a new record; what is unchanged does not count.
     :param commit: called here with each outcome as it comes, once for each job.
     :raises InputError: there is no cluster, its workers cannot do this, or it is gone for good.
     """
-    run = _Run(deque(jobs), limits, commit, observer)
+    run = _Run(deque(jobs), limits, commit, observer, at_most)
     connected = False
     deadline = 0.0
-    while run.waiting:
+    while run.has_more:
         try:
             with cluster.client() as client:
                 connected, deadline = True, 0.0
@@ -207,8 +210,11 @@ class _Run:
         limits: Limits,
         commit: Callable[[Job, Outcome], None],
         observer: Observer,
+        at_most: Optional[int],
     ) -> None:
         self.waiting = waiting
+        self._room: float = math.inf if at_most is None else at_most
+        """How many may yet get a new record."""
         self._limits = limits
         self._audit = _sent_by_value()
         self._commit = commit
@@ -216,6 +222,11 @@ class _Run:
         self._plugin = f"drgn-tools-{secrets.token_hex(8)}"  # no other run's
         self._tries: Counter[str] = Counter()
         """By key of the job: how often it failed, or its worker, with no answer."""
+
+    @property
+    def has_more(self) -> bool:
+        """Is there something to submit?"""
+        return bool(self.waiting) and self._room > 0
 
     def drive(self, client: Client) -> None:
         """Submit, a few at a time, and commit what comes back.
@@ -228,7 +239,7 @@ class _Run:
         finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
         workers = _Workers(client)
         try:
-            while self.waiting or running:
+            while self.has_more or running:
                 if client.status != "running":
                     raise _LostError("the connection was lost")
                 workers.look()
@@ -248,7 +259,7 @@ class _Run:
         running: dict[Future, Job],
         finished: queue.SimpleQueue[Future],
     ) -> None:
-        while self.waiting and len(running) < workers.room:
+        while self.waiting and len(running) < min(workers.room, self._room):
             job = self.waiting.popleft()
             only = [job.source.worker] if job.source.worker else None
             arguments = (job.as_json(), asdict(self._limits), self._plugin)
@@ -269,7 +280,11 @@ class _Run:
         if outcome is None:
             self.waiting.append(job)
         else:
-            self._commit(job, outcome)
+            self._final(job, outcome)
+
+    def _final(self, job: Job, outcome: Outcome) -> None:
+        self._room -= not outcome.unchanged
+        self._commit(job, outcome)
 
     def _outcome(self, job: Job, future: Future) -> Optional[Outcome]:
         # None: to be tried again.
@@ -309,7 +324,7 @@ class _Run:
                 del running[future]
                 line = f"{job.source.name}: its worker {job.source.worker} is gone"
                 record = failed(job.source, Cause.WORKER_LOST, 128 + signal.SIGKILL, line)
-                self._commit(job, Outcome({**record, "attempts": 1}))
+                self._final(job, Outcome({**record, "attempts": 1}))
 
 
 class _Workers:
