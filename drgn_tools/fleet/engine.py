@@ -8,12 +8,14 @@ killed at any time.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
 import queue
 import secrets
 import signal
+import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +24,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Optional, Protocol
 
-from distributed import Client, Future, LocalCluster, WorkerPlugin, get_worker
-from distributed.comm import parse_address
+from distributed import Client, Future, LocalCluster, Security, WorkerPlugin, get_worker
+from distributed.comm import connect, parse_address
 from distributed.comm.addressing import parse_host_port
 from distributed.comm.registry import get_backend
 from distributed.scheduler import KilledWorker
@@ -42,6 +44,8 @@ _PATIENCE_S = 600.0
 """How long to wait for a scheduler that was there and is gone."""
 _OF_HOST_AND_PORT = ("tcp", "tls", "ws", "wss")
 _MAX_PORT = 65535
+_RUBBISH = (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, struct.error)
+"""What Dask raises of an answer that is none."""
 _TICK_S = 0.5
 _LOOK_AT_WORKERS_EVERY_S = 5.0
 _JOBS_PER_THREAD = 3
@@ -113,6 +117,7 @@ def _ignored(number: signal.Signals) -> Iterator[None]:
 def _client_of(where: str) -> Client:
     address = _address_in(where) if where.endswith(".json") else where
     _check_address(address)
+    _shake_hands(address)
     return Client(address, timeout=_CONNECT_S, set_as_default=False)
 
 
@@ -136,6 +141,22 @@ def _check_address(address: str) -> None:
         raise UsageError(
             f"--scheduler takes tcp://HOST:PORT, or a scheduler file (*.json), not {shown(address)}: {e}"
         ) from e
+
+
+def _shake_hands(address: str) -> None:
+    # Dask's client waits without end for one that says nothing, and takes what something else
+    # says (HTTP: 8787 is the port of the dashboard) for a length.
+    async def shake_hands() -> None:
+        security = Security().get_connection_args("client")
+        comm = await connect(address, timeout=_CONNECT_S, **security)
+        comm.abort()
+
+    try:
+        asyncio.run(asyncio.wait_for(shake_hands(), 1.5 * _CONNECT_S))
+    except asyncio.TimeoutError as e:
+        raise OSError("whatever is there says nothing") from e
+    except _RUBBISH as e:
+        raise OSError("whatever is there speaks something else") from e
 
 
 class _CellsPlugin(WorkerPlugin):  # type: ignore[misc]
@@ -243,6 +264,8 @@ class _Run:
                 if client.status != "running":
                     raise _LostError("the connection was lost")
                 workers.look()
+                if not workers.threads:
+                    self._observer.say("the cluster has no worker; waiting for one")
                 self._submit(client, workers, running, finished)
                 self._give_up_on_absent(workers, running)
                 self._take(running, finished)
@@ -351,7 +374,12 @@ class _Workers:
     @property
     def room(self) -> int:
         """How many jobs may be under way."""
-        return _JOBS_PER_THREAD * max(1, sum(self._threads.values()))
+        return _JOBS_PER_THREAD * max(1, self.threads)
+
+    @property
+    def threads(self) -> int:
+        """How many audits they can do at the same time."""
+        return sum(self._threads.values())
 
     def is_gone(self, address: str) -> bool:
         """Was it gone when we looked last?"""
