@@ -154,6 +154,13 @@ class DaskCluster:
         self.workers.append(worker)
         return worker
 
+    def wait_for_workers(self, number: int) -> None:
+        """Until so many of those started last are there."""
+        for worker in range(self._workers - number + 1, self._workers + 1):
+            wait_until(
+                "a worker", lambda n=worker: "Registered to:" in self._started.said(f"worker-{n}")
+            )  # type: ignore[misc]
+
     def start(self) -> None:
         """A scheduler and two workers."""
         self.start_scheduler()
