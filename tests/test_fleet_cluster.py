@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-for _module in ("distributed", "pyarrow", "duckdb", "fsspec", "tqdm"):
-    pytest.importorskip(_module, reason=f"needs {_module}: pip install 'drgn-tools[fleet]'")
+pytest.importorskip("distributed", reason="needs the extra drgn-tools[fleet]")
+pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
+pytest.importorskip("duckdb", reason="needs the extra drgn-tools[fleet]")
+pytest.importorskip("fsspec", reason="needs the extra drgn-tools[fleet]")
+pytest.importorskip("tqdm", reason="needs the extra drgn-tools[fleet]")
 
 from drgn_tools.errors import EXIT_INPUT, EXIT_PARTIAL
 
@@ -27,11 +32,13 @@ from .fleet_processes import (
     records,
     wait_until,
 )
+from .fleet_sources import Sources
 
 INMATE = "drgn_tools.fleet.inmate"
 INTERRUPTED = 130
 CORES = 18
 FAILING = 6
+LAB_PATIENCE_S = 900
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +238,62 @@ def test_two_clients(
     finished(started, other)
     assert contents(tmp_path / "other") == contents(undisturbed)
     assert_nothing_lost(started, dataset, undisturbed)
+
+
+@pytest.mark.lab
+def test_300_sources_and_all_of_it(started: Processes, demo_core: str, tmp_path: Path) -> None:
+    """Worker, client, Ctrl-C, scheduler: one after the other in a fleet of all that the lab has."""
+    from . import damaged_cores as damaged
+    from .conftest import need_group
+    from .test_fleet_lab import add_symbols, lab_cores
+
+    need_group("crashes")
+    need_group("formats")
+    sources = Sources(tmp_path / "fleet")
+    cores = list(lab_cores())
+    for core in cores:
+        sources.copy(core)
+    add_symbols(sources)
+    sources.with_odd_names(Path(demo_core))
+    for path in damaged.no_cores(sources.room()):
+        sources.found(path)
+    sources.fill(300, cores)
+    options = ("--retries", "1")
+    began = time.monotonic()
+    client = started.fleet_run("undisturbed", sources.arguments, tmp_path / "undisturbed", *options)
+    assert client.wait(LAB_PATIENCE_S) == EXIT_PARTIAL, started.said("undisturbed")
+    print(f"\n300 sources undisturbed: {time.monotonic() - began:.1f} s")
+
+    began = time.monotonic()
+    cluster = DaskCluster(started)
+    cluster.start()
+    dataset = tmp_path / "dataset"
+    command = (sources.arguments, dataset, "--scheduler", cluster.address, *options)
+
+    def run_up_to(number: int, name: str) -> subprocess.Popen[bytes]:
+        client = started.fleet_run(name, *command)
+        wait_until(f"{number} records", lambda: committed(dataset) >= number, LAB_PATIENCE_S)
+        assert client.poll() is None, started.said(name)
+        return client
+
+    client = run_up_to(30, "first")
+    killed(cluster.workers[0])
+    cluster.start_worker()
+    wait_until("60 records", lambda: committed(dataset) >= 60, LAB_PATIENCE_S)
+    killed(client)
+    client = run_up_to(100, "second")
+    client.send_signal(signal.SIGINT)
+    assert client.wait(PATIENCE_S) == INTERRUPTED
+    client = run_up_to(140, "third")
+    assert cluster.scheduler is not None
+    killed(cluster.scheduler)
+    cluster.start()
+    wait_until("180 records", lambda: committed(dataset) >= 180, LAB_PATIENCE_S)
+    for worker in cluster.workers[-2:]:
+        killed(worker)
+        cluster.start_worker()
+    assert client.wait(LAB_PATIENCE_S) == EXIT_PARTIAL, started.said("third")
+    print(f"with SIGKILL for all: {time.monotonic() - began:.1f} s")
+    assert len(records(dataset)) == len(sources.given) >= 300
+    assert_nothing_lost(started, dataset, tmp_path / "undisturbed")
+    shutil.rmtree(tmp_path / "fleet")
