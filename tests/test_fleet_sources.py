@@ -189,7 +189,11 @@ def test_manifest(tmp_path: Path) -> None:
             "tags": {"rack": "r1", "n": 3, "x": None},
         },
         "",
-        {"core": "/var/crash/vmcore", "symbols": "vmlinux", "time": "2026-11-22T19:13:01.500+02:00"},
+        {
+            "core": "/var/crash/vmcore",
+            "symbols": "vmlinux",
+            "time": "2026-11-22T19:13:01.500+02:00",
+        },
         {"core": "s3://bucket/vmcore", "time": "2026-11-22"},
         name="sub/fleet.jsonl",
     )
