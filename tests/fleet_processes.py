@@ -145,7 +145,7 @@ class DaskCluster:
         """One more."""
         self._workers += 1
         worker = self._started.start(
-            f"worker-{self._workers}",
+            f"worker-{self._port}-{self._workers}",
             *("dask", "worker", self.address, "--nthreads", "1", "--no-dashboard"),
             *("--host", "127.0.0.1", "--local-directory", str(self._started.folder)),
             "--nanny" if self._nanny else "--no-nanny",
@@ -156,10 +156,11 @@ class DaskCluster:
 
     def wait_for_workers(self, number: int) -> None:
         """Until so many of those started last are there."""
-        for worker in range(self._workers - number + 1, self._workers + 1):
-            wait_until(
-                "a worker", lambda n=worker: "Registered to:" in self._started.said(f"worker-{n}")
-            )  # type: ignore[misc]
+        names = [f"worker-{self._port}-{self._workers - n}" for n in range(number)]
+        wait_until(
+            "the workers",
+            lambda: all("Registered to:" in self._started.said(name) for name in names),
+        )
 
     def start(self) -> None:
         """A scheduler and two workers."""

@@ -191,7 +191,7 @@ def test_a_worker_that_cannot_start_a_process(
     cluster.start_scheduler()
     path = f"{ROOT}:{sysconfig.get_path('purelib')}"
     cluster.start_worker(python=str(python), environment={"PYTHONPATH": path})
-    wait_until("a worker", lambda: "Registered to:" in started.said("worker-1"))
+    cluster.wait_for_workers(1)
     python.unlink()
     run = Run(started, cluster, tmp_path / "dataset")
     assert run([crash / "vmcore-0"], "--retries", "1", expect=EXIT_PARTIAL) == {"vmcore-0"}
