@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, Optional
 
 from drgn import FaultError, Program, ProgramFlags
 
@@ -35,15 +35,18 @@ class Span(NamedTuple):
     end: int
 
 
-def fault_where_left_out(prog: Program) -> None:
+def fault_where_left_out(prog: Program, path: Optional[str] = None) -> None:
     """Make reads of memory that an ELF dump leaves out fail with a FaultError, not give zeros.
 
     Done once for a program; again, or for another kind of program, it does nothing.
 
+    :param path: of the dump, by default what drgn says, which fails where that is no UTF-8
     :raises InputError: the dump is no longer where it was opened
     """
-    path = prog.core_dump_path
-    if path is None or prog.flags & ProgramFlags.IS_LIVE or _DONE_KEY in prog.cache:
+    if prog.flags & ProgramFlags.IS_LIVE or _DONE_KEY in prog.cache:
+        return
+    path = path or prog.core_dump_path
+    if path is None:
         return
     with open_regular(path) as file:
         elf = read_elf(file)

@@ -119,7 +119,7 @@ def open_program(
         name = shown(os.fspath(core))
         failure = f"{name}: {cut_short or 'cannot be opened as a vmcore'}"
         _drgn_opens(partial(prog.set_core_dump, file.path), failure)
-        fault_where_left_out(prog)
+        fault_where_left_out(prog, file.path)
     elif kernel:
         from .kcore import open_running_kernel  # with all that it imports, for who needs it
 
