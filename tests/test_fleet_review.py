@@ -16,11 +16,13 @@ pytest.importorskip("duckdb")
 
 from drgn_tools.cli import main
 from drgn_tools.errors import UsageError
+from drgn_tools.fleet.arguments import parse_fleet_arguments
 from drgn_tools.fleet.cell import Cells, audit_in_cell
 from drgn_tools.fleet.dataset import Dataset
 from drgn_tools.fleet.job import Job, Limits
+from drgn_tools.fleet.one import audit_one
 from drgn_tools.fleet.report import sql_lines
-from drgn_tools.fleet.source import Source
+from drgn_tools.fleet.source import Source, list_sources
 
 from .fleet_processes import wait_until
 
@@ -114,3 +116,15 @@ def test_runs_with_a_limit_get_through_all_there_is_to_do(
     assert audited("--limit", "2", "--redo", "failed") == ["a.core", "z.core"]
     assert audited("--limit", "1", "--redo", "all") == ["y.core"]
     capfd.readouterr()
+
+
+def test_more_memory_than_can_be_a_limit_is_refused() -> None:
+    with pytest.raises(UsageError, match="--memory"):
+        parse_fleet_arguments(["run", "x", "-o", "y", "--memory", "99999999T"])
+
+
+def test_a_core_whose_name_is_no_utf_8(demo_core: str, tmp_path: Path) -> None:
+    core = os.path.join(os.fsencode(tmp_path), b"\xff.core")
+    shutil.copyfile(demo_core, core)
+    [source] = list_sources([os.fsdecode(core)]).sources
+    assert audit_one(Job(source, "key")).record["line"] is None

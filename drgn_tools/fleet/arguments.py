@@ -200,12 +200,14 @@ def _seconds(text: str) -> float:
 
 
 _LEAST_MEMORY = 128 << 20
+_MOST_MEMORY = 1 << 62
+"""setrlimit() takes no more than a signed number of 64 bits."""
 
 
 def _size(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,12})([KMGT]?)i?B?", text)
     size = int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2]] if match else 0
-    if size < _LEAST_MEMORY:
+    if not _LEAST_MEMORY <= size <= _MOST_MEMORY:
         raise UsageError(f"--memory takes a size of 128M and more, as in 2G: {text!r} is none")
     return size
 

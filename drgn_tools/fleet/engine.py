@@ -270,10 +270,13 @@ class _Run:
                 self._give_up_on_absent(workers, running)
                 self._take(running, finished)
                 self._observer.tick()
-            client.unregister_worker_plugin(self._plugin)
         finally:
             # Of a run that goes on these are first; of one that is over there are none.
             self.waiting.extendleft(reversed(running.values()))
+            # Also of a run that was interrupted: the scheduler would give it to every new worker.
+            if client.status == "running":
+                with suppress(OSError, CancelledError):
+                    client.unregister_worker_plugin(self._plugin)
 
     def _submit(
         self,
