@@ -342,3 +342,11 @@ def test_memory_file_system() -> None:
 def test_a_protocol_that_nobody_knows(url: str) -> None:
     pytest.importorskip("fsspec", reason="needs the extra drgn-tools[fleet]")
     assert refusal(InputError, url) == f"{url}: Protocol not known: nosuch"
+
+
+def test_password_in_a_url_is_not_kept(tmp_path: Path) -> None:
+    manifest = tmp_path / "fleet.jsonl"
+    manifest.write_text('{"core": "http://user:secret@127.0.0.1/a@b/vmcore"}\n')
+    (source,) = list_sources([str(manifest)]).sources
+    assert source.name == "http://127.0.0.1/a@b/vmcore"
+    assert source.core == "http://user:secret@127.0.0.1/a@b/vmcore"

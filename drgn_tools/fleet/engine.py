@@ -180,9 +180,14 @@ def on_worker(job: dict[str, Any], limits: dict[str, Any], plugin: str) -> Outco
 
 def _sent_by_value() -> Callable[[dict[str, Any], dict[str, Any], str], Outcome]:
     # The scheduler unpickles what is submitted, and need not have drgn_tools.
+    expected = __version__
+
     def audit(job: dict[str, Any], limits: dict[str, Any], plugin: str) -> Outcome:
+        from drgn_tools import __version__ as found
         from drgn_tools.fleet.engine import on_worker
 
+        if found != expected:  # one that came after _check_workers()
+            raise ImportError(f"it has drgn-tools {found}")
         return on_worker(job, limits, plugin)
 
     return audit

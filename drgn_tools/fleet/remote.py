@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from ..core_file import shown
 from ..errors import DrgnToolsError, InputError
 
-__all__ = ("complete_url", "errors_of", "file_system", "is_url", "url_of")
+__all__ = ("complete_url", "errors_of", "file_system", "is_url", "url_of", "without_password")
 
 
 def is_url(text: str) -> bool:
@@ -43,6 +44,14 @@ def url_of(files: Any, path: str, url: str) -> str:
     return str(files.unstrip_protocol(path)) + separator + inner
 
 
+def without_password(url: str) -> str:
+    """*url* as it may be kept: ``http://user:secret@host/core`` without ``user:secret@``."""
+    return _USER.sub("://", url)
+
+
+_USER = re.compile(r"://[^/@]*@")
+
+
 @contextmanager
 def errors_of(where: str) -> Iterator[None]:
     """What a file system raises meanwhile becomes one line.
@@ -56,4 +65,6 @@ def errors_of(where: str) -> Iterator[None]:
     # Each is over a library of its own (aiohttp, botocore, zipfile ...) with errors of its
     # own, and takes it for granted that they are known.
     except Exception as e:
-        raise InputError(f"{shown(where)}: {shown(str(e) or type(e).__name__)}") from e
+        raise InputError(
+            f"{shown(without_password(where))}: {shown(str(e) or type(e).__name__)}"
+        ) from e

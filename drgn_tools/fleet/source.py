@@ -15,7 +15,7 @@ from ..core_file import open_regular, shown
 from ..elf import ET_CORE
 from ..errors import InputError, UsageError
 from ..kdump import KDUMP_MAGICS
-from .remote import complete_url, errors_of, file_system, is_url, url_of
+from .remote import complete_url, errors_of, file_system, is_url, url_of, without_password
 
 __all__ = ("Listing", "Source", "list_sources")
 
@@ -182,7 +182,7 @@ def _of_line(line: str, folder: str, where: str) -> Source:
     if not is_url(core):
         core = os.path.abspath(os.path.join(folder, core))
     return Source(
-        name=_printable(core),
+        name=_printable(without_password(core) if is_url(core) else core),
         core=core,
         symbols=tuple(os.path.join(folder, name) for name in _texts(entry, "symbols", where)),
         host=next(iter(_texts(entry, "host", where)), None),
@@ -254,4 +254,4 @@ def _of_urls(url: str, passed_over: list[str]) -> Iterator[Source]:
             paths = [path]
         names = [url_of(files, path, url) for path in paths]
     for name in names:
-        yield Source(name=_printable(name), core=name)
+        yield Source(name=_printable(without_password(name)), core=name)
