@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -16,8 +17,9 @@ pytest.importorskip("duckdb")
 
 from drgn_tools.cli import main
 from drgn_tools.errors import UsageError
+from drgn_tools.fleet import cell as cell_module
 from drgn_tools.fleet.arguments import parse_fleet_arguments
-from drgn_tools.fleet.cell import Cells, audit_in_cell
+from drgn_tools.fleet.cell import Cell, Cells, audit_in_cell
 from drgn_tools.fleet.dataset import Dataset
 from drgn_tools.fleet.job import Job, Limits
 from drgn_tools.fleet.one import audit_one
@@ -128,3 +130,34 @@ def test_a_core_whose_name_is_no_utf_8(demo_core: str, tmp_path: Path) -> None:
     shutil.copyfile(demo_core, core)
     [source] = list_sources([os.fsdecode(core)]).sources
     assert audit_one(Job(source, "key")).record["line"] is None
+
+
+def test_what_lies_beside_a_dump_is_not_imported(
+    demo_core: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("drgn", "runpy", "json", "drgn_tools"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    # As a console script has it: no working directory, and nothing relative to it.
+    monkeypatch.setattr(sys, "path", [os.path.abspath(path) for path in sys.path if path])
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    cells = Cells()
+    record = audit_in_cell(
+        Job(Source(demo_core, demo_core), "key"), Limits(retries=0), cells
+    ).record
+    cells.close()
+    assert record["line"] is None
+
+
+def test_a_process_that_never_begins_does_not_keep_the_worker(
+    demo_core: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_module, "_GRACE_S", 0.2)
+    limits = Limits(seconds=0.5, retries=0)
+    cells = Cells()
+    cell = Cell(limits)
+    os.kill(cell._process.pid, signal.SIGSTOP)
+    cells.give_back(cell)
+    record = audit_in_cell(Job(Source(demo_core, demo_core), "key"), limits, cells).record
+    assert (record["cause"], record["exit_code"]) == ("time limit", 124)
+    assert cell._process.poll() is not None

@@ -24,6 +24,14 @@ from .record import failed
 
 __all__ = ("Cells", "audit_in_cell")
 
+_START = f"""
+import sys
+sys.path[:] = sys.argv.pop(1).split({os.pathsep!r})
+import runpy
+runpy.run_module("drgn_tools.fleet.inmate", run_name="__main__", alter_sys=True)
+"""
+"""Imports from where this process does. ``-m`` would look into the working directory first, and what
+lies beside a dump may be called drgn.py."""
 _GRACE_S = 10.0
 """A process that its own timer does not end (in an uninterruptible read) is killed so much later."""
 _MAX_ANSWER_BYTES = 1 << 30
@@ -61,7 +69,7 @@ class Cell:
         with theirs:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "drgn_tools.fleet.inmate"),
+                    *(sys.executable, "-c", _START, os.pathsep.join(sys.path)),
                     *(str(theirs.fileno()), str(limits.memory_bytes), self._scratch.name),
                 ],
                 stdin=subprocess.PIPE,
@@ -97,6 +105,8 @@ class Cell:
         }
         try:
             self._connection.send_bytes(json.dumps(request).encode())
+            if not self._connection.poll(self.limits.seconds + _GRACE_S):
+                raise _Died(*self._too_long(), {})
             self._connection.recv_bytes()
         except (EOFError, OSError):
             if self._is_used:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The process in which dumps are audited: ``python -m drgn_tools.fleet.inmate FD MEMORY_BYTES SCRATCH``.
+"""The process in which dumps are audited, started by cell.py with arguments FD MEMORY_BYTES SCRATCH.
 
 A dump may crash what reads it, use up the memory, take forever. So that happens here, one
 dump after another, and cell.py watches from the other end of the socket FD. Messages are JSON and
@@ -23,7 +23,7 @@ from typing import Any
 
 from ..errors import EXIT_BUG
 from .job import Cause, Job
-from .one import audit_one, describe
+from .one import audit_one, describe, is_for_want_of_memory
 from .record import failed
 
 __all__ = ("main",)
@@ -70,12 +70,13 @@ def _serve(connection: Connection, request: dict[str, Any]) -> None:
     try:
         outcome = audit_one(job, request["max_tasks"], lambda facts: tell({"facts": facts}))
         answer, tasks = {"record": outcome.record, "unchanged": outcome.unchanged}, outcome.tasks
-    except MemoryError:
-        answer, tasks = {"out_of_memory": True}, None
     # The outermost fence of this process, as in cli.py: a bug that one dump brings to
     # light is a record of that dump, and does not end the run.
     except Exception as e:
-        answer, tasks = {"record": failed(job.source, Cause.BUG, EXIT_BUG, describe(e))}, None
+        if is_for_want_of_memory(e):
+            answer, tasks = {"out_of_memory": True}, None
+        else:
+            answer, tasks = {"record": failed(job.source, Cause.BUG, EXIT_BUG, describe(e))}, None
     signal.setitimer(signal.ITIMER_REAL, 0)
     gc.collect()  # a Program and what is kept on it refer to each other
     tell({**answer, **_memory()})

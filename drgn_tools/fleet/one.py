@@ -30,7 +30,7 @@ from .record import Facts, failed, of_source
 from .schema import tasks_file
 from .source import Source
 
-__all__ = ("audit_one", "describe")
+__all__ = ("audit_one", "describe", "is_for_want_of_memory")
 
 _US = 1_000_000
 _LAST_SECOND = 253402300799
@@ -81,7 +81,7 @@ def _outcome(
             audit = audit_kernel(prog, max_tasks=max_tasks)
             about.update(_of_machine(prog))
     except DrgnToolsError as e:
-        if _is_for_want_of_memory(e):
+        if is_for_want_of_memory(e):
             raise MemoryError from e
         cause = Cause.TYPES if isinstance(e, TypesError) else Cause.INPUT
         return Outcome({**about, **failed(source, cause, e.exit_code, str(e))})
@@ -108,8 +108,8 @@ def _content_id(source: Source, core: Core, max_tasks: Optional[int]) -> str:
     return joint_id((core.content_id(), *symbols, repr(told)))
 
 
-def _is_for_want_of_memory(error: BaseException) -> bool:
-    # drgn says it as the error of what it was doing.
+def is_for_want_of_memory(error: BaseException) -> bool:
+    """Is there too little memory? drgn, and the system, say it as the error of what they were doing."""
     cause: Optional[BaseException] = error
     while cause is not None:
         if isinstance(cause, MemoryError):
