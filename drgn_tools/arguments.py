@@ -20,6 +20,7 @@ __all__ = (
     "Arguments",
     "Parser",
     "add_log_options",
+    "checked_format",
     "parse_arguments",
     "parse_repl_arguments",
     "positive",
@@ -33,6 +34,7 @@ _FORMATS_OF = {
     "regs": _FORMATS,
     "groups": (*_FORMATS, "folded"),
     "demo": _FORMATS,
+    "fleet report": _FORMATS,
 }
 """The first is the default."""
 
@@ -192,7 +194,7 @@ class Arguments(argparse.Namespace):
     # fleet report
     dataset: str
     section: list[str]
-    top: int
+    top: Optional[int]
     sql: Optional[str]
     html: Optional[str]
 
@@ -522,7 +524,7 @@ _ADD_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 
 def _check_command(args: Arguments) -> None:
-    args.format = _checked_format(args.format, args.command)
+    args.format = checked_format(args.format, args.command)
     if args.command in ("tasks", "stack", "regs", "groups", "demo"):
         args.pid = [*args.pid, *getattr(args, "pids", [])]
         args.selection = _selection(args)
@@ -566,7 +568,11 @@ def _check_source(args: Arguments) -> None:
         raise UsageError(f"{' and '.join(given)} exclude each other: give one kernel")
 
 
-def _checked_format(name: Optional[str], command: str) -> str:
+def checked_format(name: Optional[str], command: str) -> str:
+    """What ``--format`` of *command* was given, or its default.
+
+    :raises UsageError: *command* has no such format, or none at all.
+    """
     ours = _FORMATS_OF.get(command)
     if ours is None:
         if name is not None:

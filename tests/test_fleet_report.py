@@ -589,6 +589,21 @@ def test_an_error_of_sql_is_exit_code_2(fleet: Dataset, capsys: pytest.CaptureFi
     assert not out
 
 
+def test_a_format_that_there_is_not(fleet: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ([], ["--sql", "FROM audits"]):
+        code, out, err = run([str(fleet.path), "--format", "gihtub", *more], capsys)
+        assert one_error(code, err)[0] == 2
+        assert "did you mean github?" in err
+        assert not out
+
+
+def test_help_names_the_views(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fleet", "report", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"{', '.join(list(VIEWS)[:-1])} and {list(VIEWS)[-1]};" in out
+    assert "DESCRIBE tasks" in out
+
+
 # ---- real ones, and many
 
 

@@ -7,7 +7,7 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from ..arguments import Arguments, Parser, add_log_options, positive
+from ..arguments import Arguments, Parser, add_log_options, checked_format, positive
 from ..errors import UsageError
 from .job import Limits
 
@@ -38,7 +38,8 @@ examples:
   drgn-tools fleet report fleet --html fleet.html
   drgn-tools fleet report fleet --sql "SELECT host, count(*) FROM tasks WHERE verdict = 'unreliable' GROUP BY host"
 
-The views for --sql: docs/fleet.md.
+The views for --sql are audits, tasks, frames, regs, interrupted and stacks; --sql "DESCRIBE tasks" lists the
+columns of one. What they mean: docs/fleet-report.md.
 """
 
 
@@ -56,9 +57,11 @@ def parse_fleet_arguments(argv: Sequence[str]) -> Arguments:
             raise UsageError(
                 "--workers is of a cluster of its own; that of --scheduler has its workers"
             )
-    elif args.html is not None and (args.sql is not None or args.section):
+        return args
+    args.format = checked_format(args.format, "fleet report")
+    if args.html is not None and (args.sql is not None or args.section):
         raise UsageError("--html is a page of its own: leave --sql and --section out")
-    elif args.sql is not None and args.section:
+    if args.sql is not None and args.section:
         raise UsageError("--sql and --section exclude each other: give one")
     return args
 
