@@ -26,6 +26,7 @@ from .layout import Layout, layout_of
 from .left_out import fault_where_left_out
 from .live import LiveTaskList, is_live
 from .on_cpu import cpu_registers, crashed_task
+from .outline import Outlines
 from .program import build_id, source_of, types_source
 from .pt_regs import Registers
 from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
@@ -42,7 +43,6 @@ from .unwind_frame import (
     Step,
     UnwindRules,
     Walk,
-    outline_of,
     walk_from_regs,
     walk_task_stack,
 )
@@ -241,6 +241,7 @@ class _Kernel:
                 self.layout.top_padding_bytes,
                 self.layout.frame_bp_offset,
             )
+            self._outline_of = Outlines(self.rules)
 
     def _use_text(self, text: KernelText) -> None:
         # What was found out with another text may have another answer now.
@@ -326,10 +327,10 @@ class _Kernel:
         needs_user_regs = self.layout.may_need_user_regs and not (
             task.kthread or self.tasks.is_idle(task)
         )
-        outline = outline_of(stack, task.thread_sp, self.rules)
+        outline = self._outline_of(stack, task.thread_sp)
         if outline is not None and not self._swapped_in.isdisjoint(outline.place[0]):
             recovery = Recovery(self.prog, self.recover_layout, task)
-            outline = outline_of(stack, task.thread_sp, self.rules, recovery)
+            outline = self._outline_of(stack, task.thread_sp, recovery)
         if outline is None:
             return self._told(task, self._story(task, stack, needs_user_regs))
         key = outline.place, needs_user_regs
@@ -359,20 +360,16 @@ class _Kernel:
         self, task: Task, story: _Story, found: Sequence[tuple[int, Registers]]
     ) -> tuple[tuple[Frame, ...], tuple[SavedRegs, ...]]:
         """Frames and registers of a stack with the same outline; only its ``pt_regs`` are its own."""
-        frames = list(story.frames)
-        for at, (address, registers) in zip(story.regs_at, found):
-            of = frames[at]
-            frames[at] = Frame(
-                registers["ip"], of.symbol, of.module, of.stack, address, of.user_mode
-            )
-        regs = []
-        for known, at, (address, registers) in zip(story.regs, story.regs_at, found):
-            entry, user_mode, caller = known.entry, known.user_mode, None
+        frames, regs = list(story.frames), list(story.regs)
+        # The outermost first: who called what was interrupted is looked for in the frame above, too.
+        for i in range(len(found) - 1, -1, -1):
+            at, (address, registers) = story.regs_at[i], found[i]
+            frame, known, caller = frames[at], regs[i], None
+            user_mode, symbol, module = frame.user_mode, frame.symbol, frame.module
+            frames[at] = Frame(registers["ip"], symbol, module, frame.stack, address, user_mode)
             if not user_mode:
                 caller = self._missing_caller(task, frames, at, registers["sp"])
-            regs.append(
-                SavedRegs(address, entry, user_mode, registers, known.symbol, known.module, caller)
-            )
+            regs[i] = SavedRegs(address, known.entry, user_mode, registers, symbol, module, caller)
         return tuple(frames), tuple(regs)
 
     def _told(

@@ -11,7 +11,7 @@ online CPU, which are on no list. (An offline CPU's idle task is not looked at.)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter, itemgetter
 from struct import Struct
 from typing import Any, Callable, NamedTuple, Optional
@@ -93,6 +93,10 @@ class Task(NamedTuple):
         )
 
 
+_task: Callable[[tuple[Any, ...]], Task] = partial(tuple.__new__, Task)
+"""What Task() does, without a call of Python code for each."""
+
+
 @lru_cache(maxsize=256)
 def task_state_to_char(state: int, exit_state: int) -> str:
     """One letter for a task's state.
@@ -126,30 +130,33 @@ class TaskReader:
         :param addr: address of the ``struct task_struct``.
         :raises FaultError: it is not in the dump.
         """
-        raw = self._read(addr, self._size_bytes)
         (
             pid, tgid, comm, state, exit_state, flags, stack, thread_sp, tasks_next, tasks_prev,
             thread_node_next, thread_node_prev, signal, nvcsw, nivcsw, stack_refcount, cpu, on_cpu,
-        ) = self._in_order(self._unpack(raw) + self._absent)  # fmt: skip
-        return Task(
-            addr,
-            pid,
-            tgid,
-            comm.split(b"\0", 1)[0].decode("utf-8", "backslashreplace"),
-            task_state_to_char(state, exit_state),
-            state == 0,
-            cpu,
-            on_cpu != 0,
-            flags & PF_KTHREAD != 0,
-            stack,
-            thread_sp,
-            stack_refcount != 0 and stack != 0,
-            nvcsw + nivcsw,
-            tasks_next,
-            tasks_prev,
-            thread_node_next,
-            thread_node_prev,
-            signal,
+        ) = self._in_order(
+            self._unpack(self._read(addr, self._size_bytes)) + self._absent
+        )  # fmt: skip
+        return _task(
+            (
+                addr,
+                pid,
+                tgid,
+                comm.split(b"\0", 1)[0].decode("utf-8", "backslashreplace"),
+                task_state_to_char(state, exit_state),
+                state == 0,
+                cpu,
+                on_cpu != 0,
+                flags & PF_KTHREAD != 0,
+                stack,
+                thread_sp,
+                stack_refcount != 0 and stack != 0,
+                nvcsw + nivcsw,
+                tasks_next,
+                tasks_prev,
+                thread_node_next,
+                thread_node_prev,
+                signal,
+            )
         )
 
 
@@ -240,10 +247,6 @@ class _ListWalk:
         self.signal_addr = signal_addr
         self.passed = passed
         self.damage: Optional[str] = None
-
-    def accepts(self, task: Task) -> bool:
-        """Threads of a process share its signal_struct."""
-        return self.signal_addr is None or task.signal_addr == self.signal_addr
 
 
 class TaskList:
@@ -357,7 +360,7 @@ class TaskList:
                 walk.damage = f"it leads to {walk.node - offset:#x}, which is not in the dump"
                 return
             ahead, behind = links(task)
-            if behind != walk.previous or not walk.accepts(task):
+            if behind != walk.previous or walk.signal_addr not in (None, task.signal_addr):
                 # Not a task, or not the next one: whatever follows is not ours.
                 if self._was_passed(walk, offset, links):
                     walk.damage = f"it loops back to {walk.node:#x}"

@@ -38,23 +38,20 @@ import enum
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from struct import Struct
 from typing import Callable, NamedTuple, Optional
 
 from .encoding import Encoding, decode_frame_pointer
-from .pt_regs import PtRegsLayout, Registers
+from .pt_regs import PtRegsLayout
 
 __all__ = (
     "End",
     "FindStack",
     "NotInDump",
-    "Outline",
     "Recover",
     "StackBytes",
     "Step",
     "UnwindRules",
     "Walk",
-    "outline_of",
     "walk_from_regs",
     "walk_task_stack",
 )
@@ -424,100 +421,6 @@ class _Unwinder:
 def _below(stack: StackBytes, sp: int) -> bool:
     """Is *sp* in the page below *stack*, where a guard page lies (CONFIG_VMAP_STACK)?"""
     return stack.begin_addr - _GUARD_BYTES <= sp < stack.begin_addr
-
-
-class Outline(NamedTuple):
-    """A walk in short. Stacks of the same :attr:`place` differ in nothing but where they lie."""
-
-    place: tuple[tuple[int, ...], tuple[int, ...], bool]
-    """Innermost first, return addresses and the ip of each ``pt_regs`` of kernel mode; which of these
-    are ``pt_regs``; do ``pt_regs`` of user mode end it?"""
-    regs: tuple[tuple[int, Registers], ...]
-    """All ``pt_regs`` and their addresses, those of user mode last."""
-
-
-def outline_of(
-    stack: StackBytes, thread_sp: int, rules: UnwindRules, recover: Optional[Recover] = None
-) -> Optional[Outline]:
-    """What a walk of the stack of a task that is not on a CPU meets, if nothing is unusual about it.
-
-    Most stacks are so. What needs a second look -- a frame pointer that is not aligned or does
-    not lead up, the special forms of the last frame, missing memory -- gives ``None``. Of all
-    else :func:`walk_task_stack` sees the same, in twenty times the time.
-
-    :param recover: as there; ``None`` if nothing is to be recovered.
-    """
-    layout, word = rules.regs, rules.regs.word_bytes
-    data, base = stack.data, stack.data_addr
-    if stack.holes or thread_sp != base or len(data) != stack.end_addr - base:
-        return None
-    # On a stack in the lower half, all frame pointers would look encoded (MSB).
-    if (base | len(data) | rules.frame_bp_offset) % word or _decoded(base, rules) is not None:
-        return None
-    # Frames and registers by their offset from the base.
-    unpack, header_bytes, regs_bytes = _UNPACK_FRAME[word], 2 * word, layout.size_bytes
-    task_pt_regs = len(data) - rules.top_padding_bytes - regs_bytes
-    last_frame = task_pt_regs - header_bytes
-    near_the_end = last_frame - 3 * word
-    ips: list[int] = []
-    kernel_regs: list[int] = []
-    found: list[tuple[int, Registers]] = []
-    bp, lowest = base + rules.frame_bp_offset, 0
-    try:
-        while True:
-            at = bp - base
-            if lowest <= at <= last_frame and not at % word:
-                bp, ip = unpack(data, at)
-                ips.append(ip if recover is None else recover(ip, base + at + word))
-                if at >= near_the_end and (
-                    at == last_frame or _may_be_last(data, at, last_frame, rules)
-                ):
-                    break
-                lowest = at + header_bytes
-                continue
-            regs_addr = _decoded(bp, rules)
-            if regs_addr is None:
-                return None
-            at = regs_addr - base
-            if not lowest <= at <= task_pt_regs or at % word:
-                return None
-            registers = layout.read(data[at : at + regs_bytes])
-            found.append((regs_addr, registers))
-            if layout.user_mode(registers):
-                return Outline((tuple(ips), tuple(kernel_regs), True), tuple(found))
-            kernel_regs.append(len(ips))
-            ip = registers["ip"]
-            ips.append(ip if recover is None else recover(ip, regs_addr + layout.ip_offset))
-            bp, lowest = registers["bp"], at + regs_bytes
-    except NotInDump:
-        return None
-    if at != last_frame:
-        return None
-    registers = layout.read(data[task_pt_regs : task_pt_regs + regs_bytes])
-    user_mode = layout.user_mode(registers)
-    if user_mode:
-        found.append((base + task_pt_regs, registers))
-    return Outline((tuple(ips), tuple(kernel_regs), user_mode), tuple(found))
-
-
-_UNPACK_FRAME = {4: Struct("<II").unpack_from, 8: Struct("<QQ").unpack_from}
-"""By the size of a word: {saved bp, return address}."""
-
-
-def _decoded(bp: int, rules: UnwindRules) -> Optional[int]:
-    return decode_frame_pointer(bp, rules.encoding, rules.regs.word_bytes)
-
-
-def _may_be_last(data: bytes, at: int, last_frame: int, rules: UnwindRules) -> bool:
-    """May is_last_aligned_frame() or is_last_ftrace_frame() hold of the frame at an offset?"""
-    word = rules.regs.word_bytes
-    unpack = _UNPACK_FRAME[word]
-    bp, return_addr = unpack(data, at)
-    if return_addr != unpack(data, last_frame)[1]:
-        return False
-    if at == last_frame - rules.gcc_realign_words * word:
-        return True
-    return at == last_frame - 3 * word and bp == unpack(data, at + 2 * word)[0]
 
 
 def _nothing_swapped(addr: int, addr_p: int) -> int:

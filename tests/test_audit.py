@@ -27,9 +27,9 @@ from drgn_tools import (
     task_stack,
     task_stacks,
 )
-from drgn_tools import audit as audit_module
 from drgn_tools.audit import AuditUnderWay, audit_under_way
 from drgn_tools.layout import layout_of
+from drgn_tools.outline import Outlines
 
 PAGE = 4096
 
@@ -343,7 +343,7 @@ def test_records_that_share_a_story_are_those_of_a_walk_each(
     whole: KernelAudit, demo_program: drgn.Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len({id(s.frames) for s in whole}) < len(whole)
-    monkeypatch.setattr(audit_module, "outline_of", lambda *_: None)
+    monkeypatch.setattr(Outlines, "__call__", lambda *_: None)
     one_by_one = audit_kernel(demo_program)
     assert one_by_one == whole
     assert repr(one_by_one.tasks) == repr(whole.tasks)

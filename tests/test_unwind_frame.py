@@ -14,6 +14,7 @@ from typing import Optional, Union
 import pytest
 
 from drgn_tools.encoding import Encoding
+from drgn_tools.outline import Outlines
 from drgn_tools.pt_regs import X86_32, X86_64, PtRegsLayout
 from drgn_tools.unwind_frame import (
     End,
@@ -22,7 +23,6 @@ from drgn_tools.unwind_frame import (
     StackBytes,
     UnwindRules,
     Walk,
-    outline_of,
     walk_task_stack,
 )
 
@@ -120,7 +120,7 @@ def check_outline(
     if not 0 <= offset < len(stack.data):
         return False
     stack = stack._replace(data_addr=sp, data=stack.data[offset:])
-    outline = outline_of(stack, sp, rules, recover)
+    outline = Outlines(rules)(stack, sp, recover)
     if outline is None:
         return False
     in_kernel = [step for step in walk.steps if not step.user_mode]
@@ -551,12 +551,49 @@ def test_outline_of_a_damaged_stack_is_that_of_its_walk_or_none(
     assert 100 < outlines < 1000
 
 
+@pytest.mark.parametrize("layout", [X86_64, X86_32], ids=["64", "32"])
+@pytest.mark.parametrize("encoding", [Encoding.LSB, Encoding.MSB])
+@pytest.mark.parametrize("words_below", [2, 3, 4], ids="{} words below the last".format)
+def test_outline_of_a_stack_that_is_like_the_last_one_is_that_of_the_first_one(
+    layout: PtRegsLayout, encoding: Encoding, words_below: int
+) -> None:
+    rng = random.Random(5)
+    d = Drawing(layout, encoding, thread_size=2048, padding=16, bp_offset=2 * layout.word_bytes)
+    d.user_regs()
+    d.frame(d.last_frame, 0, 0xA3)
+    outer = d.frame(d.last_frame - words_below * d.word_bytes, d.last_frame, 0xA2)
+    inner = d.frame(outer - 256, outer, 0xA1)
+    d.inactive(inner - 64, inner, 0xA0)
+    begin, whole = d.sp - d.base, bytes(d.memory)
+    stack = StackBytes(d.base, d.size, d.sp, whole[begin:])
+    knows = Outlines(d.rules)
+    first = knows(stack, d.sp)
+    assert first is not None
+    assert knows(stack, d.sp) == first
+    frames = [
+        addr for frame in (d.last_frame, outer, inner) for addr in (frame, frame + d.word_bytes)
+    ]
+    outlines = 0
+    for _ in range(1000):
+        d.memory[:] = whole
+        addr, other = rng.choice(frames), rng.choice(frames)
+        word = int.from_bytes(whole[other - d.base :][: d.word_bytes], "little")
+        value = rng.choice((other, d.encode(other), word, word + d.word_bytes, 0xA3))
+        d.put(addr, value % (1 << 8 * d.word_bytes))
+        damaged = stack._replace(data=bytes(d.memory[begin:]))
+        outline = knows(damaged, d.sp)
+        assert outline == Outlines(d.rules)(damaged, d.sp)
+        outlines += outline is not None
+    assert 100 < outlines < 1000
+
+
 def test_outline_of_a_stack_with_a_hole_is_none() -> None:
     d = drawn_task(X86_64, Encoding.LSB)
     stack = StackBytes(d.base, d.size, d.sp, bytes(d.memory[d.sp - d.base :]))
-    assert outline_of(stack, d.sp, d.rules) is not None
-    assert outline_of(stack._replace(holes=((d.end - 8, d.end),)), d.sp, d.rules) is None
-    assert outline_of(stack._replace(data=stack.data[:-8]), d.sp, d.rules) is None
+    outline_of = Outlines(d.rules)
+    assert outline_of(stack, d.sp) is not None
+    assert outline_of(stack._replace(holes=((d.end - 8, d.end),)), d.sp) is None
+    assert outline_of(stack._replace(data=stack.data[:-8]), d.sp) is None
 
 
 def test_outline_has_addresses_as_they_are_recovered() -> None:
