@@ -18,6 +18,7 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple, Optional
 
@@ -96,8 +97,8 @@ _TRANSPARENT = frozenset(
 
 
 def _places(data: bytes, word: int) -> Iterator[int]:
-    # Where this word is among those of *data*.
-    pattern = word.to_bytes(4, sys.byteorder)
+    # Where this word is among those of *data*, which are little-endian.
+    pattern = word.to_bytes(4, "little")
     at = data.find(pattern)
     while at >= 0:
         if at % 4 == 0:
@@ -169,8 +170,9 @@ class Btf:
             raise damaged(f"{total} bytes announced, {len(data)} found")
         hdr_len, type_off, type_len, str_off, str_len = _HEADER.unpack_from(data)[3:]
         start = hdr_len + type_off
+        self._records = data[start : start + type_len // 4 * 4]
         self._words = array("I")
-        self._words.frombytes(data[start : start + type_len // 4 * 4])
+        self._words.frombytes(self._records)
         if sys.byteorder == "big":
             self._words.byteswap()
         start = hdr_len + str_off
@@ -183,6 +185,7 @@ class Btf:
         self._found: dict[tuple[Kind, str], Optional[int]] = {}
         self._enumerators: dict[str, Optional[tuple[int, int]]] = {}
         self._expanded: dict[int, int] = {}
+        self._insides: dict[int, Optional[int]] = {}
 
     def _record_starts(self) -> tuple[list[int], Collection[int]]:
         # Where each record starts, by type ID, in words; ID 0 has none. And all
@@ -203,14 +206,25 @@ class Btf:
 
     @cached_property
     def _name_column(self) -> bytes:
-        # The name offset of each type, by type ID, as they lie in memory.
+        # The name offset of each type, by type ID.
         column = array("I", map(self._words.__getitem__, self._starts))
         column[0] = 0
+        if sys.byteorder == "big":
+            column.byteswap()
         return column.tobytes()
 
     @cached_property
-    def _word_bytes(self) -> bytes:
-        return self._words.tobytes()
+    def _variables(self) -> dict[str, int]:
+        # The first of each name. Kernels have a few hundred, those of each CPU; that a name is
+        # not among all strings takes longer to find out, and most that are asked for are not.
+        found: dict[str, int] = {}
+        starts, type_id = self._starts, 0
+        for place in _places(self._records, Kind.VAR << 24):
+            type_id = bisect_right(starts, place, type_id) - 1
+            if starts[type_id] == place - 1:
+                with suppress(TypesError):  # a damaged name is that of none
+                    found.setdefault(self.name(type_id) or "", type_id)
+        return found
 
     def __len__(self) -> int:
         """Number of types, ``void`` counted in."""
@@ -261,6 +275,8 @@ class Btf:
         return self._found[key]
 
     def _find(self, kind: Kind, name: str) -> Optional[int]:
+        if kind == Kind.VAR:
+            return self._variables.get(name) if name else None
         offset = self._name_offset(name)
         if offset is None:
             return None
@@ -362,7 +378,7 @@ class Btf:
         offset = self._name_offset(name)
         if offset is None:
             return None
-        for word in _places(self._word_bytes, offset):
+        for word in _places(self._records, offset):
             type_id = bisect_right(self._starts, word) - 1
             kind = self.kind(type_id)
             if kind not in _ENUMS:
@@ -413,6 +429,19 @@ class Btf:
             raise damaged(f"type {type_id} has more than {MAX_TYPE_BYTES} bytes")
         return size * count
 
+    def _inside(self, type_id: int) -> Optional[int]:
+        # The STRUCT or UNION that a member of this type consists of, if it is one.
+        try:
+            return self._insides[type_id]
+        except KeyError:
+            found = None
+            with suppress(TypesError):  # of no use, but it leads nowhere either
+                element = self._element(type_id)[0]
+                if self.kind(element) in (Kind.STRUCT, Kind.UNION):
+                    found = element
+            self._insides[type_id] = found
+            return found
+
     def expanded_members(self, type_id: int, depth: int = 0) -> int:
         """Return how many members a STRUCT or UNION has, with those of the structs inside it.
 
@@ -427,13 +456,9 @@ class Btf:
             count = 0
             for member_type in self._items(type_id, 3)[1]:
                 count += 1
-                try:
-                    element = self._element(member_type)[0]
-                    if self.kind(element) not in (Kind.STRUCT, Kind.UNION):
-                        continue
-                except TypesError:
-                    continue  # of no use, but it leads nowhere either
-                count += self.expanded_members(element, depth + 1)
+                inside = self._inside(member_type)
+                if inside is not None:
+                    count += self.expanded_members(inside, depth + 1)
             if count > MAX_EXPANDED_MEMBERS:
                 raise damaged(f"type {type_id} has {count} members")
             self._expanded[type_id] = count

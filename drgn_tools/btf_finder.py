@@ -49,6 +49,15 @@ _BTF_KINDS = {
     TypeKind.BOOL: (Kind.INT,),
     TypeKind.FLOAT: (Kind.FLOAT,),
 }
+_GCC_NAMES = {
+    "short": "short int",
+    "unsigned short": "short unsigned int",
+    "long": "long int",
+    "unsigned long": "long unsigned int",
+    "long long": "long long int",
+    "unsigned long long": "long long unsigned int",
+}
+"""What drgn asks for first -> what gcc calls it in debug information."""
 _INT_SIGNED, _INT_BOOL = 1, 4
 _INT_SIZES = (1, 2, 4, 8, 16)
 _ENUM_TYPES = {1: "char", 2: "short", 4: "int", 8: "long"}
@@ -73,6 +82,7 @@ class BtfFinder:
         self._btf = btf
         self._kallsyms = kallsyms
         self._types: dict[int, Type] = {}
+        self._bit_fields: dict[int, tuple[int, int]] = {}
 
     # ---- what drgn asks
 
@@ -81,14 +91,18 @@ class BtfFinder:
     ) -> Optional[Type]:
         """Find a type by kind and name (see Program.register_type_finder()).
 
-        drgn asks for an integer type by every spelling in turn, so the
-        compiler's (``long unsigned int``) is met as it is.
+        drgn asks for an integer type by every spelling in turn, so the compiler's is met as it
+        is. That of gcc is tried at once: that a name is not there takes long to find out.
         """
         if filename is not None:  # BTF knows no files
             return None
         for kind in kinds:
             for btf_kind in _BTF_KINDS.get(kind, ()):
-                type_id = self._btf.find(btf_kind, name)
+                type_id = None
+                if btf_kind == Kind.INT and name in _GCC_NAMES:
+                    type_id = self._btf.find(btf_kind, _GCC_NAMES[name])
+                if type_id is None:
+                    type_id = self._btf.find(btf_kind, name)
                 if type_id is not None:
                     found = self.type(type_id)
                     if found.kind == kind:
@@ -252,16 +266,27 @@ class BtfFinder:
         )
 
     def _member(self, member: BtfMember, struct_bytes: int) -> TypeMember:
-        bit_offset, bits = member.bit_offset, member.bit_field_size
+        name, type_id, bit_offset, bits = member
         if not bits:
-            # Without kind_flag, a bit field's type is an INT made for it.
+            int_offset, bits = self._bit_field_of(type_id)
+            bit_offset += int_offset
+        build = partial(self._member_type, type_id, bit_offset, bits, struct_bytes)
+        return TypeMember(build, name, bit_offset)
+
+    def _bit_field_of(self, type_id: int) -> tuple[int, int]:
+        # Without kind_flag, a bit field's type is an INT made for it: offset and size in
+        # bits, (0, 0) of any other type.
+        try:
+            return self._bit_fields[type_id]
+        except KeyError:
+            found = 0, 0
             with suppress(TypesError):  # a damaged member is met where it is used
-                if self._btf.kind(member.type_id) == Kind.INT:
-                    _, int_offset, int_bits = self._btf.int_encoding(member.type_id)
-                    if int_bits != 8 * self._btf.size(member.type_id):
-                        bit_offset, bits = bit_offset + int_offset, int_bits
-        build = partial(self._member_type, member.type_id, bit_offset, bits, struct_bytes)
-        return TypeMember(build, member.name, bit_offset)
+                if self._btf.kind(type_id) == Kind.INT:
+                    _, int_offset, int_bits = self._btf.int_encoding(type_id)
+                    if int_bits != 8 * self._btf.size(type_id):
+                        found = int_offset, int_bits
+            self._bit_fields[type_id] = found
+            return found
 
     def _member_type(
         self, type_id: int, bit_offset: int, bit_field_size: int, struct_bytes: int

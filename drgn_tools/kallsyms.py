@@ -104,26 +104,32 @@ class _SymbolTable:
                 return region
         return None
 
-    def _places_of(self, address: int) -> tuple[int, int]:
-        # Where the symbols at an address begin and end, or would.
-        end = bisect_right(self._addresses, address)
-        return bisect_left(self._addresses, address, 0, end), end
+    def _first_at(self, address: int) -> int:
+        # Where the symbols at an address begin, or would.
+        return bisect_left(self._addresses, address)
+
+    def _first_after(self, address: int) -> int:
+        # Where the symbols at an address end, or would.
+        return bisect_right(self._addresses, address)
 
     def _aliases(self, address: int) -> range:
         # Positions of the symbols that hold an address: those at the closest
         # address before it, in the same piece of memory.
         region = self._region(address)
-        _, following = self._places_of(address)
-        if region is None or not following or self._addresses[following - 1] < region[0]:
+        if region is None:
             return range(0)
-        first, _ = self._places_of(self._addresses[following - 1])
-        return range(min(first, following - 1), following)  # a damaged table is not sorted
+        following = self._first_after(address)
+        start = self._addresses[following - 1] if following else 0
+        if not following or start < region[0]:
+            return range(0)
+        # A damaged table is not sorted.
+        return range(min(self._first_at(start), following - 1), following)
 
     def _symbol(self, index: int) -> KernelSymbol:
         start = self._addresses[index]
         region = self._region(start)
         end = region[1] if region else start
-        _, following = self._places_of(start)
+        following = self._first_after(start)
         if following < len(self):
             end = min(end, self._addresses[following])
         return KernelSymbol(self._name(index), start, max(end - start, 0))
@@ -177,11 +183,13 @@ class _Offsets(Sequence[int]):
         offset = self._offsets[index]
         return ~offset if offset < 0 else self._base + offset & self._mask
 
-    def places_of(self, address: int) -> tuple[int, int]:
-        """What bisect_left() and bisect_right() return, many times as quick."""
-        offset = address - self._base
-        end = bisect_right(self._offsets, offset, self._first)
-        return bisect_left(self._offsets, offset, self._first, end), end
+    def first_at(self, address: int) -> int:
+        """What bisect_left() returns, many times as quick."""
+        return bisect_left(self._offsets, address - self._base, self._first)
+
+    def first_after(self, address: int) -> int:
+        """What bisect_right() returns, many times as quick."""
+        return bisect_right(self._offsets, address - self._base, self._first)
 
 
 class Kallsyms(_SymbolTable):
@@ -212,10 +220,15 @@ class Kallsyms(_SymbolTable):
         self._addresses = addresses if whole else addresses[: len(self._names)]
         self._regions = [(text_start, self._addresses[-1])] if self._addresses else []
 
-    def _places_of(self, address: int) -> tuple[int, int]:
+    def _first_at(self, address: int) -> int:
         if isinstance(self._addresses, _Offsets):
-            return self._addresses.places_of(address)
-        return super()._places_of(address)
+            return self._addresses.first_at(address)
+        return super()._first_at(address)
+
+    def _first_after(self, address: int) -> int:
+        if isinstance(self._addresses, _Offsets):
+            return self._addresses.first_after(address)
+        return super()._first_after(address)
 
     def _name(self, index: int) -> str:
         return self._names[index][1:]

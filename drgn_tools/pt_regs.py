@@ -130,7 +130,7 @@ def probe_pt_regs(prog: Program) -> PtRegsLayout:
     :raises ValueError: it has another size than on any kernel.
     """
     type_ = prog.type("struct pt_regs")
-    word_bytes = sizeof(prog.type("unsigned long"))
+    word_bytes = prog.address_size()
     names = _NAMES_64 if word_bytes == 8 else _NAMES_32
     fields = []
     for name in names:
