@@ -23,6 +23,8 @@ _FGRAPH_FRAME_OFFSET_MASK = (1 << 10) - 1
 
 _MAX_RETHOOK_NODES = 4096
 """A node for each kretprobed function on a stack; the walk of a looping list visits more."""
+_MAX_TASK_BYTES = 1 << 16
+"""Between two members of ``struct task_struct``, which has some 10 KiB, in any order (RANDSTRUCT)."""
 _FTRACE_RETFUNC_DEPTH = 50
 """linux/ftrace.h: entries of the array before v6.11."""
 _MAX_SHADOW_STACK_WORDS = 65536 // 8
@@ -38,6 +40,7 @@ class Fgraph:
     """``task->ret_stack`` is a shadow stack of words (v6.11); before, an array of struct ftrace_ret_stack."""
     ret_stack_offset: int
     curr_ret_stack: tuple[int, int]
+    """Offset and size; both are read at once."""
     max_index: int
     """The highest that makes sense: an index from a damaged dump may be anything."""
     frame_bytes: int
@@ -82,7 +85,7 @@ def probe_recovery(prog: Program) -> RecoverLayout:
     :raises TypesError: its types are damaged.
     """
     with probing(prog):
-        word_bytes = sizeof(prog.type("unsigned long"))
+        word_bytes = prog.address_size()
         rethook = _probe_rethook(prog) or _probe_kretprobe(prog)
         return RecoverLayout(word_bytes, _probe_fgraph(prog), rethook)
 
@@ -97,13 +100,16 @@ def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
     # an array of struct ftrace_ret_stack.
     of_words = task.member("ret_stack").type.type.kind is not TypeKind.STRUCT
     # SHADOW_STACK_OFFSET: PAGE_SIZE / sizeof(long) (kernel/trace/fgraph.c)
-    words = prog["PAGE_SIZE"].value_() // sizeof(prog.type("unsigned long"))
+    words = prog["PAGE_SIZE"].value_() // prog.address_size()
     frame = prog.type("struct ftrace_ret_stack")
     curr = task.member("curr_ret_stack")
+    ret_stack_offset, curr_ret_stack = offsetof(task, "ret_stack"), (curr.offset, sizeof(curr.type))
+    if abs(curr.offset - ret_stack_offset) + curr_ret_stack[1] > _MAX_TASK_BYTES:
+        raise ValueError("struct task_struct cannot have ret_stack so far from curr_ret_stack")
     return Fgraph(
         return_to_handler=handler,
-        ret_stack_offset=offsetof(task, "ret_stack"),
-        curr_ret_stack=(curr.offset, sizeof(curr.type)),
+        ret_stack_offset=ret_stack_offset,
+        curr_ret_stack=curr_ret_stack,
         of_words=of_words,
         max_index=min(words, _MAX_SHADOW_STACK_WORDS) if of_words else _FTRACE_RETFUNC_DEPTH - 1,
         frame_bytes=sizeof(frame),
@@ -162,6 +168,8 @@ class Recovery:
         self._layout = layout
         self._task = task
         self._current = current
+        self._graph: Optional[tuple[int, int]] = None
+        self._shadow_stack: Optional[bytes] = None
         self._graph_idx = 0
         self._kr_cur = 0
         self._rethook_nodes_left = _MAX_RETHOOK_NODES
@@ -175,9 +183,35 @@ class Recovery:
             addr = self._rethook_find_ret_addr(rethook, addr_p)
         return addr
 
-    def _curr_ret_stack(self, fgraph: Fgraph) -> int:
-        offset, size = fgraph.curr_ret_stack
-        return int.from_bytes(self._read(self._task.addr + offset, size), "little", signed=True)
+    def _graph_of_task(self, fgraph: Fgraph) -> tuple[int, int]:
+        """``task->ret_stack`` and ``task->curr_ret_stack``, which lie side by side."""
+        if self._graph is None:
+            word, (offset, size) = self._layout.word_bytes, fgraph.curr_ret_stack
+            begin = min(offset, fgraph.ret_stack_offset)
+            end = max(offset + size, fgraph.ret_stack_offset + word)
+            data = self._read(self._task.addr + begin, end - begin)
+            curr = data[offset - begin :][:size]
+            self._graph = (
+                self._word_in(data, fgraph.ret_stack_offset - begin),
+                int.from_bytes(curr, "little", signed=True),
+            )
+        return self._graph
+
+    def _on_shadow_stack(self, ret_stack: int, words: int, index: int, size_bytes: int) -> bytes:
+        """Memory of a shadow stack from a word on.
+
+        :param words: how many there are: all are read at once, if they are in the dump.
+        """
+        word = self._layout.word_bytes
+        if self._shadow_stack is None:
+            try:
+                self._shadow_stack = self._read(ret_stack, words * word)
+            except NotInDump:
+                self._shadow_stack = b""
+        found = self._shadow_stack[index * word :][:size_bytes]
+        if len(found) < size_bytes:
+            return self._read(ret_stack + index * word, size_bytes)
+        return found
 
     def _in_array(self, fgraph: Fgraph, addr: int, addr_p: int) -> int:
         """Follows ftrace_graph_ret_addr() in kernel/trace/fgraph.c, v6.1.
@@ -185,10 +219,9 @@ class Recovery:
         Each time from the outermost entry, without a cursor, and what an entry of
         a tail call holds is taken as it is.
         """
-        index = self._curr_ret_stack(fgraph)
+        ret_stack, index = self._graph_of_task(fgraph)
         if index < 0:
             return addr
-        ret_stack = self._word(self._task.addr + fgraph.ret_stack_offset)
         if index > fgraph.max_index:
             raise NotInDump(ret_stack)  # damaged: there is no such array
         frames = self._read(ret_stack, (index + 1) * fgraph.frame_bytes)
@@ -208,17 +241,18 @@ class Recovery:
         #   word: low bits = words from here down to the frame   <- i - 1
         #   ...   data of fgraph_ops
         #   struct ftrace_ret_stack                              <- where that leads
-        ret_stack = self._word(self._task.addr + fgraph.ret_stack_offset)
-        i = self._graph_idx or self._curr_ret_stack(fgraph)
+        ret_stack, words = self._graph_of_task(fgraph)
+        i = self._graph_idx or words
         if i > fgraph.max_index:
             raise NotInDump(ret_stack)  # damaged: there is no such stack
         while i > 0:
             i -= 1
-            down = self._word(ret_stack + i * self._layout.word_bytes) & _FGRAPH_FRAME_OFFSET_MASK
+            top = self._on_shadow_stack(ret_stack, words, i, self._layout.word_bytes)
+            down = int.from_bytes(top, "little") & _FGRAPH_FRAME_OFFSET_MASK
             if not 0 < down <= i:
                 break
             i -= down
-            frame = self._read(ret_stack + i * self._layout.word_bytes, fgraph.frame_bytes)
+            frame = self._on_shadow_stack(ret_stack, words, i, fgraph.frame_bytes)
             ret = self._word_in(frame, fgraph.ret_offset)
             if (
                 self._word_in(frame, fgraph.retp_offset) == addr_p
