@@ -42,20 +42,6 @@ def test_a_table_too_wide_with_no_column_to_shorten_is_shown(tmp_path: Path, que
     assert list(sql_lines(Dataset.create(tmp_path), query, "table", 80))
 
 
-def test_tasks_that_were_replaced_go(tmp_path: Path) -> None:
-    dataset = Dataset.create(tmp_path)
-    (dataset.tasks / "k-orphan.parquet").touch()  # of a run that was killed before its record
-    (dataset.tasks / "other-1.parquet").touch()
-    with dataset.locked():
-        dataset.commit("k", "1", b"", b"")
-        dataset.commit("k", "2", b"", b"")
-        assert sorted(os.listdir(dataset.tasks)) == ["k-2.parquet", "other-1.parquet"]
-    with dataset.locked():
-        dataset.commit("k", "3", b"", None)
-        dataset.commit("other", "2", b"", b"")
-    assert os.listdir(dataset.tasks) == ["other-2.parquet"]
-
-
 def test_a_run_killed_before_its_dataset_was_one_does_not_spoil_the_folder(tmp_path: Path) -> None:
     (tmp_path / ".unfinished-1").touch()
     with Dataset.create(tmp_path).locked():

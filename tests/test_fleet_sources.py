@@ -258,7 +258,7 @@ def test_the_same_source_with_other_facts_is_refused(tmp_path: Path) -> None:
     write("vmcore")
     same = {"core": "vmcore", "host": "web-1"}
     assert len(names(manifest(same, same))) == 1
-    other = refusal(UsageError, manifest(same), "vmcore")
+    other = refusal(UsageError, manifest(same, {"core": "vmcore", "host": "web-2"}))
     assert other == (
         f"{tmp_path}/vmcore: is given twice, with different symbols, host, time or tags"
     )
@@ -338,7 +338,7 @@ def test_memory_file_system() -> None:
         files.rm("/drgn-tools-test", recursive=True)
 
 
-@pytest.mark.parametrize("url", ["nosuch://bucket/vmcore", "nosuch::http://127.0.0.1/vmcore"])
+@pytest.mark.parametrize("url", ["nosuch://bucket/vmcore", "nosuch::memory://vmcore"])
 def test_a_protocol_that_nobody_knows(url: str) -> None:
     pytest.importorskip("fsspec", reason="needs the extra drgn-tools[fleet]")
     assert refusal(InputError, url) == f"{url}: Protocol not known: nosuch"
@@ -350,3 +350,18 @@ def test_password_in_a_url_is_not_kept(tmp_path: Path) -> None:
     (source,) = list_sources([str(manifest)]).sources
     assert source.name == "http://127.0.0.1/a@b/vmcore"
     assert source.core == "http://user:secret@127.0.0.1/a@b/vmcore"
+
+
+def test_a_manifest_says_more_of_what_is_in_a_folder(tmp_path: Path) -> None:
+    dumps = tmp_path / "dumps"
+    dumps.mkdir()
+    for name in ("vmcore-a", "vmcore-b"):
+        (dumps / name).touch()
+    manifest = tmp_path / "hosts.jsonl"
+    manifest.write_text('{"core": "dumps/vmcore-a", "host": "web1"}\n')
+    for given in ([dumps, manifest], [manifest, dumps]):
+        sources = list_sources(map(str, given)).sources
+        assert {source.name: source.host for source in sources} == {
+            str(dumps / "vmcore-a"): "web1",
+            str(dumps / "vmcore-b"): None,
+        }

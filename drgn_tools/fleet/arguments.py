@@ -28,7 +28,8 @@ examples:
   drgn-tools fleet run --live -o fleet --scheduler tcp://head:8786      every host that has a worker
   drgn-tools fleet report fleet
 
-exit codes: 0 all audited, 5 some failed or are partly unknown, 3 no cluster or no dataset; 130 interrupted
+exit codes: 0 all audited, 5 some are failed or partly unknown (now or before), 2 no such source,
+3 no cluster or no dataset, 74 the dataset cannot be written, 130 interrupted
 """
 
 _REPORT_EPILOG = """\
@@ -57,6 +58,7 @@ def parse_fleet_arguments(argv: Sequence[str]) -> Arguments:
             raise UsageError(
                 "--workers is of a cluster of its own; that of --scheduler has its workers"
             )
+    if args.fleet_command != "report":
         return args
     args.format = checked_format(args.format, "fleet report")
     if args.html is not None and (args.sql is not None or args.section):
@@ -86,7 +88,17 @@ def _parser() -> Parser:
         epilog=_REPORT_EPILOG,
     )
     _add_report(report)
-    for command in (run, report):
+    forget = commands.add_parser(
+        "forget",
+        help="remove sources from a dataset",
+        description="remove the records of sources from a dataset, as of dumps that are gone.",
+        epilog="example: drgn-tools fleet forget fleet '/var/crash/old-host/*'\n",
+    )
+    forget.add_argument("dataset", metavar="DATASET", help="folder that fleet run wrote")
+    forget.add_argument(
+        "sources", metavar="SOURCE", nargs="+", help="name in the dataset, or pattern of names"
+    )
+    for command in (run, report, forget):
         add_log_options(command)
     return parser
 
@@ -126,7 +138,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=_seconds,
         default=defaults.seconds,
-        help=f"time (default: {defaults.seconds:g})",
+        help=f"time: 90, 10m, 2h (default: {defaults.seconds:g})",
     )
     limits.add_argument(
         "--memory",

@@ -21,6 +21,7 @@ from typing import Any, Optional
 from ..errors import EXIT_BUG
 from .job import Cause, Job, Limits, Outcome
 from .record import failed
+from .scratch import Scratch, remove_abandoned
 
 __all__ = ("Cells", "audit_in_cell")
 
@@ -63,14 +64,13 @@ class Cell:
         self._is_used = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # until close()
         self._said_before = 0
-        # Whatever ends it, what it put there goes.
-        self._scratch = tempfile.TemporaryDirectory(prefix="drgn-tools-")
+        self._scratch = Scratch()
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-c", _START, os.pathsep.join(sys.path)),
-                    *(str(theirs.fileno()), str(limits.memory_bytes), self._scratch.name),
+                    *(str(theirs.fileno()), str(limits.memory_bytes), self._scratch.path),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
@@ -83,14 +83,13 @@ class Cell:
         """End it."""
         self._connection.close()
         self._process.kill()
-        with suppress(
-            subprocess.TimeoutExpired
-        ):  # in an uninterruptible read; Popen reaps it later
+        # One in an uninterruptible read is reaped later, by Popen.
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE_S)
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._stderr.close()
-        self._scratch.cleanup()
+        self._scratch.remove()
 
     def audit(self, job: Job) -> Outcome:
         """Have *job* done.
@@ -147,9 +146,8 @@ class Cell:
     def _end(self) -> tuple[Cause, int, str]:
         try:
             code = self._process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:  # closed its socket, and lives
-            self._process.kill()
-            code = self._process.wait()
+        except subprocess.TimeoutExpired:  # it lives, and close() ends it
+            return Cause.CRASHED, EXIT_BUG, "its process gave no answer that can be read"
         if code == -signal.SIGALRM:
             return self._too_long()
         words = self._last_words()
@@ -186,6 +184,7 @@ class Cells:
     """
 
     def __init__(self) -> None:
+        remove_abandoned()
         self._idle: list[Cell] = []
         self._lock = threading.Lock()
 

@@ -12,14 +12,16 @@ import sys
 import time
 from collections.abc import Iterable
 from datetime import datetime
+from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from ..arguments import Arguments
-from ..errors import EXIT_OK, EXIT_PARTIAL, InputError, UsageError
+from ..core_file import shown
+from ..errors import EXIT_BUG, EXIT_OK, EXIT_PARTIAL, InputError, UsageError
 from ..render.output import Console, OutputError, table_width, write_lines
-from .job import Job, Limits, Outcome
+from .job import Cause, Job, Limits, Outcome
 from .source import Source, list_sources
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def fleet(args: Arguments, console: Console) -> int:
     missing = [name for name in _EXTRA if find_spec(name) is None]
     if missing:
         raise UsageError(f"fleet needs {', '.join(missing)}: pip install 'drgn-tools[fleet]'")
-    return (_run if args.fleet_command == "run" else _report)(args, console)
+    return _COMMANDS[args.fleet_command](args, console)
 
 
 # ---- run
@@ -49,13 +51,13 @@ class _Known(NamedTuple):
     content_id: Optional[str]
     status: str
     audited_at: datetime
+    audit_id: str
 
 
 def _run(args: Arguments, console: Console) -> int:
     from .dataset import Dataset
     from .engine import Cluster, run_jobs
     from .progress import Progress
-    from .schema import audit_file
 
     if args.log_level != "debug":
         _silence_dask()
@@ -69,14 +71,17 @@ def _run(args: Arguments, console: Console) -> int:
     dataset = Dataset.create(Path(args.output))
     with dataset.locked():
         known = _known(dataset)
+        dataset.remove_others({before.audit_id for before in known.values()})
+        status_of = {source: before.status for source, before in known.items()}
         jobs = _jobs(sources, known, args.redo)
         progress = Progress(len(jobs), console, args.quiet)
 
         def commit(job: Job, outcome: Outcome) -> None:
             if not outcome.unchanged:
-                audit_id = str(outcome.record["audit_id"])
+                outcome, audit = _stored(job, outcome)
+                status_of[job.source.name] = outcome.record["status"]
                 try:
-                    dataset.commit(job.key, audit_id, audit_file(outcome.record), outcome.tasks)
+                    dataset.commit(job.key, outcome.record["audit_id"], audit, outcome.tasks)
                 except OSError as e:
                     raise OutputError(f"cannot write to {args.output}: {e.strerror}") from e
             progress.add(outcome)
@@ -95,10 +100,24 @@ def _run(args: Arguments, console: Console) -> int:
     for line in progress.figures():
         console.note(line)
     console.note(f"drgn-tools fleet report {args.output} shows what was found")
-    now = _known(dataset)
     # With --limit some have none yet, and that is as it should be.
-    complete = all(now[source.name].status == "audited" for source in sources if source.name in now)
-    return EXIT_OK if complete else EXIT_PARTIAL
+    wanting = sum(status_of.get(source.name, "audited") != "audited" for source in sources)
+    if wanting:
+        console.note(f"{wanting} of the sources are failed or partly unknown, now or before")
+    return EXIT_PARTIAL if wanting else EXIT_OK
+
+
+def _stored(job: Job, outcome: Outcome) -> tuple[Outcome, bytes]:
+    # A record that no column can take must not end the run, and every later one.
+    from .record import failed
+    from .schema import audit_file
+
+    try:
+        return outcome, audit_file(outcome.record)
+    except (ValueError, OverflowError) as e:
+        line = f"{job.source.name}: its record cannot be stored: {e}"
+        outcome = Outcome(failed(job.source, Cause.BUG, EXIT_BUG, line))
+        return outcome, audit_file(outcome.record)
 
 
 def _silence_dask() -> None:
@@ -137,7 +156,7 @@ def _known(dataset: Dataset) -> dict[str, _Known]:
 
     with connect(dataset) as database:
         rows = database.execute(
-            "SELECT source, content_id, status, audited_at FROM audits"
+            "SELECT source, content_id, status, audited_at, audit_id FROM audits"
         ).fetchall()
     return {source: _Known(*rest) for source, *rest in rows}
 
@@ -183,3 +202,27 @@ def _report(args: Arguments, console: Console) -> int:
     else:
         write_lines(report_lines(dataset, args.section, args.top, args.format, width))
     return EXIT_OK
+
+
+# ---- forget
+
+
+def _forget(args: Arguments, console: Console) -> int:
+    from .dataset import Dataset, source_key
+
+    dataset = Dataset.open(Path(args.dataset))
+    with dataset.locked():
+        names = sorted(_known(dataset))
+        for pattern in args.sources:
+            found = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+            if not found:
+                raise UsageError(
+                    f"{shown(pattern)}: no source of {shown(args.dataset)} is called so"
+                )
+            for name in found:
+                dataset.forget(source_key(name))
+                console.note(f"forgotten: {name}")
+    return EXIT_OK
+
+
+_COMMANDS = {"run": _run, "report": _report, "forget": _forget}

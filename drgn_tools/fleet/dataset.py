@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Optional
@@ -43,8 +43,6 @@ class Dataset:
         self.path = path
         self.audits = path / "audits"
         self.tasks = path / "tasks"
-        self._tasks_of: Optional[dict[str, list[str]]] = None
-        """Names of files by key of the source. Listed once: the folder may have many, and be far away."""
 
     @classmethod
     def open(cls, path: Path) -> Dataset:
@@ -55,8 +53,13 @@ class Dataset:
         dataset = cls(path)
         found = dataset._schema()
         if found is None:
+            has = (
+                "its dataset.json is of something else"
+                if (path / "dataset.json").exists()
+                else "it has no dataset.json"
+            )
             raise InputError(
-                f"{shown(str(path))}: is no dataset (it has no dataset.json); "
+                f"{shown(str(path))}: is no dataset ({has}); "
                 "drgn-tools fleet run SOURCES -o DATASET makes one"
             )
         if found != SCHEMA:
@@ -75,6 +78,8 @@ class Dataset:
         dataset = cls(path)
         if dataset._schema() is not None:
             cls.open(path)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{shown(str(path))}: is a file; a dataset is a folder")
         try:
             path.mkdir(parents=True, exist_ok=True)
             if dataset._schema() is None:
@@ -119,13 +124,16 @@ class Dataset:
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as e:
+            except BlockingIOError as e:
                 raise InputError(
                     f"{shown(str(self.path))}: another fleet run is writing to it; "
                     "wait for it, or give another folder"
                 ) from e
+            except OSError as e:
+                raise InputError(
+                    f"{shown(str(self.path))}: cannot be locked: {e.strerror or e}"
+                ) from e
             self._remove_unfinished()
-            self._tasks_of = None  # of another run, before this one
             yield
 
     def _remove_unfinished(self) -> None:
@@ -142,24 +150,23 @@ class Dataset:
         :param tasks: what :func:`~drgn_tools.fleet.schema.tasks_file` made, ``None`` for a failure.
         :raises OSError: it cannot be written; what was there is there still.
         """
-        mine = f"{key}-{audit_id}.parquet"
         if tasks is not None:
-            _write_whole(self.tasks / mine, tasks)
+            _write_whole(self.tasks / f"{key}-{audit_id}.parquet", tasks)
         _write_whole(self.audits / f"{key}.parquet", audit)
-        if self._tasks_of is None:
-            self._tasks_of = self._list_tasks()
-        for old in self._tasks_of.pop(key, ()):
-            if old != mine:
-                (self.tasks / old).unlink(missing_ok=True)
-        if tasks is not None:
-            self._tasks_of[key] = [mine]
 
-    def _list_tasks(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for name in os.listdir(self.tasks):
-            if name.endswith(".parquet"):
-                found.setdefault(name.partition("-")[0], []).append(name)
-        return found
+    def forget(self, key: str) -> None:
+        """Remove the record of the source *key*. Its tasks go with the next run."""
+        (self.audits / f"{key}.parquet").unlink(missing_ok=True)
+
+    def remove_others(self, audit_ids: Collection[str]) -> None:
+        """Remove the tasks of which none of *audit_ids*, those of all records, is the audit.
+
+        Not when a record replaces another: who reads the dataset just then has the other.
+        """
+        for file in self.tasks.glob("*.parquet"):
+            if file.stem.partition("-")[2] not in audit_ids:
+                with suppress(OSError):
+                    file.unlink()
 
 
 def _write_whole(path: Path, content: bytes) -> None:

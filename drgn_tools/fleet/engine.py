@@ -25,6 +25,7 @@ from dataclasses import asdict
 from typing import Any, Optional, Protocol
 
 from distributed import Client, Future, LocalCluster, Security, WorkerPlugin, get_worker
+from distributed.client import ClosedClientError
 from distributed.comm import connect, parse_address
 from distributed.comm.addressing import parse_host_port
 from distributed.comm.registry import get_backend
@@ -47,6 +48,10 @@ _MAX_PORT = 65535
 _RUBBISH = (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, struct.error)
 """What Dask raises of an answer that is none."""
 _TICK_S = 0.5
+_FETCH_S = 10.0
+"""More than it takes to have an outcome that is there brought here."""
+_ABSENT_S = 60.0
+"""A worker that was not seen for so long is gone."""
 _LOOK_AT_WORKERS_EVERY_S = 5.0
 _JOBS_PER_THREAD = 3
 """Enough that no worker waits for the next; few enough that nothing piles up in the scheduler."""
@@ -214,19 +219,44 @@ def run_jobs(
     run = _Run(deque(jobs), limits, commit, observer, at_most)
     connected = False
     deadline = 0.0
-    while run.has_more:
-        try:
-            with cluster.client() as client:
-                connected, deadline = True, 0.0
-                run.drive(client)
-        except (_LostError, OSError) as e:
-            deadline = deadline or time.monotonic() + _PATIENCE_S
-            if not connected or time.monotonic() > deadline:
-                raise InputError(
-                    f"{cluster.address or 'the local cluster'}: no Dask scheduler answers there: {e}"
-                ) from e
-            observer.say(f"{cluster.address or 'the local cluster'}: is gone; waiting for it")
-            time.sleep(_TICK_S)
+    with _interrupts_held() as let_interrupts:
+        while run.has_more:
+            let_interrupts()
+            try:
+                with cluster.client() as client:
+                    connected, deadline = True, 0.0
+                    run.drive(client, let_interrupts)
+            except (_LostError, OSError) as e:
+                deadline = deadline or time.monotonic() + _PATIENCE_S
+                where = cluster.address or "the local cluster"
+                if not connected or time.monotonic() > deadline:
+                    raise InputError(f"{where}: no Dask scheduler answers there: {e}") from e
+                observer.say(f"{where}: is gone; waiting for it")
+                time.sleep(_TICK_S)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[Callable[[], None]]:
+    # Python raises KeyboardInterrupt wherever it is: half way through a commit, or in a
+    # destructor, which ignores it. Here it waits to be asked for; pressed again, it does not.
+    pressed = False
+
+    def hold(number: int, frame: object) -> None:
+        nonlocal pressed
+        let()
+        pressed = True
+
+    def let() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    # What batch systems send ends a run as well, and in the same order.
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield let
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Run:
@@ -254,7 +284,7 @@ class _Run:
         """Is there something to submit?"""
         return bool(self.waiting) and self._room > 0
 
-    def drive(self, client: Client) -> None:
+    def drive(self, client: Client, let_interrupts: Callable[[], None]) -> None:
         """Submit, a few at a time, and commit what comes back.
 
         :raises _LostError: the scheduler went away; what was not committed is waiting again.
@@ -266,6 +296,7 @@ class _Run:
         workers = _Workers(client)
         try:
             while self.has_more or running:
+                let_interrupts()
                 if client.status != "running":
                     raise _LostError("the connection was lost")
                 workers.look()
@@ -291,11 +322,14 @@ class _Run:
         finished: queue.SimpleQueue[Future],
     ) -> None:
         while self.waiting and len(running) < min(workers.room, self._room):
-            job = self.waiting.popleft()
+            job = self.waiting[0]
             only = [job.source.worker] if job.source.worker else None
             arguments = (job.as_json(), asdict(self._limits), self._plugin)
-            future = client.submit(self._audit, *arguments, pure=False, workers=only)
-            running[future] = job
+            try:
+                future = client.submit(self._audit, *arguments, pure=False, workers=only)
+            except ClosedClientError as e:
+                raise _LostError(str(e)) from e
+            running[future] = self.waiting.popleft()
             future.add_done_callback(finished.put)
 
     def _take(self, running: dict[Future, Job], finished: queue.SimpleQueue[Future]) -> None:
@@ -306,7 +340,12 @@ class _Run:
         job = running.get(future)
         if job is None:  # given up on
             return
-        outcome = self._outcome(job, future)
+        try:
+            outcome = self._outcome(job, future)
+        except asyncio.TimeoutError:
+            # Its worker died before it was fetched, and another has it now. Meanwhile, the others.
+            finished.put(future)
+            return
         del running[future]
         if outcome is None:
             self.waiting.append(job)
@@ -320,15 +359,17 @@ class _Run:
     def _outcome(self, job: Job, future: Future) -> Optional[Outcome]:
         # None: to be tried again.
         try:
-            outcome: Outcome = future.result(timeout=_PATIENCE_S)
+            outcome: Outcome = future.result(timeout=_FETCH_S)
             return outcome
         except KilledWorker as e:
             return self._again(
                 job, Cause.WORKER_LOST, f"the workers that had it died, last {e.last_worker}"
             )
-        except (CancelledError, OSError) as e:
+        except (CancelledError, OSError, asyncio.TimeoutError) as e:
             if future.status == "error":  # the worker's own: it cannot start a process, say
                 return self._again(job, Cause.BUG, f"{type(e).__name__}: {e}")
+            if isinstance(e, asyncio.TimeoutError):
+                raise
             raise _LostError(str(e)) from e
         except ImportError as e:
             raise InputError(
@@ -365,6 +406,8 @@ class _Workers:
         self._client = client
         self._next = 0.0
         self._threads: dict[str, int] = {}
+        self._began = time.monotonic()
+        self._seen: dict[str, float] = {}
 
     def look(self) -> None:
         """Ask the scheduler, if it is time.
@@ -378,6 +421,7 @@ class _Workers:
             self._threads = dict(self._client.nthreads())
         except (OSError, CancelledError) as e:
             raise _LostError(str(e)) from e
+        self._seen.update(dict.fromkeys(self._threads, time.monotonic()))
 
     @property
     def room(self) -> int:
@@ -390,8 +434,8 @@ class _Workers:
         return sum(self._threads.values())
 
     def is_gone(self, address: str) -> bool:
-        """Was it gone when we looked last?"""
-        return address not in self._threads
+        """Was it not there for long? (After a restart of the scheduler all come back in a while.)"""
+        return time.monotonic() > self._seen.get(address, self._began) + _ABSENT_S
 
 
 def _check_workers(client: Client) -> None:

@@ -27,6 +27,7 @@ from .fetch import Core
 from .identity import file_id, joint_id
 from .job import Cause, Job, Outcome
 from .record import Facts, failed, of_source
+from .remote import errors_of
 from .schema import tasks_file
 from .source import Source
 
@@ -104,7 +105,10 @@ def _open(source: Source, core: Core, scratch: Path) -> Program:
 def _content_id(source: Source, core: Core, max_tasks: Optional[int]) -> str:
     # All that the record depends on.
     told = (source.host, source.time_us, sorted(source.tags.items()), max_tasks)
-    symbols = (file_id(path) for path in source.symbols)
+    symbols = []
+    for path in source.symbols:
+        with errors_of(path):
+            symbols.append(file_id(path))
     return joint_id((core.content_id(), *symbols, repr(told)))
 
 

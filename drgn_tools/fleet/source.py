@@ -62,18 +62,23 @@ def list_sources(given: Iterable[str]) -> Listing:
     :raises UsageError: one of them is nothing of the kind, or a source comes twice with different facts.
     :raises InputError: one of them cannot be read.
     """
-    listing = Listing()
-    seen: dict[str, Source] = {}
+    passed_over: list[str] = []
+    sources: dict[str, Source] = {}
     for text in given:
-        for source in _sources_of(text, listing.passed_over):
-            before = seen.setdefault(source.name, source)
-            if before is source:
-                listing.sources.append(source)
-            elif before != source:
+        for source in _sources_of(text, passed_over):
+            before = sources.get(source.name)
+            if before is None or _says_nothing(before):
+                sources[source.name] = source
+            elif before != source and not _says_nothing(source):
                 raise UsageError(
                     f"{shown(source.name)}: is given twice, with different symbols, host, time or tags"
                 )
-    return listing
+    return Listing(list(sources.values()), passed_over)
+
+
+def _says_nothing(source: Source) -> bool:
+    # More than where it is. A folder, and a manifest on some that are in it, go together.
+    return source == Source(source.name, source.core)
 
 
 def _sources_of(text: str, passed_over: list[str]) -> Iterator[Source]:
