@@ -128,7 +128,7 @@ function tallyFunctions(stacks) {
   const tallies = new Map();
   for (const stack of stacks.filter((stack) => stack.group.verdict === "unreliable")) {
     for (const name of interruptedIn(stack.group)) {
-      if (!tallies.has(name)) tallies.set(name, newTally({ key: name, tasks: 0, stacks: 0 }));
+      if (!tallies.has(name)) tallies.set(name, newTally({ key: name, tasks: 0, stacks: [] }));
       addStack(tallies.get(name), stack);
     }
   }
@@ -137,7 +137,7 @@ function tallyFunctions(stacks) {
 
 function addStack(tally, stack) {
   tally.tasks += stack.tasks;
-  tally.stacks += 1;
+  tally.stacks.push(stack);
   for (const kind of ["hosts", "releases", "builds"])
     stack[kind].forEach((item) => tally[kind].add(item));
   if (stack.first !== null && (tally.first === null || stack.first < tally.first))
@@ -160,10 +160,33 @@ function kernelFrames(group) {
   return group.frames.map((frame) => DATA.frames[frame]).filter((frame) => frame.mode !== "user");
 }
 
+// Runs of the same, as recursion makes them: [item, how often].
+function folded(items) {
+  const runs = [];
+  for (const item of items) {
+    const last = runs[runs.length - 1];
+    if (last && last[0] === item) last[1] += 1;
+    else runs.push([item, 1]);
+  }
+  return runs;
+}
+
+const times = (number) => (number > 1 ? ` ×${count(number)}` : "");
+const stackWord = (frame) => functionName(frame) + (frame.mode === "kernel" ? " ⚡" : "");
+
+// What was interrupted leads, however deep in a fault the task waits now: that is what one
+// looks for, and the way into the fault is always the same.
 function stackTitle(group) {
-  const names = kernelFrames(group)
-    .slice(group.start)
-    .map((frame) => frame.name);
-  if (!names.length) return `(${group.reason || "no stack"})`;
-  return names.slice(0, 4).join(" ← ") + (names.length > 4 ? " …" : "");
+  const frames = kernelFrames(group);
+  if (!frames.length) return `(${group.reason || "no stack"})`;
+  const interrupted = frames.findIndex((frame) => frame.mode === "kernel");
+  const lead = interrupted < 0 ? group.start : interrupted;
+  const [first, ...callers] = folded(frames.slice(lead).map(stackWord)).map(
+    ([name, number]) => name + times(number),
+  );
+  const waits = lead > group.start ? ` (in ${functionName(frames[group.start])})` : "";
+  const shown = callers.slice(0, 3).map((name) => ` ← ${name}`);
+  const further = callers.slice(3).filter((name) => name.includes(" ⚡"));
+  const rest = further.slice(0, 2).map((name) => ` … ${name}`);
+  return [first + waits, ...shown, ...rest, callers.length > 3 ? " …" : ""].join("");
 }

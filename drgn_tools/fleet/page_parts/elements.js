@@ -13,6 +13,7 @@ const RELEASES = [...new Set(DATA.kernels.map((kernel) => kernel.release))].filt
 );
 const ROWS_AT_FIRST = 200;
 const ROWS_MORE = 500;
+const STACKS_MOST = 20; // that an open function lists
 const FRAME_PX = 18;
 const FRAME_MIN_PX = 0.7;
 

@@ -74,7 +74,7 @@ const tables = {
     columns: [
       { name: "function", label: "function", kind: "mono", wide: true, value: (row) => row.key },
       { ...COLUMN.tasks, value: (row) => row.tasks },
-      { name: "stacks", label: "stacks", kind: "number", value: (row) => row.stacks },
+      { name: "stacks", label: "stacks", kind: "number", value: (row) => row.stacks.length },
       COLUMN.hosts,
       COLUMN.kernels,
       COLUMN.first,
@@ -83,7 +83,7 @@ const tables = {
   }),
   stacks: new Table("stacks", {
     title: "Stacks",
-    hint: "Identical stacks of all hosts in one row; innermost function first, the scheduler left out. The filter looks at every function of a stack.",
+    hint: "Identical stacks of all hosts in one row; innermost function first, the scheduler left out. ⚡ follows a function in which an interrupt, exception or fault came: the innermost of these leads, with where the task is now in brackets. The filter looks at every function of a stack.",
     sort: "verdict",
     open: stackDetail,
     words: (row) =>
@@ -271,7 +271,7 @@ function stackDetail(row) {
     el(
       "ol",
       { class: "trace", "aria-label": "Frames, innermost first" },
-      ...group.frames.map(traceLine),
+      ...traceLines(group.frames),
     ),
     factList([
       [
@@ -290,7 +290,16 @@ function stackDetail(row) {
   );
 }
 
-function traceLine(index, number) {
+function traceLines(frames) {
+  let number = 0;
+  return folded(frames).map(([index, repeats]) => {
+    const line = traceLine(index, number, repeats);
+    number += repeats;
+    return line;
+  });
+}
+
+function traceLine(index, number, repeats) {
   const frame = DATA.frames[index];
   const note = frame.mode ? `pt_regs, ${frame.mode} mode` : null;
   const stack = frame.stack === "task" ? null : `${frame.stack} stack`;
@@ -300,7 +309,7 @@ function traceLine(index, number) {
     "li",
     { class: kind },
     el("span", { class: "number" }, `#${number}`),
-    el("span", {}, placeName(frame), notes && el("span", { class: "regs-note" }, `  ${notes}`)),
+    el("span", {}, placeName(frame) + times(repeats), notes && el("span", { class: "regs-note" }, `  ${notes}`)),
   );
 }
 
@@ -319,24 +328,42 @@ function someOf(names) {
   return sorted.slice(0, 12).join(", ") + (rest > 0 ? ` and ${count(rest)} more` : "");
 }
 
+// ---- a function that is open
+
 function functionDetail(row) {
+  const { length } = row.stacks;
   return el(
     "div",
-    { class: "detail" },
+    { class: "detail of-function" },
+    ...row.stacks.slice(0, STACKS_MOST).map(stackToOpen),
+    length > STACKS_MOST
+      ? el(
+          "button",
+          { type: "button", onclick: () => listStacksWith(row.key) },
+          `List all its ${count(length)} stacks`,
+        )
+      : null,
     factList([
       ["hosts", someOf([...row.hosts].map((host) => DATA.hosts[host]))],
       ["kernels", someOf([...row.releases])],
     ]),
+  );
+}
+
+function stackToOpen(stack) {
+  const facts = [of(stack.tasks, "task"), stack.group.reason, someOf([...stack.releases])];
+  const box = el(
+    "details",
+    {},
     el(
-      "div",
+      "summary",
       {},
-      el(
-        "button",
-        { type: "button", onclick: () => listStacksWith(row.key) },
-        `List its ${of(row.stacks, "stack")}`,
-      ),
+      el("span", { class: "mono" }, stackTitle(stack.group)),
+      el("span", { class: "hint" }, facts.filter(Boolean).join(", ")),
     ),
   );
+  box.addEventListener("toggle", () => box.append(stackDetail(stack)), { once: true });
+  return box;
 }
 
 function listStacksWith(name) {
