@@ -25,7 +25,7 @@ pytest.importorskip("duckdb", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 
 from drgn_tools.fleet.dataset import Dataset
-from drgn_tools.fleet.page import write_page
+from drgn_tools.fleet.page import print_page, write_page
 from drgn_tools.fleet.page_data import Most
 from drgn_tools.fleet.page_stacks import command_to_go_on
 from drgn_tools.fleet.schema import stack_hash
@@ -34,7 +34,7 @@ from drgn_tools.queries import kernel_frames
 from drgn_tools.records import Frame, KernelAudit, TaskStack, Verdict
 from drgn_tools.render.escape import escape
 from drgn_tools.render.labels import frame_label, function_label
-from drgn_tools.render.output import OutputError
+from drgn_tools.render.output import OutputError, ReaderGoneError, discard
 
 from . import fabricated
 from .fleet_dataset import FLEET, Source, day, of_audit, write_dataset
@@ -187,8 +187,7 @@ def test_kernels_and_hosts_are_counted(page: Any) -> None:
         counts = Counter(sources=1, failed=source.tasks is None) + verdicts(source.tasks or ())
         if source["release"]:
             kernels[escape(source["release"]), source["unwinder"] or "–"] += counts
-        if source["host"]:
-            hosts[escape(source["host"])] += counts
+        hosts[escape(source["host"] or "(not known)")] += counts
     seen = {(row["release"], row["unwinder"]): row for row in rows(page, "kernels")}
     assert seen.keys() == kernels.keys()
     for key, row in seen.items():
@@ -258,6 +257,72 @@ def test_outliers_are_those_of_the_report(page: Any) -> None:
     assert (slowest["source"], slowest["value"]) == ("s3://dumps/sick/vmcore", "99.5 s")
     page.select_option("#host", label="web-1")
     assert {row["host"] for row in rows(page, "outliers")} == {"web-1"}
+
+
+def test_sources_without_a_host_are_told_and_chosen(tmp_path: Path, open_page: Open) -> None:
+    audit = KernelAudit(fabricated.KERNEL, (fabricated.FAULTING,))
+    hosts = ["web-1", "web-2", "web-2", None, None]
+    nowhere = [
+        of_audit(f"/dump/{i}", audit, host=host, time=day(i)) for i, host in enumerate(hosts)
+    ]
+    dataset = write_dataset(tmp_path / "dataset", nowhere)
+    write_page(dataset, tmp_path / "page.html")
+    page = open_page(tmp_path / "page.html")
+    assert figure(page, "hosts") == 2
+    assert page.inner_text('[data-figure="hosts"] small') == "2 sources without a name"
+    assert column(page, "stacks", "hosts") == column(page, "functions", "hosts") == [2]
+    assert Counter(row["host"] for row in rows(page, "sources")) == Counter(
+        host or "(not known)" for host in hosts
+    )
+    assert "(not known)" in {row["host"] for row in rows(page, "outliers")}
+    page.locator("#stacks .opener").click()
+    assert "(not known), web-1, web-2" in page.inner_text("#stacks .facts")
+    page.select_option("#host", label="(not known)")
+    assert figure(page, "sources") == len(rows(page, "sources")) == 2
+    assert figure(page, "hosts") == 0
+    assert column(page, "stacks", "tasks") == [2]
+    page.click("#clear")
+    page.get_by_role("button", name="(not known)").first.click()
+    assert figure(page, "sources") == 2
+    # Taken together they stay what they are.
+    write_page(dataset, tmp_path / "page.html", Most(sources=1))
+    page = open_page(tmp_path / "page.html")
+    assert "2 sources whose host is not known are taken together" in page.inner_text("#notices")
+    assert "1 host with 2 sources are taken together" in page.inner_text("#notices")
+    assert page.inner_text('[data-figure="hosts"]').split("\n") == ["2", "2 sources without a name"]
+    page.select_option("#host", label="(not known)")
+    assert figure(page, "sources") == 2
+
+
+def test_where_every_host_is_known_none_is_not(tmp_path: Path, open_page: Open) -> None:
+    source = of_audit("/d", KernelAudit(fabricated.KERNEL, ()), host="web-1", time=day(1))
+    write_page(write_dataset(tmp_path / "dataset", [source]), tmp_path / "page.html")
+    page = open_page(tmp_path / "page.html")
+    assert page.locator("#host option").all_text_contents() == ["all", "web-1"]
+    assert page.inner_text('[data-figure="hosts"]') == "1"
+
+
+# ---- what it says of itself
+
+
+def test_the_page_explains_itself(page: Any) -> None:
+    explained = page.locator("#help")
+    assert not explained.locator("dl").is_visible()
+    explained.locator("summary").click()
+    assert explained.locator("dt").all_inner_texts() == [verdict.value for verdict in Verdict]
+    assert "stack_trace_save_tsk_reliable()" in explained.inner_text()
+
+    def colours(of: str) -> dict[str, str]:
+        found: dict[str, str] = page.eval_on_selector_all(
+            of,
+            "all => Object.fromEntries(all.map(e => [e.className, getComputedStyle(e).backgroundColor]))",
+        )
+        return found
+
+    said = colours("#help .swatch")
+    drawn = {**colours("#timeline .swatch"), **colours("#flame-legend .swatch")}
+    assert said.items() == drawn.items(), "all colours of the pictures, and the same"
+    assert len(said) == 10
 
 
 # ---- tables
@@ -815,6 +880,40 @@ def test_a_page_goes_through_a_pipe(tmp_path: Path) -> None:
         check=True,
     )
     assert run.stdout.startswith(b"<!DOCTYPE html>") and run.stdout.endswith(b"</html>\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_page_goes_to_stdout(encoding: str, tmp_path: Path, open_page: Open) -> None:
+    dataset = write_dataset(tmp_path / "dataset", FLEET)
+    code = (
+        "import sys; from pathlib import Path; from drgn_tools.fleet.dataset import Dataset; "
+        "from drgn_tools.fleet.page import print_page; print_page(Dataset.open(Path(sys.argv[1])))"
+    )
+    with open(tmp_path / "page.html", "wb") as out:
+        subprocess.run(
+            [sys.executable, "-c", code, str(dataset.path)],
+            stdout=out,
+            timeout=60,
+            check=True,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        )
+    page = open_page(tmp_path / "page.html")
+    assert figure(page, "sources") == len(FLEET)
+    write_page(dataset, tmp_path / "other.html")
+    here, there = ((tmp_path / name).read_bytes() for name in ("page.html", "other.html"))
+    written = rb'"written":\d+'
+    assert re.sub(written, b"", here) == re.sub(written, b"", there)
+
+
+def test_a_reader_of_the_page_may_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = write_dataset(tmp_path / "dataset", FLEET[:1])
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as nobody:
+        monkeypatch.setattr("sys.stdout", nobody)
+        with pytest.raises(ReaderGoneError):
+            print_page(dataset)
+        discard(nobody)
 
 
 # ---- how it looks

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from importlib import resources
@@ -21,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from ..core_file import shown
-from ..render.output import OutputError
+from ..render.output import OutputError, write_lines
 from .dataset import Dataset
 from .page_data import MOST, Most, page_data
 from .views import connect, naming_damaged_files
 
-__all__ = ("write_page",)
+__all__ = ("print_page", "write_page")
 
 
 _SCRIPTS = (
@@ -49,15 +51,30 @@ def write_page(dataset: Dataset, path: Path, most: Most = MOST) -> None:
     :raises OutputError: it cannot be written.
     :raises InputError: a file of the dataset is damaged, or missing.
     """
-    with closing(connect(dataset)) as views, naming_damaged_files(dataset):
-        page = _page(page_data(views, str(dataset.path), most))
+    page = _page(dataset, most)
     try:
         _write(path, page.encode())
     except OSError as e:
         raise OutputError(f"{shown(str(path))}: cannot be written: {e.strerror or e}") from e
 
 
-def _page(data: Mapping[str, Any]) -> str:
+def print_page(dataset: Dataset, most: Most = MOST) -> None:
+    """Write the page about *dataset* to stdout.
+
+    :raises ReaderGoneError: nobody reads any more.
+    :raises OutputError: it cannot be written.
+    :raises InputError: a file of the dataset is damaged, or missing.
+    """
+    page = _page(dataset, most)
+    # The page says that it is UTF-8, and names its scripts by a hash of that, whatever the locale.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    write_lines(page.rstrip("\n").split("\n"))
+
+
+def _page(dataset: Dataset, most: Most) -> str:
+    with closing(connect(dataset)) as views, naming_damaged_files(dataset):
+        data = page_data(views, str(dataset.path), most)
     style, script = _packaged("page.css"), "".join(map(_packaged, _SCRIPTS))
     parts = {
         "style": style,

@@ -64,7 +64,8 @@ def totals(audits: Sequence[Audit]) -> dict[str, Any]:
     times = [audit.seconds for audit in audits if audit.seconds is not None]
     return {
         "sources": len(audits),
-        "hosts": len({audit.host for audit in audits if audit.host is not None}),
+        "hosts": len({audit.host for audit in audits} - {None}),
+        "without_host": sum(audit.host is None for audit in audits),
         "tasks": sum(audit.reliable + audit.unreliable + audit.unknown for audit in audits),
         "first": min(times, default=None),
         "last": max(times, default=None),
@@ -129,17 +130,22 @@ class Sources:
         """(Release, unwinder) -> index."""
         self.hosts = sorted(host for host in kept if host is not None)
         left = [audit for audit in audits if audit.host not in kept]
-        self.left_out = {"hosts": len({audit.host for audit in left}), "sources": len(left)}
-        self.other_hosts = len(self.hosts) if left else None
+        named = [audit.host for audit in left if audit.host is not None]
+        self.left_out = {
+            "hosts": len(set(named)),
+            "sources": len(named),
+            "without_host": len(left) - len(named),
+        }
+        self.other_hosts = len(self.hosts) if named else None
         """Index of the one that stands for the hosts not listed."""
         self._host_index = {host: index for index, host in enumerate(self.hosts)}
         self._builds: dict[str, int] = {}
-        self._together: dict[tuple[int, Optional[int], int], int] = {}
+        self._together: dict[tuple[Optional[int], int, Optional[int], int], int] = {}
         for audit in audits:
             line = self._own(audit) if audit.host in kept else self._shared(audit)
             self.lines[line].add(audit)
             self.of_audit[audit.audit_id] = self.of_source[audit.source] = line
-        if left:
+        if named:
             self.hosts.append("(other hosts)")
 
     def _where(self, audit: Audit) -> tuple[int, Optional[int], int]:
@@ -156,10 +162,11 @@ class Sources:
         return len(self.lines) - 1
 
     def _shared(self, audit: Audit) -> int:
-        where = self._where(audit)
+        host = None if audit.host is None else self.other_hosts
+        where = (host, *self._where(audit))
         if where not in self._together:
             self._together[where] = len(self.lines)
-            self.lines.append(_Line(None, self.other_hosts, *where, []))
+            self.lines.append(_Line(None, *where, []))
         return self._together[where]
 
     def columns(self) -> dict[str, list[Any]]:

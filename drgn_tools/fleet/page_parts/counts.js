@@ -8,7 +8,7 @@ function isIn(audit) {
 }
 
 function isInPlace(audit) {
-  if (shown.host !== null && AUDITS.host[audit] !== shown.host) return false;
+  if (shown.host !== null && hostOf(audit) !== shown.host) return false;
   return shown.release === null || releaseOf(audit) === shown.release;
 }
 
@@ -18,6 +18,14 @@ function isInTime(bucket) {
 
 function releaseOf(audit) {
   return DATA.kernels[AUDITS.kernel[audit]].release;
+}
+
+function hostOf(audit) {
+  return AUDITS.host[audit] ?? NO_HOST;
+}
+
+function hostName(host) {
+  return host === NO_HOST ? NO_HOST_NAME : DATA.hosts[host];
 }
 
 function isEverythingShown() {
@@ -37,6 +45,7 @@ function tasksOf(tally) {
 function newTally(more) {
   const zeros = {
     sources: 0,
+    withoutHost: 0,
     audited: 0,
     partly: 0,
     failed: 0,
@@ -56,7 +65,7 @@ function newTally(more) {
 }
 
 function addPlace(tally, audit) {
-  if (AUDITS.host[audit] !== null) tally.hosts.add(AUDITS.host[audit]);
+  tally.hosts.add(hostOf(audit));
   if (releaseOf(audit) !== null) tally.releases.add(releaseOf(audit));
   if (AUDITS.build[audit] !== null) tally.builds.add(AUDITS.build[audit]);
   const [first, last] = [AUDITS.first[audit], AUDITS.last[audit]];
@@ -67,6 +76,7 @@ function addPlace(tally, audit) {
 function addAudit(tally, audit) {
   addPlace(tally, audit);
   tally.sources += AUDITS.sources[audit];
+  if (hostOf(audit) === NO_HOST) tally.withoutHost += AUDITS.sources[audit];
   for (const column of STATUSES) tally[column] += AUDITS[column][audit];
   for (const column of VERDICTS) tally[column] += AUDITS[column][audit];
   return tally;
@@ -83,10 +93,14 @@ function tallyBy(audits, keyOf) {
   return [...tallies.values()];
 }
 
+function knownHosts(tally) {
+  return tally.hosts.size - tally.hosts.has(NO_HOST);
+}
+
 // A host that stands for all those not listed makes a count of hosts a lower bound.
 function hostCount(tally) {
   const others = tally.hosts.has(DATA.other_hosts);
-  return others ? `≥ ${count(tally.hosts.size)}` : count(tally.hosts.size);
+  return others ? `≥ ${count(knownHosts(tally))}` : count(knownHosts(tally));
 }
 
 function* countsOf(group) {

@@ -11,6 +11,8 @@ const STATUS_WORDS = { audited: "audited", partly: "partly unknown", failed: "fa
 const RELEASES = [...new Set(DATA.kernels.map((kernel) => kernel.release))].filter(
   (release) => release !== null,
 );
+const NO_HOST = -1; // of sources whose host is not known, as an index of DATA.hosts
+const NO_HOST_NAME = "(not known)";
 const ROWS_AT_FIRST = 200;
 const ROWS_MORE = 500;
 const STACKS_MOST = 20; // that an open function lists

@@ -44,7 +44,11 @@ function drawFigures(all) {
       statuses.map((status) => `${count(all[status])} ${STATUS_WORDS[status]}`).join(", "),
     ),
     figure("failed", count(all.failed), percent(all.failed, all.sources)),
-    figure("hosts", everything ? count(DATA.totals.hosts) : hostCount(all)),
+    figure(
+      "hosts",
+      everything ? count(DATA.totals.hosts) : hostCount(all),
+      all.withoutHost ? `${of(all.withoutHost, "source")} without a name` : null,
+    ),
     figure("kernels", count(all.releases.size), of(all.builds.size, "build ID")),
     figure("tasks", count(tasksOf(all))),
     verdictFigure(all),
@@ -61,6 +65,10 @@ function drawNotices() {
   if (left.hosts)
     notices.push(
       `${of(left.hosts, "host")} with ${of(left.sources, "source")} are taken together as “${DATA.hosts[DATA.other_hosts]}”, which keeps the page small. All are in the dataset.`,
+    );
+  if (left.without_host)
+    notices.push(
+      `${of(left.without_host, "source")} whose host is not known are taken together, which keeps the page small. All are in the dataset.`,
     );
   notices.push(...left.sections);
   byId("notices").replaceChildren(

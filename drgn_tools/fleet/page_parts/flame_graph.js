@@ -238,8 +238,10 @@ function setUpFlame() {
   byId("flame-reset").addEventListener("click", () => zoomTo(flame.root));
   byId("flame-list").addEventListener("click", () => listStacksWith(zoomedNode().name));
   byId("flame-legend").append(
-    ...["reliable", "unknown"].map((verdict) => el("span", {}, swatch(verdict), verdict)),
-    el("span", {}, swatch("some"), swatch("unreliable"), "few to all unreliable"),
+    ...["reliable", "unknown"].map((verdict) =>
+      el("span", {}, swatch(`flame-${verdict}`), verdict),
+    ),
+    el("span", {}, swatch("flame-some"), swatch("flame-unreliable"), "few to all unreliable"),
     el("span", {}, "║ interrupted here"),
   );
   let width = graph.clientWidth;

@@ -6,9 +6,10 @@ function choose(change) {
   draw();
 }
 
-function setUpSelect(id, names, onChosen) {
+function setUpSelect(id, names, onChosen, more = []) {
   const order = names
     .map((name, value) => ({ name, value }))
+    .concat(more)
     .sort((a, b) => natural.compare(a.name, b.name));
   const chosen = (event) => onChosen(event.target.value === "" ? null : Number(event.target.value));
   byId(id).append(
@@ -22,7 +23,8 @@ function setUpFilters() {
   setUpSelect("release", RELEASES, (index) =>
     choose({ release: index === null ? null : RELEASES[index] }),
   );
-  setUpSelect("host", DATA.hosts, (host) => choose({ host }));
+  const nowhere = DATA.totals.without_host ? [{ name: NO_HOST_NAME, value: NO_HOST }] : [];
+  setUpSelect("host", DATA.hosts, (host) => choose({ host }), nowhere);
   byId("verdicts").append(...VERDICTS.map(verdictBox));
   byId("time-chip").addEventListener("click", () => choose({ from: null, to: null }));
   byId("clear").addEventListener("click", (event) => {
@@ -92,7 +94,7 @@ function drawTables(audits, isKept, stacks) {
       hasShown,
     ),
   );
-  tables.hosts.setRows(tallyBy(audits, (audit) => AUDITS.host[audit]).filter(hasShown));
+  tables.hosts.setRows(tallyBy(audits, hostOf).filter(hasShown));
   tables.sources.setRows(
     audits
       .filter((audit) => AUDITS.source[audit] !== null)

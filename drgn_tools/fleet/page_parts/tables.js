@@ -31,7 +31,7 @@ const COLUMN = {
     name: "hosts",
     label: "hosts",
     kind: "number",
-    value: (row) => row.hosts.size,
+    value: knownHosts,
     show: hostCount,
   },
   kernels: {
@@ -62,7 +62,7 @@ function releaseCell(release) {
 }
 
 function hostCell(host) {
-  return host === null ? "–" : filterButton(DATA.hosts[host], () => choose({ host }));
+  return filterButton(hostName(host), () => choose({ host }));
 }
 
 const tables = {
@@ -149,7 +149,7 @@ const tables = {
         name: "host",
         label: "host",
         kind: "text",
-        value: (row) => DATA.hosts[row.key],
+        value: (row) => hostName(row.key),
         show: (row) => hostCell(row.key),
       },
       COLUMN.sources,
@@ -178,8 +178,8 @@ const tables = {
         name: "host",
         label: "host",
         kind: "text",
-        value: (row) => hostName(row.key),
-        show: (row) => hostCell(AUDITS.host[row.key]),
+        value: (row) => hostName(hostOf(row.key)),
+        show: (row) => hostCell(hostOf(row.key)),
       },
       {
         name: "release",
@@ -220,7 +220,7 @@ function sectionTable({ name, title, hint, columns }) {
     sort: null,
     columns: columns.map((column, i) => ({
       ...column,
-      value: (row) => row.cells[i],
+      value: (row) => row.cells[i] ?? (column.name === "host" ? NO_HOST_NAME : null),
       show: column.kind === "measure" ? (row) => measured(row.cells[i], row.unit) : null,
     })),
   });
@@ -235,10 +235,6 @@ function measured(value, unit) {
 
 function kernelOf(row) {
   return DATA.kernels[row.key];
-}
-
-function hostName(audit) {
-  return AUDITS.host[audit] === null ? null : DATA.hosts[AUDITS.host[audit]];
 }
 
 function statusOf(row) {
@@ -281,7 +277,7 @@ function stackDetail(row) {
       ["why", group.why],
       ["tasks", `${count(row.tasks)} in ${of(row.sources, "source")}`],
       ["named", group.comms.join(", ")],
-      ["hosts", someOf([...row.hosts].map((host) => DATA.hosts[host]))],
+      ["hosts", someOf([...row.hosts].map(hostName))],
       ["kernels", someOf([...row.releases])],
       ["seen", `${minute(row.first)} to ${minute(row.last)}`],
       ["hash", el("code", {}, group.hash)],
@@ -344,7 +340,7 @@ function functionDetail(row) {
         )
       : null,
     factList([
-      ["hosts", someOf([...row.hosts].map((host) => DATA.hosts[host]))],
+      ["hosts", someOf([...row.hosts].map(hostName))],
       ["kernels", someOf([...row.releases])],
     ]),
   );
