@@ -9,6 +9,7 @@ wider.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
@@ -49,6 +50,8 @@ class Column:
     """What a record says in it where the table would be too wide otherwise."""
     optional: int = 0
     """May be left out when room is short, 1 first; 0: never."""
+    wrap: bool = False
+    """Goes on in the next line when room is short, at its floor, instead of being shortened."""
 
 
 def table_lines(
@@ -56,22 +59,31 @@ def table_lines(
     records: Iterable[Any],
     style: Optional[str] = None,
     width: Optional[int] = None,
+    complete: Optional[str] = None,
 ) -> Iterator[str]:
     """A table of *records*.
 
     :param style: name of a tabulate format, ``None`` for our own plain one.
     :param width: characters a line of ours may have, ``None`` for any.
+    :param complete: what has the columns that were left out; if given, a line below says which these are.
     """
     records = list(records)
     rows = [[_lines(column.cell(record)) for column in columns] for record in records]
-    if style is None:
-        if width is not None and sum(_widths(columns, rows)) > _room(columns, width):
-            columns, rows = _fitted(columns, records, rows, width)
-        # As a row of their own: headers proper are padded by two more spaces.
-        headings = [[column.heading] for column in columns]
-        return _tabulate(columns, [headings, *rows], (), "plain")
-    rows = [[[_no_markup(line) for line in cell] for cell in row] for row in rows]
-    return _tabulate(columns, rows, [column.heading for column in columns], style)
+    if style is not None:
+        rows = [[[_no_markup(line) for line in cell] for cell in row] for row in rows]
+        headings = [_no_markup(column.heading) for column in columns]
+        yield from _tabulate(columns, rows, headings, style)
+        return
+    all_columns = columns
+    if width is not None and sum(_widths(columns, rows)) > _room(columns, width):
+        columns, rows = _fitted(columns, records, rows, width)
+    # As a row of their own: headers proper are padded by two more spaces.
+    first = [[column.heading] for column in columns]
+    yield from _tabulate(columns, [first, *rows], (), "plain")
+    left_out = [column.heading.lower() for column in all_columns if column not in columns]
+    if left_out and complete is not None:
+        yield ""
+        yield f"left out, too wide: {', '.join(left_out)} ({complete})"
 
 
 def _tabulate(
@@ -147,10 +159,23 @@ def _fit(columns: Sequence[Column], rows: list[list[list[str]]], width: int) -> 
     room = _room(columns, width)
     _give_way(widths, floors, room)
     # Still too wide, as on a terminal of 80 columns: then to the bone.
-    _give_way(widths, dict.fromkeys(floors, _FLOOR_MIN), room)
+    _give_way(widths, {i: _FLOOR_MIN for i in floors if not columns[i].wrap}, room)
     for row in rows:
         for i in floors:
-            row[i] = [shorten(line, widths[i]) for line in row[i]]
+            fitted = _wrapped if columns[i].wrap else _shortened
+            row[i] = fitted(row[i], widths[i])
+
+
+def _shortened(lines: list[str], width: int) -> list[str]:
+    return [shorten(line, width) for line in lines]
+
+
+def _wrapped(lines: list[str], width: int) -> list[str]:
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(line, width, break_on_hyphens=False) or [""]
+    ]
 
 
 def _give_way(widths: list[int], floors: Mapping[int, int], room: int) -> None:
