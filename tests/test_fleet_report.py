@@ -12,7 +12,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Optional
 
@@ -41,6 +41,7 @@ from .fleet_dataset import (
     Source,
     audited,
     day,
+    failed,
     of_audit,
     write_dataset,
     write_orphan,
@@ -58,20 +59,24 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return dataset
 
 
+ALL = 1_000_000
+"""More rows than any section has."""
+
+
 def sections(
-    dataset: Dataset, names: Sequence[str] = (), top: Optional[int] = None
+    dataset: Dataset, names: Sequence[str] = (), top: Optional[int] = ALL
 ) -> dict[str, Any]:
     found: dict[str, Any] = json.loads("\n".join(report_lines(dataset, names, top, "json", None)))
     return found
 
 
-def rows(dataset: Dataset, section: str, top: Optional[int] = None) -> Rows:
+def rows(dataset: Dataset, section: str, top: Optional[int] = ALL) -> Rows:
     found: Rows = sections(dataset, [section], top)["sections"][section]["rows"]
     return found
 
 
 def sql(dataset: Dataset, query: str, format: str = "json") -> Any:
-    text = "\n".join(sql_lines(dataset, query, format, None))
+    text = "\n".join(sql_lines(dataset, query, format))
     return json.loads(text) if format == "json" else text
 
 
@@ -304,7 +309,7 @@ def test_a_share_far_from_that_of_its_release_is_an_outlier(tmp_path: Path) -> N
     assert row["value"] == pytest.approx(0.60)
     assert row["median"] == pytest.approx(median)
     assert row["score"] == pytest.approx((0.60 - median) / spread)
-    assert row["detail"] == "60 of 100 tasks are unreliable"
+    assert row["detail"] == "60 of 100 judged tasks are unreliable"
 
 
 def test_a_share_that_is_far_below_is_an_outlier_too(tmp_path: Path) -> None:
@@ -325,28 +330,82 @@ def test_too_little_is_no_outlier(tmp_path: Path, audits: list[tuple[int, int]])
     assert _shares(tmp_path, [_audit_of(*each) for each in audits]) == []
 
 
-def test_the_largest_of_the_rest(fleet: Dataset) -> None:
+def _far_above(column: str) -> list[tuple[str, Any]]:
+    # The furthest first, with how many times the usual spread that is.
+    usual = [source[column] for source in AUDITED]
+    median = statistics.median(usual)
+    spread = max(1.4826 * statistics.median(abs(value - median) for value in usual), median / 10)
+    scores = [
+        (source["source"], (source[column] - median) / spread) for source in FLEET if source[column]
+    ]
+    scores.sort(key=lambda each: -each[1])
+    return [(source, pytest.approx(score)) for source, score in scores if score > 3.5]
+
+
+def test_the_rest_of_the_outliers(fleet: Dataset) -> None:
     found: dict[str, Rows] = defaultdict(list)
     for row in rows(fleet, "outliers"):
         found[row["kind"]].append(row)
-    depths = _grouped(lambda task: stack_hash(task))
-    deepest = sorted(
-        (len(kernel_frames(members[0][1])) for members in depths.values()), reverse=True
-    )
-    assert [row["value"] for row in found["deepest stack"]] == [each for each in deepest if each]
+    depths = {
+        source["source"]: max(len(kernel_frames(task)) for task in source.tasks)
+        for source in FLEET
+        if source.tasks
+    }
+    deepest = found["deepest stack"]
+    assert [(row["source"], row["value"]) for row in deepest] == sorted(
+        depths.items(), key=lambda each: (-each[1], each[0])
+    )[:5]
     for kind, column in (("slowest audit", "seconds"), ("most memory", "peak_memory_bytes")):
-        values = sorted((source[column] for source in FLEET), reverse=True)
-        assert [row["value"] for row in found[kind]] == values
+        assert [(row["source"], row["score"]) for row in found[kind]] == _far_above(column)
         assert found[kind][0]["source"] == "s3://dumps/sick/vmcore"
-        assert found[kind][0]["median"] == pytest.approx(statistics.median(values))
+        assert found[kind][0]["median"] == pytest.approx(
+            statistics.median(source[column] for source in AUDITED)
+        )
     assert found["unreliable share"][0]["source"] == "s3://dumps/sick/vmcore"
 
 
+def _costs(tmp_path: Path, seconds: Sequence[Optional[float]]) -> list[float]:
+    sources = [
+        of_audit(f"/{i}", _audit_of(1, 1), seconds=value, peak_memory_bytes=None)
+        for i, value in enumerate(seconds)
+    ]
+    sources.append(failed("/slow", 124, "time limit", "took longer than 300 s", seconds=300.0))
+    sources.append(failed("/nothing", 3, "input", "is empty", seconds=None))
+    dataset = write_dataset(tmp_path / "d", sources)
+    found = rows(dataset, "outliers")
+    return [row["value"] for row in found if row["kind"] == "slowest audit"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ([2.0, 2.1, 1.9], [300.0]),
+        ([2.0, 2.0, 2.0, 2.0, 2.6], [300.0]),  # no more than half more
+        ([2.0, 2.0, 2.0, 2.0, 9.0], [300.0, 9.0]),
+        ([2.0, 9.0], []),  # too few to say what is usual
+        ([2.0, 9.0, None, None], []),
+    ],
+)
+def test_what_took_unusually_long(
+    tmp_path: Path, seconds: list[Optional[float]], expected: list[float]
+) -> None:
+    assert _costs(tmp_path, seconds) == expected
+
+
 def test_each_kind_of_outlier_has_its_part_of_the_top(fleet: Dataset) -> None:
-    kinds = [row["kind"] for row in rows(fleet, "outliers", top=8)]
-    assert Counter(kinds) == dict.fromkeys(
-        ("unreliable share", "deepest stack", "slowest audit", "most memory"), 2
+    share, deepest, slowest, most = (
+        "unreliable share",
+        "deepest stack",
+        "slowest audit",
+        "most memory",
     )
+    for top, expected in (
+        (4, {share: 1, deepest: 1, slowest: 1, most: 1}),
+        (6, {share: 2, deepest: 2, slowest: 1, most: 1}),
+        (ALL, {share: 2, deepest: 5, slowest: 1, most: 1}),
+    ):
+        assert Counter(row["kind"] for row in rows(fleet, "outliers", top)) == expected
+    assert "the 5 deepest stacks" in next(report_lines(fleet, ["outliers"], None, "table", 100))
 
 
 # ---- which sections, and how many rows
@@ -362,7 +421,20 @@ def test_top_says_how_many_there_are(fleet: Dataset) -> None:
     found = sections(fleet, ["hosts"], 3)["sections"]["hosts"]
     assert found == {"total": len(all_), "rows": all_[:3]}
     [title, *_] = report_lines(fleet, ["hosts"], 3, "table", None)
-    assert title.endswith(f"(the first 3 of {len(all_)})")
+    assert title.endswith(f"(the first 3 of {len(all_)}: see --top)")
+
+
+def test_a_report_shows_as_much_of_a_section_as_is_usual(
+    fleet: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run([str(fleet.path)], capsys)
+    assert code == 0
+    total = len(rows(fleet, "stacks"))
+    assert total > 7
+    assert f"(the first 5 of {total}: see --top)" in out
+    assert out == "\n".join(report_lines(fleet, [], None, "table", 100)) + "\n"
+    code, out, _ = run([str(fleet.path), "--top", "7", "--section", "stacks"], capsys)
+    assert f"(the first 7 of {total}: see --top)" in out
 
 
 def test_wrong_use_is_refused(fleet: Dataset) -> None:
@@ -407,7 +479,7 @@ def test_the_json_schema_is_stable(fleet: Dataset) -> None:
 
 
 def test_jsonl_is_the_same_a_line_a_row(fleet: Dataset) -> None:
-    lines = [json.loads(line) for line in report_lines(fleet, [], None, "jsonl", None)]
+    lines = [json.loads(line) for line in report_lines(fleet, [], ALL, "jsonl", None)]
     assert lines == [
         {"section": name, **row}
         for name, section in sections(fleet)["sections"].items()
@@ -417,7 +489,7 @@ def test_jsonl_is_the_same_a_line_a_row(fleet: Dataset) -> None:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_csv_has_the_same_rows(fleet: Dataset, section: str) -> None:
-    text = "\n".join(report_lines(fleet, [section], None, "csv", None))
+    text = "\n".join(report_lines(fleet, [section], ALL, "csv", None))
     expected = rows(fleet, section)
     assert len(text.splitlines()) == 1 + len(expected)  # whatever a dump says, a row is a line
     found = list(csv.DictReader(io.StringIO(text)))
@@ -436,13 +508,61 @@ def test_csv_has_the_same_rows(fleet: Dataset, section: str) -> None:
 def test_nothing_a_dump_says_reaches_the_terminal_as_it_is(fleet: Dataset, format: str) -> None:
     names = [["hosts"], ["stacks"], ["failures"]] if format == "csv" else [[]]
     for chosen in names:
-        text = "\n".join(report_lines(fleet, chosen, None, format, None))
-        text += "\n".join(sql_lines(fleet, "FROM audits", format, None))
+        text = "\n".join(report_lines(fleet, chosen, ALL, format, None))
+        text += "\n".join(sql_lines(fleet, "FROM audits", format))
         assert all(c.isprintable() for c in text.replace("\n", ""))
         assert "script" in text  # it was there to be escaped
         if format in ("github", "html"):
             assert "<script>" not in text
     assert "\x1b" in HOSTILE_TEXT
+
+
+@pytest.mark.parametrize("width", [80, 100, 140, 200])
+def test_what_a_table_has_no_room_for_is_said_below_it(fleet: Dataset, width: int) -> None:
+    for section in ("kernels", "hosts", "failures"):
+        lines = list(report_lines(fleet, [section], None, "table", width))
+        named = lines[2].lower()
+        if lines[-1].startswith("left out, too wide: "):
+            named += lines[-1]
+            assert lines[-1].endswith(" (--format csv has them)")
+        for column in COLUMNS[section].split():
+            assert column.replace("unreliable_share", "share").replace("_", " ") in named
+        assert ("left out" in lines[-1]) == (width < 200) or width == 140
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_why_something_failed_can_be_read_at_any_width(fleet: Dataset, width: int) -> None:
+    lines = list(report_lines(fleet, ["failures"], None, "table", width))
+    at = lines[2].index("LINE")
+    text = "".join(line[at:].replace(" ", "") for line in lines[3:])
+    for source in FLEET:
+        if source["status"] != "audited" and "bad" not in source["source"]:
+            line = source["line"].removeprefix(f"{source['source']}: ")
+            assert line.replace(" ", "") in text
+    assert "/var/crash/empty/vmcore:" not in text
+
+
+def test_a_host_that_is_not_known_is_said(fleet: Dataset) -> None:
+    assert None in [row["host"] for row in rows(fleet, "hosts")]
+    lines = list(report_lines(fleet, ["hosts"], ALL, "table", 80))
+    assert sum(line.startswith("(not known)") for line in lines) == 1
+
+
+def test_repeats_in_a_stack_are_folded(fleet: Dataset) -> None:
+    for width in (80, 100):
+        lines = list(report_lines(fleet, ["stacks"], None, "table", width))
+        assert sum("dig [lab_module]" in line for line in lines) == 1
+        assert any(line.endswith("dig [lab_module] ×120") for line in lines)
+
+
+def test_how_often_is_not_cut(tmp_path: Path) -> None:
+    frame = Frame(0xFFFF_FFFF_8130_D0C4, "a_function_with_a_name_as_long_as_this+0x1", "module")
+    deep = replace(fabricated.TOO_DEEP, frames=(frame,) * 98)
+    audit = replace(fabricated.AUDIT, tasks=(deep,))
+    dataset = write_dataset(tmp_path / "d", [of_audit("/a", audit)])
+    for width in (80, 100, 200):
+        lines = list(report_lines(dataset, ["stacks"], None, "table", width))
+        assert sum(line.endswith(" ×98") for line in lines) == 1
 
 
 @pytest.mark.parametrize("width", [80, 100, 140, 200])
@@ -497,6 +617,52 @@ def test_sql_of_every_type(fleet: Dataset) -> None:
     }  # fmt: skip
     for format in ("table", "csv", "github"):
         assert "18446744073709551615" in sql(fleet, query, format)
+
+
+def test_a_table_of_sql_is_what_was_selected(fleet: Dataset) -> None:
+    query = """
+        SELECT 0.5::DOUBLE AS share, 0.25::DOUBLE AS unreliable_share, peak_memory_bytes, seconds,
+            quarantined, count(*) OVER (), attempts, builds, [1, 2, 3, 4, 5] AS list
+        FROM (SELECT *, 7 AS builds FROM audits WHERE host = 'sick' AND status = 'audited')
+    """
+    heading, row = sql(fleet, query, "table").splitlines()
+    assert re.split("  +", heading) == [
+        *("share", "unreliable_share", "peak_memory_bytes", "seconds", "quarantined"),
+        *("count() OVER ()", "attempts", "builds", "list"),
+    ]
+    assert re.split("  +", row.strip()) == [
+        *("0.5", "0.25", "4000000000", "99.5", "false", "1", "1", "7", "[1, 2, 3, 4, 5]")
+    ]
+
+
+@pytest.mark.parametrize("format", ["table", "csv", "github", "html"])
+def test_a_name_of_a_column_is_escaped(fleet: Dataset, format: str) -> None:
+    text = sql(fleet, 'SELECT 1 AS "a\n\x1b[31m<script>|"', format)
+    assert "a\\x0a\\x1b[31m" in text
+    assert all(c.isprintable() for c in text.replace("\n", ""))
+    if format in ("github", "html"):
+        assert "<script>" not in text
+
+
+def test_times_with_a_zone_are_refused_in_one_sentence(fleet: Dataset) -> None:
+    for query in ("SELECT current_timestamp", "SELECT [now()] AS x", "SELECT {'a': now()} AS x"):
+        with pytest.raises(UsageError, match=r"now\(\)::TIMESTAMP"):
+            sql(fleet, query)
+
+
+def test_now_is_that_of_utc(fleet: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    [row] = sql(fleet, "SELECT now()::TIMESTAMP AS now")["rows"]
+    now = datetime.fromisoformat(row["now"].removesuffix("Z") + "+00:00")
+    assert abs(now.timestamp() - time.time()) < 600
+
+
+def test_a_mistake_in_sql_says_what_there_is(fleet: Dataset) -> None:
+    with pytest.raises(UsageError, match=r'Candidate bindings: .*"host"'):
+        sql(fleet, "SELECT hst FROM audits")
+    with pytest.raises(UsageError, match='Did you mean "audits"') as caught:
+        sql(fleet, "FROM audit")
+    assert f"(views: {', '.join(VIEWS)})" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -712,13 +878,38 @@ def _examples() -> list[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory, demo_core: str) -> Dataset:
+    """What "Try it" of docs/fleet.md makes."""
+    text = (DOC.parent / "fleet.md").read_text()
+    manifest = [json.loads(line) for line in re.findall(r'^ {4}({"core": .*})', text, re.MULTILINE)]
+    assert len(manifest) == 3
+    one = audited(demo_core)
+    sources = [
+        Source(
+            {
+                **one.record,
+                "source": source["core"],
+                "audit_id": source["host"],
+                "host": source["host"],
+                "tags": source["tags"],
+                "time": datetime.fromisoformat(source["time"][:-1]),
+            },
+            one.tasks,
+        )
+        for source in manifest
+    ]
+    sources.append(failed("db2", 3, "input", "db2: is cut", time=datetime.now(timezone.utc)))
+    return write_dataset(tmp_path_factory.mktemp("tried") / "dataset", sources)
+
+
 @pytest.mark.parametrize("query", [*_examples(), "SELECT printf('0x%x', ip) AS ip FROM frames"])
-def test_the_queries_of_the_docs_find_something(fleet: Dataset, query: str) -> None:
-    assert sql(fleet, query)["rows"]
+def test_the_queries_of_the_docs_find_something(tried: Dataset, query: str) -> None:
+    assert sql(tried, query)["rows"]
 
 
 def test_the_docs_name_all_there_is() -> None:
     text = DOC.read_text()
-    assert len(_examples()) == 4
+    assert len(_examples()) == 5
     for name in (*SECTIONS, *VIEWS):
         assert f"| `{name}` |" in text

@@ -77,6 +77,16 @@ def test_audits_are_the_records(ask: Any) -> None:
         assert of[source["source"]] == expected
 
 
+def test_the_key_names_the_files_of_a_source(fleet: Dataset, ask: Any) -> None:
+    found = ask("SELECT source, key, status, audit_id FROM audits")
+    assert {source: key for source, key, *_ in found} == {
+        source["source"]: source_key(source["source"]) for source in FLEET
+    }
+    for _, key, status, audit_id in found:
+        assert (fleet.audits / f"{key}.parquet").exists()
+        assert status == "failed" or (fleet.tasks / f"{key}-{audit_id}.parquet").exists()
+
+
 def test_tasks_are_those_of_the_records_and_say_whose(ask: Any) -> None:
     found = ask(
         "SELECT source, host, release, build_id, unwinder, time, tags, pid, comm, task, verdict, "
@@ -336,5 +346,5 @@ def test_a_real_dump(tmp_path: Path, demo_core: str) -> None:
 
 def test_every_field_of_a_task_is_a_column(fleet: Dataset) -> None:
     with connect(fleet) as connection:
-        assert names(connection, "audits") == [field.name for field in AUDITS]
+        assert names(connection, "audits") == [*(field.name for field in AUDITS), "key"]
         assert names(connection, "tasks")[: len(TASKS)] == [field.name for field in TASKS]

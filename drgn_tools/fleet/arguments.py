@@ -187,8 +187,8 @@ def _add_report(report: argparse.ArgumentParser) -> None:
         "--top",
         metavar="N",
         type=positive("--top"),
-        default=20,
-        help="rows of a section (default: 20)",
+        default=None,
+        help="rows of a section (default: 20, of stacks 5)",
     )
     report.add_argument(
         "--format",

@@ -198,7 +198,7 @@ def _report(args: Arguments, console: Console) -> int:
 
     width = table_width(sys.stdout)
     if args.sql is not None:
-        write_lines(sql_lines(dataset, args.sql, args.format, width))
+        write_lines(sql_lines(dataset, args.sql, args.format))
     else:
         write_lines(report_lines(dataset, args.section, args.top, args.format, width))
     return EXIT_OK

@@ -13,16 +13,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 import duckdb
 
 from .. import __version__
 from ..errors import UsageError
+from ..render.escape import escape
 from ..render.structured import csv_lines, jsonl_lines
-from ..render.table import Column, table_lines
 from .dataset import Dataset
-from .views import connect, naming_damaged_files
+from .report_tables import query_table, section_table
+from .views import VIEWS, connect, naming_damaged_files
 
 __all__ = ("SCHEMA", "SECTIONS", "Found", "Section", "read_section", "report_lines", "sql_lines")
 
@@ -49,8 +50,8 @@ class Section:
     """What matters most comes first; no two rows are alike in this."""
     together: Optional[str] = None
     """Rows alike in this column stand together, however they were ranked."""
-    table: Sequence[Column] = ()
-    """Columns of its table, where they are not simply those of the query."""
+    usual: int = 20
+    """Rows that are shown unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def report_lines(
     """The lines of a report.
 
     :param sections: their names, in order; none: all of them.
-    :param top: rows a section may have, ``None`` for any number.
+    :param top: rows a section may have, ``None`` for as many as is usual for each.
     :param format: ``table``, ``json``, ``jsonl``, ``csv``, or the name of a tabulate format.
     :param width: characters a line of ``table`` may have, ``None`` for any.
     :raises UsageError: there is no such section, or ``csv`` of several.
@@ -86,7 +87,9 @@ def report_lines(
         raise UsageError("csv has room for one table: choose one with --section, or use --sql")
     # All of it before the first line: half a report is none.
     with naming_damaged_files(dataset), connect(dataset) as connection:
-        found = [(section, read_section(connection, section, top)) for section in chosen]
+        found = [
+            (section, read_section(connection, section, top or section.usual)) for section in chosen
+        ]
     return _LINES.get(format, _table_report)(dataset, found, format, width)
 
 
@@ -119,8 +122,8 @@ def read_section(
     return Found(shown, tuple(rows), values[0][-1] if values else 0)
 
 
-def sql_lines(dataset: Dataset, query: str, format: str, width: Optional[int]) -> Iterator[str]:
-    """The lines of the result of one's own query on the views.
+def sql_lines(dataset: Dataset, query: str, format: str) -> Iterator[str]:
+    """The lines of the result of one's own query on the views, as wide as they are.
 
     :param format: as of :func:`report_lines`.
     :raises UsageError: *query* is not one query that only reads, or DuckDB refuses it.
@@ -130,10 +133,13 @@ def sql_lines(dataset: Dataset, query: str, format: str, width: Optional[int]) -
         _check_reads(connection, query)
         with _asking(dataset):
             result = connection.execute(query)
+        _check_times(result)
         columns = _distinct([column[0] for column in result.description])
         rows = _each_row(dataset, result, columns)
         if format == "csv":
-            yield from csv_lines({name: _flat_item(name) for name in columns}, rows)
+            # A name may be an expression, with line ends and all.
+            shown = _distinct([escape(name) for name in columns])
+            yield from csv_lines(dict(zip(shown, map(_flat_item, columns))), rows)
         elif format == "jsonl":
             yield from jsonl_lines(map(dict, rows))
         elif format == "json":
@@ -143,7 +149,7 @@ def sql_lines(dataset: Dataset, query: str, format: str, width: Optional[int]) -
             yield from _with_commas("  ", rows)
             yield " ]}"
         else:
-            yield from _table(columns, rows, format, width)
+            yield from query_table(columns, rows, format)
 
 
 def _check_reads(connection: duckdb.DuckDBPyConnection, query: str) -> None:
@@ -176,8 +182,19 @@ def _refusing_mistakes() -> Iterator[None]:
 
 
 def _refusal(error: duckdb.Error) -> UsageError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return UsageError(f"--sql: {lines[0] if lines else type(error).__name__}")
+    # What is wrong and what could be meant; below an empty line the query follows.
+    what = " ".join(str(error).strip().partition("\n\n")[0].split())
+    views = f" (views: {', '.join(VIEWS)})" if isinstance(error, duckdb.CatalogException) else ""
+    return UsageError(f"--sql: {what or type(error).__name__}{views}")
+
+
+def _check_times(result: duckdb.DuckDBPyConnection) -> None:
+    # For one with a zone Python needs pytz, which nothing else needs.
+    for name, type_, *_ in result.description:
+        if "TIMESTAMP WITH TIME ZONE" in str(type_):
+            raise UsageError(
+                f"--sql: {name!r} is a time with a zone; give it without: now()::TIMESTAMP is that of UTC"
+            )
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -280,12 +297,7 @@ def _table_report(_: Dataset, found: Sections, format: str, width: Optional[int]
         yield _heading(section, what)
         if what.rows:
             yield ""
-            if section.name == "summary":
-                yield from _summary_table(what, format, width)
-            elif section.table:
-                yield from table_lines(section.table, what.rows, _style(format), width)
-            else:
-                yield from _table(what.columns, what.rows, format, width)
+            yield from section_table(section.name, what.columns, what.rows, format, width)
 
 
 _LINES = {"json": _json_report, "jsonl": _jsonl_report, "csv": _csv_report}
@@ -295,184 +307,8 @@ def _heading(section: Section, what: Found) -> str:
     if not what.rows:
         return f"{section.title}: none"
     if len(what.rows) < what.total:
-        return f"{section.title} (the first {len(what.rows)} of {what.total})"
+        return f"{section.title} (the first {len(what.rows)} of {what.total}: see --top)"
     return section.title
-
-
-# ---- tables
-
-
-def _summary_table(what: Found, format: str, width: Optional[int]) -> Iterator[str]:
-    # One row of many columns: read downwards.
-    [row] = what.rows
-    columns = (
-        Column("WHAT", lambda name: name.replace("_", " ")),
-        Column("VALUE", lambda name: _cell(name, row[name]), floor=30),
-    )
-    return table_lines(columns, what.columns, _style(format), width)
-
-
-def _table(
-    columns: Sequence[str], rows: Iterable[Row], format: str, width: Optional[int]
-) -> Iterator[str]:
-    rows = list(rows)
-    return table_lines([_column(name, rows) for name in columns], rows, _style(format), width)
-
-
-def _style(format: str) -> Optional[str]:
-    return None if format == "table" else format
-
-
-def _column(name: str, rows: Sequence[Row]) -> Column:
-    numbers = bool(rows) and all(isinstance(row[name], (int, float, type(None))) for row in rows)
-    return Column(
-        _title(name),
-        lambda row: _cell(name, row[name]),
-        right=numbers,
-        floor=_FLOORS.get(name, 0),
-        brief=lambda row: _brief(name, row[name]),
-        optional=_OPTIONAL.get(name, 0),
-    )
-
-
-def _title(name: str) -> str:
-    return _TITLES.get(name, name.replace("_", " ")).upper()
-
-
-_TITLES = {"unreliable_share": "share"}
-
-_FLOORS = {
-    "source": 20, "host": 10, "release": 10, "releases": 10, "function": 16, "functions": 22,
-    "entries": 10, "line": 30, "comm": 10, "tools": 10,
-}  # fmt: skip
-"""Columns of words, which may be shortened."""
-
-_OPTIONAL = {
-    "builds": 1, "attempts": 1, "quarantined": 2, "audits": 2, "sources": 2, "reliable": 3, "last_seen": 4,
-    "unknown": 5, "releases": 6,
-}  # fmt: skip
-"""Columns that may be left out of a table, the first first."""
-
-
-def _cell(name: str, value: Any) -> Union[str, list[str]]:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (int, float)):
-        return _measure(value, _unit(name))
-    if isinstance(value, dict):
-        return _json(value)
-    if isinstance(value, list):
-        return _names(value)
-    return _when(value) if _is_time(name) else str(value)
-
-
-def _brief(name: str, value: Any) -> Union[str, list[str]]:
-    if value is None:
-        return "-"
-    if name == "source" and isinstance(value, str):
-        return _end_of_path(value)
-    return _day(value) if _is_time(name) and isinstance(value, str) else _cell(name, value)
-
-
-def _is_time(name: str) -> bool:
-    return name.endswith("_seen")
-
-
-def _when(time: str) -> str:
-    day, t, clock = time.partition("T")
-    return f"{day} {clock[:5]}" if t else day
-
-
-def _day(time: str) -> str:
-    return time.partition("T")[0]
-
-
-def _end_of_path(path: str) -> str:
-    # Most begin alike.
-    parts = path.rsplit("/", 2)
-    return "…/" + "/".join(parts[1:]) if len(parts) == 3 and len(parts[0]) > 1 else path
-
-
-def _unit(name: str) -> Optional[str]:
-    endings = {"_share": "share", "seconds": "seconds", "_bytes": "bytes"}
-    return next((unit for ending, unit in endings.items() if name.endswith(ending)), None)
-
-
-def _measure(value: Union[int, float], unit: Optional[str]) -> str:
-    if unit == "share":
-        return f"{100 * value:.1f}%"
-    if unit == "bytes":
-        return f"{value / (1 << 20):.1f} MiB"
-    if unit == "seconds":
-        return f"{value:.1f} s"
-    if isinstance(value, int):
-        return str(value)  # not through a float: it may have 64 bits
-    return f"{value:.0f}" if unit == "frames" else f"{value:.2f}"
-
-
-_NAMES_MAX = 3
-_FRAMES_MAX = 12
-
-
-def _names(items: list[Any]) -> str:
-    texts = [item if isinstance(item, str) else _json(item) for item in items]
-    more = len(texts) - _NAMES_MAX
-    return ", ".join(texts[:_NAMES_MAX]) + (f" +{more}" if more > 0 else "") or "-"
-
-
-def _stack(functions: list[str]) -> list[str]:
-    # With an empty line below, or the stacks of two rows run into each other.
-    more = len(functions) - _FRAMES_MAX
-    last = [f"and {more} more"] if more > 0 else []
-    return [*(functions[:_FRAMES_MAX] or ["-"]), *last, ""]
-
-
-def _seen(row: Row) -> list[str]:
-    # Once where it is one day.
-    days = [_day(row[name]) for name in ("first_seen", "last_seen") if row[name]]
-    return list(dict.fromkeys(days)) or ["-"]
-
-
-def _in_its_unit(name: str) -> Column:
-    return Column(
-        _title(name),
-        lambda row: "-" if row[name] is None else _measure(row[name], row["unit"]),
-        right=True,
-    )
-
-
-_STACKS_TABLE = (
-    Column("TASKS", lambda row: str(row["tasks"]), right=True),
-    Column("HOSTS", lambda row: str(row["hosts"]), right=True),
-    Column("VERDICT", lambda row: [row["verdict"], row["reason"] or "", row["stack_hash"]]),
-    Column("SEEN", _seen, optional=1),
-    Column(
-        "EXAMPLE",
-        lambda row: [row["source"], f"pid {row['pid']} {row['comm']}", _names(row["releases"])],
-        floor=20,
-        brief=lambda row: [
-            _end_of_path(row["source"]),
-            f"pid {row['pid']} {row['comm']}",
-            _names(row["releases"]),
-        ],
-    ),
-    Column("STACK", lambda row: _stack(row["functions"]), floor=30),
-)
-
-_OUTLIERS_TABLE = (
-    Column("KIND", lambda row: row["kind"]),
-    _column("source", ()),
-    _column("host", ()),
-    Column("RELEASE", lambda row: row["release"] or "-", floor=10, optional=1),
-    _in_its_unit("value"),
-    _in_its_unit("median"),
-    Column(
-        "SCORE", lambda row: "-" if row["score"] is None else f"{row['score']:+.1f}", right=True
-    ),
-    Column("DETAIL", lambda row: row["detail"] or "-", floor=30),
-)
 
 
 # ---- the sections
@@ -508,7 +344,7 @@ _SAMPLE_MIN = 3
 _SHARE_OUTLIERS = f"""
     SELECT 'unreliable share' AS kind, source, host, release, share AS value, 'share' AS unit,
         median, (share - median) / spread AS score,
-        unreliable || ' of ' || judged || ' tasks are unreliable' AS detail
+        unreliable || ' of ' || judged || ' judged tasks are unreliable' AS detail
     FROM (
         -- The median absolute deviation, as that of a normal distribution; but one task is no spread.
         SELECT *, greatest(
@@ -529,27 +365,45 @@ _SHARE_OUTLIERS = f"""
     WHERE abs(share - median) > {_FAR} * spread
 """
 
-_DEEPEST = """
-    SELECT 'deepest stack' AS kind, example.source AS source, example.host AS host,
-        example.release AS release, depth AS value, 'frames' AS unit,
+_DEEPEST_MAX = 5
+"""Something is always deepest; what is far from usual there is no rule for."""
+
+_DEEPEST = f"""
+    SELECT 'deepest stack' AS kind, source, host, release, deepest.depth AS value, 'frames' AS unit,
         (SELECT median(depth) FROM tasks) AS median, NULL AS score,
-        'pid ' || example.pid || ' ' || example.comm || coalesce(' in ' || example.function, '') AS detail
+        'pid ' || deepest.pid || ' ' || deepest.comm || coalesce(' in ' || deepest.function, '') AS detail
     FROM (
-        SELECT max(depth) AS depth, min({
-            'time': coalesce(time, 'infinity'::TIMESTAMP), 'source': source, 'pid': pid,
-            'comm': comm, 'host': host, 'release': release, 'function': function
-        }) AS example
-        FROM tasks WHERE depth > 0 GROUP BY stack_hash
+        SELECT source, any_value(host) AS host, any_value(release) AS release, min({{
+            'rank': -depth, 'pid': pid, 'depth': depth, 'comm': comm, 'function': function
+        }}) AS deepest
+        FROM tasks WHERE depth > 0 GROUP BY source
     )
+    ORDER BY value DESC, source LIMIT {_DEEPEST_MAX}
 """
+
+
+_SPREAD_MIN = 0.1
+"""No less of the median is a spread: where all take the same, a little more is nothing."""
 
 
 def _costliest(kind: str, column: str, unit: str) -> str:
     return f"""
-        SELECT '{kind}' AS kind, source, host, release, {column} AS value, '{unit}' AS unit,
-            (SELECT median({column}) FROM audits) AS median, NULL AS score,
-            coalesce(tasks || ' tasks', line) AS detail
-        FROM audits WHERE {column} IS NOT NULL
+        SELECT '{kind}' AS kind, source, host, release, value, '{unit}' AS unit,
+            median, (value - median) / spread AS score, coalesce(tasks || ' tasks', line) AS detail
+        FROM (
+            SELECT *, greatest(
+                1.4826 * median(abs(value - median)) FILTER (usual) OVER (), {_SPREAD_MIN} * median
+            ) AS spread
+            FROM (
+                -- What failed may have ended at once, or at its limit: not what an audit usually takes.
+                SELECT source, host, release, tasks, line, {column} AS value,
+                    status <> 'failed' AS usual, median({column}) FILTER (status <> 'failed') OVER () AS median,
+                    count(*) FILTER (status <> 'failed') OVER () AS sample
+                FROM audits WHERE {column} > 0
+            )
+            WHERE sample >= {_SAMPLE_MIN}
+        )
+        WHERE value - median > {_FAR} * spread
     """
 
 
@@ -644,15 +498,14 @@ SECTIONS = {
             FROM stacks
             """,
             order=f"{_VERDICT_RANK}, hosts DESC, tasks DESC, stack_hash, reason",
-            table=_STACKS_TABLE,
+            usual=5,
         ),
         Section(
             "outliers",
-            "Outliers: shares unusual for the release, and the largest of the rest",
+            f"Outliers: unusual shares and costs, the {_DEEPEST_MAX} deepest stacks, one a source",
             _OUTLIERS,
             order="_rank, _number",
             together="kind",
-            table=_OUTLIERS_TABLE,
         ),
         Section(
             "failures",

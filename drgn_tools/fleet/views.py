@@ -44,6 +44,7 @@ def connect(dataset: Dataset) -> duckdb.DuckDBPyConnection:
     try:
         for setting in (
             "enable_progress_bar = false",
+            "TimeZone = 'UTC'",  # of now()::TIMESTAMP as of all times
             "preserve_insertion_order = false",
             "parquet_metadata_cache = true",
             f"allowed_directories = [{_quoted(str(folder))}, {_pattern(folder)}]",
@@ -258,7 +259,7 @@ def _columns(schema: pa.Schema, without: Iterable[str] = ()) -> str:
 
 
 VIEWS = {
-    "audits": f"SELECT {_columns(AUDITS)} FROM records",
+    "audits": f"SELECT {_columns(AUDITS)}, parse_filename(filename, true) AS key FROM records",
     "tasks": f"""
         SELECT {_columns(TASKS)}, {_OF_AUDIT}
         FROM stored_tasks
