@@ -16,6 +16,7 @@ pytest.importorskip("distributed")
 pytest.importorskip("duckdb")
 
 from drgn_tools.cli import main
+from drgn_tools.data import demo_vmcore
 from drgn_tools.errors import UsageError
 from drgn_tools.fleet import cell as cell_module
 from drgn_tools.fleet.arguments import parse_fleet_arguments
@@ -57,9 +58,10 @@ def test_the_last_words_on_an_earlier_dump_are_not_about_this_one(demo_core: str
     os.write(cell._stderr.fileno(), b"an earlier dump is strange\n")
     killer = threading.Thread(target=_kill_when_busy, args=(cell._process.pid,))
     killer.start()
-    record = audit_in_cell(job, limits, cells).record
+    packed = str(demo_vmcore())  # to unpack it takes long enough
+    record = audit_in_cell(Job(Source(packed, packed), "key"), limits, cells).record
     killer.join()
-    assert record["line"] == f"{demo_core}: its process was killed by SIGSEGV"
+    assert record["line"] == f"{packed}: its process was killed by SIGSEGV"
 
 
 def _kill_when_busy(pid: int) -> None:

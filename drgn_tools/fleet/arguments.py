@@ -202,7 +202,7 @@ def _add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument(
         "--html",
         metavar="FILE",
-        help="write a page that opens with no network, with all tables, a flame graph and a time line",
+        help="write a page that opens with no network, with all tables, a flame graph and a time line; - is stdout",
     )
 
 

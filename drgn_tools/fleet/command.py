@@ -62,7 +62,10 @@ def _run(args: Arguments, console: Console) -> int:
     if args.log_level != "debug":
         _silence_dask()
     listing = list_sources(args.sources)
-    _tell_passed_over(listing.passed_over, console)
+    given = set(map(os.path.abspath, args.sources))  # as a manifest, say
+    _tell_passed_over(
+        [path for path in listing.passed_over if os.path.abspath(path) not in given], console
+    )
     cluster = Cluster(args.scheduler, args.workers)
     live = _live(cluster) if args.live else []
     sources = [*listing.sources, *live]
@@ -103,7 +106,7 @@ def _run(args: Arguments, console: Console) -> int:
     # With --limit some have none yet, and that is as it should be.
     wanting = sum(status_of.get(source.name, "audited") != "audited" for source in sources)
     if wanting:
-        console.note(f"{wanting} of the sources are failed or partly unknown, now or before")
+        console.note(f"failed or partly unknown, now or before: {wanting} of the sources")
     return EXIT_PARTIAL if wanting else EXIT_OK
 
 
@@ -189,8 +192,11 @@ def _report(args: Arguments, console: Console) -> int:
 
     dataset = Dataset.open(Path(args.dataset))
     if args.html is not None:
-        from .page import write_page
+        from .page import print_page, write_page
 
+        if args.html == "-":
+            print_page(dataset)
+            return EXIT_OK
         write_page(dataset, Path(args.html))
         console.note(f"{args.html}: {os.path.getsize(args.html) >> 10} KiB; open it in a browser")
         return EXIT_OK
