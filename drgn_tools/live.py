@@ -14,7 +14,7 @@ from typing import Callable, Optional
 from drgn import FaultError, Program, ProgramFlags
 
 from .layout import symbol_address
-from .tasks import Task, TaskList
+from .tasks import Task, TaskList, TaskReader
 
 __all__ = ("LiveTaskList", "is_live")
 
@@ -47,6 +47,9 @@ class LiveTaskList(TaskList):
     What is there from begin to end of a walk is found. What is forked or exits
     meanwhile may be among it or not; that is no problem.
     """
+
+    def _reader(self) -> TaskReader:
+        return TaskReader(self._prog, self._layout.task)  # the task alone, as it is now
 
     def is_running(self, task: Task) -> bool:
         """As the task itself says: what the run queues said is long over."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 from drgn import Architecture, FaultError, offsetof
@@ -287,6 +287,70 @@ def test_leader_need_not_be_the_first_thread() -> None:
     tasks = m.look()
     assert names(tasks) == ["task11", "task10", "task12", *IDLE]
     assert tasks.problems == []
+
+
+# ---- tasks that lie side by side are read at once
+
+
+class Crowd(NamedTuple):
+    """Two processes that fill some blocks with their threads."""
+
+    machine: Machine
+    tasks: list[int]
+    names: list[str]
+    between: int
+    """Memory of nobody between tasks."""
+
+
+@pytest.fixture
+def crowd() -> Crowd:
+    m = Machine()
+    tids = range(10, 610)
+    tasks = m.process(*tids[:300])
+    between = m.kernel.new("struct rq")
+    tasks += m.process(*tids[300:])
+    m.boot()
+    assert tasks[-1] - tasks[0] > 3 * tasks_module._BLOCK_BYTES
+    return Crowd(m, tasks, [f"task{tid}" for tid in tids] + IDLE, between)
+
+
+def missing(address: int, count: int, offset: int, physical: bool) -> NoReturn:
+    raise FaultError("not in the dump", address)
+
+
+def test_neighbours_are_read_at_once(crowd: Crowd) -> None:
+    tasks = crowd.machine.look()
+    reads = 0
+
+    def count() -> None:
+        nonlocal reads
+        reads += 1
+
+    crowd.machine.kernel.before_read = count
+    assert (names(tasks), tasks.problems) == (crowd.names, [])
+    assert reads < len(crowd.tasks) // 20
+
+
+def test_what_is_missing_beside_tasks_makes_no_difference(crowd: Crowd) -> None:
+    crowd.machine.kernel.prog.add_memory_segment(crowd.between, 8, missing)
+    tasks = crowd.machine.look()
+    assert (names(tasks), tasks.problems) == (crowd.names, [])
+
+
+def test_task_that_is_missing_among_neighbours_is_the_only_one(crowd: Crowd) -> None:
+    crowd.machine.kernel.prog.add_memory_segment(crowd.tasks[200], 8, missing)
+    tasks = crowd.machine.look()
+    assert names(tasks) == [*crowd.names[:200], *crowd.names[300:]]
+    (problem,) = tasks.problems
+    assert f"it leads to {crowd.tasks[200]:#x}, which is not in the dump" in problem
+
+
+def test_memory_that_somebody_laid_over_a_task_counts(crowd: Crowd) -> None:
+    comm = crowd.machine.at(crowd.tasks[200], "comm")
+    crowd.machine.kernel.prog.add_memory_segment(
+        comm, 4, lambda address, count, offset, physical: b"laid"[offset : offset + count]
+    )
+    assert names(crowd.machine.look())[199:202] == ["task209", "laid210", "task211"]
 
 
 # ---- CPUs
