@@ -25,7 +25,6 @@ from dataclasses import asdict
 from typing import Any, Optional, Protocol
 
 from distributed import Client, Future, LocalCluster, Security, WorkerPlugin, get_worker
-from distributed.client import ClosedClientError
 from distributed.comm import connect, parse_address
 from distributed.comm.addressing import parse_host_port
 from distributed.comm.registry import get_backend
@@ -327,7 +326,9 @@ class _Run:
             arguments = (job.as_json(), asdict(self._limits), self._plugin)
             try:
                 future = client.submit(self._audit, *arguments, pure=False, workers=only)
-            except ClosedClientError as e:
+            except Exception as e:  # of what class, that depends on the version of Dask
+                if client.status == "running":
+                    raise
                 raise _LostError(str(e)) from e
             running[future] = self.waiting.popleft()
             future.add_done_callback(finished.put)
