@@ -184,7 +184,9 @@ def test_ctrl_c(
     client.send_signal(signal.SIGINT)
     assert client.wait(PATIENCE_S) == INTERRUPTED
     *failures, last = started.said("interrupted").splitlines()
-    assert all(line.startswith("drgn-tools: failed: ") for line in failures)
+    # Besides, there may be a note: that the cluster has no worker yet.
+    known = ("drgn-tools: failed: ", "drgn-tools: note: ")
+    assert [line for line in failures if not line.startswith(known)] == []
     assert last == (
         f"interrupted: {committed(dataset)} of {CORES + FAILING} sources are done; "
         "the same command goes on from there"
@@ -201,7 +203,9 @@ def test_ctrl_c_on_a_cluster_of_its_own(
     os.killpg(client.pid, signal.SIGINT)  # as a terminal does
     assert client.wait(PATIENCE_S) == INTERRUPTED
     *failures, last = started.said("interrupted").splitlines()
-    assert all(line.startswith("drgn-tools: failed: ") for line in failures)
+    # Besides, there may be a note: that the cluster has no worker yet.
+    known = ("drgn-tools: failed: ", "drgn-tools: note: ")
+    assert [line for line in failures if not line.startswith(known)] == []
     assert last == (
         f"interrupted: {committed(dataset)} of {CORES + FAILING} sources are done; "
         "the same command goes on from there"
