@@ -374,13 +374,13 @@ VARIANTS = (
     ),
     Variant(
         name="large",
-        what="the kernel of fp-lsb with 5,000 tasks more, in processes of 50 threads",
+        what="the kernel of fp-lsb with 20,000 tasks more, in processes of 50 threads",
         kernel=_LSB,
         unwinder="frame_pointer",
-        memory_mib=384,
+        memory_mib=1280,
         cannot=_WHAT_RUNS,
         group="large",
-        crowd=5000,
+        crowd=20_000,
     ),
     Variant(
         name="live",
