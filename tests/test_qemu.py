@@ -104,7 +104,7 @@ DIES_MEANWHILE = """if True:
     pid, tasks = int(sys.argv.pop(1)), int(sys.argv.pop(1))
     audit_kernel = audit.audit_kernel
 
-    def until_it_dies(prog, progress=None, **options):
+    def until_it_dies(prog, progress=None, max_tasks=None):
         def at_task(done):
             if done >= tasks:
                 os.kill(pid, 9)
@@ -112,7 +112,7 @@ DIES_MEANWHILE = """if True:
                 while open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z":
                     pass
         at_task(0)
-        return audit_kernel(prog, progress=at_task, **options)
+        return audit_kernel(prog, at_task, max_tasks)
 
     audit.audit_kernel = until_it_dies
     sys.exit(main())
