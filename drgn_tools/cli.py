@@ -15,7 +15,6 @@ import os
 import shutil
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Callable, Optional, Union
@@ -29,6 +28,7 @@ from .errors import (
     DrgnToolsError,
     TaskNotFoundError,
     UsageError,
+    describe_bug,
 )
 from .records import KernelAudit, KernelInfo, Reason, TaskStack, Verdict
 from .render.output import (
@@ -103,7 +103,7 @@ def _fenced(args: Arguments, console: Console) -> int:
     # traceback, and a script can tell a bug of ours from a broken dump.
     except Exception as error:
         logger.debug("traceback of the bug:", exc_info=True)
-        console.problem("bug", f"{_describe(error)}; --log-level debug shows the traceback")
+        console.problem("bug", f"{describe_bug(error)}; --log-level debug shows the traceback")
         return EXIT_BUG
     finally:
         console.end_progress()
@@ -114,12 +114,6 @@ def _end_with(error: DrgnToolsError, console: Console) -> int:
     if isinstance(error, OutputError):
         discard(sys.stdout)
     return error.exit_code
-
-
-def _describe(error: Exception) -> str:
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    file = os.path.basename(place.filename)
-    return f"{type(error).__name__}: {error} ({file}:{place.lineno})"
 
 
 class _ConsoleHandler(logging.Handler):

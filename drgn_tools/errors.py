@@ -14,6 +14,7 @@ __all__ = (
     "TaskNotFoundError",
     "TypesError",
     "UsageError",
+    "describe_bug",
 )
 
 EXIT_OK = 0
@@ -30,6 +31,15 @@ EXIT_PARTIAL = 5
 """Looked, but some tasks could not be read, or (with ``--check``) not be judged."""
 EXIT_BUG = 70
 """A bug of ours (EX_SOFTWARE of sysexits.h)."""
+
+
+def describe_bug(error: BaseException) -> str:
+    """An exception that nobody expected, and where it came from, in a line."""
+    import os  # both with a bug only
+    import traceback
+
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}:{place.lineno})"
 
 
 class DrgnToolsError(Exception):

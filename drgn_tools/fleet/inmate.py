@@ -21,9 +21,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ..errors import EXIT_BUG
+from ..errors import EXIT_BUG, describe_bug
 from .job import Cause, Job
-from .one import audit_one, describe, is_for_want_of_memory
+from .one import audit_one, is_for_want_of_memory
 from .record import failed
 
 __all__ = ("main",)
@@ -79,7 +79,10 @@ def _serve(connection: Connection, request: dict[str, Any]) -> None:
         if is_for_want_of_memory(e):
             answer, tasks = {"out_of_memory": True}, None
         else:
-            answer, tasks = {"record": failed(job.source, Cause.BUG, EXIT_BUG, describe(e))}, None
+            answer, tasks = (
+                {"record": failed(job.source, Cause.BUG, EXIT_BUG, describe_bug(e))},
+                None,
+            )
     signal.setitimer(signal.ITIMER_REAL, 0)
     gc.collect()  # a Program and what is kept on it refer to each other
     tell({**answer, **_memory()})

@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +29,7 @@ from .remote import errors_of
 from .schema import tasks_file
 from .source import Source
 
-__all__ = ("audit_one", "describe", "is_for_want_of_memory")
+__all__ = ("audit_one", "is_for_want_of_memory")
 
 _US = 1_000_000
 _LAST_SECOND = 253402300799
@@ -88,12 +86,6 @@ def _outcome(
         return Outcome({**about, **failed(source, cause, e.exit_code, str(e))})
     record = {**about, **_of_audit(audit), **of_source(source)}
     return Outcome(record, tasks_file(record["audit_id"], audit.tasks))
-
-
-def describe(error: BaseException) -> str:
-    """An exception that nobody expected, in a line."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}:{place.lineno})"
 
 
 def _open(source: Source, core: Core, scratch: Path) -> Program:
