@@ -415,9 +415,9 @@ def test_nobody_there_or_somebody_else(
 ) -> None:
     for module in EXTRA:
         pytest.importorskip(module, reason="needs the extra drgn-tools[fleet]")
-    from drgn_tools.fleet import engine
+    from drgn_tools.fleet import cluster as cluster_module
 
-    monkeypatch.setattr(engine, "_CONNECT_S", 1.0)
+    monkeypatch.setattr(cluster_module, "_CONNECT_S", 1.0)
     server = SomebodyElse(says or b"")
     try:
         if says is None:

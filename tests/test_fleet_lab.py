@@ -27,7 +27,7 @@ pytest.importorskip("fsspec", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("tqdm", reason="needs the extra drgn-tools[fleet]")
 
 from drgn_tools.data import demo_vmcore
-from drgn_tools.fleet.engine import Cluster
+from drgn_tools.fleet.cluster import Cluster
 
 from . import damaged_cores as damaged
 from .conftest import GROUPS_VARIABLE, lab_dump, lab_file, lab_vmlinux, need_group

@@ -5,7 +5,7 @@ From a command line to a picture, each part using those below it:
 
     command, arguments, progress       what was asked for, and what a person sees of it
     report, report_tables, page*       a dataset -> tables, an HTML page; views: its SQL
-    engine, live                       jobs through Dask, until each has an outcome
+    engine, cluster, live              jobs through Dask, until each has an outcome
     cell, inmate, scratch              one audit behind the wall of a process of its own
     one, record, fetch, identity       one source -> its record; is its content what it was?
     dataset, schema                    where records are kept, and what they hold

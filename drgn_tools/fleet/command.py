@@ -25,8 +25,8 @@ from .job import Cause, Job, Limits, Outcome
 from .source import Source, list_sources
 
 if TYPE_CHECKING:
+    from .cluster import Cluster
     from .dataset import Dataset
-    from .engine import Cluster
 
 __all__ = ("fleet",)
 
@@ -55,8 +55,9 @@ class _Known(NamedTuple):
 
 
 def _run(args: Arguments, console: Console) -> int:
+    from .cluster import Cluster
     from .dataset import Dataset
-    from .engine import Cluster, run_jobs
+    from .engine import run_jobs
     from .progress import Progress
 
     if args.log_level != "debug":

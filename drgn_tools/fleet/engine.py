@@ -9,13 +9,10 @@ killed at any time.
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import math
 import queue
 import secrets
 import signal
-import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,28 +21,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Optional, Protocol
 
-from distributed import Client, Future, LocalCluster, Security, WorkerPlugin, get_worker
-from distributed.comm import connect, parse_address
-from distributed.comm.addressing import parse_host_port
-from distributed.comm.registry import get_backend
+from distributed import Client, Future, WorkerPlugin, get_worker
 from distributed.scheduler import KilledWorker
 
 from .. import __version__
-from ..core_file import shown
-from ..errors import EXIT_BUG, InputError, UsageError
+from ..errors import EXIT_BUG, InputError
 from .cell import Cells, audit_in_cell
+from .cluster import Cluster
 from .job import Cause, Job, Limits, Outcome
 from .record import failed
 
-__all__ = ("Cluster", "Observer", "run_jobs")
+__all__ = ("Observer", "run_jobs")
 
-_CONNECT_S = 10.0
 _PATIENCE_S = 600.0
 """How long to wait for a scheduler that was there and is gone."""
-_OF_HOST_AND_PORT = ("tcp", "tls", "ws", "wss")
-_MAX_PORT = 65535
-_RUBBISH = (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, struct.error)
-"""What Dask raises of an answer that is none."""
 _TICK_S = 0.5
 _FETCH_S = 10.0
 """More than it takes to have an outcome that is there brought here."""
@@ -64,103 +53,6 @@ class Observer(Protocol):
 
     def tick(self) -> None:
         """Time goes by."""
-
-
-class Cluster:
-    """Where the work is done: a cluster of our own on this machine, or one that is there."""
-
-    def __init__(self, address: Optional[str] = None, workers: Optional[int] = None) -> None:
-        """
-        :param address: of a Dask scheduler (``tcp://...``, ``tls://...``), or the path of a scheduler file.
-        :param workers: how many processes a cluster of our own has; by default one a CPU.
-        """
-        self.address = address
-        self._workers = workers
-
-    @contextmanager
-    def client(self) -> Iterator[Client]:
-        """Connected to it.
-
-        :raises OSError: it cannot be reached.
-        :raises UsageError: there can be none at such an address.
-        """
-        if self.address is not None:
-            with _client_of(self.address) as client:
-                yield client
-            return
-        with self._local() as cluster, Client(cluster, set_as_default=False) as client:
-            yield client
-
-    def _local(self) -> LocalCluster:
-        # Ctrl-C reaches the whole process group. What is started while it is ignored goes on
-        # ignoring it, and is ended in order, by us. (Blocked, it would not be lost meanwhile, but
-        # multiprocessing unblocks it.)
-        with _ignored(signal.SIGINT):
-            return LocalCluster(
-                n_workers=self._workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=None,
-                # Without a dashboard it still has an HTTP server, and warns if 8787 is taken.
-                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-                memory_limit=0,  # what takes memory is not in the worker, and has a limit of its own
-                silence_logs=logging.CRITICAL,
-            )
-
-
-@contextmanager
-def _ignored(number: signal.Signals) -> Iterator[None]:
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
-def _client_of(where: str) -> Client:
-    address = _address_in(where) if where.endswith(".json") else where
-    _check_address(address)
-    _shake_hands(address)
-    return Client(address, timeout=_CONNECT_S, set_as_default=False)
-
-
-def _address_in(scheduler_file: str) -> str:
-    # Dask's own reader of it waits for the file without end.
-    with open(scheduler_file, encoding="utf-8") as file:
-        try:
-            return str(json.load(file)["address"])
-        except (ValueError, LookupError, TypeError) as e:
-            raise OSError("it is no scheduler file, or not yet: it has no address") from e
-
-
-def _check_address(address: str) -> None:
-    # A client of Dask that does not like its address takes long to end, and says much.
-    try:
-        scheme, location = parse_address(address)
-        get_backend(scheme)
-        if scheme in _OF_HOST_AND_PORT and not 0 < parse_host_port(location)[1] <= _MAX_PORT:
-            raise ValueError("there is no such port")
-    except ValueError as e:
-        raise UsageError(
-            f"--scheduler takes tcp://HOST:PORT, or a scheduler file (*.json), not {shown(address)}: {e}"
-        ) from e
-
-
-def _shake_hands(address: str) -> None:
-    # Dask's client waits without end for one that says nothing, and takes what something else
-    # says (HTTP: 8787 is the port of the dashboard) for a length.
-    async def shake_hands() -> None:
-        security = Security().get_connection_args("client")
-        comm = await connect(address, timeout=_CONNECT_S, **security)
-        comm.abort()
-
-    try:
-        asyncio.run(asyncio.wait_for(shake_hands(), 1.5 * _CONNECT_S))
-    except asyncio.TimeoutError as e:
-        raise OSError("whatever is there says nothing") from e
-    except _RUBBISH as e:
-        raise OSError("whatever is there speaks something else") from e
 
 
 class _CellsPlugin(WorkerPlugin):  # type: ignore[misc]

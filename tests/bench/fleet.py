@@ -127,7 +127,8 @@ def _cell_loop(jobs: Sequence[Job], commit: _Commit) -> None:
 
 @contextmanager
 def _engine(workers: int) -> Iterator[_Do]:
-    from drgn_tools.fleet.engine import Cluster, run_jobs
+    from drgn_tools.fleet.cluster import Cluster
+    from drgn_tools.fleet.engine import run_jobs
     from drgn_tools.fleet.job import Limits
 
     class Started(Cluster):
