@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Optional
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Optional
+
+from .slotted import slotted
 
 if TYPE_CHECKING:
     from drgn import Object, Program
@@ -73,6 +75,7 @@ class Reason(str, enum.Enum):
         return self.value
 
 
+@slotted
 @dataclass(frozen=True, repr=False)
 class Frame:
     """One entry of a stack, in the order the kernel's unwinder visits them (innermost first)."""
@@ -97,6 +100,7 @@ class Frame:
         return f"<Frame {self.ip:#x} {name}{module}{regs}>"
 
 
+@slotted
 @dataclass(frozen=True, repr=False)
 class SavedRegs:
     """One ``struct pt_regs`` found on a stack."""
@@ -132,6 +136,7 @@ class SavedRegs:
         return Object(prog, "struct pt_regs", address=self.address)
 
 
+@slotted
 @dataclass(frozen=True, repr=False)
 class TaskStack:
     """A task, its stack, and whether the stack can be trusted."""
@@ -265,28 +270,6 @@ class _DocWithFields:
                 lines.append(f"{node.target.id}: {inspect.cleandoc(str(after.value.value))}")
         return "\n".join((self._text, "", *lines))
 
-
-def _made_quickly(record: Any) -> None:
-    """Lets a frozen dataclass put its fields in their place at once when it is made.
-
-    What dataclasses makes calls object.__setattr__() for each of them, because nothing else
-    may set them: three times as long, for every frame of every task.
-    """
-    made = record.__init__
-    names = [f.name for f in fields(record)]
-    body = "\n".join(f"    d[{name!r}] = {name}" for name in names)
-    namespace: dict[str, Any] = {}
-    exec(f"def __init__(self, {', '.join(names)}):\n    d = self.__dict__\n{body}", namespace)
-    quick = namespace["__init__"]
-    quick.__defaults__ = made.__defaults__
-    quick.__annotations__ = made.__annotations__
-    quick.__module__, quick.__qualname__ = made.__module__, made.__qualname__
-    record.__init__ = quick
-
-
-_made_quickly(Frame)
-_made_quickly(SavedRegs)
-_made_quickly(TaskStack)
 
 for _record in (Frame, SavedRegs, TaskStack, KernelInfo, KernelAudit):
     _record.__doc__ = _DocWithFields(_record.__doc__ or "")  # type: ignore[assignment]
