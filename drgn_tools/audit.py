@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Callable, NamedTuple, Optional, Union
 
 from drgn import FaultError, Object, Program, Thread, TypeKind
@@ -32,6 +33,7 @@ from .pt_regs import Registers
 from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
 from .recover import Recovery, probe_recovery
 from .reliable import Judgement, judge
+from .slotted import maker_of
 from .stacks import CpuStacks, read_task_stack
 from .tasks import Task, TaskList, read_task
 from .text import KernelText, SymbolName, TextKind
@@ -72,6 +74,8 @@ _MAX_STORIES = 20_000
 """Different stacks that are kept of a kernel."""
 _MAX_FRAMES = 100_000
 """Different frames that are kept of a kernel."""
+
+_made_frame, _made_regs, _made_stack = maker_of(Frame), maker_of(SavedRegs), maker_of(TaskStack)
 
 WhichTask = Union[int, Object, Thread]
 """A PID, the address of a ``struct task_struct``, a pointer to one, one itself, a drgn Thread."""
@@ -241,7 +245,7 @@ class _Kernel:
                 self.layout.top_padding_bytes,
                 self.layout.frame_bp_offset,
             )
-            self._outline_of = Outlines(self.rules)
+            self._outlines = Outlines(self.rules)
 
     def _use_text(self, text: KernelText) -> None:
         # What was found out with another text may have another answer now.
@@ -327,21 +331,21 @@ class _Kernel:
         needs_user_regs = self.layout.may_need_user_regs and not (
             task.kthread or self.tasks.is_idle(task)
         )
-        outline = self._outline_of(stack, task.thread_sp)
+        outline = self._outlines.of(stack, task.thread_sp)
         if outline is not None and not self._swapped_in.isdisjoint(outline.place[0]):
             recovery = Recovery(self.prog, self.recover_layout, task)
-            outline = self._outline_of(stack, task.thread_sp, recovery)
+            outline = outline.recovered(task.thread_sp, self._swapped_in, recovery)
         if outline is None:
-            return self._told(task, self._story(task, stack, needs_user_regs))
+            return self._told(task, stack, self._story(task, stack, needs_user_regs))
         key = outline.place, needs_user_regs
         story = self._stories.get(key)
         if story is not None:
-            return self._told(task, story, outline.regs)
+            return self._told(task, stack, story, outline.regs)
         story = self._story(task, stack, needs_user_regs)
         # Of a running kernel, what was swapped out may have been another address by now.
         if outline.place[0] == tuple(frame.ip for frame in story.frames if not frame.user_mode):
             self._stories[key] = story
-        return self._told(task, story)
+        return self._told(task, stack, story)
 
     def _story(self, task: Task, stack: StackBytes, needs_user_regs: bool) -> _Story:
         """What is to be said of the stack of a task that is not on a CPU."""
@@ -350,30 +354,20 @@ class _Kernel:
         walk = walk_task_stack(stack, task.thread_sp, self.rules, recovery)
         frames = [self._frame(step) for step in walk.steps]
         regs_at = tuple(i for i, step in enumerate(walk.steps) if step.regs is not None)
-        regs = [self._saved_regs(task, frames, i, walk.steps[i].raw_regs or b"") for i in regs_at]
+        regs = [
+            self._saved_regs(task, frames, i, walk.steps[i].raw_regs or b"", stack) for i in regs_at
+        ]
         judgement = judge(walk, self.text.is_kernel_text, needs_user_regs)
         answer = self._answer(judgement, why(judgement, walk, frames, regs))
         flags = tuple(self._flags(walk))
         return _Story(answer, tuple(frames), tuple(regs), flags, regs_at)
 
-    def _retold(
-        self, task: Task, story: _Story, found: Sequence[tuple[int, Registers]]
-    ) -> tuple[tuple[Frame, ...], tuple[SavedRegs, ...]]:
-        """Frames and registers of a stack with the same outline; only its ``pt_regs`` are its own."""
-        frames, regs = list(story.frames), list(story.regs)
-        # The outermost first: who called what was interrupted is looked for in the frame above, too.
-        for i in range(len(found) - 1, -1, -1):
-            at, (address, registers) = story.regs_at[i], found[i]
-            frame, known, caller = frames[at], regs[i], None
-            user_mode, symbol, module = frame.user_mode, frame.symbol, frame.module
-            frames[at] = Frame(registers["ip"], symbol, module, frame.stack, address, user_mode)
-            if not user_mode:
-                caller = self._missing_caller(task, frames, at, registers["sp"])
-            regs[i] = SavedRegs(address, known.entry, user_mode, registers, symbol, module, caller)
-        return tuple(frames), tuple(regs)
-
     def _told(
-        self, task: Task, story: _Story, regs_found: Sequence[tuple[int, Registers]] = ()
+        self,
+        task: Task,
+        stack: StackBytes,
+        story: _Story,
+        regs_found: Sequence[tuple[int, Registers]] = (),
     ) -> TaskStack:
         """The record of a task that is not on a CPU.
 
@@ -381,11 +375,12 @@ class _Kernel:
         """
         frames, regs = story.frames, story.regs
         if regs_found:
-            frames, regs = self._retold(task, story, regs_found)
+            frames, regs = self._retold(task, stack, story, regs_found)
         flags = story.flags
         if task.addr in self._marks:
             flags = (*self._marks[task.addr], *flags)
-        return TaskStack(
+        verdict, reason, sentence, brief, reason_frame = story.answer
+        return _made_stack(
             task.addr,
             task.pid,
             task.tgid,
@@ -394,11 +389,42 @@ class _Kernel:
             task.cpu,
             False,
             task.kthread,
-            *story.answer,
+            verdict,
+            reason,
+            sentence,
+            brief,
+            reason_frame,
             flags,
             frames,
             regs,
         )
+
+    def _retold(
+        self,
+        task: Task,
+        stack: StackBytes,
+        story: _Story,
+        found: Sequence[tuple[int, Registers]],
+    ) -> tuple[tuple[Frame, ...], tuple[SavedRegs, ...]]:
+        """Frames and registers of a stack with the same outline; only its ``pt_regs`` are its own."""
+        frames, regs = story.frames, story.regs
+        if frames[-1].user_mode:
+            (address, registers), on = found[-1], frames[-1].stack
+            frames = (*frames[:-1], _made_frame(registers["ip"], None, None, on, address, True))
+            regs = (*regs[:-1], _made_regs(address, regs[-1].entry, True, registers))
+            found = found[:-1]
+        if not found:
+            return frames, regs
+        all_frames, all_regs = list(frames), list(regs)
+        # The outermost first: who called what was interrupted is looked for in the frame above, too.
+        for i in range(len(found) - 1, -1, -1):
+            at, (address, registers) = story.regs_at[i], found[i]
+            frame, entry = frames[at], regs[i].entry
+            symbol, module = frame.symbol, frame.module
+            all_frames[at] = _made_frame(frame.ip, symbol, module, frame.stack, address)
+            caller = self._missing_caller(task, all_frames, at, registers["sp"], stack)
+            all_regs[i] = _made_regs(address, entry, False, registers, symbol, module, caller)
+        return tuple(all_frames), tuple(all_regs)
 
     def _running(self, task: Task) -> TaskStack:
         """A task on a CPU: no verdict, but the stacks from the registers that the dump has of it."""
@@ -495,17 +521,26 @@ class _Kernel:
         if step.regs is not None:  # whose ip is exact
             name = self.text.name_exact(step.ip)
             return _named_frame(step.ip, name, step.stack, step.regs)
-        key = step.ip, step.stack
-        frame = self._calls.get(key)
+        return self._call_frame(step.ip, step.stack)
+
+    def _call_frame(self, ip: int, stack: str) -> Frame:
+        frame = self._calls.get((ip, stack))
         if frame is None:
             # Where a new task begins is exact as well: nothing called ret_from_fork_asm,
             # so there is no call before its first byte.
-            exact = step.ip in self.layout.fork_return_addrs
+            exact = ip in self.layout.fork_return_addrs
             look_up = self.text.name_exact if exact else self.text.name_return_address
-            frame = self._calls[key] = _named_frame(step.ip, look_up(step.ip), step.stack)
+            frame = self._calls[ip, stack] = _named_frame(ip, look_up(ip), stack)
         return frame
 
-    def _saved_regs(self, task: Task, frames: Sequence[Frame], at: int, raw: bytes) -> SavedRegs:
+    def _saved_regs(
+        self,
+        task: Task,
+        frames: Sequence[Frame],
+        at: int,
+        raw: bytes,
+        stack: Optional[StackBytes] = None,
+    ) -> SavedRegs:
         frame = frames[at]
         assert frame.regs is not None  # callers pick the frames that are a pt_regs
         registers = self.layout.regs.read(raw)
@@ -516,13 +551,21 @@ class _Kernel:
             registers=registers,
             symbol=frame.symbol,
             module=frame.module,
-            caller=self._missing_caller(task, frames, at, registers["sp"]),
+            caller=self._missing_caller(task, frames, at, registers["sp"], stack),
         )
 
     def _missing_caller(
-        self, task: Task, frames: Sequence[Frame], at: int, sp: int
+        self,
+        task: Task,
+        frames: Sequence[Frame],
+        at: int,
+        sp: int,
+        stack: Optional[StackBytes] = None,
     ) -> Optional[Frame]:
-        """Who called the function of the frame *at*, which was interrupted, if the walk has skipped him."""
+        """Who called the function of the frame *at*, which was interrupted, if the walk has skipped him.
+
+        :param stack: what was read already of the stack that *sp* points into.
+        """
         frame = frames[at]
         name = None if frame.user_mode else self.text.name_exact(frame.ip)
         # Without a name nothing tells where a function begins; but what is no text is none.
@@ -535,12 +578,13 @@ class _Kernel:
             frame.ip,
             None if name is None else frame.ip - name.offset,
             self._code,
+            self._code.read if stack is None else partial(_read_first_from, stack, self._code.read),
             Recovery(self.prog, self.recover_layout, task, current=self.tasks.is_running(task)),
         )
         outer = frames[at + 1].ip if at + 1 < len(frames) else None
         if found is None or found.addr == outer or not self.text.is_kernel_text(found.addr):
             return None
-        return _named_frame(found.addr, self.text.name_return_address(found.addr), frame.stack)
+        return self._call_frame(found.addr, frame.stack)
 
     def _entry(self, below: Frame) -> Optional[str]:
         """What entered, by the frame of the code that saved the ``pt_regs`` above it."""
@@ -690,3 +734,12 @@ def _reader(prog: Program) -> ReadMemory:
             return None
 
     return read
+
+
+def _read_first_from(
+    stack: StackBytes, read: ReadMemory, addr: int, size_bytes: int
+) -> Optional[bytes]:
+    try:
+        return stack.read(addr, size_bytes)
+    except NotInDump:
+        return read(addr, size_bytes)

@@ -123,6 +123,7 @@ def missing_caller(
     ip: int,
     start: Optional[int],
     code: Code,
+    read_stack: ReadMemory,
     recover: Recover,
 ) -> Optional[Caller]:
     """Who called the function that was interrupted, if the walk skips him.
@@ -133,6 +134,7 @@ def missing_caller(
     :param ip: where it was interrupted, exact.
     :param start: where the function begins that holds *ip*; ``None`` if *ip* is no code: whoever called
         it, nothing was pushed since.
+    :param read_stack: the memory that *sp* points into.
     :param recover: gives back return addresses that the kernel swapped out.
     """
     depth = Place.UNCLEAR if start is None else code.depth(start, ip)
@@ -140,7 +142,7 @@ def missing_caller(
         return None
     sure = isinstance(depth, int)
     addr_p = sp + code.word_bytes * (depth if isinstance(depth, int) else 0)
-    raw = code.read(addr_p, code.word_bytes)
+    raw = read_stack(addr_p, code.word_bytes)
     if raw is None:
         return None
     try:

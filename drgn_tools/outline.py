@@ -10,9 +10,11 @@ Pure, as the walk is: :func:`.unwind_frame.walk_task_stack` sees the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from functools import partial
+from itertools import chain
 from struct import Struct
-from typing import Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from .bounded import Bounded
 from .encoding import Encoding, decode_frame_pointer
@@ -33,15 +35,48 @@ class Outline(NamedTuple):
     are ``pt_regs``; do ``pt_regs`` of user mode end it?"""
     regs: tuple[tuple[int, Registers], ...]
     """All ``pt_regs`` and their addresses, those of user mode last."""
+    ip_offsets: tuple[int, ...]
+    """Where each address of :attr:`place` was found, in bytes from ``thread.sp`` on."""
+
+    def recovered(
+        self, thread_sp: int, swapped_in: Set[int], recover: Recover
+    ) -> Optional[Outline]:
+        """The outline with the addresses that the kernel swapped out.
+
+        :param swapped_in: what is found in their place.
+        :param recover: as in :func:`.unwind_frame.walk_task_stack`.
+        :return: ``None`` if memory is missing that would tell them.
+        """
+        ips, kernel_regs, user_mode = self.place
+        try:
+            ips = tuple(
+                [
+                    recover(ip, thread_sp + at) if ip in swapped_in else ip
+                    for ip, at in zip(ips, self.ip_offsets)
+                ]
+            )
+        except NotInDump:
+            return None
+        return _outline(((ips, kernel_regs, user_mode), self.regs, self.ip_offsets))
+
+
+_outline: Callable[[tuple[Any, ...]], Outline] = partial(tuple.__new__, Outline)
+"""What Outline() does, without a call of Python code for each."""
 
 
 class _Shape(NamedTuple):
-    """Where the frames lie of a stack that has two or more, and nothing else on it."""
+    """Where the frames and ``pt_regs`` of kernel mode lie, of a stack that has two or more."""
 
     unpack: Callable[[bytes], tuple[int, ...]]
-    """The stack from ``thread.sp`` on -> saved bp and return address of each frame, in turns."""
-    frames: tuple[int, ...]
-    """All frames but the first, where every walk begins: bytes from ``thread.sp`` on."""
+    """The stack from ``thread.sp`` on -> bp and return address, or ip, of each, in turns."""
+    leads_to: tuple[int, ...]
+    """The bp of each but the last frame, less ``thread.sp``."""
+    ip_offsets: tuple[int, ...]
+    """As in :class:`Outline`."""
+    kernel_regs: tuple[int, ...]
+    """Which of them are ``pt_regs``."""
+    regs_offsets: tuple[int, ...]
+    """Where these lie."""
 
 
 class Outlines:
@@ -57,103 +92,107 @@ class Outlines:
         self._regs = rules.regs
         self._first = rules.frame_bp_offset
         self._regs_from_end = rules.top_padding_bytes + rules.regs.size_bytes
-        self._frame = {4: "II", 8: "QQ"}[word]
-        self._unpack_frame = Struct(f"<{self._frame}").unpack_from
+        self._word_format = {4: "I", 8: "Q"}[word]
+        self._unpack_frame = Struct(f"<2{self._word_format}").unpack_from
         # In the lower half, all frame pointers would look encoded.
         msb = rules.encoding is Encoding.MSB
         self._lowest_base = 1 << 8 * word - 1 if msb else 0
         self._shapes: Bounded[int, _Shape] = Bounded(_MAX_SHAPES)
 
-    def __call__(
-        self, stack: StackBytes, thread_sp: int, recover: Optional[Recover] = None
-    ) -> Optional[Outline]:
+    def of(self, stack: StackBytes, thread_sp: int) -> Optional[Outline]:
         """The outline of a stack, if nothing is unusual about it.
 
         What needs a second look -- a frame pointer that is not aligned or does not lead up, the
         special forms of the last frame, missing memory -- gives ``None``.
 
         :param stack: from *thread_sp* on.
-        :param recover: as in :func:`.unwind_frame.walk_task_stack`; ``None`` if nothing is to be
-            recovered.
         """
         begin, size, base, data, holes, _, _ = stack
         if holes or thread_sp != base or base + len(data) != begin + size:
             return None
-        if (base | len(data) | self._first) % self._word or base < self._lowest_base:
+        if base % self._word or base < self._lowest_base:
             return None
-        try:
-            shape = self._shapes.get(len(data))
-            if shape is not None:
-                unpack, frames = shape
-                words = unpack(data)
-                # Each leads to the next one. And special forms of the last frame, which would
-                # end the walk before it, return where it does.
-                if words[:-2:2] == tuple(map(base.__add__, frames)) and words[-3] != words[-1]:
-                    ips = words[1::2]
-                    if recover is not None:
-                        ips = self._recovered(ips, frames, base, recover)
-                    return self._ended(data, base, ips)
-            return self._step_by_step(data, base, recover)
-        except NotInDump:
+        shape = self._shapes.get(len(data))
+        known = None if shape is None else self._of_shape(data, base, shape)
+        return self._step_by_step(data, base) if known is None else known
+
+    def _of_shape(self, data: bytes, base: int, shape: _Shape) -> Optional[Outline]:
+        """The outline of a stack where all lies as it did in another one; ``None`` if it does not."""
+        unpack, leads_to, _, _, regs_offsets = shape
+        words = unpack(data)
+        # Each leads to the next one. And special forms of the last frame, which would
+        # end the walk before it, return where it does.
+        if words[:-2:2] != tuple(map(base.__add__, leads_to)) or words[-3] == words[-1]:
             return None
+        found: tuple[tuple[int, Registers], ...] = ()
+        if regs_offsets:
+            found = tuple([(base + at, self._registers_at(data, at)) for at in regs_offsets])
+            if any(self._regs.user_mode(registers) for _, registers in found):
+                return None
+        return self._ended(data, base, words[1::2], shape, found)
 
-    def _recovered(
-        self, ips: tuple[int, ...], frames: tuple[int, ...], base: int, recover: Recover
-    ) -> tuple[int, ...]:
-        above = base + self._word  # the saved bp of a frame
-        places = (self._first, *frames)
-        return tuple([recover(ip, above + at) for ip, at in zip(ips, places)])
-
-    def _step_by_step(
-        self, data: bytes, base: int, recover: Optional[Recover]
-    ) -> Optional[Outline]:
+    def _step_by_step(self, data: bytes, base: int) -> Optional[Outline]:
         rules, layout, word, unpack = self._rules, self._regs, self._word, self._unpack_frame
-        header_bytes, regs_bytes = 2 * word, layout.size_bytes
+        if (len(data) | self._first) % word:
+            return None
+        header_bytes = 2 * word
         task_pt_regs = len(data) - self._regs_from_end
         last_frame = task_pt_regs - header_bytes
         near_the_end = last_frame - 3 * word
-        # Frames and registers by their offset from the base.
-        frames: list[int] = []
         ips: list[int] = []
+        leads_to: list[int] = []
+        places: list[tuple[int, int]] = []  # of a bp and its ip
         kernel_regs: list[int] = []
         found: list[tuple[int, Registers]] = []
         bp, lowest = base + self._first, 0
         while True:
             at = bp - base
             if lowest <= at <= last_frame and not at % word:
-                frames.append(at)
                 bp, ip = unpack(data, at)
-                ips.append(ip if recover is None else recover(ip, base + at + word))
+                places.append((at, at + word))
+                ips.append(ip)
                 if at == last_frame:
                     break
                 if at >= near_the_end and self._may_be_last(data, at, last_frame):
                     return None
                 lowest = at + header_bytes
-                continue
-            regs_addr = decode_frame_pointer(bp, rules.encoding, word)
-            if regs_addr is None:
-                return None
-            at = regs_addr - base
-            if not lowest <= at <= task_pt_regs or at % word:
-                return None
-            registers = layout.read(data[at : at + regs_bytes])
-            found.append((regs_addr, registers))
-            if layout.user_mode(registers):
-                return Outline((tuple(ips), tuple(kernel_regs), True), tuple(found))
-            kernel_regs.append(len(ips))
-            ip = registers["ip"]
-            ips.append(ip if recover is None else recover(ip, regs_addr + layout.ip_offset))
-            bp, lowest = registers["bp"], at + regs_bytes
-        if len(frames) > 1 and not kernel_regs:
-            self._shapes[len(data)] = self._shape(*frames)
-        return self._ended(data, base, tuple(ips), kernel_regs, found)
+            else:
+                regs_addr = decode_frame_pointer(bp, rules.encoding, word)
+                if regs_addr is None:
+                    return None
+                at = regs_addr - base
+                if not lowest <= at <= task_pt_regs or at % word:
+                    return None
+                registers = self._registers_at(data, at)
+                found.append((regs_addr, registers))
+                if layout.user_mode(registers):
+                    offsets = tuple([ip_at for _, ip_at in places])
+                    return Outline((tuple(ips), tuple(kernel_regs), True), tuple(found), offsets)
+                kernel_regs.append(len(ips))
+                places.append((at + layout.bp_offset, at + layout.ip_offset))
+                bp, ip = registers["bp"], registers["ip"]
+                ips.append(ip)
+                lowest = at + layout.size_bytes
+            leads_to.append(bp - base)
+        shape = self._shape(leads_to, places, kernel_regs, [addr - base for addr, _ in found])
+        if len(ips) > 1:
+            self._shapes[len(data)] = shape
+        return self._ended(data, base, tuple(ips), shape, tuple(found))
 
-    def _shape(self, first: int, *others: int) -> _Shape:
+    def _shape(
+        self,
+        leads_to: Sequence[int],
+        places: Sequence[tuple[int, int]],
+        kernel_regs: Sequence[int],
+        regs_offsets: Sequence[int],
+    ) -> _Shape:
         format_, end = "<", 0
-        for at in (first, *others):
-            format_ += f"{at - end}x{self._frame}"
-            end = at + 2 * self._word
-        return _Shape(Struct(format_).unpack_from, others)
+        for at in chain.from_iterable(places):
+            format_ += f"{at - end}x{self._word_format}"
+            end = at + self._word
+        ip_offsets = tuple([ip_at for _, ip_at in places])
+        unpack = Struct(format_).unpack_from
+        return _Shape(unpack, tuple(leads_to), ip_offsets, tuple(kernel_regs), tuple(regs_offsets))
 
     def _may_be_last(self, data: bytes, at: int, last_frame: int) -> bool:
         """May is_last_aligned_frame() or is_last_ftrace_frame() hold of the frame at an offset?"""
@@ -165,18 +204,21 @@ class Outlines:
             return True
         return bool(at == last_frame - 3 * word and bp == unpack(data, at + 2 * word)[0])
 
+    def _registers_at(self, data: bytes, at: int) -> Registers:
+        return self._regs.read(data[at : at + self._regs.size_bytes])
+
     def _ended(
         self,
         data: bytes,
         base: int,
         ips: tuple[int, ...],
-        kernel_regs: Sequence[int] = (),
-        found: Sequence[tuple[int, Registers]] = (),
+        shape: _Shape,
+        found: tuple[tuple[int, Registers], ...],
     ) -> Outline:
         """The outline of a stack that the last frame is on: behind that lies task_pt_regs()."""
         layout, at = self._regs, len(data) - self._regs_from_end
-        registers = layout.read(data[at : at + layout.size_bytes])
-        user_mode = layout.user_mode(registers)
+        raw = data[at : at + layout.size_bytes]
+        user_mode = layout.saved_in_user_mode(raw)
         if user_mode:
-            found = (*found, (base + at, registers))
-        return Outline((ips, tuple(kernel_regs), user_mode), tuple(found))
+            found = (*found, (base + at, layout.read(raw)))
+        return _outline(((ips, shape.kernel_regs, user_mode), found, shape.ip_offsets))

@@ -77,10 +77,22 @@ class PtRegsLayout:
     fields: tuple[tuple[str, int, int], ...]
     """(kernel's name, offset in bytes, size in bytes), in memory order."""
 
-    @property
+    @cached_property
     def ip_offset(self) -> int:
         """``offsetof(struct pt_regs, ip)``."""
-        return next(offset for name, offset, _ in self.fields if name == "ip")
+        return self._offset("ip")
+
+    @cached_property
+    def bp_offset(self) -> int:
+        """``offsetof(struct pt_regs, bp)``."""
+        return self._offset("bp")
+
+    @cached_property
+    def _cs_offset(self) -> int:
+        return self._offset("cs")
+
+    def _offset(self, wanted: str) -> int:
+        return next(offset for name, offset, _ in self.fields if name == wanted)
 
     @cached_property
     def _places(self) -> dict[str, slice]:
@@ -103,6 +115,15 @@ class PtRegsLayout:
         if self.word_bytes == 8:
             return rpl != 0
         return (rpl | (registers["flags"] & _X86_VM_MASK)) >= _USER_RPL
+
+    def saved_in_user_mode(self, raw: bytes) -> bool:
+        """:meth:`user_mode` of registers as they lie in memory.
+
+        :param raw: as for :meth:`read`.
+        """
+        if self.word_bytes == 8:
+            return raw[self._cs_offset] & _SEGMENT_RPL_MASK != 0
+        return self.user_mode(self.read(raw))
 
 
 def _natural(names: tuple[str, ...], word_bytes: int) -> PtRegsLayout:

@@ -172,6 +172,7 @@ class Recovery:
         self._shadow_stack: Optional[bytes] = None
         self._graph_idx = 0
         self._kr_cur = 0
+        self._node, self._node_bytes = 0, b""
         self._rethook_nodes_left = _MAX_RETHOOK_NODES
 
     def __call__(self, addr: int, addr_p: int) -> int:
@@ -275,25 +276,36 @@ class Recovery:
             return 0
         while True:
             node, ret_addr = self._next_rethook(rethook)
-            if ret_addr == 0 or self._word(node + rethook.frame_offset) == addr_p:
+            if ret_addr == 0 or self._word_of_node(rethook, node, rethook.frame_offset) == addr_p:
                 return ret_addr
 
     def _next_rethook(self, rethook: Rethook) -> tuple[int, int]:
         """__rethook_find_ret_addr(): the next node whose address is a real one."""
         if self._kr_cur:
-            node = self._word(self._kr_cur)
+            node = self._word_of_node(rethook, self._kr_cur)
         else:
             node = self._word(self._task.addr + rethook.first_offset)
         while node and self._rethook_nodes_left:
             self._rethook_nodes_left -= 1
-            ret_addr = self._word(node + rethook.ret_addr_offset)
+            ret_addr = self._word_of_node(rethook, node, rethook.ret_addr_offset)
             if ret_addr != rethook.trampoline:
                 self._kr_cur = node
                 return node, ret_addr
-            node = self._word(node)
+            node = self._word_of_node(rethook, node)
         if node:
             raise NotInDump(node)  # the list does not end: what else is on it is lost
         return 0, 0
+
+    def _word_of_node(self, rethook: Rethook, node: int, offset: int = 0) -> int:
+        """A word of a node, by default its link: all three are read at once, if they are in the dump."""
+        begin = min(0, rethook.ret_addr_offset, rethook.frame_offset)
+        if node != self._node:
+            end = max(0, rethook.ret_addr_offset, rethook.frame_offset) + self._layout.word_bytes
+            try:
+                self._node, self._node_bytes = node, self._read(node + begin, end - begin)
+            except NotInDump:
+                return self._word(node + offset)
+        return self._word_in(self._node_bytes, offset - begin)
 
     # ---- memory
 

@@ -6,7 +6,8 @@ What of it is not in the dump is noted as a hole.
 
 from __future__ import annotations
 
-from typing import Optional
+from functools import partial
+from typing import Any, Callable, Optional
 
 from drgn import FaultError, Object, Program, sizeof
 
@@ -37,6 +38,9 @@ _X86_CR4_FRED_BIT = 32
 
 _MAX_STACK_BYTES = 64 * 1024
 
+_stack_bytes: Callable[[tuple[Any, ...]], StackBytes] = partial(tuple.__new__, StackBytes)
+"""What StackBytes() does, without a call of Python code for each."""
+
 
 def read_task_stack(prog: Program, layout: Layout, stack_addr: int, sp_addr: int) -> StackBytes:
     """The live part of a task stack, in one read where the dump has it all.
@@ -53,9 +57,15 @@ def read_task_stack(prog: Program, layout: Layout, stack_addr: int, sp_addr: int
     # end wraps around, and nothing is below that.
     if not stack_addr <= first_frame_addr < end_addr <= 1 << 64:
         return StackBytes(stack_addr, layout.thread_size_bytes, end_addr, b"")
-    begin_addr = max(sp_addr, stack_addr)
-    data, holes = _read(prog, layout.page_bytes, begin_addr, end_addr)
-    return StackBytes(stack_addr, layout.thread_size_bytes, begin_addr, data, holes)
+    begin_addr = sp_addr if sp_addr > stack_addr else stack_addr
+    holes: tuple[tuple[int, int], ...] = ()
+    try:
+        data = prog.read(begin_addr, end_addr - begin_addr)
+    except FaultError:
+        data, holes = _read_by_page(prog, layout.page_bytes, begin_addr, end_addr)
+    return _stack_bytes(
+        (stack_addr, layout.thread_size_bytes, begin_addr, data, holes, "task", None)
+    )
 
 
 class CpuStacks:

@@ -18,6 +18,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from drgn import FaultError, Program
 
+from .bounded import Bounded
 from .kallsyms import UNUSABLE
 from .layout import Layout, TaskLayout, probing, symbol_address
 from .per_cpu import cpus_in, per_cpu
@@ -37,6 +38,9 @@ _TASK_FROZEN = 0x8000
 _STATE_CHARS = "RSDTtXZPI"
 
 _ADDRESS_MASK = (1 << 64) - 1
+
+_MAX_NAMES = 1000
+"""Different ones that are kept: threads of a kind bear the same."""
 
 _MAX_TASKS = 8 * 1024 * 1024
 """Twice PID_MAX_LIMIT of a 64-bit kernel (linux/threads.h)."""
@@ -157,12 +161,13 @@ class TaskReader:
     """
 
     def __init__(self, prog: Program, layout: TaskLayout, read: Optional[_Read] = None) -> None:
-        self._read = prog.read if read is None else read
+        self._read_memory = prog.read if read is None else read
         self._size_bytes = layout.size_bytes
+        self._names: Bounded[bytes, str] = Bounded(_MAX_NAMES)
         with probing(prog):
             self._unpack, self._absent, self._in_order = _members(layout)
 
-    def __call__(self, addr: int) -> Task:
+    def read(self, addr: int) -> Task:
         """Read one task.
 
         :param addr: address of the ``struct task_struct``.
@@ -172,14 +177,14 @@ class TaskReader:
             pid, tgid, comm, state, exit_state, flags, stack, thread_sp, tasks_next, tasks_prev,
             thread_node_next, thread_node_prev, signal, nvcsw, nivcsw, stack_refcount, cpu, on_cpu,
         ) = self._in_order(
-            self._unpack(self._read(addr, self._size_bytes)) + self._absent
+            self._unpack(self._read_memory(addr, self._size_bytes)) + self._absent
         )  # fmt: skip
         return _task(
             (
                 addr,
                 pid,
                 tgid,
-                comm.split(b"\0", 1)[0].decode("utf-8", "backslashreplace"),
+                self._names.get(comm) or self._name(comm),
                 task_state_to_char(state, exit_state),
                 state == 0,
                 cpu,
@@ -196,6 +201,11 @@ class TaskReader:
                 signal,
             )
         )
+
+    def _name(self, comm: bytes) -> str:
+        name = comm.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+        self._names[comm] = name
+        return name
 
 
 _MEMBERS = (
@@ -243,7 +253,7 @@ def read_task(prog: Program, layout: Layout, addr: int) -> Task:
     :param addr: address of the ``struct task_struct``.
     :raises FaultError: it is not in the dump.
     """
-    return TaskReader(prog, layout.task)(addr)
+    return TaskReader(prog, layout.task).read(addr)
 
 
 class Cpu(NamedTuple):
@@ -297,7 +307,7 @@ class TaskList:
     def __init__(self, prog: Program, layout: Layout) -> None:
         self._prog = prog
         self._layout = layout
-        self._read_task = self._reader()
+        self._read_task = self._reader().read
         self.problems: list[str] = []
         self.cpus: tuple[Cpu, ...] = tuple(self._read_cpus())
         self._current = frozenset(cpu.curr_addr for cpu in self.cpus)

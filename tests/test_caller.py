@@ -181,7 +181,8 @@ def called(callee: int, code: str, *stack: int) -> Memory:
 def ask(
     memory: Memory, offset: int, start: Optional[int] = TEXT, sp: int = STACK
 ) -> Optional[Caller]:
-    return missing_caller(sp, TEXT + offset, start, Code(memory, 8), lambda addr, addr_p: addr)
+    code = Code(memory, 8)
+    return missing_caller(sp, TEXT + offset, start, code, memory, lambda addr, addr_p: addr)
 
 
 PROLOGUE = "554889e5905dc3"
@@ -226,7 +227,8 @@ def test_a_swapped_return_address_is_looked_up() -> None:
         asked.append((addr, addr_p))
         return RETURN
 
-    assert missing_caller(STACK, TEXT, TEXT, Code(memory, 8), recover) == Caller(RETURN, sure=True)
+    found = missing_caller(STACK, TEXT, TEXT, Code(memory, 8), memory, recover)
+    assert found == Caller(RETURN, sure=True)
     assert asked == [(0x7A, STACK)]
 
 
