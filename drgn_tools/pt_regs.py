@@ -147,24 +147,26 @@ X86_32 = _natural(_NAMES_32, 4)
 def probe_pt_regs(prog: Program) -> PtRegsLayout:
     """The layout by this kernel's own ``struct pt_regs``.
 
+    It has to be the one that entry code pushes, word by word, as PUSH_REGS in arch/x86/entry/calling.h
+    and SAVE_ALL in arch/x86/entry/entry_32.S do (v4.10 to v7.2): a type that says otherwise is damaged.
+
     :raises LookupError: the type or one of its members is missing.
-    :raises ValueError: it has another size than on any kernel.
+    :raises ValueError: it lies otherwise than on any kernel.
     """
     type_ = prog.type("struct pt_regs")
-    word_bytes = prog.address_size()
-    names = _NAMES_64 if word_bytes == 8 else _NAMES_32
-    fields = []
-    for name in names:
+    layout = X86_64 if prog.address_size() == 8 else X86_32
+    for name, offset, size in layout.fields:
         member = type_.member(name)
         # Since Linux kernel commit ee63291aa8287cb7ded767d340155fe8681fc075
         # ("x86/ptrace: Cleanup the definition of the pt_regs structure") (in
         # v6.9), cs and ss are unions whose upper bits are FRED's. Before that,
         # they are unsigned long.
-        size = min(sizeof(member.type), 2) if name in _SEGMENTS else sizeof(member.type)
-        fields.append((name, member.offset, size))
-    size_bytes = sizeof(type_)
-    if size_bytes != len(names) * word_bytes or any(
-        offset + size > size_bytes or not 0 < size <= word_bytes for _, offset, size in fields
-    ):
-        raise ValueError(f"struct pt_regs cannot have {size_bytes} bytes, or its members are off")
-    return PtRegsLayout(word_bytes, size_bytes, tuple(fields))
+        size_there = sizeof(member.type)
+        fits = size_there >= size if name in _SEGMENTS else size_there == size
+        if member.offset != offset or not fits:
+            raise ValueError(
+                f"struct pt_regs cannot have {size_there} bytes at {member.offset} for {name}"
+            )
+    if sizeof(type_) != layout.size_bytes:
+        raise ValueError(f"struct pt_regs cannot have {sizeof(type_)} bytes")
+    return layout

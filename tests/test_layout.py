@@ -11,6 +11,7 @@ from drgn import Architecture, Platform, Program, SymbolBinding, TypeKind, offse
 from drgn_tools.encoding import Encoding
 from drgn_tools.errors import InputError, TypesError
 from drgn_tools.layout import Layout, layout_of, probing, symbol_address
+from drgn_tools.pt_regs import X86_64
 
 from .drawn_kernel import (
     PAGE_BYTES,
@@ -409,3 +410,31 @@ def test_registers_of_another_size_than_ever_are_damage(kernel: DrawnKernel) -> 
     kernel.struct("pt_regs", "unsigned long ip; unsigned long sp")
     with pytest.raises(TypesError):
         probe(kernel)
+
+
+def registers(**types: str) -> str:
+    regs = [name for name, _, _ in X86_64.fields]
+    return "".join(f"{types.get(name, f'unsigned long {name}')};" for name in regs)
+
+
+@pytest.mark.parametrize(
+    ("members", "is_damage"),
+    [
+        ({"cs": "unsigned short cs; unsigned short x[3]"}, False),  # as FRED's union has it
+        ({"ip": "unsigned long sp", "sp": "unsigned long ip"}, True),
+        ({"bp": "unsigned long ip", "ip": "unsigned long bp"}, True),
+        ({"ip": "unsigned int ip; unsigned int x"}, True),
+        ({"ip": "unsigned int x; unsigned int ip"}, True),
+        ({"cs": "char cs; char x[7]"}, True),
+        ({"ss": "unsigned long ss; unsigned long more"}, True),
+    ],
+)
+def test_registers_in_another_order_than_entry_code_pushes_them_are_damage(
+    kernel: DrawnKernel, members: dict[str, str], is_damage: bool
+) -> None:
+    kernel.struct("pt_regs", registers(**members))
+    if is_damage:
+        with pytest.raises(TypesError, match="struct pt_regs cannot have"):
+            probe(kernel)
+    else:
+        assert probe(kernel).regs == X86_64
