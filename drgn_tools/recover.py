@@ -23,6 +23,8 @@ _FGRAPH_FRAME_OFFSET_MASK = (1 << 10) - 1
 
 _MAX_RETHOOK_NODES = 4096
 """A node for each kretprobed function on a stack; the walk of a looping list visits more."""
+_MAX_NODE_BYTES = 256
+"""From the first of its words that are wanted to the last; more is not read at once."""
 _MAX_TASK_BYTES = 1 << 16
 """Between two members of ``struct task_struct``, which has some 10 KiB, in any order (RANDSTRUCT)."""
 _FTRACE_RETFUNC_DEPTH = 50
@@ -301,6 +303,8 @@ class Recovery:
         begin = min(0, rethook.ret_addr_offset, rethook.frame_offset)
         if node != self._node:
             end = max(0, rethook.ret_addr_offset, rethook.frame_offset) + self._layout.word_bytes
+            if end - begin > _MAX_NODE_BYTES:
+                return self._word(node + offset)
             try:
                 self._node, self._node_bytes = node, self._read(node + begin, end - begin)
             except NotInDump:

@@ -25,6 +25,8 @@ def slotted(record: type[T]) -> type[T]:
     object.__setattr__(), because nothing else may; ``slots=True`` is not there before Python
     3.10. Here the fields are set while the record is of a class that is not frozen.
 
+    It cannot be subclassed, which is said to who tries.
+
     :param record: a dataclass without ``__post_init__``, factories of defaults, and base classes
     """
     names = tuple([field.name for field in fields(record)])  # type: ignore[arg-type]
@@ -34,6 +36,7 @@ def slotted(record: type[T]) -> type[T]:
     slotted.__qualname__ = record.__qualname__
     slotted.__setattr__ = slotted.__delattr__ = _frozen
     slotted.__reduce__ = _reduce
+    slotted.__init_subclass__ = classmethod(_no_subclass)
     slotted._make, slotted.__new__ = _makers(slotted, names)
     for made in (slotted._make, slotted.__new__):
         made.__defaults__ = record.__init__.__defaults__
@@ -59,6 +62,12 @@ def _makers(record: type, names: Sequence[str]) -> tuple[Any, Any]:
         body = f"    new = draft()\n{places}\n    new.__class__ = {made}\n    return new\n"
         exec(f"def {head}{', '.join(names)}):\n{body}", namespace)
     return staticmethod(namespace["make"]), namespace["__new__"]
+
+
+def _no_subclass(cls: type) -> NoReturn:
+    raise TypeError(
+        f"{cls.__mro__[1].__name__} cannot be subclassed: put one into a class of yours"
+    )
 
 
 def _frozen(self: object, name: str, *value: object) -> NoReturn:

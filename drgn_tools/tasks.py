@@ -41,6 +41,8 @@ _ADDRESS_MASK = (1 << 64) - 1
 
 _MAX_NAMES = 1000
 """Different ones that are kept: threads of a kind bear the same."""
+_MAX_COMM_BYTES = 64
+"""TASK_COMM_LEN is 16; longer ones, of damaged types, are not kept."""
 
 _MAX_TASKS = 8 * 1024 * 1024
 """Twice PID_MAX_LIMIT of a 64-bit kernel (linux/threads.h)."""
@@ -204,7 +206,8 @@ class TaskReader:
 
     def _name(self, comm: bytes) -> str:
         name = comm.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
-        self._names[comm] = name
+        if len(comm) <= _MAX_COMM_BYTES:
+            self._names[comm] = name
         return name
 
 

@@ -329,7 +329,7 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_it_ends_with_its_parent(busy: bool, deaf: Deaf, demo_core: str) -> None:
+def test_it_ends_with_its_parent(busy: bool, deaf: Deaf, demo_core: str, scratch: Path) -> None:
     arguments = [demo_core, deaf.url] if busy else [demo_core]
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, *arguments],
@@ -345,6 +345,8 @@ def test_it_ends_with_its_parent(busy: bool, deaf: Deaf, demo_core: str) -> None
         (inmate,) = inmates(parent.pid)
         parent.kill()
     wait_until("the end of the inmate", gone(inmate), 10)
+    # It looks dead for a moment, too, when rm takes its place.
+    wait_until("the end of its folder", lambda: not any(scratch.iterdir()), 10)
 
 
 def gone(pid: int) -> Callable[[], bool]:

@@ -42,7 +42,7 @@ class Machine:
     def __init__(self) -> None:
         self.memory = bytearray(4096)
         self.runnable = False
-        self.reads = 0
+        self.reads = self.bytes_read = 0
         self.put(TASK, RET_STACK)
         self.depth = 0
 
@@ -74,6 +74,7 @@ class Machine:
 
         def read(address: int, count: int, offset: int, physical: bool) -> bytes:
             self.reads += 1
+            self.bytes_read += count
             return data[offset : offset + count]
 
         prog.add_memory_segment(BASE, len(data), read)
@@ -187,6 +188,41 @@ def test_rethook_list_bent_into_a_loop_cannot_be_told() -> None:
         m.put(NODES, NODES)
         with pytest.raises(NotInDump):
             m.recovery()(TRAMPOLINE, 0x9999)
+
+
+def test_rethook_node_of_which_a_part_is_missing_is_used_if_that_is_not_needed() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000))
+    end = BASE + len(m.memory)
+    m.put(TASK + 16, m.put(end - 24, NODES, 0, TRAMPOLINE))
+    assert m.recovery()(TRAMPOLINE, 0x9000) == 0xA0
+    m.put(end - 8, 0xA1)
+    with pytest.raises(NotInDump) as e:
+        m.recovery()(TRAMPOLINE, 0x9000)
+    assert e.value.addr == end
+
+
+def test_rethook_node_is_read_at_once() -> None:
+    m = Machine()
+    m.rethook(*[(0xA0 + i, 0x9000 + i) for i in range(3)])
+    assert m.recovery()(TRAMPOLINE, 0x9002) == 0xA2
+    assert m.reads == 1 + 3
+
+
+@pytest.mark.parametrize("offset", [2048, 1 << 43, (1 << 62) - 8])
+def test_rethook_node_that_cannot_be_that_large_is_not_read_at_once(offset: int) -> None:
+    m = Machine()
+    far = dataclasses.replace(RETHOOK, frame_offset=offset)
+    m.rethook((0xA0, 0x9000))
+    m.put(NODES + 2048, 0x9000)
+    m.bytes_read = 0
+    recover = m.recovery(rethook=far)
+    if offset == 2048:
+        assert recover(TRAMPOLINE, 0x9000) == 0xA0
+    else:
+        with pytest.raises(NotInDump):
+            recover(TRAMPOLINE, 0x9000)
+    assert m.bytes_read <= 4 * 8
 
 
 def test_rethook_loop_of_many_nodes_is_gone_round_for_one_stack_only() -> None:

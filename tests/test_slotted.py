@@ -73,6 +73,13 @@ def test_it_is_copied_pickled_replaced_and_taken_apart() -> None:
     assert weakref.ref(place)() is place
 
 
+def test_who_subclasses_it_is_told_what_to_do() -> None:
+    with pytest.raises(
+        TypeError, match="Place cannot be subclassed: put one into a class of yours"
+    ):
+        type("Nearer", (Place,), {})
+
+
 def test_it_has_no_dict() -> None:
     assert not hasattr(Place("a"), "__dict__")
 
