@@ -18,7 +18,7 @@ import drgn
 import pytest
 
 from drgn_tools import Frame, TaskStack, open_program, task_stacks
-from drgn_tools import audit as audit_module
+from drgn_tools import frames as frames_module
 from drgn_tools.caller import (
     BYTES_BEYOND,
     INDIRECT,
@@ -415,7 +415,7 @@ def test_every_caller_is_drgns_by_cfi(variant: Variant, monkeypatch: pytest.Monk
         asked.append(missing_caller(*arguments))
         return asked[-1]
 
-    monkeypatch.setattr(audit_module, "missing_caller", noting)
+    monkeypatch.setattr(frames_module, "missing_caller", noting)
     prog = open_program(core=dump.core)
     stacks = list(task_stacks(prog))
     theirs = drgn_with_dwarf(dump.core, Path(vmlinux), kernel.modules)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a walk meets, as records: frames with their names, registers with what entered and who was skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Optional
+
+from drgn import FaultError, Program
+
+from .bounded import Bounded
+from .caller import Code, ReadMemory, is_entered_by_call, missing_caller
+from .entry import entry_of
+from .layout import Layout
+from .records import Frame, SavedRegs
+from .recover import RecoverLayout, Recovery
+from .tasks import Task
+from .text import KernelText, SymbolName
+from .unwind_frame import FindStack, NotInDump, StackBytes, Step, Walk
+
+__all__ = ("Frames",)
+
+_MAX_FRAMES = 100_000
+"""Different frames that are kept of a kernel."""
+
+
+class Frames:
+    """Frames and saved registers of one kernel, by one reading of what is text.
+
+    What is found out of it is kept: most frames are met again and again.
+    """
+
+    def __init__(
+        self, prog: Program, layout: Layout, recover_layout: RecoverLayout, text: KernelText
+    ) -> None:
+        self.text = text
+        self._prog = prog
+        self._layout = layout
+        self._recover_layout = recover_layout
+        self._code = Code(_reader(prog), layout.word_bytes)
+        self._calls: Bounded[tuple[int, str], Frame] = Bounded(_MAX_FRAMES)
+
+    def of_step(self, step: Step) -> Frame:
+        """The frame that a walk stepped on."""
+        if step.user_mode:
+            return Frame(step.ip, stack=step.stack, regs=step.regs, user_mode=True)
+        if step.regs is not None:  # whose ip is exact
+            name = self.text.name_exact(step.ip)
+            return _named_frame(step.ip, name, step.stack, step.regs)
+        return self.of_call(step.ip, step.stack)
+
+    def of_call(self, ip: int, stack: str) -> Frame:
+        """A frame that a call made.
+
+        :param ip: its return address.
+        :param stack: which one it lies on.
+        """
+        frame = self._calls.get((ip, stack))
+        if frame is None:
+            frame = self._calls[ip, stack] = self.of_ip(ip, False, stack)
+        return frame
+
+    def of_ip(self, ip: int, exact: bool, stack: str = "task") -> Frame:
+        """A frame by its address.
+
+        :param exact: *ip* is where something was interrupted, not a return address.
+        """
+        # Where a new task begins is exact as well: nothing called ret_from_fork_asm,
+        # so there is no call before its first byte.
+        exact = exact or ip in self._layout.fork_return_addrs
+        name = self.text.name_exact(ip) if exact else self.text.name_return_address(ip)
+        return _named_frame(ip, name, stack)
+
+    def of_cpu(self, registers: Mapping[str, int], find_stack: FindStack, walk: Walk) -> Frame:
+        """The frame that a CPU is in.
+
+        :param registers: its own.
+        :param walk: from there on.
+        """
+        ip = registers["ip"]
+        if self._layout.regs.user_mode(registers):
+            return Frame(ip, user_mode=True)
+        try:
+            found = find_stack(registers["sp"])
+        except NotInDump:
+            found = None
+        if found is not None:
+            stack = found.kind
+        else:
+            stack = walk.steps[0].stack if walk.steps else "unknown"
+        return self.of_ip(ip, True, stack)
+
+    def saved_regs(
+        self,
+        task: Task,
+        frames: Sequence[Frame],
+        at: int,
+        raw: bytes,
+        stack: Optional[StackBytes] = None,
+    ) -> SavedRegs:
+        """The ``pt_regs`` that a frame is.
+
+        :param frames: of the whole stack of *task*.
+        :param at: which of them.
+        :param raw: its bytes.
+        :param stack: what was read already of the stack; ``None`` for a task that is on a CPU, and on others.
+        """
+        frame = frames[at]
+        assert frame.regs is not None  # callers pick the frames that are a pt_regs
+        registers = self._layout.regs.read(raw)
+        return SavedRegs(
+            address=frame.regs,
+            entry=self.entry(frames[at - 1]) if at > 0 else None,
+            user_mode=frame.user_mode,
+            registers=registers,
+            symbol=frame.symbol,
+            module=frame.module,
+            caller=self.missing_caller(task, frames, at, registers["sp"], stack),
+        )
+
+    def missing_caller(
+        self,
+        task: Task,
+        frames: Sequence[Frame],
+        at: int,
+        sp: int,
+        stack: Optional[StackBytes] = None,
+    ) -> Optional[Frame]:
+        """Who called the function of the frame *at*, which was interrupted, if the walk has skipped him.
+
+        :param stack: as for :meth:`saved_regs`.
+        """
+        frame = frames[at]
+        name = None if frame.user_mode else self.text.name_exact(frame.ip)
+        # Without a name nothing tells where a function begins; but what is no text is none.
+        if frame.user_mode or (name is None and self.text.is_kernel_text(frame.ip) is not False):
+            return None
+        if name is not None and not is_entered_by_call(name.name):
+            return None
+        found = missing_caller(
+            sp,
+            frame.ip,
+            None if name is None else frame.ip - name.offset,
+            self._code,
+            self._code.read if stack is None else partial(_read_first_from, stack, self._code.read),
+            Recovery(self._prog, self._recover_layout, task, current=stack is None),
+        )
+        outer = frames[at + 1].ip if at + 1 < len(frames) else None
+        if found is None or found.addr == outer or not self.text.is_kernel_text(found.addr):
+            return None
+        if found.addr in self._layout.fork_return_addrs:  # here it is what a call returns to
+            name = self.text.name_return_address(found.addr)
+            return _named_frame(found.addr, name, frame.stack)
+        return self.of_call(found.addr, frame.stack)
+
+    def entry(self, below: Frame) -> Optional[str]:
+        """What entered, by the frame of the code that saved the ``pt_regs`` above it."""
+        if below.symbol is not None:
+            return entry_of(below.symbol.rsplit("+", 1)[0])
+        # Copies of entry code that the kernel made at run time have no symbol.
+        where = self.text.find(below.ip)
+        return entry_of(where.kind.value) if where is not None else None
+
+
+def _named_frame(
+    ip: int, name: Optional[SymbolName], stack: str = "task", regs: Optional[int] = None
+) -> Frame:
+    if name is None:
+        return Frame(ip, stack=stack, regs=regs)
+    return Frame(ip, str(name), name.module, stack, regs)
+
+
+def _reader(prog: Program) -> ReadMemory:
+    def read(addr: int, size: int) -> Optional[bytes]:
+        try:
+            return bytes(prog.read(addr, size))
+        except (FaultError, OverflowError):
+            return None
+
+    return read
+
+
+def _read_first_from(
+    stack: StackBytes, read: ReadMemory, addr: int, size_bytes: int
+) -> Optional[bytes]:
+    try:
+        return stack.read(addr, size_bytes)
+    except NotInDump:
+        return read(addr, size_bytes)
