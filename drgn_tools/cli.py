@@ -460,9 +460,12 @@ def _shell(args: Arguments, console: Console) -> int:
 
     if sys.stdin is None:
         raise UsageError("shell reads from standard input, and that is closed")
+    is_interactive = is_terminal(sys.stdin)
+    if is_interactive:
+        shell.choose_prompt()
     prog = _open(args, console)
     _introduce(kernel_info(prog), args, console)
-    if is_terminal(sys.stdin):
+    if is_interactive:
         shell.run_interactive(prog)
         return EXIT_OK
     code = shell.run_stdin(prog)

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import Any
 
 import drgn
-import drgn.cli
 
 # For its side effect: %tasks and the like, also where it is not installed as a plugin.
 from . import plugin  # noqa: F401
@@ -16,7 +16,7 @@ from .audit import crashed_stack, kernel_info, task_stack, task_stacks
 from .records import TaskStack
 from .render.output import ReaderGoneError, discard
 
-__all__ = ("run_interactive", "run_stdin")
+__all__ = ("choose_prompt", "run_interactive", "run_stdin")
 
 _OURS = {
     "crashed_stack": crashed_stack,
@@ -28,8 +28,20 @@ _OURS = {
 _COMMANDS = "Commands: %tasks, %stack, %regs, %groups; each has --help."
 
 
+def choose_prompt() -> None:
+    """Have drgn take Python's prompt of old where that of Python 3.13 and later would fail.
+
+    To be called before a program is opened, by which drgn loads what looks at that. ``python``
+    does the same for itself.
+    """
+    if not _can_edit_lines():
+        os.environ.setdefault("PYTHON_BASIC_REPL", "1")
+
+
 def run_interactive(prog: drgn.Program) -> None:
     """drgn's REPL on *prog*, until the user leaves it."""
+    import drgn.cli
+
     drgn.cli.display_str(TaskStack)
     drgn.cli.run_interactive(prog, banner_func=_banner, globals_func=_add_ours)
 
@@ -40,6 +52,8 @@ def run_stdin(prog: drgn.Program) -> int:
     :return: exit code: 1 if the script failed; its author is shown the traceback.
     :raises ReaderGoneError: nobody reads what the script prints.
     """
+    import drgn.cli
+
     drgn.set_default_prog(prog)
     sys.argv = [""]
     namespace = _add_ours(drgn.cli.default_globals(prog))
@@ -57,6 +71,17 @@ def run_stdin(prog: drgn.Program) -> int:
             discard(sys.stderr)
         return 1
     return 0
+
+
+def _can_edit_lines() -> bool:
+    """Can the terminal do what the prompt of Python 3.13 and later wants of it?"""
+    try:
+        import curses
+
+        curses.setupterm()
+    except (ImportError, curses.error):
+        return False
+    return all(curses.tigetstr(name) for name in ("bel", "clear", "cup", "el"))
 
 
 def _banner(banner: str) -> str:
