@@ -8,35 +8,15 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from typing import Any, Callable, NoReturn, Optional
+from typing import Any, Callable, Optional
 
 from . import __version__
 from .errors import UsageError
+from .parser import Arguments, Parser, add_log_options, checked_format, positive
 from .queries import SORT_KEYS, STATES, Selection, parse_pids
 from .records import Verdict
-from .render.output import write_lines
 
-__all__ = (
-    "Arguments",
-    "Parser",
-    "add_log_options",
-    "checked_format",
-    "parse_arguments",
-    "parse_repl_arguments",
-    "positive",
-)
-
-_FORMATS = ("table", "json", "jsonl", "csv")
-"""Every command that has ``--format`` has these, and all that tabulate has."""
-_FORMATS_OF = {
-    "tasks": _FORMATS,
-    "stack": ("text", *_FORMATS),
-    "regs": _FORMATS,
-    "groups": (*_FORMATS, "folded"),
-    "demo": _FORMATS,
-    "fleet report": _FORMATS,
-}
-"""The first is the default."""
+__all__ = ("parse_arguments", "parse_repl_arguments")
 
 _EXIT_CODES = """\
 exit codes:
@@ -146,59 +126,6 @@ in _ afterwards, as a list of records.
 """
 
 
-class Arguments(argparse.Namespace):
-    """A command line, understood and checked."""
-
-    command: str
-    core: Optional[str]
-    kernel: bool
-    qemu: Optional[str]
-    symbols: list[str]
-    vmcoreinfo: Optional[str]
-    log_level: str
-    quiet: bool
-    format: str
-    # tasks, demo, stack, regs, groups
-    selection: Selection
-    filters: str
-    """:attr:`selection` as it was typed."""
-    max_tasks: Optional[int]
-    # tasks, demo
-    frames: bool
-    sort: Optional[str]
-    check: bool
-    # tasks
-    watch: Optional[float]
-    until_reliable: bool
-    # stack
-    which: list[int]
-    all: bool
-    on_cpu: bool
-    # regs
-    mode: Optional[str]
-    # groups
-    by_comm: bool
-    # fleet
-    fleet_command: str
-    # fleet run
-    sources: list[str]
-    output: str
-    live: bool
-    scheduler: Optional[str]
-    workers: Optional[int]
-    time: float
-    memory: int
-    retries: int
-    limit: Optional[int]
-    redo: Optional[str]
-    # fleet report
-    dataset: str
-    section: list[str]
-    top: Optional[int]
-    sql: Optional[str]
-    html: Optional[str]
-
-
 def parse_arguments(argv: Sequence[str]) -> Arguments:
     """Understand and check *argv*.
 
@@ -253,22 +180,6 @@ def parse_repl_arguments(command: str, argv: Sequence[str]) -> Arguments:
     args = parser.parse_args(argv, Arguments())
     _check_command(args)
     return args
-
-
-class Parser(argparse.ArgumentParser):
-    """One that raises :class:`UsageError` instead of ending the process, and keeps the text of its epilog."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(
-            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
-        )
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        # Of --help and --version. argparse's own takes no notice of a full disk.
-        write_lines(message.splitlines())
 
 
 class _Once(argparse.Action):
@@ -372,24 +283,6 @@ def _add_common(parser: argparse.ArgumentParser, before: bool) -> None:
         parser.set_defaults(symbols_after=[])
 
 
-def add_log_options(parser: argparse._ActionsContainer, defaults: bool = True) -> None:
-    """``-q`` and ``--log-level``, as every command has them."""
-    parser.add_argument(
-        "-q",
-        "--quiet",
-        action="store_true",
-        default=False if defaults else argparse.SUPPRESS,
-        help="nothing on stderr but errors and what could not be read",
-    )
-    parser.add_argument(
-        "--log-level",
-        choices=("debug", "info", "warning", "error", "critical", "none"),
-        metavar="LEVEL",
-        default="warning" if defaults else argparse.SUPPRESS,
-        help="log this and worse to stderr: debug, info, warning (default), error, critical, none",
-    )
-
-
 def _add_format(parser: argparse._ActionsContainer, default: object) -> None:
     parser.add_argument(
         "--format",
@@ -466,17 +359,6 @@ def _add_max_tasks(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="look at no more than N tasks; exit code 5 if there are more",
     )
-
-
-def positive(option: str) -> Callable[[str], int]:
-    """What turns the text given to *option* into a number above 0."""
-
-    def number(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not int(text):
-            raise UsageError(f"{option} takes a number above 0: {text!r} is none")
-        return int(text)
-
-    return number
 
 
 def _add_stack(parser: argparse.ArgumentParser) -> None:
@@ -566,32 +448,6 @@ def _check_source(args: Arguments) -> None:
         )
     elif len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other: give one kernel")
-
-
-def checked_format(name: Optional[str], command: str) -> str:
-    """What ``--format`` of *command* was given, or its default.
-
-    :raises UsageError: *command* has no such format, or none at all.
-    """
-    ours = _FORMATS_OF.get(command)
-    if ours is None:
-        if name is not None:
-            raise UsageError(f"{command} has no --format")
-        return ""
-    if name is None or name in ours:
-        return name or ours[0]
-    from tabulate import tabulate_formats
-
-    if name in tabulate_formats:
-        return name
-    import difflib
-
-    near = difflib.get_close_matches(name.lower(), (*ours, *tabulate_formats), n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    raise UsageError(
-        f"{command} has no format {name!r}: {meant}"
-        f"there are {', '.join(ours)}, or any format of tabulate"
-    )
 
 
 def _selection(args: Arguments) -> Selection:

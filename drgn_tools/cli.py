@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Callable, Optional, Union
 
-from .arguments import Arguments, parse_arguments
+from .arguments import parse_arguments
 from .errors import (
     EXIT_BUG,
     EXIT_FINDINGS,
@@ -30,6 +30,7 @@ from .errors import (
     UsageError,
     describe_bug,
 )
+from .parser import Arguments
 from .records import KernelAudit, KernelInfo, Reason, TaskStack, Verdict
 from .render.output import (
     Console,

@@ -16,9 +16,10 @@ from typing import Any, Callable, Optional, TypeVar
 from drgn import Program
 from drgn.commands import CommandError
 
-from .arguments import Arguments, parse_repl_arguments
+from .arguments import parse_repl_arguments
 from .audit import audit_kernel, kernel_info, task_stack
 from .errors import DrgnToolsError
+from .parser import Arguments
 from .program import has_dwarf, use_builtin_types
 from .queries import StackGroup, TaskRegs, group_stacks, saved_regs, sort_tasks, tasks_on_cpu
 from .records import KernelAudit, Reason, TaskStack, Verdict

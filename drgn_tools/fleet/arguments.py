@@ -7,8 +7,8 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from ..arguments import Arguments, Parser, add_log_options, checked_format, positive
 from ..errors import UsageError
+from ..parser import Arguments, Parser, add_log_options, checked_format, positive
 from .job import Limits
 
 __all__ = ("parse_fleet_arguments",)

@@ -17,9 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from ..arguments import Arguments
 from ..core_file import shown
 from ..errors import EXIT_BUG, EXIT_OK, EXIT_PARTIAL, InputError, UsageError
+from ..parser import Arguments
 from ..render.output import Console, OutputError, table_width, write_lines
 from .job import Cause, Job, Limits, Outcome
 from .source import Source, list_sources
