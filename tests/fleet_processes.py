@@ -35,10 +35,15 @@ def wait_until(what: str, is_so: Callable[[], bool], patience_s: float = PATIENC
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody has."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A TCP port on loopback that nobody has, and that the kernel gives to nobody who asks for any.
+
+    It is bound later, and again: between two times, others ask for many (net.ipv4.ip_local_port_range).
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as s, suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 class Processes:
