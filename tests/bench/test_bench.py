@@ -17,7 +17,16 @@ from tests.lab.cache import cache_dir
 from . import cli
 from .figures import FIGURES, Bench, Figure, Measured
 from .table import BEGIN, END, in_words, line_of, read_lines, table_of, update
-from .timing import ROOT, NotMeasured, Ratio, Sample, in_turns, run_process, run_worker
+from .timing import (
+    ROOT,
+    NotMeasured,
+    Ratio,
+    Sample,
+    in_turns,
+    run_process,
+    run_worker,
+    usual,
+)
 
 WHERE = {
     "cpu": "1 x a CPU", "memory": "1 GiB", "kernel": "6", "python": "3", "drgn": "0",
@@ -48,6 +57,11 @@ def test_two_things_are_timed_in_turns_after_a_round_that_does_not_count() -> No
     assert "".join(order) == "ab" * 4
     assert [s.seconds for s in firsts] == [3, 5, 7]
     assert [s.seconds for s in seconds] == [4, 6, 8]
+
+
+def test_of_several_in_a_row_the_usual_one_counts() -> None:
+    times = iter([3.0, 9.0, 1.0, 2.0, 8.0])
+    assert usual(lambda: Sample(next(times), 1.0), 5).seconds == 3.0
 
 
 def test_ratio_is_the_median_with_its_quartiles() -> None:

@@ -23,6 +23,7 @@ __all__ = (
     "run_process",
     "run_worker",
     "timed_worker",
+    "usual",
 )
 
 ROOT = Path(__file__).parent.parent.parent
@@ -57,6 +58,15 @@ class Ratio:
             return cls(ratios[0], ratios[0], ratios[0])
         low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
         return cls(median, low, high)
+
+
+def usual(sample: Callable[[], Sample], times: int) -> Sample:
+    """The sample of median time among so many in a row.
+
+    For what is over at once, by the side of what takes a hundred times as long: that has an
+    average of a machine's moods in it, this just one of them.
+    """
+    return sorted((sample() for _ in range(times)), key=lambda s: s.seconds)[times // 2]
 
 
 def in_turns(
