@@ -381,6 +381,28 @@ def all_callers(stacks: list[TaskStack]) -> Iterator[tuple[TaskStack, int, Frame
                 yield stack, regs["ip"], regs.caller
 
 
+def test_skipped_caller_whose_call_is_the_last_of_its_function_has_its_name(demo_core: str) -> None:
+    # What follows is ret_from_fork, whose address as a frame of a new task is exact.
+    prog = open_program(core=demo_core)
+    new_task = prog.symbol("ret_from_fork").address
+    sleeping = [stack for stack in task_stacks(prog) if not stack.on_cpu]
+    stack, ip, caller = next(all_callers(sleeping))
+    start = prog.symbol(ip).address
+    (sp,) = (regs["sp"] for regs in stack.regs if regs.caller is caller)
+    at = next(addr for addr in range(sp, sp + 512, 8) if prog.read_u64(addr) == caller.ip)
+    call = b"\xe8" + struct.pack("<i", start - new_task)
+    for addr, data in ((at, new_task.to_bytes(8, "little")), (new_task - len(call), call)):
+        prog.add_memory_segment(addr, len(data), _reader_of(data))
+    (again,) = (s for s in task_stacks(prog) if s.task == stack.task)
+    (moved,) = (caller for _, _, caller in all_callers([again]))
+    assert moved.ip == new_task
+    assert moved.symbol is not None and not moved.symbol.startswith("ret_from_fork+")
+
+
+def _reader_of(data: bytes) -> Callable[[int, int, int, bool], bytes]:
+    return lambda address, count, offset, physical: data[offset : offset + count]
+
+
 def drgns_callers(prog: drgn.Program, task: int) -> dict[int, int]:
     """Interrupted pc -> return address of its caller, by drgn's trace."""
     trace = prog.stack_trace(drgn.Object(prog, "struct task_struct *", task))
