@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Optional
 
@@ -16,7 +17,7 @@ from .layout import Layout
 from .records import Frame, SavedRegs
 from .recover import RecoverLayout, Recovery
 from .tasks import Task
-from .text import KernelText, SymbolName
+from .text import KernelText
 from .unwind_frame import FindStack, NotInDump, StackBytes, Step, Walk
 
 __all__ = ("Frames",)
@@ -39,38 +40,38 @@ class Frames:
         self._layout = layout
         self._recover_layout = recover_layout
         self._code = Code(_reader(prog), layout.word_bytes)
-        self._calls: Bounded[tuple[int, str], Frame] = Bounded(_MAX_FRAMES)
+        self._frames: Bounded[tuple[int, bool, str], Frame] = Bounded(_MAX_FRAMES)
 
     def of_step(self, step: Step) -> Frame:
         """The frame that a walk stepped on."""
         if step.user_mode:
             return Frame(step.ip, stack=step.stack, regs=step.regs, user_mode=True)
-        if step.regs is not None:  # whose ip is exact
-            name = self.text.name_exact(step.ip)
-            return _named_frame(step.ip, name, step.stack, step.regs)
+        if step.regs is not None:
+            return replace(self.of_ip(step.ip, exact=True, stack=step.stack), regs=step.regs)
         return self.of_call(step.ip, step.stack)
 
-    def of_call(self, ip: int, stack: str) -> Frame:
+    def of_call(self, ip: int, stack: str = "task") -> Frame:
         """A frame that a call made.
 
-        :param ip: its return address.
+        :param ip: what is found in the place of its return address.
         :param stack: which one it lies on.
         """
-        frame = self._calls.get((ip, stack))
-        if frame is None:
-            frame = self._calls[ip, stack] = self.of_ip(ip, False, stack)
-        return frame
+        # Where a new task begins is exact: nothing called ret_from_fork_asm, so there is no
+        # call before its first byte.
+        return self.of_ip(ip, ip in self._layout.fork_return_addrs, stack)
 
     def of_ip(self, ip: int, exact: bool, stack: str = "task") -> Frame:
-        """A frame by its address.
+        """A frame in the kernel by its address.
 
-        :param exact: *ip* is where something was interrupted, not a return address.
+        :param exact: *ip* is the instruction that is next, not what a call returns to.
         """
-        # Where a new task begins is exact as well: nothing called ret_from_fork_asm,
-        # so there is no call before its first byte.
-        exact = exact or ip in self._layout.fork_return_addrs
-        name = self.text.name_exact(ip) if exact else self.text.name_return_address(ip)
-        return _named_frame(ip, name, stack)
+        key = ip, exact, stack
+        frame = self._frames.get(key)
+        if frame is None:
+            name = self.text.name_exact(ip) if exact else self.text.name_return_address(ip)
+            symbol, module = (None, None) if name is None else (str(name), name.module)
+            frame = self._frames[key] = Frame(ip, symbol, module, stack)
+        return frame
 
     def of_cpu(self, registers: Mapping[str, int], find_stack: FindStack, walk: Walk) -> Frame:
         """The frame that a CPU is in.
@@ -89,7 +90,7 @@ class Frames:
             stack = found.kind
         else:
             stack = walk.steps[0].stack if walk.steps else "unknown"
-        return self.of_ip(ip, True, stack)
+        return self.of_ip(ip, exact=True, stack=stack)
 
     def saved_regs(
         self,
@@ -149,10 +150,7 @@ class Frames:
         outer = frames[at + 1].ip if at + 1 < len(frames) else None
         if found is None or found.addr == outer or not self.text.is_kernel_text(found.addr):
             return None
-        if found.addr in self._layout.fork_return_addrs:  # here it is what a call returns to
-            name = self.text.name_return_address(found.addr)
-            return _named_frame(found.addr, name, frame.stack)
-        return self.of_call(found.addr, frame.stack)
+        return self.of_ip(found.addr, exact=False, stack=frame.stack)
 
     def entry(self, below: Frame) -> Optional[str]:
         """What entered, by the frame of the code that saved the ``pt_regs`` above it."""
@@ -161,14 +159,6 @@ class Frames:
         # Copies of entry code that the kernel made at run time have no symbol.
         where = self.text.find(below.ip)
         return entry_of(where.kind.value) if where is not None else None
-
-
-def _named_frame(
-    ip: int, name: Optional[SymbolName], stack: str = "task", regs: Optional[int] = None
-) -> Frame:
-    if name is None:
-        return Frame(ip, stack=stack, regs=regs)
-    return Frame(ip, str(name), name.module, stack, regs)
 
 
 def _reader(prog: Program) -> ReadMemory:

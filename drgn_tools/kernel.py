@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple, Optional
 
 from drgn import FaultError, Program
@@ -126,7 +125,8 @@ class Kernel:
                 text_is_new = True
             else:
                 return record
-        return self._record(task, Judgement(Verdict.UNKNOWN, Reason.CHANGED), changed(_MAX_TRIES))
+        answer = self._answer(Judgement(Verdict.UNKNOWN, Reason.CHANGED), changed(_MAX_TRIES))
+        return self._record(task, answer, self.tasks.is_running(task))
 
     def _read_text_again(self) -> bool:
         # A module may have been loaded since.
@@ -139,7 +139,8 @@ class Kernel:
         if not task.has_stack:
             # stack_trace_save_tsk_reliable(): try_get_task_stack() fails, and
             # "no stack" is a complete, empty trace.
-            return self._record(task, Judgement(Verdict.RELIABLE), None, flags=("no_stack",))
+            answer = self._answer(Judgement(Verdict.RELIABLE))
+            return self._record(task, answer, self.tasks.is_running(task), flags=("no_stack",))
         if self.tasks.is_running(task):
             return self._running(task)
         if self.rules is None:
@@ -194,28 +195,7 @@ class Kernel:
         frames, regs = story.frames, story.regs
         if regs_found:
             frames, regs = self._retold(task, stack, story, regs_found)
-        flags = story.flags
-        if task.addr in self._marks:
-            flags = (*self._marks[task.addr], *flags)
-        verdict, reason, sentence, brief, reason_frame = story.answer
-        return _made_stack(
-            task.addr,
-            task.pid,
-            task.tgid,
-            task.comm,
-            task.state,
-            task.cpu,
-            False,
-            task.kthread,
-            verdict,
-            reason,
-            sentence,
-            brief,
-            reason_frame,
-            flags,
-            frames,
-            regs,
-        )
+        return self._record(task, story.answer, False, frames, regs, story.flags)
 
     def _retold(
         self,
@@ -249,7 +229,8 @@ class Kernel:
         judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
         registers = cpu_registers(self.prog, self.layout.regs, task)
         if registers is None or self.rules is None:
-            return self._record(task, judgement, running(task.cpu), cpu_registers=registers)
+            answer = self._answer(judgement, running(task.cpu))
+            return self._record(task, answer, True, cpu_registers=registers)
         find_stack = CpuStacks(self.prog, self.layout, task)
         walk = walk_from_regs(
             registers,
@@ -265,20 +246,19 @@ class Kernel:
             for i, step in enumerate(walk.steps, 1)
             if step.raw_regs is not None
         ]
-        because = running(task.cpu, walk, frames)
+        answer = self._answer(judgement, running(task.cpu, walk, frames))
         flags = []
         if walk.overflowed is not None:
             flags.append("stack_overflow")
         if walk.end in (End.ERROR, End.NOT_IN_DUMP, End.EMPTY):
             flags.append("ends_early")
         caller = self.frames.missing_caller(task, frames, 0, registers["sp"])
-        record = self._record(task, judgement, because, frames, regs, flags, registers)
-        return replace(record, cpu_caller=caller)
+        return self._record(task, answer, True, frames, regs, flags, registers, caller)
 
     def _foreign(self, task: Task) -> TaskStack:
         frames = []
         for pc, exact in foreign_frames(self.prog, self.frames.text, task):
-            frames.append(self.frames.of_ip(pc, exact))
+            frames.append(self.frames.of_ip(pc, exact=True) if exact else self.frames.of_call(pc))
         regs = []
         flags = []
         if frames and frames[0].ip in self.layout.fork_return_addrs:
@@ -291,7 +271,8 @@ class Kernel:
                 flags.append("ends_early")
             frames.append(Frame(saved["ip"], regs=saved.address, user_mode=True))
             regs.append(saved)
-        return self._record(task, Judgement(Verdict.UNKNOWN), None, frames, regs, flags)
+        answer = self._answer(Judgement(Verdict.UNKNOWN))
+        return self._record(task, answer, False, frames, regs, flags)
 
     def _entry_regs(self, task: Task, frames: Sequence[Frame]) -> Optional[SavedRegs]:
         """task_pt_regs(): the registers user mode entered with, if it was user mode."""
@@ -335,35 +316,39 @@ class Kernel:
     def _record(
         self,
         task: Task,
-        judgement: Judgement,
-        because: Optional[Why],
+        answer: _Answer,
+        on_cpu: bool,
         frames: Sequence[Frame] = (),
         regs: Sequence[SavedRegs] = (),
         flags: Sequence[str] = (),
         cpu_registers: Optional[Mapping[str, int]] = None,
+        cpu_caller: Optional[Frame] = None,
     ) -> TaskStack:
-        verdict, reason, sentence, brief, reason_frame = self._answer(judgement, because)
-        return TaskStack(
-            task=task.addr,
-            pid=task.pid,
-            tgid=task.tgid,
-            comm=task.comm,
-            state=task.state,
-            cpu=task.cpu,
-            on_cpu=self.tasks.is_running(task),
-            kthread=task.kthread,
-            verdict=verdict,
-            reason=reason,
-            why=sentence,
-            brief=brief,
-            reason_frame=reason_frame,
-            flags=(*self._marks.get(task.addr, ()), *flags),
-            frames=tuple(frames),
-            regs=tuple(regs),
-            cpu_registers=cpu_registers,
+        if task.addr in self._marks:
+            flags = (*self._marks[task.addr], *flags)
+        verdict, reason, sentence, brief, reason_frame = answer
+        return _made_stack(  # by place: names would cost as much again
+            task.addr,
+            task.pid,
+            task.tgid,
+            task.comm,
+            task.state,
+            task.cpu,
+            on_cpu,
+            task.kthread,
+            verdict,
+            reason,
+            sentence,
+            brief,
+            reason_frame,
+            tuple(flags),
+            tuple(frames),
+            tuple(regs),
+            cpu_registers,
+            cpu_caller,
         )
 
-    def _answer(self, judgement: Judgement, because: Optional[Why]) -> _Answer:
+    def _answer(self, judgement: Judgement, because: Optional[Why] = None) -> _Answer:
         if self.no_verdict is not None and judgement.reason is not Reason.RUNNING:
             reason, because = self.no_verdict
             judgement = Judgement(Verdict.UNKNOWN, reason)

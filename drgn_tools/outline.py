@@ -11,14 +11,14 @@ Pure, as the walk is: :func:`.unwind_frame.walk_task_stack` sees the same.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from functools import partial
 from itertools import chain
 from struct import Struct
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from .bounded import Bounded
 from .encoding import Encoding, decode_frame_pointer
 from .pt_regs import Registers
+from .slotted import tuple_maker_of
 from .unwind_frame import NotInDump, Recover, StackBytes, UnwindRules
 
 __all__ = ("Outline", "Outlines")
@@ -60,8 +60,7 @@ class Outline(NamedTuple):
         return _outline(((ips, kernel_regs, user_mode), self.regs, self.ip_offsets))
 
 
-_outline: Callable[[tuple[Any, ...]], Outline] = partial(tuple.__new__, Outline)
-"""What Outline() does, without a call of Python code for each."""
+_outline = tuple_maker_of(Outline)
 
 
 class _Shape(NamedTuple):

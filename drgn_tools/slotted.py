@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Frozen dataclasses that are made in half the time and take less memory: records are made by the million."""
+"""What is made by the million, made quickly: frozen dataclasses with slots, and named tuples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, fields
+from functools import partial
 from typing import Any, Callable, NoReturn, TypeVar, cast
 
-__all__ = ("maker_of", "slotted")
+__all__ = ("maker_of", "slotted", "tuple_maker_of")
 
 T = TypeVar("T")
 
@@ -51,6 +52,11 @@ def maker_of(record: type[T]) -> Callable[..., T]:
     A class packs its arguments into a tuple first.
     """
     return cast(Callable[..., T], record.__dict__["_make"].__func__)
+
+
+def tuple_maker_of(record: type[T]) -> Callable[[tuple[Any, ...]], T]:
+    """What calling a NamedTuple class with these fields does, without a call of Python code for each."""
+    return partial(tuple.__new__, cast(Any, record))
 
 
 def _makers(record: type, names: Sequence[str]) -> tuple[Any, Any]:

@@ -6,14 +6,14 @@ What of it is not in the dump is noted as a hole.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, Callable, Optional
+from typing import Optional
 
 from drgn import FaultError, Object, Program, sizeof
 
 from .kallsyms import UNUSABLE
 from .layout import Layout
 from .per_cpu import per_cpu
+from .slotted import tuple_maker_of
 from .tasks import Task
 from .unwind_frame import NotInDump, StackBytes
 
@@ -38,8 +38,7 @@ _X86_CR4_FRED_BIT = 32
 
 _MAX_STACK_BYTES = 64 * 1024
 
-_stack_bytes: Callable[[tuple[Any, ...]], StackBytes] = partial(tuple.__new__, StackBytes)
-"""What StackBytes() does, without a call of Python code for each."""
+_stack_bytes = tuple_maker_of(StackBytes)
 
 
 def read_task_stack(prog: Program, layout: Layout, stack_addr: int, sp_addr: int) -> StackBytes:

@@ -11,7 +11,7 @@ online CPU, which are on no list. (An offline CPU's idle task is not looked at.)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from operator import attrgetter, itemgetter
 from struct import Struct
 from typing import Any, Callable, NamedTuple, Optional
@@ -22,6 +22,7 @@ from .bounded import Bounded
 from .kallsyms import UNUSABLE
 from .layout import Layout, TaskLayout, probing, symbol_address
 from .per_cpu import cpus_in, per_cpu
+from .slotted import tuple_maker_of
 
 __all__ = ("Task", "TaskList", "TaskReader", "read_task")
 
@@ -99,8 +100,7 @@ class Task(NamedTuple):
         )
 
 
-_task: Callable[[tuple[Any, ...]], Task] = partial(tuple.__new__, Task)
-"""What Task() does, without a call of Python code for each."""
+_task = tuple_maker_of(Task)
 
 
 @lru_cache(maxsize=256)

@@ -31,6 +31,8 @@ from drgn_tools.kallsyms import Kallsyms, kallsyms_of
 from drgn_tools.program import use_builtin_types
 from drgn_tools.vmcoreinfo import vmcoreinfo, vmcoreinfo_symbol
 
+from .overlay import overlay
+
 MEMORY_BYTES = 2 << 30
 SECONDS_A_RUN = 30
 
@@ -165,22 +167,13 @@ class Victim:
             vmcoreinfo(prog)
             prog.cache["drgn_tools.kallsyms"] = self.table
         if only_used:
-            lay_over(prog, self.btf, damage_words(rng, self.btf.data, self.used, self.types))
+            overlay(prog, self.btf.addr, damage_words(rng, self.btf.data, self.used, self.types))
         elif what != "symbols":
-            lay_over(prog, self.btf, damage_anything(rng, self.btf.data))
+            overlay(prog, self.btf.addr, damage_anything(rng, self.btf.data))
         if what != "types":
             for piece in rng.sample(self.tables, rng.randint(1, len(self.tables))):
-                lay_over(prog, piece, damage_anything(rng, piece.data))
+                overlay(prog, piece.addr, damage_anything(rng, piece.data))
         return prog
-
-
-def lay_over(prog: drgn.Program, piece: Piece, data: bytes) -> None:
-    """Hide what lies there."""
-
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return data[offset : offset + count]
-
-    prog.add_memory_segment(piece.addr, len(data), read)
 
 
 class Hang(BaseException):

@@ -31,6 +31,8 @@ from drgn_tools.audit import AuditUnderWay, audit_under_way
 from drgn_tools.layout import layout_of
 from drgn_tools.outline import Outlines
 
+from .overlay import exclude, overlay
+
 PAGE = 4096
 
 
@@ -47,20 +49,6 @@ def prog(demo_core: str) -> drgn.Program:
 
 def named(audit: KernelAudit, comm: str) -> TaskStack:
     return next(s for s in audit if s.comm == comm)
-
-
-def overlay(prog: drgn.Program, addr: int, data: bytes) -> None:
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return data[offset : offset + count]
-
-    prog.add_memory_segment(addr, len(data), read)
-
-
-def exclude(prog: drgn.Program, addr: int, size: int) -> None:
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        raise drgn.FaultError("excluded from the dump", address)
-
-    prog.add_memory_segment(addr, size, read)
 
 
 def pointer(addr: int) -> bytes:

@@ -41,6 +41,7 @@ from .conftest import lab_dump, lab_vmlinux
 from .console import read_console
 from .lab.dump import cached_dump, kernel_if_cached
 from .lab.variants import Variant, variant_named, variants_of
+from .overlay import overlay
 
 FRAME, UNCLEAR = Place.FRAME, Place.UNCLEAR
 
@@ -392,15 +393,11 @@ def test_skipped_caller_whose_call_is_the_last_of_its_function_has_its_name(demo
     at = next(addr for addr in range(sp, sp + 512, 8) if prog.read_u64(addr) == caller.ip)
     call = b"\xe8" + struct.pack("<i", start - new_task)
     for addr, data in ((at, new_task.to_bytes(8, "little")), (new_task - len(call), call)):
-        prog.add_memory_segment(addr, len(data), _reader_of(data))
+        overlay(prog, addr, data)
     (again,) = (s for s in task_stacks(prog) if s.task == stack.task)
     (moved,) = (caller for _, _, caller in all_callers([again]))
     assert moved.ip == new_task
     assert moved.symbol is not None and not moved.symbol.startswith("ret_from_fork+")
-
-
-def _reader_of(data: bytes) -> Callable[[int, int, int, bool], bytes]:
-    return lambda address, count, offset, physical: data[offset : offset + count]
 
 
 def drgns_callers(prog: drgn.Program, task: int) -> dict[int, int]:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Optional
 
-import drgn
 import pytest
 
 from drgn_tools import open_program, task_stacks
@@ -18,6 +17,8 @@ from drgn_tools.records import TaskStack
 from drgn_tools.recover import RecoverLayout, probe_recovery
 from drgn_tools.tasks import Task, TaskList
 from drgn_tools.unwind_frame import StackBytes
+
+from .overlay import overlay
 
 Place = tuple[tuple[int, ...], tuple[int, ...], bool]
 
@@ -114,14 +115,7 @@ class _DrawnTask:
 
     def lay_over(self) -> None:
         for addr, data in ((self.task.addr, self.struct), (self.task.stack_addr, self.stack)):
-            _lay_over(self.machine.prog, addr, bytes(data))
-
-
-def _lay_over(prog: drgn.Program, addr: int, data: bytes) -> None:
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return data[offset : offset + count]
-
-    prog.add_memory_segment(addr, len(data), read)
+            overlay(self.machine.prog, addr, bytes(data))
 
 
 def _in_kernel_mode(stack: TaskStack) -> bool:
