@@ -25,7 +25,7 @@ test: $(VENV)/.for-tests
 # The page of a fleet in a real browser: Chromium of the system (DRGN_TOOLS_CHROMIUM names another).
 test-page: $(VENV)/.for-pages
 	DRGN_TOOLS_CHROMIUM=$${DRGN_TOOLS_CHROMIUM:-$$(command -v chromium)} \
-		$(BIN)/python -m pytest tests/test_fleet_page.py
+		$(BIN)/python -m pytest tests/fleet/test_page.py
 
 lint: $(VENV)/.for-development
 	$(BIN)/ruff check .
@@ -51,7 +51,7 @@ bench: $(VENV)/.for-tests
 
 # Writes what the commands print now into tests/golden; read the diff before committing.
 golden: $(VENV)/.for-tests
-	DRGN_TOOLS_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/test_golden.py
+	DRGN_TOOLS_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/commands/test_golden.py
 
 $(VENV)/.for-use: pyproject.toml scripts/bootstrap.py
 	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .

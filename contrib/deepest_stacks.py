@@ -21,9 +21,9 @@ from typing import Optional
 from drgn import Object, Program
 
 from drgn_tools import TaskStack, task_stacks
-from drgn_tools.layout import layout_of
-from drgn_tools.queries import waiting_function
-from drgn_tools.script import run, script_parser, table
+from drgn_tools.analysis.queries import waiting_function
+from drgn_tools.commands.script import run, script_parser, table
+from drgn_tools.kernel.layout import layout_of
 
 GUARD_BYTES = 4096
 

@@ -24,7 +24,7 @@ from drgn import FaultError, Object, Program
 from drgn.helpers.linux.mm import access_remote_vm
 
 from drgn_tools import SavedRegs, task_stacks
-from drgn_tools.script import run, script_parser, table
+from drgn_tools.commands.script import run, script_parser, table
 
 CODE_BYTES = 15  # the longest instruction of x86
 REGISTERS = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di", *(f"r{i}" for i in range(8, 16)))

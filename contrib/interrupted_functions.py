@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from drgn import Program
 
 from drgn_tools import TaskStack, Verdict, task_stacks
-from drgn_tools.queries import function_name
-from drgn_tools.script import run, script_parser, table
+from drgn_tools.analysis.queries import function_name
+from drgn_tools.commands.script import run, script_parser, table
 
 
 def interrupted_functions(prog: Program, args: Namespace) -> Iterator[str]:

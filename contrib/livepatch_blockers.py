@@ -26,8 +26,8 @@ from typing import Optional
 from drgn import Program
 
 from drgn_tools import TaskStack, UsageError, Verdict, task_stacks
-from drgn_tools.queries import function_name
-from drgn_tools.script import run, script_parser, table
+from drgn_tools.analysis.queries import function_name
+from drgn_tools.commands.script import run, script_parser, table
 
 
 def livepatch_blockers(prog: Program, args: Namespace) -> Iterator[str]:

@@ -23,7 +23,7 @@ from typing import Optional
 from drgn import FaultError, Program, sizeof
 
 from drgn_tools import SavedRegs, task_stacks
-from drgn_tools.script import run, script_parser, table
+from drgn_tools.commands.script import run, script_parser, table
 
 USER_CS = 0x33  # __USER_CS of a 64-bit kernel: no 32-bit task
 ARGUMENTS_64 = ("di", "si", "dx", "r10", "r8", "r9")

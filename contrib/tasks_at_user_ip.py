@@ -26,7 +26,7 @@ from drgn import FaultError, Object, Program
 from drgn.helpers.linux.mm import vma_find, vma_name
 
 from drgn_tools import TaskStack, task_stacks
-from drgn_tools.script import run, script_parser, table
+from drgn_tools.commands.script import run, script_parser, table
 
 Row = tuple[int, str, str, str, str, Optional[bytes], Optional[str]]
 

@@ -18,17 +18,9 @@ from typing import TYPE_CHECKING, Any
 from .errors import DrgnToolsError, InputError, TaskNotFoundError, TypesError, UsageError
 
 if TYPE_CHECKING:
-    from .audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
-    from .program import open_program
-    from .records import (
-        Frame,
-        KernelAudit,
-        KernelInfo,
-        Reason,
-        SavedRegs,
-        TaskStack,
-        Verdict,
-    )
+    from .analysis.audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
+    from .program.open import open_program
+    from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
 
 __version__ = "0.1.0"
 
@@ -58,12 +50,12 @@ _ON_USE = {
         ("Frame", "KernelAudit", "KernelInfo", "Reason", "SavedRegs", "TaskStack", "Verdict"),
         "records",
     ),
-    "audit_kernel": "audit",
-    "crashed_stack": "audit",
-    "kernel_info": "audit",
-    "task_stack": "audit",
-    "task_stacks": "audit",
-    "open_program": "program",
+    "audit_kernel": "analysis.audit",
+    "crashed_stack": "analysis.audit",
+    "kernel_info": "analysis.audit",
+    "task_stack": "analysis.audit",
+    "task_stacks": "analysis.audit",
+    "open_program": "program.open",
 }
 
 

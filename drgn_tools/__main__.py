@@ -19,7 +19,7 @@ def main() -> int:
     # Importing takes long enough for a Ctrl-C to hit it.
     try:
         _start_quickly()
-        from .cli import main as run
+        from .commands.cli import main as run
 
         return run()
     except KeyboardInterrupt:

@@ -33,7 +33,7 @@ def demo_core() -> str:
     if given:
         return given
     from drgn_tools.data import demo_vmcore
-    from drgn_tools.unpack import unpacked
+    from drgn_tools.program.unpack import unpacked
 
     return str(unpacked(str(demo_vmcore())))
 

@@ -17,8 +17,8 @@ import pytest
 from drgn.helpers.linux.mm import access_remote_vm, follow_phys, vma_find, vma_name
 
 from drgn_tools import TaskStack, Verdict, task_stacks
-from drgn_tools.queries import function_name, waiting_function
-from drgn_tools.script import table
+from drgn_tools.analysis.queries import function_name, waiting_function
+from drgn_tools.commands.script import table
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "contrib").glob("*.py"))

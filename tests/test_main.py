@@ -41,13 +41,15 @@ def modules_after(*argv: str, stdin: str = "", disabled: str = "") -> set[str]:
 def test_a_command_does_without_those_of_the_repl(demo_core: str, disabled: str) -> None:
     modules = modules_after("tasks", "-c", demo_core, disabled=disabled)
     assert "drgn" in modules
-    assert not {"drgn.commands._crash", "drgn_tools.plugin", "drgn.helpers.linux"} & modules
+    assert (
+        not {"drgn.commands._crash", "drgn_tools.commands.plugin", "drgn.helpers.linux"} & modules
+    )
     assert not {"numpy", "distributed", "pyarrow"} & modules
 
 
 def test_the_shell_has_them(demo_core: str) -> None:
     modules = modules_after("shell", "-c", demo_core, stdin="1")
-    assert {"drgn.commands._crash", "drgn_tools.plugin"} <= modules
+    assert {"drgn.commands._crash", "drgn_tools.commands.plugin"} <= modules
 
 
 def test_plugins_of_others_are_loaded(demo_core: str, tmp_path: Path) -> None:

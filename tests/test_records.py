@@ -9,10 +9,10 @@ import pickle
 
 import pytest
 
-from drgn_tools.pt_regs import X86_64
+from drgn_tools.arch.x86.pt_regs import X86_64
 from drgn_tools.records import Frame, SavedRegs, TaskStack
 
-from .fabricated import FAULTING, TASKS
+from .support.fabricated import FAULTING, TASKS
 
 
 @pytest.mark.parametrize("record", [Frame, SavedRegs, TaskStack])

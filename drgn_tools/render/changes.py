@@ -7,8 +7,8 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 
-from ..watch import Change
-from .escape import escape
+from ..analysis.changes import Change
+from ..terminal.escape import escape
 
 __all__ = ("change_lines",)
 

@@ -6,7 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
-from ..queries import KERNEL_WIDE, StackGroup, TaskFrame, TaskRegs, kernel_frames, waiting_function
+from ..analysis.queries import (
+    KERNEL_WIDE,
+    StackGroup,
+    TaskFrame,
+    TaskRegs,
+    kernel_frames,
+    waiting_function,
+)
 from ..records import Frame, TaskStack
 from .labels import frame_label, function_label, mode_name, place
 from .table import Column

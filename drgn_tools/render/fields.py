@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Optional, Union
 
-from ..pt_regs import X86_32, X86_64
-from ..queries import TaskFrame, TaskRegs, kernel_frames, waiting_function
+from ..analysis.queries import TaskFrame, TaskRegs, kernel_frames, waiting_function
+from ..arch.x86.pt_regs import X86_32, X86_64
 from ..records import Frame
 from .labels import frame_label
 
@@ -160,7 +160,7 @@ REGS_OF_TASK: Fields = {
     "orig_ax": _register("orig_ax"),
     "registers": _of_regs("registers"),
 }
-"""Of a :class:`~drgn_tools.queries.TaskRegs`: whose they are, what matters most, then all of them."""
+"""Of a :class:`~drgn_tools.analysis.queries.TaskRegs`: whose they are, what matters most, then all of them."""
 
 GROUP: Fields = {
     "count": lambda group: group.count,
@@ -171,7 +171,7 @@ GROUP: Fields = {
     "pids": lambda group: list(group.pids),
     "frames": lambda group: [as_object(FRAME, frame) for frame in group.frames],
 }
-"""Of a :class:`~drgn_tools.queries.StackGroup`. ``frames`` is the stack of the first of ``pids``."""
+"""Of a :class:`~drgn_tools.analysis.queries.StackGroup`. ``frames`` is the stack of the first of ``pids``."""
 
 
 def _of_frame(name: str) -> Callable[[TaskFrame], Any]:
@@ -194,18 +194,18 @@ FRAME_CSV: Fields = {
     "frame": lambda found: found.number,
     **{name: _of_frame(name) for name in FRAME},
 }
-"""Of a :class:`~drgn_tools.queries.TaskFrame`."""
+"""Of a :class:`~drgn_tools.analysis.queries.TaskFrame`."""
 
 GROUP_CSV: Fields = {
     **GROUP,
     "comms": lambda group: [comm for comm, _ in group.comms],
     "frames": lambda group: _labels(group.frames),
 }
-"""Of a :class:`~drgn_tools.queries.StackGroup`."""
+"""Of a :class:`~drgn_tools.analysis.queries.StackGroup`."""
 
 
 def regs_csv(arch: str) -> Fields:
-    """Of a :class:`~drgn_tools.queries.TaskRegs`, a column for each register.
+    """Of a :class:`~drgn_tools.analysis.queries.TaskRegs`, a column for each register.
 
     :param arch: as in :attr:`KernelInfo.arch`; it says which registers there are.
     """

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from ..queries import kernel_frames
+from ..analysis.queries import kernel_frames
 from ..records import TaskStack
-from .escape import escape
+from ..terminal.escape import escape
 from .labels import function_label
 
 __all__ = ("folded_lines",)

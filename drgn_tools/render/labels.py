@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..queries import function_name
+from ..analysis.queries import function_name
 from ..records import Frame
 
 __all__ = ("frame_label", "function_label", "mode_name", "place")

@@ -25,7 +25,7 @@ from functools import lru_cache
 from typing import Optional
 
 from ..records import Frame, KernelInfo, TaskStack
-from .escape import escape
+from ..terminal.escape import escape
 from .labels import frame_label, mode_name
 
 __all__ = ("draw_stack", "draw_stacks")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..records import KernelInfo
-from .escape import escape
+from ..terminal.escape import escape
 from .fields import KERNEL, Fields, as_object
 
 __all__ = ("csv_lines", "json_lines", "jsonl_lines")

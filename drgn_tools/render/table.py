@@ -16,7 +16,7 @@ from typing import Any, Callable, Optional, Union
 
 from tabulate import multiline_formats, tabulate
 
-from .escape import escape_cell
+from ..terminal.escape import escape_cell
 
 __all__ = ("Column", "shorten", "table_lines")
 

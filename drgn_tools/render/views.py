@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
-from .. import __version__, queries
+from .. import __version__
+from ..analysis import queries
 from ..records import KernelInfo
 from . import columns, fields
 from .fields import Fields, as_object

@@ -12,7 +12,7 @@ from typing import Optional
 from drgn import Program
 
 from drgn_tools import TaskStack, task_stacks
-from drgn_tools.layout import layout_of
+from drgn_tools.kernel.layout import layout_of
 
 __all__ = ("Answers", "Rounds", "answers_path", "copy_differences", "read_answers", "write_answers")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 from drgn_tools.data import demo_vmcore
-from drgn_tools.unpack import unpacked
+from drgn_tools.program.unpack import unpacked
 from tests.lab.dump import cached_dump, kernel_if_cached
 from tests.lab.errors import LabError
 from tests.lab.variants import variant_named

@@ -33,14 +33,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from drgn_tools.data import demo_vmcore
-from drgn_tools.unpack import unpacked
+from drgn_tools.program.unpack import unpacked
 
 from .timing import ROOT, Ratio
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from drgn_tools.fleet.job import Job, Outcome
+    from drgn_tools.fleet.run.job import Job, Outcome
 
 __all__ = ("main",)
 
@@ -68,10 +68,10 @@ class Run:
 
 def _run_here(mode: str, sources: Sequence[str], dataset_path: Path) -> Run:
     began = time.perf_counter()
-    from drgn_tools.fleet.dataset import Dataset, source_key
-    from drgn_tools.fleet.job import Job
-    from drgn_tools.fleet.schema import audit_file
-    from drgn_tools.fleet.source import Source
+    from drgn_tools.fleet.dataset.dataset import Dataset, source_key
+    from drgn_tools.fleet.dataset.schema import audit_file
+    from drgn_tools.fleet.run.job import Job
+    from drgn_tools.fleet.run.source import Source
 
     dataset = Dataset.create(dataset_path)
     jobs = [Job(Source(path, path), source_key(path)) for path in sources]
@@ -109,15 +109,15 @@ def _way(mode: str) -> Iterator[_Do]:
 
 
 def _loop(jobs: Sequence[Job], commit: _Commit) -> None:
-    from drgn_tools.fleet.one import audit_one
+    from drgn_tools.fleet.run.one import audit_one
 
     for job in jobs:
         commit(job, audit_one(job))
 
 
 def _cell_loop(jobs: Sequence[Job], commit: _Commit) -> None:
-    from drgn_tools.fleet.cell import Cells, audit_in_cell
-    from drgn_tools.fleet.job import Limits
+    from drgn_tools.fleet.run.job import Limits
+    from drgn_tools.fleet.run.sandbox import Cells, audit_in_cell
 
     cells = Cells()
     for job in jobs:
@@ -127,9 +127,9 @@ def _cell_loop(jobs: Sequence[Job], commit: _Commit) -> None:
 
 @contextmanager
 def _engine(workers: int) -> Iterator[_Do]:
-    from drgn_tools.fleet.cluster import Cluster
-    from drgn_tools.fleet.engine import run_jobs
-    from drgn_tools.fleet.job import Limits
+    from drgn_tools.fleet.run.cluster import Cluster
+    from drgn_tools.fleet.run.engine import run_jobs
+    from drgn_tools.fleet.run.job import Limits
 
     class Started(Cluster):
         def __init__(self, client: Client) -> None:

@@ -37,11 +37,11 @@ from typing import BinaryIO, Optional
 import drgn
 
 from drgn_tools import open_program
+from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo, vmcoreinfo_symbol
 from drgn_tools.errors import DrgnToolsError
-from drgn_tools.layout import Layout, layout_of, symbol_address
-from drgn_tools.recover import RecoverLayout, probe_recovery
-from drgn_tools.tasks import Task, TaskList
-from drgn_tools.vmcoreinfo import vmcoreinfo, vmcoreinfo_symbol
+from drgn_tools.kernel.layout import Layout, layout_of, symbol_address
+from drgn_tools.kernel.tasks import Task, TaskList
+from drgn_tools.unwind.recovery import RecoverLayout, probe_recovery
 from tests.lab.run import Progress
 
 from .answers import Answers, Rounds, answers_path, copy_differences, write_answers

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import BinaryIO
 
-from drgn_tools.elf import PT_LOAD, Segment, read_elf
+from drgn_tools.program.elf import PT_LOAD, Segment, read_elf
 
 __all__ = ("GIB", "PAGE", "CoreMemory", "PageTables")
 

@@ -11,22 +11,13 @@ from pathlib import Path
 import pytest
 
 from drgn_tools import open_program, task_stacks
-from drgn_tools.layout import layout_of
+from drgn_tools.kernel.layout import layout_of
 from tests.lab.cache import cache_dir
 
 from . import cli
 from .figures import FIGURES, Bench, Figure, Measured
 from .table import BEGIN, END, in_words, line_of, read_lines, table_of, update
-from .timing import (
-    ROOT,
-    NotMeasured,
-    Ratio,
-    Sample,
-    in_turns,
-    run_process,
-    run_worker,
-    usual,
-)
+from .timing import ROOT, NotMeasured, Ratio, Sample, in_turns, run_process, run_worker, usual
 
 WHERE = {
     "cpu": "1 x a CPU", "memory": "1 GiB", "kernel": "6", "python": "3", "drgn": "0",

@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 
 from drgn_tools import Reason, audit_kernel, open_program
-from tests.answers import compare
 from tests.conftest import lab_dump
 from tests.lab.sheet import read_sheet
 from tests.lab.variants import variant_named
+from tests.support.answers import compare
 
 
 @pytest.mark.lab

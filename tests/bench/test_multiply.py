@@ -13,11 +13,11 @@ from drgn import Object
 from drgn.helpers.linux.list import list_for_each_entry
 
 from drgn_tools import audit_kernel, open_program, task_stacks
-from drgn_tools.layout import layout_of
-from tests.answers import compare
+from drgn_tools.kernel.layout import layout_of
 from tests.conftest import lab_dump, lab_file
 from tests.lab.sheet import read_sheet
 from tests.lab.variants import variant_named
+from tests.support.answers import compare
 
 from .answers import copy_differences, read_answers
 from .multiply import main, multiply

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from drgn_tools.elf import ET_CORE, PT_LOAD
-from tests.elf_writer import elf_file
+from drgn_tools.program.elf import ET_CORE, PT_LOAD
+from tests.support.elf_writer import elf_file
 
 from .page_tables import GIB, PAGE, CoreMemory, PageTables
 

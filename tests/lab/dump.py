@@ -22,13 +22,7 @@ from .errors import LabError
 from .formats import make_dump_files, program_of_formats
 from .guest import cached_initramfs, make_initramfs
 from .initramfs import join_initramfs
-from .kernel import (
-    Kernel,
-    build_crash_module,
-    build_kernel,
-    cached_crash_module,
-    cached_kernel,
-)
+from .kernel import Kernel, build_crash_module, build_kernel, cached_crash_module, cached_kernel
 from .makedumpfile import get_makedumpfile
 from .packages import BOOT, program_version, require
 from .qemu import PROGRAM, Machine, qemu_command, shared_folder

@@ -31,7 +31,7 @@ __all__ = (
 TIMEOUT = 900.0
 """Of one program under emulation, with nothing else to do. Whoever takes longer hangs."""
 NOBODY = 65534
-ENVIRONMENT = {**os.environ, "DRGN_PLUGINS": "encoded_stacks=drgn_tools.plugin"}
+ENVIRONMENT = {**os.environ, "DRGN_PLUGINS": "encoded_stacks=drgn_tools.commands.plugin"}
 
 _port = os.open("/dev/ttyS1", os.O_WRONLY | os.O_NOCTTY)
 tty.setraw(_port)

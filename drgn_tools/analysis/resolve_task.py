@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which task somebody means."""
+
+from __future__ import annotations
+
+from typing import Optional, Union
+
+from drgn import Object, Program, Thread, TypeKind
+
+from ..debuginfo.kallsyms import UNUSABLE
+from ..errors import TaskNotFoundError, UsageError
+from ..kernel.layout import Layout
+from ..kernel.tasks import Task, TaskList, read_task
+from ..program.open import source_of
+
+__all__ = ("WhichTask", "find_task")
+
+_PID_MAX_LIMIT = 4 * 1024 * 1024
+"""linux/threads.h: no PID reaches this; every address of the kernel is above."""
+
+WhichTask = Union[int, Object, Thread]
+"""A PID, the address of a ``struct task_struct``, a pointer to one, one itself, a drgn Thread."""
+
+
+def find_task(prog: Program, layout: Layout, tasks: TaskList, which: WhichTask) -> Task:
+    """The task that is meant.
+
+    :raises TaskNotFoundError: there is none.
+    :raises UsageError: that is no way to name one.
+    """
+    number = _pid_or_address(which)
+    if number < _PID_MAX_LIMIT:
+        task, wanted = _task_of_pid(prog, layout, tasks, number), f"pid {number}"
+    else:
+        # Whatever can be read would make a task; only what the kernel has on
+        # its list, or runs when idle, is one.
+        task = next((task for task in tasks if task.addr == number), None)
+        wanted = f"address {number:#x}"
+    if task is None:
+        raise TaskNotFoundError(f"no task with {wanted} in {source_of(prog)}")
+    return task
+
+
+def _task_of_pid(prog: Program, layout: Layout, tasks: TaskList, pid: int) -> Optional[Task]:
+    from drgn.helpers.linux.pid import find_task  # with all of drgn's helpers
+
+    try:
+        addr = find_task(prog, pid).value_() if pid else tasks.cpus[0].idle_addr
+        task = read_task(prog, layout, addr)
+    except (IndexError, *UNUSABLE):
+        task = None
+    if task is not None and task.pid == pid:
+        return task
+    # The PID tree is damaged; the task list may not be.
+    return next((task for task in tasks if task.pid == pid), None)
+
+
+def _pid_or_address(which: WhichTask) -> int:
+    if isinstance(which, Thread):
+        which = which.object
+    if isinstance(which, Object):
+        kind = which.type_.kind
+        if kind is TypeKind.STRUCT and which.address_ is not None:
+            return int(which.address_)
+        if kind not in (TypeKind.POINTER, TypeKind.INT, TypeKind.TYPEDEF):
+            raise UsageError(f"neither a PID nor a task: {which.type_.type_name()}")
+        which = int(which.value_())
+    if isinstance(which, bool) or not isinstance(which, int) or which < 0:
+        raise UsageError(f"neither a PID nor a task: {which!r}")
+    return which

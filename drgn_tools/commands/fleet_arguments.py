@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What can be said after ``drgn-tools fleet``. Imports nothing of the extra: ``--help`` needs none of it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from ..errors import UsageError
+from ..fleet.run.job import Limits
+from ..terminal.parser import Arguments, Parser, add_log_options, checked_format, positive
+
+__all__ = ("parse_fleet_arguments",)
+
+_RUN_EPILOG = """\
+A source is a core, a folder (searched through), a shell pattern, a manifest (*.jsonl: lines of
+{"core": PATH, "symbols": [PATH], "host": NAME, "time": ISO 8601, "tags": {}}; all but core may be left
+out), or an fsspec URL of one or many (s3://bucket/dumps/, http://host/vmcore).
+
+Each gets one final record in the dataset: audited, partly unknown, or failed with exit code and line.
+The same command again goes on where it was: it does what is missing, and what has another content.
+A dump that kills or outlasts the process that reads it is tried again, then quarantined.
+
+examples:
+  drgn-tools fleet run /var/crash -o fleet
+  drgn-tools fleet run dumps.jsonl 's3://crashes/2026/*/vmcore' -o fleet --scheduler tcp://head:8786
+  drgn-tools fleet run --live -o fleet --scheduler tcp://head:8786      every host that has a worker
+  drgn-tools fleet report fleet
+
+exit codes: 0 all audited, 5 some are failed or partly unknown (now or before), 2 no such source,
+3 no cluster or no dataset, 74 the dataset cannot be written, 130 interrupted
+"""
+
+_REPORT_EPILOG = """\
+examples:
+  drgn-tools fleet report fleet
+  drgn-tools fleet report fleet --section functions --top 50 --format csv > functions.csv
+  drgn-tools fleet report fleet --html fleet.html
+  drgn-tools fleet report fleet --sql "SELECT host, count(*) FROM tasks WHERE verdict = 'unreliable' GROUP BY host"
+
+The views for --sql are audits, tasks, frames, regs, interrupted and stacks; --sql "DESCRIBE tasks" lists the
+columns of one. What they mean: docs/fleet-report.md.
+"""
+
+
+def parse_fleet_arguments(argv: Sequence[str]) -> Arguments:
+    """The rest of a command line that began with ``fleet``.
+
+    :raises UsageError: something is wrong with it.
+    :raises SystemExit: ``--help`` was asked for, and printed.
+    """
+    args = _parser().parse_args(argv, Arguments(command="fleet", format="table"))
+    if args.fleet_command == "run":
+        if not args.sources and not args.live:
+            raise UsageError("fleet run: give sources (cores, folders, manifests, URLs) or --live")
+        if args.workers is not None and args.scheduler is not None:
+            raise UsageError(
+                "--workers is of a cluster of its own; that of --scheduler has its workers"
+            )
+    if args.fleet_command != "report":
+        return args
+    args.format = checked_format(args.format, "fleet report")
+    if args.html is not None and (args.sql is not None or args.section):
+        raise UsageError("--html is a page of its own: leave --sql and --section out")
+    if args.sql is not None and args.section:
+        raise UsageError("--sql and --section exclude each other: give one")
+    return args
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="drgn-tools fleet",
+        description="Audit many kernels, cores and running ones, into one dataset; report on it.",
+    )
+    commands = parser.add_subparsers(dest="fleet_command", metavar="COMMAND", required=True)
+    run = commands.add_parser(
+        "run",
+        help="audit sources into a dataset",
+        description="audit sources into a dataset.",
+        epilog=_RUN_EPILOG,
+    )
+    _add_run(run)
+    report = commands.add_parser(
+        "report",
+        help="what a dataset says",
+        description="what a dataset says.",
+        epilog=_REPORT_EPILOG,
+    )
+    _add_report(report)
+    forget = commands.add_parser(
+        "forget",
+        help="remove sources from a dataset",
+        description="remove the records of sources from a dataset, as of dumps that are gone.",
+        epilog="example: drgn-tools fleet forget fleet '/var/crash/old-host/*'\n",
+    )
+    forget.add_argument("dataset", metavar="DATASET", help="folder that fleet run wrote")
+    forget.add_argument(
+        "sources", metavar="SOURCE", nargs="+", help="name in the dataset, or pattern of names"
+    )
+    for command in (run, report, forget):
+        add_log_options(command)
+    return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "sources", metavar="SOURCE", nargs="*", help="core, folder, pattern, manifest or URL"
+    )
+    run.add_argument(
+        "-o",
+        "--output",
+        metavar="DATASET",
+        required=True,
+        help="folder of the dataset, new or one to go on with",
+    )
+    run.add_argument(
+        "--live",
+        action="store_true",
+        help="also the running kernel of each host that has a worker (as root)",
+    )
+    where = run.add_argument_group("where")
+    where.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Dask scheduler (tcp://host:8786), or a scheduler file (*.json); default: a cluster of its own on this machine",
+    )
+    where.add_argument(
+        "--workers",
+        metavar="N",
+        type=positive("--workers"),
+        help="processes of the cluster on this machine (default: one a CPU)",
+    )
+    limits = run.add_argument_group("limits of one dump")
+    defaults = Limits()
+    limits.add_argument(
+        "--time",
+        metavar="SECONDS",
+        type=_seconds,
+        default=defaults.seconds,
+        help=f"time: 90, 10m, 2h (default: {defaults.seconds:g})",
+    )
+    limits.add_argument(
+        "--memory",
+        metavar="SIZE",
+        type=_size,
+        default=defaults.memory_bytes,
+        help=f"memory: 512M, 2G (default: {defaults.memory_bytes >> 30}G)",
+    )
+    limits.add_argument(
+        "--retries",
+        metavar="N",
+        type=_number,
+        default=defaults.retries,
+        help=f"attempts after the first for one that kills or outlasts its process (default: {defaults.retries})",
+    )
+    limits.add_argument(
+        "--max-tasks",
+        metavar="N",
+        type=positive("--max-tasks"),
+        help="look at no more than N tasks of each",
+    )
+    which = run.add_argument_group("which")
+    which.add_argument(
+        "--limit",
+        metavar="N",
+        type=positive("--limit"),
+        help="audit at most N sources, then stop; the next run goes on",
+    )
+    which.add_argument(
+        "--redo",
+        choices=("failed", "all"),
+        help="audit what has a record again: what failed, or all",
+    )
+
+
+def _add_report(report: argparse.ArgumentParser) -> None:
+    report.add_argument("dataset", metavar="DATASET", help="folder that fleet run wrote")
+    report.add_argument(
+        "--section",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="only this section; may be repeated",
+    )
+    report.add_argument(
+        "--top",
+        metavar="N",
+        type=positive("--top"),
+        default=None,
+        help="rows of a section (default: 20, of stacks 5)",
+    )
+    report.add_argument(
+        "--format",
+        metavar="FORMAT",
+        default="table",
+        help="table (default), json, jsonl, csv, or any format of tabulate",
+    )
+    report.add_argument(
+        "--sql", metavar="QUERY", help="the answer to a query of your own, on the views"
+    )
+    report.add_argument(
+        "--html",
+        metavar="FILE",
+        help="write a page that opens with no network, with all tables, a flame graph and a time line; - is stdout",
+    )
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)?", text)
+    seconds = float(match[1]) * {None: 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if not 0 < seconds <= 7 * 24 * 3600:
+        raise UsageError(f"--time takes seconds, or 10m, 2h: {text!r} is no time")
+    return seconds
+
+
+_LEAST_MEMORY = 128 << 20
+_MOST_MEMORY = 1 << 62
+"""setrlimit() takes no more than a signed number of 64 bits."""
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,12})([KMGT]?)i?B?", text)
+    size = int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2]] if match else 0
+    if not _LEAST_MEMORY <= size <= _MOST_MEMORY:
+        raise UsageError(f"--memory takes a size of 128M and more, as in 2G: {text!r} is none")
+    return size
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,3}", text):
+        raise UsageError(f"--retries takes a number up to 999: {text!r} is none")
+    return int(text)

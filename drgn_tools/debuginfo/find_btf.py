@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where in its memory a kernel keeps its BTF: between two symbols, or found by its header."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drgn import FaultError, Program, ProgramFlags
+
+from ..errors import TypesError
+from .btf import BTF_MAGIC, MAX_BTF_BYTES, Btf, Kind, header_bytes
+from .kallsyms import Kallsyms, read_up_to
+from .vmcoreinfo import vmcoreinfo_symbol
+
+__all__ = ("read_btf",)
+
+_CHUNK_BYTES = 2 << 20
+_PAGE_BYTES = 4096
+_HEADER_BYTES = 24
+_MAX_IMAGE_BYTES = 1 << 30
+"""KERNEL_IMAGE_SIZE of x86-64 with KASLR."""
+_MAX_HOLE_BYTES = 64 << 20
+"""Pages of the image that were freed after boot may be missing; so much is its end."""
+_SYS_KERNEL_BTF = "/sys/kernel/btf/vmlinux"
+_HINT = "give the vmlinux of this kernel with -s"
+
+
+def read_btf(prog: Program, kallsyms: Kallsyms) -> bytes:
+    """Return the BTF of the kernel image.
+
+    :raises TypesError: if there is none, or it is not in the dump
+    """
+    if prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL:
+        try:
+            with open(_SYS_KERNEL_BTF, "rb") as file:
+                return file.read(MAX_BTF_BYTES)
+        except OSError:
+            pass  # /sys not mounted, or in a container: read the memory
+    start, stop = kallsyms.find("__start_BTF"), kallsyms.find("__stop_BTF")
+    if start and stop and start[0] < stop[0] <= start[0] + MAX_BTF_BYTES:
+        return _read(prog, start[0], stop[0] - start[0])
+    found = _headers_in_image(prog, kallsyms)
+    for total, address in sorted(found, reverse=True):  # that of the image is the largest
+        try:
+            data = _read(prog, address, total)
+            if Btf(data).find(Kind.STRUCT, "task_struct") is not None:
+                return data
+        except TypesError:
+            continue
+    raise TypesError(f"this kernel has no BTF (CONFIG_DEBUG_INFO_BTF=n); {_HINT}")
+
+
+def _read(prog: Program, address: int, size: int) -> bytes:
+    try:
+        data: bytes = prog.read(address, size)
+    except FaultError as e:
+        raise TypesError(
+            f"the BTF of this kernel is not in the dump (memory at {e.address:#x} is missing); {_HINT}"
+        ) from e
+    return data
+
+
+def _headers_in_image(prog: Program, kallsyms: Kallsyms) -> Iterator[tuple[int, int]]:
+    # (size, address) of all that looks like BTF in the kernel image.
+    at = vmcoreinfo_symbol(prog, "_stext")
+    if at is None:
+        return
+    end = min([*kallsyms.find("_end"), at + _MAX_IMAGE_BYTES])
+    while at < end:
+        chunk = read_up_to(prog, at, _CHUNK_BYTES)
+        if not chunk:
+            at = _end_of_hole(prog, at, end)
+            continue
+        place = chunk.find(BTF_MAGIC)
+        while place >= 0:
+            total = header_bytes(chunk[place : place + _HEADER_BYTES])
+            if total is not None:
+                yield total, at + place
+            place = chunk.find(BTF_MAGIC, place + 1)
+        # A header may lie across the end of a chunk; a page may be missing.
+        at += max(len(chunk) - _HEADER_BYTES, _PAGE_BYTES - at % _PAGE_BYTES)
+
+
+def _end_of_hole(prog: Program, address: int, end: int) -> int:
+    # A byte of each page: a long read that fails costs its length.
+    next_page = address - address % _PAGE_BYTES + _PAGE_BYTES
+    for page in range(next_page, min(end, next_page + _MAX_HOLE_BYTES), _PAGE_BYTES):
+        if read_up_to(prog, page, 1):
+            return page
+    return end

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a run was given -- files, folders, globs, manifests, URLs -- as a list of sources."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Optional
+
+from ...errors import InputError, UsageError
+from ...program.core_file import open_regular, shown
+from ...program.elf import ET_CORE
+from ...program.kdump import KDUMP_MAGICS
+from .remote import complete_url, errors_of, file_system, is_url, url_of, without_password
+
+__all__ = ("Listing", "Source", "list_sources")
+
+_NOT_A_CORE = (".txt", ".log", ".dmesg", ".json", ".jsonl", ".md", ".html", ".vmlinux", ".ko")
+"""In a folder, files called vmcore-something that are none."""
+_MANIFEST = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kernel to audit."""
+
+    name: str
+    """What the dataset calls it: absolute path, URL, or ``live:HOST@TIME``."""
+    core: str
+    """Where its core is: path or URL; empty for a running kernel."""
+    symbols: tuple[str, ...] = ()
+    """vmlinux and modules with DWARF: paths."""
+    host: Optional[str] = None
+    """The machine it is from; ``None``: what the core says."""
+    time_us: Optional[int] = None
+    """When it was, microseconds since the epoch; ``None``: what the core says, or its file."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """What else is known of it."""
+    worker: Optional[str] = None
+    """Address of the only Dask worker that can audit it; ``None``: any."""
+
+
+@dataclass
+class Listing:
+    """The sources of a run."""
+
+    sources: list[Source] = field(default_factory=list)
+    """Each once, in the order given."""
+    passed_over: list[str] = field(default_factory=list)
+    """Files in folders that are no cores by name or first bytes."""
+
+
+def list_sources(given: Iterable[str]) -> Listing:
+    """Everything that *given* means, local files by their absolute path.
+
+    :param given: paths of cores, folders (searched through), shell patterns, manifests
+        (``*.jsonl``), fsspec URLs (also of folders, also with patterns).
+    :raises UsageError: one of them is nothing of the kind, or a source comes twice with different facts.
+    :raises InputError: one of them cannot be read.
+    """
+    passed_over: list[str] = []
+    sources: dict[str, Source] = {}
+    for text in given:
+        for source in _sources_of(text, passed_over):
+            before = sources.get(source.name)
+            if before is None or _says_nothing(before):
+                sources[source.name] = source
+            elif before != source and not _says_nothing(source):
+                raise UsageError(
+                    f"{shown(source.name)}: is given twice, with different symbols, host, time or tags"
+                )
+    return Listing(list(sources.values()), passed_over)
+
+
+def _says_nothing(source: Source) -> bool:
+    # More than where it is. A folder, and a manifest on some that are in it, go together.
+    return source == Source(source.name, source.core)
+
+
+def _sources_of(text: str, passed_over: list[str]) -> Iterator[Source]:
+    if text.startswith("file://"):
+        text = text[len("file://") :]  # as fsspec has it: no %20, and # is part of the name
+    if is_url(text):
+        return _of_urls(text, passed_over)
+    if os.path.isdir(text):
+        return _of_folder(text, passed_over)
+    if os.path.exists(text):
+        return _of_manifest(text) if text.endswith(_MANIFEST) else iter((_local(text),))
+    matches = sorted(glob.glob(text, recursive=True))
+    if not matches:
+        raise UsageError(f"{shown(text)}: no such file or folder, and as a pattern it matches none")
+    # A link to nowhere matches, and is there for its record to say.
+    return (
+        source
+        for match in matches
+        for source in (
+            _sources_of(match, passed_over) if os.path.exists(match) else (_local(match),)
+        )
+    )
+
+
+def _local(path: str) -> Source:
+    path = os.path.abspath(path)
+    return Source(name=_printable(path), core=path)
+
+
+def _printable(path: str) -> str:
+    # A name of bytes that are no UTF-8 cannot be stored as text.
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+# ---- folders
+
+
+def _of_folder(folder: str, passed_over: list[str]) -> Iterator[Source]:
+    def cannot(error: OSError) -> None:
+        raise InputError(f"{shown(str(error.filename))}: {error.strerror}") from error
+
+    for parent, folders, files in os.walk(folder, onerror=cannot):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = os.path.join(parent, name)
+            is_there = os.path.exists(path)  # False: a link to nowhere, for its record to say
+            if name.startswith(".") or (is_there and not os.path.isfile(path)):
+                continue
+            if _is_named_like_a_core(name) or (is_there and _begins_like_a_core(path)):
+                yield _local(path)
+            else:
+                passed_over.append(path)
+
+
+def _is_named_like_a_core(name: str) -> bool:
+    # Also one that is empty or damaged: that is for its record to say.
+    lower = name.lower()
+    return ("core" in lower or "dump" in lower) and not lower.endswith(_NOT_A_CORE)
+
+
+def _begins_like_a_core(path: str) -> bool:
+    try:
+        with open_regular(path) as file:
+            start = file.read(17)
+    except InputError:  # unreadable: for its record to say
+        return True
+    return start.startswith(KDUMP_MAGICS) or (
+        start.startswith(b"\x7fELF") and start[16:] == bytes((ET_CORE,))
+    )
+
+
+# ---- manifests
+
+
+def _of_manifest(path: str) -> Iterator[Source]:
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _of_line(line, folder, f"{shown(path)} line {number}")
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{shown(path)}: cannot be read as a manifest: {e}") from e
+
+
+_KEYS = ("core", "symbols", "host", "time", "tags")
+
+
+def _of_line(line: str, folder: str, where: str) -> Source:
+    try:
+        entry = json.loads(line)
+    except ValueError as e:
+        raise UsageError(f"{where}: is no JSON: {e}") from e
+    if not isinstance(entry, dict) or not isinstance(entry.get("core"), str) or not entry["core"]:
+        raise UsageError(
+            f'{where}: expected an object with "core": PATH, and maybe {", ".join(_KEYS[1:])}'
+        )
+    if not _is_text(entry):
+        raise UsageError(
+            f"{where}: has half a character (\\ud800 to \\udfff) that is no part of one"
+        )
+    unknown = sorted(set(entry) - set(_KEYS))
+    if unknown:
+        raise UsageError(f"{where}: has {shown(unknown[0])}; there are {', '.join(_KEYS)}")
+    core = entry["core"]
+    if not is_url(core):
+        core = os.path.abspath(os.path.join(folder, core))
+    return Source(
+        name=_printable(without_password(core) if is_url(core) else core),
+        core=core,
+        symbols=tuple(os.path.join(folder, name) for name in _texts(entry, "symbols", where)),
+        host=next(iter(_texts(entry, "host", where)), None),
+        time_us=_time_us(entry.get("time"), where),
+        tags=_tags(entry.get("tags"), where),
+    )
+
+
+def _is_text(entry: Mapping[str, Any]) -> bool:
+    # JSON may hold what cannot be stored as text. In paths it is a byte that is no UTF-8, as
+    # everywhere in Python.
+    paths = ("core", "symbols")
+    try:
+        os.fsencode(json.dumps([entry.get(key) for key in paths], ensure_ascii=False))
+        rest = {key: value for key, value in entry.items() if key not in paths}
+        json.dumps(rest, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _texts(entry: Mapping[str, Any], key: str, where: str) -> list[str]:
+    value = entry.get(key)
+    values = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) for text in values) or (key == "host" and len(values) > 1):
+        raise UsageError(f'{where}: "{key}" takes text, not {json.dumps(value)[:60]}')
+    return values
+
+
+def _tags(value: Any, where: str) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UsageError(f'{where}: "tags" takes an object, not {json.dumps(value)[:60]}')
+    return {key: tag if isinstance(tag, str) else json.dumps(tag) for key, tag in value.items()}
+
+
+def _time_us(value: Any, where: str) -> Optional[int]:
+    if value is None:
+        return None
+    try:
+        # Python 3.9 does not know the Z.
+        time = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except (AttributeError, ValueError) as e:
+        raise UsageError(
+            f'{where}: "time" takes ISO 8601 (2026-11-22T17:13:01Z), not {json.dumps(value)[:60]}'
+        ) from e
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=timezone.utc)
+    return round(time.timestamp() * 1_000_000)
+
+
+# ---- URLs
+
+
+def _of_urls(url: str, passed_over: list[str]) -> Iterator[Source]:
+    url = complete_url(url)
+    with errors_of(url):
+        files, path = file_system(url)
+        if glob.has_magic(path):
+            paths = sorted(files.glob(path))
+            if not paths:
+                raise UsageError(f"{shown(url)}: matches nothing")
+        elif files.isdir(path):
+            found = sorted(files.find(path))
+            paths = [name for name in found if _is_named_like_a_core(name.rpartition("/")[2])]
+            passed_over.extend(sorted(set(found) - set(paths)))
+        else:
+            paths = [path]
+        names = [url_of(files, path, url) for path in paths]
+    for name in names:
+        yield Source(name=_printable(without_password(name)), core=name)

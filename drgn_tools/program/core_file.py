@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Is this file a kernel's core dump, and is it whole? Asked before drgn is, for a plain answer."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import BinaryIO, NamedTuple, Optional
+
+from ..errors import InputError
+from .elf import ET_CORE, Elf, read_elf, read_notes
+from .kdump import (
+    KDUMP_MAGICS,
+    KdumpHeader,
+    announced_bytes,
+    has_end,
+    is_flattened,
+    is_flattened_elf,
+    read_kdump,
+)
+
+__all__ = ("CoreFile", "check_core", "compression_of", "open_regular", "shown")
+
+_COMPRESSED_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_MACHINES = {
+    3: "i386",
+    62: "x86_64",
+    183: "aarch64",
+    40: "arm",
+    21: "ppc64",
+    22: "s390x",
+    243: "riscv",
+}
+_X86 = (3, 62)
+_X86_NAMES = ("x86_64", "i686", "i386")
+_ELF_TYPES = {1: "object file", 2: "executable", 3: "executable or library"}
+_NT_PRPSINFO, _NT_TASKSTRUCT, _NT_AUXV = 3, 4, 6
+
+_CUT_SHORT = "the file is cut short: {}; what lay behind is missing"
+_SAVED_GUEST_MAGICS = (b"LibvirtQEMU", b"QEVM")
+_SAVED_GUEST = (
+    "is the saved state of a QEMU guest, not a dump of its memory; "
+    "dump the guest with virsh dump --memory-only"
+)
+_NO_END = "the file is cut short: the mark at the end of the flattened format is missing"
+_INCOMPLETE = "makedumpfile could not write all of the file; what it did not is missing"
+_PART = (
+    "is one part of a split dump: it holds {}; "
+    "join all parts with makedumpfile --reassemble PART... NEWFILE"
+)
+_FLATTENED_ELF = (
+    "is an ELF dump in the flattened format, where missing pages may read as zeros; "
+    "make a plain one of it with makedumpfile -R NEWFILE < FILE"
+)
+_KDUMP_HEADERS_BYTES = 8192
+_NO_VMCOREINFO = (
+    "has no VMCOREINFO, which says where things are in the kernel's memory; "
+    "give it with --vmcoreinfo"
+)
+_QEMU_HINT = (
+    " (for a dump made by QEMU, start the guest with -device vmcoreinfo and load qemu_fw_cfg)"
+)
+
+
+def shown(path: str) -> str:
+    """Return a path as a message of one line may hold it."""
+    return path if path and path.isprintable() else repr(path)
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Open a file that must be a regular one.
+
+    :raises InputError: if it cannot be opened, or is something else
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{shown(path)}: is a directory, not a file")
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{shown(path)}: is not a regular file")
+        return open(path, "rb")
+    except OSError as e:
+        raise InputError(f"{shown(path)}: {_reason(e)}") from e
+    except ValueError as e:  # a NUL in the name
+        raise InputError(f"{shown(path)}: {e}") from e
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "permission denied; dumps usually belong to root"
+    return error.strerror or str(error)
+
+
+def compression_of(path: str) -> Optional[str]:
+    """Return ``gzip``, ``xz`` or ``zstd`` by the first bytes of a file, ``None`` for all else.
+
+    :raises InputError: if it cannot be read
+    """
+    with open_regular(path) as file:
+        start = file.read(8)
+    return next(
+        (name for magic, name in _COMPRESSED_MAGIC.items() if start.startswith(magic)), None
+    )
+
+
+class CoreFile(NamedTuple):
+    """What has to be known of a core dump to open it."""
+
+    path: str
+    cut_short: Optional[str] = None
+    """What is wrong with it though it can be opened, in words."""
+    machine: Optional[str] = None
+    """utsname.machine, where libkdumpfile does not tell from the file what it is of."""
+
+
+def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> CoreFile:
+    """Refuse what cannot be a core dump of an x86 Linux kernel.
+
+    :param path: The file, unpacked
+    :param name: What to call it in messages
+    :param have_vmcoreinfo: VMCOREINFO was given on its own
+    :raises InputError: with one line that says what the file is instead
+    """
+    with open_regular(path) as file:
+        magic = file.read(12)
+        if magic.startswith(KDUMP_MAGICS):
+            return _check_kdump(file, path, name)
+        if not magic:
+            raise InputError(f"{name}: is empty")
+        if magic.startswith(_SAVED_GUEST_MAGICS):
+            raise InputError(f"{name}: {_SAVED_GUEST}")
+        if not magic.startswith(b"\x7fELF"):
+            raise InputError(f"{name}: is no core dump: neither ELF nor kdump")
+        elf = read_elf(file)
+        if elf is None:
+            raise InputError(f"{name}: is cut short or damaged: its ELF headers are not whole")
+        return _check_elf(file, elf, path, name, have_vmcoreinfo)
+
+
+def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: bool) -> CoreFile:
+    if elf.type != ET_CORE:
+        what = _ELF_TYPES.get(elf.type, "file of another kind")
+        raise InputError(f"{name}: is an ELF {what}, not a core dump; symbols are given with -s")
+    if elf.machine not in _X86:
+        machine = _MACHINES.get(elf.machine, f"ELF machine {elf.machine}")
+        raise InputError(
+            f"{name}: is a core dump of {machine}; only x86_64 and i386 are understood"
+        )
+    notes = {(note.name, note.type) for note in read_notes(file, elf)}
+    names = {note_name for note_name, _ in notes}
+    is_kcore = (b"CORE", _NT_TASKSTRUCT) in notes
+    if b"VMCOREINFO" not in names and not is_kcore and not have_vmcoreinfo:
+        if (b"CORE", _NT_AUXV) in notes or (b"CORE", _NT_PRPSINFO) in notes:
+            raise InputError(
+                f"{name}: is a core dump of a userspace process, not of a Linux kernel"
+            )
+        if elf.announced_bytes > elf.file_bytes:
+            raise InputError(f"{name}: is cut short: {_sizes(elf.announced_bytes, elf.file_bytes)}")
+        raise InputError(f"{name}: {_NO_VMCOREINFO}{_QEMU_HINT if b'QEMU' in names else ''}")
+    if elf.announced_bytes > elf.file_bytes and not is_kcore:
+        return CoreFile(path, _CUT_SHORT.format(_sizes(elf.announced_bytes, elf.file_bytes)))
+    return CoreFile(path)
+
+
+def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
+    file_bytes = file.seek(0, 2)
+    flattened = is_flattened(file)
+    if is_flattened_elf(file):
+        # libkdumpfile (v0.5.4) gives zeros for a page left out where a segment begins behind it.
+        raise InputError(f"{name}: {_FLATTENED_ELF}")
+    header = read_kdump(file)
+    cut_short = _NO_END if flattened and not has_end(file) else None
+    if header is None:
+        if file_bytes < _KDUMP_HEADERS_BYTES:
+            raise InputError(f"{name}: is cut short: its headers are not whole")
+        return CoreFile(path, cut_short)  # of another machine, or damaged: libkdumpfile says so
+    if header.part is not None and header.part != (0, header.max_pfn):
+        begin, end = header.part
+        held = (
+            f"page frames {begin} to {end - 1} of {header.max_pfn}" if begin < end else "no pages"
+        )
+        raise InputError(f"{name}: {_PART.format(held)}")
+    if not flattened:
+        # libkdumpfile maps the bitmaps, and dies of SIGBUS where the file ends before them.
+        if header.bitmaps_end > file_bytes:
+            raise InputError(f"{name}: is cut short: {_sizes(header.bitmaps_end, file_bytes)}")
+        announced = announced_bytes(file, header)
+        if announced > file_bytes:
+            cut_short = _CUT_SHORT.format(_sizes(announced, file_bytes))
+    if header.is_incomplete and cut_short is None:
+        cut_short = _INCOMPLETE
+    return CoreFile(path, cut_short, _machine_to_name(header, name))
+
+
+def _machine_to_name(header: KdumpHeader, name: str) -> Optional[str]:
+    # libkdumpfile goes by the machine only where a kernel is named beside it
+    # (uts_looks_sane() in its util.c, v0.5.4); QEMU's dump.c leaves the rest out.
+    *rest, machine, _ = header.utsname
+    if not machine or any(rest):
+        return None
+    if machine not in _X86_NAMES:
+        raise InputError(
+            f"{name}: is a core dump of {machine}; only x86_64 and i386 are understood"
+        )
+    return machine
+
+
+def _sizes(announced: int, found: int) -> str:
+    return f"{announced} bytes announced, {found} found"

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Memory that an ELF dump leaves out, which drgn reads as zeros.
+
+makedumpfile ends a segment in the file before its end in memory (p_filesz <
+p_memsz) where pages are left out, be it that they are zero (dump level 1) or that
+nobody wanted them (2 to 16). ELF's rule is that these bytes are zero, and drgn goes
+by it: see drgn_program_set_core_dump_fd_internal() in libdrgn/program.c, v0.3.0.
+"Zero" is then a guess, and a stack, a list or a page table that was left out would
+be one that is empty. So here it is a fault. In the kdump format neither is needed:
+zero pages are in the file, and libkdumpfile faults for those that are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
+from typing import NamedTuple, NoReturn, Optional
+
+from drgn import FaultError, Program, ProgramFlags
+
+from .core_file import open_regular
+from .elf import PT_LOAD, Segment, read_elf
+
+__all__ = ("fault_where_left_out",)
+
+_ADDRESSES = 1 << 64
+_DONE_KEY = "drgn_tools.program.excluded_pages"
+
+
+class Span(NamedTuple):
+    """A segment in one address space."""
+
+    begin: int
+    in_file_end: int
+    end: int
+
+
+def fault_where_left_out(prog: Program, path: Optional[str] = None) -> None:
+    """Make reads of memory that an ELF dump leaves out fail with a FaultError, not give zeros.
+
+    Done once for a program; again, or for another kind of program, it does nothing.
+
+    :param path: of the dump, by default what drgn says, which fails where that is no UTF-8
+    :raises InputError: the dump is no longer where it was opened
+    """
+    if prog.flags & ProgramFlags.IS_LIVE or _DONE_KEY in prog.cache:
+        return
+    path = path or prog.core_dump_path
+    if path is None:
+        return
+    with open_regular(path) as file:
+        elf = read_elf(file)
+    prog.cache[_DONE_KEY] = True
+    if elf is None:
+        return
+    segments = [segment for segment in elf.segments if segment.type == PT_LOAD]
+    if all(segment.file_bytes >= segment.memory_bytes for segment in segments):
+        return
+    for physical in (False, True):
+        spans = [_span(segment, physical) for segment in segments]
+        if physical and not any(span.begin for span in spans):
+            continue  # drgn's rule: these are no addresses
+        for begin, end in left_out(spans):
+            prog.add_memory_segment(begin, end - begin, _fault, physical)
+
+
+def _span(segment: Segment, physical: bool) -> Span:
+    begin = segment.physical_address if physical else segment.address
+    end = min(begin + segment.memory_bytes, _ADDRESSES)
+    return Span(begin, min(begin + segment.file_bytes, end), end)
+
+
+def left_out(spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
+    """Where the last of the spans that have an address has no bytes in the file for it.
+
+    The last, because that is the segment that drgn reads from.
+    """
+    edges = sorted({edge for span in spans for edge in span})
+    waiting = sorted(range(len(spans)), key=lambda i: spans[i].begin, reverse=True)
+    covering: list[int] = []  # a heap: minus the number of a span
+    for begin, end in zip(edges, edges[1:]):
+        while waiting and spans[waiting[-1]].begin <= begin:
+            heappush(covering, -waiting.pop())
+        while covering and spans[-covering[0]].end <= begin:
+            heappop(covering)
+        if covering and spans[-covering[0]].in_file_end <= begin:
+            yield begin, end
+
+
+def _fault(address: int, count: int, offset: int, physical: bool) -> NoReturn:
+    raise FaultError("left out of the dump", address)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Opens the memory of the running kernel, /proc/kcore, or says what the system lacks for that."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Optional
+
+from drgn import Program
+
+from ..errors import InputError
+
+__all__ = ("open_running_kernel",)
+
+_KCORE = "/proc/kcore"
+_LOCKDOWN = Path("/sys/kernel/security/lockdown")
+_NAME = "the running kernel"
+
+
+def open_running_kernel(prog: Program) -> None:
+    """Make a program that of the running kernel.
+
+    Who is not root and sits at a terminal is asked by sudo for the password, which is
+    needed to open one file.
+
+    :raises InputError: in one line, what is missing and what to do
+    """
+    try:
+        prog.set_kernel()
+    except FileNotFoundError as e:
+        raise InputError(
+            f"{_NAME}: there is no {_KCORE}: it needs CONFIG_PROC_KCORE=y, and containers hide it"
+        ) from e
+    except PermissionError as e:
+        if os.geteuid() == 0 or not _can_ask():
+            raise InputError(f"{_NAME}: {_why_refused(e)}") from e
+        _open_by_sudo(prog)
+
+
+def _can_ask() -> bool:
+    return shutil.which("sudo") is not None and sys.stdin is not None and sys.stdin.isatty()
+
+
+def _open_by_sudo(prog: Program) -> None:
+    from drgn.internal.sudohelper import open_via_sudo  # as drgn's own command line does
+
+    try:
+        prog.set_core_dump(open_via_sudo(_KCORE, os.O_RDONLY))
+    except subprocess.CalledProcessError as e:
+        raise InputError(f"{_NAME}: sudo did not open {_KCORE}") from e
+    except PermissionError as e:
+        raise InputError(f"{_NAME}: {_why_refused(e)}") from e
+    except OSError as e:
+        raise InputError(f"{_NAME}: {_KCORE}: {e.strerror}") from e
+
+
+def _why_refused(error: PermissionError) -> str:
+    # The file is root's (EACCES); the kernel itself asks for more (EPERM): see
+    # open_kcore() in fs/proc/kcore.c, v6.12.
+    if error.errno == errno.EACCES and os.geteuid() != 0:
+        return f"only root may read {_KCORE}: run this with sudo"
+    level = _lockdown_level()
+    if level is not None and level != "none":
+        return f"{_KCORE} is closed, to root as well: the kernel is locked down (lockdown={level})"
+    return (
+        f"{_KCORE} cannot be opened: it takes the capability CAP_SYS_RAWIO, "
+        "and a kernel that is not locked down"
+    )
+
+
+def _lockdown_level() -> Optional[str]:
+    """``none``, ``integrity`` or ``confidentiality``; ``None`` if that cannot be told."""
+    try:
+        found = re.search(r"\[(\w+)\]", _LOCKDOWN.read_text())
+    except OSError:
+        return None
+    return found and found[1]

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Compressed cores: unpacked once, into the cache folder.
+
+``$XDG_CACHE_HOME/drgn-tools/cores`` (``~/.cache/drgn-tools/cores``) holds one
+file for each core, named by what the core is; where that folder cannot be
+written, a temporary one, removed at exit. Runs of zeros become holes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import BinaryIO, Optional, Union
+
+from ..errors import InputError
+from .core_file import compression_of, open_regular, shown
+
+__all__ = ("Progress", "unpacked")
+
+Progress = Callable[[int, int], None]
+"""Called now and then with how many bytes of how many are read."""
+
+_CHUNK_BYTES = 1 << 20
+_HOLE_BYTES = 1 << 16
+_ZEROS = bytes(_HOLE_BYTES)
+_KEY_BYTES = 1 << 16
+_MAX_BYTES = 1 << 44
+"""16 TiB: more than any machine's memory, and what ext4 can hold in a file."""
+_SPARE_BYTES = 64 << 20
+"""What is left free on the disk."""
+
+
+_ABANDONED_AFTER_S = 24 * 3600
+"""A file that is still being unpacked is written to more often than this."""
+
+
+class _CorruptError(Exception):
+    pass
+
+
+def unpacked(
+    path: str,
+    progress: Optional[Progress] = None,
+    into: Optional[Union[str, os.PathLike[str]]] = None,
+) -> Path:
+    """Return the path of a core's bytes: *path* itself unless it is compressed.
+
+    :param into: existing folder to unpack into, instead of the cache folder
+    :raises InputError: if it cannot be read, is damaged or cut short, there is
+        no room for it, or nothing here can unpack zstd
+    """
+    compression = compression_of(path)
+    if compression is None:
+        return Path(path)
+    folder = _cache_folder() if into is None else Path(into)
+    key = _key(path)
+    return _cached(folder, key) or _unpack(path, compression, folder, key, progress)
+
+
+def _cached(folder: Path, key: str) -> Optional[Path]:
+    # The name ends in the size: a copy that somebody cut short or wrote over is
+    # made again.
+    for copy in folder.glob(f"{key}-*.core"):
+        if copy.stem.rpartition("-")[2] == str(copy.stat().st_size):
+            return copy
+        copy.unlink()
+    return None
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    with suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+        cache = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
+        folder = cache / "drgn-tools" / "cores"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    temporary = tempfile.mkdtemp(prefix="drgn-tools-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return Path(temporary)
+
+
+def _key(path: str) -> str:
+    # Which core this is, without reading all of it.
+    identity = hashlib.sha256()
+    with open_regular(path) as file:
+        status = os.fstat(file.fileno())
+        identity.update(os.fsencode(os.path.realpath(path)))
+        identity.update(f"\0{status.st_size}\0{status.st_mtime_ns}".encode())
+        identity.update(file.read(_KEY_BYTES))
+        file.seek(max(0, status.st_size - _KEY_BYTES))
+        identity.update(file.read(_KEY_BYTES))
+    return identity.hexdigest()[:32]
+
+
+def _remove_abandoned(folder: Path) -> None:
+    # What was being unpacked when the process was killed.
+    for unfinished in folder.glob("unpacking-*"):
+        with suppress(OSError):
+            if time.time() - unfinished.stat().st_mtime > _ABANDONED_AFTER_S:
+                unfinished.unlink()
+
+
+def _unpack(
+    path: str, compression: str, folder: Path, key: str, progress: Optional[Progress]
+) -> Path:
+    # Into a file of its own first, so that nobody meets half a core.
+    unfinished: Optional[str] = None
+    _remove_abandoned(folder)
+    try:
+        with open_regular(path) as packed:
+            fd, unfinished = tempfile.mkstemp(prefix="unpacking-", dir=folder)
+            with open(fd, "wb") as out:
+                _write_sparsely(_reported(_READERS[compression](packed), packed, progress), out)
+            target = folder / f"{key}-{os.path.getsize(unfinished)}.core"
+            os.replace(unfinished, target)
+            unfinished = None
+            return target
+    except _CorruptError as e:
+        raise InputError(f"{shown(path)}: is cut short or damaged: {e}") from e
+    except OSError as e:
+        raise InputError(
+            f"{shown(path)}: cannot be unpacked into {folder}: {e.strerror or e}; "
+            "set XDG_CACHE_HOME to a folder on a larger disk, or unpack it yourself"
+        ) from e
+    finally:
+        if unfinished is not None:
+            with suppress(OSError):
+                os.unlink(unfinished)
+
+
+def _reported(
+    chunks: Iterator[bytes], packed: BinaryIO, progress: Optional[Progress]
+) -> Iterator[bytes]:
+    total = os.fstat(packed.fileno()).st_size
+    for chunk in chunks:
+        if progress is not None:
+            # The descriptor's own position, which a program that reads it moves, too.
+            progress(os.lseek(packed.fileno(), 0, os.SEEK_CUR), total)
+        yield chunk
+
+
+def _write_sparsely(chunks: Iterator[bytes], out: BinaryIO) -> None:
+    total = 0
+    for chunk in chunks:
+        free = os.statvfs(out.fileno())
+        if free.f_bavail * free.f_frsize < len(chunk) + _SPARE_BYTES or total > _MAX_BYTES:
+            raise OSError(0, f"no room left after {total >> 20} MiB")
+        for at in range(0, len(chunk), _HOLE_BYTES):
+            block = chunk[at : at + _HOLE_BYTES]
+            if block == _ZEROS[: len(block)]:
+                out.seek(len(block), os.SEEK_CUR)
+            else:
+                out.write(block)
+        total += len(chunk)
+    out.truncate(total)
+
+
+def _gzip_chunks(packed: BinaryIO) -> Iterator[bytes]:
+    import gzip
+    import zlib
+
+    try:
+        with gzip.open(packed) as file:
+            yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as e:
+        raise _CorruptError(e) from e
+
+
+def _xz_chunks(packed: BinaryIO) -> Iterator[bytes]:
+    import lzma
+
+    try:
+        with lzma.open(packed) as file:
+            yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
+    except (EOFError, lzma.LZMAError) as e:
+        raise _CorruptError(e) from e
+
+
+def _zstd_chunks(packed: BinaryIO) -> Iterator[bytes]:
+    # By Python itself since 3.14, by a package, or by the program.
+    if find_spec("compression") and find_spec("compression.zstd"):
+        return _stdlib_zstd_chunks(packed)
+    if find_spec("zstandard"):
+        return _zstandard_chunks(packed)
+    if shutil.which("zstd"):
+        return _zstd_program_chunks(packed)
+    raise InputError(
+        f"{shown(packed.name)}: is packed with zstd, which nothing here can unpack: "
+        "install the zstd program, or pip install drgn-tools[zstd]"
+    )
+
+
+def _stdlib_zstd_chunks(packed: BinaryIO) -> Iterator[bytes]:
+    zstd = import_module("compression.zstd")
+    try:
+        with zstd.open(packed) as file:
+            yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
+    except (EOFError, zstd.ZstdError) as e:
+        raise _CorruptError(e) from e
+
+
+# Package zstandard ends a frame that is cut short as it ends a whole one. So a
+# frame of our own follows: it comes out, or something else does. It is a run of
+# one byte, 16 times, so that passed through raw it looks different.
+_END = b"\xe5" * 16
+_END_FRAME = b"\x28\xb5\x2f\xfd\x20\x10\x83\x00\x00\xe5"
+
+
+class _WithEndFrame:
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._rest = _END_FRAME
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        if not data:
+            data, self._rest = self._rest, b""
+        return data
+
+
+def _zstandard_chunks(packed: BinaryIO) -> Iterator[bytes]:
+    zstandard = import_module("zstandard")
+    reader = zstandard.ZstdDecompressor().stream_reader(
+        _WithEndFrame(packed), read_across_frames=True
+    )
+    held = b""
+    try:
+        for chunk in iter(lambda: reader.read(_CHUNK_BYTES), b""):
+            held += chunk
+            yield held[: -len(_END)]
+            held = held[-len(_END) :]
+    except zstandard.ZstdError as e:
+        raise _CorruptError(e) from e
+    if held != _END:
+        raise _CorruptError("it ends within a frame")
+
+
+def _zstd_program_chunks(packed: BinaryIO) -> Iterator[bytes]:
+    with subprocess.Popen(
+        ["zstd", "-dcq"], stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as zstd:
+        assert zstd.stdout is not None
+        assert zstd.stderr is not None
+        try:
+            yield from iter(partial(zstd.stdout.read, _CHUNK_BYTES), b"")
+            complaint = zstd.stderr.read(4096).decode(errors="replace").strip()
+        except BaseException:
+            zstd.kill()
+            raise
+    if zstd.returncode:
+        raise _CorruptError(complaint.rpartition(":")[2].strip() or "zstd refuses it")
+
+
+_READERS: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
+    "gzip": _gzip_chunks,
+    "xz": _xz_chunks,
+    "zstd": _zstd_chunks,
+}

@@ -1,0 +1,496 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The frame-pointer unwinder, re-stated from arch/x86/kernel/unwind_frame.c (v6.12).
+
+Pure: bytes of one task stack in, the kernel's sequence of frames out. No drgn
+object, no printing, and bad data never raises: it ends the walk, and the walk
+says how. Function names are the kernel's, so both files can be read side by side.
+
+x86-32 up to v5.2 saved ``pt_regs`` of kernel mode without sp and ss; they are taken for whole here.
+
+For a task that is not ``current`` the kernel accepts no stack but the task's own
+(get_stack_info_noinstr(): ``if (task != current) return false``). A task that was
+on a CPU may stand on others, each of which tells where the one below it left off.
+
+A stack, higher addresses above::
+
+    begin + THREAD_SIZE   ---------------------
+                          padding (FRED, x86-32)
+                          struct pt_regs          <- task_pt_regs()
+                          return address
+    last_frame()       -> saved bp                <- pushed by the first C function
+                          ...
+                          return address          <- one ordinary frame:
+                 bp    -> saved bp                   two words
+                          ...
+                          struct pt_regs          <- an interrupt or exception:
+                          ...                        "saved bp" of the frame below
+                          return address             is encoded and points here
+                 bp    -> saved bp (encoded) --->
+                          ...
+                          ret_addr                <- struct inactive_task_frame,
+             first bp  -> bp                         left by __switch_to_asm
+         thread.sp     -> r15 ...
+"""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Callable, NamedTuple, Optional
+
+from ..arch.x86.encoding import Encoding, decode_frame_pointer
+from ..arch.x86.pt_regs import PtRegsLayout
+
+__all__ = (
+    "End",
+    "FindStack",
+    "NotInDump",
+    "Recover",
+    "StackBytes",
+    "Step",
+    "UnwindRules",
+    "Walk",
+    "walk_from_regs",
+    "walk_task_stack",
+)
+
+FindStack = Callable[[int], Optional["StackBytes"]]
+"""``get_stack_info_noinstr()``: address -> the stack that holds it, ``None`` if none may."""
+
+Recover = Callable[[int, int], int]
+"""``unwind_recover_ret_addr()``: (address found, where it was found) -> the real return address."""
+
+
+_GUARD_BYTES = 4096
+"""Of the page below a stack."""
+
+
+class NotInDump(Exception):
+    """Memory that the walk needs is not in the dump. It ends the walk, and leaves it as a value."""
+
+    def __init__(self, addr: int) -> None:
+        super().__init__(hex(addr))
+        self.addr = addr
+
+
+class StackBytes(NamedTuple):
+    """One stack: its bounds, and as much of its memory as could be read."""
+
+    begin_addr: int
+    """Lowest address of the stack (``task->stack``), virtual."""
+    size_bytes: int
+    """THREAD_SIZE."""
+    data_addr: int
+    """Where :attr:`data` begins. The unwinder only moves up, so from thread.sp is enough."""
+    data: bytes
+    """Memory from :attr:`data_addr` to the end of the stack; holes are filled with zeros."""
+    holes: Sequence[tuple[int, int]] = ()
+    """[start, end) of what could not be read, ascending; empty when all was."""
+    kind: str = "task"
+    """Which stack this is; each is visited once (``stack_mask`` of struct unwind_state)."""
+    next_sp: Optional[int] = None
+    """``stack_info.next_sp``: where the interrupted stack left off; ``None`` for a task's own."""
+
+    @property
+    def end_addr(self) -> int:
+        """One past the highest address of the stack."""
+        return self.begin_addr + self.size_bytes
+
+    def read(self, addr: int, size_bytes: int) -> bytes:
+        """Bytes at *addr*, or :class:`NotInDump`."""
+        offset = addr - self.data_addr
+        if offset < 0 or offset + size_bytes > len(self.data):
+            raise NotInDump(addr)
+        if self.holes:
+            i = bisect_right(self.holes, (addr + size_bytes - 1, 1 << 64)) - 1
+            if i >= 0 and self.holes[i][1] > addr:
+                raise NotInDump(max(addr, self.holes[i][0]))
+        return self.data[offset : offset + size_bytes]
+
+    def on_stack(self, addr: int, len_bytes: int) -> bool:
+        """Does [addr, addr + len) lie on this stack? Follows on_stack() in asm/stacktrace.h."""
+        begin, end = self.begin_addr, self.begin_addr + self.size_bytes
+        return begin <= addr < end and begin < addr + len_bytes <= end
+
+
+@dataclass(frozen=True)
+class UnwindRules:
+    """What of a kernel decides how its stacks are walked."""
+
+    encoding: Encoding
+    """The form of ENCODE_FRAME_POINTER."""
+    regs: PtRegsLayout
+    """Layout of ``struct pt_regs``."""
+    top_padding_bytes: int
+    """TOP_OF_KERNEL_STACK_PADDING: 0, or 16 with CONFIG_X86_FRED; x86-32: 8, or 16 with VM86."""
+    frame_bp_offset: int
+    """``offsetof(struct inactive_task_frame, bp)``."""
+
+    @property
+    def gcc_realign_words(self) -> int:
+        """GCC_REALIGN_WORDS: how far gcc moves a frame that it realigns (see is_last_aligned_frame)."""
+        return 1 if self.regs.word_bytes == 8 else 3
+
+
+class Step(NamedTuple):
+    """One state of the unwinder between two calls of unwind_next_frame()."""
+
+    ip: int
+    """Return address, or ``regs->ip``. Unlike the kernel, also for user mode (there it is 0)."""
+    bp: Optional[int]
+    """Address of the frame {saved bp, return address}; ``None`` for a ``pt_regs``."""
+    regs: Optional[int]
+    """Address of the ``pt_regs``; ``None`` for an ordinary frame."""
+    user_mode: bool
+    """:attr:`regs` are of user mode."""
+    stack: str
+    """:attr:`StackBytes.kind` of the stack that this is on."""
+    raw_regs: Optional[bytes]
+    """The ``pt_regs`` as they lie in memory; ``None`` for an ordinary frame."""
+
+
+class End(enum.Enum):
+    """How a walk ended."""
+
+    USER_REGS = "user_regs"
+    """At user-mode ``pt_regs``: complete."""
+    LAST_FRAME = "last_frame"
+    """At the last frame of a kernel thread: complete."""
+    ERROR = "error"
+    """``unwind_error()``: the next frame pointer cannot be followed."""
+    EMPTY = "empty"
+    """No frame at all: thread.sp or the first frame is not on the stack, or every frame was skipped.
+    The kernel takes that for a complete, empty trace."""
+    NOT_IN_DUMP = "not_in_dump"
+    """Memory that decides how to go on could not be read (the kernel never meets this)."""
+
+
+class Walk(NamedTuple):
+    """A finished walk."""
+
+    steps: tuple[Step, ...]
+    """What ``unwind_get_return_address()`` and ``unwind_get_entry_regs()`` see, innermost first."""
+    end: End
+    """How it ended."""
+    bad_addr: Optional[int] = None
+    """ERROR: the frame pointer that could not be followed. NOT_IN_DUMP: the missing address."""
+    overflowed: Optional[str] = None
+    """:attr:`StackBytes.kind` of a stack whose stack pointer had run off its low end."""
+
+
+class _Unwinder:
+    """``struct unwind_state`` and what moves it."""
+
+    def __init__(
+        self, find: FindStack, task_stack_end: int, rules: UnwindRules, recover: Recover
+    ) -> None:
+        self.find = find
+        self.rules = rules
+        self.recover = recover
+        self.word_bytes = rules.regs.word_bytes
+        self.frame_header_bytes = 2 * self.word_bytes
+        self.task_pt_regs = task_stack_end - rules.top_padding_bytes - rules.regs.size_bytes
+        self.last_frame = self.task_pt_regs - self.frame_header_bytes
+        self.stack: Optional[StackBytes] = None  # None: STACK_TYPE_UNKNOWN
+        self.visited: set[str] = set()
+        self.started = False  # the kernel's orig_sp != 0
+        self.error = False
+        self.bp: Optional[int] = None
+        self.next_bp: Optional[int] = None
+        self.regs: Optional[int] = None
+        self.raw_regs = b""
+        self.regs_user_mode = False
+        self.regs_bp = 0
+        self.regs_sp = 0
+        self.on_cpu = False
+        self.overflowed: Optional[str] = None
+        self.ip = 0
+        self.bad_bp: Optional[int] = None
+
+    @property
+    def done(self) -> bool:
+        return self.stack is None
+
+    # ---- memory
+
+    def read(self, addr: int, size_bytes: int) -> bytes:
+        assert self.stack is not None  # nothing is read once the walk is done
+        return self.stack.read(addr, size_bytes)
+
+    def word(self, addr: int) -> int:
+        assert self.stack is not None  # as above
+        return int.from_bytes(self.stack.read(addr, self.word_bytes), "little")
+
+    def get_stack_info(self, addr: Optional[int]) -> bool:
+        """Go to the stack that holds *addr*. Follows get_stack_info() in dumpstack_64.c."""
+        stack = self.find(addr) if addr else None
+        if stack is None or stack.kind in self.visited:
+            self.stack = None
+            return False
+        self.visited.add(stack.kind)
+        self.stack = stack
+        return True
+
+    def get_overflowed_stack(self, sp: Optional[int], frame: int) -> bool:
+        """Go to the stack of *frame*, off whose low end *sp* has run into the guard page.
+
+        Unlike the kernel, which finds no stack there and ends: a frame pointer that
+        was saved before is still good.
+        """
+        stack = self.find(frame) if self.on_cpu and sp else None
+        if stack is None or stack.kind in self.visited or not _below(stack, sp or 0):
+            return False
+        self.visited.add(stack.kind)
+        self.stack, self.overflowed = stack, stack.kind
+        return True
+
+    # ---- the end of the stack
+
+    def is_last_frame(self) -> bool:
+        return self.bp == self.last_frame
+
+    def is_last_aligned_frame(self) -> bool:
+        """gcc realigned the stack of the first function and pushed its return address again."""
+        # <x86_64_start_kernel>:            higher addresses above:
+        #   lea  0x8(%rsp),%r10               return address    <- last_frame() + 1 word
+        #   and  $0xfffffffffffffff0,%rsp     (realigned)       <- last_frame()
+        #   pushq -0x8(%r10)                  return address, again
+        #   push %rbp                         saved bp          <- last_aligned_frame()
+        #   mov  %rsp,%rbp
+        last_bp = self.last_frame
+        aligned_bp = last_bp - self.rules.gcc_realign_words * self.word_bytes
+        return self.bp == aligned_bp and self.word(aligned_bp + self.word_bytes) == self.word(
+            last_bp + self.word_bytes
+        )
+
+    def is_last_ftrace_frame(self) -> bool:
+        """The last frame as a function tracer's trampoline left it."""
+        # higher addresses above:
+        #   pt_regs
+        #   parent return address        <- bp + 4 words
+        #   function return address
+        #   bp                           <- bp + 2 words
+        #   parent return address
+        #   bp                           <- self.bp
+        bp, word = self.bp, self.word_bytes
+        return (
+            bp is not None
+            and bp == self.last_frame - 3 * word
+            and self.word(bp) == self.word(bp + 2 * word)
+            and self.word(bp + word) == self.word(bp + 4 * word)
+        )
+
+    def is_last_task_frame(self) -> bool:
+        # Far below the end there is none of them: most frames are.
+        if self.bp is None or self.bp < self.last_frame - 3 * self.word_bytes:
+            return False
+        return self.is_last_frame() or self.is_last_aligned_frame() or self.is_last_ftrace_frame()
+
+    # ---- steps
+
+    def update_stack_state(self, next_bp: int) -> bool:
+        """Move to the frame that *next_bp* points to, if it is safe. Check, then commit."""
+        if self.regs is not None:
+            prev_frame_end = self.regs + self.rules.regs.size_bytes
+        else:
+            prev_frame_end = (self.bp or 0) + self.frame_header_bytes
+
+        # Is the next frame pointer an encoded pointer to pt_regs?
+        regs = decode_frame_pointer(next_bp, self.rules.encoding, self.word_bytes)
+        if regs is not None:
+            frame, len_bytes = regs, self.rules.regs.size_bytes
+        else:
+            frame, len_bytes = next_bp, self.frame_header_bytes
+
+        # If the next bp isn't on the current stack, switch to the next one. That
+        # may be empty, so several may have to be passed. The last one has no
+        # next: then the walk is done.
+        prev_stack = self.stack
+        while self.stack is None or not self.stack.on_stack(frame, len_bytes):
+            next_sp = self.stack.next_sp if self.stack else None
+            if not self.get_stack_info(next_sp) and not self.get_overflowed_stack(next_sp, frame):
+                return False
+
+        # Make sure it only unwinds up and doesn't overlap the prev frame:
+        if self.started and self.stack is prev_stack and frame < prev_frame_end:
+            return False
+
+        if regs is not None:
+            raw_regs = self.read(regs, self.rules.regs.size_bytes)
+            registers = self.rules.regs.read(raw_regs)
+            user_mode = self.rules.regs.user_mode(registers)
+            ip = registers["ip"]
+            if not user_mode:
+                ip = self.recover(ip, regs + self.rules.regs.ip_offset)
+            self.regs, self.raw_regs, self.bp = regs, raw_regs, None
+            self.regs_bp, self.regs_sp = registers["bp"], registers["sp"]
+            self.regs_user_mode = user_mode
+        else:
+            addr_p = next_bp + self.word_bytes
+            ip = self.recover(self.word(addr_p), addr_p)
+            self.regs, self.bp = None, next_bp
+        self.ip = ip
+        self.started = True
+        return True
+
+    def unwind_next_frame(self) -> None:
+        # Have we reached the end?
+        if self.regs is not None and self.regs_user_mode:
+            self.stack = None
+            return
+
+        if self.on_cpu and self.regs is not None and self.ip == 0:
+            self.unwind_null_call()
+            return
+
+        if self.is_last_task_frame():
+            raw_regs = self.read(self.task_pt_regs, self.rules.regs.size_bytes)
+            registers = self.rules.regs.read(raw_regs)
+            if not self.rules.regs.user_mode(registers):
+                # A kernel thread: what lies there was put by copy_thread().
+                self.stack = None
+                return
+            # Entry code does not encode the regs of a syscall: set them by hand.
+            self.regs, self.raw_regs, self.bp = self.task_pt_regs, raw_regs, None
+            self.regs_user_mode = True
+            self.ip = registers["ip"]
+            return
+
+        if self.next_bp is not None:
+            next_bp, self.next_bp = self.next_bp, None
+        elif self.regs is not None:
+            next_bp = self.regs_bp
+        else:
+            assert self.bp is not None  # a state is a frame or a pt_regs
+            next_bp = self.word(self.bp)
+
+        if not self.update_stack_state(next_bp):
+            self.error = True
+            self.stack = None
+            self.bad_bp = next_bp
+
+    def unwind_null_call(self) -> None:
+        """From the ``pt_regs`` of a call of NULL to its caller.
+
+        Unlike the kernel, which does this in __unwind_start() alone: an oops starts
+        there, but what it does next stands on top of those registers.
+        """
+        #     return address    <- regs->sp
+        #     (bp)              <- what bp would be: may be the last word of pt_regs
+        assert self.stack is not None  # not done
+        assert self.regs is not None  # the caller looked
+        # Only up, and to what is on this stack.
+        prev_frame_end = self.regs + self.rules.regs.size_bytes
+        if self.regs_sp < prev_frame_end or not self.stack.on_stack(self.regs_sp, self.word_bytes):
+            self.error = True
+            self.stack, self.bad_bp = None, self.regs_sp
+            return
+        self.next_bp, self.regs = self.regs_bp, None
+        self.bp = self.regs_sp - self.word_bytes
+        self.ip = self.recover(self.word(self.regs_sp), self.regs_sp)
+
+    def unwind_start(self, bp: int, first_frame: int) -> None:
+        """Follows __unwind_start(), from where it has a frame pointer."""
+        # The kernel ignores whether these fail: a first frame off the stack
+        # leaves the stack type unknown, which is "done", and no error.
+        if self.get_stack_info(bp):
+            if self.on_cpu and self.stack is not None and _below(self.stack, first_frame):
+                first_frame, self.overflowed = self.stack.begin_addr, self.stack.kind
+            self.update_stack_state(bp)
+        while self.stack is not None and (
+            not self.stack.on_stack(first_frame, self.word_bytes)
+            or (self.next_bp is None and (self.bp or 0) < first_frame)
+        ):
+            self.unwind_next_frame()
+
+    def step(self) -> Step:
+        assert self.stack is not None  # nothing is shown once the walk is done
+        is_regs = self.regs is not None
+        return Step(
+            self.ip,
+            self.bp,
+            self.regs,
+            is_regs and self.regs_user_mode,
+            self.stack.kind,
+            self.raw_regs if is_regs else None,
+        )
+
+
+def _below(stack: StackBytes, sp: int) -> bool:
+    """Is *sp* in the page below *stack*, where a guard page lies (CONFIG_VMAP_STACK)?"""
+    return stack.begin_addr - _GUARD_BYTES <= sp < stack.begin_addr
+
+
+def _nothing_swapped(addr: int, addr_p: int) -> int:
+    return addr
+
+
+def walk_task_stack(
+    stack: StackBytes, thread_sp: int, rules: UnwindRules, recover: Recover = _nothing_swapped
+) -> Walk:
+    """Walk the stack of a task that is not on a CPU, as the kernel would.
+
+    :param stack: the task's stack; what lies below *thread_sp* is not needed.
+    :param thread_sp: ``task->thread.sp``, virtual address of the
+        ``struct inactive_task_frame``.
+    :param rules: how this kernel's stacks are walked.
+    :param recover: gives back return addresses that the kernel swapped out; called
+        for every one, in order. It may raise :class:`NotInDump`.
+    """
+
+    def only_this(addr: int) -> Optional[StackBytes]:
+        return stack if stack.on_stack(addr, 1) else None
+
+    # get_frame_pointer(), get_stack_pointer() for a task that is not current
+    bp = thread_sp + rules.frame_bp_offset
+    return _walk(_Unwinder(only_this, stack.end_addr, rules, recover), bp, thread_sp)
+
+
+def walk_from_regs(
+    registers: Mapping[str, int],
+    find: FindStack,
+    task_stack_end: int,
+    rules: UnwindRules,
+    recover: Recover = _nothing_swapped,
+) -> Walk:
+    """Walk the stacks of a task that was on a CPU, from the registers that CPU had.
+
+    :param registers: at least ip, sp, bp, cs and flags, by the kernel's names.
+    :param find: the stacks of that CPU and task.
+    :param task_stack_end: one past the highest address of the task's own stack.
+    """
+    # Don't even attempt to start from user mode regs:
+    if rules.regs.user_mode(registers):
+        return Walk((), End.USER_REGS)
+    unwinder = _Unwinder(find, task_stack_end, rules, recover)
+    unwinder.on_cpu = True
+    bp, sp = registers["bp"], registers["sp"]
+    if registers["ip"] == 0:
+        # A call of NULL: sp points into half a frame, as if the return address
+        # had been pushed and bp not yet. Pretend that it was.
+        #     return address    <- sp
+        #     (bp)              <- what bp would be
+        unwinder.next_bp = bp or None
+        bp = (sp - rules.regs.word_bytes) & ((1 << 8 * rules.regs.word_bytes) - 1)
+    return _walk(unwinder, bp, sp)
+
+
+def _walk(unwinder: _Unwinder, bp: int, first_frame: int) -> Walk:
+    steps: list[Step] = []
+    try:
+        unwinder.unwind_start(bp, first_frame)
+        # Bounded without a counter: on a stack each frame lies above the one
+        # before it, and no stack is visited twice.
+        while not unwinder.done:
+            steps.append(unwinder.step())
+            unwinder.unwind_next_frame()
+    except NotInDump as missing:
+        return Walk(tuple(steps), End.NOT_IN_DUMP, missing.addr, unwinder.overflowed)
+    if unwinder.error:
+        return Walk(tuple(steps), End.ERROR, unwinder.bad_bp, unwinder.overflowed)
+    if not steps:
+        return Walk((), End.EMPTY, overflowed=unwinder.overflowed)
+    end = End.USER_REGS if steps[-1].user_mode else End.LAST_FRAME
+    return Walk(tuple(steps), end, overflowed=unwinder.overflowed)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What each command line prints, kept in a file each under tests/golden/.
+
+``golden/fabricated`` is of the records in tests/support/fabricated.py, ``golden/demo``
+of the vmcore in the package. After a change that is meant::
+
+    DRGN_TOOLS_UPDATE_GOLDEN=1 python -m pytest tests/commands/test_golden.py
+    git diff tests/golden
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from drgn_tools import Verdict, __version__, open_program, task_stacks
+from drgn_tools.commands.cli import main
+from drgn_tools.data import demo_vmcore
+
+from ..support.fabricated import AUDIT
+from .test_cli import offer
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+UPDATE = os.environ.get("DRGN_TOOLS_UPDATE_GOLDEN") == "1"
+
+FABRICATED = (
+    "tasks",
+    "tasks --frames",
+    "tasks --format json",
+    "tasks --format jsonl",
+    "tasks --format csv",
+    "tasks --format github",
+    "tasks --frames --format json",
+    "tasks --frames --format csv",
+    "tasks --verdict unreliable --check --quiet",
+    "stack --all",
+    "stack 51 --format json",
+    "stack 51 --format csv",
+    "stack --on-cpu",
+    "stack",
+    "stack 51 --format table",
+    "regs",
+    "regs --format json",
+    "regs --format csv",
+    "groups",
+    "groups --format json",
+    "groups --format csv",
+    "groups --format folded",
+    "groups --format folded --by-comm",
+)
+DEMO = (
+    "demo",
+    "demo --format csv",
+    "tasks",
+    "tasks --sort verdict",
+    "tasks --verdict unreliable --frames",
+    "tasks --format json",
+    "tasks --format jsonl",
+    "tasks --format csv",
+    "tasks --format github",
+    "tasks --frames --format json",
+    "tasks --frames --format csv",
+    "tasks --check --quiet",
+    "stack UNRELIABLE",
+    "stack UNRELIABLE --format json",
+    "stack UNRELIABLE --format jsonl",
+    "stack UNRELIABLE --format csv",
+    "stack UNRELIABLE --format table",
+    "stack --all",
+    "stack 999999",
+    "stack",
+    "stack --on-cpu",
+    "regs",
+    "regs --mode kernel",
+    "regs --format json",
+    "regs --format jsonl",
+    "regs --format csv",
+    "groups",
+    "groups --format json",
+    "groups --format jsonl",
+    "groups --format csv",
+    "groups --format folded",
+    "groups --format folded --by-comm",
+    "shell",
+)
+"""UNRELIABLE stands for the PID of the first task whose verdict that is."""
+
+SCRIPT = "for s in task_stacks(prog):\n    print(s.pid, s.verdict.value, len(s.frames))\n"
+"""What ``shell`` is fed."""
+
+
+def check(folder: str, line: str, text: str) -> None:
+    """Is *text* what the golden file of this command line holds?"""
+    path = GOLDEN / folder / f"{line.replace(' ', '_')}.txt"
+    if UPDATE:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert path.exists(), f"{path} is missing; DRGN_TOOLS_UPDATE_GOLDEN=1 makes it"
+    assert text == path.read_text()
+
+
+def run(line: str, argv: list[str], capsys: pytest.CaptureFixture[str], *core: str) -> str:
+    """Everything a command line gives, as one text."""
+    code = main(argv)
+    out, err = capsys.readouterr()
+    if "--format json" in line and "jsonl" not in line:
+        json.loads(out)
+    text = f"$ drgn-tools {line}\n{out}[stderr]\n{err}[exit code {code}]\n"
+    for path in core:
+        text = text.replace(path, "CORE")
+    return text.replace(f'"tool": "{__version__}"', '"tool": "VERSION"')
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.mark.parametrize("line", FABRICATED)
+def test_fabricated(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offer(monkeypatch, AUDIT)
+    check("fabricated", line, run(line, [*line.split(), "-c", "vmcore"], capsys))
+
+
+@pytest.fixture(scope="module")
+def unreliable_pid(demo_core: str) -> str:
+    tasks = task_stacks(open_program(core=demo_core))
+    return str(next(task.pid for task in tasks if task.verdict is Verdict.UNRELIABLE))
+
+
+@pytest.mark.skipif(
+    "DRGN_TOOLS_DEMO_CORE" in os.environ, reason="golden files are of the vmcore in the package"
+)
+@pytest.mark.parametrize("line", DEMO)
+def test_demo(
+    line: str,
+    demo_core: str,
+    unreliable_pid: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(SCRIPT))
+    argv = line.replace("UNRELIABLE", unreliable_pid).split()
+    if argv[0] != "demo":
+        argv += ["-c", demo_core]
+    check("demo", line, run(line, argv, capsys, demo_core, str(demo_vmcore())))
+
+
+def test_no_golden_file_is_left_over() -> None:
+    for folder, lines in (("fabricated", FABRICATED), ("demo", DEMO)):
+        found = {path.stem for path in (GOLDEN / folder).glob("*")}
+        assert found <= {line.replace(" ", "_") for line in lines}

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""BTF found in a kernel image that has no symbols for it, on drawn memory."""
+
+from __future__ import annotations
+
+import drgn
+import pytest
+
+from drgn_tools.debuginfo import find_btf
+from drgn_tools.debuginfo.find_btf import read_btf
+from drgn_tools.debuginfo.kallsyms import read_up_to
+from drgn_tools.errors import TypesError
+
+from ..support.btf_encoder import BtfEncoder
+from ..support.drawn_kernel import PAGE_BYTES, DrawnKernel
+from .test_kallsyms import table
+
+
+def encoded(struct: str) -> bytes:
+    encoder = BtfEncoder()
+    encoder.compound(struct, 8, [])
+    return encoder.encode()
+
+
+BTF = encoded("task_struct")
+
+
+@pytest.fixture
+def kernel() -> DrawnKernel:
+    k = DrawnKernel()
+    k.constant("VMCOREINFO", f"SYMBOL(_stext)={k.base:x}\n".encode(), "char [64]")
+    return k
+
+
+def found(kernel: DrawnKernel) -> bytes:
+    # As with CONFIG_KALLSYMS_ALL=n: functions only, nothing around BTF, no _end.
+    return read_btf(kernel.prog, table([("T_stext", kernel.base)]))
+
+
+def exclude(kernel: DrawnKernel, addr: int, size: int) -> None:
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise drgn.FaultError("excluded from the dump", address)
+
+    kernel.prog.add_memory_segment(addr, size, read)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2 * PAGE_BYTES - 8, 4 * PAGE_BYTES - 1, 100_000])
+def test_btf_is_found_wherever_it_lies(
+    kernel: DrawnKernel, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    monkeypatch.setattr(find_btf, "_CHUNK_BYTES", 2 * PAGE_BYTES)  # it may lie across two
+    kernel.put(kernel.base + place, BTF)
+    assert found(kernel) == BTF
+
+
+def test_only_that_of_the_image_has_a_task_in_it(kernel: DrawnKernel) -> None:
+    kernel.put(kernel.base + 0x100, encoded("of_a_module_with_a_long_name"))
+    kernel.put(kernel.base + 0x1000, BTF)
+    assert found(kernel) == BTF
+
+
+def test_pages_that_are_missing_before_it_are_no_matter(kernel: DrawnKernel) -> None:
+    for page in (0, 3, 4, 5, 9):
+        exclude(kernel, kernel.base + page * PAGE_BYTES, PAGE_BYTES)
+    kernel.put(kernel.base + 10 * PAGE_BYTES, BTF)
+    assert found(kernel) == BTF
+
+
+def test_search_ends_soon_after_memory_does(
+    kernel: DrawnKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+
+    def read(prog: drgn.Program, address: int, size: int) -> bytes:
+        reads.append(size)
+        return read_up_to(prog, address, size)
+
+    monkeypatch.setattr(find_btf, "read_up_to", read)
+    with pytest.raises(TypesError, match="has no BTF"):
+        found(kernel)
+    assert len(reads) < 20_000
+    assert len([size for size in reads if size > 1]) < 5

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""kallsyms found by what they look like, as for kernels before v6.0."""
+
+from __future__ import annotations
+
+import random
+import struct
+from functools import partial
+from pathlib import Path
+
+import drgn
+import pytest
+
+from drgn_tools import audit_kernel, open_program
+from drgn_tools.debuginfo.find_kallsyms import find_kallsyms
+from drgn_tools.debuginfo.kallsyms import read_up_to
+from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo_symbol
+
+BASE = 0xFFFF_FFFF_8100_0000
+TABLES = ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base")
+
+
+def align(data: bytearray, to: int) -> None:
+    data += bytes(-len(data) % to)
+
+
+def image(symbols: int, word: int = 8, offsets_last: bool = False) -> tuple[bytes, dict[str, int]]:
+    """Text, and behind it the tables as scripts/kallsyms.c lays them out; and where they are."""
+    rng = random.Random(symbols)
+    data = bytearray(rng.randbytes(5000))
+    at: dict[str, int] = {}
+
+    def begin(name: str) -> None:
+        align(data, word)
+        at[name] = BASE + len(data)
+
+    def addresses() -> None:
+        begin("offsets")
+        data.extend(struct.pack(f"<{symbols}I", *(16 * i for i in range(symbols))))
+        begin("relative_base")
+        data.extend(BASE.to_bytes(word, "little") if word == 8 else bytes(4))
+
+    if not offsets_last:
+        addresses()
+    begin("num_syms")
+    data.extend(struct.pack("<I", symbols))
+    begin("names")
+    start, markers = len(data), []
+    for i in range(symbols):
+        if i % 256 == 0:
+            markers.append(len(data) - start)
+        data.extend(bytes([3, ord("T"), *(ord(c) for c in f"{i % 97:02}")]))
+    begin("markers")
+    data.extend(struct.pack(f"<{len(markers)}I", *markers))
+    begin("token_table")
+    index = []
+    for token in range(256):
+        index.append(BASE + len(data) - at["token_table"])
+        # One character stands for itself; the rest are whatever was frequent.
+        data.extend((chr(token) if 48 <= token < 58 else f"t{token}_").encode() + b"\0")
+    begin("token_index")
+    data.extend(struct.pack("<256H", *index))
+    if offsets_last:
+        addresses()
+    data.extend(rng.randbytes(3000))
+    return bytes(data), at
+
+
+def found(data: bytes, word: int) -> list[dict[str, int]]:
+    def read(address: int, size: int) -> bytes:
+        offset = address - BASE
+        return data[max(offset, 0) : max(offset + size, 0)] if offset >= 0 else b""
+
+    return list(find_kallsyms(read, BASE, word))
+
+
+@pytest.mark.parametrize("word", [8, 4])
+@pytest.mark.parametrize("offsets_last", [False, True])
+@pytest.mark.parametrize("symbols", [600, 768, 769, 5000])
+def test_tables_are_found_in_either_order(symbols: int, offsets_last: bool, word: int) -> None:
+    # 768 is three markers to the letter; with an even number of them there is no padding.
+    data, at = image(symbols, word, offsets_last)
+    want = {name: at[name] for name in TABLES}
+    assert want in found(data, word)
+
+
+def test_what_is_no_table_is_none() -> None:
+    data, _ = image(600)
+    assert found(data.replace(b"0\x001\x002\x00", b"9\x001\x002\x00"), 8) == []
+    assert found(random.Random(1).randbytes(100_000), 8) == []
+
+
+def test_damage_anywhere_raises_nothing() -> None:
+    data, _ = image(600)
+    rng = random.Random(7)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for _ in range(rng.choice((1, 8, 200))):
+            damaged[rng.randrange(5000, len(damaged))] = rng.randrange(256)
+        found(bytes(damaged), 8)
+
+
+def test_a_real_kernels_tables_are_found_where_vmcoreinfo_says(demo_program: drgn.Program) -> None:
+    stext = vmcoreinfo_symbol(demo_program, "_stext")
+    assert stext is not None
+    places = list(find_kallsyms(partial(read_up_to, demo_program), stext, 8))
+    assert {name: vmcoreinfo_symbol(demo_program, f"kallsyms_{name}") for name in TABLES} in places
+
+
+def test_a_dump_whose_vmcoreinfo_is_silent_gives_the_same_answers(
+    demo_core: str, demo_program: drgn.Program, tmp_path: Path
+) -> None:
+    lines = demo_program["VMCOREINFO"].string_().decode()
+    path = tmp_path / "vmcoreinfo"
+    path.write_text(lines.replace("SYMBOL(kallsyms_", "SYMBOL(elsewhere_"))
+    prog = open_program(core=demo_core, vmcoreinfo=path)
+    assert audit_kernel(prog).tasks == audit_kernel(demo_program).tasks

@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""kallsyms on tables written by hand, on a real kernel, and damaged."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Mapping, Sequence
+
+import drgn
+import pytest
+from drgn import Program, SymbolBinding, SymbolKind
+from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms, module_kallsyms
+
+from drgn_tools import open_program
+from drgn_tools.debuginfo.kallsyms import (
+    MAX_NAME_BYTES,
+    Kallsyms,
+    KernelSymbol,
+    ModuleKallsyms,
+    find_symbols,
+    kallsyms_of,
+    loaded_modules,
+    read_up_to,
+)
+from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo_symbol
+
+from ..conftest import lab_file
+
+TEXT = 0xFFFFFFFF81000000
+TOKENS = [chr(code) for code in range(256)]
+TOKENS[200] = "sys_"
+
+
+def table(symbols: Sequence[tuple[str, int]], text_start: int = 0) -> Kallsyms:
+    """A table of (type letter and name, address), uncompressed but for ``sys_``."""
+    names = b""
+    for name, _ in symbols:
+        codes = name.encode("latin-1").replace(b"sys_", b"\xc8")
+        if len(codes) < 128:
+            names += bytes([len(codes)]) + codes
+        else:
+            names += bytes([len(codes) & 0x7F | 0x80, len(codes) >> 7]) + codes
+    return Kallsyms(names, TOKENS, [address for _, address in symbols], text_start)
+
+
+SYMBOLS = [
+    ("Afirst_percpu", 0x100),
+    ("T_text", TEXT),
+    ("T_stext", TEXT),
+    ("tread", TEXT + 0x10),
+    ("Tsys_read", TEXT + 0x30),
+    ("T__x64_sys_read", TEXT + 0x30),
+    ("tread", TEXT + 0x50),
+    ("W" + "long_" * 60, TEXT + 0x60),
+    ("Dinit_task", TEXT + 0x100),
+    ("B_end", TEXT + 0x200),
+]
+
+
+# ---- the kernel's rules
+
+
+def test_at_names_the_symbol_that_holds_an_address() -> None:
+    kallsyms = table(SYMBOLS, TEXT)
+    assert kallsyms.at(TEXT + 0x10) == KernelSymbol("read", TEXT + 0x10, 0x20)
+    assert kallsyms.at(TEXT + 0x2F) == KernelSymbol("read", TEXT + 0x10, 0x20)
+    assert kallsyms.at(TEXT + 0x5F) == KernelSymbol("read", TEXT + 0x50, 0x10)
+
+
+def test_at_takes_the_first_of_aliases() -> None:
+    kallsyms = table(SYMBOLS, TEXT)
+    assert kallsyms.at(TEXT) == KernelSymbol("_text", TEXT, 0x10)
+    assert kallsyms.at(TEXT + 0x31) == KernelSymbol("sys_read", TEXT + 0x30, 0x20)
+
+
+@pytest.mark.parametrize("address", [0, 0x100, TEXT - 1, TEXT + 0x200, 1 << 64, -1])
+def test_at_knows_nothing_outside_the_image(address: int) -> None:
+    assert table(SYMBOLS, TEXT).at(address) is None
+
+
+def test_find_returns_all_of_a_name() -> None:
+    kallsyms = table(SYMBOLS)
+    assert kallsyms.find("read") == [TEXT + 0x10, TEXT + 0x50]
+    assert kallsyms.find("sys_read") == [TEXT + 0x30]
+    assert kallsyms.find("init_task", types="Tt") == []
+    assert kallsyms.find("init_task", types="DB") == [TEXT + 0x100]
+    assert kallsyms.find("nothing") == []
+    assert kallsyms.find("") == []
+
+
+def test_names_of_two_byte_length() -> None:
+    kallsyms = table(SYMBOLS)
+    assert kallsyms.at(TEXT + 0x60) == KernelSymbol("long_" * 60, TEXT + 0x60, 0xA0)
+    assert kallsyms.find("long_" * 60) == [TEXT + 0x60]
+
+
+def test_symbols_returns_the_table() -> None:
+    expected = [(name[1:], name[:1], address) for name, address in SYMBOLS]
+    assert list(table(SYMBOLS).symbols()) == expected
+
+
+def test_empty_table() -> None:
+    kallsyms = table([])
+    assert kallsyms.at(TEXT) is None
+    assert kallsyms.find("schedule") == []
+    assert list(kallsyms.symbols()) == []
+
+
+# ---- where the table lies
+
+
+def program_with_table(
+    symbols: Sequence[tuple[str, int]], form: str, bits: int = 64
+) -> tuple[Program, Kallsyms]:
+    """A program whose memory holds a table, addresses in one of the forms the kernel has had."""
+    base, at = TEXT, 0xFFFFFFFF82000000
+    if bits == 32:
+        base, at = 0xC1000000, 0xC2000000
+    addresses = [address - TEXT + base if address >= TEXT else address for _, address in symbols]
+    memory: dict[str, bytes] = {"num_syms": struct.pack("<I", len(symbols))}
+    names = b"".join(bytes([len(name)]) + name.encode() for name, _ in symbols)
+    memory["names"] = names
+    memory["token_table"] = b"".join(bytes([code, 0]) for code in range(256))
+    memory["token_index"] = struct.pack("<256H", *range(0, 512, 2))
+    offsets_at = at + 0x3000
+    if form == "absolute":
+        memory["addresses"] = struct.pack(
+            f"<{len(addresses)}{'Q' if bits == 64 else 'I'}", *addresses
+        )
+    elif form == "relative":
+        low = min(addresses)
+        memory["offsets"] = struct.pack(f"<{len(addresses)}I", *(a - low for a in addresses))
+        memory["relative_base"] = struct.pack("<Q", low)
+    elif form == "percpu":
+        offsets = [base - 1 - a if a >= base else a for a in addresses]
+        memory["offsets"] = struct.pack(f"<{len(addresses)}i", *offsets)
+        memory["relative_base"] = struct.pack("<Q", base)
+    else:
+        offsets = [a - (offsets_at + 4 * i) for i, a in enumerate(addresses)]
+        memory["offsets"] = struct.pack(f"<{len(addresses)}i", *offsets)
+    places = {"num_syms": at, "names": at + 0x100, "token_table": at + 0x1000}
+    places |= {"token_index": at + 0x2000, "relative_base": at + 0x2800}
+    places |= {"offsets": offsets_at, "addresses": offsets_at}
+    return program_of(memory, places, base, bits), table(symbols)
+
+
+def program_of(
+    memory: Mapping[str, bytes], places: Mapping[str, int], text: int, bits: int = 64
+) -> Program:
+    flags = drgn.PlatformFlags.IS_LITTLE_ENDIAN
+    arch = drgn.Architecture.I386
+    if bits == 64:
+        flags, arch = flags | drgn.PlatformFlags.IS_64_BIT, drgn.Architecture.X86_64
+    prog = Program(drgn.Platform(arch, flags))
+    lines = {f"SYMBOL(kallsyms_{part})": f"{places[part]:x}" for part in memory}
+    prog.cache["drgn_tools.debuginfo.vmcoreinfo"] = {**lines, "SYMBOL(_stext)": f"{text:x}"}
+    for part, data in memory.items():
+        padded = data + bytes(16)
+        prog.add_memory_segment(
+            places[part],
+            len(padded),
+            lambda address, count, offset, physical, data=padded: data[offset : offset + count],
+        )
+    return prog
+
+
+SHORT = [(name, address) for name, address in SYMBOLS if len(name) < 100]
+
+
+@pytest.mark.parametrize("bits", [64, 32])
+@pytest.mark.parametrize("form", ["absolute", "relative", "percpu", "place"])
+def test_every_form_of_the_addresses(form: str, bits: int) -> None:
+    symbols = SHORT if form in ("absolute", "percpu") else SHORT[1:]
+    prog, _ = program_with_table(symbols, form, bits)
+    kallsyms = kallsyms_of(prog)
+    assert kallsyms is not None
+    start = TEXT if bits == 64 else 0xC1000000
+    assert kallsyms.find("sys_read") == [start + 0x30]
+    assert kallsyms.at(start + 0x11) == KernelSymbol("read", start + 0x10, 0x20)
+    if symbols is SHORT:
+        assert kallsyms.find("first_percpu") == [0x100]
+
+
+@pytest.mark.parametrize("missing", ["names", "num_syms", "token_table", "token_index", "offsets"])
+def test_without_a_part_of_the_table_there_is_none(missing: str) -> None:
+    prog, _ = program_with_table(SHORT, "percpu")
+    lines = dict(prog.cache["drgn_tools.debuginfo.vmcoreinfo"])
+    del lines[f"SYMBOL(kallsyms_{missing})"]
+    prog.cache["drgn_tools.debuginfo.vmcoreinfo"] = lines
+    assert kallsyms_of(prog) is None
+
+
+@pytest.mark.parametrize("missing", ["names", "num_syms", "token_table", "token_index", "offsets"])
+def test_a_part_that_is_not_in_the_dump(missing: str) -> None:
+    prog, _ = program_with_table(SHORT, "percpu")
+    lines = dict(prog.cache["drgn_tools.debuginfo.vmcoreinfo"])
+    lines[f"SYMBOL(kallsyms_{missing})"] = f"{0x1234000:x}"
+    prog.cache["drgn_tools.debuginfo.vmcoreinfo"] = lines
+    kallsyms = kallsyms_of(prog)
+    assert kallsyms is None or kallsyms.find("sys_read") == []
+
+
+# ---- drgn's symbols
+
+
+def test_find_symbols_for_drgn() -> None:
+    prog, _ = program_with_table(SHORT, "percpu")
+    prog.register_symbol_finder("ours", find_symbols, enable_index=0)
+    symbol = prog.symbol(TEXT + 0x12)
+    assert (symbol.name, symbol.address, symbol.size) == ("read", TEXT + 0x10, 0x20)
+    assert (symbol.binding, symbol.kind) == (SymbolBinding.LOCAL, SymbolKind.FUNC)
+    assert prog.symbol("init_task").kind is SymbolKind.OBJECT
+    assert prog.symbol("init_task").binding is SymbolBinding.GLOBAL
+    assert {s.name for s in prog.symbols(TEXT + 0x30)} == {"sys_read", "__x64_sys_read"}
+    assert [s.address for s in prog.symbols("read")] == [TEXT + 0x10, TEXT + 0x50]
+    assert len(prog.symbols()) == len(SHORT)
+    assert len(find_symbols(prog, "read", None, True)) == 1
+    assert find_symbols(prog, "sys_read", TEXT + 0x12, False) == []
+    with pytest.raises(LookupError):
+        prog.symbol(TEXT + 0x200)
+
+
+# ---- modules
+
+MODULE = 0xFFFFFFFFC0000000
+
+
+def module_table() -> ModuleKallsyms:
+    return ModuleKallsyms(
+        "loop",
+        [(MODULE, MODULE + 0x1000), (MODULE + 0x2000, MODULE + 0x3000)],
+        [
+            (MODULE + 0x40, "lo_open", 0x12),
+            (MODULE + 0x10, "lo_release", 0x02),
+            (MODULE + 0x10, "alias", 0x12),
+            (MODULE + 0x2010, "lo_fops", 0x11),
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"),
+    [
+        (0x0F, None),  # before the first symbol
+        (0x10, ("lo_release", 0x10, 0x30)),
+        (0x3F, ("lo_release", 0x10, 0x30)),
+        (0x40, ("lo_open", 0x40, 0xFC0)),  # up to the end of its memory
+        (0xFFF, ("lo_open", 0x40, 0xFC0)),
+        (0x1000, None),  # between two pieces
+        (0x2000, None),  # no symbol of another piece
+        (0x2010, ("lo_fops", 0x2010, 0xFF0)),
+        (0x3000, None),
+    ],
+)
+def test_module_at(offset: int, expected: tuple[str, int, int] | None) -> None:
+    found = module_table().at(MODULE + offset)
+    if expected is None:
+        assert found is None
+    else:
+        name, start, size = expected
+        assert found == KernelSymbol(name, MODULE + start, size)
+
+
+def test_module_find_and_symbols() -> None:
+    assert module_table().find("lo_open") == [MODULE + 0x40]
+    assert module_table().find("nothing") == []
+    assert [name for name, _ in module_table().symbols()] == [
+        "lo_release",
+        "alias",
+        "lo_open",
+        "lo_fops",
+    ]
+
+
+# ---- real kernels
+
+
+def test_the_same_as_drgn_reads(demo_program: Program) -> None:
+    kallsyms = kallsyms_of(demo_program)
+    assert kallsyms is not None
+    index = load_vmlinux_kallsyms(demo_program)
+    theirs = sorted((s.name, s.address) for s in index(demo_program, None, None, False))
+    assert sorted((name, address) for name, _, address in kallsyms.symbols()) == theirs
+    assert len(theirs) > 10_000
+
+
+def test_vmcoreinfo_agrees(demo_program: Program) -> None:
+    kallsyms = kallsyms_of(demo_program)
+    assert kallsyms is not None
+    for name in ("_stext", "init_top_pgt", "init_uts_ns", "prb"):
+        assert kallsyms.find(name) == [vmcoreinfo_symbol(demo_program, name)]
+
+
+def test_every_symbol_is_found_where_it_starts(demo_program: Program) -> None:
+    kallsyms = kallsyms_of(demo_program)
+    assert kallsyms is not None
+    text = vmcoreinfo_symbol(demo_program, "_stext")
+    assert text is not None
+    first: dict[int, str] = {}
+    for name, _, address in kallsyms.symbols():
+        first.setdefault(address, name)
+    addresses = sorted(address for address in first if address >= text)
+    for address, following in zip(addresses, addresses[1:]):
+        assert kallsyms.at(address) == (first[address], address, following - address)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("dump", ["fp-lsb.core", "debian.core"])
+def test_modules_the_same_as_drgn_reads(dump: str) -> None:
+    prog = open_program(core=str(lab_file(dump)))
+    count = 0
+    for module in loaded_modules(prog):
+        ours = ModuleKallsyms.of(module)
+        assert ours is not None
+        # drgn's has local labels and undefined symbols, too, which the kernel skips.
+        theirs = {
+            (s.name, s.address)
+            for s in module_kallsyms(module)
+            if s.address and not s.name.startswith((".L", "L0", "$"))
+        }
+        assert set(ours.symbols()) == theirs
+        for name, address in ours.symbols():
+            found = ours.at(address)
+            assert found is not None
+            assert found.start == address
+            assert (name, address) in theirs
+        count += 1
+    assert count > 0
+
+
+# ---- damage
+
+
+def test_lengths_that_lead_out_of_the_table() -> None:
+    whole = b"\x03Tab\x03Tcd\x03Tef"
+    addresses = [TEXT, TEXT + 1, TEXT + 2, TEXT + 3]
+    for cut in range(len(whole) + 1):
+        kallsyms = Kallsyms(whole[:cut], TOKENS, addresses)
+        assert len(kallsyms) == cut // 4
+        assert [name for name, _, _ in kallsyms.symbols()] == ["ab", "cd", "ef"][: cut // 4]
+    assert len(Kallsyms(b"\xff\xff" + whole, TOKENS, addresses)) == 0
+
+
+def test_names_and_tokens_without_end() -> None:
+    tokens = ["x" * MAX_NAME_BYTES] * 256
+    names = (b"\xff\x7f" + bytes(0x3FFF)) * 1000
+    kallsyms = Kallsyms(names, tokens, range(TEXT, TEXT + 1000))
+    found = kallsyms.at(TEXT + 5)
+    assert found is not None
+    assert len(found.name) <= MAX_NAME_BYTES
+    assert kallsyms.find("x") == []  # 8 GB of names are not expanded
+
+
+def test_unsorted_addresses() -> None:
+    rng = random.Random(1)
+    addresses = [TEXT + rng.randrange(1 << 20) for _ in range(500)]
+    kallsyms = Kallsyms(b"\x02Tx" * 500, TOKENS, addresses)
+    for _ in range(500):
+        found = kallsyms.at(TEXT + rng.randrange(1 << 20))
+        assert found is None or found.size >= 0
+
+
+def test_random_damage(demo_core: str, demo_program: Program) -> None:
+    parts = ("num_syms", "names", "token_table", "token_index", "offsets", "relative_base")
+    symbol = {part: vmcoreinfo_symbol(demo_program, f"kallsyms_{part}") for part in parts}
+    places = {part: address for part, address in symbol.items() if address is not None}
+    whole = kallsyms_of(demo_program)
+    assert whole is not None
+    sizes = {"num_syms": 4, "names": 8 * len(whole), "token_table": 1024, "token_index": 512}
+    sizes |= {"offsets": 4 * len(whole), "relative_base": 8}
+    memory = {part: demo_program.read(place, sizes[part]) for part, place in places.items()}
+    for seed in range(40):
+        rng = random.Random(seed)
+        damaged = {part: bytearray(data) for part, data in memory.items()}
+        for part in rng.sample(sorted(damaged), 2):
+            for _ in range(rng.choice((1, 10, 10_000))):
+                damaged[part][rng.randrange(len(damaged[part]))] = rng.randrange(256)
+        prog = program_of({part: bytes(data) for part, data in damaged.items()}, places, TEXT)
+        kallsyms = kallsyms_of(prog)
+        if kallsyms is None:
+            continue
+        assert len(kallsyms) <= 4_000_000
+        for _ in range(50):
+            find_symbols(prog, None, rng.randrange(1 << 64), True)
+            kallsyms.at(TEXT + rng.randrange(1 << 25))
+        kallsyms.find("init_task")
+
+
+def test_list_of_modules_bent_into_a_loop() -> None:
+    prog = modules_program(loop=True)
+    assert len(list(loaded_modules(prog))) == 3
+
+
+def test_list_of_modules_that_leads_out_of_the_dump() -> None:
+    assert len(list(loaded_modules(modules_program(loop=False)))) == 3
+
+
+def modules_program(loop: bool) -> Program:
+    flags = drgn.PlatformFlags.IS_64_BIT | drgn.PlatformFlags.IS_LITTLE_ENDIAN
+    prog = Program(drgn.Platform(drgn.Architecture.X86_64, flags))
+    head, first, second, third = 0x1000, 0x1010, 0x1020, 0x1030
+    last = second if loop else 0xDEAD000
+    words = [first, 0, second, 0, third, 0, last, 0]
+    memory = struct.pack("<8Q", *words)
+    prog.add_memory_segment(
+        head, len(memory), lambda address, count, offset, physical: memory[offset : offset + count]
+    )
+    list_head = prog.struct_type(
+        "list_head",
+        16,
+        (
+            drgn.TypeMember(lambda: prog.pointer_type(list_head), "next", 0),
+            drgn.TypeMember(lambda: prog.pointer_type(list_head), "prev", 64),
+        ),
+    )
+    module = prog.struct_type("module", 16, (drgn.TypeMember(list_head, "list"),))
+    types = {"list_head": list_head, "module": module}
+    prog.register_type_finder("types", lambda p, k, name, f: types.get(name), enable_index=0)
+    prog.register_object_finder(
+        "objects",
+        lambda p, name, flags, f: (
+            drgn.Object(p, list_head, address=head) if name == "modules" else None
+        ),
+        enable_index=0,
+    )
+    return prog
+
+
+def test_what_is_there_of_a_range_is_read_up_to_the_first_page_that_is_not() -> None:
+    memory = bytes(range(256)) * 64
+    prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        if address <= 0x13000 < address + count or address >= 0x13000:
+            raise drgn.FaultError("a page is missing", address)  # not: which, as of a kdump file
+        return memory[offset : offset + count]
+
+    prog.add_memory_segment(0x10000, len(memory), read)
+    assert read_up_to(prog, 0x10010, 0x100) == memory[0x10:0x110]
+    assert read_up_to(prog, 0x10010, 0x3800) == memory[0x10:0x3000]
+    assert read_up_to(prog, 0x12FFF, 1 << 30) == memory[0x2FFF:0x3000]
+    for address in (0x13000, 0x13100, 0x20000):
+        assert read_up_to(prog, address, 0x2000) == b""

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a kernel said as it died."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import drgn
+import pytest
+
+from drgn_tools import kernel_info, open_program
+from drgn_tools.engine.crash_log import last_words
+
+from ..conftest import lab_dump
+from ..lab.variants import Variant, variants_of
+
+
+def test_a_kernel_that_did_not_die_said_nothing(demo_program: drgn.Program) -> None:
+    assert kernel_info(demo_program).last_words == ()
+    assert last_words(demo_program) == ()
+
+
+def test_a_log_without_bounds_is_left_alone(demo_core: str) -> None:
+    prog = open_program(core=demo_core)
+    ring = prog["prb"].desc_ring
+    # drgn would go through 2^40 records.
+    beyond = (ring.tail_id.counter.value_() + (1 << 40)).to_bytes(8, "little")
+    prog.add_memory_segment(
+        ring.head_id.counter.address_of_().value_(),
+        8,
+        lambda address, count, offset, physical: beyond[offset : offset + count],
+    )
+    assert last_words(prog) == ()
+
+
+def overlay(prog: drgn.Program, address: int, data: bytes) -> None:
+    prog.add_memory_segment(
+        address, len(data), lambda at, count, offset, physical: data[offset : offset + count]
+    )
+
+
+def test_a_line_that_only_mentions_one_is_no_headline(demo_core: str) -> None:
+    prog = open_program(core=demo_core)
+    text = prog["prb"].text_data_ring.data.value_()
+    start = prog.read(text, 4096)
+    at = start.index(b"Linux version ")
+    overlay(prog, text + at + 4, b" BUG: no")
+    assert last_words(prog) == ()
+    overlay(prog, text + at, b"BUG: no line")
+    (line,) = last_words(prog)
+    assert line.startswith("BUG: no line")
+
+
+def test_text_that_is_missing_may_be_what_was_never_written(demo_core: str) -> None:
+    prog = open_program(core=demo_core)
+    ring = prog["prb"].text_data_ring
+    text, size = ring.data.value_(), 1 << ring.size_bits.value_()
+    at = prog.read(text, 4096).index(b"Linux version ")
+    overlay(prog, text + at, b"BUG: no line")
+
+    def missing(address: int, count: int, offset: int, physical: bool) -> NoReturn:
+        raise drgn.FaultError("left out", address)
+
+    unused = prog.read(text, size).rstrip(b"\0")
+    assert len(unused) < size - 4096
+    prog.add_memory_segment(text + size - 4096, 4096, missing)
+    assert len(last_words(prog)) == 1
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    "variant", [*variants_of("crashes"), *variants_of("crashes-years")], ids=lambda v: v.name
+)
+def test_the_last_words_are_the_consoles(variant: Variant) -> None:
+    dump = lab_dump(variant)
+    words = kernel_info(open_program(core=dump.core)).last_words
+    printed = dump.said.read_text(errors="replace")
+    assert words
+    assert all(line in printed for line in words)
+    assert variant.crash is not None
+    # A crash kernel is started before panic() says its line only after an oops.
+    if not (variant.kdump and variant.crash.oops):
+        assert words[-1].startswith("Kernel panic - not syncing: ")
+    if variant.crash.oops is not None and variant.crash.name != "hardirq-warn":
+        assert words[0].startswith(("BUG: ", "kernel BUG at "))

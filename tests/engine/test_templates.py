@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is told of a task because another's stack has the same outline is what a walk of its own says."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Optional
+
+import pytest
+
+from drgn_tools import open_program, task_stacks
+from drgn_tools.kernel.layout import Layout, layout_of
+from drgn_tools.kernel.tasks import Task, TaskList
+from drgn_tools.records import TaskStack
+from drgn_tools.unwind.fast_path import Outline, Outlines
+from drgn_tools.unwind.frame_pointer import StackBytes
+from drgn_tools.unwind.recovery import RecoverLayout, probe_recovery
+
+from ..support.overlay import overlay
+
+Place = tuple[tuple[int, ...], tuple[int, ...], bool]
+
+WORD = 8
+USER_CS, KERNEL_CS = 0x33, 0x10
+NODES = 256
+"""Where rethook nodes are put on a stack: far below what is in use."""
+NODE_BYTES = 64
+
+
+class Machine:
+    """The demo dump, and the stacks of its tasks that sleep."""
+
+    def __init__(self, core: str) -> None:
+        self.prog = open_program(core=core)
+        self.layout: Layout = layout_of(self.prog)
+        self.recover: RecoverLayout = probe_recovery(self.prog)
+        tasks = TaskList(self.prog, self.layout)
+        self.tasks = [t for t in tasks if t.has_stack and not tasks.is_running(t)]
+        self.stacks = {t.addr: self.prog.read(t.stack_addr, self.size) for t in self.tasks}
+        with_regs = {s.task for s in task_stacks(self.prog) if _in_kernel_mode(s)}
+        self.interrupted = [t for t in self.tasks if t.addr in with_regs]
+
+    @property
+    def size(self) -> int:
+        return self.layout.thread_size_bytes
+
+    def shuffle(self, rng: random.Random) -> None:
+        """Give most tasks the stack of one of four, some of them damaged, some with swapped addresses."""
+        donors = [*rng.choices(self.interrupted, k=2), *rng.choices(self.tasks, k=2)]
+        for task in self.tasks:
+            if rng.random() < 0.9:
+                _DrawnTask(self, task, rng.choice(donors), rng).lay_over()
+
+
+class _DrawnTask:
+    """A task with another's stack, each word that points into it moved."""
+
+    def __init__(self, machine: Machine, task: Task, donor: Task, rng: random.Random) -> None:
+        self.machine, self.task, self.rng = machine, task, rng
+        self.stack = bytearray(machine.stacks[donor.addr])
+        self.struct = bytearray(machine.prog.read(task.addr, machine.layout.task.size_bytes + 4096))
+        for at in range(0, machine.size, WORD):
+            if 0 <= self.get(at) - donor.stack_addr < machine.size:
+                self.put(at, self.get(at) - donor.stack_addr + task.stack_addr)
+        self.sp = donor.thread_sp - donor.stack_addr
+        self.put_member(machine.layout.task.thread_sp[0], task.stack_addr + self.sp)
+        places = list(self.chain())
+        if rng.random() < 0.3:
+            self.swap(sorted(rng.sample(places, min(3, len(places)))))
+        for at in rng.choices(places, k=rng.choice((0, 0, 0, 1, 2))):
+            self.put(at, self.anything(places))
+
+    def chain(self) -> Iterator[int]:
+        """Where the words lie that a walk looks at: of frames, and of pt_regs bp, ip and cs."""
+        at, end, encoded = self.sp + self.machine.layout.frame_bp_offset, self.machine.size, False
+        while 0 <= at <= end - (21 if encoded else 2) * WORD:
+            offsets = (4, 16, 17) if encoded else (0, 1)
+            yield from (at + WORD * offset for offset in offsets)
+            bp = self.get(at + WORD * offsets[0]) - self.task.stack_addr
+            if bp <= at:
+                return
+            at, encoded = bp & -WORD, bool(bp & 1)
+
+    def swap(self, places: list[int]) -> None:
+        """Swap addresses out, as kretprobes do; not each is where the list says."""
+        rethook = self.machine.recover.rethook
+        assert rethook is not None
+        self.put_member(rethook.first_offset, self.task.stack_addr + NODES)
+        for i, at in enumerate(places):
+            node, last = NODES + i * NODE_BYTES, i == len(places) - 1
+            self.put(node, 0 if last else self.task.stack_addr + node + NODE_BYTES)
+            ret_addr = self.rng.choice((self.get(at), self.get(at), rethook.trampoline))
+            self.put(node + rethook.ret_addr_offset, ret_addr)
+            found_at = self.task.stack_addr + at + self.rng.choice((0, 0, 0, WORD))
+            self.put(node + rethook.frame_offset, found_at)
+            self.put(at, rethook.trampoline)
+
+    def anything(self, places: list[int]) -> int:
+        recover, addr = self.machine.recover, self.task.stack_addr + self.rng.choice(places)
+        assert recover.rethook is not None and recover.fgraph is not None
+        word = self.get(self.rng.choice(places))
+        swapped = recover.rethook.trampoline, recover.fgraph.return_to_handler
+        return self.rng.choice((addr, addr | 1, word, word + WORD, 0, USER_CS, KERNEL_CS, *swapped))
+
+    def get(self, at: int) -> int:
+        return int.from_bytes(self.stack[at : at + WORD], "little")
+
+    def put(self, at: int, word: int) -> None:
+        self.stack[at : at + WORD] = (word % (1 << 64)).to_bytes(WORD, "little")
+
+    def put_member(self, at: int, word: int) -> None:
+        self.struct[at : at + WORD] = word.to_bytes(WORD, "little")
+
+    def lay_over(self) -> None:
+        for addr, data in ((self.task.addr, self.struct), (self.task.stack_addr, self.stack)):
+            overlay(self.machine.prog, addr, bytes(data))
+
+
+def _in_kernel_mode(stack: TaskStack) -> bool:
+    return any(not regs.user_mode for regs in stack.regs)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_lies_on_stacks_a_story_says_what_a_walk_does(
+    demo_core: str, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    machine = Machine(demo_core)
+    machine.shuffle(random.Random(seed))
+    places: Counter[Optional[Place]] = Counter()
+    outline_of = Outlines.of
+
+    def counted(self: Outlines, stack: StackBytes, thread_sp: int) -> Optional[Outline]:
+        outline = outline_of(self, stack, thread_sp)
+        places[None if outline is None else outline.place] += 1
+        return outline
+
+    monkeypatch.setattr(Outlines, "of", counted)
+    told = list(task_stacks(machine.prog))
+    monkeypatch.setattr(Outlines, "of", lambda *_: None)
+    walked = list(task_stacks(machine.prog))
+    for of_story, of_walk in zip(told, walked):
+        assert of_story == of_walk
+    assert len(told) == len(walked) > 100
+    # Neither all were alike nor none.
+    assert places.pop(None) > 5
+    assert len(places) > 10 and max(places.values()) > 10
+    swapped = machine.recover.swapped_in
+    assert any(place is not None and not swapped.isdisjoint(place[0]) for place in places)
+    assert sum(map(_in_kernel_mode, told)) > 10

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A dataset on disk: whole files or none, one record a source, one run at a time, whatever is killed or full."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
+
+from drgn_tools.errors import InputError
+from drgn_tools.fleet.dataset.dataset import Dataset, source_key
+from drgn_tools.fleet.dataset.schema import SCHEMA
+
+from ..support.fleet_processes import ROOT, wait_until
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return Dataset.create(tmp_path / "dataset")
+
+
+def files(dataset: Dataset) -> dict[str, bytes]:
+    """All there is, by its name."""
+    return {
+        f"{folder.name}/{file.name}": file.read_bytes()
+        for folder in (dataset.audits, dataset.tasks)
+        for file in folder.iterdir()
+    }
+
+
+def refusal(call: Callable[[Path], object], path: Path) -> str:
+    with pytest.raises(InputError) as raised:
+        call(path)
+    message = str(raised.value)
+    assert message.isprintable()
+    assert message.startswith(str(path))
+    return message[len(str(path)) :]
+
+
+# ---- what is one
+
+
+def test_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    Dataset.create(path)
+    assert json.loads((path / "dataset.json").read_text()) == {"schema": SCHEMA}
+    assert Dataset.open(path).audits.is_dir()
+
+
+def test_one_that_is_there_is_left_as_it_is(dataset: Dataset) -> None:
+    dataset.commit("key", "1", b"audit", b"tasks")
+    before = files(dataset)
+    assert files(Dataset.create(dataset.path)) == before
+
+
+def test_what_is_none(tmp_path: Path) -> None:
+    assert refusal(Dataset.open, tmp_path / "nothing").startswith(": is no dataset")
+    assert refusal(Dataset.open, tmp_path).startswith(": is no dataset")
+    (tmp_path / "file").write_text("x")
+    assert refusal(Dataset.open, tmp_path / "file").startswith(": is no dataset")
+    assert refusal(Dataset.create, tmp_path / "file") == ": is a file; a dataset is a folder"
+    assert refusal(Dataset.create, tmp_path).startswith(": is a folder with something else in it")
+    assert os.listdir(tmp_path) == ["file"], "nothing was put there"
+
+
+@pytest.mark.parametrize(
+    "about", ["", "{", "[]", "5", '"x"', "{}", "\0", '{"schema', "\udcff"], ids=repr
+)
+def test_a_damaged_one(about: str, dataset: Dataset) -> None:
+    (dataset.path / "dataset.json").write_bytes(os.fsencode(about))
+    assert refusal(Dataset.open, dataset.path).startswith(": is no dataset")
+    assert refusal(Dataset.create, dataset.path).startswith(": is a folder with something else")
+
+
+@pytest.mark.parametrize(
+    "schema", ["drgn-tools.fleet/2", "drgn-tools.fleet/", "x\x1b[31m", None, 1]
+)
+def test_another_schema(schema: object, dataset: Dataset) -> None:
+    (dataset.path / "dataset.json").write_text(json.dumps({"schema": schema}))
+    for call in (Dataset.open, Dataset.create):
+        assert f"expected {SCHEMA}" in refusal(call, dataset.path)
+
+
+# ---- one record a source
+
+
+def test_keys_are_of_the_name_and_for_ever() -> None:
+    assert source_key("/var/crash/vmcore") == "0561007ebb9bac86d1cf"
+    names = [f"/var/crash/{n}/vmcore" for n in range(10_000)] + ["", "ö", "\udcff", "a/../b", "b"]
+    assert len({source_key(name) for name in names}) == len(names)
+
+
+def test_a_new_record_takes_the_place_of_the_old(dataset: Dataset) -> None:
+    dataset.commit("aa", "1", b"audit 1", b"tasks 1")
+    dataset.commit("ab", "2", b"audit 2", b"tasks 2")
+    dataset.commit("aa", "3", b"audit 3", b"tasks 3")
+    # Who reads the dataset at this time may have the record that was replaced.
+    assert files(dataset)["tasks/aa-1.parquet"] == b"tasks 1"
+    dataset.remove_others({"2", "3"})
+    assert files(dataset) == {
+        "audits/aa.parquet": b"audit 3",
+        "tasks/aa-3.parquet": b"tasks 3",
+        "audits/ab.parquet": b"audit 2",
+        "tasks/ab-2.parquet": b"tasks 2",
+    }
+    dataset.commit("aa", "4", b"failure", None)
+    dataset.remove_others({"2", "4"})
+    assert sorted(files(dataset)) == [
+        "audits/aa.parquet",
+        "audits/ab.parquet",
+        "tasks/ab-2.parquet",
+    ]
+
+
+def test_the_record_comes_last(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    replace = os.replace
+
+    def note_replace(source: Path, target: Path) -> None:
+        order.append(f"+{target.parent.name}")
+        replace(source, target)
+
+    dataset.commit("aa", "1", b"audit", b"tasks")
+    monkeypatch.setattr(os, "replace", note_replace)
+    dataset.commit("aa", "2", b"audit", b"tasks")
+    # A reader between any two of these sees the tasks of the record that is there.
+    assert order == ["+tasks", "+audits"]
+
+
+# ---- killed in the middle
+
+WRITER = """
+import sys
+from pathlib import Path
+from drgn_tools.fleet.dataset.dataset import Dataset
+dataset = Dataset.create(Path(sys.argv[1]))
+with dataset.locked():
+    print("ready", flush=True)
+    for n in range(1000000):
+        byte = bytes((n % 256,))
+        dataset.commit(f"key-{n % 3}", f"{n % 256:02x}", byte * 3_000_000, byte * 2_000_000)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_nothing_half(tmp_path: Path) -> None:
+    path = tmp_path / "dataset"
+    for attempt in range(5):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        with writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"ready\n"
+            wait_until("records", lambda: len(list((path / "audits").glob("key-*"))) == 3)
+            time.sleep(0.013 * attempt)  # anywhere in a commit
+            writer.send_signal(signal.SIGKILL)
+        dataset = Dataset.open(path)
+        audits = list(dataset.audits.glob("*.parquet"))
+        assert len(audits) == 3
+        for audit in audits:
+            content = audit.read_bytes()
+            assert content == content[:1] * 3_000_000
+            tasks = (dataset.tasks / f"{audit.stem}-{content[0]:02x}.parquet").read_bytes()
+            assert tasks == content[:1] * 2_000_000
+        with dataset.locked():
+            assert not list(path.glob("**/.unfinished-*"))
+
+
+def test_what_a_killed_run_left_half_written_goes_with_the_next(dataset: Dataset) -> None:
+    for folder in (dataset.path, dataset.audits, dataset.tasks):
+        (folder / ".unfinished-0123").write_bytes(b"half")
+    dataset.commit("aa", "1", b"audit", b"tasks")
+    with dataset.locked():
+        assert sorted(files(dataset)) == ["audits/aa.parquet", "tasks/aa-1.parquet"]
+    assert sorted(os.listdir(dataset.path)) == ["audits", "dataset.json", "lock", "tasks"]
+
+
+# ---- one run at a time
+
+
+def test_the_lock(dataset: Dataset) -> None:
+    with dataset.locked():
+        with (
+            pytest.raises(InputError, match="another fleet run is writing to it"),
+            dataset.locked(),
+        ):
+            pass
+        # It keeps nobody from reading.
+        assert Dataset.open(dataset.path)
+    with dataset.locked():
+        pass
+
+
+def test_the_lock_of_a_process_that_is_killed_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "dataset"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    with writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+        dataset = Dataset.open(path)
+        with pytest.raises(InputError), dataset.locked():
+            pass
+        writer.kill()
+    with dataset.locked():
+        pass
+
+
+def test_where_no_lock_can_be(dataset: Dataset) -> None:
+    (dataset.path / "lock").mkdir()
+    with pytest.raises(InputError) as raised, dataset.locked():
+        pass
+    assert str(raised.value) == f"{dataset.path}: cannot be written to: Is a directory"
+
+
+# ---- a full disk
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """As if the disk were full: larger files cannot be written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(("audit_bytes", "tasks_bytes"), [(5000, 10), (10, 5000), (5000, 5000)])
+def test_what_does_not_fit_changes_nothing(
+    audit_bytes: int, tasks_bytes: int, dataset: Dataset
+) -> None:
+    dataset.commit("aa", "1", b"audit", b"tasks")
+    before = files(dataset)
+    with files_up_to(1000), pytest.raises(OSError):
+        dataset.commit("aa", "2", bytes(audit_bytes), bytes(tasks_bytes))
+    after = files(dataset)
+    # Tasks that no record refers to do not count.
+    after.pop("tasks/aa-2.parquet", None)
+    assert after == before
+    with dataset.locked():  # the next run
+        dataset.remove_others({"1"})
+        assert files(dataset) == before
+        dataset.commit("aa", "3", b"audit 3", b"tasks 3")
+        dataset.remove_others({"3"})
+    assert files(dataset) == {"audits/aa.parquet": b"audit 3", "tasks/aa-3.parquet": b"tasks 3"}
+
+
+def test_no_room_for_a_new_one(tmp_path: Path) -> None:
+    with files_up_to(5):
+        said = refusal(Dataset.create, tmp_path / "dataset")
+    assert said == ": cannot be made a dataset: File too large"
+    Dataset.create(tmp_path / "dataset")
+
+
+def test_readers_see_whole_files_while_it_is_written(dataset: Dataset) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            dataset.commit("aa", f"{n}", bytes((n % 256,)) * 200_000, None)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        wait_until("the first", (dataset.audits / "aa.parquet").exists)
+        for _ in range(200):
+            content = (dataset.audits / "aa.parquet").read_bytes()
+            assert content == content[:1] * 200_000
+    finally:
+        stop.set()
+        writer.join()

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The headers of kdump files, and what is refused by them in one line."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from drgn_tools import InputError, audit_kernel, open_program
+from drgn_tools.program.kdump import announced_bytes, has_end, is_flattened, read_kdump
+
+from ..end_to_end.test_missing_pages import pages_read, wrong
+from ..support.kdump import (
+    COMPRESSIONS,
+    MAKEDUMPFILE_NAMES,
+    PAGE,
+    QEMU_NAMES,
+    flatten,
+    unflatten,
+    write_kdump,
+)
+
+
+@pytest.fixture(scope="module")
+def kdump(demo_core: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("kdump") / "vmcore"
+    write_kdump(demo_core, path)
+    return path
+
+
+def test_headers_are_the_same_flattened_or_not(kdump: Path, tmp_path: Path) -> None:
+    headers = []
+    for record_bytes in (100, 1000, 1 << 16):
+        flat, plain = tmp_path / "flat", tmp_path / "plain"
+        flatten(kdump, flat, record_bytes)
+        unflatten(flat, plain)
+        assert plain.read_bytes() == kdump.read_bytes()
+        with open(flat, "rb") as file:
+            assert is_flattened(file)
+            assert has_end(file)
+            headers.append(read_kdump(file))
+    with open(kdump, "rb") as file:
+        assert not is_flattened(file)
+        header = read_kdump(file)
+        assert header is not None
+        assert announced_bytes(file, header) == kdump.stat().st_size
+    assert headers == [header] * 3
+    assert header.block_bytes == PAGE
+    assert header.utsname == tuple(name.decode() for name in MAKEDUMPFILE_NAMES)
+    assert header.part is None
+    assert header.max_pfn > 1000
+
+
+def test_headers_of_a_32_bit_machine(tmp_path: Path) -> None:
+    names = b"".join(name.ljust(65, b"\0") for name in (b"Linux", b"n", b"5.10", b"#1", b"i686"))
+    header = b"KDUMP   " + struct.pack("<i390s2x8xIiiII", 6, names, 0, PAGE, 2, 8, 1000)
+    sub_header = struct.pack("<IiiII", 0, 31, 1, 17, 500)
+    path = tmp_path / "vmcore"
+    path.write_bytes((header.ljust(PAGE, b"\0") + sub_header).ljust(3 * PAGE, b"\0"))
+    with open(path, "rb") as file:
+        found = read_kdump(file)
+    assert found is not None
+    assert found.utsname[4] == "i686"
+    assert (found.part, found.max_pfn, found.bitmaps_end) == ((17, 500), 1000, 11 * PAGE)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as raised:
+        open_program(core=path)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert message.startswith(f"{path}: ")
+    return message
+
+
+def test_a_part_of_a_split_dump(demo_core: str, kdump: Path, tmp_path: Path) -> None:
+    with open(kdump, "rb") as file:
+        header = read_kdump(file)
+    assert header is not None
+    end = header.max_pfn
+    path = tmp_path / "part"
+    for part, held in (
+        ((0, end // 2), f"page frames 0 to {end // 2 - 1} of {end}"),
+        ((end // 2, end), f"page frames {end // 2} to {end - 1} of {end}"),
+        ((end, end), "no pages"),
+    ):
+        write_kdump(demo_core, path, part=part)
+        message = refusal(path)
+        assert "is one part of a split dump" in message
+        assert f"it holds {held};" in message
+        assert "makedumpfile --reassemble" in message
+    # The first of two parts may have it all, where there is little.
+    write_kdump(demo_core, path, part=(0, end))
+    assert audit_kernel(open_program(core=path)).problems == ()
+
+
+@pytest.mark.parametrize("flattened", [False, True])
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_dump_that_names_only_the_machine(
+    demo_core: str, tmp_path: Path, compression: str, flattened: bool
+) -> None:
+    # QEMU's: flattened, and since 8.2 (kdump-raw-*) also as it is.
+    path = tmp_path / "vmcore"
+    write_kdump(demo_core, path, names=QEMU_NAMES, compression=compression)
+    if flattened:
+        flatten(path, tmp_path / "flat")
+        path = tmp_path / "flat"
+    expected = audit_kernel(open_program(core=demo_core))
+    audit = audit_kernel(open_program(core=path))
+    assert audit.tasks == expected.tasks
+    assert audit.problems == ()
+    assert audit.kernel.release == expected.kernel.release
+
+
+def test_a_dump_of_another_machine(demo_core: str, tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    write_kdump(demo_core, path, names=(*QEMU_NAMES[:4], b"aarch64", b""))
+    assert "is a core dump of aarch64; only x86_64 and i386" in refusal(path)
+
+
+def test_names_that_are_odd_are_libkdumpfiles_to_judge(demo_core: str, tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    write_kdump(demo_core, path, names=(b"Minix", b"", b"", b"", b"x86_64", b""))
+    assert "cannot be opened as a vmcore" in refusal(path)
+
+
+def test_flattened_and_cut_short(
+    kdump: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "flat"
+    flatten(kdump, path)
+    size = path.stat().st_size
+    os.truncate(path, size - 1)  # all is there but the end of the mark
+    open_program(core=path)
+    assert f"{path}: the file is cut short" in caplog.text
+    for length in (size - 17, size - 100, size // 2, 70_000, 9000, 5000, 4096, 100, 16):
+        os.truncate(path, length)
+        assert "cut short" in refusal(path), length
+
+
+def test_cut_short_where_the_last_pages_are_zero(kdump: Path, tmp_path: Path) -> None:
+    # Their descriptors point to a page at the start.
+    with open(kdump, "rb") as file:
+        header = read_kdump(file)
+        assert header is not None
+        announced = announced_bytes(file, header)
+    cut = tmp_path / "vmcore"
+    cut.write_bytes(kdump.read_bytes()[:-1])
+    with open(cut, "rb") as file:
+        assert announced_bytes(file, header) == announced == cut.stat().st_size + 1
+
+
+def test_a_disk_that_was_full(
+    demo_core: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = audit_kernel(open_program(core=demo_core))
+    path = tmp_path / "vmcore"
+    write_kdump(demo_core, path, written=max(pages_read(demo_core).by_audit))
+    audit = audit_kernel(open_program(core=path))
+    assert f"{path}: makedumpfile could not write all of the file" in caplog.text
+    assert list(wrong(whole, audit)) == []
+    assert audit.tasks != whole.tasks
+    write_kdump(demo_core, path, written=1000)
+    assert "makedumpfile could not write all of the file" in refusal(path)
+
+
+def test_flattened_elf(demo_core: str, tmp_path: Path) -> None:
+    flat, plain = tmp_path / "flat", tmp_path / "plain"
+    flatten(Path(demo_core), flat)
+    assert "makedumpfile -R" in refusal(flat)
+    unflatten(flat, plain)
+    assert audit_kernel(open_program(core=plain)).problems == ()

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Opening a kernel: drgn's own helpers work on it, whatever it was opened with."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Optional, cast
+from unittest import mock
+
+import drgn
+import pytest
+from drgn import Program
+from drgn.helpers.linux.cpumask import for_each_online_cpu, for_each_possible_cpu
+from drgn.helpers.linux.fs import for_each_file, for_each_mount, mount_dst
+from drgn.helpers.linux.irq import for_each_irq_desc
+from drgn.helpers.linux.mm import cmdline, for_each_vma
+from drgn.helpers.linux.module import for_each_module
+from drgn.helpers.linux.panic import tainted
+from drgn.helpers.linux.percpu import per_cpu
+from drgn.helpers.linux.pid import find_task, for_each_pid, for_each_task
+from drgn.helpers.linux.printk import get_dmesg
+from drgn.helpers.linux.sched import cpu_curr, get_task_state, idle_task, task_state_to_char
+from drgn.helpers.linux.slab import for_each_slab_cache
+
+from drgn_tools import open_program
+from drgn_tools.debuginfo.find_btf import read_btf
+from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
+from drgn_tools.errors import InputError, TypesError, UsageError
+from drgn_tools.program.elf import ET_REL
+from drgn_tools.program.open import (
+    build_id,
+    has_dwarf,
+    opened_here,
+    types_source,
+    use_builtin_types,
+    vmcoreinfo,
+    while_it_is_there,
+)
+
+from ..conftest import lab_file
+from ..support.elf_writer import elf_file
+from ..support.kdump import write_kdump
+
+
+@pytest.mark.parametrize(
+    "which", [{}, {"core": "a", "kernel": True}, {"core": "a", "qemu": "b"}, {"kernel": False}]
+)
+def test_exactly_one_kernel_must_be_named(which: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="which kernel"):
+        open_program(**which)
+
+
+def facts(prog: Program) -> dict[str, object]:
+    """What drgn's helpers say of a kernel, helper by helper."""
+    tasks = list(for_each_task(prog))
+    users = [task for task in tasks if task.mm]
+    cpus = list(for_each_online_cpu(prog))
+    return {
+        "for_each_task": [(t.pid.value_(), t.comm.string_(), t.value_()) for t in tasks],
+        "find_task": find_task(prog, 1).value_(),
+        "for_each_pid": [pid.value_() for pid in for_each_pid(prog)],
+        "cpus": (cpus, list(for_each_possible_cpu(prog))),
+        "cpu_curr": [cpu_curr(prog, cpu).value_() for cpu in cpus],
+        "idle_task": [idle_task(prog, cpu).value_() for cpu in cpus],
+        "per_cpu": [per_cpu(prog["runqueues"], cpu).nr_running.value_() for cpu in cpus],
+        "task_state_to_char": [task_state_to_char(task) for task in tasks],
+        "get_task_state": [get_task_state(task) for task in tasks],
+        "for_each_module": [module.name.string_() for module in for_each_module(prog)],
+        "for_each_file": [[fd for fd, _ in for_each_file(task)] for task in users],
+        "cmdline": [cmdline(task) for task in users],
+        "for_each_vma": [[vma.vm_start.value_() for vma in for_each_vma(t.mm)] for t in users],
+        "mounts": [mount_dst(mount) for mount in for_each_mount(prog)],
+        "dmesg": get_dmesg(prog),
+        "tainted": tainted(prog),
+        "for_each_irq_desc": [irq for irq, _ in for_each_irq_desc(prog)],
+        "for_each_slab_cache": [cache.name.string_() for cache in for_each_slab_cache(prog)],
+        "constants": [prog[name].value_() for name in ("PIDTYPE_PID", "THREAD_SIZE", "PAGE_SIZE")],
+        "jiffies": prog["jiffies"].value_(),
+        "vmemmap": prog["vmemmap"].value_(),
+        "symbol": prog.symbol(prog["schedule"].address_ + 4).name,
+        "char": prog.type("char").is_signed,
+        "threads": [thread.tid for thread in prog.threads()],
+    }
+
+
+def test_drgns_helpers_work_with_nothing_beside_the_core(demo_program: Program) -> None:
+    found = facts(demo_program)
+    assert len(found["for_each_task"]) > 20  # type: ignore[arg-type]
+    assert found["symbol"] == "schedule"
+    assert b"Linux version" in found["dmesg"]  # type: ignore[operator]
+    assert set(found["task_state_to_char"]) <= set("RSDTtXZPI")  # type: ignore[call-overload]
+    assert types_source(demo_program) == "btf"
+    assert not has_dwarf(demo_program)
+    assert opened_here(demo_program)
+
+
+@pytest.mark.lab
+def test_dwarf_says_the_same_as_btf() -> None:
+    core, vmlinux = str(lab_file("fp-lsb.core")), str(lab_file("fp-lsb.vmlinux"))
+    by_btf, by_dwarf = open_program(core=core), open_program(core=core, symbols=[vmlinux])
+    assert types_source(by_dwarf) == "dwarf"
+    btf_facts, dwarf_facts = facts(by_btf), facts(by_dwarf)
+    for name, expected in dwarf_facts.items():
+        assert btf_facts[name] == expected, name
+    ours, theirs = kallsyms_of(by_btf), kallsyms_of(by_dwarf)
+    assert ours is not None
+    assert theirs is not None
+    assert list(ours.symbols()) == list(theirs.symbols())
+
+
+def test_kdump_says_the_same_as_elf(demo_core: str, demo_program: Program, tmp_path: Path) -> None:
+    kdump = tmp_path / "vmcore.kdump"
+    write_kdump(demo_core, kdump)
+    assert facts(open_program(core=kdump)) == facts(demo_program)
+
+
+def test_vmcoreinfo_and_build_id(demo_program: Program) -> None:
+    lines = vmcoreinfo(demo_program)
+    assert lines["OSRELEASE"] == demo_program["UTS_RELEASE"].string_().decode()
+    assert lines["PAGESIZE"] == "4096"
+    found = build_id(demo_program)
+    assert found is not None
+    assert len(found) == 40
+
+
+def test_a_program_that_drgn_opened_gets_the_types(demo_core: str) -> None:
+    prog = Program()
+    prog.set_core_dump(demo_core)
+    assert not opened_here(prog)
+    with pytest.raises(LookupError):
+        prog.type("struct task_struct")
+    use_builtin_types(prog)
+    use_builtin_types(prog)
+    assert prog.type("struct task_struct").size > 1000
+    assert len(prog.enabled_type_finders()) == len(set(prog.enabled_type_finders()))
+
+
+def test_types_of_debuginfo_go_first(demo_core: str) -> None:
+    prog = Program()
+    prog.set_core_dump(demo_core)
+    use_builtin_types(prog)
+    for finders in (
+        prog.enabled_type_finders(),
+        prog.enabled_object_finders(),
+        prog.enabled_symbol_finders(),
+    ):
+        assert finders[-1] == "drgn_tools"
+        assert len(finders) > 1
+
+
+def test_two_programs_share_nothing(demo_core: str) -> None:
+    first, second = open_program(core=demo_core), open_program(core=demo_core)
+    assert kallsyms_of(first) is not kallsyms_of(second)
+    assert first.type("struct pid").prog is first
+    assert second.type("struct pid").prog is second
+
+
+class _NoBtfSymbols:
+    # A symbol table that has lost the two symbols around BTF.
+    def __init__(self, kallsyms: Kallsyms) -> None:
+        self._kallsyms = kallsyms
+
+    def find(self, name: str, types: str = "") -> list[int]:
+        return [] if "BTF" in name else self._kallsyms.find(name, types)
+
+
+def test_btf_is_found_by_its_header(demo_program: Program) -> None:
+    kallsyms = kallsyms_of(demo_program)
+    assert kallsyms is not None
+    (start,), (stop,) = kallsyms.find("__start_BTF"), kallsyms.find("__stop_BTF")
+    expected = demo_program.read(start, stop - start)
+    assert read_btf(demo_program, _NoBtfSymbols(kallsyms)) == expected  # type: ignore[arg-type]
+
+
+def overlaid(core: str, name: str, length: Optional[int] = None) -> Program:
+    """The core with zeros over the BTF from a symbol on, not yet given any types."""
+    prog = Program()
+    prog.set_core_dump(core)
+    kallsyms = kallsyms_of(prog)
+    assert kallsyms is not None
+    (start,), (stop,) = kallsyms.find(name), kallsyms.find("__stop_BTF")
+    prog.add_memory_segment(
+        start, length or stop - start, lambda address, count, offset, physical: bytes(count)
+    )
+    return prog
+
+
+def test_a_failure_leaves_the_program_as_it_was(demo_core: str) -> None:
+    prog = overlaid(demo_core, "__start_BTF")
+    finders = prog.enabled_type_finders()
+    for _ in range(2):
+        with pytest.raises(TypesError, match="give the vmlinux"):
+            use_builtin_types(prog)
+        assert prog.enabled_type_finders() == finders
+    with pytest.raises(LookupError):
+        prog.type("struct task_struct")
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys, drgn; before = set(sys.modules); import drgn_tools.program.open;"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    imported = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert not {"argparse", "gzip", "lzma", "subprocess", "tabulate", "tempfile"} & {*imported}
+
+
+def test_drgns_own_warnings_are_not_printed(
+    demo_core: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import sys, drgn_tools;"
+        "prog = drgn_tools.open_program(core=sys.argv[1]);"
+        "import logging; logging.getLogger('drgn').warning('from drgn')"
+    )
+    subprocess.run([sys.executable, "-c", code, demo_core], check=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_core_cut_short_is_warned_of_once(
+    demo_core: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The last segment is not memory that matters; all but its end is there.
+    cut = tmp_path / "vmcore"
+    size = Path(demo_core).stat().st_size
+    subprocess.run(["cp", "--sparse=always", demo_core, cut], check=True)
+    cut.chmod(0o600)
+    with open(cut, "r+b") as file:
+        file.truncate(size - 4096)
+    with caplog.at_level(logging.WARNING):
+        prog = open_program(core=cut)
+    assert find_task(prog, 1)
+    warnings = [record.getMessage() for record in caplog.records if record.name == "drgn_tools"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{cut}: the file is cut short: ")
+
+
+def test_a_module_among_the_symbols_does_not_replace_btf(demo_core: str, tmp_path: Path) -> None:
+    module = tmp_path / "loop.ko"
+    module.write_bytes(elf_file(ET_REL, 62, []))
+    prog = open_program(core=demo_core, symbols=[module])
+    assert types_source(prog) == "btf"
+    assert find_task(prog, 1)
+
+
+def test_drgn_platform_is_the_dumps(demo_program: Program) -> None:
+    assert demo_program.platform is not None
+    assert demo_program.platform.arch is drgn.Architecture.X86_64
+
+
+def live(prog: drgn.Program) -> drgn.Program:
+    """A program that says of itself that it runs, as far as Python sees."""
+    stand_in = mock.Mock(spec_set=("flags", "cache"), cache={})
+    stand_in.flags = prog.flags | drgn.ProgramFlags.IS_LIVE
+    return cast(drgn.Program, stand_in)
+
+
+@pytest.mark.parametrize("error", [ProcessLookupError(3, "No such process"), Exception("closed")])
+def test_a_guest_that_goes_away_is_an_input_error(
+    demo_program: drgn.Program, error: Exception
+) -> None:
+    message = r"^qemu: went away while it was read: "
+    with pytest.raises(InputError, match=message), while_it_is_there(live(demo_program)):
+        raise error
+    # In a dump the same is a bug of ours, and so is all else of a guest.
+    with pytest.raises(type(error)), while_it_is_there(demo_program):
+        raise error
+    with pytest.raises(KeyError), while_it_is_there(live(demo_program)):
+        raise KeyError("x")

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Datasets of a fleet for tests: small, real files, made without a run.
+
+:data:`FLEET` is a fleet that never was, from the records in tests/support/fabricated.py: hosts,
+kernels, times, every status, an outlier, and hostile text wherever text can be. What
+must be true of its report can be counted from :data:`FLEET` itself. :func:`audited`
+makes a record of a real dump. :func:`write_dataset` writes any of them::
+
+    dataset = write_dataset(tmp_path / "fleet", FLEET)
+    dataset = write_dataset(tmp_path / "real", [audited(demo_core, host="web-1")])
+
+Needs the extra ``drgn-tools[fleet]``: import it below ``pytest.importorskip``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Optional
+
+from drgn_tools import __version__
+from drgn_tools.fleet.dataset.dataset import Dataset, source_key
+from drgn_tools.fleet.dataset.schema import audit_file, tasks_file
+from drgn_tools.records import Frame, KernelAudit, KernelInfo, Reason, TaskStack, Verdict
+
+from . import fabricated
+
+NEW_YEAR = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+HOSTILE_TEXT = "<script>alert(1)</script>\x1b[31m\n\t,;|\"'`&amp;</td>\u202e${x}"
+"""A tag, colour, lines, every separator, an entity, right-to-left."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The final record of a source."""
+
+    record: dict[str, Any]
+    """By column of ``audits``; what is not given is null."""
+    tasks: Optional[tuple[TaskStack, ...]] = None
+    """``None`` of a failure."""
+
+    def __getitem__(self, column: str) -> Any:
+        return self.record.get(column)
+
+
+def write_dataset(path: Path, sources: Iterable[Source]) -> Dataset:
+    """A dataset of *sources* in the new folder *path*."""
+    dataset = Dataset.create(path)
+    for source in sources:
+        tasks = None if source.tasks is None else tasks_file(source["audit_id"], source.tasks)
+        dataset.commit(
+            source_key(source["source"]), source["audit_id"], audit_file(source.record), tasks
+        )
+    return dataset
+
+
+def write_orphan(dataset: Dataset, tasks: Sequence[TaskStack]) -> None:
+    """Tasks without a record, as a run leaves them that is killed between the two."""
+    content = tasks_file("0rphan", tasks)
+    (dataset.tasks / f"{source_key('/var/crash/orphan')}-0rphan.parquet").write_bytes(content)
+
+
+def audited(core: str, name: Optional[str] = None, **columns: Any) -> Source:
+    """The record of a real dump.
+
+    :param name: of the source; by default the path.
+    :param columns: other values of ``audits``: ``host``, ``time``, ``tags`` ...
+    """
+    from drgn_tools import audit_kernel, open_program
+
+    return of_audit(name or core, audit_kernel(open_program(core=core)), **columns)
+
+
+def of_audit(source: str, audit: KernelAudit, **columns: Any) -> Source:
+    """The record of a source that could be audited."""
+    verdicts = Counter(task.verdict for task in audit.tasks)
+    partly = bool(audit.problems) or any(task.reason is Reason.UNREADABLE for task in audit.tasks)
+    kernel = audit.kernel
+    record = {
+        **_told(source),
+        "status": "partly unknown" if partly else "audited",
+        "exit_code": 5 if partly else 0,
+        "line": "; ".join(audit.problems) or None,
+        "release": kernel.release,
+        "build_id": kernel.build_id,
+        "arch": kernel.arch,
+        "unwinder": kernel.unwinder,
+        "encoding": kernel.encoding,
+        "reliable_stacktrace": kernel.reliable_stacktrace,
+        "types": kernel.types,
+        "cpus": kernel.cpus,
+        "notes": list(kernel.notes),
+        "last_words": list(kernel.last_words),
+        "problems": list(audit.problems),
+        "tasks": len(audit.tasks),
+        **{verdict.value: verdicts[verdict] for verdict in Verdict},
+        **columns,
+    }
+    return Source(record, audit.tasks)
+
+
+def failed(source: str, exit_code: int, cause: str, line: str, **columns: Any) -> Source:
+    """The record of a source that could not be audited."""
+    record = {
+        **_told(source),
+        "status": "failed",
+        "exit_code": exit_code,
+        "cause": cause,
+        "line": line,
+        **columns,
+    }
+    return Source(record)
+
+
+def _told(source: str) -> dict[str, Any]:
+    # What every record has.
+    number = int(source_key(source)[:4], 16)
+    return {
+        "source": source,
+        "audit_id": hashlib.sha256(f"audit of {source}".encode()).hexdigest()[:32],
+        "time": NEW_YEAR,
+        "time_from": "manifest",
+        "tags": {},
+        "quarantined": False,
+        "attempts": 1,
+        "content_id": hashlib.sha256(source.encode()).hexdigest(),
+        "size_bytes": 10_000_000 + number,
+        "seconds": 1.5 + number % 100 / 100,
+        "peak_memory_bytes": 100_000_000 + number * 1000,
+        "worker": "worker-1",
+        "tool": __version__,
+        "audited_at": NEW_YEAR + timedelta(days=200),
+    }
+
+
+def day(number: int) -> datetime:
+    """Noon, so many days after the first of January 2026."""
+    return NEW_YEAR + timedelta(days=number, hours=12)
+
+
+# ---- a fleet that never was
+
+HOSTILE_TASK = replace(
+    fabricated.HOSTILE,
+    comm=HOSTILE_TEXT[:15],
+    frames=(
+        Frame(0xFFFF_FFFF_FFFF_FFFF, f"{HOSTILE_TEXT}+0x1", "mod\nule", regs=0x1000),
+        Frame(0xFFFF_FFFF_8130_D0C4, "vfs_read+0x8f"),
+    ),
+)
+
+OTHER_BUILD = replace(fabricated.KERNEL, build_id="00112233445566778899aabbccddeeff00112233")
+"""The same release, built another time."""
+OLDER = replace(fabricated.KERNEL, release="6.6.63", build_id="66" * 20, last_words=())
+NEW_NAME = replace(fabricated.KERNEL, release=f"6.6-{HOSTILE_TEXT}", build_id=None, last_words=())
+
+
+def _moved(tasks: Iterable[TaskStack], by: int) -> tuple[TaskStack, ...]:
+    # Another boot: the same functions at other addresses.
+    return tuple(
+        replace(
+            task,
+            task=task.task + by,
+            frames=tuple(
+                frame
+                if frame.user_mode or frame.symbol is None
+                else replace(frame, ip=frame.ip ^ by)
+                for frame in task.frames
+            ),
+        )
+        for task in tasks
+    )
+
+
+def _clones(task: TaskStack, count: int, first_pid: int) -> tuple[TaskStack, ...]:
+    return tuple(
+        replace(task, pid=first_pid + i, task=task.task + 0x100000 * (i + 1)) for i in range(count)
+    )
+
+
+def _orc(tasks: Iterable[TaskStack]) -> tuple[TaskStack, ...]:
+    return tuple(
+        replace(
+            task,
+            verdict=Verdict.UNKNOWN,
+            reason=Reason.NOT_ENCODED,
+            why=fabricated.ORC_TASK.why,
+            brief="not_encoded",
+            reason_frame=None,
+        )
+        for task in tasks
+        if not task.on_cpu
+    )
+
+
+def _of_tasks(
+    source: str, kernel: KernelInfo, tasks: Iterable[TaskStack], **columns: Any
+) -> Source:
+    return of_audit(source, KernelAudit(kernel, tuple(tasks)), **columns)
+
+
+_QUIET = (fabricated.SLEEPER, *fabricated.KTHREADS, fabricated.IN_MODULE, fabricated.ZOMBIE)
+_USUAL = (*_QUIET, fabricated.FAULTING, fabricated.RUNNING)
+_SICK = (*_QUIET, *_clones(fabricated.PREEMPTED, 30, 700), *_clones(fabricated.TOO_DEEP, 2, 800))
+
+
+def _each_host() -> Iterable[Source]:
+    # Six hosts alike, and one of the same release with much more that is unreliable.
+    for number in range(6):
+        yield _of_tasks(
+            f"/var/crash/web-{number}/vmcore",
+            OTHER_BUILD if number == 5 else fabricated.KERNEL,
+            (*_moved(_USUAL, number << 32), *_clones(fabricated.SLEEPER, number, 900)),
+            host=f"web-{number}",
+            time=day(number),
+            tags={"role": "web", "rack": str(number % 2)},
+        )
+    yield _of_tasks(
+        "s3://dumps/sick/vmcore", fabricated.KERNEL, _SICK, host="sick", time=day(40),
+        tags={"role": "web"}, seconds=99.5, peak_memory_bytes=4_000_000_000,
+    )  # fmt: skip
+
+
+def _failures() -> Iterable[Source]:
+    yield failed(
+        "/var/crash/empty/vmcore", 3, "input", "/var/crash/empty/vmcore: is empty", time=day(3)
+    )
+    yield failed(
+        "/var/crash/no-types/vmcore", 4, "types", "no BTF in the dump; -s VMLINUX gives types",
+        host="web-1", time=day(4), release="6.12.117",
+    )  # fmt: skip
+    yield failed(
+        "/var/crash/killer/vmcore", 139, "crashed", "the process ended with SIGSEGV",
+        quarantined=True, attempts=3, host="sick", time=None, time_from=None,
+    )  # fmt: skip
+    yield failed(
+        f"/var/crash/bad-{HOSTILE_TEXT}", 3, "input", f"is no core: {HOSTILE_TEXT}",
+        host=HOSTILE_TEXT, time=day(61),
+    )  # fmt: skip
+
+
+_EVERYTHING = replace(
+    fabricated.AUDIT,
+    # A comm is decoded with \\xNN for what is no UTF-8: no surrogate is ever in a record.
+    tasks=tuple(
+        replace(task, comm="plain") if task is fabricated.HOSTILE else task
+        for task in fabricated.TASKS
+    ),
+)
+
+FLEET: tuple[Source, ...] = (
+    *_each_host(),
+    of_audit("/var/crash/everything/vmcore", _EVERYTHING, host="everything", time=day(50)),
+    _of_tasks("/var/crash/web-0/older", OLDER, _USUAL, host="web-0", time=day(-30)),
+    _of_tasks("/var/crash/db/1", fabricated.ORC_KERNEL, _orc(_USUAL), host="db", time=day(1)),
+    _of_tasks("live:db@2", fabricated.ORC_KERNEL, _orc(_USUAL), host="db", time=None, time_from="now"),
+    _of_tasks(
+        f"/var/crash/{HOSTILE_TEXT}/vmcore", NEW_NAME, (*_USUAL, HOSTILE_TASK),
+        host=HOSTILE_TEXT, time=day(60), tags={HOSTILE_TEXT: HOSTILE_TEXT},
+    ),
+    _of_tasks("/var/crash/no-tasks/vmcore", OLDER, (), host="bare", time=day(70)),
+    *_failures(),
+)  # fmt: skip

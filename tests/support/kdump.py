@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Makes a kdump file of an ELF vmcore, as makedumpfile or QEMU would.
+
+The format is that of makedumpfile's diskdump_mod.h: header, sub-header, two bitmaps
+(memory that exists, pages that are in the file), a descriptor for each page, the
+pages. All pages of zeros share one.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Optional
+
+from drgn_tools.program.elf import PT_LOAD, PT_NOTE, read_elf
+
+PAGE = 4096
+HEADER_VERSION = 6
+INCOMPLETE = 0x8
+RECORD = struct.Struct(">qq")
+
+MAKEDUMPFILE_NAMES = (b"Linux", b"lab", b"6.12.0", b"#1 SMP", b"x86_64", b"(none)")
+QEMU_NAMES = (b"", b"", b"", b"", b"x86_64", b"")
+"""What dump/dump.c of QEMU has to say of a guest, 7.2 as well as 10."""
+
+
+def snappy(data: bytes) -> bytes:
+    """Snappy's format without any compression: the length, then one literal."""
+    assert 1 << 8 <= len(data) < 1 << 14
+    length = bytes([len(data) & 0x7F | 0x80, len(data) >> 7])
+    return length + b"\xf4" + struct.pack("<H", len(data) - 1) + data
+
+
+COMPRESSIONS = {  # flag in the page descriptor, function
+    "none": (0, bytes),
+    "zlib": (1, lambda page: zlib.compress(page, 1)),
+    "snappy": (4, snappy),
+}
+
+
+def write_kdump(
+    core: str,
+    out: Path,
+    *,
+    names: tuple[bytes, ...] = MAKEDUMPFILE_NAMES,
+    compression: str = "zlib",
+    left_out: Collection[int] = (),
+    part: Optional[tuple[int, int]] = None,
+    written: Optional[int] = None,
+) -> None:
+    """Write the kdump form of *core*.
+
+    :param names: the fields of struct new_utsname in the header.
+    :param left_out: page frames that are not to be in it.
+    :param part: page frames from, up to that this is to be the part of, as with --split.
+    :param written: after how many pages there was no room left on the disk.
+    """
+    flag, compress = COMPRESSIONS[compression]
+    memory = dict(_pages(core))
+    max_pfn = max(memory) + 1
+    bitmap_bytes = -(-max_pfn // (8 * PAGE)) * PAGE
+    exists, dumped = bytearray(bitmap_bytes), bytearray(bitmap_bytes)
+    contents: list[Optional[bytes]] = []
+    for pfn, page in sorted(memory.items()):
+        exists[pfn // 8] |= 1 << pfn % 8
+        if pfn in left_out:
+            continue
+        dumped[pfn // 8] |= 1 << pfn % 8
+        if part is None or part[0] <= pfn < part[1]:
+            contents.append(compress(page) if page.strip(b"\0") else None)
+    notes = _notes(core)
+    bitmap_blocks = 2 * bitmap_bytes // PAGE
+    sub_header_blocks = 1 + -(-len(notes) // PAGE)
+    start, end = part or (0, 0)
+    main_header = struct.pack(
+        "<8si390s6x16xIiiIIIIIIi",
+        b"KDUMP   ",
+        HEADER_VERSION,
+        b"".join(name.ljust(65, b"\0") for name in names),
+        0 if written is None else INCOMPLETE,
+        PAGE,
+        sub_header_blocks,
+        bitmap_blocks,
+        max_pfn,
+        0,
+        0,
+        0,
+        0,
+        1,
+    )
+    sub_header = struct.pack(
+        "<QiiQQQQQQQQQQQ",
+        0,  # phys_base
+        1,  # dump level
+        part is not None,
+        start,
+        end,
+        0,
+        0,  # VMCOREINFO is one of the notes
+        2 * PAGE,
+        len(notes),
+        0,
+        0,
+        start,
+        end,
+        max_pfn,
+    )
+    with open(out, "wb") as kdump:
+        kdump.write(main_header.ljust(PAGE, b"\0"))
+        kdump.write(sub_header.ljust(PAGE, b"\0"))
+        kdump.write(notes.ljust((sub_header_blocks - 1) * PAGE, b"\0"))
+        kdump.write(exists + dumped)
+        zero_at = (1 + sub_header_blocks + bitmap_blocks) * PAGE + 24 * len(contents)
+        at = zero_at + PAGE
+        for number, data in enumerate(contents):
+            if written is not None and number >= written:
+                kdump.write(bytes(24))
+            elif data is None:
+                kdump.write(struct.pack("<QIIQ", zero_at, PAGE, 0, 0))
+            else:
+                kdump.write(struct.pack("<QIIQ", at, len(data), flag, 0))
+                at += len(data)
+        kdump.write(bytes(PAGE))
+        kdump.writelines(data for data in contents if data is not None)
+
+
+def flatten(plain: Path, out: Path, record_bytes: int = 1 << 16) -> None:
+    """Write the flattened form of a dump, as ``makedumpfile -F`` does to its standard output."""
+    data = plain.read_bytes()
+    with open(out, "wb") as flat:
+        flat.write((b"makedumpfile".ljust(16, b"\0") + RECORD.pack(1, 1)).ljust(4096, b"\0"))
+        for at in range(0, len(data), record_bytes):
+            chunk = data[at : at + record_bytes]
+            flat.write(RECORD.pack(at, len(chunk)) + chunk)
+        flat.write(RECORD.pack(-1, -1))
+
+
+def unflatten(flat: Path, out: Path) -> None:
+    """Write what a flattened dump is the form of, as ``makedumpfile -R`` does."""
+    with open(flat, "rb") as file, open(out, "wb") as plain:
+        file.seek(4096)
+        while True:
+            at, size = RECORD.unpack(file.read(RECORD.size))
+            if at < 0:
+                return
+            plain.seek(at)
+            plain.write(file.read(size))
+
+
+def _pages(core: str) -> Iterator[tuple[int, bytes]]:
+    """Page frame number and contents of what an ELF core has in the file."""
+    with open(core, "rb") as file:
+        elf = read_elf(file)
+        assert elf is not None
+        for segment in elf.segments:
+            if segment.type == PT_LOAD and segment.physical_address < 1 << 31:
+                file.seek(segment.offset)
+                first = segment.physical_address // PAGE
+                for pfn in range(first, first + segment.file_bytes // PAGE):
+                    yield pfn, file.read(PAGE)
+
+
+def _notes(core: str) -> bytes:
+    with open(core, "rb") as file:
+        elf = read_elf(file)
+        assert elf is not None
+        segment = next(segment for segment in elf.segments if segment.type == PT_NOTE)
+        file.seek(segment.offset)
+        return file.read(segment.file_bytes)

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Swapped-out return addresses, on shadow stacks and node lists drawn in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+from typing import cast
+
+import drgn
+import pytest
+
+from drgn_tools.kernel.tasks import Task
+from drgn_tools.unwind.frame_pointer import NotInDump
+from drgn_tools.unwind.recovery import Fgraph, RecoverLayout, Recovery, Rethook, probe_recovery
+
+from ..support.drawn_kernel import DrawnKernel
+
+BASE = 0xFFFF_8880_0000_0000
+TASK = BASE
+RET_STACK = BASE + 0x400
+NODES = BASE + 0x800
+RETURN_TO_HANDLER = 0xFFFF_FFFF_8100_0000
+TRAMPOLINE = 0xFFFF_FFFF_8200_0000
+
+FGRAPH = Fgraph(
+    return_to_handler=RETURN_TO_HANDLER,
+    ret_stack_offset=0,
+    curr_ret_stack=(8, 4),
+    of_words=True,
+    max_index=512,
+    frame_bytes=32,
+    ret_offset=0,
+    retp_offset=24,
+)
+RETHOOK = Rethook(trampoline=TRAMPOLINE, first_offset=16, ret_addr_offset=16, frame_offset=24)
+
+
+class Machine:
+    """A task_struct, its shadow stack and its rethook nodes."""
+
+    def __init__(self) -> None:
+        self.memory = bytearray(4096)
+        self.runnable = False
+        self.reads = self.bytes_read = 0
+        self.put(TASK, RET_STACK)
+        self.depth = 0
+
+    def put(self, addr: int, *words: int) -> int:
+        for i, word in enumerate(words):
+            at = addr - BASE + 8 * i
+            self.memory[at : at + 8] = word.to_bytes(8, "little")
+        return addr
+
+    def fgraph(self, ret: int, retp: int, data_words: int = 0) -> None:
+        """Push {ret, func, calltime, retp}, data of fgraph_ops, and the word that leads back."""
+        at = RET_STACK + 8 * self.depth
+        self.put(at, ret, 0, 0, retp, *[0xDADA] * data_words, (1 << 10) | (4 + data_words))
+        self.depth += 5 + data_words
+        self.put(TASK + 8, self.depth)
+
+    def rethook(self, *nodes: tuple[int, int]) -> None:
+        """A list of nodes (ret_addr, frame): llist, rethook, ret_addr, frame."""
+        addrs = [NODES + 64 * i for i in range(len(nodes))]
+        self.put(TASK + 16, addrs[0])
+        for addr, after, (ret_addr, frame) in zip(addrs, [*addrs[1:], 0], nodes):
+            self.put(addr, after, 0, ret_addr, frame)
+
+    def recovery(
+        self, fgraph: Fgraph = FGRAPH, rethook: Rethook = RETHOOK, current: bool = False
+    ) -> Recovery:
+        prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
+        data = bytes(self.memory)
+
+        def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+            self.reads += 1
+            self.bytes_read += count
+            return data[offset : offset + count]
+
+        prog.add_memory_segment(BASE, len(data), read)
+        task = cast(Task, SimpleNamespace(addr=TASK, is_runnable=self.runnable))
+        return Recovery(prog, RecoverLayout(8, fgraph, rethook), task, current)
+
+
+def test_an_ordinary_return_address_is_left_alone() -> None:
+    assert Machine().recovery()(0x1234, 0x5678) == 0x1234
+
+
+def test_fgraph_finds_the_frame_by_where_the_address_lay() -> None:
+    m = Machine()
+    m.fgraph(0xA1, retp=0x9010)
+    m.fgraph(0xA0, retp=0x9000, data_words=3)
+    recover = m.recovery()
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA0
+    assert recover(RETURN_TO_HANDLER, 0x9010) == 0xA1
+
+
+def test_fgraph_cursor_goes_on_from_the_last_match() -> None:
+    m = Machine()
+    m.fgraph(0xA2, retp=0x9000)  # the same slot again, further out
+    m.fgraph(0xA1, retp=0x9010)
+    m.fgraph(0xA0, retp=0x9000)
+    recover = m.recovery()
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA0
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA2
+
+
+def test_fgraph_skips_the_frames_of_tail_calls() -> None:
+    m = Machine()
+    m.fgraph(0xA0, retp=0x9000)
+    m.fgraph(RETURN_TO_HANDLER, retp=0x9000)
+    assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == 0xA0
+
+
+@pytest.mark.parametrize("depth", [0, -1])
+def test_fgraph_that_finds_nothing_stays_return_to_handler(depth: int) -> None:
+    m = Machine()
+    m.fgraph(0xA0, retp=0x9000)
+    m.put(TASK + 8, depth & 0xFFFF_FFFF)
+    assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
+@pytest.mark.parametrize("depth", [513, 1 << 30])
+def test_fgraph_stack_deeper_than_there_is_cannot_be_told(depth: int) -> None:
+    m = Machine()
+    m.fgraph(0xA0, retp=0x9000)
+    m.put(TASK + 8, depth)
+    with pytest.raises(NotInDump):
+        m.recovery()(RETURN_TO_HANDLER, 0x9000)
+
+
+def test_fgraph_stops_at_a_word_that_leads_nowhere() -> None:
+    for word in (0, 1023):
+        m = Machine()
+        m.fgraph(0xA0, retp=0x9000)
+        m.put(RET_STACK + 8 * 4, word)
+        assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
+def test_fgraph_stops_at_a_zero_word_with_a_frame_that_matches_there_and_below() -> None:
+    m = Machine()
+    m.fgraph(0xA0, retp=0x9000)
+    m.put(RET_STACK + 8 * 7, 0, 0, 0, 0x9000)  # {ret = 0, func, calltime, retp}
+    m.put(TASK + 8, 8)
+    assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
+def test_rethook_finds_the_node_by_its_frame() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000), (TRAMPOLINE, 0x9010), (0xA1, 0x9010))
+    recover = m.recovery()
+    assert recover(TRAMPOLINE, 0x9000) == 0xA0
+    assert recover(TRAMPOLINE, 0x9010) == 0xA1
+
+
+def test_rethook_that_is_not_found_is_no_address() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000))
+    assert m.recovery()(TRAMPOLINE, 0x9999) == 0
+
+
+def test_rethook_of_a_runnable_task_is_not_looked_up() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000))
+    m.runnable = True
+    assert m.recovery()(TRAMPOLINE, 0x9000) == 0
+
+
+def test_rethook_of_the_task_that_runs_is() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000))
+    m.runnable = True
+    assert m.recovery(current=True)(TRAMPOLINE, 0x9000) == 0xA0
+
+
+def test_kretprobe_without_rethook_does_not_ask_who_runs() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000))
+    m.runnable = True
+    of_kretprobes = dataclasses.replace(RETHOOK, refuses_runnable=False)
+    assert m.recovery(rethook=of_kretprobes)(TRAMPOLINE, 0x9000) == 0xA0
+
+
+def test_rethook_list_bent_into_a_loop_cannot_be_told() -> None:
+    for ret_addr in (0xA0, TRAMPOLINE):
+        m = Machine()
+        m.rethook((ret_addr, 0x9000))
+        m.put(NODES, NODES)
+        with pytest.raises(NotInDump):
+            m.recovery()(TRAMPOLINE, 0x9999)
+
+
+def test_rethook_node_of_which_a_part_is_missing_is_used_if_that_is_not_needed() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000))
+    end = BASE + len(m.memory)
+    m.put(TASK + 16, m.put(end - 24, NODES, 0, TRAMPOLINE))
+    assert m.recovery()(TRAMPOLINE, 0x9000) == 0xA0
+    m.put(end - 8, 0xA1)
+    with pytest.raises(NotInDump) as e:
+        m.recovery()(TRAMPOLINE, 0x9000)
+    assert e.value.addr == end
+
+
+def test_rethook_node_is_read_at_once() -> None:
+    m = Machine()
+    m.rethook(*[(0xA0 + i, 0x9000 + i) for i in range(3)])
+    assert m.recovery()(TRAMPOLINE, 0x9002) == 0xA2
+    assert m.reads == 1 + 3
+
+
+@pytest.mark.parametrize("offset", [2048, 1 << 43, (1 << 62) - 8])
+def test_rethook_node_that_cannot_be_that_large_is_not_read_at_once(offset: int) -> None:
+    m = Machine()
+    far = dataclasses.replace(RETHOOK, frame_offset=offset)
+    m.rethook((0xA0, 0x9000))
+    m.put(NODES + 2048, 0x9000)
+    m.bytes_read = 0
+    recover = m.recovery(rethook=far)
+    if offset == 2048:
+        assert recover(TRAMPOLINE, 0x9000) == 0xA0
+    else:
+        with pytest.raises(NotInDump):
+            recover(TRAMPOLINE, 0x9000)
+    assert m.bytes_read <= 4 * 8
+
+
+def test_rethook_loop_of_many_nodes_is_gone_round_for_one_stack_only() -> None:
+    m = Machine()
+    m.rethook(*[(0xA0 + i, 0x9000 + i) for i in range(30)])
+    m.put(NODES + 64 * 29, NODES)
+    recover = m.recovery()
+    for _ in range(100):
+        with pytest.raises(NotInDump):
+            recover(TRAMPOLINE, 0x8888)
+    assert m.reads < 4 * 4096
+
+
+def test_fgraph_comes_first_and_rethook_looks_at_what_it_gives() -> None:
+    m = Machine()
+    m.fgraph(TRAMPOLINE, retp=0x9000)
+    m.rethook((0xA0, 0x9000))
+    assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == 0xA0
+
+
+def test_memory_that_is_missing_is_said() -> None:
+    m = Machine()
+    m.put(TASK + 16, BASE + 0x10000)
+    with pytest.raises(NotInDump):
+        m.recovery()(TRAMPOLINE, 0x9000)
+
+
+# ---- the array of before v6.11
+
+
+def array(*entries: tuple[int, int], index: int) -> Recovery:
+    """task->ret_stack as an array of {ret, func, calltime, retp}."""
+    m = Machine()
+    for i, (ret, retp) in enumerate(entries):
+        m.put(RET_STACK + 32 * i, ret, 0, 0, retp)
+    m.put(TASK + 8, index & 0xFFFF_FFFF)
+    return m.recovery(dataclasses.replace(FGRAPH, of_words=False, max_index=49))
+
+
+def test_array_entry_is_found_by_where_the_address_lay() -> None:
+    recover = array((0xA1, 0x9010), (0xA0, 0x9000), index=1)
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA0
+    assert recover(RETURN_TO_HANDLER, 0x9010) == 0xA1
+
+
+def test_array_is_searched_from_the_outermost_entry_each_time() -> None:
+    recover = array((0xA1, 0x9000), (0xA0, 0x9000), index=1)
+    assert [recover(RETURN_TO_HANDLER, 0x9000) for _ in range(2)] == [0xA1, 0xA1]
+
+
+def test_array_entries_above_the_index_are_stale() -> None:
+    recover = array((0xA1, 0x9010), (0xA0, 0x9000), index=0)
+    assert recover(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
+def test_array_that_is_empty_holds_nothing() -> None:
+    assert array((0xA0, 0x9000), index=-1)(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
+@pytest.mark.parametrize("index", [50, 1 << 30])
+def test_array_longer_than_there_is_cannot_be_told(index: int) -> None:
+    with pytest.raises(NotInDump):
+        array((0xA0, 0x9000), index=index)(RETURN_TO_HANDLER, 0x9000)
+
+
+# ---- what a kernel has, by its types and symbols
+
+
+def hooked_kernel(task_members: str) -> DrawnKernel:
+    kernel = DrawnKernel()
+    kernel.struct("llist_node", "struct llist_node *next")
+    kernel.struct("llist_head", "struct llist_node *first")
+    kernel.struct("task_struct", task_members)
+    return kernel
+
+
+def test_rethook_is_known_by_its_trampoline_and_types() -> None:
+    kernel = hooked_kernel("unsigned long state; struct llist_head rethooks")
+    kernel.struct(
+        "rethook_node",
+        "unsigned long rcu[2]; struct llist_node llist; void *rethook;"
+        " unsigned long ret_addr; unsigned long frame",
+    )
+    assert probe_recovery(kernel.prog).rethook is None  # no trampoline: CONFIG_RETHOOK=n
+    kernel.symbol("arch_rethook_trampoline", TRAMPOLINE)
+    assert probe_recovery(kernel.prog).rethook == Rethook(TRAMPOLINE, 8, 16, 24, True)
+
+
+def test_kretprobes_of_5_16_are_known_by_their_trampoline_and_types() -> None:
+    kernel = hooked_kernel("unsigned long state; struct llist_head kretprobe_instances")
+    kernel.struct(
+        "kretprobe_instance",
+        "unsigned long rcu[2]; struct llist_node llist; void *rph; void *ret_addr; void *fp",
+    )
+    # Up to v5.15, where no walk sees through it.
+    kernel.symbol("kretprobe_trampoline", TRAMPOLINE)
+    assert probe_recovery(kernel.prog).rethook is None
+    kernel.symbol("__kretprobe_trampoline", TRAMPOLINE)
+    assert probe_recovery(kernel.prog).rethook == Rethook(TRAMPOLINE, 8, 16, 24, False)

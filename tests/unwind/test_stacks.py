@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The walker from the registers of a CPU, across stacks drawn in memory."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import pytest
+
+from drgn_tools.arch.x86.encoding import Encoding
+from drgn_tools.arch.x86.pt_regs import X86_64
+from drgn_tools.unwind.frame_pointer import End, StackBytes, UnwindRules, Walk, walk_from_regs
+
+TASK = 0xFFFF_C900_0010_0000
+IRQ = 0xFFFF_C900_0000_4000
+NMI = 0xFFFF_FE00_0000_2000
+SIZE = 4096
+KERNEL_CS = 0x10
+USER_CS = 0x33
+RULES = UnwindRules(Encoding.LSB, X86_64, 0, 40)
+TASK_PT_REGS = TASK + SIZE - 168
+LAST_FRAME = TASK_PT_REGS - 16
+
+
+class Cpu:
+    """Stacks of one CPU, written word by word."""
+
+    def __init__(self) -> None:
+        self.memory = {begin: bytearray(SIZE) for begin in (TASK, IRQ, NMI)}
+        self.kinds = {TASK: "task", IRQ: "irq", NMI: "nmi"}
+        self.next_sp: dict[int, int] = {}
+        self.regs(TASK_PT_REGS, cs=USER_CS, ip=0x401000)
+        self.frame(LAST_FRAME, 0, 0xA9)
+
+    def put(self, addr: int, *words: int) -> int:
+        begin = addr & -SIZE
+        for i, word in enumerate(words):
+            at = addr - begin + 8 * i
+            self.memory[begin][at : at + 8] = word.to_bytes(8, "little")
+        return addr
+
+    def frame(self, addr: int, saved_bp: int, ret: int) -> int:
+        return self.put(addr, saved_bp, ret)
+
+    def regs(self, addr: int, **values: int) -> int:
+        begin = addr & -SIZE
+        for name, offset, size in X86_64.fields:
+            at = addr - begin + offset
+            self.memory[begin][at : at + size] = values.get(name, 0).to_bytes(size, "little")
+        return addr
+
+    def find(self, addr: int) -> Optional[StackBytes]:
+        begin = addr & -SIZE
+        if begin not in self.memory:
+            return None
+        return StackBytes(
+            begin,
+            SIZE,
+            begin,
+            bytes(self.memory[begin]),
+            (),
+            self.kinds[begin],
+            self.next_sp.get(begin),
+        )
+
+    def walk(self, ip: int, sp: int, bp: int, cs: int = KERNEL_CS) -> Walk:
+        registers = {"ip": ip, "sp": sp, "bp": bp, "cs": cs, "flags": 0}
+        return walk_from_regs(registers, self.find, TASK + SIZE, RULES)
+
+
+def seen(walk: Walk) -> list[tuple[str, int]]:
+    return [(step.stack, step.ip) for step in walk.steps]
+
+
+def test_user_mode_is_not_walked() -> None:
+    assert Cpu().walk(0x401000, 0x7FFF_0000, 0, cs=USER_CS) == Walk((), End.USER_REGS)
+
+
+def test_frames_below_the_stack_pointer_are_stale_and_skipped() -> None:
+    # A function that has just been entered: bp is still its caller's.
+    cpu = Cpu()
+    caller = cpu.frame(TASK + 2048, LAST_FRAME, 0xA1)
+    stale = cpu.frame(TASK + 1024, caller, 0xA0)
+    assert seen(cpu.walk(0xF0, sp=TASK + 1500, bp=stale)) == [
+        ("task", 0xA1),
+        ("task", 0xA9),
+        ("task", 0x401000),
+    ]
+
+
+def test_irq_stack_leads_to_the_task_stack_where_it_was_left() -> None:
+    # IRQ:   top word: the task's sp     <- switched there
+    #        frame {-> task frame}
+    # TASK:  frame of asm_sysvec_...: saved bp is encoded -> pt_regs
+    cpu = Cpu()
+    regs = cpu.regs(TASK + 3000 & -8, ip=0xFA11, cs=KERNEL_CS, bp=LAST_FRAME)
+    entry = cpu.frame(TASK + 2048, regs | 1, 0xA2)
+    on_irq = cpu.frame(IRQ + 2048, entry, 0xA1)
+    cpu.put(IRQ + SIZE - 8, TASK + 2000)
+    cpu.next_sp[IRQ] = TASK + 2000
+    walk = cpu.walk(0xF0, sp=IRQ + 2000, bp=on_irq)
+    assert walk.end is End.USER_REGS
+    assert seen(walk) == [
+        ("irq", 0xA1),
+        ("task", 0xA2),
+        ("task", 0xFA11),
+        ("task", 0xA9),
+        ("task", 0x401000),
+    ]
+
+
+def test_an_nmi_that_hit_an_interrupt_that_hit_a_syscall() -> None:
+    cpu = Cpu()
+    task_regs = cpu.regs(TASK + 3072, ip=0xB0, cs=KERNEL_CS, bp=LAST_FRAME)
+    task_frame = cpu.frame(TASK + 2048, task_regs | 1, 0xA2)
+    irq_frame = cpu.frame(IRQ + 3072, task_frame, 0xA1)
+    nmi_regs = cpu.regs(NMI + SIZE - 168, ip=0xC0, cs=KERNEL_CS, bp=irq_frame, sp=IRQ + 3000)
+    nmi_frame = cpu.frame(NMI + 2048, nmi_regs | 1, 0xA0)
+    cpu.next_sp = {NMI: IRQ + 3000, IRQ: TASK + 2000}
+    walk = cpu.walk(0xF0, sp=NMI + 2000, bp=nmi_frame)
+    assert seen(walk)[:5] == [
+        ("nmi", 0xA0),
+        ("nmi", 0xC0),
+        ("irq", 0xA1),
+        ("task", 0xA2),
+        ("task", 0xB0),
+    ]
+    assert walk.end is End.USER_REGS
+
+
+def test_an_empty_stack_on_the_way_is_passed() -> None:
+    # The frame pointer leads from the NMI stack to the task's, by way of an irq
+    # stack that nothing is on yet.
+    cpu = Cpu()
+    nmi_frame = cpu.frame(NMI + 2048, LAST_FRAME, 0xA0)
+    cpu.next_sp = {NMI: IRQ + 4000, IRQ: TASK + 2000}
+    assert seen(cpu.walk(0xF0, sp=NMI + 2000, bp=nmi_frame))[:2] == [("nmi", 0xA0), ("task", 0xA9)]
+
+
+def test_no_stack_is_visited_twice() -> None:
+    cpu = Cpu()
+    frame = cpu.frame(NMI + 2048, IRQ + 1024, 0xA0)
+    cpu.frame(IRQ + 1024, NMI + 3072, 0xA1)
+    cpu.next_sp = {NMI: IRQ + 1000, IRQ: NMI + 3000}
+    walk = cpu.walk(0xF0, sp=NMI + 2000, bp=frame)
+    assert (walk.end, walk.bad_addr, seen(walk)) == (
+        End.ERROR,
+        NMI + 3072,
+        [("nmi", 0xA0), ("irq", 0xA1)],
+    )
+
+
+def test_frames_may_lie_lower_on_the_next_stack_but_not_on_the_same() -> None:
+    cpu = Cpu()
+    low = cpu.frame(TASK + 64, LAST_FRAME, 0xA1)
+    high = cpu.frame(NMI + 3072, low, 0xA0)
+    cpu.next_sp[NMI] = TASK + 8
+    assert cpu.walk(0xF0, sp=NMI + 3000, bp=high).end is End.USER_REGS
+    below = cpu.frame(NMI + 2048, high, 0xA2)
+    cpu.frame(high, below, 0xA0)
+    assert cpu.walk(0xF0, sp=NMI + 2000, bp=below).end is End.ERROR
+
+
+def test_a_call_of_null_shows_its_caller() -> None:
+    # sp -> return address of the caller; bp is still the caller's frame.
+    cpu = Cpu()
+    caller = cpu.frame(TASK + 2048, LAST_FRAME, 0xA1)
+    cpu.put(TASK + 2000, 0xCA11)
+    assert seen(cpu.walk(0, sp=TASK + 2000, bp=caller)) == [
+        ("task", 0xCA11),
+        ("task", 0xA1),
+        ("task", 0xA9),
+        ("task", 0x401000),
+    ]
+
+
+def test_a_call_of_null_shows_its_caller_also_under_the_oops_that_followed() -> None:
+    # The pt_regs of the fault end right where the caller's return address lies.
+    cpu = Cpu()
+    caller = cpu.frame(TASK + 3072, LAST_FRAME, 0xA1)
+    ret = cpu.put(TASK + 3000, 0xCA11)
+    regs = cpu.regs(ret - 168, ip=0, cs=KERNEL_CS, sp=ret, bp=caller)
+    handler = cpu.frame(TASK + 1024, regs | 1, 0xA0)
+    assert [ip for _, ip in seen(cpu.walk(0xF0, sp=TASK + 1000, bp=handler))] == [
+        0xA0,
+        0,
+        0xCA11,
+        0xA1,
+        0xA9,
+        0x401000,
+    ]
+
+
+def overflowed(sp: int) -> Walk:
+    """#DF: sp of the interrupted code is below its stack, so it is on none."""
+    cpu = Cpu()
+    outer = cpu.frame(TASK + 96, LAST_FRAME, 0xA1)
+    regs = cpu.regs(NMI + SIZE - 168, ip=0xC0, cs=KERNEL_CS, bp=outer, sp=sp)
+    frame = cpu.frame(NMI + 2048, regs | 1, 0xA0)
+    cpu.next_sp[NMI] = sp
+    return cpu.walk(0xF0, sp=NMI + 2000, bp=frame)
+
+
+@pytest.mark.parametrize("sp", [TASK - 8, TASK - SIZE])
+def test_a_stack_that_overflowed_is_shown_where_its_frame_pointer_is(sp: int) -> None:
+    walk = overflowed(sp)
+    assert (walk.end, walk.overflowed) == (End.USER_REGS, "task")
+    assert seen(walk) == [
+        ("nmi", 0xA0),
+        ("nmi", 0xC0),
+        ("task", 0xA1),
+        ("task", 0xA9),
+        ("task", 0x401000),
+    ]
+
+
+@pytest.mark.parametrize("sp", [TASK - SIZE - 8, 0, TASK + SIZE])
+def test_a_stack_pointer_that_left_its_stack_otherwise_ends_the_walk(sp: int) -> None:
+    walk = overflowed(sp)
+    assert (walk.end, walk.overflowed) == (End.ERROR, None)
+    assert seen(walk) == [("nmi", 0xA0), ("nmi", 0xC0)]
+
+
+def test_a_cpu_whose_own_stack_pointer_is_in_the_guard_page_is_shown() -> None:
+    # The registers of the double fault itself, as a crash kernel gets them.
+    cpu = Cpu()
+    outer = cpu.frame(TASK + 96, LAST_FRAME, 0xA1)
+    walk = cpu.walk(0xF0, sp=TASK - 200, bp=outer)
+    assert (walk.end, walk.overflowed) == (End.USER_REGS, "task")
+    assert [ip for _, ip in seen(walk)] == [0xA1, 0xA9, 0x401000]
+
+
+@pytest.mark.parametrize("cpu_sp", [NMI + 2000, NMI + SIZE - 8])
+def test_calls_of_null_that_lead_back_end_the_walk(cpu_sp: int) -> None:
+    # The registers' sp and bp lead to these registers again.
+    cpu = Cpu()
+    regs = NMI + 2560
+    cpu.regs(regs, ip=0, cs=KERNEL_CS, sp=NMI + 2304, bp=regs | 1)
+    frame = cpu.frame(NMI + 2048, regs | 1, 0xA0)
+    walk = cpu.walk(0xF0, sp=cpu_sp, bp=frame)
+    assert walk.end is End.ERROR
+    assert walk.bad_addr == NMI + 2304
+
+
+def test_a_call_of_null_without_a_frame_pointer_skips_to_the_first_frame() -> None:
+    # __unwind_start(): next_bp is NULL, so the pretended frame is below the first one.
+    cpu = Cpu()
+    cpu.put(TASK + 2000, 0xCA11)
+    assert cpu.walk(0, sp=TASK + 2000, bp=0).steps == ()

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every reason in words, long and brief."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Optional
+
+import pytest
+
+from drgn_tools.arch.x86.encoding import Detection, Encoding
+from drgn_tools.kernel.layout import Layout, layout_of
+from drgn_tools.records import Frame, Reason, SavedRegs, Verdict
+from drgn_tools.unwind.frame_pointer import End, Walk
+from drgn_tools.verdict.reasons import Why, no_verdict_here, place, running, why
+from drgn_tools.verdict.reliable import Judgement
+
+from ..support.drawn_kernel import DrawnKernel, declare_stack_types
+from ..support.fabricated import kernel_regs, regs_frame, user_regs
+
+REGS = 0xFFFF_C900_0000_3D38
+SCHEDULE = Frame(0xA0, "schedule+0x27")
+STUB = Frame(0xA1, "asm_exc_page_fault+0x26")
+IN_MODULE = Frame(0xA2, "dig+0x3", "lab")
+
+
+def say(
+    reason: Reason,
+    step: Optional[int],
+    *frames: Frame,
+    bad_addr: Optional[int] = None,
+    regs: tuple[SavedRegs, ...] = (),
+) -> Optional[Why]:
+    walk = Walk((), End.ERROR, bad_addr)
+    return why(Judgement(Verdict.UNRELIABLE, reason, step), walk, frames, regs)
+
+
+def say_interrupted(entry: Optional[str], *inner: Frame) -> Optional[Why]:
+    saved = kernel_regs(REGS, 0xFA11, "vfs_read+0x8f", entry)
+    frames = (*inner, regs_frame(saved))
+    return say(Reason.KERNEL_MODE_REGS, len(inner), *frames, regs=(saved,))
+
+
+def test_reliable_stack_needs_no_reason() -> None:
+    walk = Walk((), End.LAST_FRAME)
+    assert why(Judgement(Verdict.RELIABLE), walk, (SCHEDULE,), ()) is None
+
+
+# ---- registers of kernel mode
+
+
+def test_fault_says_what_and_where() -> None:
+    assert say_interrupted("page fault", SCHEDULE, STUB) == (
+        "page fault in vfs_read+0x8f",
+        "page fault in vfs_read",
+    )
+
+
+def test_entry_that_is_not_known_is_one_or_the_other() -> None:
+    assert say_interrupted(None, SCHEDULE) == (
+        "interrupt or exception in vfs_read+0x8f",
+        "interrupt or exception in vfs_read",
+    )
+
+
+def test_interrupted_module_is_named() -> None:
+    saved = replace(kernel_regs(REGS, 0xFA11, "dig+0x3", "breakpoint"), module="lab")
+    assert say(Reason.KERNEL_MODE_REGS, 0, regs_frame(saved), regs=(saved,)) == (
+        "breakpoint in dig+0x3 [lab]",
+        "breakpoint in dig",
+    )
+
+
+def test_interrupted_code_without_a_name_is_its_address() -> None:
+    saved = replace(kernel_regs(REGS, 0xFA11, "", "page fault"), symbol=None)
+    assert say(Reason.KERNEL_MODE_REGS, 0, regs_frame(saved), regs=(saved,)) == (
+        "page fault in 0xfa11",
+        "page fault in 0xfa11",
+    )
+
+
+def test_interrupted_function_loses_its_offset_and_nothing_else() -> None:
+    saved = kernel_regs(REGS, 0xFA11, "odd+name+0x1", "page fault")
+    found = say(Reason.KERNEL_MODE_REGS, 0, regs_frame(saved), regs=(saved,))
+    assert found is not None
+    assert found.brief == "page fault in odd+name"
+
+
+def test_registers_are_those_of_the_frame_where_the_verdict_fell() -> None:
+    first = kernel_regs(REGS, 0xFA11, "first+0x1", "page fault")
+    second = kernel_regs(REGS + 512, 0xFA12, "second+0x2", "NMI")
+    frames = (SCHEDULE, regs_frame(first), IN_MODULE, regs_frame(second))
+    for step, said in ((1, "page fault in first+0x1"), (3, "NMI in second+0x2")):
+        found = say(Reason.KERNEL_MODE_REGS, step, *frames, regs=(first, second, user_regs(0)))
+        assert found is not None
+        assert found.sentence == said
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["preempt_schedule_irq", "raw_irqentry_exit_cond_resched", "irqentry_exit_cond_resched"],
+)
+@pytest.mark.parametrize(
+    ("entry", "by"),
+    [
+        ("timer interrupt", " by the timer interrupt"),
+        ("page fault", " by a page fault"),
+        ("event in kernel mode", " by an event in kernel mode"),
+        (None, ""),
+    ],
+)
+def test_preempted_says_by_what(function: str, entry: Optional[str], by: str) -> None:
+    nameless = Frame(0xA5)
+    inner = (SCHEDULE, nameless, Frame(0xA4, f"{function}+0x2b"), STUB)
+    assert say_interrupted(entry, *inner) == (
+        f"preempted{by} in vfs_read+0x8f",
+        "preempted in vfs_read",
+    )
+
+
+def test_function_with_a_like_name_is_no_preemption() -> None:
+    found = say_interrupted("timer interrupt", Frame(0xA4, "preempt_schedule_irq_not+0x2b"))
+    assert found is not None
+    assert found.brief == "timer interrupt in vfs_read"
+
+
+def test_preemption_further_out_is_another_one() -> None:
+    saved = kernel_regs(REGS, 0xFA11, "vfs_read+0x8f", "page fault")
+    frames = (SCHEDULE, regs_frame(saved), Frame(0xA4, "preempt_schedule_irq+0x2b"))
+    found = say(Reason.KERNEL_MODE_REGS, 1, *frames, regs=(saved,))
+    assert found is not None
+    assert found.brief == "page fault in vfs_read"
+
+
+# ---- everything else on a stack
+
+
+def test_bad_return_address_says_what_lies_below_it() -> None:
+    frames = (SCHEDULE, IN_MODULE, Frame(0x4141))
+    assert say(Reason.BAD_RETURN_ADDRESS, 2, *frames) == (
+        "return address 0x4141 above dig+0x3 [lab] is not kernel text",
+        "bad return address",
+    )
+
+
+def test_bad_return_address_of_the_first_frame_is_above_nothing() -> None:
+    assert say(Reason.BAD_RETURN_ADDRESS, 0, Frame(0x4141), SCHEDULE) == (
+        "return address 0x4141 is not kernel text",
+        "bad return address",
+    )
+
+
+def test_broken_chain_says_the_pointer_and_the_last_good_frame() -> None:
+    assert say(Reason.BROKEN_CHAIN, 1, SCHEDULE, Frame(0xBEEF), bad_addr=0x42) == (
+        "frame pointer 0x42 after 0xbeef does not lead up the stack",
+        "broken frame pointer",
+    )
+
+
+def test_broken_chain_after_the_first_frame_names_it() -> None:
+    found = say(Reason.BROKEN_CHAIN, 0, SCHEDULE, bad_addr=0x42)
+    assert found is not None
+    assert found.sentence == "frame pointer 0x42 after schedule+0x27 does not lead up the stack"
+
+
+def test_broken_chain_of_no_frame_begins_at_the_saved_stack_pointer() -> None:
+    assert say(Reason.BROKEN_CHAIN, None) == (
+        "frame pointer 0x0 after the saved stack pointer does not lead up the stack",
+        "broken frame pointer",
+    )
+
+
+def test_too_many_entries_says_how_many_there_may_be() -> None:
+    assert say(Reason.TOO_MANY_ENTRIES, 99) == (
+        "100 or more entries; live patching can use 99",
+        "100 or more entries",
+    )
+
+
+def test_unclear_text_says_which_address() -> None:
+    assert say(Reason.TEXT_UNCLEAR, 1, SCHEDULE, Frame(0x4141)) == (
+        "whether return address 0x4141 above schedule+0x27 is kernel text cannot be told:"
+        " the lists of modules, trampolines or BPF programs are damaged",
+        "may be no kernel text",
+    )
+
+
+def test_unclear_end_says_which_kernels() -> None:
+    assert say(Reason.END_UNCLEAR, 0, SCHEDULE) == (
+        "the stack ends without user registers, which kernels before 5.8 judge differently",
+        "no user registers",
+    )
+
+
+@pytest.mark.parametrize(
+    ("addr", "said"),
+    [(0xFFFF_C900_0000_3000, "0xffffc90000003000"), (-8, "0xfffffffffffffff8"), (None, "0x0")],
+)
+def test_unreadable_memory_says_where(addr: Optional[int], said: str) -> None:
+    assert say(Reason.UNREADABLE, 0, SCHEDULE, bad_addr=addr) == (
+        f"memory at {said} is not in the dump",
+        "not in the dump",
+    )
+
+
+def test_running_says_on_which_cpu() -> None:
+    assert running(7) == ("running on CPU 7", "running on CPU 7")
+
+
+@pytest.mark.parametrize(
+    ("walk", "said"),
+    [
+        (Walk((), End.USER_REGS), ""),
+        (Walk((), End.LAST_FRAME, overflowed="irq"), "; the irq stack overflowed"),
+        (
+            Walk((), End.ERROR, 7),
+            "; frame pointer 0x7 after dig+0x3 [lab] does not lead up the stack",
+        ),
+        (Walk((), End.NOT_IN_DUMP, -1), f"; memory at {(1 << 64) - 1:#x} is not in the dump"),
+        (Walk((), End.EMPTY), "; its registers lead to no frame"),
+        (
+            Walk((), End.ERROR, 7, "task"),
+            "; the task stack overflowed; frame pointer 0x7 after dig+0x3 [lab] does not lead up"
+            " the stack",
+        ),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_running_says_what_is_wrong_with_the_stack(walk: Walk, said: str) -> None:
+    brief = "running on CPU 7" + (", stack overflow" if walk.overflowed else "")
+    assert running(7, walk, (SCHEDULE, IN_MODULE)) == (f"running on CPU 7{said}", brief)
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [(SCHEDULE, "schedule+0x27"), (IN_MODULE, "dig+0x3 [lab]"), (Frame(0x4141), "0x4141")],
+)
+def test_place_of_a_frame(frame: Frame, said: str) -> None:
+    assert place(frame) == said
+
+
+# ---- kernels that give no verdict
+
+
+@pytest.fixture
+def layout() -> Layout:
+    kernel = DrawnKernel()
+    declare_stack_types(kernel)
+    return layout_of(kernel.prog)
+
+
+def test_kernel_of_encoded_frame_pointers_gives_verdicts(layout: Layout) -> None:
+    assert no_verdict_here(layout) is None
+    # An unwinder that cannot be told is no obstacle: the entry code encodes.
+    assert no_verdict_here(replace(layout, unwinder=None)) is None
+
+
+@pytest.mark.parametrize(("unwinder", "name"), [("orc", "ORC"), ("guess", "guess")])
+def test_other_unwinders_are_named(layout: Layout, unwinder: str, name: str) -> None:
+    sentence = f"this kernel uses the {name} unwinder, not encoded frame pointers"
+    assert no_verdict_here(replace(layout, unwinder=unwinder)) == (  # type: ignore[arg-type]
+        Reason.NOT_ENCODED,
+        (sentence, "not_encoded"),
+    )
+
+
+def test_frame_pointers_that_are_not_encoded_give_no_verdict(layout: Layout) -> None:
+    assert no_verdict_here(replace(layout, detection=Detection(Encoding.NONE, ()))) == (
+        Reason.NOT_ENCODED,
+        ("this kernel does not encode pt_regs in the frame pointer", "not_encoded"),
+    )
+
+
+def test_kernel_without_reliable_stack_traces_gives_no_verdict(layout: Layout) -> None:
+    assert no_verdict_here(replace(layout, reliable_stacktrace=False)) == (
+        Reason.NO_RELIABLE_STACKTRACE,
+        (
+            "this kernel was built without reliable stack traces (CONFIG_STACK_VALIDATION)",
+            "no_reliable_stacktrace",
+        ),
+    )
+
+
+def test_unclear_encoding_is_said_in_the_words_of_the_probe(layout: Layout) -> None:
+    unclear = replace(
+        layout,
+        detection=Detection(Encoding.NONE, (), "the entry code holds two encodings: a, b"),
+        reliable_stacktrace=False,
+    )
+    assert no_verdict_here(unclear) == (
+        Reason.ENCODING_UNCLEAR,
+        ("the entry code holds two encodings: a, b", "encoding_unclear"),
+    )
