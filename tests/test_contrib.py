@@ -17,7 +17,7 @@ import pytest
 from drgn.helpers.linux.mm import access_remote_vm, follow_phys, vma_find, vma_name
 
 from drgn_tools import TaskStack, Verdict, task_stacks
-from drgn_tools.analysis.queries import function_name, waiting_function
+from drgn_tools.analysis.queries import waiting_function
 from drgn_tools.commands.script import table
 
 ROOT = Path(__file__).parent.parent
@@ -88,7 +88,7 @@ def test_interrupted_functions_counts_every_kernel_mode_pt_regs(
     ask: Callable[..., Rows], stacks: list[TaskStack]
 ) -> None:
     expected = Counter(
-        (function_name(regs.symbol), regs.entry)
+        (regs.symbol.name, regs.entry)
         for stack in stacks
         if stack.verdict is Verdict.UNRELIABLE
         for regs in stack.regs
@@ -106,12 +106,12 @@ def test_livepatch_blockers_names_unreliable_running_and_tasks_in_the_function(
     sleeper = next(s for s in stacks if s.verdict is Verdict.RELIABLE and s.state == "S" and s.regs)
     frame = waiting_function(sleeper)
     assert frame is not None and frame.symbol is not None
-    function = function_name(frame.symbol)
+    function = frame.symbol.name
     expected = {
         s.pid
         for s in stacks
         if s.verdict is not Verdict.RELIABLE
-        or any(f.symbol and function_name(f.symbol) == function for f in s.frames)
+        or any(f.symbol and f.symbol.name == function for f in s.frames)
     }
     rows = ask("livepatch_blockers.py", function)
     assert {int(r["PID"]) for r in rows} == expected

@@ -49,11 +49,11 @@ class LiveTaskList(TaskList):
     """
 
     def _reader(self) -> TaskReader:
-        return TaskReader(self._prog, self._layout.task)  # the task alone, as it is now
+        return TaskReader(self._prog, self._layout)  # the task alone, as it is now
 
     def is_running(self, task: Task) -> bool:
         """As the task itself says: what the run queues said is long over."""
-        if self._layout.task.on_cpu is None:
+        if self._layout.on_cpu is None:
             return super().is_running(task)  # CONFIG_SMP=n: only we run
         return task.on_cpu
 
@@ -79,7 +79,7 @@ class LiveTaskList(TaskList):
 
     def _is_listed(self, task: Task) -> bool:
         """Is it on the list of threads of its process, as it is until release_task()?"""
-        node = task.addr + self._layout.task.thread_node_next[0]
+        node = task.addr + self._layout.thread_node_next[0]
         return self._word(task.thread_node_prev) == node
 
     def _leaders(self) -> Iterator[Task]:
@@ -87,7 +87,7 @@ class LiveTaskList(TaskList):
         if init_task is None:
             yield from super()._leaders()  # which says so
             return
-        offset = self._layout.task.tasks_next[0]
+        offset = self._layout.tasks_next[0]
         walk = _LiveWalk(self, init_task + offset, offset, _tasks_links)
         yield from walk.tasks(_MAX_STEPS_BACK)
         if walk.gave_up:
@@ -96,8 +96,8 @@ class LiveTaskList(TaskList):
     def _threads(self, leader: Task) -> Iterator[Task]:
         if leader.thread_node_next == leader.thread_node_prev:
             return  # that is the head: the leader is the only one
-        offset = self._layout.task.thread_node_next[0]
-        head = leader.signal_addr + self._layout.task.signal_thread_head
+        offset = self._layout.thread_node_next[0]
+        head = leader.signal_addr + self._layout.signal_thread_head
         walk = _LiveWalk(self, head, offset, _thread_links)
         for task in walk.tasks(_MAX_STEPS_BACK_IN_PROCESS):
             # The signal_struct may have been freed under us, and be another's.

@@ -16,12 +16,12 @@ from operator import attrgetter, itemgetter
 from struct import Struct
 from typing import Any, Callable, NamedTuple, Optional
 
+import msgspec
 from drgn import FaultError, Program
 
 from ..bounded_cache import Bounded
 from ..debuginfo.kallsyms import UNUSABLE
-from ..slotted import tuple_maker_of
-from .layout import Layout, TaskLayout, probing, symbol_address
+from .layout import TaskLayout, probing, symbol_address
 from .per_cpu import cpus_in, per_cpu
 
 __all__ = ("Task", "TaskList", "TaskReader", "read_task")
@@ -49,7 +49,7 @@ _MAX_TASKS = 8 * 1024 * 1024
 """Twice PID_MAX_LIMIT of a 64-bit kernel (linux/threads.h)."""
 
 
-class Task(NamedTuple):
+class Task(msgspec.Struct, frozen=True):
     """What is needed of one ``struct task_struct``, all of it read at once."""
 
     addr: int
@@ -98,9 +98,6 @@ class Task(NamedTuple):
             self.has_stack,
             self.switches,
         )
-
-
-_task = tuple_maker_of(Task)
 
 
 @lru_cache(maxsize=256)
@@ -181,27 +178,25 @@ class TaskReader:
         ) = self._in_order(
             self._unpack(self._read_memory(addr, self._size_bytes)) + self._absent
         )  # fmt: skip
-        return _task(
-            (
-                addr,
-                pid,
-                tgid,
-                self._names.get(comm) or self._name(comm),
-                task_state_to_char(state, exit_state),
-                state == 0,
-                cpu,
-                on_cpu != 0,
-                flags & PF_KTHREAD != 0,
-                stack,
-                thread_sp,
-                stack_refcount != 0 and stack != 0,
-                nvcsw + nivcsw,
-                tasks_next,
-                tasks_prev,
-                thread_node_next,
-                thread_node_prev,
-                signal,
-            )
+        return Task(
+            addr,
+            pid,
+            tgid,
+            self._names.get(comm) or self._name(comm),
+            task_state_to_char(state, exit_state),
+            state == 0,
+            cpu,
+            on_cpu != 0,
+            flags & PF_KTHREAD != 0,
+            stack,
+            thread_sp,
+            stack_refcount != 0 and stack != 0,
+            nvcsw + nivcsw,
+            tasks_next,
+            tasks_prev,
+            thread_node_next,
+            thread_node_prev,
+            signal,
         )
 
     def _name(self, comm: bytes) -> str:
@@ -250,13 +245,13 @@ def _members(layout: TaskLayout) -> _Members:
     )
 
 
-def read_task(prog: Program, layout: Layout, addr: int) -> Task:
+def read_task(prog: Program, layout: TaskLayout, addr: int) -> Task:
     """Read one task; for more than one a :class:`TaskReader` is quicker.
 
     :param addr: address of the ``struct task_struct``.
     :raises FaultError: it is not in the dump.
     """
-    return TaskReader(prog, layout.task).read(addr)
+    return TaskReader(prog, layout).read(addr)
 
 
 class Cpu(NamedTuple):
@@ -307,7 +302,7 @@ class TaskList:
     both ends as far as it goes, and :attr:`problems` says so.
     """
 
-    def __init__(self, prog: Program, layout: Layout) -> None:
+    def __init__(self, prog: Program, layout: TaskLayout) -> None:
         self._prog = prog
         self._layout = layout
         self._read_task = self._reader().read
@@ -317,7 +312,7 @@ class TaskList:
         self._idle = frozenset(cpu.idle_addr for cpu in self.cpus)
 
     def _reader(self) -> TaskReader:
-        return TaskReader(self._prog, self._layout.task, _with_neighbours(self._prog.read))
+        return TaskReader(self._prog, self._layout, _with_neighbours(self._prog.read))
 
     def is_running(self, task: Task) -> bool:
         """Is the task on a CPU? The kernel then answers -EBUSY.
@@ -334,7 +329,7 @@ class TaskList:
 
     def __iter__(self) -> Iterator[Task]:
         seen: set[int] = set()
-        head_offset = self._layout.task.signal_thread_head
+        head_offset = self._layout.signal_thread_head
         for leader in self._leaders():
             head = leader.signal_addr + head_offset
             alone = leader.thread_node_next == leader.thread_node_prev == head
@@ -360,7 +355,7 @@ class TaskList:
         if init_task is None or head is None or head.pid:
             self.problems.append("init_task is not in the dump, or damaged: no task list")
             return
-        offset = self._layout.task.tasks_next[0]
+        offset = self._layout.tasks_next[0]
         forward = _ListWalk(init_task + offset, head.tasks_next)
         yield from self._follow(forward, offset, _TASKS)
         if forward.damage is None:
@@ -378,8 +373,8 @@ class TaskList:
 
     def _threads(self, leader: Task) -> Iterator[Task]:
         """for_each_thread(): the list through ``thread_node``, headed in the signal struct."""
-        offset = self._layout.task.thread_node_next[0]
-        head = leader.signal_addr + self._layout.task.signal_thread_head
+        offset = self._layout.thread_node_next[0]
+        head = leader.signal_addr + self._layout.signal_thread_head
         if leader.thread_node_prev == head:
             # The leader is the first thread, as ever but after an exec() by
             # another thread: one read saved for each process.
@@ -448,7 +443,7 @@ class TaskList:
 
     def _cpu_numbers(self) -> list[int]:
         """CPUs that are online, or were when the machine panicked."""
-        if self._layout.task.on_cpu is None:
+        if self._layout.on_cpu is None:
             return [0]  # CONFIG_SMP=n
         # stop_this_cpu() in arch/x86/kernel/process.c (v6.12), by which panic() stops
         # the others, takes them off the online mask; only a hot-unplug, off the active one.

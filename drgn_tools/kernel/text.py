@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import NamedTuple, Optional
 
@@ -17,9 +17,10 @@ from drgn import Object, Program, container_of
 
 from ..bounded_cache import Bounded
 from ..debuginfo.kallsyms import UNUSABLE, ModuleKallsyms, kallsyms_of
+from ..records import Symbol
 from .layout import symbol_address
 
-__all__ = ("KernelText", "SymbolName", "TextKind", "TextRange")
+__all__ = ("KernelText", "TextKind", "TextRange")
 
 _MAX_LIST_ENTRIES = 1_000_000
 """No kernel has this many modules, trampolines or BPF programs; a looping list does."""
@@ -33,11 +34,6 @@ _MAX_NAMES = 100_000
 _BYTES_PAST_END_OF_BPF = 1
 """bpf_tree_comp() takes ``val > ksym->end`` for outside, so the end itself is inside (v6.1.192 and
 v6.12; older kernels take ``>=``, and nothing in a dump tells which)."""
-
-_VSYSCALL_ADDR = 0xFFFF_FFFF_FF60_0000
-_VSYSCALL_BYTES = 4096
-_VSYSCALL_NONE = 2
-"""``enum { EMULATE, XONLY, NONE } vsyscall_mode`` in arch/x86/entry/vsyscall/vsyscall_64.c."""
 
 
 class TextKind(enum.Enum):
@@ -61,20 +57,6 @@ class TextRange(NamedTuple):
     """Module or BPF program; ``None`` for the rest."""
 
 
-class SymbolName(NamedTuple):
-    """What an address is called."""
-
-    name: str
-    """Symbol, without offset."""
-    offset: int
-    """Of the address itself from the symbol's start (bytes), also for a return address."""
-    module: Optional[str]
-    """Module, ``None`` for the kernel image and for BPF programs."""
-
-    def __str__(self) -> str:
-        return f"{self.name}+{self.offset:#x}"
-
-
 class KernelText:
     """Kernel text of one program, read once.
 
@@ -82,19 +64,19 @@ class KernelText:
     :attr:`problems`: what is then not found may be text all the same.
     """
 
-    def __init__(self, prog: Program) -> None:
+    def __init__(self, prog: Program, extra: Iterable[TextRange] = ()) -> None:
         self.problems: list[str] = []
         self._prog = prog
         self._address_bits = 8 * prog.address_size()
         self._kallsyms = kallsyms_of(prog)
         self._module_kallsyms: dict[str, Optional[ModuleKallsyms]] = {}
         self._modules: dict[str, Object] = {}
-        self._names: Bounded[int, Optional[SymbolName]] = Bounded(_MAX_NAMES)
+        self._names: Bounded[int, Optional[Symbol]] = Bounded(_MAX_NAMES)
         self._found: Bounded[int, Optional[TextRange]] = Bounded(_MAX_NAMES)
         # The kernel asks for core text first and for init text last.
         self._core = tuple(self._image_text("_stext", "_etext", TextKind.CORE, "schedule"))
         self._init = tuple(self._image_text("_sinittext", "_einittext", TextKind.INIT))
-        self._gate = tuple(self._guarded("vsyscall", _gate_area(prog)))
+        self._gate = tuple(self._guarded("vsyscall", iter(extra)))
         self._loaded = sorted(
             (
                 *self._guarded("modules", _module_text(prog, self._modules)),
@@ -137,7 +119,7 @@ class KernelText:
             return True
         return None if self.problems else False
 
-    def name_exact(self, addr: int) -> Optional[SymbolName]:
+    def name_exact(self, addr: int) -> Optional[Symbol]:
         """What the instruction at *addr* belongs to, as ``%pS`` prints it."""
         try:
             return self._names[addr]
@@ -145,7 +127,7 @@ class KernelText:
             name = self._names[addr] = self._look_up(addr)
             return name
 
-    def name_return_address(self, addr: int) -> Optional[SymbolName]:
+    def name_return_address(self, addr: int) -> Optional[Symbol]:
         """What the ``call`` that returns to *addr* belongs to, as ``%pB`` prints it.
 
         Follows sprint_backtrace() in kernel/kallsyms.c: the symbol is that of
@@ -153,36 +135,36 @@ class KernelText:
         instruction of its function; the offset is that of *addr*.
         """
         before = self.name_exact(addr - 1)
-        return before and before._replace(offset=before.offset + 1)
+        return before and Symbol(before.name, before.offset + 1, before.module)
 
     # ---- names
 
-    def _look_up(self, addr: int) -> Optional[SymbolName]:
+    def _look_up(self, addr: int) -> Optional[Symbol]:
         where = self.find(addr)
         if where is not None and where.kind is TextKind.MODULE and where.name is not None:
             return self._look_up_in_module(addr, where.name)
         if where is not None and where.kind is TextKind.BPF and where.name is not None:
-            return SymbolName(where.name, addr - where.start, None)
+            return Symbol(where.name, addr - where.start, None)
         if where is None or where.kind in (TextKind.CORE, TextKind.INIT):
             return self._look_up_in_image(addr)
         return None  # the kernel has no name for a trampoline or a slot
 
-    def _look_up_in_image(self, addr: int) -> Optional[SymbolName]:
+    def _look_up_in_image(self, addr: int) -> Optional[Symbol]:
         if self._kallsyms is not None:
             found = self._kallsyms.at(addr)
-            return SymbolName(found[0], addr - found[1], None) if found else None
+            return Symbol(found[0], addr - found[1], None) if found else None
         try:
             symbol = self._prog.symbol(addr)
         except (LookupError, OverflowError):
             return None
-        return SymbolName(symbol.name, addr - symbol.address, None)
+        return Symbol(symbol.name, addr - symbol.address, None)
 
-    def _look_up_in_module(self, addr: int, module: str) -> Optional[SymbolName]:
+    def _look_up_in_module(self, addr: int, module: str) -> Optional[Symbol]:
         if module not in self._module_kallsyms:
             self._module_kallsyms[module] = ModuleKallsyms.of(self._modules[module])
         table = self._module_kallsyms[module]
         found = table.at(addr) if table is not None else None
-        return SymbolName(found[0], addr - found[1], module) if found else None
+        return Symbol(found[0], addr - found[1], module) if found else None
 
     # ---- ranges
 
@@ -224,21 +206,6 @@ class KernelText:
                     return
         except UNUSABLE as e:
             self.problems.append(f"the list of {what} cannot be read past entry {count}: {e}")
-
-
-def _gate_area(prog: Program) -> Iterator[TextRange]:
-    """in_gate_area_no_mm() in arch/x86/entry/vsyscall/vsyscall_64.c: the vsyscall page.
-
-    is_kernel_text() in linux/kallsyms.h counts it as text (v6.1, v6.12).
-    """
-    # Since "extable: use is_kernel_text() helper" (v5.16) core_kernel_text() calls
-    # that. Before, it asked for _stext and _etext alone; the same series renamed
-    # core_kernel_data().
-    if symbol_address(prog, "core_kernel_data") is not None:
-        return
-    mode = symbol_address(prog, "vsyscall_mode")
-    if mode is not None and prog.read_u32(mode) != _VSYSCALL_NONE:
-        yield TextRange(_VSYSCALL_ADDR, _VSYSCALL_ADDR + _VSYSCALL_BYTES, TextKind.CORE)
 
 
 def _variable(prog: Program, name: str) -> Optional[Object]:

@@ -13,11 +13,14 @@ Pure: memory comes from a function that is given. Bad data never raises.
 from __future__ import annotations
 
 import enum
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Callable, Optional, Union
+
+import msgspec
 
 from ..arch.x86.instructions import MAX_INSTRUCTION_BYTES, Instruction, decode
 from ..bounded_cache import Bounded
-from .frame_pointer import NotInDump, Recover
+from ..kernel.stack_memory import NotInDump
+from .base import Recover
 
 __all__ = (
     "Caller",
@@ -61,7 +64,7 @@ Depth = Union[int, Place]
 """How many words lie between sp and the return address, if there is no frame."""
 
 
-class Caller(NamedTuple):
+class Caller(msgspec.Struct, frozen=True):
     """A caller that the walk has skipped."""
 
     addr: int

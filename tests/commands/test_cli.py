@@ -14,13 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import drgn
 import pytest
+from msgspec.structs import replace
 
 from drgn_tools import __version__
 from drgn_tools.analysis.queries import SORT_KEYS, STATES

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, NoReturn
 import pytest
 from drgn import Architecture, FaultError, offsetof
 
+from drgn_tools.arch.registry import layout_of
 from drgn_tools.kernel import tasks as tasks_module
-from drgn_tools.kernel.layout import layout_of
 from drgn_tools.kernel.tasks import PF_KTHREAD, Cpu, Task, TaskList, read_task, task_state_to_char
 
 from ..support.drawn_kernel import TASK_MEMBERS, DrawnKernel, declare_stack_types
@@ -71,7 +71,7 @@ def kernel() -> DrawnKernel:
 
 def read(kernel: DrawnKernel, **members: Any) -> Task:
     addr = kernel.new("struct task_struct", members)
-    return read_task(kernel.prog, layout_of(kernel.prog), addr)
+    return read_task(kernel.prog, layout_of(kernel.prog).task, addr)
 
 
 def test_every_member_is_read(kernel: DrawnKernel) -> None:
@@ -176,7 +176,7 @@ def test_task_of_32_bits() -> None:
 
 def test_task_that_is_not_in_the_dump_is_said(kernel: DrawnKernel) -> None:
     with pytest.raises(FaultError):
-        read_task(kernel.prog, layout_of(kernel.prog), kernel.nowhere)
+        read_task(kernel.prog, layout_of(kernel.prog).task, kernel.nowhere)
 
 
 # ---- the list of tasks
@@ -241,7 +241,7 @@ class Machine:
         self.kernel.put_word(self.at(task, designator), to)
 
     def look(self) -> TaskList:
-        return TaskList(self.kernel.prog, layout_of(self.kernel.prog))
+        return TaskList(self.kernel.prog, layout_of(self.kernel.prog).task)
 
 
 def names(tasks: TaskList) -> list[str]:

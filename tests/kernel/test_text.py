@@ -7,8 +7,10 @@ from typing import Any, Callable, Optional
 
 import pytest
 
+from drgn_tools.arch.x86.gate_area import gate_area
 from drgn_tools.kernel import text as text_module
-from drgn_tools.kernel.text import KernelText, SymbolName, TextKind, TextRange
+from drgn_tools.kernel.text import KernelText, TextKind, TextRange
+from drgn_tools.records import Symbol
 
 from ..debuginfo.test_kallsyms import table
 from ..support.drawn_kernel import PAGE_BYTES, DrawnKernel
@@ -313,7 +315,7 @@ def test_vsyscall_page_is_text_unless_switched_off(
     kernel: DrawnKernel, mode: int, is_there: bool
 ) -> None:
     kernel.variable("vsyscall_mode", "unsigned int", mode)
-    text = KernelText(kernel.prog)
+    text = KernelText(kernel.prog, gate_area(kernel.prog))
     kind = TextKind.CORE if is_there else None
     assert [kind_of(text, addr) for addr in (VSYSCALL, VSYSCALL + 4095)] == [kind, kind]
     assert [kind_of(text, addr) for addr in (VSYSCALL - 1, VSYSCALL + 4096)] == [None, None]
@@ -322,7 +324,7 @@ def test_vsyscall_page_is_text_unless_switched_off(
 def test_vsyscall_page_is_no_text_before_5_16(kernel: DrawnKernel) -> None:
     kernel.variable("vsyscall_mode", "unsigned int", 0)
     kernel.symbol("core_kernel_data", CORE + 0x100)
-    assert KernelText(kernel.prog).is_kernel_text(VSYSCALL) is False
+    assert KernelText(kernel.prog, gate_area(kernel.prog)).is_kernel_text(VSYSCALL) is False
 
 
 # ---- ranges that meet
@@ -453,9 +455,9 @@ def named(kernel: DrawnKernel) -> DrawnKernel:
 
 def test_exact_name_is_that_of_the_address_itself(named: DrawnKernel) -> None:
     text = KernelText(named.prog)
-    assert text.name_exact(CORE + 0x100) == SymbolName("schedule", 0, None)
-    assert text.name_exact(CORE + 0x11F) == SymbolName("schedule", 0x1F, None)
-    assert text.name_exact(CORE + 0x120) == SymbolName("schedule_tail", 0, None)
+    assert text.name_exact(CORE + 0x100) == Symbol("schedule", 0, None)
+    assert text.name_exact(CORE + 0x11F) == Symbol("schedule", 0x1F, None)
+    assert text.name_exact(CORE + 0x120) == Symbol("schedule_tail", 0, None)
     assert str(text.name_exact(CORE + 0x11F)) == "schedule+0x1f"
 
 
@@ -464,15 +466,15 @@ def test_return_address_has_the_name_of_the_byte_before_and_an_offset_of_its_own
 ) -> None:
     # A call that never returns may be the last instruction of its function.
     text = KernelText(named.prog)
-    assert text.name_return_address(CORE + 0x120) == SymbolName("schedule", 0x20, None)
-    assert text.name_return_address(CORE + 0x121) == SymbolName("schedule_tail", 1, None)
+    assert text.name_return_address(CORE + 0x120) == Symbol("schedule", 0x20, None)
+    assert text.name_return_address(CORE + 0x121) == Symbol("schedule_tail", 1, None)
     assert text.name_return_address(CORE + 0x100) is None
 
 
 def test_name_asked_for_twice_is_the_same(named: DrawnKernel) -> None:
     text = KernelText(named.prog)
     for _ in range(2):
-        assert text.name_exact(CORE + 0x101) == SymbolName("schedule", 1, None)
+        assert text.name_exact(CORE + 0x101) == Symbol("schedule", 1, None)
         assert text.name_exact(CORE) is None
 
 
@@ -480,7 +482,7 @@ def test_own_symbol_table_of_the_dump_goes_before_debuginfo(named: DrawnKernel) 
     symbols = [("T_stext", CORE), ("tschedule_of_the_dump", CORE + 0x100), ("B_end", INIT_END)]
     named.prog.cache["drgn_tools.debuginfo.kallsyms"] = table(symbols, CORE)
     text = KernelText(named.prog)
-    assert text.name_exact(CORE + 0x104) == SymbolName("schedule_of_the_dump", 4, None)
+    assert text.name_exact(CORE + 0x104) == Symbol("schedule_of_the_dump", 4, None)
     assert text.name_exact(CORE - 1) is None
 
 
@@ -494,8 +496,8 @@ def test_unknown_address_has_no_name(named: DrawnKernel, addr: int) -> None:
 def test_bpf_program_is_named_by_its_own_name_and_start(kernel: DrawnKernel) -> None:
     bpf_programs(kernel, (LOADED, LOADED + 0x40, b"bpf_prog_1_\xff"))
     text = KernelText(kernel.prog)
-    assert text.name_exact(LOADED + 4) == SymbolName("bpf_prog_1_\\xff", 4, None)
-    assert text.name_return_address(LOADED + 0x41) == SymbolName("bpf_prog_1_\\xff", 0x41, None)
+    assert text.name_exact(LOADED + 4) == Symbol("bpf_prog_1_\\xff", 4, None)
+    assert text.name_return_address(LOADED + 0x41) == Symbol("bpf_prog_1_\\xff", 0x41, None)
 
 
 def test_trampolines_and_slots_have_no_name_whatever_symbol_lies_there(
@@ -521,9 +523,9 @@ def test_module_text_is_named_by_the_table_of_the_module(kernel: DrawnKernel) ->
     modules(kernel, {"name": b"lab", "kallsyms": kallsyms, **mem((LOADED, 0x100))})
     kernel.symbol("not_the_modules", LOADED, size=0x100)
     text = KernelText(kernel.prog)
-    assert text.name_exact(LOADED + 0x14) == SymbolName("dig", 4, "lab")
+    assert text.name_exact(LOADED + 0x14) == Symbol("dig", 4, "lab")
     assert text.name_return_address(LOADED + 0x10) is None
-    assert text.name_return_address(LOADED + 0x11) == SymbolName("dig", 1, "lab")
+    assert text.name_return_address(LOADED + 0x11) == Symbol("dig", 1, "lab")
 
 
 def test_module_whose_table_is_not_in_the_dump_has_no_names(kernel: DrawnKernel) -> None:
