@@ -7,10 +7,10 @@ from typing import Optional, Union
 
 from drgn import Object, Program, Thread, TypeKind
 
-from ..debuginfo.kallsyms import UNUSABLE
 from ..errors import TaskNotFoundError, UsageError
 from ..kernel.layout import Layout
 from ..kernel.tasks import Task, TaskList, read_task
+from ..memory import UNUSABLE
 from ..program.open import source_of
 
 __all__ = ("WhichTask", "find_task")

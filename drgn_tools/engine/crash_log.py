@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from drgn import FaultError, Program
 
-from ..debuginfo.kallsyms import UNUSABLE
+from ..memory import UNUSABLE
 
 __all__ = ("last_words",)
 

@@ -11,8 +11,9 @@ from typing import Optional
 from drgn import FaultError, Program
 
 from ..arch.x86.entry import entry_of
-from ..bounded_cache import Bounded
+from ..bounded_cache import BoundedCache
 from ..kernel.layout import Layout
+from ..kernel.symbolizer import Symbolizer
 from ..kernel.tasks import Task
 from ..kernel.text import KernelText
 from ..records import Frame, SavedRegs
@@ -36,11 +37,12 @@ class Frames:
         self, prog: Program, layout: Layout, recover_layout: RecoverLayout, text: KernelText
     ) -> None:
         self.text = text
+        self._symbolizer = Symbolizer(prog, text)
         self._prog = prog
         self._layout = layout
         self._recover_layout = recover_layout
         self._code = Code(_reader(prog), layout.word_bytes)
-        self._frames: Bounded[tuple[int, bool, str], Frame] = Bounded(_MAX_FRAMES)
+        self._frames: BoundedCache[tuple[int, bool, str], Frame] = BoundedCache(_MAX_FRAMES)
 
     def of_step(self, step: Step) -> Frame:
         """The frame that a walk stepped on."""
@@ -68,7 +70,8 @@ class Frames:
         key = ip, exact, stack
         frame = self._frames.get(key)
         if frame is None:
-            name = self.text.name_exact(ip) if exact else self.text.name_return_address(ip)
+            names = self._symbolizer
+            name = names.name_exact(ip) if exact else names.name_return_address(ip)
             symbol, module = (None, None) if name is None else (str(name), name.module)
             frame = self._frames[key] = Frame(ip, symbol, module, stack)
         return frame
@@ -133,7 +136,7 @@ class Frames:
         :param stack: as for :meth:`saved_regs`.
         """
         frame = frames[at]
-        name = None if frame.user_mode else self.text.name_exact(frame.ip)
+        name = None if frame.user_mode else self._symbolizer.name_exact(frame.ip)
         # Without a name nothing tells where a function begins; but what is no text is none.
         if frame.user_mode or (name is None and self.text.is_kernel_text(frame.ip) is not False):
             return None

@@ -10,9 +10,10 @@ from drgn import FaultError, Program
 
 from ..arch.x86.cpu_registers import cpu_registers, crashed_task
 from ..arch.x86.entry import enters_from_user_mode
+from ..arch.x86.gate_area import gate_area
 from ..arch.x86.pt_regs import Registers
 from ..arch.x86.stacks import CpuStacks, read_task_stack
-from ..bounded_cache import Bounded
+from ..bounded_cache import BoundedCache
 from ..kernel.layout import Layout, layout_of
 from ..kernel.live_tasks import LiveTaskList, is_live
 from ..kernel.tasks import Task, TaskList
@@ -96,7 +97,7 @@ class Kernel:
     def _use_text(self, text: KernelText) -> None:
         # What was found out with another text may have another answer now.
         self.frames = Frames(self.prog, self.layout, self.recover_layout, text)
-        self._stories: Bounded[object, _Story] = Bounded(_MAX_STORIES)
+        self._stories: BoundedCache[object, _Story] = BoundedCache(_MAX_STORIES)
 
     def problems(self) -> tuple[str, ...]:
         return (*self.frames.text.problems, *self.tasks.problems)
@@ -390,11 +391,15 @@ def _marks(crashed_addr: Optional[int], tasks: TaskList) -> dict[int, tuple[str,
 
 
 def _text_of(prog: Program) -> KernelText:
-    text = KernelText(prog)
+    text = _read_text(prog)
     if is_live(prog):
         # A list that seems damaged may have been changed while it was read.
         for _ in range(_MAX_TRIES):
             if not text.problems:
                 break
-            text = KernelText(prog)
+            text = _read_text(prog)
     return text
+
+
+def _read_text(prog: Program) -> KernelText:
+    return KernelText(prog, extra={"vsyscall": gate_area(prog)})

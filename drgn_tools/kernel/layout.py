@@ -17,8 +17,9 @@ from drgn import Architecture, FaultError, Program, SymbolBinding, TypeKind, off
 
 from ..arch.x86.encoding import PROBE_SYMBOLS, Detection, Encoding, detect_encoding
 from ..arch.x86.pt_regs import PtRegsLayout, probe_pt_regs
-from ..debuginfo.kallsyms import UNUSABLE, kallsyms_of
+from ..debuginfo.kallsyms import kallsyms_of
 from ..errors import InputError, TypesError
+from ..memory import UNUSABLE
 
 __all__ = (
     "Layout",
@@ -178,7 +179,7 @@ def _probe(prog: Program) -> Layout:
 def probing(prog: Program) -> Iterator[None]:
     """Types are looked at in here: those of a damaged dump may be anything.
 
-    :raises TypesError: instead of :data:`.kallsyms.UNUSABLE`.
+    :raises TypesError: instead of :data:`..memory.UNUSABLE`.
     """
     try:
         yield

@@ -18,8 +18,8 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from drgn import FaultError, Program
 
-from ..bounded_cache import Bounded
-from ..debuginfo.kallsyms import UNUSABLE
+from ..bounded_cache import BoundedCache
+from ..memory import UNUSABLE
 from ..slotted import tuple_maker_of
 from .layout import Layout, TaskLayout, probing, symbol_address
 from .per_cpu import cpus_in, per_cpu
@@ -165,7 +165,7 @@ class TaskReader:
     def __init__(self, prog: Program, layout: TaskLayout, read: Optional[_Read] = None) -> None:
         self._read_memory = prog.read if read is None else read
         self._size_bytes = layout.size_bytes
-        self._names: Bounded[bytes, str] = Bounded(_MAX_NAMES)
+        self._names: BoundedCache[bytes, str] = BoundedCache(_MAX_NAMES)
         with probing(prog):
             self._unpack, self._absent, self._in_order = _members(layout)
 

@@ -32,10 +32,12 @@ from drgn import (
 from ..debuginfo.btf import Btf
 from ..debuginfo.btf_finder import BtfFinder
 from ..debuginfo.find_btf import read_btf
-from ..debuginfo.kallsyms import find_symbols, kallsyms_of, read_up_to
-from ..debuginfo.shared_tables import Shared
+from ..debuginfo.kallsyms import kallsyms_of
+from ..debuginfo.shared_tables import SharedTables
+from ..debuginfo.symbol_finder import find_symbols
 from ..debuginfo.vmcoreinfo import build_id, vmcoreinfo
 from ..errors import InputError, TypesError, UsageError
+from ..memory import read_up_to
 from .core_file import CoreFile, check_core, compression_of, open_regular, shown
 from .elf import ET_REL, build_id_among, notes_in, read_elf, read_notes
 from .excluded_pages import fault_where_left_out
@@ -59,7 +61,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("drgn_tools")
 
-_BTF: Shared[Btf] = Shared()
+_BTF: SharedTables[Btf] = SharedTables()
 _FINDER = "drgn_tools"
 _OPENED_KEY = "drgn_tools.opened"
 _ARCHITECTURE_OF = {

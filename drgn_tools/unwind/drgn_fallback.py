@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from drgn import Object, Program, UnsupportedOperation
 
-from ..debuginfo.kallsyms import UNUSABLE
 from ..kernel.layout import symbol_address
 from ..kernel.tasks import Task
 from ..kernel.text import KernelText
+from ..memory import UNUSABLE
 
 __all__ = ("ForeignFrame", "foreign_frames", "use_orc_of_the_dump")
 

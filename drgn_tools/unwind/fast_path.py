@@ -17,7 +17,7 @@ from typing import Callable, NamedTuple, Optional
 
 from ..arch.x86.encoding import Encoding, decode_frame_pointer
 from ..arch.x86.pt_regs import Registers
-from ..bounded_cache import Bounded
+from ..bounded_cache import BoundedCache
 from ..slotted import tuple_maker_of
 from .frame_pointer import NotInDump, Recover, StackBytes, UnwindRules
 
@@ -96,7 +96,7 @@ class Outlines:
         # In the lower half, all frame pointers would look encoded.
         msb = rules.encoding is Encoding.MSB
         self._lowest_base = 1 << 8 * word - 1 if msb else 0
-        self._shapes: Bounded[int, _Shape] = Bounded(_MAX_SHAPES)
+        self._shapes: BoundedCache[int, _Shape] = BoundedCache(_MAX_SHAPES)
 
     def of(self, stack: StackBytes, thread_sp: int) -> Optional[Outline]:
         """The outline of a stack, if nothing is unusual about it.

@@ -8,8 +8,8 @@ import pytest
 
 from drgn_tools.debuginfo import find_btf
 from drgn_tools.debuginfo.find_btf import read_btf
-from drgn_tools.debuginfo.kallsyms import read_up_to
 from drgn_tools.errors import TypesError
+from drgn_tools.memory import read_up_to
 
 from ..support.btf_encoder import BtfEncoder
 from ..support.drawn_kernel import PAGE_BYTES, DrawnKernel

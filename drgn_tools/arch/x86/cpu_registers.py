@@ -7,8 +7,8 @@ from typing import Optional
 
 from drgn import Object, Program, UnsupportedOperation
 
-from ...debuginfo.kallsyms import UNUSABLE
 from ...kernel.tasks import Task
+from ...memory import UNUSABLE
 from .pt_regs import PtRegsLayout
 
 __all__ = ("cpu_registers", "crashed_task")

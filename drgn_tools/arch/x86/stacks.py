@@ -10,10 +10,10 @@ from typing import Optional
 
 from drgn import FaultError, Object, Program, sizeof
 
-from ...debuginfo.kallsyms import UNUSABLE
 from ...kernel.layout import Layout
 from ...kernel.per_cpu import per_cpu
 from ...kernel.tasks import Task
+from ...memory import UNUSABLE
 from ...slotted import tuple_maker_of
 from ...unwind.frame_pointer import NotInDump, StackBytes
 

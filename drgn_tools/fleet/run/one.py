@@ -15,8 +15,8 @@ from typing import Optional
 from drgn import Object, Program
 
 from ...analysis.audit import audit_kernel
-from ...debuginfo.kallsyms import UNUSABLE
 from ...errors import EXIT_OK, EXIT_PARTIAL, DrgnToolsError, TypesError
+from ...memory import UNUSABLE
 from ...program.open import open_program, vmcoreinfo, while_it_is_there
 from ...records import KernelAudit, Reason, TaskStack, Verdict
 from ...render.fields import KERNEL, as_object
