@@ -9,7 +9,8 @@ from drgn import Object, Program, Thread, TypeKind
 
 from ..errors import TaskNotFoundError, UsageError
 from ..kernel.layout import Layout
-from ..kernel.tasks import Task, TaskList, read_task
+from ..kernel.task_list import TaskList
+from ..kernel.tasks import Task, read_task
 from ..memory import UNUSABLE
 from ..program.open import source_of
 

@@ -16,7 +16,8 @@ from ..arch.x86.stacks import CpuStacks, read_task_stack
 from ..bounded_cache import BoundedCache
 from ..kernel.layout import Layout, layout_of
 from ..kernel.live_tasks import LiveTaskList, is_live
-from ..kernel.tasks import Task, TaskList
+from ..kernel.task_list import TaskList
+from ..kernel.tasks import Task
 from ..kernel.text import KernelText, TextKind
 from ..program.excluded_pages import fault_where_left_out
 from ..program.open import build_id, source_of, types_source

@@ -40,7 +40,8 @@ from drgn_tools import open_program
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo, vmcoreinfo_symbol
 from drgn_tools.errors import DrgnToolsError
 from drgn_tools.kernel.layout import Layout, layout_of, symbol_address
-from drgn_tools.kernel.tasks import Task, TaskList
+from drgn_tools.kernel.task_list import TaskList
+from drgn_tools.kernel.tasks import Task
 from drgn_tools.unwind.recovery import RecoverLayout, probe_recovery
 from tests.lab.run import Progress
 

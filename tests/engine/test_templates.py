@@ -12,7 +12,8 @@ import pytest
 
 from drgn_tools import open_program, task_stacks
 from drgn_tools.kernel.layout import Layout, layout_of
-from drgn_tools.kernel.tasks import Task, TaskList
+from drgn_tools.kernel.task_list import TaskList
+from drgn_tools.kernel.tasks import Task
 from drgn_tools.records import TaskStack
 from drgn_tools.unwind.fast_path import Outline, Outlines
 from drgn_tools.unwind.frame_pointer import StackBytes
