@@ -14,13 +14,15 @@ from ..arch.x86.gate_area import gate_area
 from ..arch.x86.pt_regs import Registers
 from ..arch.x86.stacks import CpuStacks, read_task_stack
 from ..bounded_cache import BoundedCache
+from ..debuginfo.vmcoreinfo import build_id
 from ..kernel.layout import Layout, layout_of
 from ..kernel.live_tasks import LiveTaskList, is_live
 from ..kernel.task_list import TaskList
 from ..kernel.tasks import Task
 from ..kernel.text import KernelText, TextKind
-from ..program.excluded_pages import fault_where_left_out
-from ..program.open import build_id, source_of, types_source
+from ..program.dwarf import types_source
+from ..program.excluded_pages import fault_on_excluded_pages
+from ..program.open import source_of
 from ..records import Frame, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
 from ..slotted import maker_of
 from ..unwind.drgn_fallback import foreign_frames
@@ -72,7 +74,7 @@ class Kernel:
     """One kernel with all that its stacks need, and the way from a task to its record."""
 
     def __init__(self, prog: Program) -> None:
-        fault_where_left_out(prog)  # if drgn opened it
+        fault_on_excluded_pages(prog)  # if drgn opened it
         self.prog = prog
         self.layout: Layout = layout_of(prog)
         self.recover_layout = probe_recovery(prog)

@@ -17,8 +17,9 @@ from drgn_tools.debuginfo import kallsyms
 from drgn_tools.debuginfo.btf import Btf, Kind
 from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
 from drgn_tools.debuginfo.shared_tables import SharedTables
-from drgn_tools.program import open as program
-from drgn_tools.program.open import build_id, use_builtin_types
+from drgn_tools.debuginfo.vmcoreinfo import build_id
+from drgn_tools.program import builtin_types
+from drgn_tools.program.builtin_types import use_builtin_types
 
 # ---- the rule
 
@@ -87,7 +88,7 @@ def test_threads_get_what_is_theirs() -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "_BTF", SharedTables())
+    monkeypatch.setattr(builtin_types, "_BTF", SharedTables())
     monkeypatch.setattr(kallsyms, "_NAMES", SharedTables())
 
 
