@@ -7,10 +7,11 @@ from typing import Optional, Union
 
 from drgn import Object, Program, Thread, TypeKind
 
-from ..debuginfo.kallsyms import UNUSABLE
 from ..errors import TaskNotFoundError, UsageError
 from ..kernel.layout import TaskLayout
-from ..kernel.tasks import Task, TaskList, read_task
+from ..kernel.task_list import TaskList
+from ..kernel.tasks import Task, read_task
+from ..memory import UNUSABLE
 from ..program.open import source_of
 
 __all__ = ("WhichTask", "find_task")

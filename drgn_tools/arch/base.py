@@ -9,7 +9,7 @@ machine it is: it asks the Arch.
 from __future__ import annotations
 
 import abc
-from collections.abc import ItemsView, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Literal, Optional
 
@@ -211,5 +211,8 @@ class Arch(abc.ABC):
         """
 
     @abc.abstractmethod
-    def extra_text(self, prog: Program) -> Iterator[TextRange]:
-        """Yield what this machine counts as kernel text beside what every kernel does."""
+    def extra_text(self, prog: Program) -> Mapping[str, Iterable[TextRange]]:
+        """Return what this machine counts as kernel text beside what every kernel does.
+
+        :return: What it is -> its ranges, which are read when they are iterated over
+        """

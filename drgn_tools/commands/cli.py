@@ -167,14 +167,14 @@ def _open(args: Arguments, console: Console) -> Program:
 def _audit(args: Arguments, console: Console) -> Audit:
     """What was asked of the kernel that was opened; its records can be taken once."""
     from ..analysis.audit import audit_under_way
-    from ..program.open import while_it_is_there
+    from ..program.open import input_error_if_vanished
 
     prog = _open(args, console)
     began = time.monotonic()
     # Where rows come out as they are made, a line that comes and goes would be in their way.
     shown = not (args.format in _STREAMED and is_terminal(sys.stdout))
     try:
-        with while_it_is_there(prog):
+        with input_error_if_vanished(prog):
             audit = audit_under_way(
                 prog, progress=_count_on(console) if shown else None, max_tasks=args.max_tasks
             )
@@ -315,14 +315,14 @@ def _watch(every_s: float, args: Arguments, console: Console) -> int:
     """Shows what changes on a running kernel, until it is interrupted or all has been reliable."""
     from ..analysis.audit import audit_kernel
     from ..analysis.changes import Watch
-    from ..program.open import while_it_is_there
+    from ..program.open import input_error_if_vanished
     from ..render.changes import change_lines
 
     prog = _open(args, console)
     watch = Watch()
     for look in itertools.count(1):
         began = time.monotonic()
-        with while_it_is_there(prog):
+        with input_error_if_vanished(prog):
             audit = audit_kernel(prog, progress=_count_on(console), max_tasks=args.max_tasks)
         console.end_progress()
         if look == 1:
@@ -373,10 +373,10 @@ def _stack(args: Arguments, console: Console) -> int:
 def _audit_of(args: Arguments, console: Console) -> KernelAudit:
     # Only the tasks that are asked for. All are found before any is shown.
     from ..analysis.audit import crashed_stack, kernel_info, task_stack
-    from ..program.open import while_it_is_there
+    from ..program.open import input_error_if_vanished
 
     prog = _open(args, console)
-    with while_it_is_there(prog):
+    with input_error_if_vanished(prog):
         if args.which:
             tasks = tuple(task_stack(prog, which) for which in args.which)
         else:

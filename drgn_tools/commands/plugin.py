@@ -48,7 +48,7 @@ def _find_builtin_types(modules: Sequence[Module]) -> None:
 
 def _use_builtin_types(prog: Program) -> None:
     from ..errors import DrgnToolsError
-    from ..program.open import use_builtin_types
+    from ..program.builtin_types import use_builtin_types
 
     before = prog.enabled_type_finders()
     try:

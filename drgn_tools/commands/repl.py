@@ -26,7 +26,8 @@ from ..analysis.queries import (
     tasks_on_cpu,
 )
 from ..errors import DrgnToolsError
-from ..program.open import has_dwarf, use_builtin_types
+from ..program.builtin_types import use_builtin_types
+from ..program.dwarf import has_dwarf
 from ..records import KernelAudit, Reason, TaskStack, Verdict
 from ..render import views
 from ..render.folded import folded_lines

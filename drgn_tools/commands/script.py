@@ -23,7 +23,9 @@ from drgn import NoDefaultProgramError, Program, ProgramFlags, get_default_prog,
 
 from ..analysis.audit import kernel_info
 from ..errors import DrgnToolsError, InputError, UsageError
-from ..program.open import has_dwarf, open_program, use_builtin_types
+from ..program.builtin_types import use_builtin_types
+from ..program.dwarf import has_dwarf
+from ..program.open import open_program
 from ..render.table import Column, table_lines
 from ..terminal.console import (
     Console,

@@ -7,7 +7,7 @@ from typing import Optional
 
 from drgn import FaultError, Program
 
-from ..debuginfo.kallsyms import UNUSABLE
+from ..memory import UNUSABLE
 
 __all__ = ("crash_headlines", "crashed_task")
 

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Optional
 
-from drgn import FaultError, Program
+from drgn import Program
 
 from ..arch.base import Layout
-from ..bounded_cache import Bounded
+from ..bounded_cache import BoundedCache
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
+from ..kernel.symbolizer import Symbolizer
 from ..kernel.tasks import Task
 from ..kernel.text import KernelText
+from ..memory import read_or_none
 from ..records import Frame, SavedRegs
 from ..unwind.base import Step, Walk
 from ..unwind.interrupted_caller import Code, ReadMemory, is_entered_by_call, missing_caller
@@ -44,13 +46,14 @@ class Frames:
         may_miss_frames: bool,
     ) -> None:
         self.text = text
+        self._symbolizer = Symbolizer(prog, text)
         self._prog = prog
         self._layout = layout
         self._recover_layout = recover_layout
         self._find_callers = find_callers
         self._may_miss_frames = may_miss_frames
-        self._code = Code(_reader(prog), layout.word_bytes)
-        self._frames: Bounded[tuple[int, bool, str], Frame] = Bounded(_MAX_FRAMES)
+        self._code = Code(partial(read_or_none, prog), layout.word_bytes)
+        self._frames: BoundedCache[tuple[int, bool, str], Frame] = BoundedCache(_MAX_FRAMES)
 
     def of_step(self, step: Step) -> Frame:
         """Return the frame of one step of a walk."""
@@ -81,7 +84,11 @@ class Frames:
         key = ip, exact, stack
         frame = self._frames.get(key)
         if frame is None:
-            symbol = self.text.name_exact(ip) if exact else self.text.name_return_address(ip)
+            symbol = (
+                self._symbolizer.name_exact(ip)
+                if exact
+                else self._symbolizer.name_return_address(ip)
+            )
             frame = self._frames[key] = Frame(ip, symbol, stack)
         return frame
 
@@ -152,7 +159,7 @@ class Frames:
         frame = frames[at]
         if frame.user_mode or not self._find_callers:
             return None
-        symbol = self.text.name_exact(frame.ip)
+        symbol = self._symbolizer.name_exact(frame.ip)
         # Without a symbol nothing tells where a function begins. But an ip that is no text
         # was called: it is at its first instruction.
         if symbol is None and self.text.is_kernel_text(frame.ip) is not False:
@@ -201,16 +208,6 @@ class Frames:
         if entry == "syscall" or not self._layout.arch.enters_from_user_mode(entry):
             return None
         return entry
-
-
-def _reader(prog: Program) -> ReadMemory:
-    def read(addr: int, size: int) -> Optional[bytes]:
-        try:
-            return bytes(prog.read(addr, size))
-        except (FaultError, OverflowError):
-            return None
-
-    return read
 
 
 def _read_first_from(

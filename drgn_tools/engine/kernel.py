@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Callable, Optional
+from typing import Optional
 
 from drgn import Program
 
+from ..arch.base import Arch
 from ..arch.registry import layout_of
+from ..debuginfo.vmcoreinfo import build_id
 from ..kernel.live_tasks import LiveTaskList, is_live
-from ..kernel.tasks import Task, TaskList
-from ..kernel.text import KernelText, TextRange
-from ..program.excluded_pages import fault_where_left_out
-from ..program.open import build_id, source_of, types_source
+from ..kernel.task_list import TaskList
+from ..kernel.tasks import Task
+from ..kernel.text import KernelText
+from ..program.dwarf import types_source
+from ..program.excluded_pages import fault_on_excluded_pages
+from ..program.open import source_of
 from ..records import KernelInfo, Reason, TaskStack
 from ..unwind.probe import no_verdict, probe_walker
 from ..unwind.recovery import probe_recovery
@@ -57,7 +61,7 @@ class Kernel:
     """
 
     def __init__(self, prog: Program) -> None:
-        fault_where_left_out(prog)  # if drgn opened it
+        fault_on_excluded_pages(prog)  # if drgn opened it
         self.prog = prog
         self.layout = layout_of(prog)
         self.tasks = (LiveTaskList if is_live(prog) else TaskList)(prog, self.layout.task)
@@ -109,7 +113,7 @@ class Kernel:
         return self._records.changed(task, tasks.is_running(task), _MAX_TRIES)
 
     def _read_text(self) -> None:
-        self._text = _text_of(self.prog, self.layout.arch.extra_text)
+        self._text = _text_of(self.prog, self.layout.arch)
         # What was found out by another reading may have another answer now.
         self._records = TaskRecords(
             self.prog,
@@ -154,12 +158,12 @@ def _flags_of(crashed_addr: Optional[int], tasks: TaskList) -> dict[int, tuple[s
     return {**idle, crashed_addr: ("crashed", *idle.get(crashed_addr, ()))}
 
 
-def _text_of(prog: Program, extra_text: Callable[[Program], Iterator[TextRange]]) -> KernelText:
-    text = KernelText(prog, extra_text(prog))
+def _text_of(prog: Program, arch: Arch) -> KernelText:
+    text = KernelText(prog, arch.extra_text(prog))
     if is_live(prog):
         # A list that seems damaged may have been changed while it was read.
         for _ in range(_MAX_TRIES):
             if not text.problems:
                 break
-            text = KernelText(prog, extra_text(prog))
+            text = KernelText(prog, arch.extra_text(prog))
     return text

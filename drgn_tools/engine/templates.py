@@ -14,7 +14,7 @@ from typing import Callable, Optional
 import msgspec
 
 from ..arch.base import Registers
-from ..bounded_cache import Bounded
+from ..bounded_cache import BoundedCache
 from ..records import Frame, Reason, SavedRegs, Verdict
 
 __all__ = ("Answer", "FindCaller", "Template", "Templates")
@@ -72,7 +72,7 @@ class Template(msgspec.Struct, frozen=True):
         return tuple(all_frames), tuple(all_regs)
 
 
-class Templates(Bounded[object, Template]):
+class Templates(BoundedCache[object, Template]):
     """Templates of one kernel, by signature."""
 
     def __init__(self) -> None:

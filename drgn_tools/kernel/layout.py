@@ -15,8 +15,9 @@ from typing import Optional
 import msgspec
 from drgn import Program, TypeKind, offsetof, sizeof
 
-from ..debuginfo.kallsyms import UNUSABLE, kallsyms_of
+from ..debuginfo.kallsyms import kallsyms_of
 from ..errors import TypesError
+from ..memory import UNUSABLE
 
 __all__ = ("TaskLayout", "at_most", "probe_task_layout", "probing", "symbol_address")
 
@@ -74,7 +75,7 @@ def symbol_address(prog: Program, name: str) -> Optional[int]:
 def probing(prog: Program) -> Iterator[None]:
     """Types are looked at in here: those of a damaged dump may be anything.
 
-    :raises TypesError: instead of :data:`.kallsyms.UNUSABLE`.
+    :raises TypesError: instead of :data:`..memory.UNUSABLE`.
     """
     try:
         yield

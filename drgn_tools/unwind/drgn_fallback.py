@@ -15,10 +15,10 @@ from typing import Callable, Optional
 from drgn import FaultError, Object, Program, StackFrame, UnsupportedOperation
 
 from ..arch.base import Layout
-from ..debuginfo.kallsyms import UNUSABLE
 from ..kernel.layout import symbol_address
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
+from ..memory import UNUSABLE
 from .base import End, Recover, Step, Walk, Walker
 
 __all__ = ("DrgnWalker", "use_orc_of_the_dump")

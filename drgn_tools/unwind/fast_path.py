@@ -21,7 +21,7 @@ import msgspec
 from ..arch.base import Registers
 from ..arch.x86.encoding import Encoding, decode_frame_pointer
 from ..arch.x86.unwind_rules import UnwindRules
-from ..bounded_cache import Bounded
+from ..bounded_cache import BoundedCache
 from ..kernel.stack_memory import StackMemory
 from .base import Signature
 
@@ -64,7 +64,7 @@ class FastPath:
         # In the lower half of the address space all frame pointers would look encoded.
         msb = rules.encoding is Encoding.MSB
         self._lowest_base = 1 << 8 * word - 1 if msb else 0
-        self._frame_layouts: Bounded[int, _FrameLayout] = Bounded(_MAX_FRAME_LAYOUTS)
+        self._frame_layouts: BoundedCache[int, _FrameLayout] = BoundedCache(_MAX_FRAME_LAYOUTS)
 
     def signature(self, stack: StackMemory, thread_sp: int) -> Optional[Signature]:
         """Return the signature of a stack, if nothing is unusual about it.

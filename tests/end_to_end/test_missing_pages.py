@@ -28,8 +28,8 @@ from drgn_tools import (
 )
 from drgn_tools.arch.x86.encoding import PROBE_SYMBOLS
 from drgn_tools.errors import EXIT_INPUT, EXIT_TYPES
+from drgn_tools.program.builtin_types import use_builtin_types
 from drgn_tools.program.elf import PT_LOAD, Segment, read_elf
-from drgn_tools.program.open import use_builtin_types
 
 from ..conftest import lab_dump
 from ..lab.variants import variant_named, variants_of

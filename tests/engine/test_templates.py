@@ -14,7 +14,8 @@ from drgn_tools import open_program, task_stacks
 from drgn_tools.arch.base import Layout
 from drgn_tools.arch.registry import layout_of
 from drgn_tools.kernel.stack_memory import StackMemory
-from drgn_tools.kernel.tasks import Task, TaskList
+from drgn_tools.kernel.task_list import TaskList
+from drgn_tools.kernel.tasks import Task
 from drgn_tools.records import TaskStack
 from drgn_tools.unwind.base import Signature
 from drgn_tools.unwind.fast_path import FastPath

@@ -12,7 +12,7 @@ from drgn_tools.arch.registry import layout_of
 from drgn_tools.kernel.live_tasks import LiveTaskList
 from drgn_tools.kernel.tasks import Task
 
-from .test_tasks import IDLE, Machine, names
+from .test_task_list import IDLE, Machine, names
 
 LIST_POISON = 0xDEAD_0000_0000_0122
 """What list_del_rcu() leaves as the way back."""

@@ -23,7 +23,8 @@ from drgn_tools.arch.registry import layout_of
 from drgn_tools.debuginfo.btf import Btf
 from drgn_tools.debuginfo.kallsyms import kallsyms_of
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo, vmcoreinfo_symbol
-from drgn_tools.kernel.tasks import Task, TaskList
+from drgn_tools.kernel.task_list import TaskList
+from drgn_tools.kernel.tasks import Task
 from drgn_tools.program.elf import ET_CORE, PT_LOAD, PT_NOTE, read_elf
 
 from ..bench.page_tables import PAGE, CoreMemory, PageTables

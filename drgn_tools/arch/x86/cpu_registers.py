@@ -7,8 +7,8 @@ from typing import Optional
 
 from drgn import Object, Program, UnsupportedOperation
 
-from ...debuginfo.kallsyms import UNUSABLE
 from ...kernel.tasks import Task
+from ...memory import UNUSABLE
 from ..base import RegsLayout
 
 __all__ = ("cpu_registers",)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The vsyscall page, which x86-64 counts as kernel text."""
+"""The vsyscall page, which the kernel counts as kernel text."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ _VSYSCALL_NONE = 2
 
 
 def gate_area(prog: Program) -> Iterator[TextRange]:
-    """ingate_area_no_mm() in arch/x86/entry/vsyscall/vsyscall_64.c: the vsyscall page.
+    """Return the vsyscall page if the kernel has it and counts it as text.
 
-    is_kernel_text() in linux/kallsyms.h counts it as text (v6.1, v6.12).
+    Follows in_gate_area_no_mm() in arch/x86/entry/vsyscall/vsyscall_64.c, which is_kernel_text()
+    in linux/kallsyms.h asks (v6.1, v6.12). x86-32 has no such page.
+
+    :raises FaultError: if vsyscall_mode is not in the dump
     """
     # Since "extable: use is_kernel_text() helper" (v5.16) core_kernel_text() calls
     # that. Before, it asked for _stext and _etext alone; the same series renamed

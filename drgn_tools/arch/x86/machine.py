@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from typing import Optional
 
 from drgn import Program
@@ -95,9 +95,9 @@ class X86(Arch):
         """Return whether user mode can have entered in this way."""
         return enters_from_user_mode(entry)
 
-    def extra_text(self, prog: Program) -> Iterator[TextRange]:
-        """Yield the vsyscall page, where this kernel counts it as text."""
-        return gate_area(prog)
+    def extra_text(self, prog: Program) -> Mapping[str, Iterable[TextRange]]:
+        """Return the vsyscall page, where this kernel counts it as text."""
+        return {"vsyscall": gate_area(prog)}
 
 
 X86_64 = X86("x86_64", REGS_64, _ROWS_64, "R")

@@ -7,10 +7,10 @@ from typing import Optional
 
 from drgn import FaultError, Object, Program, sizeof
 
-from ...debuginfo.kallsyms import UNUSABLE
 from ...kernel.per_cpu import per_cpu
 from ...kernel.stack_memory import NotInDump, StackMemory, read_stack
 from ...kernel.tasks import Task
+from ...memory import UNUSABLE
 from .layout import X86Layout
 
 __all__ = ("CpuStacks",)
