@@ -9,34 +9,39 @@ import sys
 
 __all__ = ("main",)
 
-_COMMANDS_OF_THE_REPL = ("builtin_commands", "crash_commands", "encoded_stacks")
-"""Plugins, drgn's and ours, that do nothing but add % commands."""
+_PLUGINS_OF_REPL_COMMANDS = ("builtin_commands", "crash_commands", "encoded_stacks")
+"""Plugins of drgn and ours that only add % commands."""
 _GC_THRESHOLD = 100_000
 
 
 def main() -> int:
-    """Run the command line of the process; its exit code."""
-    # Importing takes long enough for a Ctrl-C to hit it.
+    """Run the command line of the process.
+
+    :return: The exit code.
+    """
+    # The imports take long enough for a Ctrl-C to come meanwhile.
     try:
         _start_quickly()
-        from .commands.cli import main as run
+        from .commands.main import main as run
 
         return run()
     except KeyboardInterrupt:
         return 128 + 2
     finally:
-        if "duckdb" not in sys.modules:  # which takes for leaked what is not collected
-            gc.freeze()  # all memory goes back at once: nobody needs what is garbage in it
+        # The process ends, so collecting garbage is a waste of time. duckdb takes objects that
+        # were not collected for leaked ones.
+        if "duckdb" not in sys.modules:
+            gc.freeze()
 
 
 def _start_quickly() -> None:
-    # Half of a short run would go into modules of commands that nobody can type
-    # here, and into looking for garbage among records, which refer to no cycles.
+    # Half the time of a short run would go into importing % commands, which nobody can type here,
+    # and into looking for garbage among records, which are in no reference cycles.
     gc.set_threshold(_GC_THRESHOLD)
     if "shell" not in sys.argv:
-        said = os.environ.get("DRGN_DISABLE_PLUGINS")
-        if said != "*":
-            names = (*filter(None, [said]), *_COMMANDS_OF_THE_REPL)
+        disabled = os.environ.get("DRGN_DISABLE_PLUGINS")
+        if disabled != "*":
+            names = (*filter(None, [disabled]), *_PLUGINS_OF_REPL_COMMANDS)
             os.environ["DRGN_DISABLE_PLUGINS"] = ",".join(names)
 
 

@@ -6,11 +6,12 @@ What the extra brings is imported where it is used: without it there is a senten
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
@@ -22,18 +23,19 @@ from ..fleet.run.job import Cause, Job, Limits, Outcome
 from ..fleet.run.source import Source, list_sources
 from ..program.core_file import shown
 from ..terminal.console import Console, OutputError, table_width, write_lines
-from ..terminal.parser import Arguments
+from .base import Command
+from .fleet_arguments import FleetArguments, parse_fleet_arguments
 
 if TYPE_CHECKING:
     from ..fleet.dataset.dataset import Dataset
     from ..fleet.run.cluster import Cluster
 
-__all__ = ("fleet",)
+__all__ = ("COMMAND", "fleet")
 
 _EXTRA = ("distributed", "duckdb", "fsspec", "pyarrow", "tqdm")
 
 
-def fleet(args: Arguments, console: Console) -> int:
+def fleet(args: FleetArguments, console: Console) -> int:
     """One ``drgn-tools fleet`` command; its exit code.
 
     :raises DrgnToolsError: it cannot be done.
@@ -54,7 +56,7 @@ class _Known(NamedTuple):
     audit_id: str
 
 
-def _run(args: Arguments, console: Console) -> int:
+def _run(args: FleetArguments, console: Console) -> int:
     from ..fleet.dataset.dataset import Dataset
     from ..fleet.run.cluster import Cluster
     from ..fleet.run.engine import run_jobs
@@ -188,7 +190,7 @@ def _jobs(sources: Iterable[Source], known: dict[str, _Known], redo: Optional[st
 # ---- report
 
 
-def _report(args: Arguments, console: Console) -> int:
+def _report(args: FleetArguments, console: Console) -> int:
     from ..fleet.dataset.dataset import Dataset
 
     dataset = Dataset.open(Path(args.dataset))
@@ -214,7 +216,7 @@ def _report(args: Arguments, console: Console) -> int:
 # ---- forget
 
 
-def _forget(args: Arguments, console: Console) -> int:
+def _forget(args: FleetArguments, console: Console) -> int:
     from ..fleet.dataset.dataset import Dataset, source_key
 
     dataset = Dataset.open(Path(args.dataset))
@@ -233,3 +235,18 @@ def _forget(args: Arguments, console: Console) -> int:
 
 
 _COMMANDS = {"run": _run, "report": _report, "forget": _forget}
+
+
+class Fleet(Command[FleetArguments]):
+    """The command ``fleet``, which has commands of its own."""
+
+    options_may_come_first = False
+
+    def parse(self, name: str, words: Sequence[str], before: argparse.Namespace) -> FleetArguments:
+        return parse_fleet_arguments(words)
+
+    def main(self, args: FleetArguments, console: Console) -> int:
+        return fleet(args, console)
+
+
+COMMAND = Fleet()

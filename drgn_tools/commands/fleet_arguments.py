@@ -6,12 +6,13 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from typing import Optional
 
 from ..errors import UsageError
 from ..fleet.run.job import Limits
 from ..terminal.parser import Arguments, Parser, add_log_options, checked_format, positive
 
-__all__ = ("parse_fleet_arguments",)
+__all__ = ("FleetArguments", "parse_fleet_arguments")
 
 _RUN_EPILOG = """\
 A source is a core, a folder (searched through), a shell pattern, a manifest (*.jsonl: lines of
@@ -44,13 +45,39 @@ columns of one. What they mean: docs/fleet-report.md.
 """
 
 
-def parse_fleet_arguments(argv: Sequence[str]) -> Arguments:
+class FleetArguments(Arguments):
+    """The command line of ``fleet run``, ``fleet report`` or ``fleet forget``."""
+
+    fleet_command: str
+    sources: list[str]
+    # run
+    output: str
+    live: bool
+    scheduler: Optional[str]
+    workers: Optional[int]
+    time: float
+    memory: int
+    retries: int
+    max_tasks: Optional[int]
+    limit: Optional[int]
+    redo: Optional[str]
+    # report, forget
+    dataset: str
+    # report
+    section: list[str]
+    top: Optional[int]
+    format: str
+    sql: Optional[str]
+    html: Optional[str]
+
+
+def parse_fleet_arguments(argv: Sequence[str]) -> FleetArguments:
     """The rest of a command line that began with ``fleet``.
 
     :raises UsageError: something is wrong with it.
     :raises SystemExit: ``--help`` was asked for, and printed.
     """
-    args = _parser().parse_args(argv, Arguments(command="fleet", format="table"))
+    args = _parser().parse_args(argv, FleetArguments())
     if args.fleet_command == "run":
         if not args.sources and not args.live:
             raise UsageError("fleet run: give sources (cores, folders, manifests, URLs) or --live")

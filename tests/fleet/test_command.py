@@ -19,7 +19,7 @@ from typing import Optional
 import pytest
 
 from drgn_tools import __version__
-from drgn_tools.commands.cli import main
+from drgn_tools.commands.main import main
 from drgn_tools.errors import EXIT_INPUT, EXIT_OK, EXIT_PARTIAL, EXIT_USAGE
 from drgn_tools.terminal.console import EXIT_OUTPUT
 
@@ -454,7 +454,7 @@ WITHOUT = """
 import sys
 for name in sys.argv[1].split(","):
     sys.modules[name] = None
-from drgn_tools.commands.cli import main
+from drgn_tools.commands.main import main
 sys.exit(main(sys.argv[2:]))
 """
 

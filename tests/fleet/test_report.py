@@ -24,7 +24,7 @@ pytest.importorskip("distributed", reason="needs the extra drgn-tools[fleet]")
 
 from drgn_tools import __version__
 from drgn_tools.analysis.queries import kernel_frames
-from drgn_tools.commands.cli import main
+from drgn_tools.commands.main import main
 from drgn_tools.errors import UsageError
 from drgn_tools.fleet.dataset import schema
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key

@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("distributed")
 pytest.importorskip("duckdb")
 
-from drgn_tools.commands.cli import main
 from drgn_tools.commands.fleet_arguments import parse_fleet_arguments
+from drgn_tools.commands.main import main
 from drgn_tools.data import demo_vmcore
 from drgn_tools.errors import UsageError
 from drgn_tools.fleet.dataset.dataset import Dataset
