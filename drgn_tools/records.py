@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import TYPE_CHECKING, Optional
 
 import msgspec
+
+from .drawn import Drawn
 
 if TYPE_CHECKING:
     from drgn import Object, Program
@@ -27,7 +29,6 @@ __all__ = (
     "Symbol",
     "TaskStack",
     "Verdict",
-    "draw_stacks_with",
 )
 
 
@@ -157,7 +158,7 @@ class SavedRegs(msgspec.Struct, frozen=True, weakref=True):
         return Object(prog, "struct pt_regs", address=self.address)
 
 
-class TaskStack(msgspec.Struct, frozen=True, weakref=True):
+class TaskStack(Drawn, msgspec.Struct, frozen=True, weakref=True):
     """A task, its stack, and whether the stack can be trusted."""
 
     task: int
@@ -205,24 +206,8 @@ class TaskStack(msgspec.Struct, frozen=True, weakref=True):
         answer = self.verdict.value if self.why is None else f"{self.verdict.value}: {self.why}"
         return f"<TaskStack pid={self.pid} comm={self.comm!r} {answer}>"
 
-    def __str__(self) -> str:
-        return _draw(self)
-
     def __hash__(self) -> int:  # a mapping has no hash
         return hash((self.task, self.pid, self.verdict, self.frames))
-
-
-_draw: Callable[[TaskStack], str] = repr
-
-
-def draw_stacks_with(draw: Callable[[TaskStack], str]) -> None:
-    """Set what ``str()`` of a :class:`TaskStack` returns.
-
-    Records lie below the renderers and do not know them: the package sets the drawing of
-    ``drgn_tools.render.stack`` when it is imported.
-    """
-    global _draw
-    _draw = draw
 
 
 class KernelInfo(msgspec.Struct, frozen=True, weakref=True):
