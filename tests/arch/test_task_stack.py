@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reading a stack whose pages are only partly in the dump."""
+"""The stack of a task whose pages are only partly in the dump."""
 
 from __future__ import annotations
 
