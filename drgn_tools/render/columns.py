@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
+from ..analysis.labels import frame_label, function_label, mode_name, place
 from ..analysis.queries import (
     KERNEL_WIDE,
     StackGroup,
@@ -15,7 +16,6 @@ from ..analysis.queries import (
     waiting_function,
 )
 from ..records import Frame, TaskStack
-from .labels import frame_label, function_label, mode_name, place
 from .table import Column
 
 __all__ = ("FRAMES", "GROUPS", "REGS", "TASKS", "TASKS_WITH_FRAMES")

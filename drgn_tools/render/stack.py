@@ -24,9 +24,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Optional
 
+from ..analysis.labels import frame_label, mode_name
 from ..records import Frame, KernelInfo, TaskStack
 from ..terminal.escape import escape
-from .labels import frame_label, mode_name
 
 __all__ = ("draw_stack", "draw_stacks")
 

@@ -23,11 +23,11 @@ import drgn
 import pytest
 
 from drgn_tools import __version__
+from drgn_tools.analysis import fields
 from drgn_tools.analysis.queries import SORT_KEYS, STATES
 from drgn_tools.commands.cli import COMMANDS, main
 from drgn_tools.errors import InputError, TaskNotFoundError, TypesError
 from drgn_tools.records import KernelAudit, Reason, TaskStack, Verdict
-from drgn_tools.render import fields
 from drgn_tools.terminal.console import Console
 
 from ..support.fabricated import (

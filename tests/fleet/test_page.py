@@ -24,6 +24,7 @@ import pytest
 pytest.importorskip("duckdb", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 
+from drgn_tools.analysis.labels import frame_label, function_label
 from drgn_tools.analysis.queries import kernel_frames
 from drgn_tools.fleet.dataset.dataset import Dataset
 from drgn_tools.fleet.dataset.schema import stack_hash
@@ -32,7 +33,6 @@ from drgn_tools.fleet.report.page_data import Most
 from drgn_tools.fleet.report.page_stacks import command_to_go_on
 from drgn_tools.fleet.report.time_line import TimeLine
 from drgn_tools.records import Frame, KernelAudit, TaskStack, Verdict
-from drgn_tools.render.labels import frame_label, function_label
 from drgn_tools.terminal.console import OutputError, ReaderGoneError, discard
 from drgn_tools.terminal.escape import escape
 

@@ -23,6 +23,7 @@ pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("distributed", reason="needs the extra drgn-tools[fleet]")
 
 from drgn_tools import __version__
+from drgn_tools.analysis.labels import function_label
 from drgn_tools.analysis.queries import kernel_frames
 from drgn_tools.commands.cli import main
 from drgn_tools.errors import UsageError
@@ -32,7 +33,6 @@ from drgn_tools.fleet.dataset.schema import audit_file, stack_hash, tasks_file
 from drgn_tools.fleet.dataset.views import VIEWS
 from drgn_tools.fleet.report.report import SECTIONS, report_lines, sql_lines
 from drgn_tools.records import Frame, KernelAudit, TaskStack, Verdict
-from drgn_tools.render.labels import function_label
 
 from ..commands.test_golden import GOLDEN as GOLDEN_FILES
 from ..commands.test_golden import check

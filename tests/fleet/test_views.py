@@ -18,13 +18,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from drgn_tools.analysis.labels import frame_label, function_label
 from drgn_tools.analysis.queries import function_name, kernel_frames
 from drgn_tools.errors import InputError
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key
 from drgn_tools.fleet.dataset.schema import AUDITS, TASKS, stack_hash
 from drgn_tools.fleet.dataset.views import VIEWS, connect, naming_damaged_files
 from drgn_tools.records import Frame, TaskStack, Verdict
-from drgn_tools.render.labels import frame_label, function_label
 
 from ..support import fabricated
 from ..support.fleet_dataset import FLEET, Source, audited, write_dataset, write_orphan

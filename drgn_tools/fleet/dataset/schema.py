@@ -17,10 +17,10 @@ from typing import Any, Callable, Optional
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...analysis.fields import TASK
+from ...analysis.labels import frame_label, function_label
 from ...analysis.queries import kernel_frames
 from ...records import Frame, TaskStack
-from ...render.fields import TASK
-from ...render.labels import frame_label, function_label
 
 __all__ = ("AUDITS", "SCHEMA", "TASKS", "audit_file", "stack_hash", "tasks_file")
 

@@ -15,11 +15,11 @@ from typing import Optional
 from drgn import Object, Program
 
 from ...analysis.audit import audit_kernel
+from ...analysis.fields import KERNEL, as_object
 from ...debuginfo.kallsyms import UNUSABLE
 from ...errors import EXIT_OK, EXIT_PARTIAL, DrgnToolsError, TypesError
 from ...program.open import open_program, vmcoreinfo, while_it_is_there
 from ...records import KernelAudit, Reason, TaskStack, Verdict
-from ...render.fields import KERNEL, as_object
 from ...render.summary import unreadable_line
 from ..dataset.schema import tasks_file
 from .fetch import Core
