@@ -75,7 +75,7 @@ def _run(args: Arguments, console: Console) -> int:
     dataset = Dataset.create(Path(args.output))
     with dataset.locked():
         known = _known(dataset)
-        dataset.remove_others({before.audit_id for before in known.values()})
+        dataset.remove_tasks_except({before.audit_id for before in known.values()})
         status_of = {source: before.status for source, before in known.items()}
         jobs = _jobs(sources, known, args.redo)
         progress = Progress(len(jobs), console, args.quiet)
@@ -113,7 +113,7 @@ def _run(args: Arguments, console: Console) -> int:
 
 def _stored(job: Job, outcome: Outcome) -> tuple[Outcome, bytes]:
     # A record that no column can take must not end the run, and every later one.
-    from ..fleet.dataset.schema import audit_file
+    from ..fleet.dataset.parquet import audit_file
     from ..fleet.run.record import failed
 
     try:
@@ -156,7 +156,7 @@ def _live(cluster: Cluster) -> list[Source]:
 
 
 def _known(dataset: Dataset) -> dict[str, _Known]:
-    from ..fleet.dataset.views import connect
+    from ..fleet.dataset.database import connect
 
     with connect(dataset) as database:
         rows = database.execute(

@@ -69,7 +69,7 @@ class Run:
 def _run_here(mode: str, sources: Sequence[str], dataset_path: Path) -> Run:
     began = time.perf_counter()
     from drgn_tools.fleet.dataset.dataset import Dataset, source_key
-    from drgn_tools.fleet.dataset.schema import audit_file
+    from drgn_tools.fleet.dataset.parquet import audit_file
     from drgn_tools.fleet.run.job import Job
     from drgn_tools.fleet.run.source import Source
 

@@ -445,7 +445,7 @@ def test_what_cannot_be_a_source_or_a_dataset(
     assert not dataset.exists(), "found before anything is written"
     code, line = run_refusal(capfd, crash, crash)
     assert code == EXIT_INPUT
-    assert line == f"{crash}: is a folder with something else in it; give a new or empty one"
+    assert line == f"{crash}: is a folder with other files in it; give a new or an empty folder"
 
 
 # ---- without the extra

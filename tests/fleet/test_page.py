@@ -27,7 +27,7 @@ pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 from drgn_tools.analysis.labels import frame_label, function_label
 from drgn_tools.analysis.queries import kernel_frames
 from drgn_tools.fleet.dataset.dataset import Dataset
-from drgn_tools.fleet.dataset.schema import stack_hash
+from drgn_tools.fleet.dataset.stack_hash import stack_hash
 from drgn_tools.fleet.report.page import print_page, write_page
 from drgn_tools.fleet.report.page_data import Most
 from drgn_tools.fleet.report.page_stacks import command_to_go_on

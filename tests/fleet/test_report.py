@@ -27,9 +27,10 @@ from drgn_tools.analysis.labels import function_label
 from drgn_tools.analysis.queries import kernel_frames
 from drgn_tools.commands.cli import main
 from drgn_tools.errors import UsageError
-from drgn_tools.fleet.dataset import schema
+from drgn_tools.fleet.dataset import parquet
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key
-from drgn_tools.fleet.dataset.schema import audit_file, stack_hash, tasks_file
+from drgn_tools.fleet.dataset.parquet import audit_file, tasks_file
+from drgn_tools.fleet.dataset.stack_hash import stack_hash
 from drgn_tools.fleet.dataset.views import VIEWS
 from drgn_tools.fleet.report.report import SECTIONS, report_lines, sql_lines
 from drgn_tools.records import Frame, KernelAudit, TaskStack, Verdict
@@ -800,9 +801,9 @@ def test_ten_thousand_audits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Each like another but for a few letters, which uncompressed are in the file as they are.
-    write = schema.pq.write_table
+    write = parquet.pq.write_table
     monkeypatch.setattr(
-        schema.pq,
+        parquet.pq,
         "write_table",
         lambda table, out, compression: write(table, out, compression="none"),
     )

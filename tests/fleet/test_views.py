@@ -21,9 +21,12 @@ import pyarrow.parquet as pq
 from drgn_tools.analysis.labels import frame_label, function_label
 from drgn_tools.analysis.queries import function_name, kernel_frames
 from drgn_tools.errors import InputError
+from drgn_tools.fleet.dataset.damage import naming_damaged_files
+from drgn_tools.fleet.dataset.database import connect
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key
-from drgn_tools.fleet.dataset.schema import AUDITS, TASKS, stack_hash
-from drgn_tools.fleet.dataset.views import VIEWS, connect, naming_damaged_files
+from drgn_tools.fleet.dataset.schema import AUDITS, TASKS
+from drgn_tools.fleet.dataset.stack_hash import stack_hash
+from drgn_tools.fleet.dataset.views import VIEWS
 from drgn_tools.records import Frame, TaskStack, Verdict
 
 from ..support import fabricated

@@ -24,7 +24,7 @@ from typing import Any, Optional
 
 from drgn_tools import __version__
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key
-from drgn_tools.fleet.dataset.schema import audit_file, tasks_file
+from drgn_tools.fleet.dataset.parquet import audit_file, tasks_file
 from drgn_tools.records import Frame, KernelAudit, KernelInfo, Reason, TaskStack, Verdict
 
 from . import fabricated

@@ -21,7 +21,7 @@ from ...errors import EXIT_OK, EXIT_PARTIAL, DrgnToolsError, TypesError
 from ...program.open import open_program, vmcoreinfo, while_it_is_there
 from ...records import KernelAudit, Reason, TaskStack, Verdict
 from ...render.summary import unreadable_line
-from ..dataset.schema import tasks_file
+from ..dataset.parquet import tasks_file
 from .fetch import Core
 from .identity import file_id, joint_id
 from .job import Cause, Job, Outcome
