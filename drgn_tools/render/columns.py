@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
+from ..analysis.labels import frame_label, function_label, mode_name, place, symbol_text
 from ..analysis.queries import (
     KERNEL_WIDE,
     StackGroup,
@@ -16,7 +17,6 @@ from ..analysis.queries import (
 )
 from ..arch.registry import arch_named
 from ..records import Frame, TaskStack
-from .labels import frame_label, function_label, mode_name, place
 from .table import Column
 
 __all__ = ("FRAMES", "GROUPS", "REGS", "TASKS", "TASKS_WITH_FRAMES")
@@ -119,7 +119,7 @@ TASKS_WITH_FRAMES = (
 
 def _ip_of_regs(found: TaskRegs) -> str:
     regs = found.regs
-    return _hex(regs["ip"]) if regs.user_mode else place(regs["ip"], regs.symbol)
+    return _hex(regs["ip"]) if regs.user_mode else place(regs["ip"], symbol_text(regs), regs.module)
 
 
 def _orig_ax(found: TaskRegs) -> str:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from ..analysis.labels import function_label
 from ..analysis.queries import kernel_frames
 from ..records import TaskStack
 from ..terminal.escape import escape
-from .labels import function_label
 
 __all__ = ("folded_lines",)
 

@@ -24,11 +24,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Optional
 
+from ..analysis.labels import frame_label, mode_name
 from ..arch.base import Arch
 from ..arch.registry import arch_named
 from ..records import Frame, KernelInfo, TaskStack
 from ..terminal.escape import escape
-from .labels import frame_label, mode_name
 
 __all__ = ("draw_stack", "draw_stacks")
 

@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from ..analysis.fields import KERNEL, Fields, as_object
 from ..records import KernelInfo
 from ..terminal.escape import escape
-from .fields import KERNEL, Fields, as_object
 
 __all__ = ("csv_lines", "json_lines", "jsonl_lines")
 

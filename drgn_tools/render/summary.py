@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..records import KernelInfo, Reason, Verdict
 
-__all__ = ("kernel_line", "unjudged_line", "unreadable_line", "verdict_line")
+__all__ = ("audit_warnings", "kernel_line", "unjudged_line", "unreadable_line", "verdict_line")
 
 
 def kernel_line(kernel: KernelInfo) -> str:
@@ -44,6 +44,16 @@ def unjudged_line(reasons: Counter[Reason], why: Mapping[Reason, str]) -> str:
 def unreadable_line(count: int) -> str:
     """How many stacks have a verdict of ``unreadable``."""
     return f"{count} of the stacks could not be read to the end (unreadable)"
+
+
+def audit_warnings(problems: Sequence[str], unreadable: int) -> list[str]:
+    """Return a line for each thing that an audit could not read.
+
+    :param problems: :attr:`~drgn_tools.records.KernelAudit.problems` of the audit.
+    :param unreadable: Number of stacks that could not be read to the end.
+    :return: The lines. If there are none, the audit is complete.
+    """
+    return [*problems, *([unreadable_line(unreadable)] if unreadable else [])]
 
 
 def _count(number: int, what: str) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from .. import __version__
-from ..analysis import queries
+from ..analysis import fields, queries
+from ..analysis.fields import Fields, as_object
 from ..records import KernelInfo
-from . import columns, fields
-from .fields import Fields, as_object
+from . import columns
 from .structured import csv_lines, json_lines, jsonl_lines
 from .table import Column, table_lines
 

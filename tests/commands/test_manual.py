@@ -7,11 +7,11 @@ import re
 
 import pytest
 
+from drgn_tools.analysis import fields
 from drgn_tools.analysis.queries import SORT_KEYS, STATES
 from drgn_tools.commands.main import main
 from drgn_tools.commands.registry import SUMMARIES
 from drgn_tools.records import Reason, Verdict
-from drgn_tools.render import fields
 
 from ..support.command_line import ROOT
 

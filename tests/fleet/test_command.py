@@ -445,7 +445,7 @@ def test_what_cannot_be_a_source_or_a_dataset(
     assert not dataset.exists(), "found before anything is written"
     code, line = run_refusal(capfd, crash, crash)
     assert code == EXIT_INPUT
-    assert line == f"{crash}: is a folder with something else in it; give a new or empty one"
+    assert line == f"{crash}: is a folder with other files in it; give a new or an empty folder"
 
 
 # ---- without the extra
@@ -500,8 +500,8 @@ def test_forget(
     there = {path.name for path in (dataset / "audits").iterdir()}
     capfd.readouterr()
     assert main(["fleet", "forget", str(dataset), f"{crash}/vmcore-0", f"{crash}/*-1"]) == EXIT_OK
-    assert capfd.readouterr().err == (f"forgotten: {crash}/vmcore-0\nforgotten: {crash}/vmcore-1\n")
+    assert capfd.readouterr().err == (f"removed: {crash}/vmcore-0\nremoved: {crash}/vmcore-1\n")
     left = {path.name for path in (dataset / "audits").iterdir()}
     assert left < there and len(there - left) == 2
     assert main(["fleet", "forget", str(dataset), f"{crash}/vmcore-0"]) == EXIT_USAGE
-    assert "no source of" in capfd.readouterr().err
+    assert f"{dataset}: has no source {crash}/vmcore-0\n" in capfd.readouterr().err

@@ -14,25 +14,25 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("duckdb", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 
+from drgn_tools.analysis.labels import frame_label, function_label
 from drgn_tools.analysis.queries import kernel_frames
 from drgn_tools.fleet.dataset.dataset import Dataset
-from drgn_tools.fleet.dataset.schema import stack_hash
+from drgn_tools.fleet.dataset.stack_hash import stack_hash
 from drgn_tools.fleet.report.page import print_page, write_page
 from drgn_tools.fleet.report.page_data import Most
 from drgn_tools.fleet.report.page_stacks import command_to_go_on
 from drgn_tools.fleet.report.time_line import TimeLine
 from drgn_tools.records import Frame, KernelAudit, TaskStack, Verdict
-from drgn_tools.render.labels import frame_label, function_label
 from drgn_tools.terminal.console import OutputError, ReaderGoneError, discard
 from drgn_tools.terminal.escape import escape
 
@@ -418,7 +418,11 @@ def test_the_command_to_go_on_is_there(page: Any) -> None:
 def faulting_in(function: str) -> Source:
     # Alike but for what was interrupted, and who called that.
     frames = tuple(
-        replace(frame, symbol=f"{function}+0x40", ip=frame.ip + len(function))
+        replace(
+            frame,
+            symbol=fabricated.symbol(f"{function}+0x40", frame.module),
+            ip=frame.ip + len(function),
+        )
         if frame.regs is not None and not frame.user_mode
         else frame
         for frame in fabricated.FAULTING.frames
@@ -443,8 +447,8 @@ def test_what_was_interrupted_leads(tmp_path: Path, open_page: Open) -> None:
 
 
 def test_every_function_interrupted_is_seen_in_the_row(tmp_path: Path, open_page: Open) -> None:
-    calls = tuple(Frame((1 << 63) + i, f"caller_{i}+0x1") for i in range(9))
-    outer = Frame((1 << 63) + 99, "spinner+0x7", "lab_helper", regs=0x2000)
+    calls = tuple(Frame((1 << 63) + i, fabricated.symbol(f"caller_{i}+0x1")) for i in range(9))
+    outer = Frame((1 << 63) + 99, fabricated.symbol("spinner+0x7", "lab_helper"), regs=0x2000)
     frames = (*fabricated.FAULTING.frames[:5], *calls, outer, *fabricated.FAULTING.frames[5:])
     tasks = (replace(fabricated.FAULTING, frames=frames), fabricated.SLEEPER)
     source = of_audit("/dump", KernelAudit(fabricated.KERNEL, tasks), time=day(1))
@@ -503,7 +507,8 @@ def test_a_function_of_many_stacks_leads_to_all_of_them(tmp_path: Path, open_pag
     def called_by(caller: str) -> TaskStack:
         frames = fabricated.FAULTING.frames
         return replace(
-            fabricated.FAULTING, frames=(*frames[:5], Frame(1 << 63, caller), *frames[5:])
+            fabricated.FAULTING,
+            frames=(*frames[:5], Frame(1 << 63, fabricated.symbol(caller)), *frames[5:]),
         )
 
     audit = KernelAudit(fabricated.KERNEL, tuple(called_by(f"caller_{i}+0x1") for i in range(30)))
@@ -727,7 +732,7 @@ def test_a_tip_says_counts(page: Any) -> None:
 
 def hostile_fleet() -> Iterable[Source]:
     yield from FLEET
-    frames = (Frame(0xFFFF_FFFF_8130_0001, f"{IMAGE}+0x1", IMAGE, regs=0x1000),)
+    frames = (Frame(0xFFFF_FFFF_8130_0001, fabricated.symbol(f"{IMAGE}+0x1", IMAGE), regs=0x1000),)
     # The comm of the kernel ends after 15; a manifest's text and a symbol do not.
     task = replace(fabricated.FAULTING, comm=IMAGE[:15], frames=frames, why=IMAGE, brief=IMAGE)
     kernel = replace(fabricated.KERNEL, release=IMAGE)

@@ -11,28 +11,29 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("duckdb", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("distributed", reason="needs the extra drgn-tools[fleet]")
 
 from drgn_tools import __version__
+from drgn_tools.analysis.labels import function_label
 from drgn_tools.analysis.queries import kernel_frames
 from drgn_tools.commands.main import main
 from drgn_tools.errors import UsageError
-from drgn_tools.fleet.dataset import schema
+from drgn_tools.fleet.dataset import parquet
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key
-from drgn_tools.fleet.dataset.schema import audit_file, stack_hash, tasks_file
+from drgn_tools.fleet.dataset.parquet import audit_file, tasks_file
+from drgn_tools.fleet.dataset.stack_hash import stack_hash
 from drgn_tools.fleet.dataset.views import VIEWS
 from drgn_tools.fleet.report.report import SECTIONS, report_lines, sql_lines
 from drgn_tools.records import Frame, KernelAudit, TaskStack, Verdict
-from drgn_tools.render.labels import function_label
 
 from ..commands.test_golden import GOLDEN as GOLDEN_FILES
 from ..commands.test_golden import check
@@ -190,7 +191,7 @@ def test_functions_are_those_that_were_interrupted(fleet: Dataset) -> None:
         for task in source.tasks or ():
             for regs in task.regs if task.verdict is Verdict.UNRELIABLE else ():
                 if not regs.user_mode:
-                    name = function_label(Frame(regs["ip"], regs.symbol, regs.module))
+                    name = function_label(Frame(regs["ip"], regs.symbol))
                     groups[name].append((source, task, regs.entry))
     found = rows(fleet, "functions")
     assert {row["function"] for row in found} == groups.keys()
@@ -787,7 +788,7 @@ def test_the_demo_dump_on_two_hosts(tmp_path: Path, demo_core: str) -> None:
     assert kernel["tasks"] == 2 * len(one.tasks)
     assert kernel["unreliable"] == 2 * one["unreliable"] > 0
     interrupted = Counter(
-        function_label(Frame(regs["ip"], regs.symbol, regs.module))
+        function_label(Frame(regs["ip"], regs.symbol))
         for task in one.tasks
         for regs in task.regs
         if task.verdict is Verdict.UNRELIABLE and not regs.user_mode
@@ -803,9 +804,9 @@ def test_ten_thousand_audits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Each like another but for a few letters, which uncompressed are in the file as they are.
-    write = schema.pq.write_table
+    write = parquet.pq.write_table
     monkeypatch.setattr(
-        schema.pq,
+        parquet.pq,
         "write_table",
         lambda table, out, compression: write(table, out, compression="none"),
     )

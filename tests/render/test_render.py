@@ -14,9 +14,10 @@ import pytest
 from tabulate import tabulate_formats
 
 from drgn_tools import __version__
+from drgn_tools.analysis import fields
 from drgn_tools.analysis.queries import each_frame, group_stacks, saved_regs
 from drgn_tools.records import Frame, TaskStack, Verdict
-from drgn_tools.render import columns, fields, views
+from drgn_tools.render import columns, views
 from drgn_tools.render.folded import folded_lines
 from drgn_tools.render.stack import draw_stack
 from drgn_tools.render.table import Column, shorten, table_lines

@@ -17,14 +17,16 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Optional
 
+from msgspec.structs import replace
+
 from drgn_tools import __version__
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key
-from drgn_tools.fleet.dataset.schema import audit_file, tasks_file
+from drgn_tools.fleet.dataset.parquet import audit_file, tasks_file
 from drgn_tools.records import Frame, KernelAudit, KernelInfo, Reason, TaskStack, Verdict
 
 from . import fabricated

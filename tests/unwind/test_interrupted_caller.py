@@ -18,9 +18,9 @@ import drgn
 import pytest
 
 from drgn_tools import Frame, TaskStack, open_program, task_stacks
+from drgn_tools.analysis.labels import frame_label
 from drgn_tools.arch.x86.instructions import decode
 from drgn_tools.engine import frames as frames_module
-from drgn_tools.render.labels import frame_label
 from drgn_tools.unwind.interrupted_caller import (
     BYTES_BEYOND,
     INDIRECT,

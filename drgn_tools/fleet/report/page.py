@@ -24,8 +24,9 @@ from typing import Any
 
 from ...program.core_file import shown
 from ...terminal.console import OutputError, write_lines
+from ..dataset.damage import naming_damaged_files
+from ..dataset.database import connect
 from ..dataset.dataset import Dataset
-from ..dataset.views import connect, naming_damaged_files
 from .page_data import MOST, Most, page_data
 
 __all__ = ("print_page", "write_page")

@@ -42,7 +42,7 @@ MOST = Most()
 def page_data(views: duckdb.DuckDBPyConnection, dataset: str, most: Most = MOST) -> dict[str, Any]:
     """What is put into the page: JSON values only.
 
-    :param views: of :func:`~drgn_tools.fleet.dataset.views.connect`; gets temporary tables.
+    :param views: of :func:`~drgn_tools.fleet.dataset.database.connect`; gets temporary tables.
     :param dataset: its name, as shown.
     """
     audits = read_audits(views)

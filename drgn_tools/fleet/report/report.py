@@ -21,8 +21,10 @@ from ... import __version__
 from ...errors import UsageError
 from ...render.structured import csv_lines, jsonl_lines
 from ...terminal.escape import escape
+from ..dataset.damage import naming_damaged_files
+from ..dataset.database import connect
 from ..dataset.dataset import Dataset
-from ..dataset.views import VIEWS, connect, naming_damaged_files
+from ..dataset.views import VIEWS
 from .report_tables import query_table, section_table
 
 __all__ = ("SCHEMA", "SECTIONS", "Found", "Section", "read_section", "report_lines", "sql_lines")
@@ -104,7 +106,7 @@ def read_section(
 ) -> Found:
     """What *section* says.
 
-    :param connection: of :func:`~drgn_tools.fleet.dataset.views.connect`.
+    :param connection: of :func:`~drgn_tools.fleet.dataset.database.connect`.
     """
     limit = "" if top is None else f"LIMIT {top}"
     # Ordered at the very outside: of what is inside, DuckDB promises no order.

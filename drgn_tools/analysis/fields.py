@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What json, jsonl and csv say of each record: the names, their order, their values.
+"""The fields of each record as data: their names, their order, their values.
 
-This is the contract with programs that read our output (docs/commands.md).
-Within a schema number a field is only ever added, and only at the end.
+JSON, CSV and the Parquet files of a fleet share them. They are the contract with programs
+that read our output (docs/commands.md). Within a schema number a field is only ever added,
+and only at the end.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Optional, Union
 
-from ..analysis.queries import TaskFrame, TaskRegs, kernel_frames, waiting_function
 from ..arch.registry import arch_named
-from ..records import Frame, Symbol
-from .labels import frame_label
+from ..records import Frame
+from .labels import frame_label, symbol_text
+from .queries import TaskFrame, TaskRegs, kernel_frames, waiting_function
 
 __all__ = (
     "FRAME",
@@ -32,20 +33,22 @@ __all__ = (
 )
 
 Fields = Mapping[str, Callable[[Any], Any]]
-"""Name of a field -> how to get it from its record. Plain JSON values only; addresses as hex text."""
+"""Name of a field -> the function that reads it from a record.
+
+Values are plain JSON values. Addresses and registers are hexadecimal text (``"0xffff888100000000"``).
+"""
 
 
 def as_object(fields: Fields, record: Any) -> dict[str, Any]:
-    """The JSON object that *fields* make of *record*."""
+    """Return *record* as a JSON object.
+
+    :param fields: The fields of this kind of record.
+    """
     return {name: get(record) for name, get in fields.items()}
 
 
 def _address(value: Optional[int]) -> Optional[str]:
     return None if value is None else hex(value)
-
-
-def _text(symbol: Optional[Symbol]) -> Optional[str]:
-    return None if symbol is None else str(symbol)
 
 
 def _addresses(values: Optional[Mapping[str, int]]) -> Optional[dict[str, str]]:
@@ -65,28 +68,28 @@ KERNEL: Fields = {
     "notes": lambda kernel: list(kernel.notes),
     "last_words": lambda kernel: list(kernel.last_words),
 }
-"""Of a :class:`~drgn_tools.records.KernelInfo`."""
+"""Fields of a :class:`~drgn_tools.records.KernelInfo`."""
 
 FRAME: Fields = {
     "ip": lambda frame: _address(frame.ip),
-    "symbol": lambda frame: _text(frame.symbol),
+    "symbol": symbol_text,
     "module": lambda frame: frame.module,
     "stack": lambda frame: frame.stack,
     "regs": lambda frame: _address(frame.regs),
     "user_mode": lambda frame: frame.user_mode,
 }
-"""Of a :class:`~drgn_tools.records.Frame`."""
+"""Fields of a :class:`~drgn_tools.records.Frame`."""
 
 REGS: Fields = {
     "address": lambda regs: _address(regs.address),
     "entry": lambda regs: regs.entry,
     "user_mode": lambda regs: regs.user_mode,
     "registers": lambda regs: _addresses(regs.registers),
-    "symbol": lambda regs: _text(regs.symbol),
+    "symbol": symbol_text,
     "module": lambda regs: regs.module,
     "caller": lambda regs: regs.caller and frame_label(regs.caller),
 }
-"""Of :class:`~drgn_tools.records.SavedRegs`."""
+"""Fields of :class:`~drgn_tools.records.SavedRegs`."""
 
 _IDENTITY: Fields = {
     "task": lambda task: _address(task.task),
@@ -121,11 +124,11 @@ _SUMMARY: Fields = {
 
 
 def _symbol_or_address(frame: Optional[Frame]) -> Optional[str]:
-    return None if frame is None or frame.user_mode else _text(frame.symbol) or hex(frame.ip)
+    return None if frame is None or frame.user_mode else symbol_text(frame) or hex(frame.ip)
 
 
 TASK: Fields = {**_IDENTITY, **_STATE, **_SUMMARY}
-"""Of a :class:`~drgn_tools.records.TaskStack`, without its stack."""
+"""Fields of a :class:`~drgn_tools.records.TaskStack` without its stack."""
 
 TASK_WITH_FRAMES: Fields = {
     **_IDENTITY,
@@ -135,7 +138,7 @@ TASK_WITH_FRAMES: Fields = {
     "cpu_registers": lambda task: _addresses(task.cpu_registers),
     "cpu_caller": lambda task: task.cpu_caller and frame_label(task.cpu_caller),
 }
-"""Of a :class:`~drgn_tools.records.TaskStack`."""
+"""Fields of a :class:`~drgn_tools.records.TaskStack`."""
 
 
 def _of_task(name: str) -> Callable[[Union[TaskFrame, TaskRegs]], Any]:
@@ -164,7 +167,7 @@ REGS_OF_TASK: Fields = {
     "orig_ax": _register("orig_ax"),
     "registers": _of_regs("registers"),
 }
-"""Of a :class:`~drgn_tools.analysis.queries.TaskRegs`: whose they are, what matters most, then all of them."""
+"""Fields of a :class:`~drgn_tools.analysis.queries.TaskRegs`: the task, the registers that matter most, all registers."""
 
 GROUP: Fields = {
     "count": lambda group: group.count,
@@ -175,7 +178,7 @@ GROUP: Fields = {
     "pids": lambda group: list(group.pids),
     "frames": lambda group: [as_object(FRAME, frame) for frame in group.frames],
 }
-"""Of a :class:`~drgn_tools.analysis.queries.StackGroup`. ``frames`` is the stack of the first of ``pids``."""
+"""Fields of a :class:`~drgn_tools.analysis.queries.StackGroup`. ``frames`` is the stack of the first of ``pids``."""
 
 
 def _of_frame(name: str) -> Callable[[TaskFrame], Any]:
@@ -187,31 +190,31 @@ def _labels(frames: Iterable[Frame]) -> list[str]:
     return [frame_label(frame) for frame in frames]
 
 
-# A csv file is flat: what is an object in JSON becomes a column for each of its
-# members, or a list of names.
+# CSV has no objects. An object in JSON becomes one column for each of its members, or a
+# list of names.
 
 TASK_WITH_FRAMES_CSV: Fields = {**TASK, "frames": lambda task: _labels(task.frames)}
-"""Of a :class:`~drgn_tools.records.TaskStack`, its stack in one cell."""
+"""Fields of a :class:`~drgn_tools.records.TaskStack`, with its stack in one cell."""
 
 FRAME_CSV: Fields = {
     **{name: _of_task(name) for name in (*_IDENTITY, "verdict", "reason")},
     "frame": lambda found: found.number,
     **{name: _of_frame(name) for name in FRAME},
 }
-"""Of a :class:`~drgn_tools.analysis.queries.TaskFrame`."""
+"""Fields of a :class:`~drgn_tools.analysis.queries.TaskFrame`."""
 
 GROUP_CSV: Fields = {
     **GROUP,
     "comms": lambda group: [comm for comm, _ in group.comms],
     "frames": lambda group: _labels(group.frames),
 }
-"""Of a :class:`~drgn_tools.analysis.queries.StackGroup`."""
+"""Fields of a :class:`~drgn_tools.analysis.queries.StackGroup`, flat."""
 
 
 def regs_csv(arch: str) -> Fields:
-    """Of a :class:`~drgn_tools.analysis.queries.TaskRegs`, a column for each register.
+    """Return the fields of a :class:`~drgn_tools.analysis.queries.TaskRegs` with a column for each register.
 
-    :param arch: as in :attr:`KernelInfo.arch`; it says which registers there are.
+    :param arch: As in :attr:`KernelInfo.arch`. It determines which registers there are.
     """
     fields = dict(REGS_OF_TASK)
     del fields["registers"]
