@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from drgn import Program
 
 from drgn_tools import TaskStack, Verdict, task_stacks
-from drgn_tools.analysis.queries import function_name
 from drgn_tools.commands.script import run, script_parser, table
 
 
@@ -33,7 +32,7 @@ def interrupted_functions(prog: Program, args: Namespace) -> Iterator[str]:
         if task.verdict is Verdict.UNRELIABLE:
             for regs in task.regs:
                 if not regs.user_mode:
-                    function = function_name(regs.symbol or hex(regs["ip"]))
+                    function = regs.symbol.name if regs.symbol else hex(regs["ip"])
                     places[function, regs.entry or "unknown"].append(task)
     return table(
         ("TASKS", "FUNCTION", "INTERRUPTED BY", "SUCH AS"),

@@ -26,7 +26,6 @@ from typing import Optional
 from drgn import Program
 
 from drgn_tools import TaskStack, UsageError, Verdict, task_stacks
-from drgn_tools.analysis.queries import function_name
 from drgn_tools.commands.script import run, script_parser, table
 
 
@@ -45,7 +44,7 @@ def why_blocked(task: TaskStack, functions: list[str]) -> Optional[str]:
     if task.verdict is not Verdict.RELIABLE:
         return f"{task.verdict.value}: {task.why}"
     for frame in task.frames:
-        if frame.symbol and function_name(frame.symbol) in functions:
+        if frame.symbol and frame.symbol.name in functions:
             return f"in {frame.symbol}"
     return None
 

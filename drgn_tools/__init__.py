@@ -2,25 +2,51 @@
 """What is this task's stack, and can I trust it?
 
 For a running Linux kernel or a vmcore: every task's stack as the kernel's own
-frame-pointer unwinder walks it, the ``pt_regs`` saved on it, and the verdict of
-the kernel's reliable stack trace, with the reason.
+unwinder walks it, the ``pt_regs`` saved on it, and the verdict of the kernel's
+reliable stack trace, with the reason.
 
     >>> from drgn_tools import open_program, task_stacks
     >>> prog = open_program(core="vmcore")
     >>> for s in task_stacks(prog):
     ...     print(s.pid, s.comm, s.verdict.value, s.why)
+
+The house. Imports point down this list, never up:
+
+    commands    the command line, the % commands of drgn's REPL, one-shot scripts
+    fleet       many kernels: run, dataset, report
+    render      records to text
+    terminal    what every command line is made of: parser, console, escaping
+    analysis    the API: audit, resolve a task, select, group, compare
+    engine      one kernel: from a task to its record
+    verdict     a finished walk -> reliable, unreliable or unknown, and why
+    unwind      the unwinders behind one interface (base.Walker); return addresses
+    program     open a core, the live kernel or a guest as a drgn Program
+    arch        what a machine is (base.Arch): registers, entry code, stacks
+    kernel      layout, tasks, modules, kernel text and its names
+    debuginfo   types and symbols out of the dump: BTF, kallsyms, VMCOREINFO
+    records, drawn, errors, memory, bounded_cache
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .drawn import draw_with
 from .errors import DrgnToolsError, InputError, TaskNotFoundError, TypesError, UsageError
 
 if TYPE_CHECKING:
     from .analysis.audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
     from .program.open import open_program
-    from .records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
+    from .records import (
+        Frame,
+        KernelAudit,
+        KernelInfo,
+        Reason,
+        SavedRegs,
+        Symbol,
+        TaskStack,
+        Verdict,
+    )
 
 __version__ = "0.1.0"
 
@@ -32,6 +58,7 @@ __all__ = (
     "KernelInfo",
     "Reason",
     "SavedRegs",
+    "Symbol",
     "TaskNotFoundError",
     "TaskStack",
     "TypesError",
@@ -45,11 +72,9 @@ __all__ = (
     "task_stacks",
 )
 
+_RECORDS = "Frame KernelAudit KernelInfo Reason SavedRegs Symbol TaskStack Verdict".split()
 _ON_USE = {
-    **dict.fromkeys(
-        ("Frame", "KernelAudit", "KernelInfo", "Reason", "SavedRegs", "TaskStack", "Verdict"),
-        "records",
-    ),
+    **dict.fromkeys(_RECORDS, "records"),
     "audit_kernel": "analysis.audit",
     "crashed_stack": "analysis.audit",
     "kernel_info": "analysis.audit",
@@ -71,3 +96,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+def _draw_stack(stack: TaskStack) -> str:
+    from .render.stack import draw_stack
+
+    return draw_stack(stack)
+
+
+draw_with(_draw_stack)

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A memory for answers that are asked for again and again."""
+"""A cache of answers that cannot grow past a limit."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
-__all__ = ("Bounded",)
+__all__ = ("BoundedCache",)
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Bounded(dict[K, V]):
-    """A dict that begins anew when it is full: what is in use is soon in it again.
+class BoundedCache(dict[K, V]):
+    """A dict that is emptied when it is full. What is in use is soon in it again.
 
-    A million tasks need no more memory than thousands.
+    So a million tasks take no more memory than a few thousand.
+
+    :param limit: how many entries it holds at most
     """
 
     def __init__(self, limit: int) -> None:

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The records everything hands on: what was found of a kernel, its tasks, their stacks.
 
-Plain frozen dataclasses: no drgn object inside, so they outlive the program
-they came from, pickle, compare and print. Text in them is what the dump says
-(``comm`` may hold terminal escapes); escaping is the renderers' job.
+Frozen :class:`msgspec.Struct` records without a drgn object inside. So they outlive the
+program they came from, pickle, compare and print. ``msgspec.structs.replace()`` makes
+a copy with other values. Text in them is what the dump says (``comm`` may hold
+terminal escapes); renderers escape it.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Optional
 
-from .slotted import slotted
+import msgspec
+
+from .drawn import Drawn
 
 if TYPE_CHECKING:
     from drgn import Object, Program
@@ -24,6 +26,7 @@ __all__ = (
     "KernelInfo",
     "Reason",
     "SavedRegs",
+    "Symbol",
     "TaskStack",
     "Verdict",
 )
@@ -75,23 +78,38 @@ class Reason(str, enum.Enum):
         return self.value
 
 
-@slotted
-@dataclass(frozen=True, repr=False)
-class Frame:
+class Symbol(msgspec.Struct, frozen=True, weakref=True):
+    """What an address is called. ``str()`` is ``name+0xoffset``, as ``%pS`` prints it."""
+
+    name: str
+    """Name in the symbol table: ``vfs_read``."""
+    offset: int
+    """Of the address from the start of the symbol, in bytes; also for a return address."""
+    module: Optional[str] = None
+    """Name of the module; ``None`` for the kernel image and for BPF programs."""
+
+    def __str__(self) -> str:
+        return f"{self.name}+{self.offset:#x}"
+
+
+class Frame(msgspec.Struct, frozen=True, weakref=True):
     """One entry of a stack, in the order the kernel's unwinder visits them (innermost first)."""
 
     ip: int
     """Address: of a ``call`` frame the return address; of a ``pt_regs`` its exact ip."""
-    symbol: Optional[str] = None
-    """``name+0xoffset`` by the kernel's rule (offset of :attr:`ip` itself), ``None`` if nothing is known there."""
-    module: Optional[str] = None
-    """Name of the module that holds :attr:`ip`, ``None`` for the kernel image."""
+    symbol: Optional[Symbol] = None
+    """Symbol of the call or the interrupted instruction, offset of :attr:`ip` itself; ``None`` if there is none."""
     stack: str = "task"
     """Which stack the frame lies on."""
     regs: Optional[int] = None
     """Address of the ``struct pt_regs`` that this frame is, ``None`` for a ``call`` frame."""
     user_mode: bool = False
     """The ``pt_regs`` were saved in user mode; :attr:`ip` is then a user address."""
+
+    @property
+    def module(self) -> Optional[str]:
+        """Name of the module that holds :attr:`ip`; ``None`` for the kernel image, or without a symbol."""
+        return None if self.symbol is None else self.symbol.module
 
     def __repr__(self) -> str:
         name = "user mode" if self.user_mode else self.symbol or "no symbol"
@@ -100,9 +118,7 @@ class Frame:
         return f"<Frame {self.ip:#x} {name}{module}{regs}>"
 
 
-@slotted
-@dataclass(frozen=True, repr=False)
-class SavedRegs:
+class SavedRegs(msgspec.Struct, frozen=True, weakref=True):
     """One ``struct pt_regs`` found on a stack."""
 
     address: int
@@ -111,19 +127,25 @@ class SavedRegs:
     """What entered the kernel: ``"syscall"``, ``"page fault"``, ``"timer interrupt"`` ...; ``None`` if not known."""
     user_mode: bool
     """The CPU was in user mode: ``user_mode()`` of asm/ptrace.h."""
-    registers: Mapping[str, int] = field(hash=False)
+    registers: Mapping[str, int]
     """Register values by the kernel's names (``r15`` ... ``ss``), in the order they lie in memory."""
-    symbol: Optional[str] = None
-    """``name+0xoffset`` of ``ip``, ``None`` for user mode or unknown code."""
-    module: Optional[str] = None
-    """Module of ``ip``."""
+    symbol: Optional[Symbol] = None
+    """Symbol of ``ip``; ``None`` for user mode or unknown code."""
     caller: Optional[Frame] = None
     """Who called the interrupted function, where the walk has skipped it: the function had no frame of its
     own just there. By the code of the function; where that leaves it open, the word at the saved stack pointer
     if it returns from a call of this function, which is a guess. Never one of :attr:`TaskStack.frames`."""
 
+    @property
+    def module(self) -> Optional[str]:
+        """Module of ``ip``; ``None`` for the kernel image, or without a symbol."""
+        return None if self.symbol is None else self.symbol.module
+
     def __getitem__(self, name: str) -> int:
         return self.registers[name]
+
+    def __hash__(self) -> int:  # a mapping has no hash
+        return hash((self.address, self.entry, self.user_mode, self.symbol))
 
     def __repr__(self) -> str:
         mode = "user" if self.user_mode else "kernel"
@@ -136,9 +158,7 @@ class SavedRegs:
         return Object(prog, "struct pt_regs", address=self.address)
 
 
-@slotted
-@dataclass(frozen=True, repr=False)
-class TaskStack:
+class TaskStack(Drawn, msgspec.Struct, frozen=True, weakref=True):
     """A task, its stack, and whether the stack can be trusted."""
 
     task: int
@@ -173,27 +193,24 @@ class TaskStack:
     """The stack, innermost first; last, the user-mode ``pt_regs`` where there is one."""
     regs: tuple[SavedRegs, ...] = ()
     """Every ``pt_regs`` met on the way, in stack order."""
-    cpu_registers: Optional[Mapping[str, int]] = field(default=None, hash=False)
+    cpu_registers: Optional[Mapping[str, int]] = None
     """Of a task on a CPU, what the dump has of that CPU (NT_PRSTATUS), by the kernel's names: where
     :attr:`frames` begin. ``None`` for others, and on a live kernel."""
     cpu_caller: Optional[Frame] = None
     """As :attr:`SavedRegs.caller`, for :attr:`cpu_registers`: who called the function that the CPU was in."""
+    arch: str = "x86_64"
+    """As :attr:`KernelInfo.arch`: how wide addresses are, and how registers are drawn."""
 
     def __repr__(self) -> str:
         # A list of them is read at a prompt; str() is the whole stack.
         answer = self.verdict.value if self.why is None else f"{self.verdict.value}: {self.why}"
         return f"<TaskStack pid={self.pid} comm={self.comm!r} {answer}>"
 
-    def __str__(self) -> str:
-        # The one import that points upward: drawing belongs to render/, and a
-        # record that prints itself belongs to the REPL.
-        from .render.stack import draw_stack
-
-        return draw_stack(self)
+    def __hash__(self) -> int:  # a mapping has no hash
+        return hash((self.task, self.pid, self.verdict, self.frames))
 
 
-@dataclass(frozen=True)
-class KernelInfo:
+class KernelInfo(msgspec.Struct, frozen=True, weakref=True):
     """Which kernel, and how its stacks are to be read."""
 
     source: str
@@ -220,8 +237,7 @@ class KernelInfo:
     """Of a kernel that crashed, the headlines of its last oops and panic(), from its log (v5.10 and later)."""
 
 
-@dataclass(frozen=True, repr=False)
-class KernelAudit:
+class KernelAudit(msgspec.Struct, frozen=True, weakref=True):
     """One kernel, every task of it."""
 
     kernel: KernelInfo
@@ -271,5 +287,5 @@ class _DocWithFields:
         return "\n".join((self._text, "", *lines))
 
 
-for _record in (Frame, SavedRegs, TaskStack, KernelInfo, KernelAudit):
+for _record in (Symbol, Frame, SavedRegs, TaskStack, KernelInfo, KernelAudit):
     _record.__doc__ = _DocWithFields(_record.__doc__ or "")  # type: ignore[assignment]

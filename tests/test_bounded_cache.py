@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A dict that begins anew when it is full."""
+"""A cache that is emptied when it is full."""
 
 from __future__ import annotations
 
-from drgn_tools.bounded_cache import Bounded
+from drgn_tools.bounded_cache import BoundedCache
 
 
 def test_it_never_has_more_than_its_limit_and_always_the_last() -> None:
-    memory: Bounded[int, int] = Bounded(3)
+    cache: BoundedCache[int, int] = BoundedCache(3)
     sizes = []
     for n in range(8):
-        memory[n] = -n
-        sizes.append(len(memory))
-        assert memory[n] == -n
+        cache[n] = -n
+        sizes.append(len(cache))
+        assert cache[n] == -n
     assert sizes == [1, 2, 3, 1, 2, 3, 1, 2]
-    assert memory.get(0) is None
+    assert cache.get(0) is None

@@ -14,8 +14,8 @@ from typing import Callable, Optional, Union
 from drgn import Program
 from drgn.helpers.common.prog import takes_program_or_default
 
-from ..arch.x86.cpu_registers import crashed_task
-from ..engine.kernel import Kernel
+from ..engine.crash_log import crashed_task
+from ..engine.kernel import kernel_of
 from ..errors import TaskNotFoundError
 from ..kernel.live_tasks import is_live
 from ..program.open import source_of
@@ -43,8 +43,8 @@ def task_stack(prog: Program, which: WhichTask) -> TaskStack:
     :raises TaskNotFoundError: there is no such task.
     :raises TypesError: the types this rests on are missing.
     """
-    kernel = Kernel(prog)
-    task = find_task(prog, kernel.layout, kernel.tasks, which)
+    kernel = kernel_of(prog)
+    task = find_task(prog, kernel.layout.task, kernel.tasks, which)
     stack = kernel.stack(task)
     if stack is None:
         raise TaskNotFoundError(f"pid {task.pid} of {source_of(prog)} exited")
@@ -70,7 +70,7 @@ def task_stacks(prog: Program) -> Iterator[TaskStack]:
 
     :raises TypesError: the types this rests on are missing.
     """
-    kernel = Kernel(prog)
+    kernel = kernel_of(prog)
     for task in kernel.tasks:
         stack = kernel.stack(task)
         if stack is not None:
@@ -124,7 +124,7 @@ class AuditUnderWay:
     def __init__(
         self, prog: Program, progress: Optional[Callable[[int], None]], max_tasks: Optional[int]
     ) -> None:
-        self._kernel = Kernel(prog)
+        self._kernel = kernel_of(prog)
         self._progress = progress
         self._max_tasks = max_tasks
         self.kernel = self._kernel.info()
@@ -154,7 +154,7 @@ def kernel_info(prog: Program) -> KernelInfo:
 
     :raises TypesError: the types this rests on are missing.
     """
-    return Kernel(prog).info()
+    return kernel_of(prog).info()
 
 
 def _suspicious_emptiness(empty: int, tasks: int) -> Iterator[str]:

@@ -26,7 +26,6 @@ __all__ = (
     "TaskFrame",
     "TaskRegs",
     "each_frame",
-    "function_name",
     "group_stacks",
     "kernel_frames",
     "parse_pids",
@@ -86,11 +85,6 @@ _INTERRUPTS = re.compile(
 """Functions in which an interrupt takes the CPU away: what was interrupted says more."""
 
 
-def function_name(symbol: str) -> str:
-    """``vfs_read`` of ``vfs_read+0x8f``."""
-    return symbol.rpartition("+")[0] or symbol
-
-
 def kernel_frames(task: TaskStack) -> tuple[Frame, ...]:
     """The frames of *task* without the user-mode ``pt_regs`` at the end.
 
@@ -111,7 +105,7 @@ def waiting_function(task: TaskStack) -> Optional[Frame]:
     if task.on_cpu:
         return _stopped_at(kernel)
     for number, frame in enumerate(task.frames):
-        name = frame.symbol and function_name(frame.symbol)
+        name = frame.symbol and frame.symbol.name
         if frame.user_mode or name in _SCHEDULER:
             continue
         if name and _INTERRUPTS.fullmatch(name):
@@ -134,7 +128,7 @@ def _stopped_at(kernel: Sequence[Frame]) -> Optional[Frame]:
     if interrupted is not None or not kernel:
         return interrupted
     for frame, caller in zip(kernel, kernel[1:]):
-        if frame.symbol and function_name(frame.symbol) in ("panic", "vpanic"):
+        if frame.symbol and frame.symbol.name in ("panic", "vpanic"):
             return caller
     return kernel[0]
 
@@ -165,7 +159,7 @@ class Selection:
 
     def _has_function(self, task: TaskStack) -> bool:
         return any(
-            frame.symbol is not None and _matches(function_name(frame.symbol), self.functions)
+            frame.symbol is not None and _matches(frame.symbol.name, self.functions)
             for frame in task.frames
         )
 
@@ -283,10 +277,7 @@ def group_stacks(tasks: Iterable[TaskStack]) -> list[StackGroup]:
 
 
 def _group_key(task: TaskStack) -> object:
-    frames = (
-        (frame.symbol or frame.ip, frame.module, frame.regs is not None)
-        for frame in kernel_frames(task)
-    )
+    frames = ((frame.symbol or frame.ip, frame.regs is not None) for frame in kernel_frames(task))
     return task.verdict, task.reason, tuple(frames)
 
 

@@ -7,10 +7,11 @@ from typing import Optional, Union
 
 from drgn import Object, Program, Thread, TypeKind
 
-from ..debuginfo.kallsyms import UNUSABLE
 from ..errors import TaskNotFoundError, UsageError
-from ..kernel.layout import Layout
-from ..kernel.tasks import Task, TaskList, read_task
+from ..kernel.layout import TaskLayout
+from ..kernel.task_list import TaskList
+from ..kernel.tasks import Task, read_task
+from ..memory import UNUSABLE
 from ..program.open import source_of
 
 __all__ = ("WhichTask", "find_task")
@@ -22,7 +23,7 @@ WhichTask = Union[int, Object, Thread]
 """A PID, the address of a ``struct task_struct``, a pointer to one, one itself, a drgn Thread."""
 
 
-def find_task(prog: Program, layout: Layout, tasks: TaskList, which: WhichTask) -> Task:
+def find_task(prog: Program, layout: TaskLayout, tasks: TaskList, which: WhichTask) -> Task:
     """The task that is meant.
 
     :raises TaskNotFoundError: there is none.
@@ -41,7 +42,7 @@ def find_task(prog: Program, layout: Layout, tasks: TaskList, which: WhichTask) 
     return task
 
 
-def _task_of_pid(prog: Program, layout: Layout, tasks: TaskList, pid: int) -> Optional[Task]:
+def _task_of_pid(prog: Program, layout: TaskLayout, tasks: TaskList, pid: int) -> Optional[Task]:
     from drgn.helpers.linux.pid import find_task  # with all of drgn's helpers
 
     try:

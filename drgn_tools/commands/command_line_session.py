@@ -12,7 +12,7 @@ from typing import Callable, Optional
 from ..analysis import audit as api
 from ..analysis.queries import KERNEL_WIDE, Selection
 from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from ..program.open import while_it_is_there
+from ..program.open import input_error_if_vanished
 from ..records import KernelAudit, KernelInfo, Reason, TaskStack, Verdict
 from ..render.summary import kernel_line, unjudged_line, unreadable_line, verdict_line
 from ..terminal.console import Console, is_terminal, write_lines
@@ -64,7 +64,7 @@ class CommandLineSession(Session):
         # The progress line would get between rows that are written meanwhile.
         rows_interfere = self.style in _STREAMED_FORMATS and is_terminal(sys.stdout)
         try:
-            with while_it_is_there(self.prog):
+            with input_error_if_vanished(self.prog):
                 audit = api.audit_under_way(
                     self.prog,
                     progress=None if rows_interfere else self.count_progress,

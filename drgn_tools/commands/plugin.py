@@ -16,6 +16,7 @@ from drgn import FaultError, MainModule, Module, Program, ProgramFlags
 from drgn.commands import parse_shell_command
 from drgn.commands.linux import linux_kernel_custom_command
 
+from ..drawn import Drawn
 from .registry import REPL_OPERANDS, SUMMARIES
 
 __all__ = ("drgn_prog_set",)
@@ -47,7 +48,7 @@ def _find_builtin_types(modules: Sequence[Module]) -> None:
 
 def _use_builtin_types(prog: Program) -> None:
     from ..errors import DrgnToolsError
-    from ..program.open import use_builtin_types
+    from ..program.builtin_types import use_builtin_types
 
     before = prog.enabled_type_finders()
     try:
@@ -103,10 +104,8 @@ if "drgn.cli" in sys.modules:
 
     from drgn.cli import display_str
 
-    from ..records import TaskStack
-
     # The REPL shows a record as the drawing of its stack.
-    display_str(TaskStack)
+    display_str(Drawn)
     # A plugin cannot reach the global names of the REPL. Python's own site module also puts
     # functions for people at a prompt into builtins (exit, help). Existing names stay.
     for _function in ("crashed_stack", "kernel_info", "task_stack", "task_stacks"):

@@ -12,7 +12,8 @@ from drgn import Program
 from drgn.commands import CommandError
 
 from ..errors import DrgnToolsError
-from ..program.open import has_dwarf, use_builtin_types
+from ..program.builtin_types import use_builtin_types
+from ..program.dwarf import has_dwarf
 from ..records import KernelAudit, KernelInfo, Reason, TaskStack
 from ..render.summary import unreadable_line
 from ..terminal.console import Console, ReaderGoneError, be_lenient, write_lines

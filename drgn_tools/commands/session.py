@@ -13,7 +13,7 @@ from drgn import Program
 from ..analysis import audit as api
 from ..analysis.audit import AuditUnderWay
 from ..analysis.queries import Selection
-from ..program.open import while_it_is_there
+from ..program.open import input_error_if_vanished
 from ..records import KernelAudit, KernelInfo, TaskStack
 from ..render.views import View, render
 from ..terminal.console import Console, table_width
@@ -77,7 +77,7 @@ class Session(ABC):
     def audit_all(self, max_tasks: Optional[int]) -> KernelAudit:
         """Do as :meth:`audit`, but read all tasks before this returns."""
         try:
-            with while_it_is_there(self.prog):
+            with input_error_if_vanished(self.prog):
                 audit = api.audit_kernel(
                     self.prog, progress=self.count_progress, max_tasks=max_tasks
                 )
@@ -91,7 +91,7 @@ class Session(ABC):
 
         :param find: Returns the tasks. All are found before any is shown.
         """
-        with while_it_is_there(self.prog):
+        with input_error_if_vanished(self.prog):
             tasks = tuple(find(self.prog))
             kernel = api.kernel_info(self.prog)
         self.introduce(kernel)

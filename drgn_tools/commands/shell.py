@@ -79,9 +79,9 @@ def _choose_prompt() -> None:
 def _run_interactive(prog: Program) -> None:
     import drgn.cli
 
-    from ..records import TaskStack
+    from ..drawn import Drawn
 
-    drgn.cli.display_str(TaskStack)
+    drgn.cli.display_str(Drawn)
     drgn.cli.run_interactive(prog, banner_func=_banner, globals_func=_with_functions)
 
 

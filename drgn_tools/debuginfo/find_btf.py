@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from drgn import FaultError, Program, ProgramFlags
 
 from ..errors import TypesError
+from ..memory import read_up_to
 from .btf import BTF_MAGIC, MAX_BTF_BYTES, Btf, Kind, header_bytes
-from .kallsyms import Kallsyms, read_up_to
+from .kallsyms import Kallsyms
 from .vmcoreinfo import vmcoreinfo_symbol
 
 __all__ = ("read_btf",)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What several dumps of one kernel need be read for once only, in a process that opens many.
+"""Tables that several dumps of one kernel have in common, kept by a process that opens many dumps.
 
-Unlike all other state this hangs on modules, not on a Program. It is safe because
-a thing counts as the same only if every byte that it is made of is the same:
-compared as they are, no build ID and no digest stands for them. Whatever a dump
-says, it can say it of dumps with the very same tables only, of which it is true.
+All other state hangs on a Program; this hangs on modules. It is safe because two tables count as
+the same only if all the bytes that they are made from are equal. The bytes themselves are
+compared, not a build ID or a digest: a dump with wrong tables can harm no dump but those with
+the very same tables.
 """
 
 from __future__ import annotations
@@ -12,24 +12,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-__all__ = ("Shared",)
+__all__ = ("SharedTables",)
 
 T = TypeVar("T")
 
 _MOST = 4
+"""How many tables are kept."""
 _MOST_BYTES = 32 << 20
 """The tables of a distribution's kernel have 12 MB; damaged or made-up ones may have more."""
 
 
-class Shared(Generic[T]):
-    """The last few things of a kind, each made of bytes (and other constants) and nothing else."""
+class SharedTables(Generic[T]):
+    """The few tables of one kind that were used last."""
 
     def __init__(self) -> None:
         # Replaced as a whole: two threads at once may lose an entry, and no more.
         self._kept: tuple[tuple[tuple[object, ...], T], ...] = ()
 
     def get(self, parts: tuple[object, ...], make: Callable[[], T]) -> T:
-        """Return what *make* makes of *parts*: a thing that does not depend on anything else."""
+        """Return the table that is made from some parts.
+
+        :param parts: bytes, strings, numbers and tuples of these
+        :param make: makes the table; it must depend on *parts* alone
+        """
         for entry in self._kept:
             if entry[0] == parts:
                 self._put_first(entry)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Why the machine died, in the kernel's own words: the headlines of its last oops and panic()."""
+"""Who crashed the machine, and the headlines of its last oops and panic() in the kernel log."""
 
 from __future__ import annotations
 
+from typing import Optional
+
 from drgn import FaultError, Program
 
-from ..debuginfo.kallsyms import UNUSABLE
+from ..memory import UNUSABLE
 
-__all__ = ("last_words",)
+__all__ = ("crash_headlines", "crashed_task")
 
 _HEADLINES = (
     "BUG: ",
@@ -25,7 +27,7 @@ _MAX_RECORDS_BITS = 21
 """The largest log_buf_len that is accepted, 2 GiB, has as many records."""
 
 
-def last_words(prog: Program) -> tuple[str, ...]:
+def crash_headlines(prog: Program) -> tuple[str, ...]:
     """Lines of the kernel's log that say what killed it, oldest first; text as the dump has it.
 
     None where there is no such line, or the log cannot be read: before v5.10 it was kept in
@@ -66,3 +68,15 @@ def _has_headline(prog: Program) -> bool:
     except FaultError:  # what is missing may never have been written
         return True
     return any(headline.encode() in text for headline in _HEADLINES)
+
+
+def crashed_task(prog: Program) -> Optional[int]:
+    """Return the address of the ``struct task_struct`` that ran into panic(); ``None`` if none did.
+
+    It is the one on the CPU that ``panic_cpu`` names (kernel/panic.c), which drgn knows
+    for core dumps only.
+    """
+    try:
+        return int(prog.crashed_thread().object.value_())
+    except UNUSABLE:
+        return None

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory that an ELF dump leaves out, which drgn reads as zeros.
+"""Pages that an ELF dump leaves out, which drgn reads as zeros.
 
 makedumpfile ends a segment in the file before its end in memory (p_filesz <
-p_memsz) where pages are left out, be it that they are zero (dump level 1) or that
-nobody wanted them (2 to 16). ELF's rule is that these bytes are zero, and drgn goes
-by it: see drgn_program_set_core_dump_fd_internal() in libdrgn/program.c, v0.3.0.
-"Zero" is then a guess, and a stack, a list or a page table that was left out would
-be one that is empty. So here it is a fault. In the kdump format neither is needed:
-zero pages are in the file, and libkdumpfile faults for those that are left out.
+p_memsz) where it excludes pages: pages of zeros (dump level 1), or pages that the
+user did not want (2 to 16). ELF's rule is that these bytes are zero, and drgn follows
+it: see drgn_program_set_core_dump_fd_internal() in libdrgn/program.c, v0.3.0.
+But the zeros are a guess: a stack, a list or a page table that was excluded would
+look empty. So reads of these pages fault here. A kdump file does not need this: it
+has the pages of zeros, and libkdumpfile faults for excluded pages.
 """
 
 from __future__ import annotations
@@ -21,27 +21,29 @@ from drgn import FaultError, Program, ProgramFlags
 from .core_file import open_regular
 from .elf import PT_LOAD, Segment, read_elf
 
-__all__ = ("fault_where_left_out",)
+__all__ = ("fault_on_excluded_pages",)
 
 _ADDRESSES = 1 << 64
 _DONE_KEY = "drgn_tools.program.excluded_pages"
 
 
 class Span(NamedTuple):
-    """A segment in one address space."""
+    """A segment in one address space, virtual or physical."""
 
     begin: int
     in_file_end: int
     end: int
 
 
-def fault_where_left_out(prog: Program, path: Optional[str] = None) -> None:
-    """Make reads of memory that an ELF dump leaves out fail with a FaultError, not give zeros.
+def fault_on_excluded_pages(prog: Program, path: Optional[str] = None) -> None:
+    """Make reads of pages that an ELF dump leaves out raise a FaultError, not return zeros.
 
-    Done once for a program; again, or for another kind of program, it does nothing.
+    This is done once for a program; a second call does nothing, nor does a call for a program
+    that is not a core dump.
 
-    :param path: of the dump, by default what drgn says, which fails where that is no UTF-8
-    :raises InputError: the dump is no longer where it was opened
+    :param path: of the dump; by default the path that drgn has, which drgn cannot give if it is
+        not UTF-8
+    :raises InputError: if the dump is no longer where it was opened
     """
     if prog.flags & ProgramFlags.IS_LIVE or _DONE_KEY in prog.cache:
         return
@@ -60,7 +62,7 @@ def fault_where_left_out(prog: Program, path: Optional[str] = None) -> None:
         spans = [_span(segment, physical) for segment in segments]
         if physical and not any(span.begin for span in spans):
             continue  # drgn's rule: these are no addresses
-        for begin, end in left_out(spans):
+        for begin, end in excluded_ranges(spans):
             prog.add_memory_segment(begin, end - begin, _fault, physical)
 
 
@@ -70,10 +72,10 @@ def _span(segment: Segment, physical: bool) -> Span:
     return Span(begin, min(begin + segment.file_bytes, end), end)
 
 
-def left_out(spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
-    """Where the last of the spans that have an address has no bytes in the file for it.
+def excluded_ranges(spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
+    """Return [begin, end) of the addresses that have no bytes in the file.
 
-    The last, because that is the segment that drgn reads from.
+    Of several spans that have an address the last one counts: drgn reads from that segment.
     """
     edges = sorted({edge for span in spans for edge in span})
     waiting = sorted(range(len(spans)), key=lambda i: spans[i].begin, reverse=True)

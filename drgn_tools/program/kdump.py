@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The little of the kdump format that opening a file needs, flattened or not.
+"""The part of the kdump format that opening a file needs, flattened or not.
 
 The layouts are those of makedumpfile's diskdump_mod.h and makedumpfile.h
 (v1.7.8), as written by a little-endian machine.
@@ -26,20 +26,33 @@ KDUMP_MAGICS = (_KDUMP_MAGIC, _FLATTENED_MAGIC)
 
 _HEADER_BYTES = 512
 
-# struct disk_dump_header: signature, version, struct new_utsname, then, from where
-# the alignment of a 64-bit and of a 32-bit machine puts it, block_size, sub_hdr_size,
-# bitmap_blocks, max_mapnr.
+# struct disk_dump_header: signature, version, struct new_utsname, padding and a time,
+# then status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr.
 _VERSION_AT = 8
 _UTSNAME_AT, _UTS_FIELD_BYTES, _UTS_FIELDS = 12, 65, 6
 _SIZES = struct.Struct("<IiiII")
-_SIZES_AT = {8: 424, 4: 412}
 _INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE, in status
 _BLOCK_BYTES = (1 << 12, 1 << 13, 1 << 14, 1 << 16)
 
-# struct kdump_sub_header: phys_base, dump_level, split, start_pfn, end_pfn; on a 64-bit
-# machine, since version 6, again and meant are start_pfn_64, end_pfn_64 and max_mapnr_64.
-_SPLIT = {8: struct.Struct("<8x4xiQQ"), 4: struct.Struct("<4x4xiII")}
-_PFNS_64 = struct.Struct("<80xQQQ")
+_SUB_HEADER_BYTES = 104
+
+
+class _Layout(NamedTuple):
+    """How the C compiler of the machine that wrote the file lays out the headers."""
+
+    sizes_at: int
+    """Where in ``struct disk_dump_header`` :data:`_SIZES` are."""
+    split: struct.Struct
+    """split, start_pfn, end_pfn of ``struct kdump_sub_header``, since version 2."""
+    pfns_64: struct.Struct
+    """start_pfn_64, end_pfn_64, max_mapnr_64 of it, which replace the others since version 6."""
+
+
+_LAYOUTS = (
+    _Layout(424, struct.Struct("<8x4xiQQ"), struct.Struct("<80xQQQ")),  # x86_64
+    _Layout(412, struct.Struct("<4x4xiII"), struct.Struct("<56xQQQ")),  # i386
+)
+"""No field of the headers names the layout; with the wrong one block_size is no size of a page."""
 
 # A flattened file: a header of 4096 bytes; then records, big-endian, of where in the
 # dump the bytes belong and how many follow; a record of -1, -1 ends it.
@@ -99,22 +112,21 @@ def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
     header = _read(file, 0, _HEADER_BYTES)
     if not header.startswith(_KDUMP_MAGIC) or len(header) < _HEADER_BYTES:
         return None
-    for word_bytes in _SIZES_AT:
-        at = _SIZES_AT[word_bytes]
+    for layout in _LAYOUTS:
         status, block_bytes, sub_header_blocks, bitmap_blocks, max_pfn = _SIZES.unpack_from(
-            header, at
+            header, layout.sizes_at
         )
         if block_bytes in _BLOCK_BYTES and sub_header_blocks >= 0:
             break
     else:
         return None
     (version,) = struct.unpack_from("<i", header, _VERSION_AT)
-    sub_header = _read(file, block_bytes, _PFNS_64.size)
-    if len(sub_header) < _PFNS_64.size:
+    sub_header = _read(file, block_bytes, _SUB_HEADER_BYTES)
+    if len(sub_header) < _SUB_HEADER_BYTES:
         return None
-    split, start, end = _SPLIT[word_bytes].unpack_from(sub_header)
-    if word_bytes == 8 and version >= 6:
-        start, end, max_pfn = _PFNS_64.unpack(sub_header)
+    split, start, end = layout.split.unpack_from(sub_header)
+    if version >= 6:
+        start, end, max_pfn = layout.pfns_64.unpack_from(sub_header)
     return KdumpHeader(
         block_bytes,
         sub_header_blocks,

@@ -14,6 +14,7 @@ from ..analysis.queries import (
     kernel_frames,
     waiting_function,
 )
+from ..arch.registry import arch_named
 from ..records import Frame, TaskStack
 from .labels import frame_label, function_label, mode_name, place
 from .table import Column
@@ -118,13 +119,13 @@ TASKS_WITH_FRAMES = (
 
 def _ip_of_regs(found: TaskRegs) -> str:
     regs = found.regs
-    return _hex(regs["ip"]) if regs.user_mode else place(regs["ip"], regs.symbol, regs.module)
+    return _hex(regs["ip"]) if regs.user_mode else place(regs["ip"], regs.symbol)
 
 
 def _orig_ax(found: TaskRegs) -> str:
     # A syscall number, or minus one and the like: small numbers either way.
     value = found.regs.registers["orig_ax"]
-    bits = 64 if "r15" in found.regs.registers else 32
+    bits = 8 * arch_named(found.task.arch).regs.word_bytes
     signed = value - (value >> (bits - 1) << bits)
     return str(signed) if abs(signed) < 1 << 16 else _hex(value)
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Optional, Union
 
 from ..analysis.queries import TaskFrame, TaskRegs, kernel_frames, waiting_function
-from ..arch.x86.pt_regs import X86_32, X86_64
-from ..records import Frame
+from ..arch.registry import arch_named
+from ..records import Frame, Symbol
 from .labels import frame_label
 
 __all__ = (
@@ -44,6 +44,10 @@ def _address(value: Optional[int]) -> Optional[str]:
     return None if value is None else hex(value)
 
 
+def _text(symbol: Optional[Symbol]) -> Optional[str]:
+    return None if symbol is None else str(symbol)
+
+
 def _addresses(values: Optional[Mapping[str, int]]) -> Optional[dict[str, str]]:
     return None if values is None else {name: hex(value) for name, value in values.items()}
 
@@ -65,7 +69,7 @@ KERNEL: Fields = {
 
 FRAME: Fields = {
     "ip": lambda frame: _address(frame.ip),
-    "symbol": lambda frame: frame.symbol,
+    "symbol": lambda frame: _text(frame.symbol),
     "module": lambda frame: frame.module,
     "stack": lambda frame: frame.stack,
     "regs": lambda frame: _address(frame.regs),
@@ -78,7 +82,7 @@ REGS: Fields = {
     "entry": lambda regs: regs.entry,
     "user_mode": lambda regs: regs.user_mode,
     "registers": lambda regs: _addresses(regs.registers),
-    "symbol": lambda regs: regs.symbol,
+    "symbol": lambda regs: _text(regs.symbol),
     "module": lambda regs: regs.module,
     "caller": lambda regs: regs.caller and frame_label(regs.caller),
 }
@@ -117,7 +121,7 @@ _SUMMARY: Fields = {
 
 
 def _symbol_or_address(frame: Optional[Frame]) -> Optional[str]:
-    return None if frame is None or frame.user_mode else frame.symbol or hex(frame.ip)
+    return None if frame is None or frame.user_mode else _text(frame.symbol) or hex(frame.ip)
 
 
 TASK: Fields = {**_IDENTITY, **_STATE, **_SUMMARY}
@@ -211,5 +215,5 @@ def regs_csv(arch: str) -> Fields:
     """
     fields = dict(REGS_OF_TASK)
     del fields["registers"]
-    names = [name for name, _, _ in (X86_32 if arch == "i386" else X86_64).fields]
+    names = arch_named(arch).regs.names
     return {**fields, **{name: _register(name) for name in names}}

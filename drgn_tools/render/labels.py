@@ -8,27 +8,29 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..analysis.queries import function_name
-from ..records import Frame
+from ..records import Frame, Symbol
 
 __all__ = ("frame_label", "function_label", "mode_name", "place")
 
 
-def place(ip: int, symbol: Optional[str], module: Optional[str]) -> str:
+def place(ip: int, symbol: Optional[Symbol]) -> str:
     """``vfs_read+0x8f``, ``ext4_map_blocks+0x1c [ext4]``, or the bare address."""
-    name = symbol or hex(ip)
-    return f"{name} [{module}]" if module else name
+    if symbol is None:
+        return hex(ip)
+    return f"{symbol} [{symbol.module}]" if symbol.module else str(symbol)
 
 
 def frame_label(frame: Frame) -> str:
     """Where the frame is, with the offset."""
-    return place(frame.ip, frame.symbol, frame.module)
+    return place(frame.ip, frame.symbol)
 
 
 def function_label(frame: Frame) -> str:
     """The function that the frame is in."""
-    symbol = frame.symbol and function_name(frame.symbol)
-    return place(frame.ip, symbol, frame.module)
+    symbol = frame.symbol
+    if symbol is None:
+        return hex(frame.ip)
+    return f"{symbol.name} [{symbol.module}]" if symbol.module else symbol.name
 
 
 def mode_name(user_mode: bool) -> str:

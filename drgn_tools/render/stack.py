@@ -24,43 +24,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Optional
 
+from ..arch.base import Arch
+from ..arch.registry import arch_named
 from ..records import Frame, KernelInfo, TaskStack
 from ..terminal.escape import escape
 from .labels import frame_label, mode_name
 
 __all__ = ("draw_stack", "draw_stacks")
 
-_SEGMENTS = frozenset(("cs", "ss", "ds", "es", "fs", "gs"))
-
-# As __show_regs() of arch/x86/kernel/process_64.c and process_32.c lay them
-# out, so that an eye trained on oopses finds them. "cs:ip" are one entry.
-_ROWS_64 = (
-    ("cs:ip",),
-    ("ss:sp", "flags", "orig_ax"),
-    ("ax", "bx", "cx"),
-    ("dx", "si", "di"),
-    ("bp", "r8", "r9"),
-    ("r10", "r11", "r12"),
-    ("r13", "r14", "r15"),
-)
-_ROWS_32 = (
-    ("cs:ip", "flags", "orig_ax"),
-    ("ax", "bx", "cx", "dx"),
-    ("si", "di", "bp", "sp"),
-    ("ds", "es", "fs", "gs", "ss"),
-)
-
 
 def draw_stack(task: TaskStack, kernel: Optional[KernelInfo] = None) -> str:
     """The stack of *task* as lines of text, with every register of every ``pt_regs``.
 
-    :param kernel: where the task is from; without it, a ``task_struct`` below
-        4 GiB tells a 32-bit kernel.
+    :param kernel: where the task is from; its log is shown with the task that crashed it.
     :return: lines joined by newlines, none at the end; safe for a terminal.
     """
-    is_32bit = kernel.arch == "i386" if kernel else task.task < 1 << 32
     said = kernel.last_words if kernel and "crashed" in task.flags else ()
-    return "\n".join(_lines(task, 8 if is_32bit else 16, said))
+    return "\n".join(_lines(task, arch_named(task.arch), said))
 
 
 def draw_stacks(tasks: Iterable[TaskStack], kernel: Optional[KernelInfo] = None) -> Iterator[str]:
@@ -71,7 +51,8 @@ def draw_stacks(tasks: Iterable[TaskStack], kernel: Optional[KernelInfo] = None)
         yield draw_stack(task, kernel)
 
 
-def _lines(task: TaskStack, digits: int, last_words: Sequence[str]) -> Iterator[str]:
+def _lines(task: TaskStack, arch: Arch, last_words: Sequence[str]) -> Iterator[str]:
+    digits = arch.digits
     yield _identity(task, digits)
     for line in last_words:
         yield f"LOG: {escape(line)}"
@@ -93,11 +74,11 @@ def _lines(task: TaskStack, digits: int, last_words: Sequence[str]) -> Iterator[
         if regs is not None:
             what = f"{escape(regs.entry or 'unknown entry')} from {mode_name(regs.user_mode)} mode"
             title = f"{what}, pt_regs at {regs.address:0{digits}x}"
-            yield from _box(title, regs.registers, digits)
+            yield from _box(title, regs.registers, arch)
             if regs.caller is not None:
                 yield _skipped(regs.caller, digits)
         if number == 0 and task.cpu_registers is not None:
-            yield from _box(f"registers of CPU {task.cpu}", task.cpu_registers, digits)
+            yield from _box(f"registers of CPU {task.cpu}", task.cpu_registers, arch)
             if task.cpu_caller is not None:
                 yield _skipped(task.cpu_caller, digits)
     if task.on_cpu and "ends_early" in task.flags:
@@ -144,48 +125,35 @@ def _skipped(caller: Frame, digits: int) -> str:
     return f"      ?  {caller.ip:0{digits}x}  {escape(frame_label(caller))}"
 
 
-def _box(title: str, registers: Mapping[str, int], digits: int) -> Iterator[str]:
+def _box(title: str, registers: Mapping[str, int], arch: Arch) -> Iterator[str]:
     yield f"       ┌ {title}"
-    for row in _register_rows(registers, digits):
+    for row in _register_rows(registers, arch):
         yield f"       │ {row}"
     yield "       └"
 
 
-def _register_rows(registers: Mapping[str, int], digits: int) -> Iterator[str]:
+def _register_rows(registers: Mapping[str, int], arch: Arch) -> Iterator[str]:
     values = dict(registers.items())
-    return (row.format_map(values) for row in _register_formats(tuple(values), digits))
+    return (row.format_map(values) for row in _register_formats(tuple(values), arch))
 
 
 @lru_cache(maxsize=16)
-def _register_formats(names: tuple[str, ...], digits: int) -> tuple[str, ...]:
+def _register_formats(names: tuple[str, ...], arch: Arch) -> tuple[str, ...]:
     """The rows of registers with these names, without their values."""
     rows = []
     shown: set[str] = set()
-    for row in _ROWS_32 if digits == 8 else _ROWS_64:
+    for row in arch.register_rows:
         entries = [name for name in row if all(part in names for part in name.split(":"))]
         shown.update(part for name in entries for part in name.split(":"))
         if entries:
-            rows.append("  ".join(_register_format(name, digits) for name in entries))
+            rows.append("  ".join(_register_format(name, arch) for name in entries))
     # Nothing that was saved is left out, also of a kernel that saves more.
-    rows.extend(_register_format(name, digits) for name in names if name not in shown)
+    rows.extend(_register_format(name, arch) for name in names if name not in shown)
     return tuple(rows)
 
 
-def _register_format(name: str, digits: int) -> str:
+def _register_format(name: str, arch: Arch) -> str:
     *segment, name = name.split(":")
     selector = f"{{{segment[0]}:04x}}:" if segment else ""
-    value_digits = 4 if name in _SEGMENTS else 8 if name == "flags" else digits
-    return f"{_title(name, digits)}: {selector}{{{name}:0{value_digits}x}}"
-
-
-def _title(name: str, digits: int) -> str:
-    # ax is RAX or EAX; r8 is R08, as wide as its neighbours.
-    if name in _SEGMENTS:
-        return name.upper()
-    if name == "flags":
-        return "EFLAGS"
-    if name.startswith("orig_"):
-        return f"ORIG_{_title(name[len('orig_') :], digits)}"
-    if name.startswith("r") and name[1:].isdigit():
-        return f"R{int(name[1:]):02}"
-    return f"{'E' if digits == 8 else 'R'}{name.upper()}"
+    value_digits = 4 if name in arch.segments else 8 if name == "flags" else arch.digits
+    return f"{arch.register_title(name)}: {selector}{{{name}:0{value_digits}x}}"

@@ -1,36 +1,32 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stacks of kernels that do not encode ``pt_regs``: drgn's own unwinder, made safe.
+"""drgn's own unwinder as a Walker, for kernels whose unwinder is not re-stated here.
 
-The kernel's algorithm cannot be re-stated where it is ORC; drgn knows ORC. What
-it gives is a stack to read, never a verdict.
+It gives a stack to read, never a verdict. drgn knows ORC, but it neither recovers
+rewritten return addresses as the kernel does, nor says how a walk ended, nor where a
+``pt_regs`` lies. Of these only the ones that user mode entered with are known: they lie
+at the top of the task's stack.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Callable, Optional
 
-from drgn import Object, Program, UnsupportedOperation
+from drgn import FaultError, Object, Program, StackFrame, UnsupportedOperation
 
-from ..debuginfo.kallsyms import UNUSABLE
+from ..arch.base import Layout
 from ..kernel.layout import symbol_address
+from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
-from ..kernel.text import KernelText
+from ..memory import UNUSABLE
+from .base import End, Recover, Step, Walk, Walker
 
-__all__ = ("ForeignFrame", "foreign_frames", "use_orc_of_the_dump")
+__all__ = ("DrgnWalker", "use_orc_of_the_dump")
 
 _MAX_FRAMES = 1024
 """drgn stops there as well."""
 
-_PREPARED = "drgn_tools.unwind.drgn_fallback.prepared"
-
-
-class ForeignFrame(NamedTuple):
-    """One frame of drgn's stack trace."""
-
-    pc: int
-    """Return address, or exact where :attr:`exact`."""
-    exact: bool
-    """The frame was interrupted at :attr:`pc`: a ``pt_regs`` lies there."""
+_PREPARED = "drgn_tools.drgn_fallback.prepared"
 
 
 def use_orc_of_the_dump(prog: Program) -> None:
@@ -53,23 +49,90 @@ def use_orc_of_the_dump(prog: Program) -> None:
         return
 
 
-def foreign_frames(prog: Program, text: KernelText, task: Task) -> list[ForeignFrame]:
-    """The kernel part of a sleeping task's stack, innermost first.
+class DrgnWalker(Walker):
+    """drgn's unwinder.
 
-    Ends before the first address that is not kernel text: past the entry
-    registers drgn goes on with whatever user-mode registers point to.
-    Empty when drgn cannot unwind the task at all.
+    :param is_kernel_text: ``__kernel_text_address()``; ``None`` where that cannot be told.
+        A walk ends before the first address that is none: past the entry registers drgn goes
+        on with whatever user-mode registers point to.
     """
-    use_orc_of_the_dump(prog)
-    frames: list[ForeignFrame] = []
+
+    name = "drgn"
+    kernel_regs_are_unreliable = False
+    may_miss_frames = True
+
+    def __init__(
+        self, prog: Program, layout: Layout, is_kernel_text: Callable[[int], Optional[bool]]
+    ) -> None:
+        self._prog = prog
+        self._layout = layout
+        self._is_kernel_text = is_kernel_text
+
+    def walk_sleeping(self, task: Task, stack: StackMemory, recover: Recover) -> Walk:
+        """Walk the stack of a task that is not on a CPU, as drgn does.
+
+        :param stack: Not looked at: drgn reads what it needs
+        :param recover: Not called
+        """
+        steps = [self._step(frame, number > 0) for number, frame in enumerate(self._frames(task))]
+        return self._ended(task, steps)
+
+    def walk_running(
+        self, task: Task, registers: Mapping[str, int], find_stack: FindStack, recover: Recover
+    ) -> Walk:
+        """Walk the stacks of a task that is on a CPU, as drgn does, from the registers it has of the CPU."""
+        if self._layout.regs.user_mode(registers):
+            return Walk((), End.USER_REGS)
+        frames = list(self._frames(task))
+        steps = [
+            self._step(frame, True, _stack_of(frame, find_stack))
+            for frame in frames[1:]  # the first is where the CPU is
+        ]
+        return self._ended(task, steps)
+
+    def _frames(self, task: Task) -> Iterator[StackFrame]:
+        """Yield drgn's frames in the kernel, innermost first; none if it cannot unwind the task at all."""
+        use_orc_of_the_dump(self._prog)
+        try:
+            trace = self._prog.stack_trace(Object(self._prog, "struct task_struct *", task.addr))
+            for frame in list(trace)[:_MAX_FRAMES]:
+                if frame.is_inline:
+                    continue
+                if not self._is_kernel_text(frame.pc):
+                    return
+                yield frame
+        except (UnsupportedOperation, *UNUSABLE):
+            return
+
+    def _step(self, frame: StackFrame, may_be_interrupted: bool, stack: str = "task") -> Step:
+        # The frame of a pt_regs is interrupted: its pc is exact. So is, to drgn, the
+        # innermost frame of a sleeping task, which is where a call returns to.
+        exact = frame.interrupted and may_be_interrupted
+        return Step(frame.pc, exact, None, None, False, stack, None)
+
+    def _ended(self, task: Task, steps: list[Step]) -> Walk:
+        entry_regs = self._entry_regs(task)
+        if entry_regs is None:
+            return Walk(tuple(steps), End.UNKNOWN)
+        return Walk((*steps, entry_regs), End.USER_REGS)
+
+    def _entry_regs(self, task: Task) -> Optional[Step]:
+        """Return task_pt_regs(), the registers user mode entered with, if it was user mode."""
+        regs = self._layout.regs
+        address = self._layout.task_pt_regs(task.stack_addr)
+        try:
+            raw = self._prog.read(address, regs.size_bytes)
+        except (FaultError, OverflowError):
+            return None
+        registers = regs.read(raw)
+        if not regs.user_mode(registers):
+            return None
+        return Step(registers["ip"], True, address + regs.ip_offset, address, True, "task", raw)
+
+
+def _stack_of(frame: StackFrame, find_stack: FindStack) -> str:
     try:
-        trace = prog.stack_trace(Object(prog, "struct task_struct *", task.addr))
-        for frame in list(trace)[:_MAX_FRAMES]:
-            if frame.is_inline:
-                continue
-            if not text.is_kernel_text(frame.pc):
-                break
-            frames.append(ForeignFrame(frame.pc, frame.interrupted and bool(frames)))
-    except (UnsupportedOperation, *UNUSABLE):
-        return frames
-    return frames
+        stack = find_stack(frame.sp)
+    except (LookupError, NotInDump):
+        return "unknown"
+    return "unknown" if stack is None else stack.kind

@@ -34,150 +34,20 @@ A stack, higher addresses above::
 
 from __future__ import annotations
 
-import enum
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Callable, NamedTuple, Optional
+from collections.abc import Mapping
+from typing import Optional
 
-from ..arch.x86.encoding import Encoding, decode_frame_pointer
-from ..arch.x86.pt_regs import PtRegsLayout
+from ..arch.x86.encoding import decode_frame_pointer
+from ..arch.x86.unwind_rules import UnwindRules
+from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
+from ..kernel.tasks import Task
+from .base import End, Recover, Signature, Step, Walk, Walker, nothing_rewritten
+from .fast_path import FastPath
 
-__all__ = (
-    "End",
-    "FindStack",
-    "NotInDump",
-    "Recover",
-    "StackBytes",
-    "Step",
-    "UnwindRules",
-    "Walk",
-    "walk_from_regs",
-    "walk_task_stack",
-)
-
-FindStack = Callable[[int], Optional["StackBytes"]]
-"""``get_stack_info_noinstr()``: address -> the stack that holds it, ``None`` if none may."""
-
-Recover = Callable[[int, int], int]
-"""``unwind_recover_ret_addr()``: (address found, where it was found) -> the real return address."""
-
+__all__ = ("FramePointerWalker", "walk_from_regs", "walk_task_stack")
 
 _GUARD_BYTES = 4096
 """Of the page below a stack."""
-
-
-class NotInDump(Exception):
-    """Memory that the walk needs is not in the dump. It ends the walk, and leaves it as a value."""
-
-    def __init__(self, addr: int) -> None:
-        super().__init__(hex(addr))
-        self.addr = addr
-
-
-class StackBytes(NamedTuple):
-    """One stack: its bounds, and as much of its memory as could be read."""
-
-    begin_addr: int
-    """Lowest address of the stack (``task->stack``), virtual."""
-    size_bytes: int
-    """THREAD_SIZE."""
-    data_addr: int
-    """Where :attr:`data` begins. The unwinder only moves up, so from thread.sp is enough."""
-    data: bytes
-    """Memory from :attr:`data_addr` to the end of the stack; holes are filled with zeros."""
-    holes: Sequence[tuple[int, int]] = ()
-    """[start, end) of what could not be read, ascending; empty when all was."""
-    kind: str = "task"
-    """Which stack this is; each is visited once (``stack_mask`` of struct unwind_state)."""
-    next_sp: Optional[int] = None
-    """``stack_info.next_sp``: where the interrupted stack left off; ``None`` for a task's own."""
-
-    @property
-    def end_addr(self) -> int:
-        """One past the highest address of the stack."""
-        return self.begin_addr + self.size_bytes
-
-    def read(self, addr: int, size_bytes: int) -> bytes:
-        """Bytes at *addr*, or :class:`NotInDump`."""
-        offset = addr - self.data_addr
-        if offset < 0 or offset + size_bytes > len(self.data):
-            raise NotInDump(addr)
-        if self.holes:
-            i = bisect_right(self.holes, (addr + size_bytes - 1, 1 << 64)) - 1
-            if i >= 0 and self.holes[i][1] > addr:
-                raise NotInDump(max(addr, self.holes[i][0]))
-        return self.data[offset : offset + size_bytes]
-
-    def on_stack(self, addr: int, len_bytes: int) -> bool:
-        """Does [addr, addr + len) lie on this stack? Follows on_stack() in asm/stacktrace.h."""
-        begin, end = self.begin_addr, self.begin_addr + self.size_bytes
-        return begin <= addr < end and begin < addr + len_bytes <= end
-
-
-@dataclass(frozen=True)
-class UnwindRules:
-    """What of a kernel decides how its stacks are walked."""
-
-    encoding: Encoding
-    """The form of ENCODE_FRAME_POINTER."""
-    regs: PtRegsLayout
-    """Layout of ``struct pt_regs``."""
-    top_padding_bytes: int
-    """TOP_OF_KERNEL_STACK_PADDING: 0, or 16 with CONFIG_X86_FRED; x86-32: 8, or 16 with VM86."""
-    frame_bp_offset: int
-    """``offsetof(struct inactive_task_frame, bp)``."""
-
-    @property
-    def gcc_realign_words(self) -> int:
-        """GCC_REALIGN_WORDS: how far gcc moves a frame that it realigns (see is_last_aligned_frame)."""
-        return 1 if self.regs.word_bytes == 8 else 3
-
-
-class Step(NamedTuple):
-    """One state of the unwinder between two calls of unwind_next_frame()."""
-
-    ip: int
-    """Return address, or ``regs->ip``. Unlike the kernel, also for user mode (there it is 0)."""
-    bp: Optional[int]
-    """Address of the frame {saved bp, return address}; ``None`` for a ``pt_regs``."""
-    regs: Optional[int]
-    """Address of the ``pt_regs``; ``None`` for an ordinary frame."""
-    user_mode: bool
-    """:attr:`regs` are of user mode."""
-    stack: str
-    """:attr:`StackBytes.kind` of the stack that this is on."""
-    raw_regs: Optional[bytes]
-    """The ``pt_regs`` as they lie in memory; ``None`` for an ordinary frame."""
-
-
-class End(enum.Enum):
-    """How a walk ended."""
-
-    USER_REGS = "user_regs"
-    """At user-mode ``pt_regs``: complete."""
-    LAST_FRAME = "last_frame"
-    """At the last frame of a kernel thread: complete."""
-    ERROR = "error"
-    """``unwind_error()``: the next frame pointer cannot be followed."""
-    EMPTY = "empty"
-    """No frame at all: thread.sp or the first frame is not on the stack, or every frame was skipped.
-    The kernel takes that for a complete, empty trace."""
-    NOT_IN_DUMP = "not_in_dump"
-    """Memory that decides how to go on could not be read (the kernel never meets this)."""
-
-
-class Walk(NamedTuple):
-    """A finished walk."""
-
-    steps: tuple[Step, ...]
-    """What ``unwind_get_return_address()`` and ``unwind_get_entry_regs()`` see, innermost first."""
-    end: End
-    """How it ended."""
-    bad_addr: Optional[int] = None
-    """ERROR: the frame pointer that could not be followed. NOT_IN_DUMP: the missing address."""
-    overflowed: Optional[str] = None
-    """:attr:`StackBytes.kind` of a stack whose stack pointer had run off its low end."""
 
 
 class _Unwinder:
@@ -193,7 +63,7 @@ class _Unwinder:
         self.frame_header_bytes = 2 * self.word_bytes
         self.task_pt_regs = task_stack_end - rules.top_padding_bytes - rules.regs.size_bytes
         self.last_frame = self.task_pt_regs - self.frame_header_bytes
-        self.stack: Optional[StackBytes] = None  # None: STACK_TYPE_UNKNOWN
+        self.stack: Optional[StackMemory] = None  # None: STACK_TYPE_UNKNOWN
         self.visited: set[str] = set()
         self.started = False  # the kernel's orig_sp != 0
         self.error = False
@@ -407,28 +277,24 @@ class _Unwinder:
 
     def step(self) -> Step:
         assert self.stack is not None  # nothing is shown once the walk is done
-        is_regs = self.regs is not None
-        return Step(
-            self.ip,
-            self.bp,
-            self.regs,
-            is_regs and self.regs_user_mode,
-            self.stack.kind,
-            self.raw_regs if is_regs else None,
-        )
+        stack = self.stack.kind
+        if self.regs is not None:
+            found_at = self.regs + self.rules.regs.ip_offset
+            return Step(
+                self.ip, True, found_at, self.regs, self.regs_user_mode, stack, self.raw_regs
+            )
+        assert self.bp is not None  # a state is a frame or a pt_regs
+        found_at = self.bp + self.word_bytes
+        return Step(self.ip, False, found_at, None, False, stack, None)
 
 
-def _below(stack: StackBytes, sp: int) -> bool:
+def _below(stack: StackMemory, sp: int) -> bool:
     """Is *sp* in the page below *stack*, where a guard page lies (CONFIG_VMAP_STACK)?"""
     return stack.begin_addr - _GUARD_BYTES <= sp < stack.begin_addr
 
 
-def _nothing_swapped(addr: int, addr_p: int) -> int:
-    return addr
-
-
 def walk_task_stack(
-    stack: StackBytes, thread_sp: int, rules: UnwindRules, recover: Recover = _nothing_swapped
+    stack: StackMemory, thread_sp: int, rules: UnwindRules, recover: Recover = nothing_rewritten
 ) -> Walk:
     """Walk the stack of a task that is not on a CPU, as the kernel would.
 
@@ -440,7 +306,7 @@ def walk_task_stack(
         for every one, in order. It may raise :class:`NotInDump`.
     """
 
-    def only_this(addr: int) -> Optional[StackBytes]:
+    def only_this(addr: int) -> Optional[StackMemory]:
         return stack if stack.on_stack(addr, 1) else None
 
     # get_frame_pointer(), get_stack_pointer() for a task that is not current
@@ -453,7 +319,7 @@ def walk_from_regs(
     find: FindStack,
     task_stack_end: int,
     rules: UnwindRules,
-    recover: Recover = _nothing_swapped,
+    recover: Recover = nothing_rewritten,
 ) -> Walk:
     """Walk the stacks of a task that was on a CPU, from the registers that CPU had.
 
@@ -494,3 +360,34 @@ def _walk(unwinder: _Unwinder, bp: int, first_frame: int) -> Walk:
         return Walk((), End.EMPTY, overflowed=unwinder.overflowed)
     end = End.USER_REGS if steps[-1].user_mode else End.LAST_FRAME
     return Walk(tuple(steps), end, overflowed=unwinder.overflowed)
+
+
+class FramePointerWalker(Walker):
+    """CONFIG_UNWINDER_FRAME_POINTER with ENCODE_FRAME_POINTER.
+
+    :param rules: How this kernel's stacks are walked
+    """
+
+    name = "frame_pointer"
+    kernel_regs_are_unreliable = True
+    skips_interrupted_caller = True
+
+    def __init__(self, rules: UnwindRules) -> None:
+        self.encoding = rules.encoding.value
+        self._rules = rules
+        self._fast_path = FastPath(rules)
+
+    def walk_sleeping(self, task: Task, stack: StackMemory, recover: Recover) -> Walk:
+        """Walk the stack of a task that is not on a CPU: see :func:`walk_task_stack`."""
+        return walk_task_stack(stack, task.thread_sp, self._rules, recover)
+
+    def walk_running(
+        self, task: Task, registers: Mapping[str, int], find_stack: FindStack, recover: Recover
+    ) -> Walk:
+        """Walk the stacks of a task that is on a CPU: see :func:`walk_from_regs`."""
+        end_addr = task.stack_addr + self._rules.thread_size_bytes
+        return walk_from_regs(registers, find_stack, end_addr, self._rules, recover)
+
+    def signature(self, task: Task, stack: StackMemory) -> Optional[Signature]:
+        """Return in short what :meth:`walk_sleeping` would see: see :class:`~.fast_path.FastPath`."""
+        return self._fast_path.signature(stack, task.thread_sp)

@@ -13,11 +13,14 @@ Pure: memory comes from a function that is given. Bad data never raises.
 from __future__ import annotations
 
 import enum
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Callable, Optional, Union
+
+import msgspec
 
 from ..arch.x86.instructions import MAX_INSTRUCTION_BYTES, Instruction, decode
-from ..bounded_cache import Bounded
-from .frame_pointer import NotInDump, Recover
+from ..bounded_cache import BoundedCache
+from ..kernel.stack_memory import NotInDump
+from .base import Recover
 
 __all__ = (
     "Caller",
@@ -61,7 +64,7 @@ Depth = Union[int, Place]
 """How many words lie between sp and the return address, if there is no frame."""
 
 
-class Caller(NamedTuple):
+class Caller(msgspec.Struct, frozen=True):
     """A caller that the walk has skipped."""
 
     addr: int
@@ -80,8 +83,8 @@ class Code:
     def __init__(self, read: ReadMemory, word_bytes: int) -> None:
         self.read = read
         self.word_bytes = word_bytes
-        self._depths: Bounded[tuple[int, int], Depth] = Bounded(_MAX_KEPT)
-        self._callees: Bounded[int, Optional[int]] = Bounded(_MAX_KEPT)
+        self._depths: BoundedCache[tuple[int, int], Depth] = BoundedCache(_MAX_KEPT)
+        self._callees: BoundedCache[int, Optional[int]] = BoundedCache(_MAX_KEPT)
 
     def depth(self, start: int, ip: int) -> Depth:
         """What is on the stack at *ip*, in the function that begins at *start*."""

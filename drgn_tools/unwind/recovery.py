@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Return addresses that the kernel itself swapped out: function graph tracer, kretprobes.
+"""Return addresses that the kernel itself rewrote: function graph tracer, kretprobes.
 
 Follows unwind_recover_ret_addr() in arch/x86/include/asm/unwind.h (v6.12): the
 function graph tracer is asked first, rethook about what it answers.
@@ -7,14 +7,14 @@ function graph tracer is asked first, rethook about what it answers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Optional
 
+import msgspec
 from drgn import FaultError, Program, TypeKind, offsetof, sizeof
 
 from ..kernel.layout import probing, symbol_address
+from ..kernel.stack_memory import NotInDump
 from ..kernel.tasks import Task
-from .frame_pointer import NotInDump
 
 __all__ = ("Fgraph", "RecoverLayout", "Recovery", "Rethook", "probe_recovery")
 
@@ -33,8 +33,7 @@ _MAX_SHADOW_STACK_WORDS = 65536 // 8
 """A page of the largest kind that x86 kernels ever considered; it is 4096 bytes."""
 
 
-@dataclass(frozen=True)
-class Fgraph:
+class Fgraph(msgspec.Struct, frozen=True):
     """Where the function graph tracer keeps return addresses."""
 
     return_to_handler: int
@@ -50,8 +49,7 @@ class Fgraph:
     retp_offset: int
 
 
-@dataclass(frozen=True)
-class Rethook:
+class Rethook(msgspec.Struct, frozen=True):
     """Where rethook keeps return addresses (v5.18 and later), or kretprobes do (v5.16, v5.17)."""
 
     trampoline: int
@@ -63,17 +61,16 @@ class Rethook:
     """Of a task that is not current but TASK_RUNNING, rethook_find_ret_addr() gives nothing."""
 
 
-@dataclass(frozen=True)
-class RecoverLayout:
-    """What this kernel can swap, ``None`` for what it was built without."""
+class RecoverLayout(msgspec.Struct, frozen=True):
+    """What rewrites return addresses in this kernel; ``None`` for what it was built without."""
 
     word_bytes: int
     fgraph: Optional[Fgraph]
     rethook: Optional[Rethook]
 
     @property
-    def swapped_in(self) -> frozenset[int]:
-        """What is found in the place of return addresses that were swapped out."""
+    def trampolines(self) -> frozenset[int]:
+        """What is found in the place of return addresses that were rewritten."""
         fgraph, rethook = self.fgraph, self.rethook
         return frozenset(
             ([fgraph.return_to_handler] if fgraph else [])
@@ -82,7 +79,7 @@ class RecoverLayout:
 
 
 def probe_recovery(prog: Program) -> RecoverLayout:
-    """Which swapped return addresses this kernel has, by its types and symbols.
+    """Find what rewrites return addresses in this kernel, by its types and symbols.
 
     :raises TypesError: its types are damaged.
     """
@@ -155,7 +152,7 @@ def _probe_kretprobe(prog: Program) -> Optional[Rethook]:
 
 
 class Recovery:
-    """Gives back the return addresses of one task; a :data:`~.unwind_frame.Recover`.
+    """Gives back the return addresses of one task; a :data:`~.base.Recover`.
 
     Keeps the kernel's cursors (``graph_idx`` and ``kr_cur`` of struct
     unwind_state), so it serves one walk.

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Optional
+from typing import Optional
 
-from ..arch.x86.encoding import Encoding
-from ..kernel.layout import Layout
+import msgspec
+
 from ..records import Frame, Reason, SavedRegs
-from ..unwind.frame_pointer import End, Walk
+from ..unwind.base import End, Walk
 from .reliable import MAX_STACK_ENTRIES, Judgement
 
-__all__ = ("Why", "changed", "no_verdict_here", "running", "why")
+__all__ = ("Why", "changed", "running", "why")
 
 _PREEMPTION = (
     "preempt_schedule_irq",
@@ -22,7 +22,7 @@ _PREEMPTION = (
 """On the stack above a ``pt_regs``, these say that the interrupted code lost its CPU there."""
 
 
-class Why(NamedTuple):
+class Why(msgspec.Struct, frozen=True):
     """A reason in words."""
 
     sentence: str
@@ -113,14 +113,14 @@ def place(frame: Frame) -> str:
     """Where a frame is: ``vfs_read+0x8f``, ``foo+0x3 [module]``, or the bare address."""
     if frame.symbol is None:
         return f"{frame.ip:#x}"
-    return f"{frame.symbol} [{frame.module}]" if frame.module else frame.symbol
+    return f"{frame.symbol} [{frame.module}]" if frame.module else str(frame.symbol)
 
 
 def _interrupted(saved: SavedRegs, inner: Sequence[Frame], at: Frame) -> Why:
     by, where = saved.entry, place(at)
-    function = where if at.symbol is None else at.symbol.rsplit("+", 1)[0]
+    function = where if at.symbol is None else at.symbol.name
     preempted = any(
-        frame.symbol is not None and frame.symbol.split("+")[0] in _PREEMPTION for frame in inner
+        frame.symbol is not None and frame.symbol.name in _PREEMPTION for frame in inner
     )
     if preempted:
         sentence = f"preempted by {_the(by)} in {where}" if by else f"preempted in {where}"
@@ -137,30 +137,3 @@ def _the(entry: str) -> str:
 
 def _above(frames: Sequence[Frame], at: int) -> str:
     return f" above {place(frames[at - 1])}" if at > 0 else ""
-
-
-def no_verdict_here(layout: Layout) -> Optional[tuple[Reason, Why]]:
-    """Why this kernel gives no verdict on any stack; ``None`` when it does."""
-    if layout.detection.problem is not None:
-        return _no_verdict(Reason.ENCODING_UNCLEAR, layout.detection.problem)
-    if layout.unwinder in ("orc", "guess"):
-        name = {"orc": "ORC", "guess": "guess"}[layout.unwinder]
-        return _no_verdict(
-            Reason.NOT_ENCODED,
-            f"this kernel uses the {name} unwinder, not encoded frame pointers",
-        )
-    if layout.encoding is Encoding.NONE:
-        return _no_verdict(
-            Reason.NOT_ENCODED, "this kernel does not encode pt_regs in the frame pointer"
-        )
-    if not layout.reliable_stacktrace:
-        return _no_verdict(
-            Reason.NO_RELIABLE_STACKTRACE,
-            "this kernel was built without reliable stack traces (CONFIG_STACK_VALIDATION)",
-        )
-    return None
-
-
-def _no_verdict(reason: Reason, sentence: str) -> tuple[Reason, Why]:
-    # The sentence is said once for all tasks; in a table the reason is enough.
-    return reason, Why(sentence, reason.value)

@@ -9,10 +9,12 @@ MAX_STACK_ENTRIES entries that kernel/livepatch/transition.c passes.
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
+
+import msgspec
 
 from ..records import Reason, Verdict
-from ..unwind.frame_pointer import End, Walk
+from ..unwind.base import End, Walk
 
 __all__ = ("MAX_STACK_ENTRIES", "Judgement", "judge")
 
@@ -20,7 +22,7 @@ MAX_STACK_ENTRIES = 100
 """kernel/livepatch/transition.c. Storing the last one already fails: 99 can be used."""
 
 
-class Judgement(NamedTuple):
+class Judgement(msgspec.Struct, frozen=True):
     """A verdict, and where it fell."""
 
     verdict: Verdict
@@ -32,17 +34,22 @@ class Judgement(NamedTuple):
 
 
 def judge(
-    walk: Walk, is_kernel_text: Callable[[int], Optional[bool]], needs_user_regs: bool = False
+    walk: Walk,
+    is_kernel_text: Callable[[int], Optional[bool]],
+    kernel_regs_are_unreliable: bool,
+    needs_user_regs: bool = False,
 ) -> Judgement:
-    """What ``stack_trace_save_tsk_reliable()`` would answer.
+    """Return what ``stack_trace_save_tsk_reliable()`` would answer.
 
     Rules apply frame by frame, so what comes first decides: memory missing
     further up does not matter to a stack that is unreliable already.
 
     :param walk: the walk of a task that is not on a CPU.
     :param is_kernel_text: ``__kernel_text_address()``; ``None`` where that cannot be told.
+    :param kernel_regs_are_unreliable: kernel-mode ``pt_regs`` end it, as they do with
+        CONFIG_FRAME_POINTER; else they are an entry like any other.
     :param needs_user_regs: this kernel may want user-mode registers at the end of this
-        task's stack (see :attr:`.layout.Layout.may_need_user_regs`).
+        task's stack (see :attr:`.arch.base.Layout.may_need_user_regs`).
     """
     for i, step in enumerate(walk.steps):
         if step.regs is not None:
@@ -51,8 +58,9 @@ def judge(
                 return Judgement(Verdict.RELIABLE)
             # Kernel mode registers mean an interrupt or exception in the
             # kernel, which may have hit before a frame pointer was saved.
-            return Judgement(Verdict.UNRELIABLE, Reason.KERNEL_MODE_REGS, i)
-        # 0 is what a swapped-out address that is not found leaves: no text, ever.
+            if kernel_regs_are_unreliable:
+                return Judgement(Verdict.UNRELIABLE, Reason.KERNEL_MODE_REGS, i)
+        # A rewritten return address whose original is not found becomes 0: never text.
         is_text = is_kernel_text(step.ip) if step.ip else False
         if is_text is None:
             return Judgement(Verdict.UNKNOWN, Reason.TEXT_UNCLEAR, i)

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-import dataclasses
+import msgspec
 
 from drgn_tools.analysis.changes import Change, Watch
 from drgn_tools.records import Reason, TaskStack, Verdict
 
 from ..support.fabricated import FAULTING, PREEMPTED, RUNNING, SLEEPER, UNREADABLE
 
-NOW_RELIABLE = dataclasses.replace(
+NOW_RELIABLE = msgspec.structs.replace(
     FAULTING, verdict=Verdict.RELIABLE, reason=None, why=None, brief=None
 )
-ON_CPU = dataclasses.replace(FAULTING, verdict=Verdict.UNKNOWN, reason=Reason.RUNNING, on_cpu=True)
+ON_CPU = msgspec.structs.replace(
+    FAULTING, verdict=Verdict.UNKNOWN, reason=Reason.RUNNING, on_cpu=True
+)
 
 
 def said(changes: list[Change]) -> list[tuple[int, object, object, float]]:
@@ -67,7 +69,7 @@ def test_a_task_that_is_new_is_said_but_not_waited_for() -> None:
 
 
 def test_another_task_at_the_same_address_is_another() -> None:
-    other = dataclasses.replace(NOW_RELIABLE, pid=999)
+    other = msgspec.structs.replace(NOW_RELIABLE, pid=999)
     watch, found = looks([FAULTING], [other])
     assert found[1] == [(FAULTING.pid, None, Verdict.UNRELIABLE, 10.0)]
     assert watch.waiting == 0

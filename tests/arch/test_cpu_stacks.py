@@ -9,11 +9,11 @@ from typing import Optional, cast
 import drgn
 import pytest
 
-from drgn_tools.arch.x86.pt_regs import X86_32, X86_64
+from drgn_tools.arch.base import Layout
+from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64
 from drgn_tools.arch.x86.stacks import CpuStacks
-from drgn_tools.kernel.layout import Layout
+from drgn_tools.kernel.stack_memory import NotInDump
 from drgn_tools.kernel.tasks import Task
-from drgn_tools.unwind.frame_pointer import NotInDump
 
 from ..support.drawn_kernel import PAGE_BYTES as PAGE
 from ..support.drawn_kernel import DrawnKernel
@@ -28,7 +28,7 @@ class Machine:
 
     def __init__(self, arch: drgn.Architecture = drgn.Architecture.X86_64) -> None:
         self.kernel = k = DrawnKernel(arch)
-        self.regs = X86_64 if k.word_bytes == 8 else X86_32
+        self.regs = REGS_64 if k.word_bytes == 8 else REGS_32
         k.constant("nr_cpu_ids", 1, "unsigned int")
         # The one CPU's copy is the variable itself.
         k.variable("__per_cpu_offset", "unsigned long [1]", [0])
@@ -38,7 +38,7 @@ class Machine:
         k = self.kernel
         members = "".join(f"char {n}_guard[4096]; char {n}_stack[8192];" for n in declared.split())
         k.struct("cea_exception_stacks", members)
-        registers = "; ".join(f"unsigned long {name}" for name, _, _ in X86_64.fields)
+        registers = "; ".join(f"unsigned long {name}" for name, _, _ in REGS_64.fields)
         k.struct("pt_regs", registers)
         k.struct("entry_stack", "char stack[4096]")
         k.struct("entry_stack_page", "struct entry_stack stack")
@@ -78,8 +78,8 @@ class Machine:
 
 
 def sp_of_regs_that_end_at(m: Machine, end: int) -> None:
-    sp = next(offset for name, offset, _ in X86_64.fields if name == "sp")
-    m.kernel.put_word(end - X86_64.size_bytes + sp, NEXT_SP)
+    sp = next(offset for name, offset, _ in REGS_64.fields if name == "sp")
+    m.kernel.put_word(end - REGS_64.size_bytes + sp, NEXT_SP)
 
 
 def test_exception_stacks_are_half_open_and_guard_pages_are_none() -> None:

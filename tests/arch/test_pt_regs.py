@@ -9,39 +9,39 @@ import struct
 
 import pytest
 
-from drgn_tools.arch.x86.pt_regs import X86_32, X86_64, PtRegsLayout
+from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64, X86Regs
 
 
 def test_64_bit_registers_come_back_by_name_from_the_struct_as_the_kernel_declares_it() -> None:
     # arch/x86/include/asm/ptrace.h, in the order of the declaration.
     order = "r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax ip cs flags sp ss".split()
     raw = struct.pack("<21Q", *range(100, 121))
-    assert X86_64.size_bytes == len(raw) == 168
-    assert list(X86_64.read(raw).items()) == list(zip(order, range(100, 121)))
+    assert REGS_64.size_bytes == len(raw) == 168
+    assert list(REGS_64.read(raw).items()) == list(zip(order, range(100, 121)))
 
 
 def test_32_bit_registers_come_back_by_name() -> None:
     order = "bx cx dx si di bp ax ds es fs gs orig_ax ip cs flags sp ss".split()
     raw = struct.pack("<17I", *range(100, 117))
-    assert X86_32.size_bytes == len(raw) == 68
-    assert list(X86_32.read(raw).items()) == list(zip(order, range(100, 117)))
+    assert REGS_32.size_bytes == len(raw) == 68
+    assert list(REGS_32.read(raw).items()) == list(zip(order, range(100, 117)))
 
 
 def test_selectors_are_16_bits_whatever_shares_their_word() -> None:
     # FRED event data above cs and ss (v6.9), CS_FROM_* flags above cs (x86-32, v5.3).
     raw = struct.pack("<17I", *[0xFFFF_0010] * 17)
-    registers = X86_32.read(raw)
+    registers = REGS_32.read(raw)
     assert registers["cs"] == registers["ss"] == registers["ds"] == 0x10
     assert registers["ip"] == 0xFFFF_0010
-    assert not X86_32.user_mode({**registers, "flags": 0x202})
+    assert not REGS_32.user_mode({**registers, "flags": 0x202})
 
 
-def mode(layout: PtRegsLayout, cs: int, flags: int = 0) -> bool:
+def mode(layout: X86Regs, cs: int, flags: int = 0) -> bool:
     return layout.user_mode({"cs": cs, "flags": flags})
 
 
 def test_user_mode_64() -> None:
-    assert [mode(X86_64, cs) for cs in (0x10, 0x33, 0x2B, 0x11, 0xE030)] == [
+    assert [mode(REGS_64, cs) for cs in (0x10, 0x33, 0x2B, 0x11, 0xE030)] == [
         False,
         True,
         True,
@@ -51,20 +51,20 @@ def test_user_mode_64() -> None:
 
 
 def test_user_mode_32_wants_ring_3_or_virtual_8086() -> None:
-    assert not mode(X86_32, 0x61)  # a Xen guest kernel ran in ring 1
-    assert mode(X86_32, 0x73)
-    assert mode(X86_32, 0x60, flags=0x20000)
-    assert not mode(X86_32, 0x60, flags=0x202)
+    assert not mode(REGS_32, 0x61)  # a Xen guest kernel ran in ring 1
+    assert mode(REGS_32, 0x73)
+    assert mode(REGS_32, 0x60, flags=0x20000)
+    assert not mode(REGS_32, 0x60, flags=0x202)
 
 
 def test_registers_are_what_a_dict_of_them_would_be() -> None:
     raw = struct.pack("<21Q", *range(100, 121))
-    registers = X86_64.read(raw)
-    values = {name: 100 + i for i, (name, _, _) in enumerate(X86_64.fields)}
+    registers = REGS_64.read(raw)
+    values = {name: 100 + i for i, (name, _, _) in enumerate(REGS_64.fields)}
     assert registers == values
     assert values == registers
-    assert registers == X86_64.read(raw)
-    assert registers != X86_64.read(raw[8:] + raw[:8])
+    assert registers == REGS_64.read(raw)
+    assert registers != REGS_64.read(raw[8:] + raw[:8])
     assert (list(registers), len(registers), repr(registers)) == (list(values), 21, repr(values))
     for twin in (pickle.loads(pickle.dumps(registers)), copy.copy(registers)):
         assert type(twin) is dict

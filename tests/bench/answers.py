@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
 from drgn import Program
+from msgspec.structs import replace
 
 from drgn_tools import TaskStack, task_stacks
-from drgn_tools.kernel.layout import layout_of
+from drgn_tools.arch.registry import layout_of
 
 __all__ = ("Answers", "Rounds", "answers_path", "copy_differences", "read_answers", "write_answers")
 

@@ -37,10 +37,13 @@ from typing import BinaryIO, Optional
 import drgn
 
 from drgn_tools import open_program
+from drgn_tools.arch.base import Layout
+from drgn_tools.arch.registry import layout_of
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo, vmcoreinfo_symbol
 from drgn_tools.errors import DrgnToolsError
-from drgn_tools.kernel.layout import Layout, layout_of, symbol_address
-from drgn_tools.kernel.tasks import Task, TaskList
+from drgn_tools.kernel.layout import symbol_address
+from drgn_tools.kernel.task_list import TaskList
+from drgn_tools.kernel.tasks import Task
 from drgn_tools.unwind.recovery import RecoverLayout, probe_recovery
 from tests.lab.run import Progress
 
@@ -96,10 +99,10 @@ class _Original:
     def __init__(self, core: Path) -> None:
         self.prog = open_program(core=core)
         self.layout: Layout = layout_of(self.prog)
-        if self.layout.arch != "x86_64":
-            raise MultiplyError(f"{core}: is a kernel of {self.layout.arch}, not x86_64")
+        if self.layout.arch.name != "x86_64":
+            raise MultiplyError(f"{core}: is a kernel of {self.layout.arch.name}, not x86_64")
         self.recover: RecoverLayout = probe_recovery(self.prog)
-        self.tasks = TaskList(self.prog, self.layout)
+        self.tasks = TaskList(self.prog, self.layout.task)
         self.all = list(self.tasks)
         if self.tasks.problems:
             raise MultiplyError(f"{core}: {self.tasks.problems[0]}")

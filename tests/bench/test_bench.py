@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from drgn_tools import open_program, task_stacks
-from drgn_tools.kernel.layout import layout_of
+from drgn_tools.arch.registry import layout_of
 from tests.lab.cache import cache_dir
 
 from . import cli

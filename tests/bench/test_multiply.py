@@ -13,7 +13,7 @@ from drgn import Object
 from drgn.helpers.linux.list import list_for_each_entry
 
 from drgn_tools import audit_kernel, open_program, task_stacks
-from drgn_tools.kernel.layout import layout_of
+from drgn_tools.arch.registry import layout_of
 from tests.conftest import lab_dump, lab_file
 from tests.lab.sheet import read_sheet
 from tests.lab.variants import variant_named
@@ -70,8 +70,8 @@ def test_a_difference_would_be_seen(multiplied: Path) -> None:
     # The last copy whose stack has a place in the file that can be found by its contents.
     copy = [c for c, _ in answers.pairs() if prog.read_word(c + layout.task.stack[0])][-1]
     frame = prog.read(prog.read_word(copy + layout.task.thread_sp[0]), 256)
-    at = multiplied.read_bytes().find(frame) + layout.frame_bp_offset
-    (word,) = struct.unpack_from("<Q", frame, layout.frame_bp_offset)
+    at = multiplied.read_bytes().find(frame) + layout.first_frame_offset
+    (word,) = struct.unpack_from("<Q", frame, layout.first_frame_offset)
     with open(multiplied, "r+b") as file:
         os.pwrite(file.fileno(), struct.pack("<Q", word ^ 0x40), at)
         found = list(copy_differences(open_program(core=multiplied), answers))

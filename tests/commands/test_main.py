@@ -177,7 +177,7 @@ def test_ctrl_c_ends_it_without_a_word() -> None:
     assert (process.returncode, out, err) == (130, b"", b"")
 
 
-def test_ctrl_c_while_it_is_imported() -> None:
+def test_ctrl_c_during_the_import() -> None:
     code = """
 import sys
 class Interrupt:

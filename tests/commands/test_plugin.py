@@ -193,8 +193,7 @@ def test_plugin_imports_nothing_heavy_and_takes_a_fraction_of_drgns_own_start() 
         "drgn_tools.commands",
         "drgn_tools.commands.plugin",
         "drgn_tools.commands.registry",
+        "drgn_tools.drawn",
         "drgn_tools.errors",
-        "drgn_tools.records",
-        "drgn_tools.slotted",
     ]
     assert ours < drgns / 3

@@ -126,7 +126,7 @@ def test_commands_take_the_options_of_the_command_line(
     assert records == [interrupted, interrupted]
     frame = waiting_function(interrupted)
     assert frame is not None and frame.symbol is not None
-    records, _ = run(f"tasks --function {frame.symbol.partition('+')[0]} --comm '*'")
+    records, _ = run(f"tasks --function {frame.symbol.name} --comm '*'")
     assert interrupted in records
     assert run("groups --format folded")[1].splitlines()[0].count(" ") == 1
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from drgn_tools.commands.main import main
 from drgn_tools.records import KernelAudit, TaskStack, Verdict

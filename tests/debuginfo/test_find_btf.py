@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import drgn
 import pytest
+from drgn import Program
 
 from drgn_tools.debuginfo import find_btf
 from drgn_tools.debuginfo.find_btf import read_btf
-from drgn_tools.debuginfo.kallsyms import read_up_to
+from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
 from drgn_tools.errors import TypesError
+from drgn_tools.memory import read_up_to
 
 from ..support.btf_encoder import BtfEncoder
 from ..support.drawn_kernel import PAGE_BYTES, DrawnKernel
@@ -80,3 +82,20 @@ def test_search_ends_soon_after_memory_does(
         found(kernel)
     assert len(reads) < 20_000
     assert len([size for size in reads if size > 1]) < 5
+
+
+class _NoBtfSymbols:
+    # A symbol table that has lost the two symbols around BTF.
+    def __init__(self, kallsyms: Kallsyms) -> None:
+        self._kallsyms = kallsyms
+
+    def find(self, name: str, types: str = "") -> list[int]:
+        return [] if "BTF" in name else self._kallsyms.find(name, types)
+
+
+def test_btf_is_found_by_its_header(demo_program: Program) -> None:
+    kallsyms = kallsyms_of(demo_program)
+    assert kallsyms is not None
+    (start,), (stop,) = kallsyms.find("__start_BTF"), kallsyms.find("__stop_BTF")
+    expected = demo_program.read(start, stop - start)
+    assert read_btf(demo_program, _NoBtfSymbols(kallsyms)) == expected  # type: ignore[arg-type]

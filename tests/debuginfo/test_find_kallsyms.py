@@ -13,8 +13,8 @@ import pytest
 
 from drgn_tools import audit_kernel, open_program
 from drgn_tools.debuginfo.find_kallsyms import find_kallsyms
-from drgn_tools.debuginfo.kallsyms import read_up_to
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo_symbol
+from drgn_tools.memory import read_up_to
 
 BASE = 0xFFFF_FFFF_8100_0000
 TABLES = ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""kallsyms on tables written by hand, on a real kernel, and damaged."""
+"""The symbol table of the kernel image: on tables written by hand, on a real kernel, and damaged."""
 
 from __future__ import annotations
 
@@ -9,23 +9,14 @@ from collections.abc import Mapping, Sequence
 
 import drgn
 import pytest
-from drgn import Program, SymbolBinding, SymbolKind
-from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms, module_kallsyms
+from drgn import Program
+from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
-from drgn_tools import open_program
-from drgn_tools.debuginfo.kallsyms import (
-    MAX_NAME_BYTES,
-    Kallsyms,
-    KernelSymbol,
-    ModuleKallsyms,
-    find_symbols,
-    kallsyms_of,
-    loaded_modules,
-    read_up_to,
-)
+from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
+from drgn_tools.debuginfo.symbol_finder import find_symbols
+from drgn_tools.debuginfo.symbol_names import MAX_NAME_BYTES
+from drgn_tools.debuginfo.symbol_table import KernelSymbol
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo_symbol
-
-from ..conftest import lab_file
 
 TEXT = 0xFFFFFFFF81000000
 TOKENS = [chr(code) for code in range(256)]
@@ -201,78 +192,6 @@ def test_a_part_that_is_not_in_the_dump(missing: str) -> None:
     assert kallsyms is None or kallsyms.find("sys_read") == []
 
 
-# ---- drgn's symbols
-
-
-def test_find_symbols_for_drgn() -> None:
-    prog, _ = program_with_table(SHORT, "percpu")
-    prog.register_symbol_finder("ours", find_symbols, enable_index=0)
-    symbol = prog.symbol(TEXT + 0x12)
-    assert (symbol.name, symbol.address, symbol.size) == ("read", TEXT + 0x10, 0x20)
-    assert (symbol.binding, symbol.kind) == (SymbolBinding.LOCAL, SymbolKind.FUNC)
-    assert prog.symbol("init_task").kind is SymbolKind.OBJECT
-    assert prog.symbol("init_task").binding is SymbolBinding.GLOBAL
-    assert {s.name for s in prog.symbols(TEXT + 0x30)} == {"sys_read", "__x64_sys_read"}
-    assert [s.address for s in prog.symbols("read")] == [TEXT + 0x10, TEXT + 0x50]
-    assert len(prog.symbols()) == len(SHORT)
-    assert len(find_symbols(prog, "read", None, True)) == 1
-    assert find_symbols(prog, "sys_read", TEXT + 0x12, False) == []
-    with pytest.raises(LookupError):
-        prog.symbol(TEXT + 0x200)
-
-
-# ---- modules
-
-MODULE = 0xFFFFFFFFC0000000
-
-
-def module_table() -> ModuleKallsyms:
-    return ModuleKallsyms(
-        "loop",
-        [(MODULE, MODULE + 0x1000), (MODULE + 0x2000, MODULE + 0x3000)],
-        [
-            (MODULE + 0x40, "lo_open", 0x12),
-            (MODULE + 0x10, "lo_release", 0x02),
-            (MODULE + 0x10, "alias", 0x12),
-            (MODULE + 0x2010, "lo_fops", 0x11),
-        ],
-    )
-
-
-@pytest.mark.parametrize(
-    ("offset", "expected"),
-    [
-        (0x0F, None),  # before the first symbol
-        (0x10, ("lo_release", 0x10, 0x30)),
-        (0x3F, ("lo_release", 0x10, 0x30)),
-        (0x40, ("lo_open", 0x40, 0xFC0)),  # up to the end of its memory
-        (0xFFF, ("lo_open", 0x40, 0xFC0)),
-        (0x1000, None),  # between two pieces
-        (0x2000, None),  # no symbol of another piece
-        (0x2010, ("lo_fops", 0x2010, 0xFF0)),
-        (0x3000, None),
-    ],
-)
-def test_module_at(offset: int, expected: tuple[str, int, int] | None) -> None:
-    found = module_table().at(MODULE + offset)
-    if expected is None:
-        assert found is None
-    else:
-        name, start, size = expected
-        assert found == KernelSymbol(name, MODULE + start, size)
-
-
-def test_module_find_and_symbols() -> None:
-    assert module_table().find("lo_open") == [MODULE + 0x40]
-    assert module_table().find("nothing") == []
-    assert [name for name, _ in module_table().symbols()] == [
-        "lo_release",
-        "alias",
-        "lo_open",
-        "lo_fops",
-    ]
-
-
 # ---- real kernels
 
 
@@ -303,30 +222,6 @@ def test_every_symbol_is_found_where_it_starts(demo_program: Program) -> None:
     addresses = sorted(address for address in first if address >= text)
     for address, following in zip(addresses, addresses[1:]):
         assert kallsyms.at(address) == (first[address], address, following - address)
-
-
-@pytest.mark.lab
-@pytest.mark.parametrize("dump", ["fp-lsb.core", "debian.core"])
-def test_modules_the_same_as_drgn_reads(dump: str) -> None:
-    prog = open_program(core=str(lab_file(dump)))
-    count = 0
-    for module in loaded_modules(prog):
-        ours = ModuleKallsyms.of(module)
-        assert ours is not None
-        # drgn's has local labels and undefined symbols, too, which the kernel skips.
-        theirs = {
-            (s.name, s.address)
-            for s in module_kallsyms(module)
-            if s.address and not s.name.startswith((".L", "L0", "$"))
-        }
-        assert set(ours.symbols()) == theirs
-        for name, address in ours.symbols():
-            found = ours.at(address)
-            assert found is not None
-            assert found.start == address
-            assert (name, address) in theirs
-        count += 1
-    assert count > 0
 
 
 # ---- damage
@@ -385,60 +280,3 @@ def test_random_damage(demo_core: str, demo_program: Program) -> None:
             find_symbols(prog, None, rng.randrange(1 << 64), True)
             kallsyms.at(TEXT + rng.randrange(1 << 25))
         kallsyms.find("init_task")
-
-
-def test_list_of_modules_bent_into_a_loop() -> None:
-    prog = modules_program(loop=True)
-    assert len(list(loaded_modules(prog))) == 3
-
-
-def test_list_of_modules_that_leads_out_of_the_dump() -> None:
-    assert len(list(loaded_modules(modules_program(loop=False)))) == 3
-
-
-def modules_program(loop: bool) -> Program:
-    flags = drgn.PlatformFlags.IS_64_BIT | drgn.PlatformFlags.IS_LITTLE_ENDIAN
-    prog = Program(drgn.Platform(drgn.Architecture.X86_64, flags))
-    head, first, second, third = 0x1000, 0x1010, 0x1020, 0x1030
-    last = second if loop else 0xDEAD000
-    words = [first, 0, second, 0, third, 0, last, 0]
-    memory = struct.pack("<8Q", *words)
-    prog.add_memory_segment(
-        head, len(memory), lambda address, count, offset, physical: memory[offset : offset + count]
-    )
-    list_head = prog.struct_type(
-        "list_head",
-        16,
-        (
-            drgn.TypeMember(lambda: prog.pointer_type(list_head), "next", 0),
-            drgn.TypeMember(lambda: prog.pointer_type(list_head), "prev", 64),
-        ),
-    )
-    module = prog.struct_type("module", 16, (drgn.TypeMember(list_head, "list"),))
-    types = {"list_head": list_head, "module": module}
-    prog.register_type_finder("types", lambda p, k, name, f: types.get(name), enable_index=0)
-    prog.register_object_finder(
-        "objects",
-        lambda p, name, flags, f: (
-            drgn.Object(p, list_head, address=head) if name == "modules" else None
-        ),
-        enable_index=0,
-    )
-    return prog
-
-
-def test_what_is_there_of_a_range_is_read_up_to_the_first_page_that_is_not() -> None:
-    memory = bytes(range(256)) * 64
-    prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
-
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        if address <= 0x13000 < address + count or address >= 0x13000:
-            raise drgn.FaultError("a page is missing", address)  # not: which, as of a kdump file
-        return memory[offset : offset + count]
-
-    prog.add_memory_segment(0x10000, len(memory), read)
-    assert read_up_to(prog, 0x10010, 0x100) == memory[0x10:0x110]
-    assert read_up_to(prog, 0x10010, 0x3800) == memory[0x10:0x3000]
-    assert read_up_to(prog, 0x12FFF, 1 << 30) == memory[0x2FFF:0x3000]
-    for address in (0x13000, 0x13100, 0x20000):
-        assert read_up_to(prog, address, 0x2000) == b""

@@ -16,15 +16,16 @@ from drgn_tools import audit_kernel, open_program
 from drgn_tools.debuginfo import kallsyms
 from drgn_tools.debuginfo.btf import Btf, Kind
 from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
-from drgn_tools.debuginfo.shared_tables import Shared
-from drgn_tools.program import open as program
-from drgn_tools.program.open import build_id, use_builtin_types
+from drgn_tools.debuginfo.shared_tables import SharedTables
+from drgn_tools.debuginfo.vmcoreinfo import build_id
+from drgn_tools.program import builtin_types
+from drgn_tools.program.builtin_types import use_builtin_types
 
 # ---- the rule
 
 
 def test_the_very_same_bytes_give_the_same_thing() -> None:
-    shared: Shared[object] = Shared()
+    shared: SharedTables[object] = SharedTables()
     first = shared.get((b"a" * 100, 8, None), object)
     assert shared.get((bytes([97]) * 100, 8, None), object) is first
 
@@ -33,13 +34,13 @@ def test_the_very_same_bytes_give_the_same_thing() -> None:
     "parts", [(b"a" * 99 + b"b", 8), (b"a" * 101, 8), (b"a" * 100, 4), (b"a" * 100,)]
 )
 def test_any_other_byte_or_constant_gives_another(parts: tuple[object, ...]) -> None:
-    shared: Shared[object] = Shared()
+    shared: SharedTables[object] = SharedTables()
     first = shared.get((b"a" * 100, 8), object)
     assert shared.get(parts, object) is not first
 
 
 def test_the_last_few_are_kept() -> None:
-    shared: Shared[object] = Shared()
+    shared: SharedTables[object] = SharedTables()
     things = [shared.get((number,), object) for number in range(4)]
     assert shared.get((0,), object) is things[0]  # so 1 is the one used longest ago
     shared.get((4,), object)
@@ -48,13 +49,13 @@ def test_the_last_few_are_kept() -> None:
 
 
 def test_what_is_huge_is_not_kept() -> None:
-    shared: Shared[object] = Shared()
+    shared: SharedTables[object] = SharedTables()
     huge = bytes(33 << 20)
     assert shared.get((huge,), object) is not shared.get((huge,), object)
 
 
 def test_what_fails_is_not_kept() -> None:
-    shared: Shared[object] = Shared()
+    shared: SharedTables[object] = SharedTables()
 
     def fails() -> object:
         raise ValueError
@@ -65,7 +66,7 @@ def test_what_fails_is_not_kept() -> None:
 
 
 def test_threads_get_what_is_theirs() -> None:
-    shared: Shared[int] = Shared()
+    shared: SharedTables[int] = SharedTables()
     wrong = []
 
     def use(seed: int) -> None:
@@ -87,8 +88,8 @@ def test_threads_get_what_is_theirs() -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "_BTF", Shared())
-    monkeypatch.setattr(kallsyms, "_NAMES", Shared())
+    monkeypatch.setattr(builtin_types, "_BTF", SharedTables())
+    monkeypatch.setattr(kallsyms, "_NAMES", SharedTables())
 
 
 def with_other_bytes(

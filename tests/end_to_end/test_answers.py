@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from pathlib import Path
 
 import drgn
+import msgspec
 import pytest
 
-from drgn_tools import KernelAudit, Reason, Verdict, audit_kernel, open_program
+from drgn_tools import KernelAudit, Reason, Symbol, Verdict, audit_kernel, open_program
 
 from ..conftest import lab_dump, lab_file, lab_vmlinux
 from ..lab.sheet import SheetTask, read_sheet
@@ -34,17 +34,24 @@ def test_a_difference_would_be_seen(demo_program: drgn.Program) -> None:
     i, task = next((i, s) for i, s in enumerate(audit.tasks) if len(s.frames) > 4 and not s.on_cpu)
 
     def with_task(**changes: object) -> KernelAudit:
-        changed = dataclasses.replace(task, **changes)  # type: ignore[arg-type]
-        return dataclasses.replace(audit, tasks=(*audit.tasks[:i], changed, *audit.tasks[i + 1 :]))
+        changed = msgspec.structs.replace(task, **changes)  # type: ignore[arg-type]
+        return msgspec.structs.replace(
+            audit, tasks=(*audit.tasks[:i], changed, *audit.tasks[i + 1 :])
+        )
 
-    frame = dataclasses.replace(task.frames[2], ip=task.frames[2].ip + 1)
+    frame = msgspec.structs.replace(task.frames[2], ip=task.frames[2].ip + 1)
     other = Verdict.UNRELIABLE if task.verdict is Verdict.RELIABLE else Verdict.RELIABLE
     for wrong in (
         with_task(verdict=other),
         with_task(frames=task.frames[:-1]),
         with_task(frames=(*task.frames[:2], frame, *task.frames[3:])),
-        with_task(frames=(dataclasses.replace(task.frames[0], symbol="x+0x0"), *task.frames[1:])),
-        dataclasses.replace(audit, tasks=audit.tasks[:i] + audit.tasks[i + 1 :]),
+        with_task(
+            frames=(
+                msgspec.structs.replace(task.frames[0], symbol=Symbol("x", 0)),
+                *task.frames[1:],
+            )
+        ),
+        msgspec.structs.replace(audit, tasks=audit.tasks[:i] + audit.tasks[i + 1 :]),
     ):
         assert compare(wrong, sheet).differences
 

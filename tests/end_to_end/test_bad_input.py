@@ -14,9 +14,10 @@ import pytest
 
 from drgn_tools import DrgnToolsError, open_program
 from drgn_tools.debuginfo.kallsyms import kallsyms_of
+from drgn_tools.debuginfo.vmcoreinfo import build_id
 from drgn_tools.errors import EXIT_INPUT, EXIT_TYPES
+from drgn_tools.program.builtin_types import use_builtin_types
 from drgn_tools.program.elf import ET_CORE, ET_EXEC, PT_LOAD, PT_NOTE
-from drgn_tools.program.open import build_id, use_builtin_types
 
 from ..conftest import lab_file
 from ..debuginfo.test_kallsyms import SHORT, program_with_table
@@ -216,7 +217,7 @@ def test_symbols_that_are_no_elf_file(demo_core: str, tmp_path: Path) -> None:
     path.write_bytes(b"MZ compressed kernel")
     code, message = refusal(core=demo_core, symbols=[path])
     assert code == EXIT_TYPES
-    assert message.startswith(f"{path}: is no ELF file")
+    assert message.startswith(f"{path}: is not an ELF file")
 
 
 def test_vmlinux_of_another_kernel(demo_core: str, tmp_path: Path) -> None:
@@ -320,7 +321,7 @@ def test_vmcoreinfo_file(demo_core: str, tmp_path: Path) -> None:
     path.write_text("nonsense")
     code, message = refusal(core=demo_core, vmcoreinfo=path)
     assert code == EXIT_INPUT
-    assert message.startswith(f"{path}: is no VMCOREINFO: ")
+    assert message.startswith(f"{path}: is not VMCOREINFO: ")
 
 
 def test_qemu_that_does_not_listen(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import drgn
 import pytest
+from msgspec.structs import replace
 
 from drgn_tools import Reason, Verdict, open_program, task_stacks
 from drgn_tools.kernel.layout import symbol_address
+from drgn_tools.kernel.symbolizer import Symbolizer
 from drgn_tools.kernel.text import KernelText
 
 from ..conftest import lab_dump
@@ -81,7 +82,7 @@ def trampoline(prog: drgn.Program) -> str:
     """How %pB names the trampoline of rethook: by what lies before it."""
     address = symbol_address(prog, "arch_rethook_trampoline")
     assert address is not None
-    return str(KernelText(prog).name_return_address(address))
+    return str(Symbolizer(prog, KernelText(prog)).name_return_address(address))
 
 
 def with_caller(oops: Oops, trampoline: str, caller: str, ours: Sequence[Entry]) -> Oops:

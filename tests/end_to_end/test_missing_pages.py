@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Optional, TypeVar
@@ -13,6 +12,7 @@ from typing import NamedTuple, Optional, TypeVar
 import drgn
 import pytest
 from drgn.helpers.linux.mm import follow_phys
+from msgspec.structs import replace
 
 from drgn_tools import (
     DrgnToolsError,
@@ -20,6 +20,7 @@ from drgn_tools import (
     KernelAudit,
     Reason,
     SavedRegs,
+    Symbol,
     TaskStack,
     Verdict,
     audit_kernel,
@@ -27,8 +28,8 @@ from drgn_tools import (
 )
 from drgn_tools.arch.x86.encoding import PROBE_SYMBOLS
 from drgn_tools.errors import EXIT_INPUT, EXIT_TYPES
+from drgn_tools.program.builtin_types import use_builtin_types
 from drgn_tools.program.elf import PT_LOAD, Segment, read_elf
-from drgn_tools.program.open import use_builtin_types
 
 from ..conftest import lab_dump
 from ..lab.variants import variant_named, variants_of
@@ -92,7 +93,7 @@ def same(whole: Sequence[Named], holed: Sequence[Named]) -> bool:
 
 def unnamed_as(whole: Named, holed: Named) -> Named:
     if holed.symbol is None:
-        whole = replace(whole, symbol=None, module=None)
+        whole = replace(whole, symbol=None)
     if isinstance(whole, SavedRegs) and isinstance(holed, SavedRegs) and holed.entry is None:
         whole = replace(whole, entry=None)  # goes by the name of the frame before
     if isinstance(whole, SavedRegs) and isinstance(holed, SavedRegs):
@@ -330,8 +331,8 @@ def test_a_wrong_answer_would_be_seen(demo: Kernel) -> None:
 
     other = Verdict.UNRELIABLE if task.verdict is Verdict.RELIABLE else Verdict.RELIABLE
     unknown = replace(task, verdict=Verdict.UNKNOWN, reason=Reason.UNREADABLE, why="missing")
-    unnamed = replace(task.frames[1], symbol=None, module=None)
-    misnamed = replace(task.frames[1], symbol="x+0x1")
+    unnamed = replace(task.frames[1], symbol=None)
+    misnamed = replace(task.frames[1], symbol=Symbol("x", 1))
     elsewhere = replace(task.frames[1], ip=task.frames[1].ip + 1)
     short = task.frames[:2]
     for audit in (

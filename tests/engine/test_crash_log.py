@@ -9,7 +9,7 @@ import drgn
 import pytest
 
 from drgn_tools import kernel_info, open_program
-from drgn_tools.engine.crash_log import last_words
+from drgn_tools.engine.crash_log import crash_headlines
 
 from ..conftest import lab_dump
 from ..lab.variants import Variant, variants_of
@@ -17,7 +17,7 @@ from ..lab.variants import Variant, variants_of
 
 def test_a_kernel_that_did_not_die_said_nothing(demo_program: drgn.Program) -> None:
     assert kernel_info(demo_program).last_words == ()
-    assert last_words(demo_program) == ()
+    assert crash_headlines(demo_program) == ()
 
 
 def test_a_log_without_bounds_is_left_alone(demo_core: str) -> None:
@@ -30,7 +30,7 @@ def test_a_log_without_bounds_is_left_alone(demo_core: str) -> None:
         8,
         lambda address, count, offset, physical: beyond[offset : offset + count],
     )
-    assert last_words(prog) == ()
+    assert crash_headlines(prog) == ()
 
 
 def overlay(prog: drgn.Program, address: int, data: bytes) -> None:
@@ -45,9 +45,9 @@ def test_a_line_that_only_mentions_one_is_no_headline(demo_core: str) -> None:
     start = prog.read(text, 4096)
     at = start.index(b"Linux version ")
     overlay(prog, text + at + 4, b" BUG: no")
-    assert last_words(prog) == ()
+    assert crash_headlines(prog) == ()
     overlay(prog, text + at, b"BUG: no line")
-    (line,) = last_words(prog)
+    (line,) = crash_headlines(prog)
     assert line.startswith("BUG: no line")
 
 
@@ -64,7 +64,7 @@ def test_text_that_is_missing_may_be_what_was_never_written(demo_core: str) -> N
     unused = prog.read(text, size).rstrip(b"\0")
     assert len(unused) < size - 4096
     prog.add_memory_segment(text + size - 4096, 4096, missing)
-    assert len(last_words(prog)) == 1
+    assert len(crash_headlines(prog)) == 1
 
 
 @pytest.mark.lab

@@ -11,11 +11,14 @@ from typing import Optional
 import pytest
 
 from drgn_tools import open_program, task_stacks
-from drgn_tools.kernel.layout import Layout, layout_of
-from drgn_tools.kernel.tasks import Task, TaskList
+from drgn_tools.arch.base import Layout
+from drgn_tools.arch.registry import layout_of
+from drgn_tools.kernel.stack_memory import StackMemory
+from drgn_tools.kernel.task_list import TaskList
+from drgn_tools.kernel.tasks import Task
 from drgn_tools.records import TaskStack
-from drgn_tools.unwind.fast_path import Outline, Outlines
-from drgn_tools.unwind.frame_pointer import StackBytes
+from drgn_tools.unwind.base import Signature
+from drgn_tools.unwind.fast_path import FastPath
 from drgn_tools.unwind.recovery import RecoverLayout, probe_recovery
 
 from ..support.overlay import overlay
@@ -36,7 +39,7 @@ class Machine:
         self.prog = open_program(core=core)
         self.layout: Layout = layout_of(self.prog)
         self.recover: RecoverLayout = probe_recovery(self.prog)
-        tasks = TaskList(self.prog, self.layout)
+        tasks = TaskList(self.prog, self.layout.task)
         self.tasks = [t for t in tasks if t.has_stack and not tasks.is_running(t)]
         self.stacks = {t.addr: self.prog.read(t.stack_addr, self.size) for t in self.tasks}
         with_regs = {s.task for s in task_stacks(self.prog) if _in_kernel_mode(s)}
@@ -74,7 +77,11 @@ class _DrawnTask:
 
     def chain(self) -> Iterator[int]:
         """Where the words lie that a walk looks at: of frames, and of pt_regs bp, ip and cs."""
-        at, end, encoded = self.sp + self.machine.layout.frame_bp_offset, self.machine.size, False
+        at, end, encoded = (
+            self.sp + self.machine.layout.first_frame_offset,
+            self.machine.size,
+            False,
+        )
         while 0 <= at <= end - (21 if encoded else 2) * WORD:
             offsets = (4, 16, 17) if encoded else (0, 1)
             yield from (at + WORD * offset for offset in offsets)
@@ -129,16 +136,16 @@ def test_whatever_lies_on_stacks_a_story_says_what_a_walk_does(
     machine = Machine(demo_core)
     machine.shuffle(random.Random(seed))
     places: Counter[Optional[Place]] = Counter()
-    outline_of = Outlines.of
+    outline_of = FastPath.signature
 
-    def counted(self: Outlines, stack: StackBytes, thread_sp: int) -> Optional[Outline]:
+    def counted(self: FastPath, stack: StackMemory, thread_sp: int) -> Optional[Signature]:
         outline = outline_of(self, stack, thread_sp)
-        places[None if outline is None else outline.place] += 1
+        places[None if outline is None else outline.key] += 1
         return outline
 
-    monkeypatch.setattr(Outlines, "of", counted)
+    monkeypatch.setattr(FastPath, "signature", counted)
     told = list(task_stacks(machine.prog))
-    monkeypatch.setattr(Outlines, "of", lambda *_: None)
+    monkeypatch.setattr(FastPath, "signature", lambda *_: None)
     walked = list(task_stacks(machine.prog))
     for of_story, of_walk in zip(told, walked):
         assert of_story == of_walk
@@ -146,6 +153,6 @@ def test_whatever_lies_on_stacks_a_story_says_what_a_walk_does(
     # Neither all were alike nor none.
     assert places.pop(None) > 5
     assert len(places) > 10 and max(places.values()) > 10
-    swapped = machine.recover.swapped_in
+    swapped = machine.recover.trampolines
     assert any(place is not None and not swapped.isdisjoint(place[0]) for place in places)
     assert sum(map(_in_kernel_mode, told)) > 10

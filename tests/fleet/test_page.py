@@ -458,8 +458,8 @@ def test_every_function_interrupted_is_seen_in_the_row(tmp_path: Path, open_page
 
 
 def test_recursion_is_folded(tmp_path: Path, open_page: Open) -> None:
-    deep = Frame(0xFFFF_FFFF_C000_0019, "lab_deep+0x19", "lab_helper")
-    first = replace(deep, symbol="lab_deep+0x20", ip=deep.ip + 7)
+    deep = Frame(0xFFFF_FFFF_C000_0019, fabricated.symbol("lab_deep+0x19", "lab_helper"))
+    first = replace(deep, symbol=fabricated.symbol("lab_deep+0x20", "lab_helper"), ip=deep.ip + 7)
     frames = (*fabricated.SLEEPER.frames[:3], first, *[deep] * 97, *fabricated.SLEEPER.frames[3:])
     task = replace(fabricated.SLEEPER, frames=frames)
     source = of_audit("/dump", KernelAudit(fabricated.KERNEL, (task,)), time=day(1))

@@ -556,7 +556,10 @@ def test_repeats_in_a_stack_are_folded(fleet: Dataset) -> None:
 
 
 def test_how_often_is_not_cut(tmp_path: Path) -> None:
-    frame = Frame(0xFFFF_FFFF_8130_D0C4, "a_function_with_a_name_as_long_as_this+0x1", "module")
+    frame = Frame(
+        0xFFFF_FFFF_8130_D0C4,
+        fabricated.symbol("a_function_with_a_name_as_long_as_this+0x1", "module"),
+    )
     deep = replace(fabricated.TOO_DEEP, frames=(frame,) * 98)
     audit = replace(fabricated.AUDIT, tasks=(deep,))
     dataset = write_dataset(tmp_path / "d", [of_audit("/a", audit)])

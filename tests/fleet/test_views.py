@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drgn_tools.analysis.queries import function_name, kernel_frames
+from drgn_tools.analysis.queries import kernel_frames
 from drgn_tools.errors import InputError
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key
 from drgn_tools.fleet.dataset.schema import AUDITS, TASKS, stack_hash
@@ -118,7 +118,7 @@ def test_frames_are_all_frames_innermost_first(ask: Any) -> None:
     expected = [
         (
             *(source["source"], task.pid, number),
-            frame.symbol and function_name(frame.symbol),
+            frame.symbol and frame.symbol.name,
             *(frame.symbol, frame.module, frame.stack, frame.ip, frame.regs, frame.user_mode),
         )
         for source, task in each_task()
@@ -136,7 +136,7 @@ def test_regs_are_all_saved_registers(ask: Any) -> None:
     )
     expected = [
         (
-            *(source["source"], task.pid, number, regs.symbol and function_name(regs.symbol)),
+            *(source["source"], task.pid, number, regs.symbol and regs.symbol.name),
             regs.caller and frame_label(regs.caller),
             *(regs.entry, regs.user_mode, regs.address, dict(regs.registers)),
         )

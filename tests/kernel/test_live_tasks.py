@@ -8,11 +8,11 @@ from typing import Any, Callable
 
 import pytest
 
-from drgn_tools.kernel.layout import layout_of
+from drgn_tools.arch.registry import layout_of
 from drgn_tools.kernel.live_tasks import LiveTaskList
 from drgn_tools.kernel.tasks import Task
 
-from .test_tasks import IDLE, Machine, names
+from .test_task_list import IDLE, Machine, names
 
 LIST_POISON = 0xDEAD_0000_0000_0122
 """What list_del_rcu() leaves as the way back."""
@@ -26,7 +26,7 @@ class MovingMachine(Machine):
         self.listed = list(self.processes)
 
     def look(self) -> LiveTaskList:
-        return LiveTaskList(self.kernel.prog, layout_of(self.kernel.prog))
+        return LiveTaskList(self.kernel.prog, layout_of(self.kernel.prog).task)
 
     def word(self, addr: int) -> int:
         offset = addr - self.kernel.base

@@ -1,35 +1,42 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Kernel text on drawn kernels: every clause of __kernel_text_address(), and names."""
+"""Kernel text on drawn kernels: every clause of __kernel_text_address()."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 import pytest
 
 from drgn_tools.kernel import text as text_module
-from drgn_tools.kernel.text import KernelText, SymbolName, TextKind, TextRange
+from drgn_tools.kernel.symbolizer import Symbolizer
+from drgn_tools.kernel.text import KernelText, TextKind, TextRange
 
-from ..debuginfo.test_kallsyms import table
 from ..support.drawn_kernel import PAGE_BYTES, DrawnKernel
-
-CORE = 0xFFFF_FFFF_8100_0000
-CORE_END = CORE + 0x20_0000
-INIT = 0xFFFF_FFFF_8300_0000
-INIT_END = INIT + 0x1000
-LOADED = 0xFFFF_FFFF_C000_0000
-VSYSCALL = 0xFFFF_FFFF_FF60_0000
+from ..support.drawn_text import (
+    COMING,
+    CORE,
+    CORE_END,
+    GOING,
+    INIT,
+    INIT_END,
+    LIVE,
+    LOADED,
+    UNFORMED,
+    bpf_programs,
+    declare_module,
+    drawn_image,
+    kprobe_pages,
+    mem,
+    modules,
+    trampolines,
+    with_mem,
+)
 
 
 @pytest.fixture
 def kernel() -> DrawnKernel:
-    """Its image; every option that could add text is off."""
-    k = DrawnKernel()
-    k.symbol("_stext", CORE)
-    k.symbol("_etext", CORE_END)
-    k.symbol("_sinittext", INIT)
-    k.symbol("_einittext", INIT_END)
-    return k
+    return drawn_image()
 
 
 def kind_of(text: KernelText, addr: int) -> Optional[TextKind]:
@@ -55,7 +62,7 @@ def test_core_and_init_text_are_half_open(kernel: DrawnKernel) -> None:
 
 def test_everything_else_is_no_text(kernel: DrawnKernel) -> None:
     text = KernelText(kernel.prog)
-    for addr in (0, 1, 0x40_1000, LOADED, VSYSCALL, (1 << 64) - 1):
+    for addr in (0, 1, 0x40_1000, LOADED, 0xFFFF_FFFF_FF60_0000, (1 << 64) - 1):
         assert text.is_kernel_text(addr) is False
     assert text.is_kernel_text(CORE) is True
 
@@ -89,45 +96,6 @@ def test_image_whose_boundaries_make_no_sense_leaves_it_open_what_is_text(
 
 
 # ---- modules
-
-UNFORMED, LIVE, COMING, GOING = 3, 0, 1, 2
-
-
-def with_mem(kernel: DrawnKernel) -> None:
-    # Since v6.4. The text is not the first kind here, so that it is looked up by name.
-    kernel.enum("mod_mem_type", MOD_DATA=0, MOD_TEXT=1, MOD_INIT_TEXT=2, MOD_MEM_NUM_TYPES=3)
-    kernel.struct("module_memory", "void *base; unsigned int size")
-    declare_module(kernel, "struct module_memory mem[3]")
-
-
-def declare_module(kernel: DrawnKernel, memory: str) -> None:
-    kernel.enum(
-        "module_state",
-        MODULE_STATE_LIVE=LIVE,
-        MODULE_STATE_COMING=COMING,
-        MODULE_STATE_GOING=GOING,
-        MODULE_STATE_UNFORMED=UNFORMED,
-    )
-    kernel.struct("Elf64_Sym", "char raw[24]")
-    kernel.struct("mod_kallsyms", "struct Elf64_Sym *symtab; unsigned int num_symtab; char *strtab")
-    kernel.struct(
-        "module",
-        "enum module_state state; struct list_head list; char name[56];"
-        f"struct mod_kallsyms *kallsyms; {memory}",
-    )
-
-
-def modules(kernel: DrawnKernel, *values: dict[str, Any]) -> list[int]:
-    """The list of modules; gives the address of each ``struct module``."""
-    head = kernel.variable("modules", "struct list_head")
-    addrs = [kernel.new("struct module", value) for value in values]
-    kernel.ring(head, *(addr + 8 for addr in addrs))
-    return addrs
-
-
-def mem(text: tuple[int, int], init_text: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-    data = {"base": LOADED - 0x10_0000, "size": 0x1000}
-    return {"mem": [data, *({"base": base, "size": size} for base, size in (text, init_text))]}
 
 
 def test_module_text_and_init_text_are_text_and_its_data_is_not(kernel: DrawnKernel) -> None:
@@ -198,26 +166,6 @@ def test_module_before_4_5_has_plain_members(kernel: DrawnKernel) -> None:
 # ---- ftrace trampolines
 
 
-def trampolines(kernel: DrawnKernel, *ops: tuple[int, int]) -> list[int]:
-    """ftrace_ops_list of (trampoline, size), ended by ftrace_list_end."""
-    kernel.struct(
-        "ftrace_ops",
-        "struct ftrace_ops *next; unsigned long trampoline; unsigned long trampoline_size",
-    )
-    # What lies at the end of the list is not looked at.
-    end = kernel.variable(
-        "ftrace_list_end", "struct ftrace_ops", {"trampoline": LOADED, "trampoline_size": 1}
-    )
-    addrs = [
-        kernel.new("struct ftrace_ops", {"trampoline": start, "trampoline_size": size})
-        for start, size in ops
-    ]
-    for addr, following in zip(addrs, [*addrs[1:], end]):
-        kernel.put_word(addr, following)
-    kernel.variable("ftrace_ops_list", "struct ftrace_ops *", addrs[0] if addrs else end)
-    return addrs
-
-
 def test_ftrace_trampolines_are_text_up_to_the_end_of_their_list(kernel: DrawnKernel) -> None:
     trampolines(kernel, (LOADED + 0x1000, 0x100), (LOADED + 0x3000, 0x80))
     text = KernelText(kernel.prog)
@@ -250,14 +198,6 @@ def test_kernel_without_dynamic_ftrace_has_no_trampolines(kernel: DrawnKernel) -
 # ---- kprobe slots
 
 
-def kprobe_pages(kernel: DrawnKernel, cache: str, *pages: int) -> None:
-    kernel.struct("kprobe_insn_page", "struct list_head list; void *insns")
-    kernel.struct("kprobe_insn_cache", "struct list_head pages")
-    head = kernel.variable(cache, "struct kprobe_insn_cache")
-    nodes = [kernel.new("struct kprobe_insn_page", {"insns": page}) for page in pages]
-    kernel.ring(head, *nodes)
-
-
 @pytest.mark.parametrize("cache", ["kprobe_insn_slots", "kprobe_optinsn_slots"])
 def test_kprobe_slots_are_whole_pages(kernel: DrawnKernel, cache: str) -> None:
     kprobe_pages(kernel, cache, LOADED, LOADED + 4 * PAGE_BYTES)
@@ -268,20 +208,6 @@ def test_kprobe_slots_are_whole_pages(kernel: DrawnKernel, cache: str) -> None:
 
 
 # ---- BPF
-
-
-def bpf_programs(kernel: DrawnKernel, *programs: tuple[int, int, bytes]) -> list[int]:
-    kernel.struct(
-        "bpf_ksym",
-        "unsigned long start; unsigned long end; char name[64]; struct list_head lnode",
-    )
-    head = kernel.variable("bpf_kallsyms", "struct list_head")
-    addrs = [
-        kernel.new("struct bpf_ksym", {"start": start, "end": end, "name": name})
-        for start, end, name in programs
-    ]
-    kernel.ring(head, *(addr + 80 for addr in addrs))
-    return addrs
 
 
 def test_bpf_program_is_text_to_its_end_inclusive(kernel: DrawnKernel) -> None:
@@ -302,27 +228,31 @@ def test_bpf_program_before_5_7_is_whole_pages_without_a_name(kernel: DrawnKerne
     kernel.ring(kernel.variable("bpf_kallsyms", "struct list_head"), aux + 8)
     text = KernelText(kernel.prog)
     assert is_half_open(text, start, start + 2 * PAGE_BYTES, TextKind.BPF)
-    assert text.name_exact(start + 0x84) is None
+    assert Symbolizer(kernel.prog, text).name_exact(start + 0x84) is None
 
 
-# ---- the vsyscall page
+# ---- text that only one architecture has
 
 
-@pytest.mark.parametrize(("mode", "is_there"), [(0, True), (1, True), (2, False)])
-def test_vsyscall_page_is_text_unless_switched_off(
-    kernel: DrawnKernel, mode: int, is_there: bool
-) -> None:
-    kernel.variable("vsyscall_mode", "unsigned int", mode)
-    text = KernelText(kernel.prog)
-    kind = TextKind.CORE if is_there else None
-    assert [kind_of(text, addr) for addr in (VSYSCALL, VSYSCALL + 4095)] == [kind, kind]
-    assert [kind_of(text, addr) for addr in (VSYSCALL - 1, VSYSCALL + 4096)] == [None, None]
+def test_extra_text_is_core_text(kernel: DrawnKernel) -> None:
+    page = TextRange(LOADED, LOADED + PAGE_BYTES, TextKind.CORE)
+    trampolines(kernel, (LOADED, 0x100))
+    text = KernelText(kernel.prog, extra={"vsyscall": [page]})
+    assert text.find(LOADED) == page
+    assert is_half_open(text, LOADED, LOADED + PAGE_BYTES, TextKind.CORE)
+    assert text.problems == []
 
 
-def test_vsyscall_page_is_no_text_before_5_16(kernel: DrawnKernel) -> None:
-    kernel.variable("vsyscall_mode", "unsigned int", 0)
-    kernel.symbol("core_kernel_data", CORE + 0x100)
-    assert KernelText(kernel.prog).is_kernel_text(VSYSCALL) is False
+def test_extra_text_that_cannot_be_read_is_a_problem(kernel: DrawnKernel) -> None:
+    def unreadable() -> Iterator[TextRange]:
+        yield TextRange(LOADED, LOADED + 1, TextKind.CORE)
+        kernel.prog.read_u32(kernel.nowhere)
+
+    text = KernelText(kernel.prog, extra={"vsyscall": unreadable()})
+    assert text.is_kernel_text(LOADED) is True
+    assert text.is_kernel_text(LOADED + 1) is None
+    assert len(text.problems) == 1
+    assert text.problems[0].startswith("the list of vsyscall cannot be read past entry 1: ")
 
 
 # ---- ranges that meet
@@ -440,110 +370,14 @@ def test_damaged_list_leaves_the_other_lists_alone(kernel: DrawnKernel) -> None:
     assert KernelText(kernel.prog).is_kernel_text(LOADED + 0x8000) is True
 
 
-# ---- names
-
-
-@pytest.fixture
-def named(kernel: DrawnKernel) -> DrawnKernel:
-    """Two functions in core text, one behind the other."""
-    kernel.symbol("schedule", CORE + 0x100, size=0x20)
-    kernel.symbol("schedule_tail", CORE + 0x120, size=0x20)
-    return kernel
-
-
-def test_exact_name_is_that_of_the_address_itself(named: DrawnKernel) -> None:
-    text = KernelText(named.prog)
-    assert text.name_exact(CORE + 0x100) == SymbolName("schedule", 0, None)
-    assert text.name_exact(CORE + 0x11F) == SymbolName("schedule", 0x1F, None)
-    assert text.name_exact(CORE + 0x120) == SymbolName("schedule_tail", 0, None)
-    assert str(text.name_exact(CORE + 0x11F)) == "schedule+0x1f"
-
-
-def test_return_address_has_the_name_of_the_byte_before_and_an_offset_of_its_own(
-    named: DrawnKernel,
-) -> None:
-    # A call that never returns may be the last instruction of its function.
-    text = KernelText(named.prog)
-    assert text.name_return_address(CORE + 0x120) == SymbolName("schedule", 0x20, None)
-    assert text.name_return_address(CORE + 0x121) == SymbolName("schedule_tail", 1, None)
-    assert text.name_return_address(CORE + 0x100) is None
-
-
-def test_name_asked_for_twice_is_the_same(named: DrawnKernel) -> None:
-    text = KernelText(named.prog)
-    for _ in range(2):
-        assert text.name_exact(CORE + 0x101) == SymbolName("schedule", 1, None)
-        assert text.name_exact(CORE) is None
-
-
-def test_own_symbol_table_of_the_dump_goes_before_debuginfo(named: DrawnKernel) -> None:
-    symbols = [("T_stext", CORE), ("tschedule_of_the_dump", CORE + 0x100), ("B_end", INIT_END)]
-    named.prog.cache["drgn_tools.debuginfo.kallsyms"] = table(symbols, CORE)
-    text = KernelText(named.prog)
-    assert text.name_exact(CORE + 0x104) == SymbolName("schedule_of_the_dump", 4, None)
-    assert text.name_exact(CORE - 1) is None
-
-
-@pytest.mark.parametrize("addr", [0, 0x40_1000, LOADED, (1 << 64) - 1, 1 << 64, -1])
-def test_unknown_address_has_no_name(named: DrawnKernel, addr: int) -> None:
-    text = KernelText(named.prog)
-    assert text.name_exact(addr) is None
-    assert text.name_return_address(addr) is None
-
-
-def test_bpf_program_is_named_by_its_own_name_and_start(kernel: DrawnKernel) -> None:
-    bpf_programs(kernel, (LOADED, LOADED + 0x40, b"bpf_prog_1_\xff"))
-    text = KernelText(kernel.prog)
-    assert text.name_exact(LOADED + 4) == SymbolName("bpf_prog_1_\\xff", 4, None)
-    assert text.name_return_address(LOADED + 0x41) == SymbolName("bpf_prog_1_\\xff", 0x41, None)
-
-
-def test_trampolines_and_slots_have_no_name_whatever_symbol_lies_there(
-    kernel: DrawnKernel,
-) -> None:
-    trampolines(kernel, (LOADED, 0x100))
-    kprobe_pages(kernel, "kprobe_insn_slots", LOADED + 0x1000)
-    kernel.symbol("not_the_kernels", LOADED, size=0x2000)
-    text = KernelText(kernel.prog)
-    assert text.name_exact(LOADED) is None
-    assert text.name_exact(LOADED + 0x1000) is None
-
-
-def test_module_text_is_named_by_the_table_of_the_module(kernel: DrawnKernel) -> None:
-    with_mem(kernel)
-    strings = kernel.new("char [32]", b"\0dig\0")
-    entry = (1).to_bytes(4, "little") + b"\x02\0" + b"\x01\0"  # name, info, other, section
-    entry += (LOADED + 0x10).to_bytes(8, "little") + bytes(8)  # value, size
-    symtab = kernel.put(kernel.new("char [48]"), bytes(24) + entry)
-    kallsyms = kernel.new(
-        "struct mod_kallsyms", {"symtab": symtab, "num_symtab": 2, "strtab": strings}
-    )
-    modules(kernel, {"name": b"lab", "kallsyms": kallsyms, **mem((LOADED, 0x100))})
-    kernel.symbol("not_the_modules", LOADED, size=0x100)
-    text = KernelText(kernel.prog)
-    assert text.name_exact(LOADED + 0x14) == SymbolName("dig", 4, "lab")
-    assert text.name_return_address(LOADED + 0x10) is None
-    assert text.name_return_address(LOADED + 0x11) == SymbolName("dig", 1, "lab")
-
-
-def test_module_whose_table_is_not_in_the_dump_has_no_names(kernel: DrawnKernel) -> None:
-    with_mem(kernel)
-    modules(kernel, {"name": b"lab", "kallsyms": kernel.nowhere, **mem((LOADED, 0x100))})
-    text = KernelText(kernel.prog)
-    assert text.name_exact(LOADED + 0x14) is None
-    assert text.is_kernel_text(LOADED + 0x14) is True
-
-
 def test_a_list_whose_symbol_is_there_but_not_its_type_is_no_empty_list(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # v7.2 has data symbols with the letter of text: "built without" must not be
     # concluded from a type that was not found.
-    from drgn_tools.kernel import text
-
     no_types: Any = {}
-    monkeypatch.setattr(text, "symbol_address", lambda prog, name: None)
-    assert text._variable(no_types, "modules") is None
-    monkeypatch.setattr(text, "symbol_address", lambda prog, name: 0xFFFF_FFFF_8100_0000)
+    monkeypatch.setattr(text_module, "symbol_address", lambda prog, name: None)
+    assert text_module._variable(no_types, "modules") is None
+    monkeypatch.setattr(text_module, "symbol_address", lambda prog, name: 0xFFFF_FFFF_8100_0000)
     with pytest.raises(LookupError):
-        text._variable(no_types, "modules")
+        text_module._variable(no_types, "modules")

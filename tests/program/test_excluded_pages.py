@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory that an ELF dump leaves out is missing, not zero."""
+"""Pages that an ELF dump leaves out are missing, not zero."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from drgn import FaultError, Program
 
 from drgn_tools import InputError, open_program
-from drgn_tools.program.excluded_pages import Span, fault_where_left_out, left_out
-from drgn_tools.program.open import use_builtin_types
+from drgn_tools.program.builtin_types import use_builtin_types
+from drgn_tools.program.excluded_pages import Span, excluded_ranges, fault_on_excluded_pages
 
 
 def which(spans: list[Span], address: int) -> Optional[Span]:
@@ -23,12 +23,12 @@ def which(spans: list[Span], address: int) -> Optional[Span]:
 
 
 def test_the_last_segment_with_an_address_counts() -> None:
-    assert list(left_out([])) == []
-    assert list(left_out([Span(10, 20, 30)])) == [(20, 30)]
-    assert list(left_out([Span(10, 30, 30)])) == []
-    assert list(left_out([Span(10, 20, 30), Span(0, 40, 40)])) == []
-    assert list(left_out([Span(0, 40, 40), Span(10, 20, 30)])) == [(20, 30)]
-    assert list(left_out([Span(10, 20, 40), Span(25, 30, 30)])) == [(20, 25), (30, 40)]
+    assert list(excluded_ranges([])) == []
+    assert list(excluded_ranges([Span(10, 20, 30)])) == [(20, 30)]
+    assert list(excluded_ranges([Span(10, 30, 30)])) == []
+    assert list(excluded_ranges([Span(10, 20, 30), Span(0, 40, 40)])) == []
+    assert list(excluded_ranges([Span(0, 40, 40), Span(10, 20, 30)])) == [(20, 30)]
+    assert list(excluded_ranges([Span(10, 20, 40), Span(25, 30, 30)])) == [(20, 25), (30, 40)]
     rng = random.Random(3)
     for _ in range(2000):
         spans = [
@@ -39,7 +39,7 @@ def test_the_last_segment_with_an_address_counts() -> None:
             span = which(spans, address)
             if span is not None and address >= span.in_file_end:
                 expected.add(address)
-        ranges = list(left_out(spans))
+        ranges = list(excluded_ranges(spans))
         assert {a for begin, end in ranges for a in range(begin, end)} == expected
         assert sum(end - begin for begin, end in ranges) == len(expected)
 
@@ -72,8 +72,8 @@ def test_what_is_left_out_faults(with_hole: tuple[Path, int, int, int]) -> None:
     by_drgn = Program()
     by_drgn.set_core_dump(path)
     assert by_drgn.read(physical + kept - 8, 16, True)[8:] == bytes(8)  # a guess
-    fault_where_left_out(by_drgn)
-    fault_where_left_out(by_drgn)
+    fault_on_excluded_pages(by_drgn)
+    fault_on_excluded_pages(by_drgn)
     with_types = Program()
     with_types.set_core_dump(path)
     use_builtin_types(with_types)  # as in drgn's REPL
@@ -91,8 +91,8 @@ def test_a_core_that_is_gone(with_hole: tuple[Path, int, int, int]) -> None:
     prog.set_core_dump(path)
     path.unlink()
     with pytest.raises(InputError, match="no such file"):
-        fault_where_left_out(prog)
+        fault_on_excluded_pages(prog)
 
 
 def test_a_program_without_a_file_is_left_alone() -> None:
-    fault_where_left_out(Program())
+    fault_on_excluded_pages(Program())

@@ -54,17 +54,32 @@ def test_headers_are_the_same_flattened_or_not(kdump: Path, tmp_path: Path) -> N
     assert header.max_pfn > 1000
 
 
-def test_headers_of_a_32_bit_machine(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "pfns_64", "part", "max_pfn"),
+    [
+        (5, (0, 0, 0), (17, 500), 1000),
+        # "32bit only, full 64bit in start_pfn_64" (diskdump_mod.h), on any machine.
+        (6, (17, 500, 1000), (17, 500), 1000),
+        (6, (17, 1 << 33, 1 << 34), (17, 1 << 33), 1 << 34),
+    ],
+)
+def test_headers_of_a_32_bit_machine(
+    tmp_path: Path,
+    version: int,
+    pfns_64: tuple[int, int, int],
+    part: tuple[int, int],
+    max_pfn: int,
+) -> None:
     names = b"".join(name.ljust(65, b"\0") for name in (b"Linux", b"n", b"5.10", b"#1", b"i686"))
-    header = b"KDUMP   " + struct.pack("<i390s2x8xIiiII", 6, names, 0, PAGE, 2, 8, 1000)
-    sub_header = struct.pack("<IiiII", 0, 31, 1, 17, 500)
+    header = b"KDUMP   " + struct.pack("<i390s2x8xIiiII", version, names, 0, PAGE, 2, 8, 1000)
+    sub_header = struct.pack("<IiiII36xQQQ", 0, 31, 1, 17, 500, *pfns_64)
     path = tmp_path / "vmcore"
     path.write_bytes((header.ljust(PAGE, b"\0") + sub_header).ljust(3 * PAGE, b"\0"))
     with open(path, "rb") as file:
         found = read_kdump(file)
     assert found is not None
     assert found.utsname[4] == "i686"
-    assert (found.part, found.max_pfn, found.bitmaps_end) == ((17, 500), 1000, 11 * PAGE)
+    assert (found.part, found.max_pfn, found.bitmaps_end) == (part, max_pfn, 11 * PAGE)
 
 
 def refusal(path: Path) -> str:

@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Optional, cast
+from typing import Any, cast
 from unittest import mock
 
 import drgn
@@ -26,19 +26,12 @@ from drgn.helpers.linux.sched import cpu_curr, get_task_state, idle_task, task_s
 from drgn.helpers.linux.slab import for_each_slab_cache
 
 from drgn_tools import open_program
-from drgn_tools.debuginfo.find_btf import read_btf
-from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
-from drgn_tools.errors import InputError, TypesError, UsageError
+from drgn_tools.debuginfo.kallsyms import kallsyms_of
+from drgn_tools.debuginfo.vmcoreinfo import build_id, vmcoreinfo
+from drgn_tools.errors import InputError, UsageError
+from drgn_tools.program.dwarf import has_dwarf, types_source
 from drgn_tools.program.elf import ET_REL
-from drgn_tools.program.open import (
-    build_id,
-    has_dwarf,
-    opened_here,
-    types_source,
-    use_builtin_types,
-    vmcoreinfo,
-    while_it_is_there,
-)
+from drgn_tools.program.open import input_error_if_vanished, opened_here
 
 from ..conftest import lab_file
 from ..support.elf_writer import elf_file
@@ -126,77 +119,11 @@ def test_vmcoreinfo_and_build_id(demo_program: Program) -> None:
     assert len(found) == 40
 
 
-def test_a_program_that_drgn_opened_gets_the_types(demo_core: str) -> None:
-    prog = Program()
-    prog.set_core_dump(demo_core)
-    assert not opened_here(prog)
-    with pytest.raises(LookupError):
-        prog.type("struct task_struct")
-    use_builtin_types(prog)
-    use_builtin_types(prog)
-    assert prog.type("struct task_struct").size > 1000
-    assert len(prog.enabled_type_finders()) == len(set(prog.enabled_type_finders()))
-
-
-def test_types_of_debuginfo_go_first(demo_core: str) -> None:
-    prog = Program()
-    prog.set_core_dump(demo_core)
-    use_builtin_types(prog)
-    for finders in (
-        prog.enabled_type_finders(),
-        prog.enabled_object_finders(),
-        prog.enabled_symbol_finders(),
-    ):
-        assert finders[-1] == "drgn_tools"
-        assert len(finders) > 1
-
-
 def test_two_programs_share_nothing(demo_core: str) -> None:
     first, second = open_program(core=demo_core), open_program(core=demo_core)
     assert kallsyms_of(first) is not kallsyms_of(second)
     assert first.type("struct pid").prog is first
     assert second.type("struct pid").prog is second
-
-
-class _NoBtfSymbols:
-    # A symbol table that has lost the two symbols around BTF.
-    def __init__(self, kallsyms: Kallsyms) -> None:
-        self._kallsyms = kallsyms
-
-    def find(self, name: str, types: str = "") -> list[int]:
-        return [] if "BTF" in name else self._kallsyms.find(name, types)
-
-
-def test_btf_is_found_by_its_header(demo_program: Program) -> None:
-    kallsyms = kallsyms_of(demo_program)
-    assert kallsyms is not None
-    (start,), (stop,) = kallsyms.find("__start_BTF"), kallsyms.find("__stop_BTF")
-    expected = demo_program.read(start, stop - start)
-    assert read_btf(demo_program, _NoBtfSymbols(kallsyms)) == expected  # type: ignore[arg-type]
-
-
-def overlaid(core: str, name: str, length: Optional[int] = None) -> Program:
-    """The core with zeros over the BTF from a symbol on, not yet given any types."""
-    prog = Program()
-    prog.set_core_dump(core)
-    kallsyms = kallsyms_of(prog)
-    assert kallsyms is not None
-    (start,), (stop,) = kallsyms.find(name), kallsyms.find("__stop_BTF")
-    prog.add_memory_segment(
-        start, length or stop - start, lambda address, count, offset, physical: bytes(count)
-    )
-    return prog
-
-
-def test_a_failure_leaves_the_program_as_it_was(demo_core: str) -> None:
-    prog = overlaid(demo_core, "__start_BTF")
-    finders = prog.enabled_type_finders()
-    for _ in range(2):
-        with pytest.raises(TypesError, match="give the vmlinux"):
-            use_builtin_types(prog)
-        assert prog.enabled_type_finders() == finders
-    with pytest.raises(LookupError):
-        prog.type("struct task_struct")
 
 
 def test_nothing_heavy_is_imported() -> None:
@@ -265,10 +192,10 @@ def test_a_guest_that_goes_away_is_an_input_error(
     demo_program: drgn.Program, error: Exception
 ) -> None:
     message = r"^qemu: went away while it was read: "
-    with pytest.raises(InputError, match=message), while_it_is_there(live(demo_program)):
+    with pytest.raises(InputError, match=message), input_error_if_vanished(live(demo_program)):
         raise error
     # In a dump the same is a bug of ours, and so is all else of a guest.
-    with pytest.raises(type(error)), while_it_is_there(demo_program):
+    with pytest.raises(type(error)), input_error_if_vanished(demo_program):
         raise error
-    with pytest.raises(KeyError), while_it_is_there(live(demo_program)):
+    with pytest.raises(KeyError), input_error_if_vanished(live(demo_program)):
         raise KeyError("x")

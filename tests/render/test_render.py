@@ -40,6 +40,7 @@ from ..support.fabricated import (
     TOO_DEEP,
     UNREADABLE,
     ZOMBIE,
+    symbol,
     task,
 )
 
@@ -278,15 +279,23 @@ def test_function_is_the_innermost_one_outside_the_scheduler() -> None:
 def test_function_of_a_preempted_task_is_what_was_interrupted(entry: str) -> None:
     def cell(*below: Frame) -> str:
         column = next(column for column in columns.TASKS if column.heading == "FUNCTION")
-        off_its_cpu = (Frame(1, "__schedule+0x1"), Frame(2, "irqentry_exit+0x1"))
-        frames = (*off_its_cpu, Frame(3, f"{entry}+0x1"), Frame(4, f"asm_{entry}+0x1"), *below)
+        off_its_cpu = (Frame(1, symbol("__schedule+0x1")), Frame(2, symbol("irqentry_exit+0x1")))
+        frames = (
+            *off_its_cpu,
+            Frame(3, symbol(f"{entry}+0x1")),
+            Frame(4, symbol(f"asm_{entry}+0x1")),
+            *below,
+        )
         return str(column.cell(task(1, frames=frames)))
 
     user = Frame(0x401000, regs=0x2000, user_mode=True)
-    assert cell(Frame(5, "spin+0x1", "lab", regs=0x1000), Frame(6, "f+0x1"), user) == "spin [lab]"
+    assert (
+        cell(Frame(5, symbol("spin+0x1", "lab"), regs=0x1000), Frame(6, symbol("f+0x1")), user)
+        == "spin [lab]"
+    )
     assert cell(user) == "(user)"
     assert cell() == entry
-    preempted = task(1, frames=(Frame(2, f"{entry}+0x1"), user))
+    preempted = task(1, frames=(Frame(2, symbol(f"{entry}+0x1")), user))
     assert fields.TASK["function"](preempted) is None
     assert fields.TASK["function"](fabricated.PREEMPTED) == "vfs_read+0x8f"
 
@@ -560,7 +569,7 @@ def test_a_drawing_names_every_frame_with_its_whole_address() -> None:
 
 
 def test_a_change_of_stack_is_drawn_as_in_an_oops() -> None:
-    frames = (Frame(1, "a+0x1", stack="irq"), Frame(2, "b+0x1"))
+    frames = (Frame(1, symbol("a+0x1"), stack="irq"), Frame(2, symbol("b+0x1")))
     lines = [line.strip() for line in draw_stack(task(1, frames=frames)).split("\n")[2:]]
     assert [line.split()[-1] for line in lines] == [
         "<IRQ>",

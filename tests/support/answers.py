@@ -97,7 +97,7 @@ def frame_differences(stack: TaskStack, task: SheetTask) -> Iterator[str]:
 def symbol(frame: Frame) -> str:
     if frame.user_mode or frame.symbol is None:
         return ""
-    return f"{frame.symbol} [{frame.module}]" if frame.module else frame.symbol
+    return f"{frame.symbol} [{frame.module}]" if frame.module else str(frame.symbol)
 
 
 def kernels_symbol(ours: Frame, theirs: SheetFrame) -> str:

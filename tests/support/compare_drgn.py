@@ -26,6 +26,7 @@ import drgn
 from drgn import ModuleFileStatus, Object, Program, StackFrame
 
 from drgn_tools import TaskStack, audit_kernel, open_program, task_stacks
+from drgn_tools.kernel.symbolizer import Symbolizer
 from drgn_tools.kernel.text import KernelText
 
 from ..lab.dump import Dump, cached_dump, kernel_if_cached
@@ -103,27 +104,27 @@ def drgn_with_dwarf(
     return prog
 
 
-def drgn_entries(prog: Program, task: int, text: KernelText) -> list[Entry]:
+def drgn_entries(prog: Program, task: int, names: Symbolizer) -> list[Entry]:
     """drgn's stack trace of a task in the console's form, without the inlined frames.
 
     Names are the kernel's for that address, as for the other two.
     """
     trace = prog.stack_trace(Object(prog, "struct task_struct *", task))
-    return [_drgn_entry(frame, text) for frame in trace if not frame.is_inline]
+    return [_drgn_entry(frame, names) for frame in trace if not frame.is_inline]
 
 
-def _drgn_entry(frame: StackFrame, text: KernelText) -> Entry:
+def _drgn_entry(frame: StackFrame, names: Symbolizer) -> Entry:
     # drgn gives a return address for what called, and the exact one for what was interrupted.
     registers = {_title(n): v for n, v in frame.registers().items()} if frame.interrupted else None
-    return Entry("", _what(text, frame.pc, frame.interrupted), registers)
+    return Entry("", _what(names, frame.pc, frame.interrupted), registers)
 
 
-def _what(text: KernelText, address: int, exact: bool) -> str:
-    name = text.name_exact(address)
+def _what(names: Symbolizer, address: int, exact: bool) -> str:
+    name = names.name_exact(address)
     # Nothing returns to the beginning of a function but what was swapped for an address
     # (and what a call that never returns is followed by).
     if not exact and not (name is not None and name.offset == 0 and name.name in SWAPPED):
-        name = text.name_return_address(address)
+        name = names.name_return_address(address)
     if name is None:
         return f"{address:#x}"
     return f"{name} [{name.module}]" if name.module else f"{name}"
@@ -152,13 +153,13 @@ def drgn_alone(core: Path, pid: int) -> str:
 def measure(name: str, dump: Dump, modules: Sequence[Path], with_dwarf: Optional[Path]) -> Row:
     """All that is said of the task that died in a dump."""
     ours = open_program(core=dump.core)
-    text = KernelText(ours)
+    names = Symbolizer(ours, KernelText(ours))
     dead = next(s for s in task_stacks(ours) if s.on_cpu and s.comm == CRASHER)
     oopses = [o for o in read_console(dump.said.read_text(errors="replace")) if _of(o, dead)]
     vmlinux = Path(dump.read_about()["vmlinux"])
     theirs = drgn_with_dwarf(dump.core, vmlinux, modules, with_dwarf)
-    dwarf = _cell(oopses, drgn_entries(theirs, dead.task, text))
-    types = _cell(oopses, drgn_entries(ours, dead.task, text))
+    dwarf = _cell(oopses, drgn_entries(theirs, dead.task, names))
+    types = _cell(oopses, drgn_entries(ours, dead.task, names))
     console, traces = what_the_console_saw(oopses)
     stacks = list(dict.fromkeys(e.stack for e in console if e.stack != "?")) or ["TASK"]
     regs = sum(1 for e in console if e.registers is not None)
@@ -343,17 +344,17 @@ def sleepers(dump: Dump, modules: Sequence[Path]) -> Asleep:
     middle = time.perf_counter()
     audit = audit_kernel(ours)
     ended = time.perf_counter()
-    text = KernelText(ours)
+    names = Symbolizer(ours, KernelText(ours))
     return Asleep(
         ours=compare(audit, sheet),
-        drgn=tuple(_sleeper(theirs, text, task) for task in tasks),
+        drgn=tuple(_sleeper(theirs, names, task) for task in tasks),
         ratio=(middle - started) / (ended - middle),
     )
 
 
-def _sleeper(prog: Program, text: KernelText, task: SheetTask) -> Sleeper:
-    walk = [_sheet_entry(task, frame, text) for frame in task.frames]
-    trace = [entry._replace(registers=None) for entry in drgn_entries(prog, task.task, text)]
+def _sleeper(prog: Program, names: Symbolizer, task: SheetTask) -> Sleeper:
+    walk = [_sheet_entry(task, frame, names) for frame in task.frames]
+    trace = [entry._replace(registers=None) for entry in drgn_entries(prog, task.task, names)]
     found = list(differences(walk, trace))
     return Sleeper(
         task,
@@ -363,9 +364,9 @@ def _sleeper(prog: Program, text: KernelText, task: SheetTask) -> Sleeper:
     )
 
 
-def _sheet_entry(task: SheetTask, frame: SheetFrame, text: KernelText) -> Entry:
+def _sheet_entry(task: SheetTask, frame: SheetFrame, names: Symbolizer) -> Entry:
     if not frame.user_mode:
-        return Entry("", _what(text, frame.ip, exact=bool(frame.regs)))
+        return Entry("", _what(names, frame.ip, exact=bool(frame.regs)))
     (ip,) = struct.unpack_from("<Q", task.entry_regs_bytes, _IP_IN_PT_REGS)
     return Entry("", f"{ip:#x}")
 

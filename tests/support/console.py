@@ -116,7 +116,7 @@ def our_entries(task: TaskStack) -> list[Entry]:
     saved = {regs.address: regs.registers for regs in task.regs}
     entries = []
     for i, frame in enumerate(task.frames):
-        name = f"{frame.ip:#x}" if frame.symbol is None else frame.symbol
+        name = f"{frame.ip:#x}" if frame.symbol is None else str(frame.symbol)
         what = f"{name} [{frame.module}]" if frame.module else name
         # Those of the CPU itself lie on no stack: they are of the frame it is in.
         registers = saved[frame.regs] if frame.regs is not None else None

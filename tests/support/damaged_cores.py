@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Optional
 
 from drgn_tools import open_program
+from drgn_tools.arch.registry import layout_of
 from drgn_tools.debuginfo.btf import Btf
 from drgn_tools.debuginfo.kallsyms import kallsyms_of
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo, vmcoreinfo_symbol
-from drgn_tools.kernel.layout import layout_of
-from drgn_tools.kernel.tasks import Task, TaskList
+from drgn_tools.kernel.task_list import TaskList
+from drgn_tools.kernel.tasks import Task
 from drgn_tools.program.elf import ET_CORE, PT_LOAD, PT_NOTE, read_elf
 
 from ..bench.page_tables import PAGE, CoreMemory, PageTables
@@ -171,7 +172,7 @@ class _Kernel:
         self.core = core
         self.prog = prog = open_program(core=core)
         self.layout = layout_of(prog)
-        task_list = TaskList(prog, self.layout)
+        task_list = TaskList(prog, self.layout.task)
         self.tasks = [task for task in task_list if not task_list.is_running(task)]
         self.info = vmcoreinfo(prog)
         table = kallsyms_of(prog)
@@ -288,7 +289,7 @@ def _wild_stacks(kernel: _Kernel, made: _Copy) -> None:
 
 def _odd_frame_pointers(kernel: _Kernel, made: _Copy) -> None:
     # Each leads to itself, to the one before, or to registers that are none.
-    at = kernel.layout.frame_bp_offset
+    at = kernel.layout.first_frame_offset
     for number in range(30):
         addr = kernel.sleeper(number).thread_sp + at
         made.write_word(addr, addr + (0, -8, 1, 16)[number % 4])

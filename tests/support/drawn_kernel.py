@@ -28,7 +28,7 @@ from drgn import (
     sizeof,
 )
 
-from drgn_tools.arch.x86.pt_regs import X86_32, X86_64
+from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64
 
 PAGE_BYTES = 4096
 THREAD_SIZE_BYTES = 4 * PAGE_BYTES
@@ -209,7 +209,7 @@ class DrawnKernel:
 
 def declare_stack_types(kernel: DrawnKernel, task_members: str = TASK_MEMBERS) -> None:
     """What a stack needs of the types and symbols of a kernel with CONFIG_SMP, 6.12 or so."""
-    regs = X86_64 if kernel.word_bytes == 8 else X86_32
+    regs = REGS_64 if kernel.word_bytes == 8 else REGS_32
     kernel.struct("pt_regs", "".join(f"unsigned long {name};" for name, _, _ in regs.fields))
     kernel.struct("inactive_task_frame", "unsigned long r12; unsigned long bp; void *ret_addr")
     kernel.struct("thread_info", "unsigned long flags; unsigned int cpu")

@@ -7,10 +7,20 @@ what no sane dump holds.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Optional
 
-from drgn_tools.records import Frame, KernelAudit, KernelInfo, Reason, SavedRegs, TaskStack, Verdict
+from msgspec.structs import replace
+
+from drgn_tools.records import (
+    Frame,
+    KernelAudit,
+    KernelInfo,
+    Reason,
+    SavedRegs,
+    Symbol,
+    TaskStack,
+    Verdict,
+)
 
 HOSTILE_COMM = "\x1b[31m\n,;\"'|<b>\u202e\udc80"
 """Colour, a second line, every separator, a tag, right-to-left, half a surrogate pair."""
@@ -67,7 +77,13 @@ def registers_32(**values: int) -> dict[str, int]:
     return {name: values.get(name, 0x10 + i) for i, name in enumerate(_NAMES_32)}
 
 
-def kernel_regs(address: int, ip: int, symbol: str, entry: Optional[str]) -> SavedRegs:
+def symbol(text: str, module: Optional[str] = None) -> Symbol:
+    """``symbol("vfs_read+0x8f")``."""
+    name, _, offset = text.rpartition("+")
+    return Symbol(name, int(offset, 16), module)
+
+
+def kernel_regs(address: int, ip: int, name: str, entry: Optional[str]) -> SavedRegs:
     return SavedRegs(
         address,
         entry,
@@ -75,7 +91,7 @@ def kernel_regs(address: int, ip: int, symbol: str, entry: Optional[str]) -> Sav
         registers(
             ip=ip, cs=0x10, ss=0x18, sp=address + 0xB0, flags=0x50202, orig_ax=0xFFFF_FFFF_FFFF_FFFF
         ),
-        symbol,
+        symbol(name),
     )
 
 
@@ -96,7 +112,7 @@ def user_regs(address: int, orig_ax: int = 0, entry: Optional[str] = "syscall") 
 
 
 def regs_frame(regs: SavedRegs) -> Frame:
-    return Frame(regs["ip"], regs.symbol, regs.module, regs=regs.address, user_mode=regs.user_mode)
+    return Frame(regs["ip"], regs.symbol, regs=regs.address, user_mode=regs.user_mode)
 
 
 def task(pid: int, comm: str = "reader", **fields: Any) -> TaskStack:
@@ -116,12 +132,12 @@ def task(pid: int, comm: str = "reader", **fields: Any) -> TaskStack:
 
 
 _SCHEDULE = (
-    Frame(0xFFFF_FFFF_81F3_C2A4, "__schedule+0x3b4"),
-    Frame(0xFFFF_FFFF_81F3_C5F7, "schedule+0x27"),
+    Frame(0xFFFF_FFFF_81F3_C2A4, symbol("__schedule+0x3b4")),
+    Frame(0xFFFF_FFFF_81F3_C5F7, symbol("schedule+0x27")),
 )
 _SYSCALL = (
-    Frame(0xFFFF_FFFF_81F3_7A33, "do_syscall_64+0x93"),
-    Frame(0xFFFF_FFFF_8200_012F, "entry_SYSCALL_64_after_hwframe+0x76"),
+    Frame(0xFFFF_FFFF_81F3_7A33, symbol("do_syscall_64+0x93")),
+    Frame(0xFFFF_FFFF_8200_012F, symbol("entry_SYSCALL_64_after_hwframe+0x76")),
 )
 
 _USER = user_regs(0xFF20_0000_0045_FF58)
@@ -129,7 +145,7 @@ _FAULT = replace(
     kernel_regs(
         0xFF20_0000_0045_FD38, 0xFFFF_FFFF_81F2_5D40, "rep_stos_alternative+0x40", "page fault"
     ),
-    caller=Frame(0xFFFF_FFFF_C04F_3050, "lab_read+0x50", "lab_module"),
+    caller=Frame(0xFFFF_FFFF_C04F_3050, symbol("lab_read+0x50", "lab_module")),
 )
 _TIMER = kernel_regs(
     0xFF20_0000_0055_FD38, 0xFFFF_FFFF_8130_D0C4, "vfs_read+0x8f", "timer interrupt"
@@ -140,7 +156,7 @@ SLEEPER = task(
     "init",
     frames=(
         *_SCHEDULE,
-        Frame(0xFFFF_FFFF_812F_0001, "do_wait+0x61"),
+        Frame(0xFFFF_FFFF_812F_0001, symbol("do_wait+0x61")),
         *_SYSCALL,
         regs_frame(_USER),
     ),
@@ -158,10 +174,10 @@ FAULTING = task(
     reason_frame=4,
     frames=(
         *_SCHEDULE,
-        Frame(0xFFFF_FFFF_812F_4417, "handle_userfault+0x417"),
-        Frame(0xFFFF_FFFF_8200_1236, "asm_exc_page_fault+0x26"),
+        Frame(0xFFFF_FFFF_812F_4417, symbol("handle_userfault+0x417")),
+        Frame(0xFFFF_FFFF_8200_1236, symbol("asm_exc_page_fault+0x26")),
         regs_frame(_FAULT),
-        Frame(0xFFFF_FFFF_8130_D0C4, "vfs_read+0x8f"),
+        Frame(0xFFFF_FFFF_8130_D0C4, symbol("vfs_read+0x8f")),
         *_SYSCALL,
         regs_frame(_USER),
     ),
@@ -179,8 +195,8 @@ PREEMPTED = task(
     reason_frame=3,
     frames=(
         _SCHEDULE[0],
-        Frame(0xFFFF_FFFF_81F3_0001, "raw_irqentry_exit_cond_resched+0x2b"),
-        Frame(0xFFFF_FFFF_8200_1776, "asm_sysvec_apic_timer_interrupt+0x16"),
+        Frame(0xFFFF_FFFF_81F3_0001, symbol("raw_irqentry_exit_cond_resched+0x2b")),
+        Frame(0xFFFF_FFFF_8200_1776, symbol("asm_sysvec_apic_timer_interrupt+0x16")),
         regs_frame(_TIMER),
         *_SYSCALL,
     ),
@@ -215,7 +231,9 @@ TOO_DEEP = task(
     why="100 or more entries; live patching can use 99",
     brief="100 or more entries",
     reason_frame=99,
-    frames=tuple(Frame(0xFFFF_FFFF_C000_0000 + i, f"dig+{i:#x}", "lab_module") for i in range(120)),
+    frames=tuple(
+        Frame(0xFFFF_FFFF_C000_0000 + i, Symbol("dig", i, "lab_module")) for i in range(120)
+    ),
 )
 
 IN_MODULE = task(
@@ -225,8 +243,10 @@ IN_MODULE = task(
         *_SCHEDULE,
         Frame(
             0xFFFF_FFFF_C04F_2001,
-            "a_driver_whose_author_never_met_a_name_too_long_for_one_line_of_text+0x1a2",
-            "some_vendor_module",
+            symbol(
+                "a_driver_whose_author_never_met_a_name_too_long_for_one_line_of_text+0x1a2",
+                "some_vendor_module",
+            ),
         ),
         *_SYSCALL,
         regs_frame(_USER),
@@ -259,9 +279,9 @@ CRASHED = task(
     brief="running on CPU 0",
     flags=("crashed", "ends_early"),
     frames=(
-        Frame(0xFFFF_FFFF_8123_4567, "panic+0x2c5", stack="nmi"),
-        Frame(0xFFFF_FFFF_8123_5678, "exc_nmi+0xa7", stack="nmi"),
-        Frame(0xFFFF_FFFF_8100_1000, "die_hard+0x9", stack="nmi", regs=_IN_NMI.address),
+        Frame(0xFFFF_FFFF_8123_4567, symbol("panic+0x2c5"), stack="nmi"),
+        Frame(0xFFFF_FFFF_8123_5678, symbol("exc_nmi+0xa7"), stack="nmi"),
+        Frame(0xFFFF_FFFF_8100_1000, symbol("die_hard+0x9"), stack="nmi", regs=_IN_NMI.address),
     ),
     regs=(_IN_NMI,),
     cpu_registers={
@@ -269,7 +289,7 @@ CRASHED = task(
         for name, value in registers(ip=0xFFFF_FFFF_8123_4567, cs=0x10).items()
         if name != "orig_ax"
     },
-    cpu_caller=Frame(0xFFFF_FFFF_8123_6789, "vpanic+0x11", stack="nmi"),
+    cpu_caller=Frame(0xFFFF_FFFF_8123_6789, symbol("vpanic+0x11"), stack="nmi"),
 )
 
 UNREADABLE = task(
@@ -287,7 +307,7 @@ NEVER_RUN = task(
     "forked",
     state="R",
     flags=("never_run",),
-    frames=(Frame(0xFFFF_FFFF_8100_3A50, "ret_from_fork_asm+0x0"), regs_frame(_USER)),
+    frames=(Frame(0xFFFF_FFFF_8100_3A50, symbol("ret_from_fork_asm+0x0")), regs_frame(_USER)),
     regs=(user_regs(0xFF20_0000_0045_FF58, entry="fork"),),
 )
 
@@ -302,16 +322,17 @@ HOSTILE = task(
     why="page fault in evil\x1b]0;\x07;name+0x1",
     brief="page fault in evil\x1b]0;\x07;name",
     reason_frame=0,
-    frames=(Frame(0xFFFF_FFFF_FFFF_FFFF, "evil\x1b]0;\x07;name+0x1", "mod\nule", regs=0x1000),),
+    frames=(
+        Frame(0xFFFF_FFFF_FFFF_FFFF, symbol("evil\x1b]0;\x07;name+0x1", "mod\nule"), regs=0x1000),
+    ),
     regs=(
         SavedRegs(
             0x1000,
             None,
             False,
             registers(flags=0xFFFF_FFFF_FFFF_FFFF),
-            "evil\x1b]0;\x07;name+0x1",
-            "mod\nule",
-            Frame(0xFFFF_FFFF_FFFF_FFFE, "\x1b[31mcaller+0x1", "mod\nule"),
+            symbol("evil\x1b]0;\x07;name+0x1", "mod\nule"),
+            Frame(0xFFFF_FFFF_FFFF_FFFE, symbol("\x1b[31mcaller+0x1", "mod\nule")),
         ),
     ),
 )
@@ -325,9 +346,9 @@ KTHREADS = tuple(
         cpu=pid % 2,
         frames=(
             *_SCHEDULE,
-            Frame(0xFFFF_FFFF_810E_1111, "worker_thread+0x1b3"),
-            Frame(0xFFFF_FFFF_810E_2222, "kthread+0xe1"),
-            Frame(0xFFFF_FFFF_8100_3A6A, "ret_from_fork_asm+0x1a"),
+            Frame(0xFFFF_FFFF_810E_1111, symbol("worker_thread+0x1b3")),
+            Frame(0xFFFF_FFFF_810E_2222, symbol("kthread+0xe1")),
+            Frame(0xFFFF_FFFF_8100_3A6A, symbol("ret_from_fork_asm+0x1a")),
         ),
     )
     for pid in range(10, 19)
@@ -366,12 +387,13 @@ TASK_32 = task(
     7,
     "old",
     task=0xC1A0_0000,
+    arch="i386",
     verdict=Verdict.UNKNOWN,
     reason=Reason.NO_RELIABLE_STACKTRACE,
     why="this kernel was built without reliable stack traces (CONFIG_STACK_VALIDATION)",
     brief="no_reliable_stacktrace",
     frames=(
-        Frame(0xC1234567, "schedule+0x27"),
+        Frame(0xC1234567, symbol("schedule+0x27")),
         Frame(0xB7F0_1234, regs=0xC1B0_1FB4, user_mode=True),
     ),
     regs=(

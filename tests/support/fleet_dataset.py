@@ -149,8 +149,10 @@ HOSTILE_TASK = replace(
     fabricated.HOSTILE,
     comm=HOSTILE_TEXT[:15],
     frames=(
-        Frame(0xFFFF_FFFF_FFFF_FFFF, f"{HOSTILE_TEXT}+0x1", "mod\nule", regs=0x1000),
-        Frame(0xFFFF_FFFF_8130_D0C4, "vfs_read+0x8f"),
+        Frame(
+            0xFFFF_FFFF_FFFF_FFFF, fabricated.symbol(f"{HOSTILE_TEXT}+0x1", "mod\nule"), regs=0x1000
+        ),
+        Frame(0xFFFF_FFFF_8130_D0C4, fabricated.symbol("vfs_read+0x8f")),
     ),
 )
 

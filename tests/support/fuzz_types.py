@@ -29,7 +29,7 @@ from drgn_tools import DrgnToolsError, audit_kernel, open_program
 from drgn_tools.debuginfo.btf import Btf, Kind
 from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo, vmcoreinfo_symbol
-from drgn_tools.program.open import use_builtin_types
+from drgn_tools.program.builtin_types import use_builtin_types
 
 from .overlay import overlay
 

@@ -13,19 +13,15 @@ from collections.abc import Sequence
 from typing import Optional, Union
 
 import pytest
+from msgspec.structs import replace
 
 from drgn_tools.arch.x86.encoding import Encoding
-from drgn_tools.arch.x86.pt_regs import X86_32, X86_64, PtRegsLayout
-from drgn_tools.unwind.fast_path import Outlines
-from drgn_tools.unwind.frame_pointer import (
-    End,
-    NotInDump,
-    Recover,
-    StackBytes,
-    UnwindRules,
-    Walk,
-    walk_task_stack,
-)
+from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64, X86Regs
+from drgn_tools.arch.x86.unwind_rules import UnwindRules
+from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
+from drgn_tools.unwind.base import End, Recover, Walk
+from drgn_tools.unwind.fast_path import FastPath
+from drgn_tools.unwind.frame_pointer import walk_task_stack
 
 BASE_64 = 0xFFFF_C900_0010_0000
 BASE_32 = 0xF5F0_0000
@@ -40,7 +36,7 @@ class Drawing:
 
     def __init__(
         self,
-        layout: PtRegsLayout = X86_64,
+        layout: X86Regs = REGS_64,
         encoding: Encoding = Encoding.LSB,
         padding: int = 0,
         thread_size: int = 16384,
@@ -92,9 +88,9 @@ class Drawing:
         self.frame(bp, saved_bp, ret)
         self.sp = bp - self.rules.frame_bp_offset
 
-    def stack(self, holes: tuple[tuple[int, int], ...] = ()) -> StackBytes:
+    def stack(self, holes: tuple[tuple[int, int], ...] = ()) -> StackMemory:
         """What was drawn, as bytes."""
-        return StackBytes(self.base, self.size, self.base, bytes(self.memory), holes)
+        return StackMemory(self.base, self.size, self.base, bytes(self.memory), holes)
 
     def walk(self, sp: int = 0, holes: tuple[tuple[int, int], ...] = ()) -> Walk:
         """Walk it from *sp* (thread.sp as drawn, if not given)."""
@@ -114,20 +110,20 @@ class Drawing:
 
 
 def check_outline(
-    walk: Walk, stack: StackBytes, sp: int, rules: UnwindRules, recover: Optional[Recover] = None
+    walk: Walk, stack: StackMemory, sp: int, rules: UnwindRules, recover: Optional[Recover] = None
 ) -> bool:
     """Does the outline of a stack, if it has one, say what a walk of it does?"""
     offset = sp - stack.data_addr
     if not 0 <= offset < len(stack.data):
         return False
-    stack = stack._replace(data_addr=sp, data=stack.data[offset:])
-    outline = Outlines(rules).of(stack, sp)
+    stack = replace(stack, data_addr=sp, data=stack.data[offset:])
+    outline = FastPath(rules).signature(stack, sp)
     if outline is not None and recover is not None:
-        outline = outline.recovered(sp, set(outline.place[0]), recover)
+        outline = outline.recovered(sp, set(outline.ips), recover)
     if outline is None:
         return False
     in_kernel = [step for step in walk.steps if not step.user_mode]
-    assert outline.place == (
+    assert outline.key == (
         tuple(step.ip for step in in_kernel),
         tuple(i for i, step in enumerate(in_kernel) if step.regs is not None),
         walk.end is End.USER_REGS,
@@ -138,7 +134,9 @@ def check_outline(
         if step.raw_regs is not None
     ]
     assert walk.end in (End.USER_REGS, End.LAST_FRAME)
-    assert all(step.bp is None or step.bp % rules.regs.word_bytes == 0 for step in walk.steps)
+    assert all(
+        step.regs or (step.found_at or 0) % rules.regs.word_bytes == 0 for step in walk.steps
+    )
     return True
 
 
@@ -420,7 +418,7 @@ def test_padding_moves_the_last_frame() -> None:
     d.frame(d.last_frame, 0, 0xA1)
     d.inactive(d.last_frame - 64, d.last_frame, 0xA0)
     assert d.walk().end is End.USER_REGS
-    d.rules = UnwindRules(Encoding.LSB, X86_64, 0, 40)
+    d.rules = UnwindRules(Encoding.LSB, REGS_64, 0, 40)
     assert d.walk().end is End.ERROR
 
 
@@ -429,7 +427,7 @@ def test_padding_moves_the_last_frame() -> None:
 
 def drawing_32(encoding: Encoding = Encoding.MSB) -> Drawing:
     # flags si di bx bp ret_addr; 8 bytes of padding; 8 KB of stack
-    return Drawing(X86_32, encoding, padding=8, thread_size=8192, bp_offset=16)
+    return Drawing(REGS_32, encoding, padding=8, thread_size=8192, bp_offset=16)
 
 
 @pytest.mark.parametrize("encoding", [Encoding.MSB, Encoding.LSB])
@@ -498,7 +496,7 @@ def test_hole_beside_the_way_does_not_matter() -> None:
 
 
 def test_read_across_the_start_of_a_hole_is_refused() -> None:
-    stack = StackBytes(BASE_64, 8192, BASE_64, bytes(8192), ((BASE_64 + 4096, BASE_64 + 8192),))
+    stack = StackMemory(BASE_64, 8192, BASE_64, bytes(8192), ((BASE_64 + 4096, BASE_64 + 8192),))
     assert stack.read(BASE_64 + 4088, 8) == bytes(8)
     with pytest.raises(NotInDump) as e:
         stack.read(BASE_64 + 4090, 8)
@@ -506,7 +504,7 @@ def test_read_across_the_start_of_a_hole_is_refused() -> None:
 
 
 def test_read_beyond_what_was_read_of_the_stack_is_refused() -> None:
-    stack = StackBytes(BASE_64, 8192, BASE_64 + 4096, bytes(4096))
+    stack = StackMemory(BASE_64, 8192, BASE_64 + 4096, bytes(4096))
     assert stack.read(BASE_64 + 4096, 4096) == bytes(4096)
     for addr, size in ((BASE_64 + 4088, 8), (BASE_64 + 8185, 8), (BASE_64 + 8192, 1)):
         with pytest.raises(NotInDump) as e:
@@ -517,7 +515,7 @@ def test_read_beyond_what_was_read_of_the_stack_is_refused() -> None:
 # ---- outlines
 
 
-def drawn_task(layout: PtRegsLayout, encoding: Encoding) -> Drawing:
+def drawn_task(layout: X86Regs, encoding: Encoding) -> Drawing:
     """Registers of both modes, an ordinary frame between any two."""
     d = Drawing(layout, encoding, thread_size=2048, padding=16, bp_offset=2 * layout.word_bytes)
     d.user_regs()
@@ -530,10 +528,10 @@ def drawn_task(layout: PtRegsLayout, encoding: Encoding) -> Drawing:
     return d
 
 
-@pytest.mark.parametrize("layout", [X86_64, X86_32], ids=["64", "32"])
+@pytest.mark.parametrize("layout", [REGS_64, REGS_32], ids=["64", "32"])
 @pytest.mark.parametrize("encoding", [Encoding.LSB, Encoding.MSB])
 def test_outline_of_a_damaged_stack_is_that_of_its_walk_or_none(
-    layout: PtRegsLayout, encoding: Encoding
+    layout: X86Regs, encoding: Encoding
 ) -> None:
     rng = random.Random(4)
     d = drawn_task(layout, encoding)
@@ -554,11 +552,11 @@ def test_outline_of_a_damaged_stack_is_that_of_its_walk_or_none(
     assert 100 < outlines < 1000
 
 
-@pytest.mark.parametrize("layout", [X86_64, X86_32], ids=["64", "32"])
+@pytest.mark.parametrize("layout", [REGS_64, REGS_32], ids=["64", "32"])
 @pytest.mark.parametrize("encoding", [Encoding.LSB, Encoding.MSB])
 @pytest.mark.parametrize("words_below", [2, 3, 4], ids="{} words below the last".format)
 def test_outline_of_a_stack_that_is_like_the_last_one_is_that_of_the_first_one(
-    layout: PtRegsLayout, encoding: Encoding, words_below: int
+    layout: X86Regs, encoding: Encoding, words_below: int
 ) -> None:
     d = Drawing(layout, encoding, thread_size=2048, padding=16, bp_offset=2 * layout.word_bytes)
     d.user_regs()
@@ -572,10 +570,10 @@ def test_outline_of_a_stack_that_is_like_the_last_one_is_that_of_the_first_one(
     check_outlines_of_likes(d, places)
 
 
-@pytest.mark.parametrize("layout", [X86_64, X86_32], ids=["64", "32"])
+@pytest.mark.parametrize("layout", [REGS_64, REGS_32], ids=["64", "32"])
 @pytest.mark.parametrize("encoding", [Encoding.LSB, Encoding.MSB])
 def test_outline_of_a_stack_with_regs_that_is_like_the_last_one_is_that_of_the_first_one(
-    layout: PtRegsLayout, encoding: Encoding
+    layout: X86Regs, encoding: Encoding
 ) -> None:
     d = drawn_task(layout, encoding)
     check_outlines_of_likes(d, range(d.sp, d.end, d.word_bytes))
@@ -585,20 +583,20 @@ def check_outlines_of_likes(d: Drawing, places: Sequence[int]) -> None:
     """Damage a stack in one place: does who has seen the whole one say what another does?"""
     rng = random.Random(5)
     begin, whole = d.sp - d.base, bytes(d.memory)
-    stack = StackBytes(d.base, d.size, d.sp, whole[begin:])
-    knows = Outlines(d.rules)
+    stack = StackMemory(d.base, d.size, d.sp, whole[begin:])
+    knows = FastPath(d.rules)
     outlines = likes = 0
     for _ in range(1000):
-        last = knows.of(stack, d.sp)
-        assert last is not None and last == Outlines(d.rules).of(stack, d.sp)
+        last = knows.signature(stack, d.sp)
+        assert last is not None and last == FastPath(d.rules).signature(stack, d.sp)
         d.memory[:] = whole
         addr, other = rng.choice(places), rng.choice(places)
         word = int.from_bytes(whole[other - d.base :][: d.word_bytes], "little")
         value = rng.choice((other, d.encode(other), word, word + d.word_bytes, 0xA3))
         d.put(addr, value % (1 << 8 * d.word_bytes))
-        damaged = stack._replace(data=bytes(d.memory[begin:]))
-        outline = knows.of(damaged, d.sp)
-        assert outline == Outlines(d.rules).of(damaged, d.sp)
+        damaged = replace(stack, data=bytes(d.memory[begin:]))
+        outline = knows.signature(damaged, d.sp)
+        assert outline == FastPath(d.rules).signature(damaged, d.sp)
         outlines += outline is not None
         likes += outline is not None and outline.ip_offsets is last.ip_offsets
     assert 100 < outlines < 1000
@@ -606,16 +604,16 @@ def check_outlines_of_likes(d: Drawing, places: Sequence[int]) -> None:
 
 
 def test_outline_of_a_stack_with_a_hole_is_none() -> None:
-    d = drawn_task(X86_64, Encoding.LSB)
-    stack = StackBytes(d.base, d.size, d.sp, bytes(d.memory[d.sp - d.base :]))
-    outline_of = Outlines(d.rules).of
+    d = drawn_task(REGS_64, Encoding.LSB)
+    stack = StackMemory(d.base, d.size, d.sp, bytes(d.memory[d.sp - d.base :]))
+    outline_of = FastPath(d.rules).signature
     assert outline_of(stack, d.sp) is not None
-    assert outline_of(stack._replace(holes=((d.end - 8, d.end),)), d.sp) is None
-    assert outline_of(stack._replace(data=stack.data[:-8]), d.sp) is None
+    assert outline_of(replace(stack, holes=((d.end - 8, d.end),)), d.sp) is None
+    assert outline_of(replace(stack, data=stack.data[:-8]), d.sp) is None
 
 
 def test_outline_has_addresses_as_they_are_recovered() -> None:
-    d = drawn_task(X86_64, Encoding.LSB)
+    d = drawn_task(REGS_64, Encoding.LSB)
     walk, asked = d.walk_and_note()
     asked_again = []
 
@@ -635,10 +633,10 @@ def test_outline_has_addresses_as_they_are_recovered() -> None:
 # ---- anything at all
 
 
-@pytest.mark.parametrize("layout", [X86_64, X86_32], ids=["64", "32"])
+@pytest.mark.parametrize("layout", [REGS_64, REGS_32], ids=["64", "32"])
 @pytest.mark.parametrize("encoding", list(Encoding))
 def test_random_stacks_always_end_go_up_and_stay_inside(
-    layout: PtRegsLayout, encoding: Encoding
+    layout: X86Regs, encoding: Encoding
 ) -> None:
     rng = random.Random(20161119)
     d = Drawing(layout, encoding, thread_size=2048, bp_offset=16)
@@ -655,7 +653,7 @@ def test_random_stacks_always_end_go_up_and_stay_inside(
                 d.put(at, rng.getrandbits(d.word_bytes * 8))
         walk = d.walk(sp=rng.randrange(d.base - 64, d.end + 64))
         ends.add(walk.end)
-        places = [step.regs or step.bp or 0 for step in walk.steps]
+        places = [step.regs or (step.found_at or 0) - d.word_bytes for step in walk.steps]
         assert places == sorted(set(places))
         assert all(d.base <= place < d.end for place in places)
     assert {End.ERROR, End.EMPTY} <= ends

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from types import SimpleNamespace
 from typing import cast
 
 import drgn
+import msgspec
 import pytest
 
+from drgn_tools.kernel.stack_memory import NotInDump
 from drgn_tools.kernel.tasks import Task
-from drgn_tools.unwind.frame_pointer import NotInDump
 from drgn_tools.unwind.recovery import Fgraph, RecoverLayout, Recovery, Rethook, probe_recovery
 
 from ..support.drawn_kernel import DrawnKernel
@@ -177,7 +177,7 @@ def test_kretprobe_without_rethook_does_not_ask_who_runs() -> None:
     m = Machine()
     m.rethook((0xA0, 0x9000))
     m.runnable = True
-    of_kretprobes = dataclasses.replace(RETHOOK, refuses_runnable=False)
+    of_kretprobes = msgspec.structs.replace(RETHOOK, refuses_runnable=False)
     assert m.recovery(rethook=of_kretprobes)(TRAMPOLINE, 0x9000) == 0xA0
 
 
@@ -212,7 +212,7 @@ def test_rethook_node_is_read_at_once() -> None:
 @pytest.mark.parametrize("offset", [2048, 1 << 43, (1 << 62) - 8])
 def test_rethook_node_that_cannot_be_that_large_is_not_read_at_once(offset: int) -> None:
     m = Machine()
-    far = dataclasses.replace(RETHOOK, frame_offset=offset)
+    far = msgspec.structs.replace(RETHOOK, frame_offset=offset)
     m.rethook((0xA0, 0x9000))
     m.put(NODES + 2048, 0x9000)
     m.bytes_read = 0
@@ -259,7 +259,7 @@ def array(*entries: tuple[int, int], index: int) -> Recovery:
     for i, (ret, retp) in enumerate(entries):
         m.put(RET_STACK + 32 * i, ret, 0, 0, retp)
     m.put(TASK + 8, index & 0xFFFF_FFFF)
-    return m.recovery(dataclasses.replace(FGRAPH, of_words=False, max_index=49))
+    return m.recovery(msgspec.structs.replace(FGRAPH, of_words=False, max_index=49))
 
 
 def test_array_entry_is_found_by_where_the_address_lay() -> None:

@@ -8,8 +8,11 @@ from typing import Optional
 import pytest
 
 from drgn_tools.arch.x86.encoding import Encoding
-from drgn_tools.arch.x86.pt_regs import X86_64
-from drgn_tools.unwind.frame_pointer import End, StackBytes, UnwindRules, Walk, walk_from_regs
+from drgn_tools.arch.x86.pt_regs import REGS_64
+from drgn_tools.arch.x86.unwind_rules import UnwindRules
+from drgn_tools.kernel.stack_memory import StackMemory
+from drgn_tools.unwind.base import End, Walk
+from drgn_tools.unwind.frame_pointer import walk_from_regs
 
 TASK = 0xFFFF_C900_0010_0000
 IRQ = 0xFFFF_C900_0000_4000
@@ -17,7 +20,7 @@ NMI = 0xFFFF_FE00_0000_2000
 SIZE = 4096
 KERNEL_CS = 0x10
 USER_CS = 0x33
-RULES = UnwindRules(Encoding.LSB, X86_64, 0, 40)
+RULES = UnwindRules(Encoding.LSB, REGS_64, 0, 40)
 TASK_PT_REGS = TASK + SIZE - 168
 LAST_FRAME = TASK_PT_REGS - 16
 
@@ -44,16 +47,16 @@ class Cpu:
 
     def regs(self, addr: int, **values: int) -> int:
         begin = addr & -SIZE
-        for name, offset, size in X86_64.fields:
+        for name, offset, size in REGS_64.fields:
             at = addr - begin + offset
             self.memory[begin][at : at + size] = values.get(name, 0).to_bytes(size, "little")
         return addr
 
-    def find(self, addr: int) -> Optional[StackBytes]:
+    def find(self, addr: int) -> Optional[StackMemory]:
         begin = addr & -SIZE
         if begin not in self.memory:
             return None
-        return StackBytes(
+        return StackMemory(
             begin,
             SIZE,
             begin,

@@ -3,25 +3,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Optional
 
 import pytest
+from msgspec.structs import replace
 
+from drgn_tools.arch.base import Layout
+from drgn_tools.arch.registry import layout_of
 from drgn_tools.arch.x86.encoding import Detection, Encoding
-from drgn_tools.kernel.layout import Layout, layout_of
 from drgn_tools.records import Frame, Reason, SavedRegs, Verdict
-from drgn_tools.unwind.frame_pointer import End, Walk
-from drgn_tools.verdict.reasons import Why, no_verdict_here, place, running, why
+from drgn_tools.unwind.base import End, Walk
+from drgn_tools.unwind.probe import NoVerdict, no_verdict
+from drgn_tools.verdict.reasons import Why, place, running, why
 from drgn_tools.verdict.reliable import Judgement
 
 from ..support.drawn_kernel import DrawnKernel, declare_stack_types
-from ..support.fabricated import kernel_regs, regs_frame, user_regs
+from ..support.fabricated import kernel_regs, regs_frame, symbol, user_regs
 
 REGS = 0xFFFF_C900_0000_3D38
-SCHEDULE = Frame(0xA0, "schedule+0x27")
-STUB = Frame(0xA1, "asm_exc_page_fault+0x26")
-IN_MODULE = Frame(0xA2, "dig+0x3", "lab")
+SCHEDULE = Frame(0xA0, symbol("schedule+0x27"))
+STUB = Frame(0xA1, symbol("asm_exc_page_fault+0x26"))
+IN_MODULE = Frame(0xA2, symbol("dig+0x3", "lab"))
 
 
 def say(
@@ -50,30 +52,32 @@ def test_reliable_stack_needs_no_reason() -> None:
 
 
 def test_fault_says_what_and_where() -> None:
-    assert say_interrupted("page fault", SCHEDULE, STUB) == (
+    assert say_interrupted("page fault", SCHEDULE, STUB) == Why(
         "page fault in vfs_read+0x8f",
         "page fault in vfs_read",
     )
 
 
 def test_entry_that_is_not_known_is_one_or_the_other() -> None:
-    assert say_interrupted(None, SCHEDULE) == (
+    assert say_interrupted(None, SCHEDULE) == Why(
         "interrupt or exception in vfs_read+0x8f",
         "interrupt or exception in vfs_read",
     )
 
 
 def test_interrupted_module_is_named() -> None:
-    saved = replace(kernel_regs(REGS, 0xFA11, "dig+0x3", "breakpoint"), module="lab")
-    assert say(Reason.KERNEL_MODE_REGS, 0, regs_frame(saved), regs=(saved,)) == (
+    saved = replace(
+        kernel_regs(REGS, 0xFA11, "dig+0x3", "breakpoint"), symbol=symbol("dig+0x3", "lab")
+    )
+    assert say(Reason.KERNEL_MODE_REGS, 0, regs_frame(saved), regs=(saved,)) == Why(
         "breakpoint in dig+0x3 [lab]",
         "breakpoint in dig",
     )
 
 
 def test_interrupted_code_without_a_name_is_its_address() -> None:
-    saved = replace(kernel_regs(REGS, 0xFA11, "", "page fault"), symbol=None)
-    assert say(Reason.KERNEL_MODE_REGS, 0, regs_frame(saved), regs=(saved,)) == (
+    saved = replace(kernel_regs(REGS, 0xFA11, "f+0x0", "page fault"), symbol=None)
+    assert say(Reason.KERNEL_MODE_REGS, 0, regs_frame(saved), regs=(saved,)) == Why(
         "page fault in 0xfa11",
         "page fault in 0xfa11",
     )
@@ -111,22 +115,22 @@ def test_registers_are_those_of_the_frame_where_the_verdict_fell() -> None:
 )
 def test_preempted_says_by_what(function: str, entry: Optional[str], by: str) -> None:
     nameless = Frame(0xA5)
-    inner = (SCHEDULE, nameless, Frame(0xA4, f"{function}+0x2b"), STUB)
-    assert say_interrupted(entry, *inner) == (
+    inner = (SCHEDULE, nameless, Frame(0xA4, symbol(f"{function}+0x2b")), STUB)
+    assert say_interrupted(entry, *inner) == Why(
         f"preempted{by} in vfs_read+0x8f",
         "preempted in vfs_read",
     )
 
 
 def test_function_with_a_like_name_is_no_preemption() -> None:
-    found = say_interrupted("timer interrupt", Frame(0xA4, "preempt_schedule_irq_not+0x2b"))
+    found = say_interrupted("timer interrupt", Frame(0xA4, symbol("preempt_schedule_irq_not+0x2b")))
     assert found is not None
     assert found.brief == "timer interrupt in vfs_read"
 
 
 def test_preemption_further_out_is_another_one() -> None:
     saved = kernel_regs(REGS, 0xFA11, "vfs_read+0x8f", "page fault")
-    frames = (SCHEDULE, regs_frame(saved), Frame(0xA4, "preempt_schedule_irq+0x2b"))
+    frames = (SCHEDULE, regs_frame(saved), Frame(0xA4, symbol("preempt_schedule_irq+0x2b")))
     found = say(Reason.KERNEL_MODE_REGS, 1, *frames, regs=(saved,))
     assert found is not None
     assert found.brief == "page fault in vfs_read"
@@ -137,21 +141,21 @@ def test_preemption_further_out_is_another_one() -> None:
 
 def test_bad_return_address_says_what_lies_below_it() -> None:
     frames = (SCHEDULE, IN_MODULE, Frame(0x4141))
-    assert say(Reason.BAD_RETURN_ADDRESS, 2, *frames) == (
+    assert say(Reason.BAD_RETURN_ADDRESS, 2, *frames) == Why(
         "return address 0x4141 above dig+0x3 [lab] is not kernel text",
         "bad return address",
     )
 
 
 def test_bad_return_address_of_the_first_frame_is_above_nothing() -> None:
-    assert say(Reason.BAD_RETURN_ADDRESS, 0, Frame(0x4141), SCHEDULE) == (
+    assert say(Reason.BAD_RETURN_ADDRESS, 0, Frame(0x4141), SCHEDULE) == Why(
         "return address 0x4141 is not kernel text",
         "bad return address",
     )
 
 
 def test_broken_chain_says_the_pointer_and_the_last_good_frame() -> None:
-    assert say(Reason.BROKEN_CHAIN, 1, SCHEDULE, Frame(0xBEEF), bad_addr=0x42) == (
+    assert say(Reason.BROKEN_CHAIN, 1, SCHEDULE, Frame(0xBEEF), bad_addr=0x42) == Why(
         "frame pointer 0x42 after 0xbeef does not lead up the stack",
         "broken frame pointer",
     )
@@ -164,21 +168,21 @@ def test_broken_chain_after_the_first_frame_names_it() -> None:
 
 
 def test_broken_chain_of_no_frame_begins_at_the_saved_stack_pointer() -> None:
-    assert say(Reason.BROKEN_CHAIN, None) == (
+    assert say(Reason.BROKEN_CHAIN, None) == Why(
         "frame pointer 0x0 after the saved stack pointer does not lead up the stack",
         "broken frame pointer",
     )
 
 
 def test_too_many_entries_says_how_many_there_may_be() -> None:
-    assert say(Reason.TOO_MANY_ENTRIES, 99) == (
+    assert say(Reason.TOO_MANY_ENTRIES, 99) == Why(
         "100 or more entries; live patching can use 99",
         "100 or more entries",
     )
 
 
 def test_unclear_text_says_which_address() -> None:
-    assert say(Reason.TEXT_UNCLEAR, 1, SCHEDULE, Frame(0x4141)) == (
+    assert say(Reason.TEXT_UNCLEAR, 1, SCHEDULE, Frame(0x4141)) == Why(
         "whether return address 0x4141 above schedule+0x27 is kernel text cannot be told:"
         " the lists of modules, trampolines or BPF programs are damaged",
         "may be no kernel text",
@@ -186,7 +190,7 @@ def test_unclear_text_says_which_address() -> None:
 
 
 def test_unclear_end_says_which_kernels() -> None:
-    assert say(Reason.END_UNCLEAR, 0, SCHEDULE) == (
+    assert say(Reason.END_UNCLEAR, 0, SCHEDULE) == Why(
         "the stack ends without user registers, which kernels before 5.8 judge differently",
         "no user registers",
     )
@@ -197,14 +201,14 @@ def test_unclear_end_says_which_kernels() -> None:
     [(0xFFFF_C900_0000_3000, "0xffffc90000003000"), (-8, "0xfffffffffffffff8"), (None, "0x0")],
 )
 def test_unreadable_memory_says_where(addr: Optional[int], said: str) -> None:
-    assert say(Reason.UNREADABLE, 0, SCHEDULE, bad_addr=addr) == (
+    assert say(Reason.UNREADABLE, 0, SCHEDULE, bad_addr=addr) == Why(
         f"memory at {said} is not in the dump",
         "not in the dump",
     )
 
 
 def test_running_says_on_which_cpu() -> None:
-    assert running(7) == ("running on CPU 7", "running on CPU 7")
+    assert running(7) == Why("running on CPU 7", "running on CPU 7")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +232,7 @@ def test_running_says_on_which_cpu() -> None:
 )
 def test_running_says_what_is_wrong_with_the_stack(walk: Walk, said: str) -> None:
     brief = "running on CPU 7" + (", stack overflow" if walk.overflowed else "")
-    assert running(7, walk, (SCHEDULE, IN_MODULE)) == (f"running on CPU 7{said}", brief)
+    assert running(7, walk, (SCHEDULE, IN_MODULE)) == Why(f"running on CPU 7{said}", brief)
 
 
 @pytest.mark.parametrize(
@@ -250,44 +254,34 @@ def layout() -> Layout:
 
 
 def test_kernel_of_encoded_frame_pointers_gives_verdicts(layout: Layout) -> None:
-    assert no_verdict_here(layout) is None
+    assert no_verdict(layout) is None
     # An unwinder that cannot be told is no obstacle: the entry code encodes.
-    assert no_verdict_here(replace(layout, unwinder=None)) is None
+    assert no_verdict(replace(layout, unwinder=None)) is None
 
 
 @pytest.mark.parametrize(("unwinder", "name"), [("orc", "ORC"), ("guess", "guess")])
 def test_other_unwinders_are_named(layout: Layout, unwinder: str, name: str) -> None:
     sentence = f"this kernel uses the {name} unwinder, not encoded frame pointers"
-    assert no_verdict_here(replace(layout, unwinder=unwinder)) == (  # type: ignore[arg-type]
-        Reason.NOT_ENCODED,
-        (sentence, "not_encoded"),
-    )
+    other = replace(layout, unwinder=unwinder)  # type: ignore[arg-type]
+    assert no_verdict(other) == NoVerdict(Reason.NOT_ENCODED, sentence)
 
 
 def test_frame_pointers_that_are_not_encoded_give_no_verdict(layout: Layout) -> None:
-    assert no_verdict_here(replace(layout, detection=Detection(Encoding.NONE, ()))) == (
-        Reason.NOT_ENCODED,
-        ("this kernel does not encode pt_regs in the frame pointer", "not_encoded"),
-    )
+    plain = replace(layout, detection=Detection(Encoding.NONE, ()))
+    sentence = "this kernel does not encode pt_regs in the frame pointer"
+    assert no_verdict(plain) == NoVerdict(Reason.NOT_ENCODED, sentence)
 
 
 def test_kernel_without_reliable_stack_traces_gives_no_verdict(layout: Layout) -> None:
-    assert no_verdict_here(replace(layout, reliable_stacktrace=False)) == (
+    assert no_verdict(replace(layout, reliable_stacktrace=False)) == NoVerdict(
         Reason.NO_RELIABLE_STACKTRACE,
-        (
-            "this kernel was built without reliable stack traces (CONFIG_STACK_VALIDATION)",
-            "no_reliable_stacktrace",
-        ),
+        "this kernel was built without reliable stack traces (CONFIG_STACK_VALIDATION)",
     )
 
 
 def test_unclear_encoding_is_said_in_the_words_of_the_probe(layout: Layout) -> None:
+    sentence = "the entry code holds two encodings: a, b"
     unclear = replace(
-        layout,
-        detection=Detection(Encoding.NONE, (), "the entry code holds two encodings: a, b"),
-        reliable_stacktrace=False,
+        layout, detection=Detection(Encoding.NONE, (), sentence), reliable_stacktrace=False
     )
-    assert no_verdict_here(unclear) == (
-        Reason.ENCODING_UNCLEAR,
-        ("the entry code holds two encodings: a, b", "encoding_unclear"),
-    )
+    assert no_verdict(unclear) == NoVerdict(Reason.ENCODING_UNCLEAR, sentence)

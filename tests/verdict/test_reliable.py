@@ -4,24 +4,25 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import astuple
 
 from drgn_tools.records import Reason, Verdict
-from drgn_tools.unwind.frame_pointer import End, Step, Walk
+from drgn_tools.unwind.base import End, Step, Walk
 from drgn_tools.verdict.reliable import MAX_STACK_ENTRIES, judge
 
 TEXT = range(0x1000, 0x2000)
 
 
 def call(ip: int = 0x1000) -> Step:
-    return Step(ip, bp=0x8000, regs=None, user_mode=False, stack="task", raw_regs=None)
+    return Step(ip, False, 0x8008, regs=None, user_mode=False, stack="task", raw_regs=None)
 
 
 def regs(user_mode: bool, ip: int = 0x1000) -> Step:
-    return Step(ip, bp=None, regs=0x9000, user_mode=user_mode, stack="task", raw_regs=b"")
+    return Step(ip, True, 0x9080, regs=0x9000, user_mode=user_mode, stack="task", raw_regs=b"")
 
 
 def judged(*steps: Step, end: End) -> tuple[Verdict, object, object]:
-    return tuple(judge(Walk(tuple(steps), end), TEXT.__contains__))  # type: ignore[return-value]
+    return astuple(judge(Walk(tuple(steps), end), TEXT.__contains__, True))  # type: ignore[return-value]
 
 
 def test_user_regs_are_success_whatever_their_ip() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The CPUs of a machine that stood still: their registers, and the one that crashed it."""
+"""The registers of a CPU of a machine that was stopped."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Optional
 
 from drgn import Object, Program, UnsupportedOperation
 
-from ...debuginfo.kallsyms import UNUSABLE
 from ...kernel.tasks import Task
-from .pt_regs import PtRegsLayout
+from ...memory import UNUSABLE
+from ..base import RegsLayout
 
-__all__ = ("cpu_registers", "crashed_task")
+__all__ = ("cpu_registers",)
 
 _OTHER_NAMES = {"rflags": "flags", "eflags": "flags"}
 """drgn's name -> the kernel's, where it is not drgn's without its first letter (rip -> ip)."""
 
 
-def cpu_registers(prog: Program, regs: PtRegsLayout, task: Task) -> Optional[dict[str, int]]:
+def cpu_registers(prog: Program, regs: RegsLayout, task: Task) -> Optional[dict[str, int]]:
     """Registers of the CPU that *task* was running on, by the kernel's names.
 
     They are those of the NT_PRSTATUS note (or the crash note) of that CPU; drgn
@@ -35,19 +35,7 @@ def cpu_registers(prog: Program, regs: PtRegsLayout, task: Task) -> Optional[dic
     if "cs" not in registers:
         return None
     by_name = {_kernels_name(name): value for name, value in registers.items()}
-    return {name: by_name[name] for name, _, _ in regs.fields if name in by_name}
-
-
-def crashed_task(prog: Program) -> Optional[int]:
-    """Address of the ``struct task_struct`` that ran into panic(); ``None`` if none did.
-
-    The one on the CPU that ``panic_cpu`` names (kernel/panic.c), which drgn knows
-    for core dumps only.
-    """
-    try:
-        return int(prog.crashed_thread().object.value_())
-    except UNUSABLE:
-        return None
+    return {name: by_name[name] for name in regs.names if name in by_name}
 
 
 def _kernels_name(name: str) -> str:

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which stack an address is on, and the memory of that stack.
-
-What of it is not in the dump is noted as a hole.
-"""
+"""The stacks of a CPU: which one an address is on, and the memory of that stack."""
 
 from __future__ import annotations
 
@@ -10,14 +7,13 @@ from typing import Optional
 
 from drgn import FaultError, Object, Program, sizeof
 
-from ...debuginfo.kallsyms import UNUSABLE
-from ...kernel.layout import Layout
 from ...kernel.per_cpu import per_cpu
+from ...kernel.stack_memory import NotInDump, StackMemory, read_stack
 from ...kernel.tasks import Task
-from ...slotted import tuple_maker_of
-from ...unwind.frame_pointer import NotInDump, StackBytes
+from ...memory import UNUSABLE
+from .layout import X86Layout
 
-__all__ = ("CpuStacks", "read_task_stack")
+__all__ = ("CpuStacks",)
 
 _EXCEPTION_STACKS = {
     "DF": "#df",
@@ -38,48 +34,20 @@ _X86_CR4_FRED_BIT = 32
 
 _MAX_STACK_BYTES = 64 * 1024
 
-_stack_bytes = tuple_maker_of(StackBytes)
-
-
-def read_task_stack(prog: Program, layout: Layout, stack_addr: int, sp_addr: int) -> StackBytes:
-    """The live part of a task stack, in one read where the dump has it all.
-
-    :param stack_addr: ``task->stack``: lowest address of the stack (virtual).
-    :param sp_addr: ``task->thread.sp``. Outside of the stack, nothing is read:
-        the unwinder then ends at once, as the kernel's does.
-    """
-    end_addr = stack_addr + layout.thread_size_bytes
-    # A stack pointer just below the stack is legal nonsense: the frame behind it
-    # may still lie on the stack, and the kernel follows it.
-    first_frame_addr = sp_addr + layout.frame_bp_offset
-    # A stack that ends beyond the address space holds nothing in C, either: its
-    # end wraps around, and nothing is below that.
-    if not stack_addr <= first_frame_addr < end_addr <= 1 << 64:
-        return StackBytes(stack_addr, layout.thread_size_bytes, end_addr, b"")
-    begin_addr = sp_addr if sp_addr > stack_addr else stack_addr
-    holes: tuple[tuple[int, int], ...] = ()
-    try:
-        data = prog.read(begin_addr, end_addr - begin_addr)
-    except FaultError:
-        data, holes = _read_by_page(prog, layout.page_bytes, begin_addr, end_addr)
-    return _stack_bytes(
-        (stack_addr, layout.thread_size_bytes, begin_addr, data, holes, "task", None)
-    )
-
 
 class CpuStacks:
-    """The stacks that a task and its CPU can be on while it runs; a :data:`~.unwind_frame.FindStack`.
+    """The stacks that a task and its CPU can be on while it runs; a :data:`~..kernel.stack_memory.FindStack`.
 
     Follows get_stack_info_noinstr() in arch/x86/kernel/dumpstack_64.c and
     get_stack_info() in dumpstack_32.c, v6.12, for ``task == current``. A stack that
     this kernel does not have is none; one that is not in the dump is missing
-    (:class:`~.unwind_frame.NotInDump`).
+    (:class:`~..kernel.stack_memory.NotInDump`).
 
     Before v5.2 exception and irq stacks are kept otherwise, and are not found here;
     nor are the entry and double fault stacks of x86-32.
     """
 
-    def __init__(self, prog: Program, layout: Layout, task: Task) -> None:
+    def __init__(self, prog: Program, layout: X86Layout, task: Task) -> None:
         self._prog = prog
         self._layout = layout
         self._cpu = task.cpu
@@ -90,7 +58,7 @@ class CpuStacks:
             else (CpuStacks._hardirq_stack_32, CpuStacks._softirq_stack_32)
         )
 
-    def __call__(self, addr: int) -> Optional[StackBytes]:
+    def __call__(self, addr: int) -> Optional[StackMemory]:
         begin, size = self._task_stack
         if begin <= addr < begin + size:
             return self._stack("task", begin, size)
@@ -105,7 +73,7 @@ class CpuStacks:
                 return stack
         return None
 
-    def _exception_stack(self, addr: int) -> Optional[StackBytes]:
+    def _exception_stack(self, addr: int) -> Optional[StackMemory]:
         """in_exception_stack(); the interrupted sp is in the pt_regs at the top."""
         stacks = self._cpu_variable("cea_exception_stacks")
         begin, type_ = stacks.value_(), stacks.type_.type
@@ -133,7 +101,7 @@ class CpuStacks:
             return False
         return bool(cr4 >> _X86_CR4_FRED_BIT & 1)
 
-    def _irq_stack(self, addr: int) -> Optional[StackBytes]:
+    def _irq_stack(self, addr: int) -> Optional[StackMemory]:
         """in_irq_stack(); the interrupted sp is in the topmost word."""
         word = self._layout.word_bytes
         size = sizeof(self._prog.type("struct irq_stack"))
@@ -146,7 +114,7 @@ class CpuStacks:
             return None
         return self._stack("irq", end - size, size, self._prog.read_word(end - word))
 
-    def _entry_stack(self, addr: int) -> Optional[StackBytes]:
+    def _entry_stack(self, addr: int) -> Optional[StackMemory]:
         """in_entry_stack(): the trampoline stack, in the same struct cpu_entry_area."""
         stacks = self._cpu_variable("cea_exception_stacks").value_()
         area = self._prog.type("struct cpu_entry_area")
@@ -157,13 +125,13 @@ class CpuStacks:
             return None
         return self._stack("entry_trampoline", start, size)
 
-    def _hardirq_stack_32(self, addr: int) -> Optional[StackBytes]:
+    def _hardirq_stack_32(self, addr: int) -> Optional[StackMemory]:
         return self._software_stack_32("irq", "hardirq_stack_ptr", addr)
 
-    def _softirq_stack_32(self, addr: int) -> Optional[StackBytes]:
+    def _softirq_stack_32(self, addr: int) -> Optional[StackMemory]:
         return self._software_stack_32("softirq", "softirq_stack_ptr", addr)
 
-    def _software_stack_32(self, kind: str, pointer: str, addr: int) -> Optional[StackBytes]:
+    def _software_stack_32(self, kind: str, pointer: str, addr: int) -> Optional[StackMemory]:
         """in_hardirq_stack(), in_softirq_stack(): the interrupted sp is in the lowest word.
 
         An empty one's sp may be its end.
@@ -188,34 +156,8 @@ class CpuStacks:
 
     def _stack(
         self, kind: str, begin: int, size: int, next_sp: Optional[int] = None
-    ) -> Optional[StackBytes]:
+    ) -> Optional[StackMemory]:
         if not 0 < size <= _MAX_STACK_BYTES or begin + size > 1 << 64:
             return None
-        data, holes = _read(self._prog, self._layout.page_bytes, begin, begin + size)
-        return StackBytes(begin, size, begin, data, holes, kind, next_sp)
-
-
-def _read(
-    prog: Program, page_bytes: int, begin_addr: int, end_addr: int
-) -> tuple[bytes, tuple[tuple[int, int], ...]]:
-    try:
-        return prog.read(begin_addr, end_addr - begin_addr), ()
-    except FaultError:
-        return _read_by_page(prog, page_bytes, begin_addr, end_addr)
-
-
-def _read_by_page(
-    prog: Program, page_bytes: int, begin_addr: int, end_addr: int
-) -> tuple[bytes, tuple[tuple[int, int], ...]]:
-    data = bytearray()
-    holes: list[tuple[int, int]] = []
-    addr = begin_addr
-    while addr < end_addr:
-        next_addr = min((addr // page_bytes + 1) * page_bytes, end_addr)
-        try:
-            data += prog.read(addr, next_addr - addr)
-        except FaultError:
-            data += bytes(next_addr - addr)
-            holes.append((addr, next_addr))
-        addr = next_addr
-    return bytes(data), tuple(holes)
+        data, holes = read_stack(self._prog, self._layout.page_bytes, begin, begin + size)
+        return StackMemory(begin, size, begin, data, holes, kind, next_sp)

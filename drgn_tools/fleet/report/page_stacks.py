@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Optional
 
-from ...analysis.queries import function_name
 from ...terminal.escape import escape
 from .page_sources import Sources, shown_text
 
@@ -134,7 +133,7 @@ class _FrameTable:
             name = "user mode" if mode == "user" else "?"
             offset = f" {frame['ip']:#x}"
         else:
-            name = function_name(frame["symbol"])
+            name = _function_name(frame["symbol"])
             offset = frame["symbol"][len(name) :]
         row = (escape(name), escape(offset), shown_text(frame["module"]), frame["stack"], mode)
         return self._index.setdefault(row, len(self._index))
@@ -220,3 +219,8 @@ def _shell_word(text: str) -> str:
 def _shell_byte(byte: int) -> str:
     char = chr(byte)
     return char if char.isascii() and char.isprintable() and char not in "'\\" else f"\\x{byte:02x}"
+
+
+def _function_name(symbol: str) -> str:
+    """``vfs_read`` of ``vfs_read+0x8f``, as the dataset has it."""
+    return symbol.rpartition("+")[0] or symbol

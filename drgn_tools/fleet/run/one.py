@@ -15,9 +15,10 @@ from typing import Optional
 from drgn import Object, Program
 
 from ...analysis.audit import audit_kernel
-from ...debuginfo.kallsyms import UNUSABLE
+from ...debuginfo.vmcoreinfo import vmcoreinfo
 from ...errors import EXIT_OK, EXIT_PARTIAL, DrgnToolsError, TypesError
-from ...program.open import open_program, vmcoreinfo, while_it_is_there
+from ...memory import UNUSABLE
+from ...program.open import input_error_if_vanished, open_program
 from ...records import KernelAudit, Reason, TaskStack, Verdict
 from ...render.fields import KERNEL, as_object
 from ...render.summary import unreadable_line
@@ -76,7 +77,7 @@ def _outcome(
             about.update(time=_us(time.time()), time_from="now")
         identified(about)
         prog = _open(source, core, scratch)
-        with while_it_is_there(prog):
+        with input_error_if_vanished(prog):
             audit = audit_kernel(prog, max_tasks=max_tasks)
             about.update(_of_machine(prog))
     except DrgnToolsError as e:

@@ -8,10 +8,12 @@ import re
 import pytest
 from drgn import Architecture, Platform, Program, SymbolBinding, TypeKind, offsetof
 
+from drgn_tools.arch.base import Layout
+from drgn_tools.arch.registry import layout_of
 from drgn_tools.arch.x86.encoding import Encoding
-from drgn_tools.arch.x86.pt_regs import X86_64
+from drgn_tools.arch.x86.pt_regs import REGS_64
 from drgn_tools.errors import InputError, TypesError
-from drgn_tools.kernel.layout import Layout, layout_of, probing, symbol_address
+from drgn_tools.kernel.layout import probing, symbol_address
 
 from ..debuginfo.test_kallsyms import table
 from ..support.drawn_kernel import (
@@ -46,10 +48,10 @@ def probe(kernel: DrawnKernel) -> Layout:
 
 def test_a_kernel_of_today(kernel: DrawnKernel) -> None:
     layout = probe(kernel)
-    assert (layout.arch, layout.word_bytes, layout.page_bytes) == ("x86_64", 8, PAGE_BYTES)
+    assert (layout.arch.name, layout.word_bytes, layout.page_bytes) == ("x86_64", 8, PAGE_BYTES)
     assert layout.thread_size_bytes == THREAD_SIZE_BYTES
     assert layout.top_padding_bytes == 0
-    assert layout.frame_bp_offset == 8
+    assert layout.first_frame_offset == 8
     assert layout.unwinder == "frame_pointer"
     assert layout.encoding is Encoding.LSB
     assert layout.detection.evidence == (("asm_exc_page_fault", 1, Encoding.LSB),)
@@ -60,7 +62,7 @@ def test_a_kernel_of_today(kernel: DrawnKernel) -> None:
 
 def test_a_kernel_of_32_bits(kernel_32: DrawnKernel) -> None:
     layout = probe(kernel_32)
-    assert (layout.arch, layout.word_bytes, layout.frame_bp_offset) == ("i386", 4, 4)
+    assert (layout.arch.name, layout.word_bytes, layout.first_frame_offset) == ("i386", 4, 4)
     assert layout.regs.size_bytes == 17 * 4
 
 
@@ -403,7 +405,7 @@ def test_inactive_frame_of_more_than_eight_words_is_damage(
         with pytest.raises(TypesError, match="struct inactive_task_frame cannot have 72 bytes"):
             probe(kernel)
     else:
-        assert probe(kernel).frame_bp_offset == 64
+        assert probe(kernel).first_frame_offset == 64
 
 
 def test_registers_of_another_size_than_ever_are_damage(kernel: DrawnKernel) -> None:
@@ -413,7 +415,7 @@ def test_registers_of_another_size_than_ever_are_damage(kernel: DrawnKernel) -> 
 
 
 def registers(**types: str) -> str:
-    regs = [name for name, _, _ in X86_64.fields]
+    regs = [name for name, _, _ in REGS_64.fields]
     return "".join(f"{types.get(name, f'unsigned long {name}')};" for name in regs)
 
 
@@ -437,4 +439,4 @@ def test_registers_in_another_order_than_entry_code_pushes_them_are_damage(
         with pytest.raises(TypesError, match="struct pt_regs cannot have"):
             probe(kernel)
     else:
-        assert probe(kernel).regs == X86_64
+        assert probe(kernel).regs == REGS_64

@@ -3,21 +3,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import cast
-
 import drgn
 import pytest
 
-from drgn_tools.arch.x86.stacks import read_task_stack
-from drgn_tools.kernel.layout import Layout
-from drgn_tools.unwind.frame_pointer import NotInDump
+from drgn_tools.kernel.stack_memory import NotInDump, StackMemory, TaskStackReader
 
 PAGE = 4096
 STACK = 0xFFFF_C900_0010_0000
-LAYOUT = cast(
-    Layout, SimpleNamespace(thread_size_bytes=4 * PAGE, frame_bp_offset=40, page_bytes=PAGE)
-)
 
 
 def program(missing: tuple[int, ...] = (), stack_addr: int = STACK) -> drgn.Program:
@@ -37,8 +29,12 @@ def program(missing: tuple[int, ...] = (), stack_addr: int = STACK) -> drgn.Prog
     return prog
 
 
+def read_task_stack(prog: drgn.Program, stack_addr: int, sp_addr: int) -> StackMemory:
+    return TaskStackReader(prog, 4 * PAGE, PAGE, 40).read(stack_addr, sp_addr)
+
+
 def test_only_the_live_part_is_read() -> None:
-    stack = read_task_stack(program(), LAYOUT, STACK, STACK + 3 * PAGE + 8)
+    stack = read_task_stack(program(), STACK, STACK + 3 * PAGE + 8)
     assert (stack.begin_addr, stack.end_addr) == (STACK, STACK + 4 * PAGE)
     assert (stack.data_addr, stack.data) == (STACK + 3 * PAGE + 8, b"\x04" * (PAGE - 8))
     assert stack.holes == ()
@@ -46,7 +42,7 @@ def test_only_the_live_part_is_read() -> None:
 
 def test_missing_pages_become_holes_and_the_rest_is_kept() -> None:
     sp = STACK + PAGE + 100
-    stack = read_task_stack(program(missing=(2,)), LAYOUT, STACK, sp)
+    stack = read_task_stack(program(missing=(2,)), STACK, sp)
     assert stack.holes == ((STACK + 2 * PAGE, STACK + 3 * PAGE),)
     assert len(stack.data) == STACK + 4 * PAGE - sp
     assert stack.read(sp, 8) == b"\x02" * 8
@@ -56,28 +52,28 @@ def test_missing_pages_become_holes_and_the_rest_is_kept() -> None:
 
 
 def test_stack_with_no_page_at_all_is_one_long_hole() -> None:
-    stack = read_task_stack(program(missing=(0, 1, 2, 3)), LAYOUT, STACK, STACK + 2 * PAGE)
+    stack = read_task_stack(program(missing=(0, 1, 2, 3)), STACK, STACK + 2 * PAGE)
     assert [STACK + 2 * PAGE <= start < end for start, end in stack.holes] == [True, True]
 
 
 @pytest.mark.parametrize("sp", [0, STACK - PAGE, STACK + 4 * PAGE - 40, 1 << 63, (1 << 64) - 8])
 def test_stack_pointer_that_is_off_the_stack_reads_nothing(sp: int) -> None:
     # Would fault, if it did.
-    stack = read_task_stack(program(missing=(0, 1, 2, 3)), LAYOUT, STACK, sp)
+    stack = read_task_stack(program(missing=(0, 1, 2, 3)), STACK, sp)
     assert (stack.data, stack.holes) == (b"", ())
 
 
 def test_stack_pointer_below_the_stack_reads_from_its_start_if_the_first_frame_is_on_it() -> None:
-    stack = read_task_stack(program(), LAYOUT, STACK, STACK - 40)
+    stack = read_task_stack(program(), STACK, STACK - 40)
     assert (stack.data_addr, len(stack.data)) == (STACK, 4 * PAGE)
     assert stack.read(STACK, 8) == b"\x01" * 8
-    beside = read_task_stack(program(), LAYOUT, STACK, STACK - 41)
+    beside = read_task_stack(program(), STACK, STACK - 41)
     assert (beside.data, beside.holes) == (b"", ())
 
 
 def test_stack_at_the_very_end_of_the_address_space_is_read() -> None:
     last = (1 << 64) - 4 * PAGE
-    stack = read_task_stack(program(stack_addr=last), LAYOUT, last, last + 3 * PAGE)
+    stack = read_task_stack(program(stack_addr=last), last, last + 3 * PAGE)
     assert (stack.end_addr, stack.data) == (1 << 64, b"\x04" * PAGE)
 
 
@@ -85,7 +81,7 @@ def test_stack_at_the_very_end_of_the_address_space_is_read() -> None:
 def test_stack_that_ends_beyond_the_address_space_reads_nothing(pages: int) -> None:
     # Its end wraps around in C, and nothing is below that.
     last = (1 << 64) - pages * PAGE
-    stack = read_task_stack(program(), LAYOUT, last, last + 8)
+    stack = read_task_stack(program(), last, last + 8)
     assert (stack.data, stack.holes) == (b"", ())
     with pytest.raises(NotInDump):
         stack.read(last + 48, 8)

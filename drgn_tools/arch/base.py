@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a machine is to the rest of the house: the Arch record, and one kernel's layout on it.
+
+An architecture is one folder beside this file, with one :class:`Arch` for each word size, and a
+line in :mod:`.registry`. Nothing above arch/ asks how many bytes a word has to find out what
+machine it is: it asks the Arch.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Literal, Optional
+
+import msgspec
+from drgn import Program
+
+from ..kernel.layout import TaskLayout
+from ..kernel.stack_memory import FindStack
+from ..kernel.tasks import Task
+from ..kernel.text import TextRange
+
+__all__ = ("Arch", "Layout", "Registers", "RegsLayout", "Unwinder")
+
+Unwinder = Literal["frame_pointer", "orc", "guess"]
+"""CONFIG_UNWINDER_FRAME_POINTER, _ORC or _GUESS."""
+
+
+class Registers(Mapping[str, int]):
+    """Values of registers by name, kept as they lie in memory until somebody asks for them.
+
+    For most tasks nobody does. They equal a dict of their values and are shown as one; a copy
+    or a pickle of them is a dict.
+    """
+
+    __slots__ = ("_places", "_raw")
+
+    def __init__(self, raw: bytes, places: Mapping[str, slice]) -> None:
+        self._raw = raw
+        self._places = places
+
+    def __getitem__(self, name: str) -> int:
+        return int.from_bytes(self._raw[self._places[name]], "little")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def items(self) -> ItemsView[str, int]:
+        """Return name and value of each register."""
+        return self._dict().items()
+
+    def __repr__(self) -> str:
+        return repr(self._dict())
+
+    def __reduce__(self) -> tuple[type[dict[str, int]], tuple[dict[str, int]]]:
+        return dict, (self._dict(),)
+
+    def _dict(self) -> dict[str, int]:
+        from_bytes, raw = int.from_bytes, self._raw
+        return {name: from_bytes(raw[place], "little") for name, place in self._places.items()}
+
+
+class RegsLayout(msgspec.Struct, frozen=True, dict=True):
+    """Where the registers lie in ``struct pt_regs``."""
+
+    word_bytes: int
+    """Size of a stack word in bytes."""
+    size_bytes: int
+    """``sizeof(struct pt_regs)``."""
+    fields: tuple[tuple[str, int, int], ...]
+    """(kernel's name, offset in bytes, size in bytes), in memory order."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The kernel's names of the registers, in memory order."""
+        return tuple(name for name, _, _ in self.fields)
+
+    @cached_property
+    def ip_offset(self) -> int:
+        """``offsetof(struct pt_regs, ip)``."""
+        return self._offset("ip")
+
+    @cached_property
+    def bp_offset(self) -> int:
+        """``offsetof(struct pt_regs, bp)``."""
+        return self._offset("bp")
+
+    def _offset(self, wanted: str) -> int:
+        return next(offset for name, offset, _ in self.fields if name == wanted)
+
+    @cached_property
+    def _places(self) -> dict[str, slice]:
+        return {name: slice(offset, offset + size) for name, offset, size in self.fields}
+
+    def read(self, raw: bytes) -> Registers:
+        """Return register values by name.
+
+        :param raw: The :attr:`size_bytes` bytes of one ``struct pt_regs``
+        """
+        return Registers(raw, self._places)
+
+    def user_mode(self, registers: Mapping[str, int]) -> bool:
+        """Return whether these registers were saved in user mode."""
+        raise NotImplementedError
+
+    def saved_in_user_mode(self, raw: bytes) -> bool:
+        """Return :meth:`user_mode` of registers as they lie in memory.
+
+        :param raw: As for :meth:`read`
+        """
+        return self.user_mode(self.read(raw))
+
+    def is_syscall(self, registers: Mapping[str, int]) -> bool:
+        """Return whether the kernel was entered by a system call, as these user-mode registers have it."""
+        raise NotImplementedError
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """One kernel, as far as its stacks are concerned; each architecture adds what it needs."""
+
+    arch: Arch
+    """The machine."""
+    page_bytes: int
+    """PAGE_SIZE."""
+    thread_size_bytes: int
+    """THREAD_SIZE."""
+    first_frame_offset: int
+    """From the saved stack pointer of a sleeping task to its first frame, in bytes."""
+    regs: RegsLayout
+    """Layout of ``struct pt_regs``."""
+    task: TaskLayout
+    """Where the members of ``struct task_struct`` lie."""
+    unwinder: Optional[Unwinder]
+    """Which unwinder the kernel was built with; ``None`` if that cannot be told."""
+    reliable_stacktrace: bool
+    """CONFIG_HAVE_RELIABLE_STACKTRACE."""
+    fork_return_addrs: frozenset[int]
+    """Addresses of the code in which a new task begins (``ret_from_fork_asm``): nothing called it."""
+
+    @property
+    def word_bytes(self) -> int:
+        """Size of a stack word in bytes."""
+        return self.regs.word_bytes
+
+    @property
+    def may_need_user_regs(self) -> bool:
+        """The kernel may want user-mode registers at the end of a user task's reliable stack."""
+        return False
+
+    def task_pt_regs(self, stack_addr: int) -> int:
+        """Return the virtual address of ``task_pt_regs()``: the registers user mode entered with.
+
+        :param stack_addr: ``task->stack``: lowest address of the stack
+        """
+        raise NotImplementedError
+
+
+class Arch(abc.ABC):
+    """What a machine is, whatever kernel runs on it."""
+
+    name: str
+    """As :attr:`.records.KernelInfo.arch`: drgn's name in lower case."""
+    digits: int
+    """Hex digits of an address."""
+    regs: RegsLayout
+    """The registers that ``struct pt_regs`` holds."""
+    register_rows: tuple[tuple[str, ...], ...]
+    """How a register dump is laid out, by the kernel's names. ``cs:ip`` are one entry."""
+    segments: frozenset[str]
+    """Registers that are segment selectors: four hex digits."""
+
+    @abc.abstractmethod
+    def register_title(self, name: str) -> str:
+        """Return a register's name as an oops prints it: ``RAX`` for ax."""
+
+    @abc.abstractmethod
+    def probe(self, prog: Program) -> Layout:
+        """Find the layout of one kernel.
+
+        :raises TypesError: if a type that everything rests on is missing or damaged
+        """
+
+    @abc.abstractmethod
+    def cpu_stacks(self, prog: Program, layout: Layout, task: Task) -> FindStack:
+        """Return the stacks that a task on a CPU can be on."""
+
+    @abc.abstractmethod
+    def cpu_registers(self, prog: Program, task: Task) -> Optional[dict[str, int]]:
+        """Return the registers of the CPU that a task is on, by the kernel's names.
+
+        :return: ``None`` if the dump has none, as on a live kernel
+        """
+
+    @abc.abstractmethod
+    def entry_of(self, stub: Optional[str]) -> Optional[str]:
+        """Return what entered the kernel, in words: ``page fault``, ``syscall``.
+
+        :param stub: Symbol of the code whose return address lies right below the ``pt_regs``
+        :return: ``None`` if that is no entry code
+        """
+
+    @abc.abstractmethod
+    def enters_from_user_mode(self, entry: Optional[str]) -> bool:
+        """Return whether user mode can have entered in this way.
+
+        :param entry: What :meth:`entry_of` returned
+        """
+
+    @abc.abstractmethod
+    def extra_text(self, prog: Program) -> Mapping[str, Iterable[TextRange]]:
+        """Return what this machine counts as kernel text beside what every kernel does.
+
+        :return: What it is -> its ranges, which are read when they are iterated over
+        """

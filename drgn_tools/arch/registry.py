@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The architectures there are, and which one a program or a record is of."""
+
+from __future__ import annotations
+
+from drgn import Program
+
+from ..errors import InputError
+from .base import Arch, Layout
+from .x86.machine import X86_32, X86_64
+
+__all__ = ("ARCHES", "arch_named", "layout_of")
+
+ARCHES: tuple[Arch, ...] = (X86_64, X86_32)
+_BY_NAME = {arch.name: arch for arch in ARCHES}
+_LAYOUT_KEY = "drgn_tools.layout"
+
+
+def arch_named(name: str) -> Arch:
+    """Return an architecture.
+
+    :param name: As :attr:`.records.KernelInfo.arch`
+    :raises KeyError: if there is none of that name
+    """
+    return _BY_NAME[name]
+
+
+def layout_of(prog: Program) -> Layout:
+    """Probe *prog* once; the result is kept in ``prog.cache``.
+
+    :raises InputError: if the architecture of this kernel is none of :data:`ARCHES`
+    :raises TypesError: if a type that everything rests on is missing or damaged
+    """
+    try:
+        cached: Layout = prog.cache[_LAYOUT_KEY]
+    except KeyError:
+        cached = prog.cache[_LAYOUT_KEY] = _arch_of(prog).probe(prog)
+    return cached
+
+
+def _arch_of(prog: Program) -> Arch:
+    name = prog.platform.arch.name.lower() if prog.platform else "unknown"
+    try:
+        return arch_named(name)
+    except KeyError:
+        raise InputError(
+            f"{prog.core_dump_path or 'kernel'}: its architecture is {name};"
+            f" only {' and '.join(_BY_NAME)} are understood"
+        ) from None

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every offset, size and address that the stacks of one x86 kernel need, probed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Optional
+
+from drgn import FaultError, Program, SymbolBinding, offsetof, sizeof
+
+from ...debuginfo.kallsyms import kallsyms_of
+from ...kernel.layout import at_most, probe_task_layout, probing, symbol_address
+from ..base import Arch, Layout, Unwinder
+from .encoding import PROBE_SYMBOLS, Detection, Encoding, detect_encoding
+from .pt_regs import X86Regs, check_pt_regs
+
+__all__ = ("X86Layout", "probe_x86")
+
+_MAX_STUB_BYTES = 4096
+"""Entry stubs are a few hundred bytes; a damaged symbol table may claim anything."""
+
+_MAX_THREAD_SIZE_BYTES = 64 * 1024
+"""16 KiB, and KASAN_STACK_ORDER of up to 2 (asm/page_64_types.h)."""
+_MAX_INACTIVE_FRAME_BYTES = 64
+"""Eight words at most (asm/switch_to.h)."""
+
+
+class X86Layout(Layout, frozen=True, kw_only=True):
+    """One x86 kernel, as far as its stacks are concerned."""
+
+    regs: X86Regs
+    """Layout of ``struct pt_regs``."""
+    top_padding_bytes: int
+    """TOP_OF_KERNEL_STACK_PADDING."""
+    detection: Detection
+    """What the entry code says of the encoding."""
+    has_old_reliable_rules: bool
+    """Up to v5.7 a reliable walk of a user task had to end at user-mode registers; some stable
+    kernels dropped that, and nothing in a dump tells which."""
+
+    @property
+    def encoding(self) -> Encoding:
+        """The form of ENCODE_FRAME_POINTER."""
+        return self.detection.encoding
+
+    @property
+    def may_need_user_regs(self) -> bool:
+        """See :attr:`has_old_reliable_rules`."""
+        return self.has_old_reliable_rules
+
+    def task_pt_regs(self, stack_addr: int) -> int:
+        """Return the virtual address of task_pt_regs() (asm/processor.h, v6.12).
+
+        :param stack_addr: ``task->stack``: lowest address of the stack
+        """
+        end = stack_addr + self.thread_size_bytes
+        return end - self.top_padding_bytes - self.regs.size_bytes
+
+
+def probe_x86(prog: Program, arch: Arch, regs: X86Regs) -> X86Layout:
+    """Find the layout of one x86 kernel.
+
+    :param regs: The registers that entry code of this machine pushes
+    :raises TypesError: if a type that everything rests on is missing or damaged
+    """
+    with probing(prog):
+        check_pt_regs(prog, regs)
+        page_bytes = prog["PAGE_SIZE"].value_()
+        return X86Layout(
+            arch=arch,
+            page_bytes=page_bytes,
+            thread_size_bytes=_thread_size(prog, regs.word_bytes, page_bytes),
+            top_padding_bytes=_top_padding(prog, regs),
+            first_frame_offset=at_most(
+                offsetof(prog.type("struct inactive_task_frame"), "bp"),
+                _MAX_INACTIVE_FRAME_BYTES,
+                "struct inactive_task_frame",
+            ),
+            regs=regs,
+            task=probe_task_layout(prog, "thread.sp"),
+            unwinder=_unwinder(prog),
+            detection=detect_encoding(_entry_code(prog), regs.word_bytes),
+            has_old_reliable_rules=_has_old_reliable_rules(prog),
+            reliable_stacktrace=_has_reliable_stacktrace(prog),
+            fork_return_addrs=frozenset(
+                addr
+                for name in ("ret_from_fork_asm", "ret_from_fork")
+                if (addr := symbol_address(prog, name)) is not None
+            ),
+        )
+
+
+def _thread_size(prog: Program, word_bytes: int, page_bytes: int) -> int:
+    """THREAD_SIZE: a power of two, from one page to 64 KiB (asm/page_{32,64}_types.h).
+
+    :raises LookupError: nothing tells it.
+    :raises ValueError: it makes no sense, or two sources differ. A wrong size would
+        move the end of every stack, and no walk would notice.
+    """
+    found = set(_thread_sizes(prog, word_bytes))
+    if not found:
+        raise LookupError("no type or symbol tells THREAD_SIZE")
+    size_bytes = min(found)
+    if len(found) > 1 or size_bytes & (size_bytes - 1):
+        raise ValueError(f"THREAD_SIZE cannot be {' and '.join(map(str, sorted(found)))}")
+    if not page_bytes <= size_bytes <= _MAX_THREAD_SIZE_BYTES:
+        raise ValueError(f"THREAD_SIZE cannot be {size_bytes}")
+    return size_bytes
+
+
+def _thread_sizes(prog: Program, word_bytes: int) -> Iterator[int]:
+    # union thread_union says it, but is in no BTF.
+    with suppress(LookupError):
+        yield sizeof(prog.type("union thread_union"))
+    # Since Linux kernel commit e6401c130931 ("x86/irq/64: Split the IRQ stack into
+    # its own pages") (in v5.2), struct irq_stack has IRQ_STACK_SIZE bytes, which
+    # is THREAD_SIZE on x86-64 (asm/page_64_types.h).
+    if word_bytes == 8:
+        with suppress(LookupError):
+            yield sizeof(prog.type("struct irq_stack"))
+    for begin, end in (
+        ("__start_init_stack", "__end_init_stack"),
+        ("__start_init_task", "__end_init_task"),
+    ):
+        begin_addr, end_addr = symbol_address(prog, begin), symbol_address(prog, end)
+        if begin_addr is not None and end_addr is not None and end_addr > begin_addr:
+            yield end_addr - begin_addr
+
+
+def _top_padding(prog: Program, regs: X86Regs) -> int:
+    """TOP_OF_KERNEL_STACK_PADDING in asm/thread_info.h."""
+    if regs.word_bytes == 4:
+        return 16 if prog.type("struct thread_struct").has_member("vm86") else 8
+    # Since Linux kernel commit 65c9cc9e2c14602d98f1ca61c51ac954e9529303 ("x86/fred:
+    # Reserve space for the FRED stack frame") (in v6.9), 16 bytes with
+    # CONFIG_X86_FRED=y, whether or not the CPU has it.
+    return 0 if symbol_address(prog, "asm_fred_entrypoint_user") is None else 16
+
+
+def _unwinder(prog: Program) -> Optional[Unwinder]:
+    """Which of arch/x86/kernel/unwind_{frame,orc,guess}.c was built.
+
+    ``struct unwind_state`` in asm/unwind.h has members of its own for each.
+    """
+    try:
+        state = prog.type("struct unwind_state")
+    except LookupError:
+        return None
+    if not state.has_member("sp"):
+        return "frame_pointer"  # bp, orig_sp, ...
+    if state.has_member("bp"):
+        return "orc"  # sp, bp, ip, signal ...
+    return "guess"
+
+
+def _entry_code(prog: Program) -> dict[str, bytes]:
+    code = {}
+    kallsyms = kallsyms_of(prog)
+    for name in PROBE_SYMBOLS:
+        addr = symbol_address(prog, name)
+        if addr is None:
+            continue
+        if kallsyms is not None:
+            found = kallsyms.at(addr)
+            size_bytes = found[2] if found else 0
+        else:
+            size_bytes = prog.symbol(addr).size
+        try:
+            code[name] = prog.read(addr, min(size_bytes, _MAX_STUB_BYTES))
+        except FaultError:
+            code[name] = b""
+    return code
+
+
+def _has_reliable_stacktrace(prog: Program) -> bool:
+    # kernel/stacktrace.c has stack_trace_save_tsk_reliable() only with
+    # CONFIG_HAVE_RELIABLE_STACKTRACE. Up to v5.1 the function was
+    # save_stack_trace_tsk_reliable(), and without that option a weak one that
+    # always fails took its place.
+    if symbol_address(prog, "stack_trace_save_tsk_reliable") is not None:
+        return True
+    try:
+        return prog.symbol("save_stack_trace_tsk_reliable").binding is not SymbolBinding.WEAK
+    except LookupError:
+        return False
+
+
+def _has_old_reliable_rules(prog: Program) -> bool:
+    # asm_exc_page_fault came with v5.8, as did the end of that rule.
+    return symbol_address(prog, "asm_exc_page_fault") is None

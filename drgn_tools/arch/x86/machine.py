@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""x86-64 and x86-32, as :class:`~..base.Arch`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Optional
+
+from drgn import Program
+
+from ...kernel.stack_memory import FindStack
+from ...kernel.tasks import Task
+from ...kernel.text import TextRange
+from ..base import Arch, Layout
+from .cpu_registers import cpu_registers
+from .entry import enters_from_user_mode, entry_of
+from .gate_area import gate_area
+from .layout import X86Layout, probe_x86
+from .pt_regs import REGS_32, REGS_64, SEGMENTS, X86Regs
+from .stacks import CpuStacks
+
+__all__ = ("X86", "X86_32", "X86_64")
+
+# As __show_regs() of arch/x86/kernel/process_64.c and process_32.c lay them
+# out, so that an eye trained on oopses finds them.
+_ROWS_64 = (
+    ("cs:ip",),
+    ("ss:sp", "flags", "orig_ax"),
+    ("ax", "bx", "cx"),
+    ("dx", "si", "di"),
+    ("bp", "r8", "r9"),
+    ("r10", "r11", "r12"),
+    ("r13", "r14", "r15"),
+)
+_ROWS_32 = (
+    ("cs:ip", "flags", "orig_ax"),
+    ("ax", "bx", "cx", "dx"),
+    ("si", "di", "bp", "sp"),
+    ("ds", "es", "fs", "gs", "ss"),
+)
+
+
+class X86(Arch):
+    """One of the two.
+
+    :param name: As :attr:`.records.KernelInfo.arch`
+    :param title_prefix: What an oops puts before the name of a register: R of RAX, E of EAX
+    """
+
+    segments = SEGMENTS
+    regs: X86Regs
+
+    def __init__(
+        self, name: str, regs: X86Regs, rows: tuple[tuple[str, ...], ...], title_prefix: str
+    ) -> None:
+        self.name = name
+        self.digits = 2 * regs.word_bytes
+        self.regs = regs
+        self.register_rows = rows
+        self._title_prefix = title_prefix
+
+    def register_title(self, name: str) -> str:
+        """Return a register's name as an oops prints it: ax is RAX or EAX; r8 is R08, as wide as its neighbours."""
+        if name in SEGMENTS:
+            return name.upper()
+        if name == "flags":
+            return "EFLAGS"
+        if name.startswith("orig_"):
+            return f"ORIG_{self.register_title(name[len('orig_') :])}"
+        if name.startswith("r") and name[1:].isdigit():
+            return f"R{int(name[1:]):02}"
+        return f"{self._title_prefix}{name.upper()}"
+
+    def probe(self, prog: Program) -> Layout:
+        """Find the layout of one kernel.
+
+        :raises TypesError: if a type that everything rests on is missing or damaged
+        """
+        return probe_x86(prog, self, self.regs)
+
+    def cpu_stacks(self, prog: Program, layout: Layout, task: Task) -> FindStack:
+        """Return the stacks that a task on a CPU can be on."""
+        assert isinstance(layout, X86Layout)  # probe() made it
+        return CpuStacks(prog, layout, task)
+
+    def cpu_registers(self, prog: Program, task: Task) -> Optional[dict[str, int]]:
+        """Return the registers of the CPU that a task is on, by the kernel's names."""
+        return cpu_registers(prog, self.regs, task)
+
+    def entry_of(self, stub: Optional[str]) -> Optional[str]:
+        """Return what entered the kernel, in words, by the symbol of its entry code."""
+        return entry_of(stub)
+
+    def enters_from_user_mode(self, entry: Optional[str]) -> bool:
+        """Return whether user mode can have entered in this way."""
+        return enters_from_user_mode(entry)
+
+    def extra_text(self, prog: Program) -> Mapping[str, Iterable[TextRange]]:
+        """Return the vsyscall page, where this kernel counts it as text."""
+        return {"vsyscall": gate_area(prog)}
+
+
+X86_64 = X86("x86_64", REGS_64, _ROWS_64, "R")
+X86_32 = X86("i386", REGS_32, _ROWS_32, "E")

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From a task to its record: read the stack, walk it, judge the walk, name what it met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Optional
+
+from drgn import Program
+
+from ..arch.base import Layout
+from ..kernel.stack_memory import StackMemory, TaskStackReader
+from ..kernel.tasks import Task
+from ..kernel.text import KernelText, TextKind
+from ..records import Frame, Reason, SavedRegs, TaskStack, Verdict
+from ..unwind.base import End, Walk, Walker
+from ..unwind.probe import NoVerdict
+from ..unwind.recovery import RecoverLayout, Recovery
+from ..verdict.reasons import Why, changed, running, why
+from ..verdict.reliable import Judgement, judge
+from .frames import Frames
+from .templates import Answer, Template, Templates
+
+__all__ = ("TaskRecords",)
+
+_RELIABLE = Answer(Verdict.RELIABLE)
+_NO_FLAGS: Mapping[int, tuple[str, ...]] = {}
+
+
+class TaskRecords:
+    """Records of the tasks of one kernel, by one reading of its text.
+
+    :param no_verdict: Why this kernel gives no verdict on any stack
+    :param flags_of: Flags of a task whatever its stack, by the address of its ``struct task_struct``
+    """
+
+    def __init__(
+        self,
+        prog: Program,
+        layout: Layout,
+        walker: Walker,
+        no_verdict: Optional[NoVerdict],
+        recover_layout: RecoverLayout,
+        text: KernelText,
+        flags_of: Mapping[int, tuple[str, ...]] = _NO_FLAGS,
+    ) -> None:
+        self.text = text
+        self._prog = prog
+        self._layout = layout
+        self._walker = walker
+        self._recover_layout = recover_layout
+        self._trampolines = recover_layout.trampolines
+        self._flags_of = flags_of
+        self._frames = Frames(
+            prog,
+            layout,
+            recover_layout,
+            text,
+            find_callers=walker.skips_interrupted_caller,
+            may_miss_frames=walker.may_miss_frames,
+        )
+        self._stacks = TaskStackReader(
+            prog, layout.thread_size_bytes, layout.page_bytes, layout.first_frame_offset
+        )
+        # In a table the reason is enough; the sentence is said once for all tasks.
+        self._no_answer = no_verdict and Answer(
+            Verdict.UNKNOWN, no_verdict.reason, no_verdict.sentence, no_verdict.reason.value
+        )
+        self._templates = Templates()
+
+    def without_stack(self, task: Task, on_cpu: bool) -> TaskStack:
+        """Return the record of a task whose stack was freed (a zombie).
+
+        stack_trace_save_tsk_reliable() cannot get such a stack (try_get_task_stack()), and returns
+        a complete, empty trace.
+        """
+        return self._record(task, self._no_answer or _RELIABLE, on_cpu, flags=("no_stack",))
+
+    def changed(self, task: Task, on_cpu: bool, tries: int) -> TaskStack:
+        """Return the record of a task that ran each of *tries* times it was read."""
+        reason = Judgement(Verdict.UNKNOWN, Reason.CHANGED)
+        return self._record(task, self._no_answer or _answer(reason, changed(tries)), on_cpu)
+
+    # ---- a task that is not on a CPU
+
+    def sleeping(self, task: Task, is_idle: bool) -> TaskStack:
+        """Return the record of a task that is not on a CPU."""
+        stack = self._stacks.read(task.stack_addr, task.thread_sp)
+        needs_user_regs = self._layout.may_need_user_regs and not (task.kthread or is_idle)
+        signature = self._walker.signature(task, stack)
+        if signature is not None and not self._trampolines.isdisjoint(signature.ips):
+            signature = signature.recovered(task.thread_sp, self._trampolines, self._recovery(task))
+        if signature is None:
+            return self._of_template(task, self._template(task, stack, needs_user_regs))
+        key = signature.key, needs_user_regs
+        template = self._templates.get(key)
+        if template is None:
+            template = self._template(task, stack, needs_user_regs)
+            # On a running kernel, recovery may have found another address by now.
+            if signature.ips == tuple(f.ip for f in template.frames if not f.user_mode):
+                self._templates[key] = template
+            return self._of_template(task, template)
+        if not signature.regs:
+            return self._of_template(task, template)
+
+        def find_caller(frames: Sequence[Frame], at: int, sp: int) -> Optional[Frame]:
+            return self._frames.interrupted_caller(task, frames, at, sp, stack)
+
+        frames, regs = template.with_regs(signature.regs, find_caller)
+        return self._record(task, template.answer, False, frames, regs, template.flags)
+
+    def _template(self, task: Task, stack: StackMemory, needs_user_regs: bool) -> Template:
+        walk = self._walker.walk_sleeping(task, stack, self._recovery(task))
+        frames = [self._frames.of_step(step) for step in walk.steps]
+        regs = self._saved_regs(task, walk, frames, stack)
+        answer = self._no_answer or self._judged(walk, frames, regs, needs_user_regs)
+        regs_at = tuple(i for i, step in enumerate(walk.steps) if step.regs is not None)
+        flags = tuple(self._flags(walk, frames))
+        return Template(answer, tuple(frames), tuple(regs), flags, regs_at)
+
+    def _judged(
+        self, walk: Walk, frames: Sequence[Frame], regs: Sequence[SavedRegs], needs_user_regs: bool
+    ) -> Answer:
+        judgement = judge(
+            walk,
+            self.text.is_kernel_text,
+            self._walker.kernel_regs_are_unreliable,
+            needs_user_regs,
+        )
+        return _answer(judgement, why(judgement, walk, frames, regs))
+
+    def _saved_regs(
+        self, task: Task, walk: Walk, frames: Sequence[Frame], stack: Optional[StackMemory]
+    ) -> list[SavedRegs]:
+        """:param frames: One for each step, or one more: where the CPU is."""
+        before = len(frames) - len(walk.steps)
+        return [
+            self._frames.saved_regs(task, frames, i, step.raw_regs, stack)
+            for i, step in enumerate(walk.steps, before)
+            if step.raw_regs is not None
+        ]
+
+    def _flags(self, walk: Walk, frames: Sequence[Frame]) -> Iterator[str]:
+        """Yield oddities that the kernel does not mind and a reader may."""
+        if walk.end is End.EMPTY:
+            yield "empty_walk"
+        if walk.steps and walk.steps[0].ip in self._layout.fork_return_addrs:
+            yield "never_run"
+        word_bytes = self._layout.word_bytes
+        if any(
+            s.regs is None and s.found_at is not None and s.found_at % word_bytes
+            for s in walk.steps
+        ):
+            yield "unaligned"
+        if any(not step.user_mode and self._is_init_text(step.ip) for step in walk.steps):
+            yield "init_text"
+        if (
+            self._walker.may_miss_frames
+            and walk.end is End.USER_REGS
+            and not self._frames.is_complete(frames[:-1])
+        ):
+            yield "ends_early"
+
+    def _is_init_text(self, ip: int) -> bool:
+        where = self.text.find(ip)
+        return where is not None and where.kind is TextKind.INIT
+
+    # ---- a task on a CPU
+
+    def running(self, task: Task) -> TaskStack:
+        """Return the record of a task on a CPU: no verdict, but its stacks from the CPU's registers."""
+        judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
+        registers = self._layout.arch.cpu_registers(self._prog, task)
+        if registers is None:
+            return self._record(task, _answer(judgement, running(task.cpu)), True)
+        find_stack = self._layout.arch.cpu_stacks(self._prog, self._layout, task)
+        walk = self._walker.walk_running(
+            task, registers, find_stack, self._recovery(task, current=True)
+        )
+        here = self._frames.of_cpu(registers, find_stack, walk)
+        frames = [here, *(self._frames.of_step(step) for step in walk.steps)]
+        regs = self._saved_regs(task, walk, frames, None)
+        flags = []
+        if walk.overflowed is not None:
+            flags.append("stack_overflow")
+        if walk.end in (End.ERROR, End.NOT_IN_DUMP, End.EMPTY):
+            flags.append("ends_early")
+        answer = _answer(judgement, running(task.cpu, walk, frames))
+        caller = self._frames.interrupted_caller(task, frames, 0, registers["sp"])
+        return self._record(task, answer, True, frames, regs, flags, registers, caller)
+
+    # ---- what both share
+
+    def _recovery(self, task: Task, current: bool = False) -> Recovery:
+        return Recovery(self._prog, self._recover_layout, task, current)
+
+    def _of_template(self, task: Task, template: Template) -> TaskStack:
+        return self._record(
+            task, template.answer, False, template.frames, template.regs, template.flags
+        )
+
+    def _record(
+        self,
+        task: Task,
+        answer: Answer,
+        on_cpu: bool,
+        frames: Sequence[Frame] = (),
+        regs: Sequence[SavedRegs] = (),
+        flags: Sequence[str] = (),
+        cpu_registers: Optional[Mapping[str, int]] = None,
+        cpu_caller: Optional[Frame] = None,
+    ) -> TaskStack:
+        if task.addr in self._flags_of:
+            flags = (*self._flags_of[task.addr], *flags)
+        return TaskStack(  # by position: keywords would cost as much again
+            task.addr,
+            task.pid,
+            task.tgid,
+            task.comm,
+            task.state,
+            task.cpu,
+            on_cpu,
+            task.kthread,
+            answer.verdict,
+            answer.reason,
+            answer.why,
+            answer.brief,
+            answer.reason_frame,
+            tuple(flags),
+            tuple(frames),
+            tuple(regs),
+            cpu_registers,
+            cpu_caller,
+            self._layout.arch.name,
+        )
+
+
+def _answer(judgement: Judgement, because: Optional[Why]) -> Answer:
+    sentence, brief = (None, None) if because is None else (because.sentence, because.brief)
+    return Answer(judgement.verdict, judgement.reason, sentence, brief, judgement.step)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The memory of one stack: its bounds, its bytes, and the holes where the dump has none."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Callable, Optional
+
+import msgspec
+from drgn import FaultError, Program
+
+__all__ = ("FindStack", "NotInDump", "StackMemory", "TaskStackReader", "read_stack")
+
+FindStack = Callable[[int], Optional["StackMemory"]]
+"""``get_stack_info_noinstr()``: virtual address -> the stack that holds it; ``None`` if no stack may."""
+
+_ADDRESS_SPACE_BYTES = 1 << 64
+
+
+class NotInDump(Exception):
+    """Memory that a walk needs is not in the dump. It ends the walk; the walk returns it as a value."""
+
+    def __init__(self, addr: int) -> None:
+        super().__init__(hex(addr))
+        self.addr = addr
+
+
+class StackMemory(msgspec.Struct, frozen=True):
+    """One stack: its bounds, and as much of its memory as could be read."""
+
+    begin_addr: int
+    """Lowest address of the stack (``task->stack``), virtual."""
+    size_bytes: int
+    """THREAD_SIZE, or the size of an interrupt or exception stack."""
+    data_addr: int
+    """Where :attr:`data` begins. An unwinder only moves up, so from thread.sp is enough."""
+    data: bytes
+    """Memory from :attr:`data_addr` to the end of the stack; holes are filled with zeros."""
+    holes: Sequence[tuple[int, int]] = ()
+    """[start, end) of what could not be read, ascending; empty when all was."""
+    kind: str = "task"
+    """Name of the stack; a walk visits each once (``stack_mask`` of struct unwind_state)."""
+    next_sp: Optional[int] = None
+    """``stack_info.next_sp``: where the interrupted stack left off; ``None`` for a task's own."""
+
+    @property
+    def end_addr(self) -> int:
+        """One past the highest address of the stack."""
+        return self.begin_addr + self.size_bytes
+
+    def read(self, addr: int, size_bytes: int) -> bytes:
+        """Return *size_bytes* bytes of this stack.
+
+        :param addr: Virtual address
+        :raises NotInDump: if one of them was not read
+        """
+        offset = addr - self.data_addr
+        if offset < 0 or offset + size_bytes > len(self.data):
+            raise NotInDump(addr)
+        if self.holes:
+            i = bisect_right(self.holes, (addr + size_bytes - 1, _ADDRESS_SPACE_BYTES)) - 1
+            if i >= 0 and self.holes[i][1] > addr:
+                raise NotInDump(max(addr, self.holes[i][0]))
+        return self.data[offset : offset + size_bytes]
+
+    def on_stack(self, addr: int, len_bytes: int) -> bool:
+        """Return whether [addr, addr + len) lies on this stack, as on_stack() in asm/stacktrace.h does."""
+        begin, end = self.begin_addr, self.begin_addr + self.size_bytes
+        return begin <= addr < end and begin < addr + len_bytes <= end
+
+
+class TaskStackReader:
+    """Reads the live part of task stacks of one kernel, each in one read where the dump has it all.
+
+    :param size_bytes: THREAD_SIZE
+    :param page_bytes: PAGE_SIZE: where a stack has a hole, it is read page by page
+    :param first_frame_offset: Offset in bytes from the saved stack pointer of a sleeping task
+        to its first frame
+    """
+
+    def __init__(
+        self, prog: Program, size_bytes: int, page_bytes: int, first_frame_offset: int
+    ) -> None:
+        self._prog = prog
+        self._size_bytes = size_bytes
+        self._page_bytes = page_bytes
+        self._first_frame_offset = first_frame_offset
+
+    def read(self, stack_addr: int, sp_addr: int) -> StackMemory:
+        """Return the stack from the saved stack pointer up.
+
+        :param stack_addr: ``task->stack``: lowest address of the stack (virtual)
+        :param sp_addr: Saved stack pointer (``task->thread.sp`` on x86). Nothing is read if it
+            is off the stack: the unwinder then ends at once, as the kernel's does.
+        """
+        size_bytes = self._size_bytes
+        end_addr = stack_addr + size_bytes
+        # A stack pointer just below the stack is legal nonsense: the first frame
+        # may still lie on the stack, and the kernel follows it.
+        first_frame_addr = sp_addr + self._first_frame_offset
+        # A stack that ends beyond the address space holds nothing in C, either: its
+        # end wraps around, and nothing is below that.
+        if not stack_addr <= first_frame_addr < end_addr <= _ADDRESS_SPACE_BYTES:
+            return StackMemory(stack_addr, size_bytes, end_addr, b"")
+        begin_addr = sp_addr if sp_addr > stack_addr else stack_addr
+        data, holes = read_stack(self._prog, self._page_bytes, begin_addr, end_addr)
+        return StackMemory(stack_addr, size_bytes, begin_addr, data, holes)
+
+
+def read_stack(
+    prog: Program, page_bytes: int, begin_addr: int, end_addr: int
+) -> tuple[bytes, tuple[tuple[int, int], ...]]:
+    """Return the memory of [begin_addr, end_addr), and the holes in it.
+
+    :param page_bytes: PAGE_SIZE: what is missing is missing by page
+    :return: As :attr:`StackMemory.data` and :attr:`StackMemory.holes`
+    """
+    try:
+        return prog.read(begin_addr, end_addr - begin_addr), ()
+    except FaultError:
+        return _read_by_page(prog, page_bytes, begin_addr, end_addr)
+
+
+def _read_by_page(
+    prog: Program, page_bytes: int, begin_addr: int, end_addr: int
+) -> tuple[bytes, tuple[tuple[int, int], ...]]:
+    data = bytearray()
+    holes: list[tuple[int, int]] = []
+    addr = begin_addr
+    while addr < end_addr:
+        next_addr = min((addr // page_bytes + 1) * page_bytes, end_addr)
+        try:
+            data += prog.read(addr, next_addr - addr)
+        except FaultError:
+            data += bytes(next_addr - addr)
+            holes.append((addr, next_addr))
+        addr = next_addr
+    return bytes(data), tuple(holes)

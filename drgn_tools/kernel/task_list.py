@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All tasks of a kernel, found by the lists that the kernel keeps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import Callable, NamedTuple, Optional
+
+from drgn import FaultError, Program
+
+from ..memory import ADDRESS_MASK, UNUSABLE, read_word_or_none
+from .layout import TaskLayout, symbol_address
+from .per_cpu import cpus_in, per_cpu
+from .tasks import Task, TaskReader, reading_neighbours
+
+__all__ = ("TASKS", "THREADS", "Cpu", "Links", "TaskList")
+
+_MAX_TASKS = 8 * 1024 * 1024
+"""Twice PID_MAX_LIMIT of a 64-bit kernel (linux/threads.h)."""
+
+Links = Callable[[Task], tuple[int, int]]
+"""A task -> (node ahead, node behind) on one of its lists, in the direction of a walk."""
+
+TASKS: Links = attrgetter("tasks_next", "tasks_prev")
+"""The list of processes."""
+THREADS: Links = attrgetter("thread_node_next", "thread_node_prev")
+"""The list of the threads of a process."""
+TASKS_BACKWARD: Links = attrgetter("tasks_prev", "tasks_next")
+
+
+class Cpu(NamedTuple):
+    """The run queue of one CPU."""
+
+    number: int
+    curr_addr: int
+    """``runqueues.curr``: address of the ``struct task_struct`` that is running there."""
+    idle_addr: int
+    """``runqueues.idle``: address of the ``struct task_struct`` of its idle task."""
+
+
+class _ListWalk:
+    """Where a walk along a ``struct list_head`` is, and what ended it early.
+
+    Every node has to point back to the node before it. So no node can be met twice (two nodes
+    would lead to it), also not from both ends, and none need be remembered.
+
+    :param head: virtual address of the head of the list
+    :param first: node that the walk starts with
+    :param previous: node that *first* must point back to, *head* if ``None``
+    :param signal_addr: ``task->signal`` of every task of the list, any if ``None``
+    :param passed: how many tasks have been met before
+    """
+
+    def __init__(
+        self,
+        head: int,
+        first: int,
+        previous: Optional[int] = None,
+        signal_addr: Optional[int] = None,
+        passed: int = 0,
+    ) -> None:
+        self.head = head
+        self.first = self.node = first
+        self.previous = head if previous is None else previous
+        self.signal_addr = signal_addr
+        self.passed = passed
+        self.damage: Optional[str] = None
+
+
+class TaskList:
+    """The tasks of one kernel.
+
+    They come in the order of for_each_process_thread() in linux/sched/signal.h: every process
+    from init_task's list, every thread of it; then the idle task of each CPU, which are on no
+    list. CPUs that were offline before a panic have none.
+
+    Iterating never raises for bad data. A list that is damaged is walked from
+    both ends as far as it goes, and :attr:`problems` says so. Of the tasks that were met only
+    the addresses are remembered: there may be millions.
+    """
+
+    def __init__(self, prog: Program, layout: TaskLayout) -> None:
+        self._prog = prog
+        self._layout = layout
+        self._read_task = self._reader().read
+        self.problems: list[str] = []
+        """Sentences that say what could not be read, now and in the last walk of the lists."""
+        self.cpus: tuple[Cpu, ...] = tuple(self._read_cpus())
+        """The CPUs that were online, as far as they can be read."""
+        self._problems_of_cpus = tuple(self.problems)
+        self._current = frozenset(cpu.curr_addr for cpu in self.cpus)
+        self._idle = frozenset(cpu.idle_addr for cpu in self.cpus)
+
+    def _reader(self) -> TaskReader:
+        return TaskReader(self._prog, self._layout, reading_neighbours(self._prog.read))
+
+    def is_running(self, task: Task) -> bool:
+        """Return whether a task is on a CPU; the kernel then gives -EBUSY for its stack.
+
+        Follows task_curr() in kernel/sched/core.c, which is what
+        klp_check_and_switch_task() asks (v5.16 and later); a task just being
+        switched (``on_cpu`` only) is no more at rest than a current one.
+        """
+        return task.on_cpu or task.addr in self._current
+
+    def is_idle(self, task: Task) -> bool:
+        """Return whether a task is the idle task of a CPU."""
+        return task.addr in self._idle
+
+    def __iter__(self) -> Iterator[Task]:
+        self.problems[:] = self._problems_of_cpus
+        seen: set[int] = set()
+        head_offset = self._layout.signal_thread_head
+        for leader in self._leaders():
+            head = leader.signal_addr + head_offset
+            alone = leader.thread_node_next == leader.thread_node_prev == head
+            for task in (leader,) if alone else self._threads(leader):
+                if task.addr not in seen:
+                    seen.add(task.addr)
+                    yield task
+        for cpu in self.cpus:
+            if cpu.idle_addr not in seen:
+                seen.add(cpu.idle_addr)
+                idle = self._read(cpu.idle_addr)
+                if idle is not None:
+                    yield idle
+                else:
+                    self.problems.append(f"the idle task of CPU {cpu.number} is not in the dump")
+
+    # ---- lists
+
+    def _leaders(self) -> Iterator[Task]:
+        """Follow for_each_process(): the list through ``tasks``, from init_task, which is not on it."""
+        init_task = symbol_address(self._prog, "init_task")
+        head = None if init_task is None else self._read(init_task)
+        if init_task is None or head is None or head.pid:
+            self.problems.append("init_task is not in the dump, or damaged: no task list")
+            return
+        offset = self._layout.tasks_next[0]
+        forward = _ListWalk(init_task + offset, head.tasks_next)
+        yield from self._follow(forward, offset, TASKS)
+        if forward.damage is None:
+            return
+        # The other end of the list may still be whole.
+        backward = _ListWalk(init_task + offset, head.tasks_prev, passed=forward.passed)
+        found = 0
+        for task in self._follow(backward, offset, TASKS_BACKWARD):
+            found += 1
+            yield task
+        self.problems.append(
+            f"the task list is damaged: {forward.damage}; {found} more processes were found"
+            " from its other end, others may be missing"
+        )
+
+    def _threads(self, leader: Task) -> Iterator[Task]:
+        """Follow for_each_thread(): the list through ``thread_node``, headed in the signal struct."""
+        offset = self._layout.thread_node_next[0]
+        head = leader.signal_addr + self._layout.signal_thread_head
+        if leader.thread_node_prev == head:
+            # The leader is the first thread, except after an exec() by another
+            # thread: this saves one read for each process.
+            yield leader
+            threads = _ListWalk(
+                head,
+                leader.thread_node_next,
+                previous=leader.addr + offset,
+                signal_addr=leader.signal_addr,
+            )
+        else:
+            first = read_word_or_none(self._prog, head)
+            threads = _ListWalk(head, head if first is None else first, None, leader.signal_addr)
+            if first is None:
+                threads.damage = f"its head at {head:#x} is not in the dump"
+        yield from self._follow(threads, offset, THREADS)
+        if threads.damage is not None:
+            yield leader  # __iter__() leaves out tasks that it has had
+            self.problems.append(
+                f"the thread list of process {leader.tgid} is damaged: {threads.damage}"
+            )
+
+    def _follow(self, walk: _ListWalk, offset: int, links: Links) -> Iterator[Task]:
+        while walk.node != walk.head:
+            if walk.passed >= _MAX_TASKS:
+                walk.damage = "it does not end"
+                return
+            task = self._read(walk.node - offset)
+            if task is None:
+                walk.damage = f"it leads to {walk.node - offset:#x}, which is not in the dump"
+                return
+            ahead, behind = links(task)
+            if behind != walk.previous or walk.signal_addr not in (None, task.signal_addr):
+                # This is not the next task, or no task at all: do not go on from here.
+                if self._was_passed(walk, offset, links):
+                    walk.damage = f"it loops back to {walk.node:#x}"
+                else:
+                    walk.damage = f"{walk.node - offset:#x} does not point back to what led to it"
+                return
+            yield task
+            walk.passed += 1
+            walk.previous, walk.node = walk.node, ahead
+
+    def _was_passed(self, walk: _ListWalk, offset: int, links: Links) -> bool:
+        """Return whether the walk was at its node before, by walking anew: once for a damaged list."""
+        node = walk.first
+        for _ in range(walk.passed):
+            task = None if node == walk.node else self._read(node - offset)
+            if task is None:
+                break
+            node = links(task)[0]
+        else:
+            return False
+        return node == walk.node
+
+    def _read(self, addr: int) -> Optional[Task]:
+        try:
+            return self._read_task(addr & ADDRESS_MASK)
+        except FaultError:
+            return None
+
+    # ---- CPUs
+
+    def _cpu_numbers(self) -> list[int]:
+        """Return the CPUs that are online, or were when the machine panicked."""
+        if self._layout.on_cpu is None:
+            return [0]  # CONFIG_SMP=n
+        # stop_this_cpu() in arch/x86/kernel/process.c (v6.12), by which panic() stops
+        # the others, takes them off the online mask; only a hot-unplug, off the active one.
+        masks = (self._prog[f"__cpu_{name}_mask"] for name in ("online", "active"))
+        return sorted({cpu for mask in masks for cpu in cpus_in(mask)})
+
+    def _read_cpus(self) -> Iterator[Cpu]:
+        prog = self._prog
+        try:
+            numbers = self._cpu_numbers()
+            runqueues = prog["runqueues"]
+        except UNUSABLE as e:
+            self.problems.append(f"which tasks are running cannot be read: {e}")
+            return
+        for number in numbers:
+            try:
+                rq = per_cpu(runqueues, number)
+                cpu = Cpu(number, int(rq.curr.value_()), int(rq.idle.value_()))
+            except UNUSABLE as e:
+                self.problems.append(f"what runs on CPU {number} cannot be read: {e}")
+            else:
+                yield cpu

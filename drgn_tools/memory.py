@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Reading the memory of a kernel, parts of which may be missing or damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Optional
+
+from drgn import FaultError, Object, Program, container_of
+
+from .errors import TypesError
+
+__all__ = (
+    "ADDRESS_MASK",
+    "UNUSABLE",
+    "follow_pointers",
+    "list_entries",
+    "read_or_none",
+    "read_up_to",
+    "read_word_or_none",
+)
+
+UNUSABLE = (
+    AttributeError,
+    FaultError,
+    LookupError,
+    OverflowError,
+    TypeError,
+    TypesError,
+    ValueError,
+)
+"""What the use of a drgn object raises if memory or types are missing, or the types are damaged
+(a member of another name, an integer where a pointer should be)."""
+
+ADDRESS_MASK = (1 << 64) - 1
+"""Address arithmetic wraps around with this mask, as in C: the pointers may be damaged."""
+
+_PAGE_BYTES = 4096
+
+
+def read_or_none(prog: Program, address: int, size: int) -> Optional[bytes]:
+    """Read memory.
+
+    :param address: virtual address; any integer, also one outside the address space
+    :param size: in bytes
+    :return: *size* bytes, ``None`` if not all of them are in the dump
+    """
+    try:
+        return bytes(prog.read(address, size))
+    except (FaultError, OverflowError):
+        return None
+
+
+def read_word_or_none(prog: Program, address: int) -> Optional[int]:
+    """Read an ``unsigned long``.
+
+    :param address: virtual address; it wraps around at the end of the address space
+    :return: the value, ``None`` if it is not in the dump
+    """
+    try:
+        return int(prog.read_word(address & ADDRESS_MASK))
+    except FaultError:
+        return None
+
+
+def read_up_to(prog: Program, address: int, size: int) -> bytes:
+    """Read memory up to the first page that is not in the dump.
+
+    :param address: virtual address
+    :param size: in bytes
+    :return: at most *size* bytes; none if the first page is missing
+    """
+    try:
+        return bytes(prog.read(address, size))
+    except FaultError as e:
+        readable = e.address - address
+    if 0 < readable < size:
+        with suppress(FaultError):
+            return bytes(prog.read(address, readable))
+    # libkdumpfile's fault does not say which page is missing.
+    data = bytearray()
+    with suppress(FaultError):
+        while len(data) < size:
+            at = address + len(data)
+            data += prog.read(at, min(_PAGE_BYTES - at % _PAGE_BYTES, size - len(data)))
+    return bytes(data)
+
+
+def follow_pointers(pointer: Object, member: str) -> Iterator[Object]:
+    """Return *pointer*, ``pointer->member``, ``pointer->member->member`` and so on.
+
+    A pointer is read when the one before has been used. This does not end by itself: the
+    caller knows what ends the list.
+
+    :param pointer: pointer to a struct
+    :param member: name of a member of that struct, a pointer of the same type
+    :raises ValueError: if the pointers form a loop
+    :raises UNUSABLE: if a pointer cannot be followed
+    """
+    seen: set[int] = set()
+    while True:
+        address = pointer.value_()
+        if address in seen:
+            raise ValueError(f"it loops back to {address:#x}")
+        seen.add(address)
+        yield pointer
+        pointer = pointer.member_(member).read_()
+
+
+def list_entries(head: Object, type_name: str, member: str) -> Iterator[Object]:
+    """Return the entries of a list, as list_for_each_entry() in linux/list.h passes them.
+
+    :param head: ``struct list_head``
+    :param type_name: type of an entry, such as ``struct module``
+    :param member: name of the ``struct list_head`` in it
+    :return: pointers to *type_name*; what they point to may not be in the dump
+    :raises ValueError: if the list runs into a loop that does not lead through *head*: what
+        should follow is missing
+    :raises UNUSABLE: if the list leads out of the dump
+    """
+    end = head.address_of_().value_()
+    for node in follow_pointers(head.next.read_(), "next"):
+        if node.value_() == end:
+            return
+        yield container_of(node, type_name, member)

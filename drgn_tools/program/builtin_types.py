@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Types, variables and symbols that a kernel carries inside itself: its BTF and kallsyms."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from drgn import Program, Type, TypeKindSet
+
+from ..debuginfo.btf import Btf
+from ..debuginfo.btf_finder import BtfFinder
+from ..debuginfo.find_btf import read_btf
+from ..debuginfo.kallsyms import kallsyms_of
+from ..debuginfo.shared_tables import SharedTables
+from ..debuginfo.symbol_finder import find_symbols
+from ..errors import TypesError
+from .excluded_pages import fault_on_excluded_pages
+
+__all__ = ("use_builtin_types",)
+
+_FINDER = "drgn_tools"
+"""Name of the finders of types, objects and symbols in drgn."""
+
+_BTF: SharedTables[Btf] = SharedTables()
+
+
+class _BuiltinTypes:
+    """The type finder that a program gets. It opens the BTF when drgn first asks for a type.
+
+    drgn remembers the type of char from its first use on. Opening the BTF needs VMCOREINFO, and
+    reading that string is a use of char: drgn would settle on a signed one, but char is unsigned
+    since v6.2. So use_builtin_types() asks for char first, which opens the BTF inside that lookup.
+    The outer lookup ends last, so that the answer of the BTF is the one that drgn remembers.
+    """
+
+    def __init__(self) -> None:
+        self._finder: Optional[BtfFinder] = None
+        self._opening = False
+
+    def open(self, prog: Program) -> BtfFinder:
+        if self._finder is None:
+            self._opening = True
+            try:
+                self._finder = _open_btf(prog)
+            finally:
+                self._opening = False
+        return self._finder
+
+    def find_type(
+        self, prog: Program, kinds: TypeKindSet, name: str, filename: Optional[str]
+    ) -> Optional[Type]:
+        return None if self._opening else self.open(prog).find_type(prog, kinds, name, filename)
+
+
+def _open_btf(prog: Program) -> BtfFinder:
+    kallsyms = kallsyms_of(prog)
+    if kallsyms is None or not len(kallsyms):
+        raise TypesError(
+            "the symbol table of this kernel (kallsyms) is not in the dump, or cannot be found there; "
+            "give the vmlinux of this kernel with -s"
+        )
+    parts = (read_btf(prog, kallsyms), prog.address_size())
+    return BtfFinder(prog, _BTF.get(parts, lambda: Btf(*parts)), kallsyms)
+
+
+def use_builtin_types(prog: Program) -> None:
+    """Give a program the types, variables and symbols that its kernel carries inside itself.
+
+    They come last: debuginfo that is loaded, now or later, goes first. This is done once for a
+    program; a second call does nothing.
+
+    From then on reads of pages that an ELF dump leaves out raise a FaultError (see
+    :mod:`.excluded_pages`).
+
+    :raises TypesError: if the kernel has no BTF or kallsyms, they are not in the dump, or damaged
+    :raises InputError: if the dump is no longer where drgn opened it
+    """
+    if _FINDER in prog.enabled_type_finders():
+        return
+    fault_on_excluded_pages(prog)  # open_program() has done so; drgn itself has not
+    if _FINDER not in prog.registered_type_finders():
+        prog.cache[_FINDER] = _BuiltinTypes()
+        prog.register_type_finder(_FINDER, prog.cache[_FINDER].find_type)
+    others = prog.enabled_type_finders()
+    prog.set_enabled_type_finders([*others, _FINDER])
+    try:
+        prog.type("char")
+        finder = prog.cache[_FINDER].open(prog)
+    except TypesError:
+        prog.set_enabled_type_finders(others)
+        raise
+    prog.register_object_finder(_FINDER, finder.find_object, enable_index=-1)
+    prog.register_symbol_finder(_FINDER, find_symbols, enable_index=-1)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Types and symbols of a program out of files: a vmlinux with DWARF, and kernel modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Literal
+
+from drgn import MissingDebugInfoError, ModuleFileStatus, Program
+
+from ..errors import TypesError
+from .build_id import build_id_by_drgn, check_build_id, check_build_id_in_memory
+from .core_file import open_regular, shown
+from .elf import ET_REL, read_elf
+
+__all__ = ("has_dwarf", "is_kernel_image", "load_dwarf", "load_files", "types_source")
+
+
+def has_dwarf(prog: Program) -> bool:
+    """Return whether DWARF of the kernel image is loaded."""
+    try:
+        return bool(prog.main_module().debug_file_status == ModuleFileStatus.HAVE)
+    except LookupError:
+        return False
+
+
+def types_source(prog: Program) -> Literal["btf", "dwarf"]:
+    """Return where the types of a program come from."""
+    return "dwarf" if has_dwarf(prog) else "btf"
+
+
+def is_kernel_image(path: str) -> bool:
+    """Return whether an ELF file is a vmlinux and not a kernel module.
+
+    :raises InputError: if it cannot be opened
+    :raises TypesError: if it is not an ELF file
+    """
+    with open_regular(path) as file:
+        elf = read_elf(file)
+    if elf is None:
+        raise TypesError(
+            f"{shown(path)}: is not an ELF file; -s takes a vmlinux with debugging information"
+        )
+    return elf.type != ET_REL
+
+
+def load_dwarf(prog: Program, name: str, image: str, paths: Sequence[str]) -> None:
+    """Load a vmlinux with DWARF, and what else was given.
+
+    :param name: what to call the kernel in a message
+    :param image: the vmlinux
+    :param paths: all files to load, *image* among them
+    :raises TypesError: if the vmlinux is of another kernel, or has no DWARF that can be used
+    """
+    expected = build_id_by_drgn(prog)
+    if expected is not None:
+        check_build_id(name, expected, image)
+    load_files(prog, paths)
+    if not has_dwarf(prog):
+        raise TypesError(
+            f"{shown(image)}: has no DWARF debugging information, or it is damaged; "
+            "give a vmlinux that has it, or leave -s out to use BTF"
+        )
+    if expected is None:
+        check_build_id_in_memory(prog, name, image)
+
+
+def load_files(prog: Program, paths: Sequence[str]) -> None:
+    """Load debuginfo from files, as far as drgn can use them."""
+    with suppress(MissingDebugInfoError):  # the caller looks for what it needs afterwards
+        prog.load_debug_info(paths)
