@@ -175,7 +175,9 @@ def test_fault_sleepers_finds_instruction_and_missing_page(
     assert [int(r["PID"]) for r in rows] == [stack.pid for stack, _ in sleeping]
     for (stack, regs), row in zip(sleeping, rows):
         mm = task_struct(demo_program, stack).mm
-        assert row["INSTRUCTION AT"] == str(regs.symbol) or f"{regs['ip']:x} " in row["INSTRUCTION AT"]
+        assert (
+            row["INSTRUCTION AT"] == str(regs.symbol) or f"{regs['ip']:x} " in row["INSTRUCTION AT"]
+        )
         code = bytes.fromhex(row["CODE"])
         if regs.user_mode:
             assert code == access_remote_vm(mm, regs["ip"], len(code))
