@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which tasks use most of their kernel stack, in bytes, and where?
 
-WHERE is the innermost function that is not the scheduler itself; of a task on a CPU, where it was
-stopped. More than 100% is a stack that overflowed.
+WHERE is the innermost function that is not the scheduler itself; for a task on a CPU, the function
+where it was stopped. More than 100% means that the stack overflowed.
 
     $ drgn -c vmcore contrib/deepest_stacks.py -n 2
     BYTES  OF STACK  FRAMES  PID  COMM        WHERE
@@ -29,7 +29,10 @@ GUARD_BYTES = 4096
 
 
 def used_bytes(prog: Program, stack: TaskStack, size: int) -> Optional[int]:
-    """Of the task's own stack; ``None`` for a task on a CPU whose registers are not known."""
+    """Return how many bytes of the task's own stack are in use.
+
+    :return: ``None`` for a task on a CPU whose registers are not known.
+    """
     task = Object(prog, "struct task_struct *", stack.task)
     begin = task.stack.value_()
     if not stack.on_cpu:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """In which functions was the kernel interrupted, of the tasks whose stacks cannot be trusted?
 
-Those of every pt_regs of kernel mode, also where an interrupt came on top of a fault.
+Every pt_regs of kernel mode counts, also if an interrupt came on top of a fault.
 
     $ drgn -c vmcore contrib/interrupted_functions.py
     TASKS  FUNCTION              INTERRUPTED BY        SUCH AS

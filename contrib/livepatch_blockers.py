@@ -2,8 +2,8 @@
 """Which tasks would hold back a live patch of these functions, and why?
 
 A task can go over to the new code when its stack is reliable and none of the
-old functions is on it (klp_check_stack() in kernel/livepatch/transition.c). One
-that runs is asked again when it is in user mode or idle.
+old functions is on it (klp_check_stack() in kernel/livepatch/transition.c). A
+running task is asked again when it is in user mode or idle.
 
     $ drgn -c vmcore contrib/livepatch_blockers.py pipe_read do_wait
     PID  COMM            S  WHY

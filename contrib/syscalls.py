@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which system calls are the tasks in, and what did they pass?
 
-The number is the saved orig_ax, the name that of its entry in sys_call_table, the
+The number is the saved orig_ax, the name comes from its entry in sys_call_table, and the
 arguments are the six registers that pass them.
 
     $ drgn -c vmcore contrib/syscalls.py read futex
@@ -45,7 +45,7 @@ def syscalls(prog: Program, args: Namespace) -> Iterator[str]:
 
 def syscall_name(prog: Program, regs: SavedRegs) -> Optional[str]:
     if "r8" in regs.registers and regs["cs"] != USER_CS:
-        return None  # a 32-bit task: its numbers are others
+        return None  # a 32-bit task has other numbers
     try:
         entries = prog.symbol("sys_call_table")
         offset = regs["orig_ax"] * sizeof(prog.type("long"))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What is different between the stacks of two dumps of a machine?
 
-Tasks are the same if PID and name are. Shown are those whose verdict changed, or
-the reason for it; with --all also those that came or went.
+Two tasks are the same if PID and name are equal. Shown are tasks whose verdict or
+reason changed; with --all also tasks that came or went.
 
     $ drgn -c before.vmcore contrib/verdict_diff.py after.vmcore
     PID  COMM       BEFORE                                                              AFTER
@@ -49,7 +49,7 @@ def verdict_diff(prog: Program, args: Namespace) -> Iterator[str]:
 
 def compare_kernels(before: KernelInfo, after: KernelInfo) -> None:
     for text in after.notes:
-        if text not in before.notes:  # which were said
+        if text not in before.notes:  # run() has shown those
             note(f"{after.source}: {text}")
     if before.build_id != after.build_id:
         warn(f"not the same kernel: build ID {before.build_id} before, {after.build_id} after")
@@ -66,7 +66,7 @@ def no_verdicts(task: TaskStack) -> bool:
 def answer(task: Optional[TaskStack]) -> Optional[str]:
     if task is None:
         return None
-    # What holds for a whole kernel was said above.
+    # A note has already shown the sentence that all tasks of a kernel share.
     why = task.reason if no_verdicts(task) else task.why
     return f"{task.verdict}: {why}" if why else str(task.verdict)
 

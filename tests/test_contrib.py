@@ -368,6 +368,14 @@ def test_without_a_kernel_it_says_which_to_give() -> None:
     )
 
 
+def test_two_kernels_are_a_usage_error() -> None:
+    result = in_this_environment([str(ROOT / "contrib" / "syscalls.py"), "-c", "a", "--qemu", "b"])
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "syscalls.py: error: -c and --qemu exclude each other: give one kernel\n"
+    )
+
+
 def test_a_core_that_is_none_is_one_line_and_exit_code_3() -> None:
     result = in_this_environment([str(ROOT / "contrib" / "syscalls.py"), "-c", __file__])
     assert (result.returncode, result.stdout) == (3, "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import __version__
 from ..errors import UsageError
@@ -19,9 +19,11 @@ from ..terminal.parser import (
     add_format_option,
     add_log_options,
 )
-from .base import Command
 from .registry import SUMMARIES, load_command
 from .source_options import add_source_options
+
+if TYPE_CHECKING:
+    from .base import Command
 
 __all__ = ("CommandLine", "parse_command_line")
 

@@ -23,6 +23,7 @@ from ..support.command_line import ROOT, joined, refused
     [
         ([], "COMMAND"),
         (["nonsense"], "'nonsense'"),
+        (["-q", "fleet", "report", "a"], "options of fleet come after it"),
         (["tasks"], "give -c VMCORE, -k for the running kernel, or --qemu SOCKET"),
         (["tasks", "-c", "a", "-k"], "-c and -k exclude each other"),
         (["-k", "tasks", "--qemu", "a"], "-k and --qemu exclude each other"),
@@ -70,6 +71,19 @@ def test_what_stands_after_the_command_wins(
     assert capsys.readouterr().out.startswith("task,pid,")
 
 
+def test_a_core_after_the_command_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def open_program(core: str, **_: Any) -> None:
+        seen.append(core)
+        raise InputError("enough")
+
+    monkeypatch.setattr("drgn_tools.program.open.open_program", open_program)
+    main(["-c", "a", "tasks", "-c", "b"])
+    main(["-c", "a", "tasks"])
+    assert seen == ["b", "a"]
+
+
 def test_help_has_examples_and_exit_codes_and_tells_every_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -88,10 +102,28 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"drgn-tools {__version__}\n"
 
 
-def test_help_needs_neither_drgn_nor_tabulate() -> None:
+def modules_after(*argv: str) -> set[str]:
+    """Return the modules that a command line imports."""
     code = (
-        "import sys; from drgn_tools.commands.main import main; main(['--help']);"
-        "sys.exit(bool({'drgn', 'tabulate'} & set(sys.modules)))"
+        "import sys; from drgn_tools.commands.main import main; main(sys.argv[1:]);"
+        "print(*sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--help"], ["tasks"], *([name, "--help"] for name in SUMMARIES), ["fleet", "run"]],
+    ids=joined,
+)
+def test_help_and_mistakes_need_neither_drgn_nor_tabulate(argv: list[str]) -> None:
+    assert not {"drgn", "_drgn", "tabulate"} & modules_after(*argv)
+
+
+def test_only_the_command_that_was_typed_is_imported() -> None:
+    modules = {f"drgn_tools.commands.{name}" for name in SUMMARIES}
+    assert not modules & modules_after("--help")
+    assert modules & modules_after("stack", "--help") == {"drgn_tools.commands.stack"}

@@ -12,6 +12,7 @@ from drgn.commands import CommandError, run_command
 
 from drgn_tools import TaskStack, Verdict
 from drgn_tools.analysis.queries import StackGroup, TaskRegs, waiting_function
+from drgn_tools.commands import plugin  # noqa: F401  (registers the commands)
 
 from ..support.repl import ROOT, SAID, Repl
 

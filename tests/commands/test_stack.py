@@ -85,3 +85,11 @@ def test_repl_stack_takes_the_filters_of_tasks(terminal: Repl, stacks: list[Task
     expected = [str(s) for s in stacks if s.comm.startswith("w-kfault-")]
     assert len(expected) > 3
     assert terminal.type("%stack --comm 'w-kfault-*'") == "\n\n".join(expected)
+
+
+def test_repl_stack_says_that_no_task_matches(terminal: Repl) -> None:
+    assert (
+        terminal.type("%stack --comm nobody")
+        == "drgn-tools: warning: no task matches --comm nobody"
+    )
+    assert terminal.type("_") == "[]"
