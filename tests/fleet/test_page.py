@@ -29,7 +29,7 @@ from drgn_tools.analysis.queries import kernel_frames
 from drgn_tools.fleet.dataset.dataset import Dataset
 from drgn_tools.fleet.dataset.stack_hash import stack_hash
 from drgn_tools.fleet.report.page import print_page, write_page
-from drgn_tools.fleet.report.page_data import Most
+from drgn_tools.fleet.report.page_data import PageLimits
 from drgn_tools.fleet.report.page_stacks import command_to_go_on
 from drgn_tools.fleet.report.time_line import TimeLine
 from drgn_tools.records import Frame, KernelAudit, TaskStack, Verdict
@@ -285,7 +285,7 @@ def test_sources_without_a_host_are_told_and_chosen(tmp_path: Path, open_page: O
     page.get_by_role("button", name="(not known)").first.click()
     assert figure(page, "sources") == 2
     # Taken together they stay what they are.
-    write_page(dataset, tmp_path / "page.html", Most(sources=1))
+    write_page(dataset, tmp_path / "page.html", PageLimits(sources=1))
     page = open_page(tmp_path / "page.html")
     assert "2 sources whose host is not known are taken together" in page.inner_text("#notices")
     assert "1 host with 2 sources are taken together" in page.inner_text("#notices")
@@ -797,7 +797,7 @@ def test_no_script_but_its_own_runs(fleet: Path, browser: Any) -> None:
 
 def test_what_is_not_listed_is_said_and_counted(tmp_path: Path, open_page: Open) -> None:
     dataset = write_dataset(tmp_path / "dataset", FLEET)
-    write_page(dataset, tmp_path / "page.html", Most(sources=6, stacks=5, failures=2))
+    write_page(dataset, tmp_path / "page.html", PageLimits(sources=6, stacks=5, failures=2))
     page = open_page(tmp_path / "page.html")
     notices = page.inner_text("#notices")
     assert re.search(r"\d+ rarer stacks with \d+ tasks are not listed", notices)

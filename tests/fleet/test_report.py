@@ -32,7 +32,9 @@ from drgn_tools.fleet.dataset.dataset import Dataset, source_key
 from drgn_tools.fleet.dataset.parquet import audit_file, tasks_file
 from drgn_tools.fleet.dataset.stack_hash import stack_hash
 from drgn_tools.fleet.dataset.views import VIEWS
-from drgn_tools.fleet.report.report import SECTIONS, report_lines, sql_lines
+from drgn_tools.fleet.report.query import query_lines
+from drgn_tools.fleet.report.report import report_lines
+from drgn_tools.fleet.report.sections import SECTIONS
 from drgn_tools.records import Frame, KernelAudit, TaskStack, Verdict
 
 from ..commands.test_golden import GOLDEN as GOLDEN_FILES
@@ -77,7 +79,7 @@ def rows(dataset: Dataset, section: str, top: Optional[int] = ALL) -> Rows:
 
 
 def sql(dataset: Dataset, query: str, format: str = "json") -> Any:
-    text = "\n".join(sql_lines(dataset, query, format))
+    text = "\n".join(query_lines(dataset, query, format))
     return json.loads(text) if format == "json" else text
 
 
@@ -510,7 +512,7 @@ def test_nothing_a_dump_says_reaches_the_terminal_as_it_is(fleet: Dataset, forma
     names = [["hosts"], ["stacks"], ["failures"]] if format == "csv" else [[]]
     for chosen in names:
         text = "\n".join(report_lines(fleet, chosen, ALL, format, None))
-        text += "\n".join(sql_lines(fleet, "FROM audits", format))
+        text += "\n".join(query_lines(fleet, "FROM audits", format))
         assert all(c.isprintable() for c in text.replace("\n", ""))
         assert "script" in text  # it was there to be escaped
         if format in ("github", "html"):
