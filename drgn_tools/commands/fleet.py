@@ -137,7 +137,8 @@ def _run_planned(
 
 def _report(args: FleetArguments, console: Console) -> int:
     from ..fleet.dataset.dataset import Dataset
-    from ..fleet.report.report import report_lines, sql_lines
+    from ..fleet.report.query import query_lines
+    from ..fleet.report.report import report_lines
 
     dataset = Dataset.open(Path(args.dataset))
     if args.html is not None:
@@ -150,7 +151,7 @@ def _report(args: FleetArguments, console: Console) -> int:
         console.note(f"{args.html}: {os.path.getsize(args.html) >> 10} KiB; open it in a browser")
         return EXIT_OK
     if args.sql is not None:
-        write_lines(sql_lines(dataset, args.sql, args.format))
+        write_lines(query_lines(dataset, args.sql, args.format))
     else:
         width = table_width(sys.stdout)
         write_lines(report_lines(dataset, args.section, args.top, args.format, width))

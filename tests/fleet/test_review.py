@@ -20,7 +20,7 @@ from drgn_tools.commands.main import main
 from drgn_tools.data import demo_vmcore
 from drgn_tools.errors import UsageError
 from drgn_tools.fleet.dataset.dataset import Dataset
-from drgn_tools.fleet.report.report import sql_lines
+from drgn_tools.fleet.report.query import query_lines
 from drgn_tools.fleet.run import sandbox as sandbox_module
 from drgn_tools.fleet.run.audit_source import audit_source
 from drgn_tools.fleet.run.job import Job, Limits
@@ -36,12 +36,12 @@ def test_a_query_that_fails_late_is_a_mistake_and_no_bug(tmp_path: Path) -> None
         "SELECT CAST(CASE WHEN i = 999999 THEN 'x' ELSE '1' END AS INT) FROM range(1000000) t(i)"
     )
     with pytest.raises(UsageError, match="Could not convert"):
-        list(sql_lines(Dataset.create(tmp_path), query, "csv"))
+        list(query_lines(Dataset.create(tmp_path), query, "csv"))
 
 
 @pytest.mark.parametrize("query", ["DESCRIBE tasks", "SUMMARIZE audits", "EXPLAIN FROM audits"])
 def test_a_table_too_wide_with_no_column_to_shorten_is_shown(tmp_path: Path, query: str) -> None:
-    assert list(sql_lines(Dataset.create(tmp_path), query, "table"))
+    assert list(query_lines(Dataset.create(tmp_path), query, "table"))
 
 
 def test_a_run_killed_before_its_dataset_was_one_does_not_spoil_the_folder(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_runs_with_a_limit_get_through_all_there_is_to_do(
         if not (tmp_path / "fleet").exists():
             return {}
         query = "SELECT source, audit_id FROM audits ORDER BY source"
-        _, *lines = sql_lines(Dataset.open(tmp_path / "fleet"), query, "csv")
+        _, *lines = query_lines(Dataset.open(tmp_path / "fleet"), query, "csv")
         return {os.path.basename(line.split(",")[0]): line for line in lines}
 
     assert audited("--limit", "3") == ["a.core", "b.core", "y.core"]
