@@ -21,7 +21,7 @@ from typing import Optional
 from drgn import Object, Program
 
 from drgn_tools import TaskStack, task_stacks
-from drgn_tools.analysis.queries import waiting_function
+from drgn_tools.analysis.waiting import waiting_function
 from drgn_tools.arch.registry import layout_of
 from drgn_tools.commands.script import run, script_parser, table
 

@@ -22,8 +22,8 @@ from typing import Optional
 from drgn import Program
 
 from drgn_tools import KernelInfo, TaskStack, kernel_info, open_program, task_stacks
-from drgn_tools.analysis.queries import KERNEL_WIDE
 from drgn_tools.commands.script import note, run, script_parser, table, warn
+from drgn_tools.records import KERNEL_WIDE
 
 TaskName = tuple[int, str]  # the idle tasks share PID 0, but not their names
 

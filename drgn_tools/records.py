@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from drgn import Object, Program
 
 __all__ = (
+    "KERNEL_WIDE",
     "Frame",
     "KernelAudit",
     "KernelInfo",
@@ -76,6 +77,12 @@ class Reason(str, enum.Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+KERNEL_WIDE = frozenset(
+    (Reason.NOT_ENCODED, Reason.NO_RELIABLE_STACKTRACE, Reason.ENCODING_UNCLEAR)
+)
+"""Reasons that all tasks of a kernel share: the sentence need be said only once."""
 
 
 class Symbol(msgspec.Struct, frozen=True, weakref=True):

@@ -17,7 +17,7 @@ import pytest
 from drgn.helpers.linux.mm import access_remote_vm, follow_phys, vma_find, vma_name
 
 from drgn_tools import TaskStack, Verdict, task_stacks
-from drgn_tools.analysis.queries import waiting_function
+from drgn_tools.analysis.waiting import waiting_function
 from drgn_tools.commands.script import table
 
 ROOT = Path(__file__).parent.parent

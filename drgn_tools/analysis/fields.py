@@ -13,8 +13,9 @@ from typing import Any, Callable, Optional, Union
 
 from ..arch.registry import arch_named
 from ..records import Frame
+from .flatten import TaskFrame, TaskRegs
 from .labels import frame_label, symbol_text
-from .queries import TaskFrame, TaskRegs, kernel_frames, waiting_function
+from .waiting import kernel_frames, waiting_function
 
 __all__ = (
     "FRAME",
@@ -167,7 +168,7 @@ REGS_OF_TASK: Fields = {
     "orig_ax": _register("orig_ax"),
     "registers": _of_regs("registers"),
 }
-"""Fields of a :class:`~drgn_tools.analysis.queries.TaskRegs`: the task, the registers that matter most, all registers."""
+"""Fields of a :class:`~drgn_tools.analysis.flatten.TaskRegs`: the task, the registers that matter most, all registers."""
 
 GROUP: Fields = {
     "count": lambda group: group.count,
@@ -178,7 +179,7 @@ GROUP: Fields = {
     "pids": lambda group: list(group.pids),
     "frames": lambda group: [as_object(FRAME, frame) for frame in group.frames],
 }
-"""Fields of a :class:`~drgn_tools.analysis.queries.StackGroup`. ``frames`` is the stack of the first of ``pids``."""
+"""Fields of a :class:`~drgn_tools.analysis.grouping.StackGroup`. ``frames`` is the stack of the first of ``pids``."""
 
 
 def _of_frame(name: str) -> Callable[[TaskFrame], Any]:
@@ -201,18 +202,18 @@ FRAME_CSV: Fields = {
     "frame": lambda found: found.number,
     **{name: _of_frame(name) for name in FRAME},
 }
-"""Fields of a :class:`~drgn_tools.analysis.queries.TaskFrame`."""
+"""Fields of a :class:`~drgn_tools.analysis.flatten.TaskFrame`."""
 
 GROUP_CSV: Fields = {
     **GROUP,
     "comms": lambda group: [comm for comm, _ in group.comms],
     "frames": lambda group: _labels(group.frames),
 }
-"""Fields of a :class:`~drgn_tools.analysis.queries.StackGroup`, flat."""
+"""Fields of a :class:`~drgn_tools.analysis.grouping.StackGroup`, flat."""
 
 
 def regs_csv(arch: str) -> Fields:
-    """Return the fields of a :class:`~drgn_tools.analysis.queries.TaskRegs` with a column for each register.
+    """Return the fields of a :class:`~drgn_tools.analysis.flatten.TaskRegs` with a column for each register.
 
     :param arch: As in :attr:`KernelInfo.arch`. It determines which registers there are.
     """

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, Optional
 
 from ..analysis import audit as api
-from ..analysis.queries import KERNEL_WIDE, Selection
+from ..analysis.selection import Selection
 from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
 from ..program.open import input_error_if_vanished
-from ..records import KernelAudit, KernelInfo, Reason, TaskStack, Verdict
+from ..records import KERNEL_WIDE, KernelAudit, KernelInfo, Reason, TaskStack, Verdict
 from ..render.summary import kernel_line, unjudged_line, unreadable_line, verdict_line
 from ..terminal.console import Console, is_terminal, write_lines
 from .session import Audit, Session

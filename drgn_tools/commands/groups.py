@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from ..analysis.queries import StackGroup, group_stacks
+from ..analysis.grouping import StackGroup, group_stacks
 from ..errors import UsageError
 from ..records import TaskStack
 from ..terminal.parser import ROW_FORMATS

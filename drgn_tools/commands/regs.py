@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Optional
 
-from ..analysis.queries import TaskRegs, saved_regs
+from ..analysis.flatten import TaskRegs, saved_regs
 from ..records import TaskStack
 from .base import TaskCommand
 from .task_options import TaskArguments, add_filters, add_pids

@@ -12,7 +12,7 @@ from drgn import Program
 
 from ..analysis import audit as api
 from ..analysis.audit import AuditUnderWay
-from ..analysis.queries import Selection
+from ..analysis.selection import Selection
 from ..program.open import input_error_if_vanished
 from ..records import KernelAudit, KernelInfo, TaskStack
 from ..render.views import View, render

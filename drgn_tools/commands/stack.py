@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..analysis.queries import tasks_on_cpu
+from ..analysis.selection import tasks_on_cpu
 from ..errors import TaskNotFoundError, UsageError
 from ..records import KernelAudit, TaskStack, Verdict
 from ..terminal.parser import ROW_FORMATS

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Optional
 
-from ..analysis.queries import STATES, Selection, parse_pids
+from ..analysis.selection import STATES, Selection, parse_pids
 from ..errors import UsageError
 from ..records import Verdict
 from ..terminal.parser import positive

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Optional
 
-from ..analysis.queries import SORT_KEYS, sort_tasks
+from ..analysis.selection import SORT_KEYS, sort_tasks
 from ..errors import UsageError
 from ..records import TaskStack
 from .base import TaskCommand

@@ -6,17 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
+from ..analysis.flatten import TaskFrame, TaskRegs
+from ..analysis.grouping import StackGroup
 from ..analysis.labels import frame_label, function_label, mode_name, place, symbol_text
-from ..analysis.queries import (
-    KERNEL_WIDE,
-    StackGroup,
-    TaskFrame,
-    TaskRegs,
-    kernel_frames,
-    waiting_function,
-)
+from ..analysis.waiting import kernel_frames, waiting_function
 from ..arch.registry import arch_named
-from ..records import Frame, TaskStack
+from ..records import KERNEL_WIDE, Frame, TaskStack
 from .table import Column
 
 __all__ = ("FRAMES", "GROUPS", "REGS", "TASKS", "TASKS_WITH_FRAMES")

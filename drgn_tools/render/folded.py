@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ..analysis.labels import function_label
-from ..analysis.queries import kernel_frames
+from ..analysis.waiting import kernel_frames
 from ..records import TaskStack
 from ..terminal.escape import escape
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from .. import __version__
-from ..analysis import fields, queries
+from ..analysis import fields, flatten
 from ..analysis.fields import Fields, as_object
 from ..records import KernelInfo
 from . import columns
@@ -54,7 +54,7 @@ FRAMES = View(
     fields.TASK_WITH_FRAMES,
     fields.FRAME_CSV,
     columns.FRAMES,
-    rows=queries.each_frame,
+    rows=flatten.each_frame,
 )
 """A row for each frame."""
 

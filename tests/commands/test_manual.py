@@ -8,7 +8,7 @@ import re
 import pytest
 
 from drgn_tools.analysis import fields
-from drgn_tools.analysis.queries import SORT_KEYS, STATES
+from drgn_tools.analysis.selection import SORT_KEYS, STATES
 from drgn_tools.commands.main import main
 from drgn_tools.commands.registry import SUMMARIES
 from drgn_tools.records import Reason, Verdict

@@ -11,7 +11,9 @@ import pytest
 from drgn.commands import CommandError, run_command
 
 from drgn_tools import TaskStack, Verdict
-from drgn_tools.analysis.queries import StackGroup, TaskRegs, waiting_function
+from drgn_tools.analysis.flatten import TaskRegs
+from drgn_tools.analysis.grouping import StackGroup
+from drgn_tools.analysis.waiting import waiting_function
 from drgn_tools.commands import plugin  # noqa: F401  (registers the commands)
 
 from ..support.repl import ROOT, SAID, Repl

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drgn_tools.analysis.queries import SORT_KEYS
+from drgn_tools.analysis.selection import SORT_KEYS
 from drgn_tools.commands.main import main
 from drgn_tools.records import KernelAudit, TaskStack, Verdict
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drgn_tools.analysis.labels import frame_label, function_label, symbol_text
-from drgn_tools.analysis.queries import kernel_frames
+from drgn_tools.analysis.waiting import kernel_frames
 from drgn_tools.errors import InputError
 from drgn_tools.fleet.dataset.damage import naming_damaged_files
 from drgn_tools.fleet.dataset.database import connect

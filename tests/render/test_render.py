@@ -15,7 +15,8 @@ from tabulate import tabulate_formats
 
 from drgn_tools import __version__
 from drgn_tools.analysis import fields
-from drgn_tools.analysis.queries import each_frame, group_stacks, saved_regs
+from drgn_tools.analysis.flatten import each_frame, saved_regs
+from drgn_tools.analysis.grouping import group_stacks
 from drgn_tools.records import Frame, TaskStack, Verdict
 from drgn_tools.render import columns, views
 from drgn_tools.render.folded import folded_lines

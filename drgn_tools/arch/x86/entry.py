@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Optional
 
-__all__ = ("enters_from_user_mode", "entry_of")
+__all__ = ("enters_from_user_mode", "entry_of", "is_interrupt_entry")
 
 _STUBS = {
     # Exceptions: DECLARE_IDTENTRY* in arch/x86/include/asm/idtentry.h.
@@ -81,6 +82,13 @@ _STUBS = {
 }
 
 
+_INTERRUPTS = re.compile(
+    # Entry code and the C function that it calls, since v5.8, and before.
+    r"(?:asm_|__|smp_)?(?:sysvec_\w+|common_interrupt|spurious_interrupt|apic_timer_interrupt"
+    r"|reschedule_interrupt|\w+_ipi_interrupt)|do_IRQ|ret_from_intr|retint_kernel|retint_user"
+)
+"""Functions in which an interrupt takes the CPU away (arch/x86/entry, arch/x86/kernel/irq.c)."""
+
 _PATCHED_IN = frozenset(("function tracer", "kretprobe", "kprobe"))
 
 
@@ -109,3 +117,8 @@ def entry_of(stub: Optional[str]) -> Optional[str]:
         if stub.startswith(prefix):
             return f"{stub[len(prefix) :].replace('_', ' ')} {kind}"
     return None
+
+
+def is_interrupt_entry(function: str) -> bool:
+    """Return whether an interrupt takes the CPU away in this function, by its name."""
+    return _INTERRUPTS.fullmatch(function) is not None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 
 from ...analysis.labels import function_label, function_of
-from ...analysis.queries import kernel_frames
+from ...analysis.waiting import kernel_frames
 from ...records import TaskStack
 
 __all__ = ("stack_hash",)

@@ -17,7 +17,7 @@ _OF_TASK = "source, host, release, time, audit_id, task, pid, comm, verdict, rea
 
 
 def _function(symbol: str) -> str:
-    # As function_name() of analysis/queries.py: without the offset, unless nothing else is there.
+    # Without the offset, unless nothing else is there.
     return rf"regexp_replace({symbol}, '(?s)^(.+)\+[^+]*$', '\1')"
 
 

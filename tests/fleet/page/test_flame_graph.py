@@ -11,7 +11,7 @@ pytest.importorskip("duckdb", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 
 from drgn_tools.analysis.labels import function_label
-from drgn_tools.analysis.queries import kernel_frames
+from drgn_tools.analysis.waiting import kernel_frames
 from drgn_tools.records import TaskStack
 
 from ...support.fleet_page import TASKS, frame, share_of_width, verdicts

@@ -16,7 +16,7 @@ pytest.importorskip("duckdb", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 
 from drgn_tools.analysis.labels import frame_label
-from drgn_tools.analysis.queries import kernel_frames
+from drgn_tools.analysis.waiting import kernel_frames
 from drgn_tools.fleet.dataset.stack_hash import stack_hash
 from drgn_tools.fleet.report.page import write_page
 from drgn_tools.fleet.report.page_stacks import command_to_go_on

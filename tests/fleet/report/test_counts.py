@@ -14,7 +14,7 @@ pytest.importorskip("distributed", reason="needs the extra drgn-tools[fleet]")
 
 from drgn_tools import __version__
 from drgn_tools.analysis.labels import function_label
-from drgn_tools.analysis.queries import kernel_frames
+from drgn_tools.analysis.waiting import kernel_frames
 from drgn_tools.fleet.dataset.dataset import Dataset
 from drgn_tools.fleet.dataset.stack_hash import stack_hash
 from drgn_tools.records import Frame, TaskStack, Verdict

@@ -16,7 +16,7 @@ pytest.importorskip("duckdb", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("distributed", reason="needs the extra drgn-tools[fleet]")
 
-from drgn_tools.analysis.queries import kernel_frames
+from drgn_tools.analysis.waiting import kernel_frames
 from drgn_tools.fleet.dataset.dataset import Dataset
 from drgn_tools.fleet.report.report import report_lines
 from drgn_tools.records import KernelAudit
