@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which task somebody means."""
+"""From a PID, an address or a drgn object to the task that it names."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ WhichTask = Union[int, Object, Thread]
 
 
 def find_task(prog: Program, layout: TaskLayout, tasks: TaskList, which: WhichTask) -> Task:
-    """The task that is meant.
+    """Return the task that *which* names.
 
-    :raises TaskNotFoundError: there is none.
-    :raises UsageError: that is no way to name one.
+    :raises TaskNotFoundError: if there is no such task
+    :raises UsageError: if *which* cannot name a task
     """
     number = _pid_or_address(which)
     if number < _PID_MAX_LIMIT:
         task, wanted = _task_of_pid(prog, layout, tasks, number), f"pid {number}"
     else:
-        # Whatever can be read would make a task; only what the kernel has on
-        # its list, or runs when idle, is one.
+        # Any memory could be read as a task. Only an address on the task list, or of an
+        # idle task, is one.
         task = next((task for task in tasks if task.addr == number), None)
         wanted = f"address {number:#x}"
     if task is None:

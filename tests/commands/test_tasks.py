@@ -30,11 +30,11 @@ from ..support.repl import Repl
     ("argv", "says"),
     [
         (["tasks", "-c", "a", "--format", "folded"], "no format 'folded'"),
-        (["tasks", "-c", "a", "--pid", "x"], "'x' is no list of PIDs"),
-        (["tasks", "-c", "a", "--pid", "1,,2"], "'1,,2' is no list of PIDs"),
-        (["tasks", "-c", "a", "--pid", "1-"], "'1-' is no list of PIDs"),
-        (["tasks", "-c", "a", "--pid", "1_0"], "'1_0' is no list of PIDs"),
-        (["tasks", "-c", "a", "--pid", "0x"], "'0x' is no list of PIDs"),
+        (["tasks", "-c", "a", "--pid", "x"], "'x' is not a list of PIDs"),
+        (["tasks", "-c", "a", "--pid", "1,,2"], "'1,,2' is not a list of PIDs"),
+        (["tasks", "-c", "a", "--pid", "1-"], "'1-' is not a list of PIDs"),
+        (["tasks", "-c", "a", "--pid", "1_0"], "'1_0' is not a list of PIDs"),
+        (["tasks", "-c", "a", "--pid", "0x"], "'0x' is not a list of PIDs"),
         (["tasks", "-c", "a", "--pid", "1,9-5"], "'1,9-5' has an empty range"),
         (
             ["tasks", "-c", "a", "--function", "f+0x8"],
