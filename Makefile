@@ -70,4 +70,4 @@ $(VENV)/.for-pages: pyproject.toml scripts/bootstrap.py
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Fixtures: the bundled vmcore, and the lab's dumps where the lab has been run."""
+"""Fixtures: the bundled vmcore, and the lab's dumps where the lab has been run.
+
+Property tests draw the same examples in each run. ``pytest --hypothesis-profile explore`` draws
+others, and more of them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from pathlib import Path
 
 import drgn
 import pytest
+from hypothesis import HealthCheck, settings
 
 from drgn_tools import open_program
 
@@ -22,8 +27,33 @@ LAB_VARIABLE = "DRGN_TOOLS_LAB_DUMPS"
 """Folder with the lab's dumps (``make lab``). Set, a dump that is missing fails; unset, it skips."""
 
 
+LAB_TIMEOUT_S = 3600
+"""A test of the lab may look at each of its dumps, and run guests and fleets."""
+
+# A busy machine is slow to draw examples: that is no fault of a test.
+settings.register_profile(
+    "repeatable",
+    max_examples=200,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "explore", settings.get_profile("repeatable"), max_examples=20_000, derandomize=False
+)
+settings.load_profile("repeatable")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lab: needs the lab's dumps (make test-lab)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of the lab the time that they need."""
+    for item in items:
+        if item.get_closest_marker("lab") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LAB_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
