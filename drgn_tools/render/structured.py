@@ -15,6 +15,10 @@ from ..terminal.escape import escape
 
 __all__ = ("csv_lines", "json_lines", "jsonl_lines")
 
+_FORMULA_STARTS = ("=", "+", "-", "@")
+"""A spreadsheet evaluates a cell that begins so, and a comm is chosen by whoever runs the program (OWASP,
+"CSV Injection"; the tab and the carriage return named there are escaped)."""
+
 
 def json_lines(
     schema: str,
@@ -60,10 +64,11 @@ def _json(value: Any) -> str:
 def csv_lines(fields: Fields, records: Iterable[Any]) -> Iterator[str]:
     """Comma-separated values as in RFC 4180, but with Unix line ends, below a header.
 
-    Nothing is the empty cell, truth is ``true`` or ``false``, the items of a
-    list are separated by ``;``. Text is escaped, so a record is always one line.
+    ``None`` is the empty cell, a bool is ``true`` or ``false``, the items of a
+    list are separated by ``;``. Text is escaped, so a record is always one line,
+    and text that a spreadsheet would take for a formula begins with an apostrophe.
     """
-    yield _csv_line(fields)
+    yield _csv_line(map(_csv_cell, fields))
     for record in records:
         yield _csv_line(_csv_cell(get(record)) for get in fields.values())
 
@@ -81,4 +86,7 @@ def _csv_cell(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list):
         return ";".join(_csv_cell(item).replace(";", "\\x3b") for item in value)
-    return escape(str(value))
+    if not isinstance(value, str):
+        return str(value)
+    text = escape(value)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
