@@ -31,14 +31,15 @@ GUARD_BYTES = 4096
 def used_bytes(prog: Program, stack: TaskStack, size: int) -> Optional[int]:
     """Return how many bytes of the task's own stack are in use.
 
+    :param size: Size of a task's stack, in bytes.
     :return: ``None`` for a task on a CPU whose registers are not known.
     """
     task = Object(prog, "struct task_struct *", stack.task)
     begin = task.stack.value_()
     if not stack.on_cpu:
         return int(begin + size - task.thread.sp.value_())
-    # The CPU may be on other stacks by now; where it left this one, registers were saved.
-    # One that ran off its low end is in the page below.
+    # The CPU may be on another stack; the pt_regs it saved then has the sp of this one.
+    # After a stack overflow, sp is in the guard page below.
     saved = [regs["sp"] for regs in stack.regs if not regs.user_mode]
     pointers = [(stack.cpu_registers or {}).get("sp", 0), *saved]
     used = [begin + size - sp for sp in pointers if begin - GUARD_BYTES <= sp < begin + size]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""In which functions was the kernel interrupted, of the tasks whose stacks cannot be trusted?
+"""Which kernel functions were interrupted, on the stacks that cannot be trusted?
 
-Every pt_regs of kernel mode counts, also if an interrupt came on top of a fault.
+Every pt_regs saved in kernel mode counts. A task with several of them counts several times.
 
     $ drgn -c vmcore contrib/interrupted_functions.py
     TASKS  FUNCTION              INTERRUPTED BY        SUCH AS

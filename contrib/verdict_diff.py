@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is different between the stacks of two dumps of a machine?
+"""What differs between the stacks of two dumps of a machine?
 
-Two tasks are the same if PID and name are equal. Shown are tasks whose verdict or
-reason changed; with --all also tasks that came or went.
+A task is the same in both dumps if PID and name are equal. The table has the tasks whose verdict or
+reason changed; with --all also the tasks that are in only one of the dumps.
 
     $ drgn -c before.vmcore contrib/verdict_diff.py after.vmcore
     PID  COMM       BEFORE                                                              AFTER
@@ -48,8 +48,9 @@ def verdict_diff(prog: Program, args: Namespace) -> Iterator[str]:
 
 
 def compare_kernels(before: KernelInfo, after: KernelInfo) -> None:
+    """Show the notes on the second kernel, and warn if the build IDs differ."""
     for text in after.notes:
-        if text not in before.notes:  # run() has shown those
+        if text not in before.notes:  # run() has already shown these
             note(f"{after.source}: {text}")
     if before.build_id != after.build_id:
         warn(f"not the same kernel: build ID {before.build_id} before, {after.build_id} after")
@@ -60,10 +61,12 @@ def by_name(prog: Program) -> dict[TaskName, TaskStack]:
 
 
 def no_verdicts(task: TaskStack) -> bool:
+    """Return whether no task of this kernel has a verdict."""
     return task.reason in KERNEL_WIDE
 
 
 def answer(task: Optional[TaskStack]) -> Optional[str]:
+    """Return verdict and reason as text; ``None`` for a task that is not in the dump."""
     if task is None:
         return None
     # A note has already shown the sentence that all tasks of a kernel share.
@@ -74,5 +77,5 @@ def answer(task: Optional[TaskStack]) -> Optional[str]:
 if __name__ == "__main__":
     parser = script_parser(__doc__)
     parser.add_argument("other", metavar="VMCORE", help="the second dump")
-    parser.add_argument("--all", action="store_true", help="also tasks that came or went")
+    parser.add_argument("--all", action="store_true", help="also tasks that are in only one dump")
     run(verdict_diff, parser)
