@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where text goes: results to stdout, everything else to stderr."""
+"""Output of the command lines: results to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ __all__ = (
 EXIT_OUTPUT = 74
 """The result could not be written (EX_IOERR of sysexits.h)."""
 EXIT_INTERRUPTED = 128 + 2
-"""Ctrl-C: what a shell reports for a program that SIGINT ended."""
+"""Ctrl-C: the exit code that a shell reports for a program killed by SIGINT."""
 EXIT_READER_GONE = 128 + 13
-"""The reader of our output left: what a shell reports for SIGPIPE."""
+"""The reader of the output closed the pipe: the exit code that a shell reports for SIGPIPE."""
 
 
 class OutputError(DrgnToolsError):
@@ -44,11 +44,11 @@ class OutputError(DrgnToolsError):
 
 
 class ReaderGoneError(Exception):
-    """The reader of our output left, as ``head -1`` does. There is nothing to report."""
+    """The reader of the output closed the pipe, as ``head -1`` does. This is not an error to report."""
 
 
 _WIDTH = 100
-"""Characters in a line of a table that does not go to a terminal."""
+"""Width of a table that does not go to a terminal, in characters."""
 _WIDTH_MIN = 80
 
 _ASCII = {"…": "~", "┌": "+", "│": "|", "└": "+"}
@@ -69,7 +69,9 @@ def is_terminal(stream: Optional[TextIO]) -> bool:
 def table_width(stream: Optional[TextIO]) -> int:
     """Return how many characters a line of a table on a stream may have.
 
-    The environment variable ``COLUMNS`` wins over the size of the terminal.
+    The environment variable ``COLUMNS`` wins over the size of the terminal. Without both it is 100.
+
+    :return: Number of characters, at least 80.
     """
     fallback = (_WIDTH, 24)
     if is_terminal(stream) or "COLUMNS" in os.environ:
@@ -82,7 +84,7 @@ def write_lines(lines: Iterable[str], stream: Optional[TextIO] = None) -> None:
 
     :param lines: Lines without newlines.
     :param stream: Stream to write to; stdout by default.
-    :raises ReaderGoneError: if nobody reads any more.
+    :raises ReaderGoneError: if the reader of a pipe closed it.
     :raises OutputError: if the stream is closed or cannot be written.
     """
     stream = stream or sys.stdout
@@ -94,7 +96,8 @@ def write_lines(lines: Iterable[str], stream: Optional[TextIO] = None) -> None:
 
 
 def _write(stream: TextIO, line: Optional[str]) -> None:
-    # Only the write itself is in the try block: reading the dump may raise OSError, too.
+    # Only the write is in the try block: the lines are made from the dump, and reading it may raise
+    # OSError, too.
     try:
         if line is None:
             stream.flush()
@@ -107,10 +110,10 @@ def _write(stream: TextIO, line: Optional[str]) -> None:
 
 
 def discard(stream: Optional[TextIO]) -> None:
-    """Throw away what the buffer of a stream holds, after a write failed.
+    """Discard the buffer of a stream, after a write failed.
 
-    Otherwise the interpreter tries to write it again when it exits, complains, and changes the
-    exit code.
+    Otherwise the interpreter tries to write the buffer again when it exits, prints an error, and
+    changes the exit code.
     """
     # The stream may be closed, or not a file at all.
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as devnull:
@@ -153,19 +156,19 @@ class Console:
             self._progress = _Progress()
 
     def note(self, text: str) -> None:
-        """Show something good to know. ``-q`` mutes it."""
+        """Show information. ``-q`` hides it."""
         if not self._quiet:
             self.say(text)
 
     def problem(self, kind: str, text: str) -> None:
-        """Show something that went wrong. ``-q`` does not mute it.
+        """Show an error or a warning. ``-q`` does not hide it.
 
-        :param kind: ``error``, ``warning`` or the like.
+        :param kind: ``error``, ``warning`` or another level, in lower case.
         """
         self.say(f"drgn-tools: {kind}: {text}")
 
     def progress(self, text: str) -> None:
-        """Show how far the command is: only on a terminal, and only if it takes long."""
+        """Show how far the command is, only on a terminal and only if the command takes long."""
         if self._progress is not None:
             self._write(self._progress.show(text))
 
@@ -175,7 +178,7 @@ class Console:
             self._write(self._progress.clear())
 
     def say(self, text: str) -> None:
-        """Show a line without any prefix. ``-q`` does not mute it."""
+        """Show a line without a prefix. ``-q`` does not hide it."""
         self.end_progress()
         self._write(f"{escape(text)}\n")
 
@@ -191,7 +194,7 @@ class Console:
 
 
 class _Progress:
-    # Decides what to write, which is often nothing.
+    # Returns the text to write; often that is empty, to write at most every _EVERY_S seconds.
     _FIRST_AFTER_S = 0.5
     _EVERY_S = 0.1
 

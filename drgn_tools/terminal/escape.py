@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Text from a dump, made safe to show.
+"""Escape text from a dump, so that it is safe to show.
 
-A task may give itself any name: ``comm`` may hold escape sequences, newlines and text that runs
-right to left. In a damaged dump every other string may hold them, too.
+A task may give itself any name: ``comm`` may contain escape sequences, newlines and right-to-left
+text. In a damaged dump every other string may contain them, too.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _MARKS = frozenset(("Mc", "Me", "Mn"))
 
 
 def escape(text: str) -> str:
-    """Return text with everything that is not plainly visible as ``\\xNN``, ``\\uNNNN`` or ``\\UNNNNNNNN``.
+    """Return text with all characters that are not plainly visible as ``\\xNN``, ``\\uNNNN`` or ``\\UNNNNNNNN``.
 
-    Escaped are combining marks and all that :meth:`str.isprintable` rejects: C0 and C1 controls,
-    line ends, bidirectional and zero-width characters, odd spaces, lone surrogates, private and
-    unassigned characters. Letters stay as they are, also those beyond ASCII.
+    This escapes combining marks and all characters that :meth:`str.isprintable` rejects: C0 and C1
+    controls, line ends, bidirectional and zero-width characters, unusual spaces, lone surrogates,
+    private and unassigned characters. Letters stay as they are, also those outside ASCII.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -28,9 +28,9 @@ def escape(text: str) -> str:
 
 
 def escape_cell(text: str) -> str:
-    """Do as :func:`escape`, and make spaces at both ends visible.
+    """Return text as :func:`escape` does, with spaces at both ends escaped as well.
 
-    This is for a cell of a table, whose padding would hide them.
+    The padding of a table would hide them.
     """
     text = escape(text)
     inner = text.strip(" ")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the parsers of all command lines share."""
+"""The argument parser of all command lines, and the options that they share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = (
 )
 
 ROW_FORMATS = ("table", "json", "jsonl", "csv")
-"""Every command with ``--format`` has these, and all formats of tabulate."""
+"""Formats of every command with ``--format``; all formats of tabulate come in addition."""
 
 
 class Arguments(argparse.Namespace):
@@ -32,7 +32,7 @@ class Arguments(argparse.Namespace):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises :class:`UsageError` and prints its epilog as it is written."""
+    """An ArgumentParser that raises :class:`UsageError` and does not wrap its epilog."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        # For --help and --version. The method of argparse ignores that the disk is full.
+        # For --help and --version. The method of argparse ignores a write error (full disk).
         write_lines(message.splitlines())
 
 
@@ -66,7 +66,7 @@ def add_log_options(parser: argparse._ActionsContainer) -> None:
 
 
 def add_format_option(parser: argparse._ActionsContainer, formats: Sequence[str]) -> None:
-    """Add ``--format``. Pass what was given to :func:`checked_format`.
+    """Add ``--format``. Pass its value to :func:`checked_format`.
 
     :param formats: Names of the formats that tabulate does not have; the first is the default.
     """
@@ -96,7 +96,7 @@ def positive(option: str) -> Callable[[str], int]:
 
 
 def checked_format(name: Optional[str], command: str, formats: Sequence[str] = ROW_FORMATS) -> str:
-    """Return the format that a command has to use.
+    """Return the format for the output of a command.
 
     :param name: Value of ``--format``, or ``None`` if it was not given.
     :param command: Name of the command, for the error message.

@@ -474,7 +474,7 @@ def test_csv_text_is_never_a_formula_of_a_spreadsheet(start: str) -> None:
     # OWASP, "CSV Injection". Who runs a program chooses its comm.
     evil = f"{start}cmd|' /C calc'!A0"
     fields = {"text": lambda r: r, "list": lambda r: ["a", r], "number": lambda r: -1}
-    header, line = structured.csv_lines(fields, [evil])
+    _, line = structured.csv_lines(fields, [evil])
     (text, items, number) = next(csv.reader([line]))
     assert (text, items, number) == (f"'{evil}", f"a;'{evil}", "-1")
     assert list(structured.csv_lines({evil: fields["number"]}, [])) == [f"'{evil}"]
