@@ -18,7 +18,12 @@ from ..kernel.text import KernelText
 from ..memory import read_or_none
 from ..records import Frame, SavedRegs
 from ..unwind.base import Step, Walk
-from ..unwind.interrupted_caller import Code, ReadMemory, is_entered_by_call, missing_caller
+from ..unwind.interrupted_caller import (
+    Code,
+    ReadMemory,
+    find_interrupted_caller,
+    is_entered_by_call,
+)
 from ..unwind.recovery import RecoverLayout, Recovery
 
 __all__ = ("Frames",)
@@ -172,7 +177,7 @@ class Frames:
             return None
         if symbol is not None and not is_entered_by_call(symbol.name):
             return None
-        found = missing_caller(
+        found = find_interrupted_caller(
             sp,
             frame.ip,
             None if symbol is None else frame.ip - symbol.offset,
