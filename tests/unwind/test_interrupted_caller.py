@@ -29,11 +29,11 @@ from drgn_tools.unwind.interrupted_caller import (
     Caller,
     Code,
     Depth,
-    Place,
-    called_from,
+    NoDepth,
+    callee_of,
     depth_at,
+    find_interrupted_caller,
     is_entered_by_call,
-    missing_caller,
 )
 
 from ..conftest import lab_dump, lab_vmlinux
@@ -43,7 +43,7 @@ from ..support.compare_drgn import drgn_with_dwarf
 from ..support.console import read_console
 from ..support.overlay import overlay
 
-FRAME, UNCLEAR = Place.FRAME, Place.UNCLEAR
+FRAME, UNCLEAR = NoDepth.FRAME, NoDepth.UNCLEAR
 
 
 def depths(code: str, word_bytes: int = 8) -> list[Depth]:
@@ -145,7 +145,7 @@ def test_any_bytes_are_an_answer(seed: int) -> None:
         code = rng.randbytes(rng.randrange(64))
         for word_bytes in (4, 8):
             found = depth_at(code, rng.randrange(80), word_bytes)
-            assert isinstance(found, (int, Place))
+            assert isinstance(found, (int, NoDepth))
             one = decode(code, 0, word_bytes)
             assert one is None or 0 < one.length <= min(15, len(code))
 
@@ -183,7 +183,9 @@ def ask(
     memory: Memory, offset: int, start: Optional[int] = TEXT, sp: int = STACK
 ) -> Optional[Caller]:
     code = Code(memory, 8)
-    return missing_caller(sp, TEXT + offset, start, code, memory, lambda addr, addr_p: addr)
+    return find_interrupted_caller(
+        sp, TEXT + offset, start, code, memory, lambda addr, addr_p: addr
+    )
 
 
 PROLOGUE = "554889e5905dc3"
@@ -228,7 +230,7 @@ def test_a_swapped_return_address_is_looked_up() -> None:
         asked.append((addr, addr_p))
         return RETURN
 
-    found = missing_caller(STACK, TEXT, TEXT, Code(memory, 8), memory, recover)
+    found = find_interrupted_caller(STACK, TEXT, TEXT, Code(memory, 8), memory, recover)
     assert found == Caller(RETURN, sure=True)
     assert asked == [(0x7A, STACK)]
 
@@ -287,8 +289,8 @@ def test_what_a_call_calls(code: str, callee: Optional[int]) -> None:
     raw = bytes.fromhex(code)
     padding = b"\xf4" * 8
     memory = Memory({RETURN - len(raw) - 8: padding + raw})
-    assert called_from(RETURN, memory, 8) == callee
-    assert called_from(0, memory, 8) is None
+    assert callee_of(RETURN, memory, 8) == callee
+    assert callee_of(0, memory, 8) is None
 
 
 # ---- against the CFI of real kernels
@@ -431,10 +433,10 @@ def test_every_caller_is_drgns_by_cfi(variant: Variant, monkeypatch: pytest.Monk
     asked: list[Optional[Caller]] = []
 
     def noting(*arguments: Any) -> Optional[Caller]:
-        asked.append(missing_caller(*arguments))
+        asked.append(find_interrupted_caller(*arguments))
         return asked[-1]
 
-    monkeypatch.setattr(frames_module, "missing_caller", noting)
+    monkeypatch.setattr(frames_module, "find_interrupted_caller", noting)
     prog = open_program(core=dump.core)
     stacks = list(task_stacks(prog))
     theirs = drgn_with_dwarf(dump.core, Path(vmlinux), kernel.modules)
@@ -452,7 +454,7 @@ def test_every_caller_is_drgns_by_cfi(variant: Variant, monkeypatch: pytest.Monk
             results["confirmed by CFI" if equal else "refuted"] += 1
         else:
             # Assembly, and the lab's modules, which are stripped.
-            callee = called_from(caller.ip, reader(prog), 8)
+            callee = callee_of(caller.ip, reader(prog), 8)
             direct = callee == prog.symbol(ip).address if callee != INDIRECT else None
             results[{True: "called", False: "refuted", None: "indirect"}[direct]] += 1
     # Nor does drgn have one that ours lacks.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What of an x86 kernel decides how its frame pointers are followed."""
+"""The constants of an x86 kernel that decide how its frame pointers are followed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEFAULT_THREAD_SIZE_BYTES = 16 * 1024
 
 
 class UnwindRules(msgspec.Struct, frozen=True):
-    """The constants of arch/x86/kernel/unwind_frame.c in one kernel."""
+    """The constants of arch/x86/kernel/unwind_frame.c (v6.12) in one kernel."""
 
     encoding: Encoding
     """The form of ENCODE_FRAME_POINTER."""
@@ -33,14 +33,15 @@ class UnwindRules(msgspec.Struct, frozen=True):
 
     @property
     def gcc_realign_words(self) -> int:
-        """GCC_REALIGN_WORDS: how far gcc moves a frame that it realigns (see is_last_aligned_frame)."""
+        """GCC_REALIGN_WORDS: by how many words gcc moves a frame that it realigns (see is_last_aligned_frame())."""
         return 1 if self.regs.word_bytes == 8 else 3
 
 
 def frame_pointer_rules(layout: Layout) -> Optional[UnwindRules]:
     """Return how this kernel's frame pointers are followed.
 
-    :return: ``None`` if it does not unwind with encoded frame pointers, or that cannot be told
+    :return: ``None`` if it has another unwinder, or its frame pointers are not encoded, or it is
+        unclear whether they are
     """
     if not isinstance(layout, X86Layout) or layout.unwinder not in (None, "frame_pointer"):
         return None
