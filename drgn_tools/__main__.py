@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``python -m drgn_tools``, and where the command ``drgn-tools`` starts."""
+"""The entry point of ``python -m drgn_tools`` and of the command ``drgn-tools``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import sys
 __all__ = ("main",)
 
 _PLUGINS_OF_REPL_COMMANDS = ("builtin_commands", "crash_commands", "encoded_stacks")
-"""Plugins of drgn and ours that only add % commands."""
+"""Plugins, drgn's and ours, that only add % commands."""
 _GC_THRESHOLD = 100_000
+"""Number of new objects after which Python looks for garbage; its default is far lower."""
 
 
 def main() -> int:
-    """Run the command line of the process.
+    """Run the command line of this process.
 
-    :return: The exit code.
+    :return: The exit code
     """
-    # The imports take long enough for a Ctrl-C to come meanwhile.
+    # A Ctrl-C may come during the imports, which take a while.
     try:
         _start_quickly()
         from .commands.main import main as run
@@ -28,15 +29,16 @@ def main() -> int:
     except KeyboardInterrupt:
         return 128 + 2
     finally:
-        # The process ends, so collecting garbage is a waste of time. duckdb takes objects that
-        # were not collected for leaked ones.
+        # The process ends, so there is no need to collect garbage. But duckdb reports objects
+        # that were not collected as leaks.
         if "duckdb" not in sys.modules:
             gc.freeze()
 
 
 def _start_quickly() -> None:
-    # Half the time of a short run would go into importing % commands, which nobody can type here,
-    # and into looking for garbage among records, which are in no reference cycles.
+    # A short run would spend half of its time on two things that it does not need: to import the
+    # % commands, which only a shell has, and to look for garbage among records, which are not in
+    # reference cycles.
     gc.set_threshold(_GC_THRESHOLD)
     if "shell" not in sys.argv:
         disabled = os.environ.get("DRGN_DISABLE_PLUGINS")

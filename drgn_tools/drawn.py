@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Records that people see as a drawing: ``str()`` of them, and a prompt that shows them.
+"""Records that ``str()`` and drgn's prompt show as a drawing.
 
-Apart from the records, because importing this costs nothing: drgn's plugin tells the prompt
-of it at every start of drgn.
+This is not in the module of the records because drgn's plugin imports it each time drgn starts:
+it imports nothing else.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ _draw: Callable[[Any], str] = repr
 
 
 def draw_with(draw: Callable[[Any], str]) -> None:
-    """Set what ``str()`` of a :class:`Drawn` record returns.
+    """Set the function that draws records.
 
-    Records lie below the renderers and do not know them: the package sets the drawing of
-    ``drgn_tools.render.stack``.
+    Records cannot import the renderers, which are above them. The package sets this to a function
+    of ``drgn_tools.render.stack``.
+
+    :param draw: Takes a :class:`Drawn` record, and returns what ``str()`` of it is
     """
     global _draw
     _draw = draw
 
 
 class Drawn:
-    """A record that is shown as its drawing."""
+    """Base of a record whose ``str()`` is a drawing."""
 
     __slots__ = ()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One kernel -> its records: every task, its stack, the verdict.
+"""From a kernel to its records: every task, its stack, its verdict.
 
 This is the Python API: :func:`task_stack`, :func:`task_stacks`,
 :func:`audit_kernel`, :func:`kernel_info`. Bad data never raises here: a stack that cannot be
@@ -55,7 +55,7 @@ def task_stack(prog: Program, which: WhichTask) -> TaskStack:
 def crashed_stack(prog: Program) -> TaskStack:
     """Return the stack of the task that crashed the machine: the one that called panic().
 
-    :raises TaskNotFoundError: if no task did, or the kernel is running
+    :raises TaskNotFoundError: if no task has called panic(), or the kernel is running
     :raises TypesError: if types that a stack needs are missing or damaged
     """
     addr = crashed_task(prog)
@@ -85,8 +85,9 @@ def audit_kernel(
 ) -> KernelAudit:
     """Return the stacks of all tasks of a kernel, and what could not be read.
 
-    :param progress: Called after each task with the number of tasks done
-    :param max_tasks: Look at no more tasks than this; if there are more, the audit has a problem
+    :param progress: Called after each task with the number of tasks done so far
+    :param max_tasks: Largest number of tasks to look at. If there are more,
+        :attr:`KernelAudit.problems` tells.
     :raises TypesError: if types that a stack needs are missing or damaged
     """
     audit = AuditUnderWay(prog, progress, max_tasks)
@@ -100,9 +101,13 @@ def audit_under_way(
     progress: Optional[Callable[[int], None]] = None,
     max_tasks: Optional[int] = None,
 ) -> Union[KernelAudit, AuditUnderWay]:
-    """Return an audit as :func:`audit_kernel` does, but the records of a dump come one by one.
+    """Return an audit as :func:`audit_kernel` does, but make the records of a dump while they are used.
 
-    A running kernel changes while its records are used, so all of them are read first.
+    A running kernel changes meanwhile, so all of its records are made first.
+
+    :param progress: As for :func:`audit_kernel`
+    :param max_tasks: As for :func:`audit_kernel`
+    :raises TypesError: if types that a stack needs are missing or damaged
     """
     if is_live(prog):
         return audit_kernel(prog, progress, max_tasks)
@@ -157,8 +162,8 @@ def kernel_info(prog: Program) -> KernelInfo:
 
 
 def _suspicious_emptiness(empty: int, tasks: int) -> Iterator[str]:
-    # The kernel calls a stack without frames reliable. If most stacks have none, the
-    # layout is wrong, and so are the verdicts.
+    # For the kernel a stack without frames is reliable. If most stacks have none, the layout is
+    # probably wrong, and so are the verdicts.
     if 2 * empty > tasks:
         yield (
             f"{empty} of {tasks} stacks have no frames: the types are probably damaged, and the"

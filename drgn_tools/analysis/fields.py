@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The fields of each record as data: their names, their order, their values.
 
-JSON, CSV and the Parquet files of a fleet share them. They are the contract with programs
-that read our output (docs/commands.md). Within a schema number a field is only ever added,
-and only at the end.
+JSON, CSV and the Parquet files of a fleet have the same fields. Other programs rely on them
+(docs/commands.md): while the schema number stays the same, a field is only added, and only at
+the end.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _labels(frames: Iterable[Frame]) -> list[str]:
 # list of names.
 
 TASK_WITH_FRAMES_CSV: Fields = {**TASK, "frames": lambda task: _labels(task.frames)}
-"""Fields of a :class:`~drgn_tools.records.TaskStack`, with its stack in one cell."""
+"""Fields of a :class:`~drgn_tools.records.TaskStack`, with its stack in one column."""
 
 FRAME_CSV: Fields = {
     **{name: _of_task(name) for name in (*_IDENTITY, "verdict", "reason")},
@@ -209,7 +209,7 @@ GROUP_CSV: Fields = {
     "comms": lambda group: [comm for comm, _ in group.comms],
     "frames": lambda group: _labels(group.frames),
 }
-"""Fields of a :class:`~drgn_tools.analysis.grouping.StackGroup`, flat."""
+"""Fields of a :class:`~drgn_tools.analysis.grouping.StackGroup`, without objects in them."""
 
 
 def regs_csv(arch: str) -> Fields:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stacks taken apart: one record for each frame, or each ``pt_regs``, with its task."""
+"""One record for each frame of a stack, or for each ``pt_regs`` on it, together with the task."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class TaskFrame(msgspec.Struct, frozen=True):
     task: TaskStack
     """The task."""
     number: int
-    """Index in its :attr:`TaskStack.frames`, 0 the innermost."""
+    """Index in :attr:`TaskStack.frames`; 0 is the innermost."""
     frame: Frame
     """The frame."""
 
 
 def each_frame(tasks: Iterable[TaskStack]) -> Iterator[TaskFrame]:
-    """Return every frame of every stack."""
+    """Return every frame on the stacks of *tasks*, innermost first."""
     return (
         TaskFrame(task, number, frame) for task in tasks for number, frame in enumerate(task.frames)
     )
 
 
 class TaskRegs(msgspec.Struct, frozen=True):
-    """One saved ``pt_regs`` and the task on whose stack it lies."""
+    """One ``pt_regs``, and the task on whose stack it lies."""
 
     task: TaskStack
     """The task."""
@@ -43,7 +43,8 @@ class TaskRegs(msgspec.Struct, frozen=True):
 def saved_regs(tasks: Iterable[TaskStack], user_mode: Optional[bool] = None) -> Iterator[TaskRegs]:
     """Return every ``pt_regs`` on the stacks of *tasks*.
 
-    :param user_mode: Only those saved in user mode (true) or kernel mode (false)
+    :param user_mode: Return only those that were saved in user mode (true) or in kernel mode
+        (false); by default all
     """
     return (
         TaskRegs(task, regs)

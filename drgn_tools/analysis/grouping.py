@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Identical stacks folded together."""
+"""Group tasks whose stacks are the same."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ("StackGroup", "group_stacks")
 
 
 class StackGroup(msgspec.Struct, frozen=True):
-    """Tasks whose stacks are the same: function by function, offset by offset, with the same verdict."""
+    """Tasks with the same verdict whose stacks have the same functions at the same offsets."""
 
     verdict: Verdict
-    """Of each of them."""
+    """:attr:`.TaskStack.verdict` of each task."""
     reason: Optional[Reason]
-    """Of each of them."""
+    """:attr:`.TaskStack.reason` of each task."""
     why: Optional[str]
-    """Of the first."""
+    """:attr:`.TaskStack.why` of the first task."""
     frames: tuple[Frame, ...]
-    """Frames in the kernel of the first, innermost first."""
+    """Frames in the kernel of the first task, innermost first."""
     pids: tuple[int, ...]
-    """Thread IDs, in the order they came."""
+    """Thread IDs, in the order of the tasks."""
     comms: tuple[tuple[str, int], ...]
-    """Names of the tasks and how many bear each, most frequent first."""
+    """(name, number of tasks with this name), most frequent first."""
 
     @property
     def count(self) -> int:
-        """How many tasks."""
+        """Number of tasks."""
         return len(self.pids)
 
 
@@ -59,11 +59,13 @@ class _Members:
 
 
 def group_stacks(tasks: Iterable[TaskStack]) -> list[StackGroup]:
-    """Fold identical stacks together, most frequent first.
+    """Group tasks whose stacks are the same.
 
-    Compared are the frames in the kernel by symbol (by address where there is
-    none), which of them are ``pt_regs``, and verdict and reason. Of each group
-    only the first stack is kept.
+    Two stacks are the same if they have the same verdict and reason, the same symbols and offsets
+    in the kernel (addresses, if there is no symbol), and ``pt_regs`` at the same frames. Only the
+    first stack of each group is kept.
+
+    :return: The largest group first
     """
     groups: dict[object, _Members] = {}
     for task in tasks:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The names that people use for a frame: its function, with or without offset and module.
+"""Names of frames for people: the function, with or without offset and module.
 
-The text is not escaped: the renderer does that, by the rules of its format.
+The text is not escaped. The renderer escapes it by the rules of its format.
 """
 
 from __future__ import annotations

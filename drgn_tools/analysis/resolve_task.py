@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From a PID, an address or a drgn object to the task that it names."""
+"""Find the task that a PID, an address or a drgn object stands for."""
 
 from __future__ import annotations
 
@@ -17,24 +17,28 @@ from ..program.open import source_of
 __all__ = ("WhichTask", "find_task")
 
 _PID_MAX_LIMIT = 4 * 1024 * 1024
-"""linux/threads.h: no PID reaches this; every address of the kernel is above."""
+"""PIDs are smaller (linux/threads.h), addresses in the kernel are larger."""
 
 WhichTask = Union[int, Object, Thread]
-"""A PID, the address of a ``struct task_struct``, a pointer to one, one itself, a drgn Thread."""
+"""A PID, the virtual address of a ``struct task_struct``, a ``struct task_struct`` or a pointer to one, or a
+:class:`drgn.Thread`."""
 
 
 def find_task(prog: Program, layout: TaskLayout, tasks: TaskList, which: WhichTask) -> Task:
-    """Return the task that *which* names.
+    """Return the task that *which* stands for.
 
+    :param layout: Layout of ``struct task_struct``
+    :param tasks: All tasks of the kernel
+    :param which: As for :func:`~.audit.task_stack`
     :raises TaskNotFoundError: if there is no such task
-    :raises UsageError: if *which* cannot name a task
+    :raises UsageError: if *which* is neither a PID nor a task
     """
     number = _pid_or_address(which)
     if number < _PID_MAX_LIMIT:
         task, wanted = _task_of_pid(prog, layout, tasks, number), f"pid {number}"
     else:
-        # Any memory could be read as a task. Only an address on the task list, or of an
-        # idle task, is one.
+        # Any memory can be read as a task. Only an address on the task list, or that of an idle
+        # task, is one.
         task = next((task for task in tasks if task.addr == number), None)
         wanted = f"address {number:#x}"
     if task is None:
@@ -52,7 +56,7 @@ def _task_of_pid(prog: Program, layout: TaskLayout, tasks: TaskList, pid: int) -
         task = None
     if task is not None and task.pid == pid:
         return task
-    # The PID tree is damaged; the task list may not be.
+    # The PID tree is damaged, but the task list may not be.
     return next((task for task in tasks if task.pid == pid), None)
 
 

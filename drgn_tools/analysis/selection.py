@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which tasks are asked for, and in what order.
+"""Select tasks, and put them in order.
 
-The options of the command line and of the REPL commands mean this. Everything works on any
-iterable of records and keeps its order.
+The options of the command line and of the REPL commands are made of this. The functions take any
+iterable of records.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ STATES = "RSDTtXZPI?"
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """Conditions on tasks. An empty one holds for every task; all must hold."""
+    """Conditions on tasks. All of them must hold. An empty condition holds for every task."""
 
     pids: tuple[range, ...] = ()
-    """Thread IDs."""
+    """Ranges of thread IDs; one must contain that of the task."""
     comms: tuple[str, ...] = ()
     """Shell patterns of task names (``kworker/*``); one must match."""
     states: frozenset[str] = frozenset()
-    """State letters, see :data:`STATES`."""
+    """State letters (see :data:`STATES`); one must be that of the task."""
     functions: tuple[str, ...] = ()
     """Shell patterns of function names; one must match a function anywhere on the stack."""
     verdicts: frozenset[Verdict] = frozenset()
-    """Verdicts."""
+    """Verdicts; one must be that of the task."""
 
     def __contains__(self, task: TaskStack) -> bool:
         return (
@@ -54,11 +54,11 @@ class Selection(msgspec.Struct, frozen=True):
         )
 
     def of_any_verdict(self) -> Selection:
-        """Return these conditions without that on the verdict."""
+        """Return these conditions without the one on the verdict."""
         return msgspec.structs.replace(self, verdicts=frozenset())
 
     def of(self, tasks: Iterable[TaskStack]) -> Iterator[TaskStack]:
-        """Return those of *tasks* for which all conditions hold."""
+        """Return the tasks for which all conditions hold, in the same order."""
         return (task for task in tasks if task in self)
 
 
@@ -66,7 +66,7 @@ def parse_pids(text: str) -> tuple[range, ...]:
     """Return the ranges of a list of PIDs: ``(range(1, 2), range(5, 10))`` for ``"1,5-9"``.
 
     :param text: Decimal numbers, or hexadecimal ones that begin with 0x
-    :raises UsageError: if *text* is no such list
+    :raises UsageError: if *text* is not a list of PIDs and ranges
     """
     ranges = []
     for part in text.split(","):
@@ -81,7 +81,7 @@ def parse_pids(text: str) -> tuple[range, ...]:
 
 
 _NUMBER = re.compile(r"[0-9]{1,9}|0x[0-9a-f]{1,8}", re.IGNORECASE)
-"""int() alone would take "+1", "1_000" and digits of other scripts. No PID is longer."""
+"""int() accepts "+1", "1_000" and digits of other scripts, too. No PID has more digits."""
 
 
 def _number(text: str) -> int:
@@ -102,11 +102,15 @@ SORT_KEYS: dict[str, Callable[[TaskStack], object]] = {
     "verdict": lambda task: ("crashed" not in task.flags, _VERDICT_ORDER[task.verdict]),
     "depth": lambda task: -len(kernel_frames(task)),
 }
-"""Orders that tasks can be put in: the one that crashed and unreliable ones first, deepest stacks first, the rest ascending."""
+"""Name of an order -> its sort key. ``verdict``: the task that crashed first, then unreliable ones. ``depth``: the
+deepest stack first. All others are ascending."""
 
 
 def sort_tasks(tasks: Iterable[TaskStack], key: str) -> list[TaskStack]:
-    """Return *tasks* in the order of one of :data:`SORT_KEYS`; equal ones stay in the kernel's order."""
+    """Return tasks in another order. Tasks with equal keys stay in the order that they had.
+
+    :param key: One of :data:`SORT_KEYS`
+    """
     return sorted(tasks, key=SORT_KEYS[key])  # type: ignore[arg-type]
 
 

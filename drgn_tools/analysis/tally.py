@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Count the tasks of an audit by verdict, while their records go by."""
+"""Count tasks by verdict while their records are used for something else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Tally:
         return sum(self.verdicts.values())
 
     def over(self, tasks: Iterable[TaskStack]) -> Iterator[TaskStack]:
-        """Return an iterator over *tasks* that counts each task as it is taken."""
+        """Yield *tasks*, and count each of them."""
         for task in tasks:
             self._add(task)
             yield task

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where a task waits: the innermost function on its stack that says why it is off its CPU."""
+"""Find the function that a task waits in: the innermost one that is not the scheduler."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SCHEDULER = frozenset(
         "raw_irqentry_exit_cond_resched",
     )
 )
-"""Functions that are on the stack of every task off its CPU: they do not say what it waits for.
+"""Functions that give up the CPU for any reason, so they do not tell what a task waits for.
 
 kernel/sched/core.c, kernel/time/sleep_timeout.c and kernel/entry/common.c, v4.10 to v7.2."""
 
@@ -57,13 +57,14 @@ def kernel_frames(task: TaskStack) -> tuple[Frame, ...]:
 
 
 def waiting_function(task: TaskStack) -> Optional[Frame]:
-    """Return the innermost frame that is not the scheduler itself (``__schedule``, ``schedule`` ...).
+    """Return the frame that tells what a task is waiting for.
 
-    If an interrupt took the CPU away from the task, that is the interrupted frame: the first
-    ``pt_regs``, which may be of user mode. For a task on a CPU it is the first ``pt_regs`` of
-    kernel mode, else the caller of panic(), else the frame that the CPU is in.
+    That is the innermost frame that is not of the scheduler (``__schedule``, ``schedule`` and the
+    like). For a task that an interrupt has preempted, it is the first ``pt_regs``, which may be
+    of user mode. For a task on a CPU it is the first ``pt_regs`` of kernel mode, else the caller of
+    panic(), else the frame that the CPU is in.
 
-    :return: The innermost frame if all are the scheduler; ``None`` if none is in the kernel
+    :return: The innermost frame if all are of the scheduler; ``None`` if there is none in the kernel
     """
     kernel = kernel_frames(task)
     if task.on_cpu:

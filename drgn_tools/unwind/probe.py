@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which walker a kernel gets, and why it gives no verdict where it gives none."""
+"""Choose the walker of a kernel, and find out whether its stacks can have verdicts."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ _NAMES = {"orc": "ORC", "guess": "guess"}
 
 
 class NoVerdict(msgspec.Struct, frozen=True):
-    """Why no stack of a kernel gets a verdict."""
+    """Why no stack of a kernel has a verdict."""
 
     reason: Reason
-    """Of each of its tasks."""
+    """The reason of each of its tasks."""
     sentence: str
-    """In words; said once for all tasks."""
+    """The reason in words, which is shown once for all tasks."""
 
 
 def probe_walker(
     prog: Program, layout: Layout, is_kernel_text: Callable[[int], Optional[bool]]
 ) -> Walker:
-    """Return the walker for one kernel.
+    """Return the walker of a kernel.
 
-    Frame pointers can be followed even where the kernel itself gives no verdict (x86-32,
+    Frame pointers can be followed even if the kernel has no reliable stack traces (x86-32,
     CONFIG_STACK_VALIDATION=n).
 
-    :param is_kernel_text: ``__kernel_text_address()``; ``None`` where that cannot be told
+    :param layout: Layout of this kernel
+    :param is_kernel_text: ``__kernel_text_address()`` of a virtual address; returns ``None`` if
+        the dump does not tell
     """
     rules = frame_pointer_rules(layout)
     if rules is not None:
@@ -48,7 +50,11 @@ def probe_walker(
 
 
 def no_verdict(layout: Layout) -> Optional[NoVerdict]:
-    """Return why this kernel gives no verdict on any stack; ``None`` if it gives one."""
+    """Return why no stack of a kernel has a verdict.
+
+    :param layout: Layout of this kernel
+    :return: ``None`` if its stacks have verdicts
+    """
     if isinstance(layout, X86Layout) and layout.detection.problem is not None:
         return NoVerdict(Reason.ENCODING_UNCLEAR, layout.detection.problem)
     if layout.unwinder in _NAMES:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Counts of tasks by verdict, taken while the records go by."""
+"""Tasks are counted by verdict while their records are used."""
 
 from __future__ import annotations
 

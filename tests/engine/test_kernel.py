@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel of a dump is found out once and kept on its Program."""
+"""The kernel of a dump is probed once and kept in its Program."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Callers that a walk of frame pointers skips: on drawn code, against CFI, drgn and consoles."""
+"""The caller of an interrupted function: on code made for the test, against CFI, against drgn and against consoles."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FRAME, UNCLEAR = NoDepth.FRAME, NoDepth.UNCLEAR
 
 
 def depths(code: str, word_bytes: int = 8) -> list[Depth]:
-    """At each instruction; *code* is hex, a space between two of them."""
+    """Return the depth at each instruction of *code*: hex, with a space after each instruction."""
     instructions = [bytes.fromhex(word) for word in code.split()]
     whole, at = b"".join(instructions), 0
     found = []
@@ -158,7 +158,7 @@ RETURN = TEXT + 0x8005
 
 
 class Memory:
-    """Pieces of it; what is between them is not in the dump."""
+    """Memory in pieces. What is between them is not in the dump."""
 
     def __init__(self, pieces: dict[int, bytes]) -> None:
         self.pieces = pieces
@@ -171,7 +171,7 @@ class Memory:
 
 
 def called(callee: int, code: str, *stack: int) -> Memory:
-    """A function at TEXT, and one that calls *callee* just before RETURN."""
+    """Return memory with a function at TEXT, a call of *callee* right before RETURN, and a stack at STACK."""
     call = b"\xe8" + struct.pack("<i", callee - RETURN)
     words = b"".join(word.to_bytes(8, "little") for word in stack)
     return Memory(
@@ -297,7 +297,7 @@ def test_what_a_call_calls(code: str, callee: Optional[int]) -> None:
 
 
 class Row(NamedTuple):
-    """CFI: from *address* on, *rule* gives the CFA of the function at *start*."""
+    """A row of CFI: from *address* to *end*, *rule* is the CFA of the function at *start*."""
 
     start: int
     address: int
@@ -306,7 +306,7 @@ class Row(NamedTuple):
 
 
 def cfi_rows(vmlinux: str) -> Iterator[Row]:
-    """As ``readelf`` has them. It is there where kernels can be built."""
+    """Yield what ``readelf`` prints. A machine that can build kernels has it."""
     process = subprocess.Popen(
         ["readelf", "-wF", vmlinux], stdout=subprocess.PIPE, text=True, errors="replace"
     )
@@ -326,7 +326,7 @@ def cfi_rows(vmlinux: str) -> Iterator[Row]:
 
 
 def code_sections(path: str) -> dict[int, bytes]:
-    """Address -> bytes of each section with code of an ELF file of 64 bits."""
+    """Return address -> bytes of each section with code in an ELF file of 64 bits."""
     data = Path(path).read_bytes()
     (offset,) = struct.unpack_from("<Q", data, 40)
     size, count = struct.unpack_from("<HH", data, 58)
@@ -375,7 +375,7 @@ def test_depths_are_those_of_the_cfi() -> None:
 
 
 def all_callers(stacks: list[TaskStack]) -> Iterator[tuple[TaskStack, int, Frame]]:
-    """(task, interrupted ip, its caller)"""
+    """Yield (task, interrupted ip, frame of its caller)."""
     for stack in stacks:
         if stack.cpu_caller is not None:
             yield stack, stack.frames[0].ip, stack.cpu_caller
@@ -403,7 +403,7 @@ def test_skipped_caller_whose_call_is_the_last_of_its_function_has_its_name(demo
 
 
 def drgns_callers(prog: drgn.Program, task: int) -> dict[int, int]:
-    """Interrupted pc -> return address of its caller, by drgn's trace."""
+    """Return interrupted pc -> return address of its caller, from drgn's stack trace."""
     trace = prog.stack_trace(drgn.Object(prog, "struct task_struct *", task))
     frames = [frame for frame in trace if not frame.is_inline]
     pairs = list(zip(frames, frames[1:]))
@@ -472,7 +472,7 @@ def test_every_caller_is_drgns_by_cfi(variant: Variant, monkeypatch: pytest.Monk
 
 
 def theirs_linked_at(vmlinux: str) -> int:
-    """_stext of a kernel of x86-64, as it was linked."""
+    """Return the address of _stext that an x86-64 kernel was linked at."""
     return min(address for address in code_sections(vmlinux) if address >> 63)
 
 
@@ -488,7 +488,7 @@ CALLERS = {
     "kretprobe-below": "lab_probed",
     "wild-call": "lab_call",
 }
-"""Who called what faulted before it had a frame."""
+"""Name of a crash -> the caller of the function that faulted before it had made its frame."""
 
 WITH_CALLER = [
     variant

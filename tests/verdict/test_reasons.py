@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every reason in words, long and brief."""
+"""Every reason in words: the sentence and the few words for a table."""
 
 from __future__ import annotations
 
