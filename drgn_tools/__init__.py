@@ -10,7 +10,7 @@ reliable stack trace, with the reason.
     >>> for s in task_stacks(prog):
     ...     print(s.pid, s.comm, s.verdict.value, s.why)
 
-The house. Imports point down this list, never up:
+The folders are layers. Imports point down this list, never up:
 
     commands    the command line, the % commands of drgn's REPL, one-shot scripts
     fleet       many kernels: run, dataset, report
@@ -21,9 +21,9 @@ The house. Imports point down this list, never up:
     verdict     a finished walk -> reliable, unreliable or unknown, and why
     unwind      the unwinders behind one interface (base.Walker); return addresses
     program     open a core, the live kernel or a guest as a drgn Program
-    arch        what a machine is (base.Arch): registers, entry code, stacks
-    kernel      layout, tasks, modules, kernel text and its names
-    debuginfo   types and symbols out of the dump: BTF, kallsyms, VMCOREINFO
+    arch        what a machine is (base.Arch): registers, entry code, stacks, tables
+    kernel      tasks and their lists, kernel text and its names
+    debuginfo   types and symbols out of the dump: BTF, kallsyms, modules
     records, drawn, errors, memory, bounded_cache
 """
 

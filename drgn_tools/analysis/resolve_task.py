@@ -8,7 +8,7 @@ from typing import Optional, Union
 from drgn import Object, Program, Thread, TypeKind
 
 from ..errors import TaskNotFoundError, UsageError
-from ..kernel.layout import TaskLayout
+from ..kernel.task_layout import TaskLayout
 from ..kernel.task_list import TaskList
 from ..kernel.tasks import Task, read_task
 from ..memory import UNUSABLE

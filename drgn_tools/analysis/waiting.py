@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
-from ..arch.x86.entry import is_interrupt_entry
+from ..arch.registry import arch_named
 from ..records import Frame, TaskStack
 
 __all__ = ("kernel_frames", "waiting_function")
@@ -73,7 +73,7 @@ def waiting_function(task: TaskStack) -> Optional[Frame]:
         name = frame.symbol and frame.symbol.name
         if frame.user_mode or name in _SCHEDULER:
             continue
-        if name and is_interrupt_entry(name):
+        if name and arch_named(task.arch).is_interrupt_entry(name):
             outer = task.frames[number:]
             return next((frame for frame in outer if frame.regs is not None), frame)
         return frame

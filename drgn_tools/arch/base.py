@@ -16,8 +16,8 @@ from typing import Literal, Optional
 import msgspec
 from drgn import Program
 
-from ..kernel.layout import TaskLayout
 from ..kernel.stack_memory import FindStack
+from ..kernel.task_layout import TaskLayout
 from ..kernel.tasks import Task
 from ..kernel.text import TextRange
 
@@ -219,6 +219,10 @@ class Arch(abc.ABC):
             ``None`` if it has none
         :return: ``None`` if it is not entry code
         """
+
+    @abc.abstractmethod
+    def is_interrupt_entry(self, function: str) -> bool:
+        """Return whether an interrupt takes the CPU away in this function, by its name."""
 
     @abc.abstractmethod
     def enters_from_user_mode(self, entry: Optional[str]) -> bool:

@@ -19,8 +19,9 @@ from ..program.dwarf import types_source
 from ..program.excluded_pages import fault_on_excluded_pages
 from ..program.open import source_of
 from ..records import KernelInfo, Reason, TaskStack
-from ..unwind.probe import no_verdict, probe_walker
+from ..unwind.probe import probe_walker
 from ..unwind.recovery import probe_recovery
+from ..verdict.no_verdict import no_verdict
 from .crash_log import crash_headlines, crashed_task
 from .task_records import TaskRecords
 
@@ -77,7 +78,6 @@ class Kernel:
         self._crashed_addr = crashed_task(prog)
         self._flags_of = _flags_of(self._crashed_addr, self.tasks)
         self._recover_layout = probe_recovery(prog)
-        self._walker = probe_walker(prog, self.layout, lambda ip: self._text.is_kernel_text(ip))
         self._text_reads_left = _MAX_TEXT_READS
         self._read_text()
 
@@ -125,6 +125,7 @@ class Kernel:
 
     def _read_text(self) -> None:
         self._text = _text_of(self._prog, self.layout.arch)
+        self._walker = probe_walker(self._prog, self.layout, self._text)
         # Cached records rest on the text as it was read before.
         self._records = TaskRecords(
             self._prog,

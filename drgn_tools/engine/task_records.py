@@ -14,8 +14,8 @@ from ..kernel.tasks import Task
 from ..kernel.text import KernelText, TextKind
 from ..records import Frame, Reason, SavedRegs, TaskStack, Verdict
 from ..unwind.base import End, Walk, Walker
-from ..unwind.probe import NoVerdict
 from ..unwind.recovery import RecoverLayout, Recovery
+from ..verdict.no_verdict import NoVerdict
 from ..verdict.reasons import Explanation, explain, explain_changed, explain_running
 from ..verdict.reliable import Judgement, judge
 from .frames import Frames

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ..analysis.fields import KERNEL, Fields, as_object
+from ..analysis.record_fields import KERNEL, Fields, as_object
 from ..records import KernelInfo
 from ..terminal.escape import escape
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from .. import __version__
-from ..analysis import fields, flatten
-from ..analysis.fields import Fields, as_object
+from ..analysis import flatten
+from ..analysis import record_fields as fields
+from ..analysis.record_fields import Fields, as_object
 from ..records import KernelInfo
 from . import columns
 from .structured import csv_lines, json_lines, jsonl_lines

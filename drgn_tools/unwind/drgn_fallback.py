@@ -15,7 +15,7 @@ from typing import Callable, Optional
 from drgn import Object, Program, StackFrame, UnsupportedOperation
 
 from ..arch.base import Layout
-from ..kernel.layout import symbol_address
+from ..kernel.probing import symbol_address
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
 from ..memory import UNUSABLE, read_or_none

@@ -20,7 +20,7 @@ import msgspec
 
 from ..arch.base import Registers
 from ..arch.x86.encoding import Encoding, decode_frame_pointer
-from ..arch.x86.unwind_rules import UnwindRules
+from ..arch.x86.frame_pointer_rules import UnwindRules
 from ..bounded_cache import BoundedCache
 from ..kernel.stack_memory import StackMemory
 from .base import Signature

@@ -39,7 +39,7 @@ from collections.abc import Mapping
 from typing import Optional
 
 from ..arch.x86.encoding import decode_frame_pointer
-from ..arch.x86.unwind_rules import UnwindRules
+from ..arch.x86.frame_pointer_rules import UnwindRules
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
 from .base import End, Recover, Signature, Step, Walk, Walker, nothing_rewritten

@@ -12,7 +12,7 @@ from typing import Optional
 import msgspec
 from drgn import Program, TypeKind, offsetof, sizeof
 
-from ..kernel.layout import probing, symbol_address
+from ..kernel.probing import probing, symbol_address
 from ..kernel.stack_memory import NotInDump
 from ..kernel.tasks import Task
 from ..memory import ADDRESS_MASK, read_or_none

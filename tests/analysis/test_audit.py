@@ -307,7 +307,7 @@ def test_entry_code_that_is_not_in_the_dump_leaves_every_verdict_unknown(
     whole: KernelAudit, prog: drgn.Program
 ) -> None:
     from drgn_tools.arch.x86.encoding import PROBE_SYMBOLS
-    from drgn_tools.kernel.layout import symbol_address
+    from drgn_tools.kernel.probing import symbol_address
 
     for name in PROBE_SYMBOLS:
         addr = symbol_address(prog, name)

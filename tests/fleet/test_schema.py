@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 
-from drgn_tools.analysis.fields import FRAME, KERNEL, REGS, TASK_WITH_FRAMES
+from drgn_tools.analysis.record_fields import FRAME, KERNEL, REGS, TASK_WITH_FRAMES
 from drgn_tools.fleet.dataset.schema import AUDITS, FRAME_TYPE, REGS_TYPE, TASKS
 
 

@@ -14,7 +14,7 @@ import pytest
 from tabulate import tabulate_formats
 
 from drgn_tools import __version__
-from drgn_tools.analysis import fields
+from drgn_tools.analysis import record_fields as fields
 from drgn_tools.analysis.flatten import each_frame, saved_regs
 from drgn_tools.analysis.grouping import group_stacks
 from drgn_tools.records import Frame, TaskStack, Verdict

@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import duckdb
 
-from drgn_tools.analysis.fields import KERNEL, TASK_WITH_FRAMES
+from drgn_tools.analysis.record_fields import KERNEL, TASK_WITH_FRAMES
 from drgn_tools.fleet.dataset.dataset import Dataset
 from drgn_tools.program.core_file import shown
 from drgn_tools.render.summary import unreadable_line

@@ -13,7 +13,7 @@ from drgn_tools.arch.registry import layout_of
 from drgn_tools.arch.x86.encoding import Detection, Encoding
 from drgn_tools.records import Frame, Reason, SavedRegs, Verdict
 from drgn_tools.unwind.base import End, Walk
-from drgn_tools.unwind.probe import NoVerdict, no_verdict
+from drgn_tools.verdict.no_verdict import NoVerdict, no_verdict
 from drgn_tools.verdict.reasons import Explanation, explain, explain_running, place
 from drgn_tools.verdict.reliable import Judgement
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from drgn import Program
 
-from ...kernel.layout import symbol_address
+from ...kernel.probing import symbol_address
 from ...kernel.text import TextKind, TextRange
 
 __all__ = ("gate_area",)

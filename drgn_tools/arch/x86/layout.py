@@ -10,7 +10,8 @@ from typing import Optional
 from drgn import Program, SymbolBinding, offsetof, sizeof
 
 from ...debuginfo.kallsyms import kallsyms_of
-from ...kernel.layout import at_most, probe_task_layout, probing, symbol_address
+from ...kernel.probing import at_most, probing, symbol_address
+from ...kernel.task_layout import probe_task_layout
 from ...memory import read_or_none
 from ..base import Arch, Layout, Unwinder
 from .encoding import PROBE_SYMBOLS, Detection, Encoding, detect_encoding

@@ -13,7 +13,7 @@ from ...kernel.tasks import Task
 from ...kernel.text import TextRange
 from ..base import Arch, Layout
 from .cpu_registers import cpu_registers
-from .entry import enters_from_user_mode, entry_of
+from .entry import enters_from_user_mode, entry_of, is_interrupt_entry
 from .gate_area import gate_area
 from .layout import X86Layout, probe_x86
 from .pt_regs import REGS_32, REGS_64, SEGMENTS, X86Regs
@@ -92,6 +92,10 @@ class X86(Arch):
     def entry_of(self, stub: Optional[str]) -> Optional[str]:
         """Return what entered the kernel, in words: see :func:`~.entry.entry_of`."""
         return entry_of(stub)
+
+    def is_interrupt_entry(self, function: str) -> bool:
+        """Return whether an interrupt takes the CPU away in this function, by its name."""
+        return is_interrupt_entry(function)
 
     def enters_from_user_mode(self, entry: Optional[str]) -> bool:
         """Return whether user mode can have entered in this way: see :func:`~.entry.enters_from_user_mode`."""

@@ -10,8 +10,8 @@ from typing import Any, Callable, Optional, Union
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...analysis.fields import TASK
 from ...analysis.labels import frame_label, function_label, symbol_text
+from ...analysis.record_fields import TASK
 from ...records import Frame, SavedRegs, TaskStack
 from .schema import AUDITS, FRAME_TYPE, REGS_TYPE, TASKS
 from .stack_hash import stack_hash

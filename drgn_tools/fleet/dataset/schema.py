@@ -3,7 +3,7 @@
 
 ``audits`` has one row for each source: its final record. ``tasks`` has one row for each task
 of a source that could be audited. The facts and their names are those of
-``tasks --frames --format json`` (docs/commands.md, :mod:`drgn_tools.analysis.fields`);
+``tasks --frames --format json`` (docs/commands.md, :mod:`drgn_tools.analysis.record_fields`);
 addresses and registers are unsigned 64-bit numbers here. Within :data:`SCHEMA` a column is
 only ever added, and only at the end.
 """

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ...analysis.fields import Fields
+from ...analysis.record_fields import Fields
 
 __all__ = ("Row", "as_json", "csv_fields", "json_items", "plain_row")
 

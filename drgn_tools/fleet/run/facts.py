@@ -8,7 +8,7 @@ from typing import Optional
 
 from drgn import Object, Program
 
-from ...analysis.fields import KERNEL, as_object
+from ...analysis.record_fields import KERNEL, as_object
 from ...analysis.tally import Tally
 from ...debuginfo.vmcoreinfo import vmcoreinfo
 from ...errors import EXIT_OK, EXIT_PARTIAL

@@ -1,25 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where ``struct task_struct`` has what we read, and how a kernel is probed.
-
-From types and symbols alone: versions are never compared, because distributions
-backport. What differs between kernels is named here with the commit that
-changed it. What depends on the machine is in arch/.
-"""
+"""Where the members of ``struct task_struct`` lie, probed once for each kernel."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Optional
 
 import msgspec
 from drgn import Program, TypeKind, offsetof, sizeof
 
-from ..debuginfo.kallsyms import kallsyms_of
-from ..errors import TypesError
-from ..memory import UNUSABLE
+from .probing import at_most
 
-__all__ = ("TaskLayout", "at_most", "probe_task_layout", "probing", "symbol_address")
+__all__ = ("TaskLayout", "probe_task_layout")
 
 _MAX_TASK_BYTES = 1 << 20
 """It is some 7 KiB; more than this in a bulk read is a damaged type."""
@@ -53,39 +44,6 @@ class TaskLayout(msgspec.Struct, frozen=True, kw_only=True):
     """``None`` on a kernel without CONFIG_SMP."""
     signal_thread_head: int
     """``offsetof(struct signal_struct, thread_head)``."""
-
-
-def symbol_address(prog: Program, name: str) -> Optional[int]:
-    """Address of the symbol *name* in the kernel image, ``None`` if there is none.
-
-    The dump's own kallsyms come first, so that answers do not depend on whether
-    debuginfo was given.
-    """
-    kallsyms = kallsyms_of(prog)
-    if kallsyms is not None:
-        addresses = kallsyms.find(name)
-        return addresses[0] if addresses else None
-    try:
-        return int(prog.symbol(name).address)
-    except LookupError:
-        return None
-
-
-@contextmanager
-def probing(prog: Program) -> Iterator[None]:
-    """Types are looked at in here: those of a damaged dump may be anything.
-
-    :raises TypesError: instead of :data:`..memory.UNUSABLE`.
-    """
-    try:
-        yield
-    except TypesError:
-        raise
-    except UNUSABLE as e:
-        raise TypesError(
-            f"{prog.core_dump_path or 'kernel'}: its type information lacks what a stack needs,"
-            f" or is damaged ({e}); give the vmlinux of this kernel with -s"
-        ) from e
 
 
 def probe_task_layout(prog: Program, stack_pointer: str) -> TaskLayout:
@@ -147,13 +105,3 @@ def probe_task_layout(prog: Program, stack_pointer: str) -> TaskLayout:
         signal_thread_head=offsetof(prog.type("struct signal_struct"), "thread_head"),
         **fields,  # type: ignore[arg-type]  # the mandatory ones are not None
     )
-
-
-def at_most(value: int, limit: int, what: str) -> int:
-    """Return *value*, an offset or size in bytes that a type of the dump decides.
-
-    :raises ValueError: if it is above *limit*
-    """
-    if value > limit:
-        raise ValueError(f"{what} cannot have {value} bytes")
-    return value
