@@ -47,7 +47,7 @@ def find_task(prog: Program, layout: TaskLayout, tasks: TaskList, which: WhichTa
 
 
 def _task_of_pid(prog: Program, layout: TaskLayout, tasks: TaskList, pid: int) -> Optional[Task]:
-    from drgn.helpers.linux.pid import find_task  # with all of drgn's helpers
+    from drgn.helpers.linux.pid import find_task  # this loads all of drgn's helpers
 
     try:
         addr = find_task(prog, pid).value_() if pid else tasks.cpus[0].idle_addr

@@ -37,7 +37,7 @@ def crash_headlines(prog: Program) -> tuple[str, ...]:
     try:
         if not _log_is_sane(prog) or not _has_headline(prog):
             return ()
-        from drgn.helpers.linux.printk import get_printk_records  # with all of drgn's helpers
+        from drgn.helpers.linux.printk import get_printk_records  # this loads all of drgn's helpers
 
         records = get_printk_records(prog)
     except UNUSABLE:

@@ -156,7 +156,7 @@ class _Unwinder:
         )
 
     def is_last_task_frame(self) -> bool:
-        # The last frame is near the end of the stack in each of its forms.
+        # Each form of the last frame is near the end of the stack. Most frames are not.
         if self.bp is None or self.bp < self.last_frame - 3 * self.word_bytes:
             return False
         return self.is_last_frame() or self.is_last_aligned_frame() or self.is_last_ftrace_frame()

@@ -33,7 +33,7 @@ def cpu_registers(prog: Program, regs: RegsLayout, task: Task) -> Optional[dict[
     except (UnsupportedOperation, IndexError, *UNUSABLE):
         return None
     # If the task is just being switched, drgn returns the few registers that __switch_to_asm
-    # saved on its stack. A CPU did not have them.
+    # saved on its stack. They are not what the CPU held.
     if "cs" not in registers:
         return None
     by_name = {_kernels_name(name): value for name, value in registers.items()}

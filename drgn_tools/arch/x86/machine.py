@@ -51,6 +51,7 @@ class X86(Arch):
 
     segments = SEGMENTS
     regs: X86Regs
+    """The registers that ``struct pt_regs`` holds."""
 
     def __init__(
         self, name: str, regs: X86Regs, rows: tuple[tuple[str, ...], ...], title_prefix: str
