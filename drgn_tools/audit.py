@@ -18,7 +18,7 @@ from .errors import TaskNotFoundError
 from .kernel import Kernel
 from .live import is_live
 from .on_cpu import crashed_task
-from .program import source_of
+from .program import source_of, while_it_is_there
 from .records import KernelAudit, KernelInfo, TaskStack, Verdict
 from .which import WhichTask, find_task
 
@@ -131,6 +131,10 @@ class AuditUnderWay:
         self.problems = []
 
     def __iter__(self) -> Iterator[TaskStack]:
+        with while_it_is_there(self._kernel.prog):
+            yield from self._records()
+
+    def _records(self) -> Iterator[TaskStack]:
         kernel, progress = self._kernel, self._progress
         done = empty = 0
         too_many = []

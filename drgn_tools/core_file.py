@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple, Optional
 
 from .elf import ET_CORE, Elf, read_elf, read_notes
@@ -67,11 +69,21 @@ def shown(path: str) -> str:
     return path if path and path.isprintable() else repr(path)
 
 
-def open_regular(path: str) -> BinaryIO:
-    """Open a file that must be a regular one.
+@contextmanager
+def open_regular(path: str) -> Iterator[BinaryIO]:
+    """Open a file that must be a regular one, for as long as the context lasts.
 
-    :raises InputError: if it cannot be opened, or is something else
+    :raises InputError: if it cannot be opened, is something else, or an OSError says meanwhile
+        that it cannot be read
     """
+    with _opened(path) as file:
+        try:
+            yield file
+        except OSError as e:
+            raise InputError(f"{shown(path)}: cannot be read: {e.strerror or e}") from e
+
+
+def _opened(path: str) -> BinaryIO:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -202,7 +214,7 @@ def _machine_to_name(header: KdumpHeader, name: str) -> Optional[str]:
         return None
     if machine not in _X86_NAMES:
         raise InputError(
-            f"{name}: is a core dump of {machine}; only x86_64 and i386 are understood"
+            f"{name}: is a core dump of {shown(machine)}; only x86_64 and i386 are understood"
         )
     return machine
 

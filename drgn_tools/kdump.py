@@ -7,9 +7,12 @@ The layouts are those of makedumpfile's diskdump_mod.h and makedumpfile.h
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, Optional
+
+from .read_at import read_at
 
 __all__ = (
     "KDUMP_MAGICS",
@@ -52,6 +55,8 @@ _MAX_RECORDS = 64
 _PAGE_DESCRIPTOR = struct.Struct("<qIIQ")  # offset, size, flags, page flags
 _LAST_DESCRIPTORS = 10_000
 _BITMAP_CHUNK_BYTES = 1 << 16
+_MAX_BITMAP_BYTES = 1 << 31
+"""A bit for each page of 64 TiB: as much as x86-64 has with page tables of four levels."""
 
 
 class KdumpHeader(NamedTuple):
@@ -78,8 +83,7 @@ class KdumpHeader(NamedTuple):
 
 def is_flattened(file: BinaryIO) -> bool:
     """Return whether this is the form that makedumpfile and QEMU write to a pipe."""
-    file.seek(0)
-    return file.read(len(_FLATTENED_MAGIC)) == _FLATTENED_MAGIC
+    return read_at(file, 0, len(_FLATTENED_MAGIC)) == _FLATTENED_MAGIC
 
 
 def is_flattened_elf(file: BinaryIO) -> bool:
@@ -89,9 +93,7 @@ def is_flattened_elf(file: BinaryIO) -> bool:
 
 def has_end(file: BinaryIO) -> bool:
     """Return whether a flattened file ends as it should."""
-    size = file.seek(0, 2)
-    file.seek(max(0, size - len(_END)))
-    return file.read() == _END
+    return read_at(file, file.seek(0, os.SEEK_END) - len(_END), len(_END)) == _END
 
 
 def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
@@ -134,31 +136,36 @@ def _uts_fields(header: bytes) -> Iterator[str]:
 
 
 def announced_bytes(file: BinaryIO, header: KdumpHeader) -> int:
-    """Return how long the file (not flattened) has to be to hold all its pages."""
+    """Return how long the file (not flattened) has to be to hold all its pages.
+
+    Of more memory than a machine has, only as long as to hold both bitmaps.
+    """
     # The second bitmap has a bit for each page in the file. Their data are in order.
-    second = header.bitmap_blocks * header.block_bytes // 2
-    file.seek(header.bitmaps_end - second)
+    second_bytes = header.bitmap_blocks * header.block_bytes // 2
+    if second_bytes > _MAX_BITMAP_BYTES:
+        return header.bitmaps_end
+    second = header.bitmaps_end - second_bytes
     pages = sum(
-        bin(int.from_bytes(file.read(min(_BITMAP_CHUNK_BYTES, second - done)), "little")).count("1")
-        for done in range(0, second, _BITMAP_CHUNK_BYTES)
+        _ones(read_at(file, at, min(_BITMAP_CHUNK_BYTES, header.bitmaps_end - at)))
+        for at in range(second, header.bitmaps_end, _BITMAP_CHUNK_BYTES)
     )
     descriptors_end = header.bitmaps_end + pages * _PAGE_DESCRIPTOR.size
     # All pages of zeros share one at the start, so the last few do not tell.
     last = min(pages, _LAST_DESCRIPTORS) * _PAGE_DESCRIPTOR.size
-    file.seek(descriptors_end - last)
-    descriptors = file.read(last)
+    descriptors = read_at(file, descriptors_end - last, last)
     if len(descriptors) < last:
         return descriptors_end
     ends = (offset + size for offset, size, _, _ in _PAGE_DESCRIPTOR.iter_unpack(descriptors))
     return max((descriptors_end, *map(int, ends)))
 
 
+def _ones(bits: bytes) -> int:
+    return bin(int.from_bytes(bits.strip(b"\0"), "little")).count("1")
+
+
 def _read(file: BinaryIO, at: int, size: int) -> bytes:
     """Bytes of the dump, whichever form the file has; of a flattened one, of its start only."""
-    if is_flattened(file):
-        return _read_records(file, at, size)
-    file.seek(at)
-    return file.read(size)
+    return _read_records(file, at, size) if is_flattened(file) else read_at(file, at, size)
 
 
 def _read_records(file: BinaryIO, at: int, size: int) -> bytes:
@@ -166,20 +173,19 @@ def _read_records(file: BinaryIO, at: int, size: int) -> bytes:
     missing = size
     record_at = _FLATTENED_HEADER_BYTES
     for _ in range(_MAX_RECORDS):
-        file.seek(record_at)
-        record = file.read(_RECORD.size)
+        record = read_at(file, record_at, _RECORD.size)
         if len(record) < _RECORD.size or record == _END:
             break
         offset, record_bytes = _RECORD.unpack(record)
         if offset < 0 or record_bytes <= 0:
             break
+        record_at += _RECORD.size
         begin, end = max(at, offset), min(at + size, offset + record_bytes)
         if begin < end:
-            file.seek(begin - offset, 1)
-            data = file.read(end - begin)
+            data = read_at(file, record_at + begin - offset, end - begin)
             found[begin - at : begin - at + len(data)] = data
             missing -= len(data)
         if missing <= 0:
             break
-        record_at += _RECORD.size + record_bytes
+        record_at += record_bytes
     return bytes(found)

@@ -102,7 +102,8 @@ def open_program(
         raise UsageError("which kernel? give one of core, kernel and qemu")
     paths = [os.fspath(path) for path in symbols]
     for path in paths:
-        open_regular(path).close()
+        with open_regular(path):
+            pass
     _silence_drgn()
     info = None if vmcoreinfo is None else _read_vmcoreinfo(os.fspath(vmcoreinfo))
     file = (
@@ -215,18 +216,19 @@ def _drgn_opens(call: Callable[[], T], failure: str) -> T:
 
 @contextmanager
 def while_it_is_there(prog: Program) -> Iterator[None]:
-    """A kernel that runs may go away while it is read: a guest that is killed.
+    """A kernel may go away while it is read: a guest that is killed, a dump on another machine.
 
     :raises InputError: instead of what drgn raises then.
     """
+    is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
     try:
         yield
     except Exception as e:
         # drgn has no class of its own for a QMP connection that is gone.
-        gone = isinstance(e, OSError) or type(e) is Exception
-        if not gone or not prog.flags & ProgramFlags.IS_LIVE:
+        if not isinstance(e, OSError) and not (is_live and type(e) is Exception):
             raise
-        raise InputError(f"{source_of(prog)}: went away while it was read: {_one_line(e)}") from e
+        what = "went away while it was read" if is_live else "cannot be read"
+        raise InputError(f"{shown(source_of(prog))}: {what}: {_one_line(e)}") from e
 
 
 def _one_line(error: Exception) -> str:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,8 @@ from typing import Any
 import drgn
 import pytest
 
-from drgn_tools import DrgnToolsError, open_program
+from drgn_tools import DrgnToolsError, audit_kernel, open_program, task_stacks
+from drgn_tools.audit import audit_under_way
 from drgn_tools.elf import ET_CORE, ET_EXEC, PT_LOAD, PT_NOTE
 from drgn_tools.errors import EXIT_INPUT, EXIT_TYPES
 from drgn_tools.kallsyms import kallsyms_of
@@ -25,6 +29,17 @@ from .test_kallsyms import SHORT, program_with_table
 
 X86_64, AARCH64 = 62, 183
 VMCOREINFO = note("VMCOREINFO", 0, b"OSRELEASE=6.12.0\nPAGESIZE=4096\n")
+
+
+def _pn_xnum(section_headers_at: int) -> bytes:
+    """An ELF core whose number of segments is in a section header, and that at such a place."""
+    data = bytearray(elf_file(ET_CORE, X86_64, [(PT_NOTE, VMCOREINFO)]))
+    struct.pack_into("<Q", data, 40, section_headers_at)
+    struct.pack_into("<H", data, 56, 0xFFFF)
+    return bytes(data)
+
+
+PN_XNUM_NOWHERE = _pn_xnum((1 << 63) + 1)
 
 
 def refusal(**arguments: Any) -> tuple[int, str]:
@@ -72,6 +87,62 @@ def test_permission_denied(tmp_path: Path) -> None:
     assert "permission denied" in message
 
 
+UNREADABLE = "/proc/self/mem"
+"""A regular file; at its start reading fails, as of a disk that is broken (EIO)."""
+
+
+def test_a_file_that_cannot_be_read(demo_core: str) -> None:
+    code, message = refusal(core=UNREADABLE)
+    assert (code, message) == (EXIT_INPUT, f"{UNREADABLE}: cannot be read: Input/output error")
+    for what in ({"vmcoreinfo": UNREADABLE}, {"symbols": [UNREADABLE]}):
+        code, message = refusal(core=demo_core, **what)
+        assert code == EXIT_INPUT
+        assert message.startswith(f"{UNREADABLE}: cannot be read: ")
+
+
+def test_a_file_that_goes_away_while_it_is_looked_at(
+    demo_core: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Between any two of the looks that are taken at it: there is none that is the last.
+    path = tmp_path / "vmcore"
+    looks, opened = 0, open
+
+    def open_once_less(*args: Any, **keywords: Any) -> Any:
+        nonlocal looks
+        looks += args[0] == str(path)
+        if looks > allowed:
+            path.unlink(missing_ok=True)
+        return opened(*args, **keywords)
+
+    monkeypatch.setattr("builtins.open", open_once_less)
+    for allowed in range(10):
+        shutil.copyfile(demo_core, path)
+        looks = 0
+        try:
+            open_program(core=path)
+        except DrgnToolsError as e:
+            assert (e.exit_code, str(e)) == (EXIT_INPUT, f"{path}: no such file")
+        else:
+            break
+    assert looks == allowed > 1
+
+
+def test_reading_fails_later_on(demo_core: str) -> None:
+    # A dump on another machine, say, whose network is gone: drgn passes on what reading says.
+    prog = open_program(core=demo_core)
+
+    def stale(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    (task,) = (task for task in task_stacks(prog) if task.pid == 1)
+    prog.add_memory_segment(task.task, 64, stale)
+    for look in (audit_kernel, lambda prog: list(audit_under_way(prog))):
+        with pytest.raises(DrgnToolsError) as raised:
+            look(prog)
+        assert raised.value.exit_code == EXIT_INPUT
+        assert str(raised.value) == f"{demo_core}: cannot be read: Stale file handle"
+
+
 @pytest.mark.parametrize("name", ["", "vm\0core", "vm\ncore", "\x1b[31mvmcore", "\udcff"])
 def test_odd_names(name: str) -> None:
     code, message = refusal(core=name)
@@ -110,6 +181,7 @@ def test_odd_names(name: str) -> None:
             elf_file(ET_CORE, X86_64, [(PT_NOTE, note("QEMU", 0, bytes(432)))]),
             "start the guest with -device vmcoreinfo",
         ),
+        (PN_XNUM_NOWHERE, "its ELF headers are not whole"),
         (
             elf_file(ET_CORE, X86_64, [(PT_NOTE, note("VMCOREINFO", 0, b"nonsense"))]),
             "cannot be opened as a vmcore: VMCOREINFO does not contain valid OSRELEASE",

@@ -10,13 +10,22 @@ from pathlib import Path
 import pytest
 
 from drgn_tools import InputError, audit_kernel, open_program
-from drgn_tools.kdump import announced_bytes, has_end, is_flattened, read_kdump
+from drgn_tools import kdump as kdump_module
+from drgn_tools.kdump import (
+    KdumpHeader,
+    announced_bytes,
+    has_end,
+    is_flattened,
+    is_flattened_elf,
+    read_kdump,
+)
 
 from .kdump import (
     COMPRESSIONS,
     MAKEDUMPFILE_NAMES,
     PAGE,
     QEMU_NAMES,
+    RECORD,
     flatten,
     unflatten,
     write_kdump,
@@ -173,3 +182,74 @@ def test_flattened_elf(demo_core: str, tmp_path: Path) -> None:
     assert "makedumpfile -R" in refusal(flat)
     unflatten(flat, plain)
     assert audit_kernel(open_program(core=plain)).problems == ()
+
+
+# ---- sizes and places that the file decides
+
+
+MOST = (1 << 63) - 1
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"),
+    [
+        (0, MOST),
+        (0, MOST - 4096),
+        (100, MOST),
+        (MOST, 10),
+        (MOST, MOST),
+        (10, 1 << 62),
+        (0, 0),
+        (0, -1),
+        (0, -MOST),
+        (-1, 10),
+        (-MOST, MOST),
+    ],
+)
+def test_records_of_any_place_and_size(offset: int, size: int, tmp_path: Path) -> None:
+    path = tmp_path / "flat"
+    start = b"makedumpfile".ljust(4096, b"\0")
+    for before in (b"", RECORD.pack(600, 8) + bytes(8)):
+        path.write_bytes(start + before + RECORD.pack(offset, size) + b"KDUMP   " + bytes(5000))
+        with open(path, "rb") as file:
+            assert not is_flattened_elf(file)
+            assert read_kdump(file) is None
+        message = refusal(path)
+        assert "cut short" in message or "cannot be opened" in message
+
+
+def test_a_record_that_reaches_beyond_the_file_holds_what_is_there(
+    kdump: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "flat"
+    data = kdump.read_bytes()[: 2 * PAGE]
+    with open(kdump, "rb") as file:
+        expected = read_kdump(file)
+    path.write_bytes(b"makedumpfile".ljust(4096, b"\0") + RECORD.pack(0, MOST) + data)
+    with open(path, "rb") as file:
+        assert read_kdump(file) == expected is not None
+
+
+def test_a_machine_with_line_ends_in_its_name(demo_core: str, tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    write_kdump(demo_core, path, names=(*QEMU_NAMES[:4], b"x86\n\x1b[31m", b""))
+    assert r"is a core dump of 'x86\n\x1b[31m'; only x86_64" in refusal(path)
+
+
+def header_of(bitmap_blocks: int) -> KdumpHeader:
+    return KdumpHeader(1 << 12, 1, bitmap_blocks, 1000, ("",) * 6, None, False)
+
+
+def test_a_bitmap_larger_than_that_of_any_machine_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kdump_module, "_MAX_BITMAP_BYTES", 1 << 20)
+    path = tmp_path / "vmcore"
+    with open(path, "wb") as file:
+        file.truncate(1 << 22)
+        file.seek(2 * 4096 + 200 * 4096)  # the second bitmap
+        file.write(b"\xff")
+    with open(path, "rb") as file:
+        assert announced_bytes(file, header_of(400)) == header_of(400).bitmaps_end + 8 * 24
+        # Half of it is more than that: then the descriptors are not looked at.
+        assert announced_bytes(file, header_of(600)) == header_of(600).bitmaps_end
