@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import BinaryIO, NamedTuple, Optional
 
 from .read_at import read_at
@@ -19,6 +20,7 @@ __all__ = (
     "KdumpHeader",
     "announced_bytes",
     "has_end",
+    "holds_some_of_each",
     "is_flattened",
     "read_kdump",
 )
@@ -35,14 +37,17 @@ _HEADER_BYTES = 512
 _VERSION_AT = 8
 _UTSNAME_AT, _UTS_FIELD_BYTES, _UTS_FIELDS = 12, 65, 6
 _SIZES = struct.Struct("<IiiII")
-_SIZES_AT = {8: 424, 4: 412}
+_SIZES_AT = {4: 412, 8: 424}
 _INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE, in status
-_BLOCK_BYTES = (1 << 12, 1 << 13, 1 << 14, 1 << 16)
+_BLOCK_BYTES = tuple(1 << shift for shift in range(12, 19))
 
-# struct kdump_sub_header: phys_base, dump_level, split, start_pfn, end_pfn; on a 64-bit
-# machine, since version 6, again and meant are start_pfn_64, end_pfn_64 and max_mapnr_64.
-_SPLIT = {8: struct.Struct("<8x4xiQQ"), 4: struct.Struct("<4x4xiII")}
-_PFNS_64 = struct.Struct("<80xQQQ")
+# struct kdump_sub_header: phys_base, dump_level, split, start_pfn, end_pfn, then offset and
+# size of VMCOREINFO, of the notes and of ERASEINFO, start_pfn_64, end_pfn_64, max_mapnr_64.
+# i386 packs it. The last three count on a 64-bit machine since version 6.
+_SUB_HEADER = {
+    4: struct.Struct("<4x4xi2I QI QI QI 3Q"),
+    8: struct.Struct("<8x4xi2Q 2Q 2Q 2Q 3Q"),
+}
 
 # A flattened file: a header of 4096 bytes; then records, big-endian, of where in the
 # dump the bytes belong and how many follow; a record of -1, -1 ends it.
@@ -51,6 +56,8 @@ _RECORD = struct.Struct(">qq")
 _END = b"\xff" * _RECORD.size
 _MAX_RECORDS = 64
 """The headers are in the first few, as both makedumpfile and QEMU write them."""
+_MAX_RECORDS_IN_ALL = 1 << 24
+"""QEMU writes one for 16 KiB: 256 GiB of pages."""
 
 _PAGE_DESCRIPTOR = struct.Struct("<qIIQ")  # offset, size, flags, page flags
 _LAST_DESCRIPTORS = 10_000
@@ -74,6 +81,9 @@ class KdumpHeader(NamedTuple):
     """The page frames that this part of a split dump holds, the last one not included."""
     is_incomplete: bool
     """makedumpfile could not write all pages that it meant to."""
+    parts: tuple[tuple[int, int], ...]
+    """[begin, end) in the file (unflattened) of each part that libkdumpfile takes as a whole:
+    both bitmaps, and what the sub-header names."""
 
     @property
     def bitmaps_end(self) -> int:
@@ -91,32 +101,55 @@ def is_flattened_elf(file: BinaryIO) -> bool:
     return is_flattened(file) and _read(file, 0, 4) == b"\x7fELF"
 
 
+def holds_some_of_each(file: BinaryIO, parts: Iterable[tuple[int, int]]) -> bool:
+    """Return whether records of a flattened file reach into each of these parts of the dump.
+
+    Of a part that lies between two records, flatmap_get_chunk_flat() of libkdumpfile (v0.5.4)
+    takes the place in the file from before an array, and what is there may be anything. Of one
+    that they reach into, it takes what is missing as zeros.
+
+    :param parts: [begin, end) in the dump
+    """
+    missing = [part for part in parts if part[0] < part[1]]
+    for offset, size, _ in islice(_records(file), _MAX_RECORDS_IN_ALL):
+        missing = [
+            (begin, end) for begin, end in missing if end <= offset or offset + size <= begin
+        ]
+        if not missing:
+            break
+    return not missing
+
+
 def has_end(file: BinaryIO) -> bool:
     """Return whether a flattened file ends as it should."""
     return read_at(file, file.seek(0, os.SEEK_END) - len(_END), len(_END)) == _END
 
 
 def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
-    """Return the headers, ``None`` where they are not whole, damaged, or of another format."""
+    """Return the headers, ``None`` where they are not whole, damaged, or of another format.
+
+    Which machine's layout they have is decided as open_common() of libkdumpfile does (v0.5.4).
+    """
     header = _read(file, 0, _HEADER_BYTES)
     if not header.startswith(_KDUMP_MAGIC) or len(header) < _HEADER_BYTES:
         return None
-    for word_bytes in _SIZES_AT:
-        at = _SIZES_AT[word_bytes]
+    for word_bytes, at in _SIZES_AT.items():
         status, block_bytes, sub_header_blocks, bitmap_blocks, max_pfn = _SIZES.unpack_from(
             header, at
         )
-        if block_bytes in _BLOCK_BYTES and sub_header_blocks >= 0:
+        if block_bytes in _BLOCK_BYTES and 8 * bitmap_blocks * block_bytes >= max_pfn:
             break
     else:
         return None
-    (version,) = struct.unpack_from("<i", header, _VERSION_AT)
-    sub_header = _read(file, block_bytes, _PFNS_64.size)
-    if len(sub_header) < _PFNS_64.size:
+    layout = _SUB_HEADER[word_bytes]
+    sub_header = _read(file, block_bytes, layout.size)
+    if sub_header_blocks < 0 or len(sub_header) < layout.size:
         return None
-    split, start, end = _SPLIT[word_bytes].unpack_from(sub_header)
+    split, start, end, *places, start_64, end_64, max_pfn_64 = layout.unpack(sub_header)
+    (version,) = struct.unpack_from("<i", header, _VERSION_AT)
     if word_bytes == 8 and version >= 6:
-        start, end, max_pfn = _PFNS_64.unpack(sub_header)
+        start, end, max_pfn = start_64, end_64, max_pfn_64
+    bitmaps = (1 + sub_header_blocks) * block_bytes
     return KdumpHeader(
         block_bytes,
         sub_header_blocks,
@@ -125,7 +158,20 @@ def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
         tuple(_uts_fields(header)),
         (start, end) if version >= 2 and split else None,
         bool(status & _INCOMPLETE),
+        (
+            (bitmaps, bitmaps + bitmap_blocks // 2 * block_bytes),
+            (bitmaps + bitmap_blocks // 2 * block_bytes, bitmaps + bitmap_blocks * block_bytes),
+            *_named_parts(version, places),
+        ),
     )
+
+
+def _named_parts(version: int, places: Sequence[int]) -> Iterator[tuple[int, int]]:
+    # As read_sub_hdr_64() of libkdumpfile has it (v0.5.4).
+    vmcoreinfo, notes, eraseinfo = zip(places[::2], places[1::2])
+    for offset, size in (notes, eraseinfo) if version >= 4 else (vmcoreinfo,) * (version == 3):
+        if size:
+            yield offset, offset + size
 
 
 def _uts_fields(header: bytes) -> Iterator[str]:
@@ -171,21 +217,27 @@ def _read(file: BinaryIO, at: int, size: int) -> bytes:
 def _read_records(file: BinaryIO, at: int, size: int) -> bytes:
     found = bytearray(size)
     missing = size
-    record_at = _FLATTENED_HEADER_BYTES
-    for _ in range(_MAX_RECORDS):
-        record = read_at(file, record_at, _RECORD.size)
-        if len(record) < _RECORD.size or record == _END:
-            break
-        offset, record_bytes = _RECORD.unpack(record)
-        if offset < 0 or record_bytes <= 0:
-            break
-        record_at += _RECORD.size
+    for offset, record_bytes, place in islice(_records(file), _MAX_RECORDS):
         begin, end = max(at, offset), min(at + size, offset + record_bytes)
         if begin < end:
-            data = read_at(file, record_at + begin - offset, end - begin)
+            data = read_at(file, place + begin - offset, end - begin)
             found[begin - at : begin - at + len(data)] = data
             missing -= len(data)
         if missing <= 0:
             break
-        record_at += record_bytes
     return bytes(found)
+
+
+def _records(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """Of each record of a flattened file: offset in the dump, size, where in the file its bytes are."""
+    at = _FLATTENED_HEADER_BYTES
+    while True:
+        record = read_at(file, at, _RECORD.size)
+        if len(record) < _RECORD.size or record == _END:
+            return
+        offset, size = _RECORD.unpack(record)
+        if offset < 0 or size <= 0:
+            return
+        at += _RECORD.size
+        yield offset, size, at
+        at += size

@@ -214,7 +214,9 @@ def test_a_cache_that_vanishes_meanwhile(
         raise FileNotFoundError(2, "No such file or directory", str(folder))
 
     monkeypatch.setattr(Path, "glob", gone)
-    with pytest.raises(InputError, match=rf"cannot be unpacked into {cache}: No such file") as raised:
+    with pytest.raises(
+        InputError, match=rf"cannot be unpacked into {cache}: No such file"
+    ) as raised:
         unpacked(str(packed))
     assert "\n" not in str(raised.value)
 
