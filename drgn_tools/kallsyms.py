@@ -58,6 +58,10 @@ UNUSABLE = (
 """What the use of a drgn object raises if memory or types are missing, or the types are damaged
 (a member of another name, an integer where a pointer should be)."""
 
+_NOT_THERE = (FaultError, OverflowError)
+"""What a read raises if memory is missing, or if a damaged table leads to where no address is."""
+
+_ADDRESSES = 1 << 64
 _PAGE_BYTES = 4096
 _COMPLEMENTS = bytes(range(255, -1, -1))
 
@@ -292,7 +296,7 @@ def _places(prog: Program) -> Mapping[str, int]:
     for places in find_kallsyms(partial(read_up_to, prog), stext, prog.address_size()):
         try:
             addresses = _addresses(prog, prog.read_u32(places["num_syms"]), places)
-        except FaultError:
+        except _NOT_THERE:
             continue
         if addresses is not None and _has(addresses, stext):
             return places
@@ -343,6 +347,9 @@ def _array(prog: Program, typecode: str, address: int, count: int) -> array[int]
 
 def read_up_to(prog: Program, address: int, size: int) -> bytes:
     # As much of [address, address + size) as is there.
+    if not 0 <= address < _ADDRESSES or size <= 0:
+        return b""
+    size = min(size, _ADDRESSES - address)
     try:
         return bytes(prog.read(address, size))
     except FaultError as e:
@@ -383,7 +390,7 @@ def _read_seqs(prog: Program, places: Mapping[str, int], count: int) -> Optional
         at -= at % word
     try:
         return bytes(prog.read(at, SEQ_BYTES * count))
-    except FaultError:
+    except _NOT_THERE:
         return None
 
 
@@ -410,7 +417,7 @@ def _read_kallsyms(prog: Program) -> Optional[Kallsyms]:
             vmcoreinfo_symbol(prog, "_stext") or 0,
             _read_seqs(prog, places, count),
         )
-    except FaultError:
+    except _NOT_THERE:
         return None
     # A symbol that is not in a part of the table may well be in the kernel.
     return found if len(found) == count else None
@@ -547,7 +554,7 @@ def _module_symbols(module: Object) -> Iterator[tuple[int, str, int]]:
     data = prog.read(table.symtab.value_(), count * symbol.size)
     entries = [tuple(entry[field] for field in fields) for entry in symbol.iter_unpack(data)]
     last_name = max((name for name, _, _, _ in entries), default=0)
-    if last_name > len(entries) * MAX_NAME_BYTES:
+    if last_name > min(len(entries) * MAX_NAME_BYTES, MAX_NAMES_BYTES):
         # Of a module that is being unloaded, the table may be anything.
         raise FaultError("no table of symbols has names so far apart", table.strtab.value_())
     strings = read_up_to(prog, table.strtab.value_(), last_name + MAX_NAME_BYTES)

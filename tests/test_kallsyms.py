@@ -442,3 +442,43 @@ def test_what_is_there_of_a_range_is_read_up_to_the_first_page_that_is_not() -> 
     assert read_up_to(prog, 0x12FFF, 1 << 30) == memory[0x2FFF:0x3000]
     for address in (0x13000, 0x13100, 0x20000):
         assert read_up_to(prog, address, 0x2000) == b""
+
+
+NO_ADDRESSES = (-1, -(1 << 63), 1 << 64, (1 << 64) + 4096)
+
+
+@pytest.mark.parametrize("address", [*NO_ADDRESSES, 0, (1 << 64) - 1, (1 << 64) - 8])
+@pytest.mark.parametrize("size", [0, 1, 16, 1 << 20, -1, -(1 << 40)])
+def test_nothing_is_read_where_no_address_is(address: int, size: int) -> None:
+    prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
+    prog.add_memory_segment(
+        0x1000, 0x1000, lambda address, count, offset, physical: bytes(count)
+    )
+    assert read_up_to(prog, address, size) == b""
+    assert read_up_to(prog, 0x1800, size) == bytes(min(max(size, 0), 0x800))
+
+
+PARTS = ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base", "addresses")
+
+
+@pytest.mark.parametrize("address", [0, 1, 8, 1 << 63, (1 << 64) - 16, (1 << 64) - 1])
+@pytest.mark.parametrize("form", ["absolute", "percpu", "place"])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_at_an_end_of_the_addresses(part: str, form: str, address: int) -> None:
+    prog, _ = program_with_table(SHORT[1:] if form == "place" else SHORT, form)
+    lines = dict(prog.cache["drgn_tools.vmcoreinfo"])
+    had_it = f"SYMBOL(kallsyms_{part})" in lines
+    lines[f"SYMBOL(kallsyms_{part})"] = f"{address:x}"
+    # So that other tables are placed by it as well: kallsyms_seqs_of_names.
+    for add in ({}, {"SYMBOL(kallsyms_token_table)": "10"}):
+        prog.cache["drgn_tools.vmcoreinfo"] = {**lines, **add}
+        prog.cache.pop("drgn_tools.kallsyms", None)
+        found = kallsyms_of(prog)
+        assert not (found and had_it) or found.find("sys_read") == []
+
+
+@pytest.mark.parametrize("text", [0, 1, 4096, (1 << 64) - (1 << 27) + 1, (1 << 64) - 1])
+def test_looking_for_the_tables_ends_where_addresses_do(text: int) -> None:
+    prog, _ = program_with_table(SHORT, "percpu")
+    prog.cache["drgn_tools.vmcoreinfo"] = {"SYMBOL(_stext)": f"{text:x}"}
+    assert kallsyms_of(prog) is None
