@@ -133,7 +133,8 @@ def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
     header = _read(file, 0, _HEADER_BYTES)
     if not header.startswith(_KDUMP_MAGIC) or len(header) < _HEADER_BYTES:
         return None
-    for word_bytes, at in _SIZES_AT.items():
+    for word_bytes in _SIZES_AT:
+        at = _SIZES_AT[word_bytes]
         status, block_bytes, sub_header_blocks, bitmap_blocks, max_pfn = _SIZES.unpack_from(
             header, at
         )

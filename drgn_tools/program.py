@@ -205,8 +205,10 @@ def _new_program(file: Optional[CoreFile], vmcoreinfo: Optional[_VmcoreinfoFile]
 def _drgn_opens(call: Callable[[], T], failure: str) -> T:
     try:
         return call()
-    except (OSError, ValueError, LookupError, FaultError, BadDataError) as e:
+    except (OSError, ValueError, LookupError, OverflowError, FaultError, BadDataError) as e:
         raise InputError(f"{failure}: {_one_line(e)}") from e
+    except MemoryError as e:  # the file says how much is wanted
+        raise InputError(f"{failure}: there is too little memory") from e
     except Exception as e:
         # drgn has no class of its own for what libelf and libkdumpfile refuse.
         if type(e) is not Exception:

@@ -7,9 +7,7 @@ import struct
 from collections.abc import Sequence
 
 
-def note(
-    name: str, type_: int, description: bytes, order: str = "<", alignment: int = 4
-) -> bytes:
+def note(name: str, type_: int, description: bytes, order: str = "<", alignment: int = 4) -> bytes:
     """One ELF note, its name and its description padded to the alignment of its segment."""
 
     def padded(data: bytes) -> bytes:

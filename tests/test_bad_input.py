@@ -15,12 +15,12 @@ from typing import Any
 import drgn
 import pytest
 
-from drgn_tools import DrgnToolsError, audit_kernel, open_program, task_stacks
+from drgn_tools import DrgnToolsError, InputError, audit_kernel, open_program, task_stacks
 from drgn_tools.audit import audit_under_way
 from drgn_tools.elf import ET_CORE, ET_EXEC, PT_LOAD, PT_NOTE
 from drgn_tools.errors import EXIT_INPUT, EXIT_TYPES
 from drgn_tools.kallsyms import kallsyms_of
-from drgn_tools.program import build_id, use_builtin_types
+from drgn_tools.program import _drgn_opens, build_id, use_builtin_types
 
 from .conftest import lab_file
 from .elf_writer import elf_file, note
@@ -105,7 +105,7 @@ def test_a_file_that_goes_away_while_it_is_looked_at(
 ) -> None:
     # Between any two of the looks that are taken at it: there is none that is the last.
     path = tmp_path / "vmcore"
-    looks, opened = 0, open
+    looks, allowed, opened = 0, 0, open
 
     def open_once_less(*args: Any, **keywords: Any) -> Any:
         nonlocal looks
@@ -115,7 +115,7 @@ def test_a_file_that_goes_away_while_it_is_looked_at(
         return opened(*args, **keywords)
 
     monkeypatch.setattr("builtins.open", open_once_less)
-    for allowed in range(10):
+    for allowed in range(10):  # noqa: B007  # open_once_less() looks at it
         shutil.copyfile(demo_core, path)
         looks = 0
         try:
@@ -393,6 +393,39 @@ def test_vmcoreinfo_file(demo_core: str, tmp_path: Path) -> None:
     code, message = refusal(core=demo_core, vmcoreinfo=path)
     assert code == EXIT_INPUT
     assert message.startswith(f"{path}: is no VMCOREINFO: ")
+
+
+@pytest.mark.parametrize(
+    "line", ["KERNELOFFSET=9223372036854775807", f"PAGESIZE={'9' * 30}", "PAGESIZE=4k"]
+)
+def test_numbers_in_vmcoreinfo_that_drgn_refuses(demo_core: str, tmp_path: Path, line: str) -> None:
+    prog = drgn.Program()
+    prog.set_core_dump(demo_core)
+    key = line.partition("=")[0]
+    lines = prog["VMCOREINFO"].string_().decode().split("\n")
+    path = tmp_path / "vmcoreinfo"
+    path.write_text("\n".join(line if text.startswith(f"{key}=") else text for text in lines))
+    code, message = refusal(core=demo_core, vmcoreinfo=path)
+    assert code == EXIT_INPUT
+    assert message.startswith(f"{path}: is no VMCOREINFO: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "there is too little memory"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
+        (OverflowError("a\nb"), "a b"),
+        (Exception("libelf error: x"), "libelf error: x"),
+    ],
+)
+def test_what_drgn_says_of_a_file_is_in_one_line(error: Exception, says: str) -> None:
+    def refuse() -> None:
+        raise error
+
+    with pytest.raises(InputError, match=f"^vmcore: cannot be opened: {says}$") as raised:
+        _drgn_opens(refuse, "vmcore: cannot be opened")
+    assert raised.value.__cause__ is error
 
 
 def test_qemu_that_does_not_listen(tmp_path: Path) -> None:

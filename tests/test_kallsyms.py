@@ -451,9 +451,7 @@ NO_ADDRESSES = (-1, -(1 << 63), 1 << 64, (1 << 64) + 4096)
 @pytest.mark.parametrize("size", [0, 1, 16, 1 << 20, -1, -(1 << 40)])
 def test_nothing_is_read_where_no_address_is(address: int, size: int) -> None:
     prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
-    prog.add_memory_segment(
-        0x1000, 0x1000, lambda address, count, offset, physical: bytes(count)
-    )
+    prog.add_memory_segment(0x1000, 0x1000, lambda address, count, offset, physical: bytes(count))
     assert read_up_to(prog, address, size) == b""
     assert read_up_to(prog, 0x1800, size) == bytes(min(max(size, 0), 0x800))
 
