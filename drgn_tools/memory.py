@@ -13,6 +13,7 @@ from .errors import TypesError
 
 __all__ = (
     "ADDRESS_MASK",
+    "NOT_THERE",
     "UNUSABLE",
     "follow_pointers",
     "list_entries",
@@ -33,7 +34,11 @@ UNUSABLE = (
 """What the use of a drgn object raises if memory or types are missing, or the types are damaged
 (a member of another name, an integer where a pointer should be)."""
 
-ADDRESS_MASK = (1 << 64) - 1
+NOT_THERE = (FaultError, OverflowError)
+"""What a read raises if memory is missing, or if a damaged table leads to where no address is."""
+
+_ADDRESSES = 1 << 64
+ADDRESS_MASK = _ADDRESSES - 1
 """Address arithmetic wraps around with this mask, as in C: the pointers may be damaged."""
 
 _PAGE_BYTES = 4096
@@ -48,7 +53,7 @@ def read_or_none(prog: Program, address: int, size: int) -> Optional[bytes]:
     """
     try:
         return bytes(prog.read(address, size))
-    except (FaultError, OverflowError):
+    except NOT_THERE:
         return None
 
 
@@ -67,10 +72,13 @@ def read_word_or_none(prog: Program, address: int) -> Optional[int]:
 def read_up_to(prog: Program, address: int, size: int) -> bytes:
     """Read memory up to the first page that is not in the dump.
 
-    :param address: virtual address
-    :param size: in bytes
+    :param address: virtual address; any integer
+    :param size: in bytes; any integer
     :return: at most *size* bytes; none if the first page is missing
     """
+    if not 0 <= address < _ADDRESSES or size <= 0:
+        return b""
+    size = min(size, _ADDRESSES - address)
     try:
         return bytes(prog.read(address, size))
     except FaultError as e:

@@ -18,7 +18,7 @@ from ..engine.crash_log import crashed_task
 from ..engine.kernel import kernel_of
 from ..errors import TaskNotFoundError
 from ..kernel.live_tasks import is_live
-from ..program.open import source_of
+from ..program.open import input_error_if_vanished, source_of
 from ..records import KernelAudit, KernelInfo, TaskStack, Verdict
 from .resolve_task import WhichTask, find_task
 
@@ -128,6 +128,7 @@ class AuditUnderWay:
     def __init__(
         self, prog: Program, progress: Optional[Callable[[int], None]], max_tasks: Optional[int]
     ) -> None:
+        self._prog = prog
         self._kernel = kernel_of(prog)
         self._progress = progress
         self._max_tasks = max_tasks
@@ -135,6 +136,10 @@ class AuditUnderWay:
         self.problems = []
 
     def __iter__(self) -> Iterator[TaskStack]:
+        with input_error_if_vanished(self._prog):
+            yield from self._records()
+
+    def _records(self) -> Iterator[TaskStack]:
         kernel, progress = self._kernel, self._progress
         done = empty = 0
         too_many = []

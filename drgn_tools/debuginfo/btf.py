@@ -96,6 +96,13 @@ _TRANSPARENT = frozenset(
 )  # fmt: skip
 
 
+def _tells_of_enum_flags(info: int) -> bool:
+    # Whether who wrote this info word sets the kind_flag of enums: where it is set, and where
+    # there is an ENUM64, which came with it.
+    kind = (info & _KIND_MASK) >> 24
+    return kind == Kind.ENUM64 or (kind == Kind.ENUM and bool(info & _KIND_FLAG))
+
+
 def _places(data: bytes, word: int) -> Iterator[int]:
     # Where this word is among those of *data*, which are little-endian.
     pattern = word.to_bytes(4, "little")
@@ -179,9 +186,7 @@ class Btf:
         self._strings = data[start : start + str_len]
         self._pointer_bytes = pointer_bytes
         self._starts, infos = self._record_starts()
-        self._enum_flags_count = any(  # whether the producer sets them
-            info & _KIND_FLAG and (info & _KIND_MASK) >> 24 in _ENUMS for info in infos
-        )
+        self._enum_flags_count = any(map(_tells_of_enum_flags, infos))
         self._found: dict[tuple[Kind, str], Optional[int]] = {}
         self._enumerators: dict[str, Optional[tuple[int, int]]] = {}
         self._expanded: dict[int, int] = {}
@@ -352,8 +357,8 @@ class Btf:
         """Return whether the values of an ENUM or ENUM64 are signed.
 
         Since Linux kernel commit 6089fb325cf7 ("bpf: Add btf enum64 support")
-        (in v6.0) the kind_flag says so. Before that it was never set, and every
-        value was a signed one.
+        (in v6.0) the kind_flag says so, of an ENUM64 always. Before that there was no
+        ENUM64, the flag was never set, and every value was a signed one.
         """
         if self._enum_flags_count:
             return self.kind_flag(type_id)

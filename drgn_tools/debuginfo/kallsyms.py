@@ -23,7 +23,7 @@ from typing import Optional, Union, overload
 
 from drgn import FaultError, Program, SymbolBinding, SymbolKind
 
-from ..memory import read_or_none, read_up_to
+from ..memory import NOT_THERE, read_or_none, read_up_to
 from .find_kallsyms import find_kallsyms
 from .shared_tables import SharedTables
 from .symbol_names import MAX_NAME_BYTES, MAX_NAMES_BYTES, SEQ_BYTES, SymbolNames
@@ -204,7 +204,7 @@ def _read_kallsyms(prog: Program) -> Optional[Kallsyms]:
             vmcoreinfo_symbol(prog, "_stext") or 0,
             _read_seqs(prog, parts, count),
         )
-    except FaultError:
+    except NOT_THERE:
         return None
     # A part of the table would not do: a symbol that is not in it may be in the kernel.
     return found if len(found) == count else None
@@ -222,7 +222,7 @@ def _find_parts(prog: Program) -> Mapping[str, int]:
     for parts in find_kallsyms(partial(read_up_to, prog), stext, prog.address_size()):
         try:
             addresses = _read_addresses(prog, prog.read_u32(parts["num_syms"]), parts)
-        except FaultError:
+        except NOT_THERE:
             continue
         if addresses is not None and _has(addresses, stext):
             return parts

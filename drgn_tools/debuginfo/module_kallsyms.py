@@ -14,7 +14,7 @@ from drgn import FaultError, Object, SymbolBinding, SymbolKind
 
 from ..memory import UNUSABLE, read_up_to
 from .modules import module_memory
-from .symbol_names import MAX_NAME_BYTES
+from .symbol_names import MAX_NAME_BYTES, MAX_NAMES_BYTES
 from .symbol_table import MAX_SYMBOLS, SymbolTable
 
 __all__ = ("ModuleKallsyms",)
@@ -106,7 +106,7 @@ def _read_symbols(module: Object) -> Iterator[tuple[int, str, int]]:
     data = prog.read(table.symtab.value_(), count * symbol.size)
     entries = [tuple(entry[field] for field in fields) for entry in symbol.iter_unpack(data)]
     last_name = max((name for name, _, _, _ in entries), default=0)
-    if last_name > len(entries) * MAX_NAME_BYTES:
+    if last_name > min(len(entries) * MAX_NAME_BYTES, MAX_NAMES_BYTES):
         # The table of a module that is being unloaded may have been freed and written over.
         raise FaultError("no table of symbols has names so far apart", table.strtab.value_())
     strings = read_up_to(prog, table.strtab.value_(), last_name + MAX_NAME_BYTES)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple, Optional
 
 from ..errors import InputError
@@ -14,6 +16,7 @@ from .kdump import (
     KdumpHeader,
     announced_bytes,
     has_end,
+    holds_some_of_each,
     is_flattened,
     is_flattened_elf,
     read_kdump,
@@ -53,6 +56,11 @@ _FLATTENED_ELF = (
     "make a plain one of it with makedumpfile -R NEWFILE < FILE"
 )
 _KDUMP_HEADERS_BYTES = 8192
+_NO_HEADERS = (
+    "cannot be opened as a vmcore: its headers are damaged, or of a machine "
+    "that is neither x86_64 nor i386"
+)
+_NOT_IN_IT = "is damaged: not all of its headers are in it"
 _NO_VMCOREINFO = (
     "has no VMCOREINFO, which says where things are in the kernel's memory; "
     "give it with --vmcoreinfo"
@@ -67,11 +75,21 @@ def shown(path: str) -> str:
     return path if path and path.isprintable() else repr(path)
 
 
-def open_regular(path: str) -> BinaryIO:
-    """Open a file for reading, which must be a regular one.
+@contextmanager
+def open_regular(path: str) -> Iterator[BinaryIO]:
+    """Open a file that must be a regular one, for as long as the context lasts.
 
-    :raises InputError: if it cannot be opened, or is something else, such as a folder
+    :raises InputError: if it cannot be opened, is something else, or an OSError says meanwhile
+        that it cannot be read
     """
+    with _opened(path) as file:
+        try:
+            yield file
+        except OSError as e:
+            raise InputError(f"{shown(path)}: cannot be read: {e.strerror or e}") from e
+
+
+def _opened(path: str) -> BinaryIO:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -176,17 +194,21 @@ def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
     if header is None:
         if file_bytes < _KDUMP_HEADERS_BYTES:
             raise InputError(f"{name}: is cut short: its headers are not whole")
-        return CoreFile(path, cut_short)  # of another machine, or damaged: libkdumpfile says so
+        raise InputError(f"{name}: {cut_short or _NO_HEADERS}")
     if header.part is not None and header.part != (0, header.max_pfn):
         begin, end = header.part
         held = (
             f"page frames {begin} to {end - 1} of {header.max_pfn}" if begin < end else "no pages"
         )
         raise InputError(f"{name}: {_PART.format(held)}")
-    if not flattened:
-        # libkdumpfile maps the bitmaps, and dies of SIGBUS where the file ends before them.
-        if header.bitmaps_end > file_bytes:
-            raise InputError(f"{name}: is cut short: {_sizes(header.bitmaps_end, file_bytes)}")
+    # libkdumpfile maps them, and dies of SIGBUS where the file ends before them.
+    parts_end = max(end for _, end in header.parts)
+    if parts_end > file_bytes:
+        raise InputError(f"{name}: is cut short: {_sizes(parts_end, file_bytes)}")
+    if flattened:
+        if not holds_some_of_each(file, header.parts):
+            raise InputError(f"{name}: {cut_short or _NOT_IN_IT}")
+    else:
         announced = announced_bytes(file, header)
         if announced > file_bytes:
             cut_short = _CUT_SHORT.format(_sizes(announced, file_bytes))
@@ -203,7 +225,7 @@ def _machine_to_name(header: KdumpHeader, name: str) -> Optional[str]:
         return None
     if machine not in _X86_NAMES:
         raise InputError(
-            f"{name}: is a core dump of {machine}; only x86_64 and i386 are understood"
+            f"{name}: is a core dump of {shown(machine)}; only x86_64 and i386 are understood"
         )
     return machine
 

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import BinaryIO, NamedTuple, Optional
+
+from .read_at import read_at
 
 __all__ = ("Elf", "Note", "build_id_among", "notes_in", "read_elf", "read_notes")
 
@@ -15,7 +19,9 @@ NT_GNU_BUILD_ID = 3
 
 _PN_XNUM = 0xFFFF  # more segments than e_phnum can count: the number is in section 0
 _MAX_SEGMENTS = 1_000_000
-_MAX_NOTE_BYTES = 64 << 20  # a note for each of 8,192 CPUs takes 4 MB
+_MAX_NOTE_BYTES = 64 << 20  # of a file; a note for each of 8,192 CPUs takes 4 MB
+_MAX_NOTES = 100_000
+_MAX_BUILD_ID_BYTES = 64  # the longest digest there is; that of a kernel has 20
 
 
 class Segment(NamedTuple):
@@ -32,6 +38,8 @@ class Segment(NamedTuple):
     """p_paddr"""
     memory_bytes: int
     """p_memsz: what lies behind the first file_bytes is not in the file."""
+    alignment: int
+    """p_align"""
 
 
 class Elf(NamedTuple):
@@ -63,10 +71,9 @@ class Note(NamedTuple):
 
 
 def read_elf(file: BinaryIO) -> Optional[Elf]:
-    """Return the headers of an ELF file, ``None`` if it is another file or ends within them."""
-    file_bytes = file.seek(0, 2)
-    file.seek(0)
-    header = file.read(64)
+    """Return the headers of an ELF file, ``None`` if it is none or ends within them."""
+    file_bytes = file.seek(0, os.SEEK_END)
+    header = read_at(file, 0, 64)
     if header[:4] != b"\x7fELF" or len(header) < 64 or header[4] not in (1, 2):
         return None
     order = ">" if header[5] == 2 else "<"
@@ -76,37 +83,39 @@ def read_elf(file: BinaryIO) -> Optional[Elf]:
         fields, phdr = struct.Struct(order + "16xHHIIIIIHHHHHH"), struct.Struct(order + "IIIIIIII")
     type_, machine, _, _, phoff, shoff, _, _, phentsize, phnum, _, _, _ = fields.unpack_from(header)
     if phnum == _PN_XNUM:
-        file.seek(shoff)
-        section = file.read(64)
+        section = read_at(file, shoff, 64)
         at = 44 if header[4] == 2 else 28  # sh_info
         if len(section) < at + 4:
             return None
         (phnum,) = struct.unpack_from(order + "I", section, at)
-    if phnum > _MAX_SEGMENTS or phentsize not in (0, phdr.size) or phoff > file_bytes:
+    if phnum > _MAX_SEGMENTS or phentsize not in (0, phdr.size):
         return None
-    file.seek(phoff)
-    table = file.read(phnum * phdr.size)
+    table = read_at(file, phoff, phnum * phdr.size)
     if len(table) < phnum * phdr.size:
         return None
-    # p_type, p_offset, p_filesz, p_vaddr, p_paddr, p_memsz of Elf64_Phdr or Elf32_Phdr
-    fields_at = (0, 2, 5, 3, 4, 6) if header[4] == 2 else (0, 1, 4, 2, 3, 5)
+    # p_type, p_offset, p_filesz, p_vaddr, p_paddr, p_memsz, p_align of Elf64_Phdr or Elf32_Phdr
+    fields_at = (0, 2, 5, 3, 4, 6, 7) if header[4] == 2 else (0, 1, 4, 2, 3, 5, 7)
     segments = tuple(Segment(*(p[at] for at in fields_at)) for p in phdr.iter_unpack(table))
     return Elf(type_, machine, order, segments, file_bytes)
 
 
-def notes_in(data: bytes, byteorder: str = "<") -> Iterator[Note]:
-    """Return the notes of a PT_NOTE segment, up to the first that is not whole.
+def notes_in(data: bytes, byteorder: str = "<", alignment: int = 4) -> Iterator[Note]:
+    """Return the notes in the contents of a PT_NOTE segment, as far as they are whole.
 
-    :param data: the contents of the segment
-    :param byteorder: ``<`` (little-endian) or ``>``
+    :param alignment: p_align of the segment. With 8, descriptions and notes begin at multiples of
+        8 bytes from the start, with all else at multiples of 4. That is the rule of
+        gelf_getnote() in elfutils since 0.175, by which drgn reads them, and of
+        process_notes_at() in readelf of binutils (2.40), which refuses what is above 4 and not 8.
+        Of a 64-bit file .note.gnu.property has 8, a build ID in a segment of its own has 4.
     """
     header = struct.Struct(byteorder + "III")
+    padding = 7 if alignment == 8 else 3
     at = 0
     while at + header.size <= len(data):
         name_bytes, description_bytes, type_ = header.unpack_from(data, at)
         name = at + header.size
-        description = name + (name_bytes + 3 & ~3)
-        at = description + (description_bytes + 3 & ~3)
+        description = name + name_bytes + padding & ~padding
+        at = description + description_bytes + padding & ~padding
         if description + description_bytes > len(data):
             break
         yield Note(
@@ -117,17 +126,23 @@ def notes_in(data: bytes, byteorder: str = "<") -> Iterator[Note]:
 
 
 def read_notes(file: BinaryIO, elf: Elf) -> Iterator[Note]:
-    """Return the notes of an ELF file, of each segment up to the first that is not whole."""
+    """Return the notes of an ELF file, as far as they are whole, and no dump has more."""
+    return islice(_all_notes(file, elf), _MAX_NOTES)
+
+
+def _all_notes(file: BinaryIO, elf: Elf) -> Iterator[Note]:
+    left = _MAX_NOTE_BYTES  # of all segments: they may lie on one another
     for segment in elf.segments:
-        if segment.type == PT_NOTE and segment.offset <= elf.file_bytes:
-            file.seek(segment.offset)
-            data = file.read(min(segment.file_bytes, _MAX_NOTE_BYTES))
-            yield from notes_in(data, elf.byteorder)
+        if segment.type == PT_NOTE:
+            data = read_at(file, segment.offset, min(segment.file_bytes, left))
+            left -= len(data)
+            yield from notes_in(data, elf.byteorder, segment.alignment)
 
 
 def build_id_among(notes: Iterable[Note]) -> Optional[str]:
     """Return the GNU build ID in hex, ``None`` if no note has it."""
     for note in notes:
-        if note.name == b"GNU" and note.type == NT_GNU_BUILD_ID:
+        is_one = note.name == b"GNU" and note.type == NT_GNU_BUILD_ID
+        if is_one and 0 < len(note.description) <= _MAX_BUILD_ID_BYTES:
             return note.description.hex()
     return None

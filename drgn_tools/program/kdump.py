@@ -7,15 +7,20 @@ The layouts are those of makedumpfile's diskdump_mod.h and makedumpfile.h
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import BinaryIO, NamedTuple, Optional
+
+from .read_at import read_at
 
 __all__ = (
     "KDUMP_MAGICS",
     "KdumpHeader",
     "announced_bytes",
     "has_end",
+    "holds_some_of_each",
     "is_flattened",
     "read_kdump",
 )
@@ -32,9 +37,7 @@ _VERSION_AT = 8
 _UTSNAME_AT, _UTS_FIELD_BYTES, _UTS_FIELDS = 12, 65, 6
 _SIZES = struct.Struct("<IiiII")
 _INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE, in status
-_BLOCK_BYTES = (1 << 12, 1 << 13, 1 << 14, 1 << 16)
-
-_SUB_HEADER_BYTES = 104
+_BLOCK_BYTES = tuple(1 << shift for shift in range(12, 19))
 
 
 class _Layout(NamedTuple):
@@ -42,17 +45,17 @@ class _Layout(NamedTuple):
 
     sizes_at: int
     """Where in ``struct disk_dump_header`` :data:`_SIZES` are."""
-    split: struct.Struct
-    """split, start_pfn, end_pfn of ``struct kdump_sub_header``, since version 2."""
-    pfns_64: struct.Struct
-    """start_pfn_64, end_pfn_64, max_mapnr_64 of it, which replace the others since version 6."""
+    sub_header: struct.Struct
+    """``struct kdump_sub_header``: phys_base, dump_level, split, start_pfn, end_pfn, then offset and size
+    of VMCOREINFO, of the notes and of ERASEINFO, start_pfn_64, end_pfn_64, max_mapnr_64. Since
+    version 6 the last three replace the 32-bit ones, on any machine."""
 
 
 _LAYOUTS = (
-    _Layout(424, struct.Struct("<8x4xiQQ"), struct.Struct("<80xQQQ")),  # x86_64
-    _Layout(412, struct.Struct("<4x4xiII"), struct.Struct("<56xQQQ")),  # i386
+    _Layout(412, struct.Struct("<4x4xi2I QI QI QI 3Q")),  # i386, which packs it
+    _Layout(424, struct.Struct("<8x4xi2Q 2Q 2Q 2Q 3Q")),  # x86_64
 )
-"""No field of the headers names the layout; with the wrong one block_size is no size of a page."""
+"""No field of the headers names the layout; with the wrong one block_size is not the size of a page."""
 
 # A flattened file: a header of 4096 bytes; then records, big-endian, of where in the
 # dump the bytes belong and how many follow; a record of -1, -1 ends it.
@@ -61,10 +64,14 @@ _RECORD = struct.Struct(">qq")
 _END = b"\xff" * _RECORD.size
 _MAX_RECORDS = 64
 """The headers are in the first few, as both makedumpfile and QEMU write them."""
+_MAX_RECORDS_IN_ALL = 1 << 24
+"""QEMU writes one for 16 KiB: 256 GiB of pages."""
 
 _PAGE_DESCRIPTOR = struct.Struct("<qIIQ")  # offset, size, flags, page flags
 _LAST_DESCRIPTORS = 10_000
 _BITMAP_CHUNK_BYTES = 1 << 16
+_MAX_BITMAP_BYTES = 1 << 31
+"""A bit for each page of 64 TiB: as much as x86-64 has with page tables of four levels."""
 
 
 class KdumpHeader(NamedTuple):
@@ -81,7 +88,10 @@ class KdumpHeader(NamedTuple):
     part: Optional[tuple[int, int]]
     """[start, end) of the page frame numbers in this part of a split dump, ``None`` if it is whole."""
     is_incomplete: bool
-    """makedumpfile could not write all the pages that it selected."""
+    """makedumpfile could not write all pages that it meant to."""
+    parts: tuple[tuple[int, int], ...]
+    """[begin, end) in the file (unflattened) of each part that libkdumpfile takes as a whole:
+    both bitmaps, and what the sub-header names."""
 
     @property
     def bitmaps_end(self) -> int:
@@ -90,9 +100,8 @@ class KdumpHeader(NamedTuple):
 
 
 def is_flattened(file: BinaryIO) -> bool:
-    """Return whether a file has the flattened form, which makedumpfile and QEMU write to a pipe."""
-    file.seek(0)
-    return file.read(len(_FLATTENED_MAGIC)) == _FLATTENED_MAGIC
+    """Return whether this is the form that makedumpfile and QEMU write to a pipe."""
+    return read_at(file, 0, len(_FLATTENED_MAGIC)) == _FLATTENED_MAGIC
 
 
 def is_flattened_elf(file: BinaryIO) -> bool:
@@ -100,15 +109,35 @@ def is_flattened_elf(file: BinaryIO) -> bool:
     return is_flattened(file) and _read(file, 0, 4) == b"\x7fELF"
 
 
+def holds_some_of_each(file: BinaryIO, parts: Iterable[tuple[int, int]]) -> bool:
+    """Return whether records of a flattened file reach into each of these parts of the dump.
+
+    Of a part that lies between two records, flatmap_get_chunk_flat() of libkdumpfile (v0.5.4)
+    takes the place in the file from before an array, and what is there may be anything. Of one
+    that they reach into, it takes what is missing as zeros.
+
+    :param parts: [begin, end) in the dump
+    """
+    missing = [part for part in parts if part[0] < part[1]]
+    for offset, size, _ in islice(_records(file), _MAX_RECORDS_IN_ALL):
+        missing = [
+            (begin, end) for begin, end in missing if end <= offset or offset + size <= begin
+        ]
+        if not missing:
+            break
+    return not missing
+
+
 def has_end(file: BinaryIO) -> bool:
-    """Return whether a flattened file ends with its end mark."""
-    size = file.seek(0, 2)
-    file.seek(max(0, size - len(_END)))
-    return file.read() == _END
+    """Return whether a flattened file ends as it should."""
+    return read_at(file, file.seek(0, os.SEEK_END) - len(_END), len(_END)) == _END
 
 
 def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
-    """Return the headers of a kdump file, ``None`` if they are not whole, damaged, or of another format."""
+    """Return the headers, ``None`` where they are not whole, damaged, or of another format.
+
+    Which machine's layout they have is decided as open_common() of libkdumpfile does (v0.5.4).
+    """
     header = _read(file, 0, _HEADER_BYTES)
     if not header.startswith(_KDUMP_MAGIC) or len(header) < _HEADER_BYTES:
         return None
@@ -116,17 +145,18 @@ def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
         status, block_bytes, sub_header_blocks, bitmap_blocks, max_pfn = _SIZES.unpack_from(
             header, layout.sizes_at
         )
-        if block_bytes in _BLOCK_BYTES and sub_header_blocks >= 0:
+        if block_bytes in _BLOCK_BYTES and 8 * bitmap_blocks * block_bytes >= max_pfn:
             break
     else:
         return None
-    (version,) = struct.unpack_from("<i", header, _VERSION_AT)
-    sub_header = _read(file, block_bytes, _SUB_HEADER_BYTES)
-    if len(sub_header) < _SUB_HEADER_BYTES:
+    sub_header = _read(file, block_bytes, layout.sub_header.size)
+    if sub_header_blocks < 0 or len(sub_header) < layout.sub_header.size:
         return None
-    split, start, end = layout.split.unpack_from(sub_header)
+    split, start, end, *places, start_64, end_64, max_pfn_64 = layout.sub_header.unpack(sub_header)
+    (version,) = struct.unpack_from("<i", header, _VERSION_AT)
     if version >= 6:
-        start, end, max_pfn = layout.pfns_64.unpack_from(sub_header)
+        start, end, max_pfn = start_64, end_64, max_pfn_64
+    bitmaps = (1 + sub_header_blocks) * block_bytes
     return KdumpHeader(
         block_bytes,
         sub_header_blocks,
@@ -135,7 +165,20 @@ def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
         tuple(_uts_fields(header)),
         (start, end) if version >= 2 and split else None,
         bool(status & _INCOMPLETE),
+        (
+            (bitmaps, bitmaps + bitmap_blocks // 2 * block_bytes),
+            (bitmaps + bitmap_blocks // 2 * block_bytes, bitmaps + bitmap_blocks * block_bytes),
+            *_named_parts(version, places),
+        ),
     )
+
+
+def _named_parts(version: int, places: Sequence[int]) -> Iterator[tuple[int, int]]:
+    # As read_sub_hdr_64() of libkdumpfile has it (v0.5.4).
+    vmcoreinfo, notes, eraseinfo = zip(places[::2], places[1::2])
+    for offset, size in (notes, eraseinfo) if version >= 4 else (vmcoreinfo,) * (version == 3):
+        if size:
+            yield offset, offset + size
 
 
 def _uts_fields(header: bytes) -> Iterator[str]:
@@ -146,52 +189,62 @@ def _uts_fields(header: bytes) -> Iterator[str]:
 
 
 def announced_bytes(file: BinaryIO, header: KdumpHeader) -> int:
-    """Return the size in bytes that a file (not flattened) must have to hold all its pages."""
+    """Return how long the file (not flattened) has to be to hold all its pages.
+
+    Of more memory than a machine has, only as long as to hold both bitmaps.
+    """
     # The second bitmap has a bit for each page in the file. Their data are in order.
-    second = header.bitmap_blocks * header.block_bytes // 2
-    file.seek(header.bitmaps_end - second)
+    second_bytes = header.bitmap_blocks * header.block_bytes // 2
+    if second_bytes > _MAX_BITMAP_BYTES:
+        return header.bitmaps_end
+    second = header.bitmaps_end - second_bytes
     pages = sum(
-        bin(int.from_bytes(file.read(min(_BITMAP_CHUNK_BYTES, second - done)), "little")).count("1")
-        for done in range(0, second, _BITMAP_CHUNK_BYTES)
+        _ones(read_at(file, at, min(_BITMAP_CHUNK_BYTES, header.bitmaps_end - at)))
+        for at in range(second, header.bitmaps_end, _BITMAP_CHUNK_BYTES)
     )
     descriptors_end = header.bitmaps_end + pages * _PAGE_DESCRIPTOR.size
     # All pages of zeros share one at the start, so the last few do not tell.
     last = min(pages, _LAST_DESCRIPTORS) * _PAGE_DESCRIPTOR.size
-    file.seek(descriptors_end - last)
-    descriptors = file.read(last)
+    descriptors = read_at(file, descriptors_end - last, last)
     if len(descriptors) < last:
         return descriptors_end
     ends = (offset + size for offset, size, _, _ in _PAGE_DESCRIPTOR.iter_unpack(descriptors))
     return max((descriptors_end, *map(int, ends)))
 
 
+def _ones(bits: bytes) -> int:
+    return bin(int.from_bytes(bits.strip(b"\0"), "little")).count("1")
+
+
 def _read(file: BinaryIO, at: int, size: int) -> bytes:
-    """Return bytes of the dump in either form of file; of a flattened one, bytes near its start only."""
-    if is_flattened(file):
-        return _read_records(file, at, size)
-    file.seek(at)
-    return file.read(size)
+    """Bytes of the dump, whichever form the file has; of a flattened one, of its start only."""
+    return _read_records(file, at, size) if is_flattened(file) else read_at(file, at, size)
 
 
 def _read_records(file: BinaryIO, at: int, size: int) -> bytes:
     found = bytearray(size)
     missing = size
-    record_at = _FLATTENED_HEADER_BYTES
-    for _ in range(_MAX_RECORDS):
-        file.seek(record_at)
-        record = file.read(_RECORD.size)
-        if len(record) < _RECORD.size or record == _END:
-            break
-        offset, record_bytes = _RECORD.unpack(record)
-        if offset < 0 or record_bytes <= 0:
-            break
+    for offset, record_bytes, place in islice(_records(file), _MAX_RECORDS):
         begin, end = max(at, offset), min(at + size, offset + record_bytes)
         if begin < end:
-            file.seek(begin - offset, 1)
-            data = file.read(end - begin)
+            data = read_at(file, place + begin - offset, end - begin)
             found[begin - at : begin - at + len(data)] = data
             missing -= len(data)
         if missing <= 0:
             break
-        record_at += _RECORD.size + record_bytes
     return bytes(found)
+
+
+def _records(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """Of each record of a flattened file: offset in the dump, size, where in the file its bytes are."""
+    at = _FLATTENED_HEADER_BYTES
+    while True:
+        record = read_at(file, at, _RECORD.size)
+        if len(record) < _RECORD.size or record == _END:
+            return
+        offset, size = _RECORD.unpack(record)
+        if offset < 0 or size <= 0:
+            return
+        at += _RECORD.size
+        yield offset, size, at
+        at += size

@@ -72,7 +72,8 @@ def open_program(
         raise UsageError("which kernel? give one of core, kernel and qemu")
     paths = [os.fspath(path) for path in symbols]
     for path in paths:
-        open_regular(path).close()
+        with open_regular(path):
+            pass
     _silence_drgn()
     info = None if vmcoreinfo is None else _read_vmcoreinfo(os.fspath(vmcoreinfo))
     file = (
@@ -174,8 +175,10 @@ def _new_program(file: Optional[CoreFile], vmcoreinfo: Optional[_VmcoreinfoFile]
 def _drgn_opens(call: Callable[[], T], failure: str) -> T:
     try:
         return call()
-    except (OSError, ValueError, LookupError, FaultError, BadDataError) as e:
+    except (OSError, ValueError, LookupError, OverflowError, FaultError, BadDataError) as e:
         raise InputError(f"{failure}: {_one_line(e)}") from e
+    except MemoryError as e:  # a size in the file is wrong, or the machine is too small
+        raise InputError(f"{failure}: there is too little memory") from e
     except Exception as e:
         # drgn raises a plain Exception for an error of libelf or libkdumpfile.
         if type(e) is not Exception:
@@ -185,18 +188,19 @@ def _drgn_opens(call: Callable[[], T], failure: str) -> T:
 
 @contextmanager
 def input_error_if_vanished(prog: Program) -> Iterator[None]:
-    """Inside this context, report a live kernel that vanishes, such as a guest that is killed.
+    """Inside this context, report a kernel that vanishes: a guest that is killed, a dump on another machine.
 
     :raises InputError: instead of the error that drgn raises when its memory can no longer be read
     """
+    is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
     try:
         yield
     except Exception as e:
         # drgn raises a plain Exception for a QMP connection that is gone.
-        gone = isinstance(e, OSError) or type(e) is Exception
-        if not gone or not prog.flags & ProgramFlags.IS_LIVE:
+        if not isinstance(e, OSError) and not (is_live and type(e) is Exception):
             raise
-        raise InputError(f"{source_of(prog)}: went away while it was read: {_one_line(e)}") from e
+        what = "went away while it was read" if is_live else "cannot be read"
+        raise InputError(f"{shown(source_of(prog))}: {what}: {_one_line(e)}") from e
 
 
 def _one_line(error: Exception) -> str:

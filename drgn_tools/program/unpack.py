@@ -71,11 +71,12 @@ def unpacked(
 
 def _cached(folder: Path, key: str) -> Optional[Path]:
     # The name ends in the size: a copy that somebody cut short or wrote over is
-    # made again.
-    for copy in folder.glob(f"{key}-*.core"):
-        if copy.stem.rpartition("-")[2] == str(copy.stat().st_size):
-            return copy
-        copy.unlink()
+    # made again. So is one that somebody removes just now.
+    with suppress(OSError):
+        for copy in folder.glob(f"{key}-*.core"):
+            if copy.stem.rpartition("-")[2] == str(copy.stat().st_size):
+                return copy
+            copy.unlink()
     return None
 
 
@@ -116,23 +117,40 @@ def _remove_abandoned(folder: Path) -> None:
 def _unpack(
     path: str, compression: str, folder: Path, key: str, progress: Optional[Progress]
 ) -> Path:
-    # Unpack into a file of another name first, so that nobody opens half a core.
-    unfinished: Optional[str] = None
-    _remove_abandoned(folder)
+    with open_regular(path) as packed:
+        chunks = _chunks(packed, path, compression)
+        return _write(_reported(chunks, packed, progress), path, folder, key)
+
+
+def _chunks(packed: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
+    # The contents. Who writes them meets errors of the same classes.
     try:
-        with open_regular(path) as packed:
-            fd, unfinished = tempfile.mkstemp(prefix="unpacking-", dir=folder)
-            with open(fd, "wb") as out:
-                _write_sparsely(_reported(_READERS[compression](packed), packed, progress), out)
-            target = folder / f"{key}-{os.path.getsize(unfinished)}.core"
-            os.replace(unfinished, target)
-            unfinished = None
-            return target
+        yield from _READERS[compression](packed)
     except _CorruptError as e:
         raise InputError(f"{shown(path)}: is cut short or damaged: {e}") from e
     except OSError as e:
+        raise InputError(f"{shown(path)}: cannot be read: {e.strerror or e}") from e
+    except MemoryError as e:  # the file says how large the dictionary is
         raise InputError(
-            f"{shown(path)}: cannot be unpacked into {folder}: {e.strerror or e}; "
+            f"{shown(path)}: cannot be unpacked: that takes more memory than there is"
+        ) from e
+
+
+def _write(chunks: Iterator[bytes], path: str, folder: Path, key: str) -> Path:
+    # Into a file of its own first, so that nobody meets half a core.
+    unfinished: Optional[str] = None
+    try:
+        _remove_abandoned(folder)
+        fd, unfinished = tempfile.mkstemp(prefix="unpacking-", dir=folder)
+        with open(fd, "wb") as out:
+            _write_sparsely(chunks, out)
+        target = folder / f"{key}-{os.path.getsize(unfinished)}.core"
+        os.replace(unfinished, target)
+        unfinished = None
+        return target
+    except OSError as e:
+        raise InputError(
+            f"{shown(path)}: cannot be unpacked into {shown(str(folder))}: {e.strerror or e}; "
             "set XDG_CACHE_HOME to a folder on a larger disk, or unpack it yourself"
         ) from e
     finally:

@@ -176,6 +176,33 @@ def test_enum_of_before_kind_flag_is_signed_if_a_value_is_negative() -> None:
     assert not prog.type("enum unsigned_old").type.is_signed
 
 
+def test_enum64_alone_has_all_its_values() -> None:
+    # struct btf_enum64 has 12 bytes, struct btf_enum 8. No kind_flag is set in all of this BTF.
+    b = BtfEncoder()
+    b.enum64("wide", {"LOW": 1, "TOP": 1 << 63, "ALL": (1 << 64) - 1, "LAST": 5})
+    b.enum("plain", {"ONES": 0xFFFFFFFF, "TWO": 2})
+    prog = program(b)
+    values = {"LOW": 1, "TOP": 1 << 63, "ALL": (1 << 64) - 1, "LAST": 5}
+    assert dict(map(tuple, prog.type("enum wide").enumerators)) == values
+    assert {name: prog.constant(name).value_() for name in values} == values
+    assert not prog.type("enum wide").type.is_signed
+    # Who writes ENUM64 sets the flag of an ENUM, too: without it these are unsigned.
+    assert not prog.type("enum plain").type.is_signed
+    assert prog.constant("ONES").value_() == 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+@pytest.mark.parametrize("sign", [False, True])
+def test_enum64_of_any_length_is_signed_as_its_flag_says(count: int, sign: bool) -> None:
+    b = BtfEncoder()
+    values = {f"V{i}": (-1 if sign else 1) << 63 | i for i in range(count)}
+    b.enum64("wide", values, flag=sign)
+    prog = program(b)
+    assert dict(map(tuple, prog.type("enum wide").enumerators)) == values
+    assert prog.type("enum wide").type.is_signed is sign
+    assert {name: prog.constant(name).value_() for name in values} == values
+
+
 def test_forward_declaration_is_resolved_where_it_can_be() -> None:
     b = BtfEncoder()
     i = b.int("int", 4, SIGNED)

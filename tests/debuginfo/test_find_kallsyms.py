@@ -13,6 +13,7 @@ import pytest
 
 from drgn_tools import audit_kernel, open_program
 from drgn_tools.debuginfo.find_kallsyms import find_kallsyms
+from drgn_tools.debuginfo.kallsyms import kallsyms_of
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo_symbol
 from drgn_tools.memory import read_up_to
 
@@ -115,3 +116,23 @@ def test_a_dump_whose_vmcoreinfo_is_silent_gives_the_same_answers(
     path.write_text(lines.replace("SYMBOL(kallsyms_", "SYMBOL(elsewhere_"))
     prog = open_program(core=demo_core, vmcoreinfo=path)
     assert audit_kernel(prog).tasks == audit_kernel(demo_program).tasks
+
+
+@pytest.mark.parametrize("offsets_last", [False, True])
+@pytest.mark.parametrize("end", ["first", "last"])
+def test_tables_at_an_end_of_the_addresses(offsets_last: bool, end: str) -> None:
+    # What would lie before the first address, or behind the last, is no table.
+    data, at = image(4000, offsets_last=offsets_last)
+    names_on = at["num_syms"] - BASE
+    first = 0 if end == "first" else (1 << 64) - (len(data) - names_on)
+    memory = data[names_on:]
+    prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
+    prog.add_memory_segment(
+        first,
+        len(memory),
+        lambda address, count, offset, physical: memory[offset : offset + count],
+    )
+    prog.cache["drgn_tools.debuginfo.vmcoreinfo"] = {"SYMBOL(_stext)": f"{first:x}"}
+    read = partial(read_up_to, prog)
+    assert list(find_kallsyms(read, first, 8)), "there are tables, as far as can be seen"
+    assert kallsyms_of(prog) is None

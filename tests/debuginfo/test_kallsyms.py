@@ -17,6 +17,7 @@ from drgn_tools.debuginfo.symbol_finder import find_symbols
 from drgn_tools.debuginfo.symbol_names import MAX_NAME_BYTES
 from drgn_tools.debuginfo.symbol_table import KernelSymbol
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo_symbol
+from drgn_tools.memory import read_up_to
 
 TEXT = 0xFFFFFFFF81000000
 TOKENS = [chr(code) for code in range(256)]
@@ -280,3 +281,41 @@ def test_random_damage(demo_core: str, demo_program: Program) -> None:
             find_symbols(prog, None, rng.randrange(1 << 64), True)
             kallsyms.at(TEXT + rng.randrange(1 << 25))
         kallsyms.find("init_task")
+
+
+NO_ADDRESSES = (-1, -(1 << 63), 1 << 64, (1 << 64) + 4096)
+
+
+@pytest.mark.parametrize("address", [*NO_ADDRESSES, 0, (1 << 64) - 1, (1 << 64) - 8])
+@pytest.mark.parametrize("size", [0, 1, 16, 1 << 20, -1, -(1 << 40)])
+def test_nothing_is_read_where_no_address_is(address: int, size: int) -> None:
+    prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
+    prog.add_memory_segment(0x1000, 0x1000, lambda address, count, offset, physical: bytes(count))
+    assert read_up_to(prog, address, size) == b""
+    assert read_up_to(prog, 0x1800, size) == bytes(min(max(size, 0), 0x800))
+
+
+PARTS = ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base", "addresses")
+
+
+@pytest.mark.parametrize("address", [0, 1, 8, 1 << 63, (1 << 64) - 16, (1 << 64) - 1])
+@pytest.mark.parametrize("form", ["absolute", "percpu", "place"])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_at_an_end_of_the_addresses(part: str, form: str, address: int) -> None:
+    prog, _ = program_with_table(SHORT[1:] if form == "place" else SHORT, form)
+    lines = dict(prog.cache["drgn_tools.debuginfo.vmcoreinfo"])
+    had_it = f"SYMBOL(kallsyms_{part})" in lines
+    lines[f"SYMBOL(kallsyms_{part})"] = f"{address:x}"
+    # So that other tables are placed by it as well: kallsyms_seqs_of_names.
+    for add in ({}, {"SYMBOL(kallsyms_token_table)": "10"}):
+        prog.cache["drgn_tools.debuginfo.vmcoreinfo"] = {**lines, **add}
+        prog.cache.pop("drgn_tools.debuginfo.kallsyms", None)
+        found = kallsyms_of(prog)
+        assert not (found and had_it) or found.find("sys_read") == []
+
+
+@pytest.mark.parametrize("text", [0, 1, 4096, (1 << 64) - (1 << 27) + 1, (1 << 64) - 1])
+def test_looking_for_the_tables_ends_where_addresses_do(text: int) -> None:
+    prog, _ = program_with_table(SHORT, "percpu")
+    prog.cache["drgn_tools.debuginfo.vmcoreinfo"] = {"SYMBOL(_stext)": f"{text:x}"}
+    assert kallsyms_of(prog) is None

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +15,14 @@ from typing import Any
 import drgn
 import pytest
 
-from drgn_tools import DrgnToolsError, open_program
+from drgn_tools import DrgnToolsError, InputError, audit_kernel, open_program, task_stacks
+from drgn_tools.analysis.audit import audit_under_way
 from drgn_tools.debuginfo.kallsyms import kallsyms_of
 from drgn_tools.debuginfo.vmcoreinfo import build_id
 from drgn_tools.errors import EXIT_INPUT, EXIT_TYPES
 from drgn_tools.program.builtin_types import use_builtin_types
 from drgn_tools.program.elf import ET_CORE, ET_EXEC, PT_LOAD, PT_NOTE
+from drgn_tools.program.open import _drgn_opens
 
 from ..conftest import lab_file
 from ..debuginfo.test_kallsyms import SHORT, program_with_table
@@ -26,6 +31,17 @@ from ..support.kdump import write_kdump
 
 X86_64, AARCH64 = 62, 183
 VMCOREINFO = note("VMCOREINFO", 0, b"OSRELEASE=6.12.0\nPAGESIZE=4096\n")
+
+
+def _pn_xnum(section_headers_at: int) -> bytes:
+    """An ELF core whose number of segments is in a section header, and that at such a place."""
+    data = bytearray(elf_file(ET_CORE, X86_64, [(PT_NOTE, VMCOREINFO)]))
+    struct.pack_into("<Q", data, 40, section_headers_at)
+    struct.pack_into("<H", data, 56, 0xFFFF)
+    return bytes(data)
+
+
+PN_XNUM_NOWHERE = _pn_xnum((1 << 63) + 1)
 
 
 def refusal(**arguments: Any) -> tuple[int, str]:
@@ -73,6 +89,62 @@ def test_permission_denied(tmp_path: Path) -> None:
     assert "permission denied" in message
 
 
+UNREADABLE = "/proc/self/mem"
+"""A regular file; at its start reading fails, as of a disk that is broken (EIO)."""
+
+
+def test_a_file_that_cannot_be_read(demo_core: str) -> None:
+    code, message = refusal(core=UNREADABLE)
+    assert (code, message) == (EXIT_INPUT, f"{UNREADABLE}: cannot be read: Input/output error")
+    for what in ({"vmcoreinfo": UNREADABLE}, {"symbols": [UNREADABLE]}):
+        code, message = refusal(core=demo_core, **what)
+        assert code == EXIT_INPUT
+        assert message.startswith(f"{UNREADABLE}: cannot be read: ")
+
+
+def test_a_file_that_goes_away_while_it_is_looked_at(
+    demo_core: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Between any two of the looks that are taken at it: there is none that is the last.
+    path = tmp_path / "vmcore"
+    looks, allowed, opened = 0, 0, open
+
+    def open_once_less(*args: Any, **keywords: Any) -> Any:
+        nonlocal looks
+        looks += args[0] == str(path)
+        if looks > allowed:
+            path.unlink(missing_ok=True)
+        return opened(*args, **keywords)
+
+    monkeypatch.setattr("builtins.open", open_once_less)
+    for allowed in range(10):  # noqa: B007  # open_once_less() looks at it
+        shutil.copyfile(demo_core, path)
+        looks = 0
+        try:
+            open_program(core=path)
+        except DrgnToolsError as e:
+            assert (e.exit_code, str(e)) == (EXIT_INPUT, f"{path}: no such file")
+        else:
+            break
+    assert looks == allowed > 1
+
+
+def test_reading_fails_later_on(demo_core: str) -> None:
+    # A dump on another machine, say, whose network is gone: drgn passes on what reading says.
+    prog = open_program(core=demo_core)
+
+    def stale(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    (task,) = (task for task in task_stacks(prog) if task.pid == 1)
+    prog.add_memory_segment(task.task, 64, stale)
+    for look in (audit_kernel, lambda prog: list(audit_under_way(prog))):
+        with pytest.raises(DrgnToolsError) as raised:
+            look(prog)
+        assert raised.value.exit_code == EXIT_INPUT
+        assert str(raised.value) == f"{demo_core}: cannot be read: Stale file handle"
+
+
 @pytest.mark.parametrize("name", ["", "vm\0core", "vm\ncore", "\x1b[31mvmcore", "\udcff"])
 def test_odd_names(name: str) -> None:
     code, message = refusal(core=name)
@@ -111,6 +183,7 @@ def test_odd_names(name: str) -> None:
             elf_file(ET_CORE, X86_64, [(PT_NOTE, note("QEMU", 0, bytes(432)))]),
             "start the guest with -device vmcoreinfo",
         ),
+        (PN_XNUM_NOWHERE, "its ELF headers are not whole"),
         (
             elf_file(ET_CORE, X86_64, [(PT_NOTE, note("VMCOREINFO", 0, b"nonsense"))]),
             "cannot be opened as a vmcore: VMCOREINFO does not contain valid OSRELEASE",
@@ -322,6 +395,39 @@ def test_vmcoreinfo_file(demo_core: str, tmp_path: Path) -> None:
     code, message = refusal(core=demo_core, vmcoreinfo=path)
     assert code == EXIT_INPUT
     assert message.startswith(f"{path}: is not VMCOREINFO: ")
+
+
+@pytest.mark.parametrize(
+    "line", ["KERNELOFFSET=9223372036854775807", f"PAGESIZE={'9' * 30}", "PAGESIZE=4k"]
+)
+def test_numbers_in_vmcoreinfo_that_drgn_refuses(demo_core: str, tmp_path: Path, line: str) -> None:
+    prog = drgn.Program()
+    prog.set_core_dump(demo_core)
+    key = line.partition("=")[0]
+    lines = prog["VMCOREINFO"].string_().decode().split("\n")
+    path = tmp_path / "vmcoreinfo"
+    path.write_text("\n".join(line if text.startswith(f"{key}=") else text for text in lines))
+    code, message = refusal(core=demo_core, vmcoreinfo=path)
+    assert code == EXIT_INPUT
+    assert message.startswith(f"{path}: is not VMCOREINFO: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "there is too little memory"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
+        (OverflowError("a\nb"), "a b"),
+        (Exception("libelf error: x"), "libelf error: x"),
+    ],
+)
+def test_what_drgn_says_of_a_file_is_in_one_line(error: Exception, says: str) -> None:
+    def refuse() -> None:
+        raise error
+
+    with pytest.raises(InputError, match=f"^vmcore: cannot be opened: {says}$") as raised:
+        _drgn_opens(refuse, "vmcore: cannot be opened")
+    assert raised.value.__cause__ is error
 
 
 def test_qemu_that_does_not_listen(tmp_path: Path) -> None:

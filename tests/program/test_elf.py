@@ -4,9 +4,24 @@
 from __future__ import annotations
 
 import io
+import shutil
 import struct
+import subprocess
+from pathlib import Path
 
-from drgn_tools.program.elf import ET_CORE, PT_LOAD, PT_NOTE, build_id_among, read_elf, read_notes
+import pytest
+
+from drgn_tools.program import elf as elf_module
+from drgn_tools.program.elf import (
+    ET_CORE,
+    ET_EXEC,
+    PT_LOAD,
+    PT_NOTE,
+    build_id_among,
+    notes_in,
+    read_elf,
+    read_notes,
+)
 
 from ..support.elf_writer import elf_file, note
 
@@ -54,3 +69,105 @@ def test_notes_with_impossible_sizes() -> None:
     elf = read_elf(file)
     assert elf is not None
     assert list(read_notes(file, elf)) == []
+
+
+BUILD_ID = bytes(range(1, 21))
+
+
+def of_notes(alignment: int, padding: int, bits: int = 64, order: str = "<") -> bytes:
+    """An executable with two notes in a segment of this p_align, padded to *padding*.
+
+    The first, a .note.gnu.property without any, ends where only padding to 8 or to 4 leads to the
+    second: the build ID.
+    """
+    notes = [("GNU", 5, bytes(12)), ("GNU", 3, BUILD_ID)]
+    segment = b"".join(note(*parts, order, padding) for parts in notes)
+    return elf_file(ET_EXEC, 62, [(PT_NOTE, segment)], bits, order, alignment)
+
+
+def build_id(data: bytes) -> str | None:
+    file = io.BytesIO(data)
+    elf = read_elf(file)
+    assert elf is not None
+    return build_id_among(read_notes(file, elf))
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("alignment", [0, 1, 2, 4, 8])
+def test_notes_are_padded_as_their_segment_is_aligned(
+    alignment: int, order: str, bits: int
+) -> None:
+    padding = 8 if alignment == 8 else 4
+    assert build_id(of_notes(alignment, padding, bits, order)) == BUILD_ID.hex()
+    assert build_id(of_notes(alignment, 12 - padding, bits, order)) is None
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf (of binutils)")
+@pytest.mark.parametrize("padding", [4, 8])
+@pytest.mark.parametrize("alignment", [0, 1, 4, 8])
+def test_binutils_find_the_same_build_id(alignment: int, padding: int, tmp_path: Path) -> None:
+    path = tmp_path / "vmlinux"
+    path.write_bytes(of_notes(alignment, padding))
+    said = subprocess.run(["readelf", "-nW", path], capture_output=True, text=True, check=False)
+    theirs = BUILD_ID.hex() in said.stdout
+    assert (build_id(path.read_bytes()) == BUILD_ID.hex()) is theirs
+    assert theirs is ((alignment == 8) == (padding == 8))
+
+
+def test_a_name_whose_padding_differs() -> None:
+    # 12 bytes of header and 9 of name: 24 either way; 5 of name: 20, or 24.
+    for name in ("GNU", "VMCORE", "EIGHTCHR", "VMCOREINFO", "LONGER-THAN-ALL"):
+        data = note(name, 7, b"one", alignment=8) + note("GNU", 3, BUILD_ID, alignment=8)
+        found = list(notes_in(data, alignment=8))
+        assert [(n.name.decode(), n.type, n.description) for n in found] == [
+            (name, 7, b"one"),
+            ("GNU", 3, BUILD_ID),
+        ]
+
+
+def test_what_is_too_long_is_no_build_id() -> None:
+    # It would stand in an error of one line.
+    for length, is_one in ((0, False), (1, True), (64, True), (65, False), (1 << 20, False)):
+        data = elf_file(ET_CORE, 62, [(PT_NOTE, note("GNU", 3, b"\xab" * length))])
+        assert (build_id(data) is not None) is is_one, length
+
+
+def test_no_more_is_read_of_notes_than_any_dump_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elf_module, "_MAX_NOTES", 10)
+    monkeypatch.setattr(elf_module, "_MAX_NOTE_BYTES", 200)
+    many = elf_file(ET_CORE, 62, [(PT_NOTE, note("A", 1, b"") * 5)] * 10)
+    large = elf_file(ET_CORE, 62, [(PT_NOTE, note("A", 1, bytes(80)))] * 10)  # 96 bytes each
+    for data, expected in ((many, 10), (large, 2)):
+        file = io.BytesIO(data)
+        elf = read_elf(file)
+        assert elf is not None
+        assert len(list(read_notes(file, elf))) == expected
+
+
+# ---- places that a header names
+
+
+WILD = (1 << 32, (1 << 63) - 4096, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
+
+
+@pytest.mark.parametrize("place", WILD)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_number_of_segments_is_said_to_be_where_nothing_is(place: int, order: str) -> None:
+    data = bytearray(elf_file(ET_CORE, 62, [(PT_LOAD, b"memory")], order=order))
+    struct.pack_into(order + "H", data, 56, 0xFFFF)  # e_phnum: PN_XNUM
+    struct.pack_into(order + "Q", data, 40, place)  # e_shoff
+    assert read_elf(io.BytesIO(data)) is None
+
+
+@pytest.mark.parametrize("place", WILD)
+def test_headers_and_notes_that_are_said_to_be_where_nothing_is(place: int) -> None:
+    data = bytearray(elf_file(ET_CORE, 62, [(PT_NOTE, note("GNU", 3, BUILD_ID))]))
+    whole = bytes(data)
+    struct.pack_into("<Q", data, 64 + 8, place)  # p_offset
+    assert build_id(data) is None
+    struct.pack_into("<Q", data, 32, place)  # e_phoff
+    assert read_elf(io.BytesIO(data)) is None
+    data[:] = whole
+    struct.pack_into("<Q", data, 64 + 32, place)  # p_filesz: as far as the file goes
+    assert build_id(data) == BUILD_ID.hex()

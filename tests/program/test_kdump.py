@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from drgn_tools import InputError, audit_kernel, open_program
-from drgn_tools.program.kdump import announced_bytes, has_end, is_flattened, read_kdump
+from drgn_tools.program import kdump as kdump_module
+from drgn_tools.program.kdump import (
+    KdumpHeader,
+    announced_bytes,
+    has_end,
+    is_flattened,
+    is_flattened_elf,
+    read_kdump,
+)
 
 from ..end_to_end.test_missing_pages import pages_read, wrong
 from ..support.kdump import (
@@ -18,6 +26,7 @@ from ..support.kdump import (
     MAKEDUMPFILE_NAMES,
     PAGE,
     QEMU_NAMES,
+    RECORD,
     flatten,
     unflatten,
     write_kdump,
@@ -188,3 +197,177 @@ def test_flattened_elf(demo_core: str, tmp_path: Path) -> None:
     assert "makedumpfile -R" in refusal(flat)
     unflatten(flat, plain)
     assert audit_kernel(open_program(core=plain)).problems == ()
+
+
+# ---- sizes and places that the file decides
+
+
+MOST = (1 << 63) - 1
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"),
+    [
+        (0, MOST),
+        (0, MOST - 4096),
+        (100, MOST),
+        (MOST, 10),
+        (MOST, MOST),
+        (10, 1 << 62),
+        (0, 0),
+        (0, -1),
+        (0, -MOST),
+        (-1, 10),
+        (-MOST, MOST),
+    ],
+)
+def test_records_of_any_place_and_size(offset: int, size: int, tmp_path: Path) -> None:
+    path = tmp_path / "flat"
+    start = b"makedumpfile".ljust(4096, b"\0")
+    for before in (b"", RECORD.pack(600, 8) + bytes(8)):
+        path.write_bytes(start + before + RECORD.pack(offset, size) + b"KDUMP   " + bytes(5000))
+        with open(path, "rb") as file:
+            assert not is_flattened_elf(file)
+            assert read_kdump(file) is None
+        message = refusal(path)
+        assert "cut short" in message or "cannot be opened" in message
+
+
+def test_a_record_that_reaches_beyond_the_file_holds_what_is_there(
+    kdump: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "flat"
+    data = kdump.read_bytes()[: 2 * PAGE]
+    with open(kdump, "rb") as file:
+        expected = read_kdump(file)
+    path.write_bytes(b"makedumpfile".ljust(4096, b"\0") + RECORD.pack(0, MOST) + data)
+    with open(path, "rb") as file:
+        assert read_kdump(file) == expected is not None
+
+
+def test_a_machine_with_line_ends_in_its_name(demo_core: str, tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    write_kdump(demo_core, path, names=(*QEMU_NAMES[:4], b"x86\n\x1b[31m", b""))
+    assert r"is a core dump of 'x86\n\x1b[31m'; only x86_64" in refusal(path)
+
+
+NOTES_AT, NOTES_SIZE_AT = PAGE + 48, PAGE + 56
+ERASEINFO_AT, ERASEINFO_SIZE_AT = PAGE + 64, PAGE + 72
+
+
+def patched(kdump: Path, path: Path, **words: int) -> Path:
+    """A copy with 64-bit words written over: ``at_100=5``."""
+    data = bytearray(kdump.read_bytes())
+    for name, value in words.items():
+        struct.pack_into("<Q", data, int(name.rpartition("_")[2]), value)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("flattened", [False, True])
+@pytest.mark.parametrize("size", [1 << 24, 1 << 40, MOST, (1 << 64) - 1])
+@pytest.mark.parametrize("at", [NOTES_AT, NOTES_SIZE_AT, ERASEINFO_SIZE_AT])
+def test_parts_that_would_be_behind_the_end(
+    at: int, size: int, flattened: bool, kdump: Path, tmp_path: Path
+) -> None:
+    # libkdumpfile maps them, and would die of SIGBUS.
+    path = patched(kdump, tmp_path / "vmcore", **{f"at_{at}": size})
+    if flattened:
+        flatten(path, tmp_path / "flat")
+        path = tmp_path / "flat"
+    notes_at, notes_size = struct.unpack_from("<QQ", kdump.read_bytes(), NOTES_AT)
+    end = {NOTES_AT: size + notes_size, NOTES_SIZE_AT: notes_at + size, ERASEINFO_SIZE_AT: size}
+    found = path.stat().st_size
+    assert refusal(path) == f"{path}: is cut short: {end[at]} bytes announced, {found} found"
+
+
+def test_which_parts_are_read(kdump: Path, tmp_path: Path) -> None:
+    def parts(version: int, **words: int) -> set[tuple[int, int]]:
+        path = patched(kdump, tmp_path / "vmcore", **words)
+        with open(path, "r+b") as file:
+            file.seek(8)
+            file.write(struct.pack("<i", version))
+            header = read_kdump(file)
+        assert header is not None
+        bitmaps = header.bitmaps_end - header.bitmap_blocks * PAGE
+        half = (bitmaps + header.bitmaps_end) // 2
+        assert {(bitmaps, half), (half, header.bitmaps_end)} <= set(header.parts)
+        return set(header.parts) - {(bitmaps, half), (half, header.bitmaps_end)}
+
+    vmcoreinfo = {f"at_{PAGE + 32}": 8200, f"at_{PAGE + 40}": 10}
+    notes = {f"at_{NOTES_AT}": 8300, f"at_{NOTES_SIZE_AT}": 20}
+    eraseinfo = {f"at_{ERASEINFO_AT}": 8400, f"at_{ERASEINFO_SIZE_AT}": 30}
+    words = {**vmcoreinfo, **notes, **eraseinfo}
+    # As read_sub_hdr_64() of libkdumpfile has it.
+    assert parts(2, **words) == set()
+    assert parts(3, **words) == {(8200, 8210)}
+    for version in (4, 5, 6):
+        assert parts(version, **words) == {(8300, 8320), (8400, 8430)}
+    assert parts(6, **{**words, f"at_{ERASEINFO_SIZE_AT}": 0}) == {(8300, 8320)}
+
+
+def test_records_that_leave_out_what_is_read_whole(kdump: Path, tmp_path: Path) -> None:
+    # libkdumpfile (v0.5.4) takes its place in the file from before an array, and dies of it.
+    data = kdump.read_bytes()
+    with open(kdump, "rb") as file:
+        header = read_kdump(file)
+    assert header is not None
+    bitmaps = header.bitmaps_end - header.bitmap_blocks * PAGE
+    path = tmp_path / "flat"
+    end = len(data)
+    for pieces, opens in (
+        ([(0, end)], True),
+        ([(0, 464), (PAGE, end)], True),  # as makedumpfile does
+        ([(header.bitmaps_end, end), (0, header.bitmaps_end)], True),
+        ([(0, bitmaps)], False),
+        ([(0, 2 * PAGE), (bitmaps, end)], False),
+        ([(0, header.bitmaps_end - header.bitmap_blocks // 2 * PAGE)], False),
+    ):
+        records = b"".join(RECORD.pack(a, b - a) + data[a:b] for a, b in pieces)
+        records += RECORD.pack(1 << 40, end) + bytes(end)
+        start = b"makedumpfile".ljust(16, b"\0") + RECORD.pack(1, 1)
+        path.write_bytes(start.ljust(4096, b"\0") + records + RECORD.pack(-1, -1))
+        if opens:
+            assert open_program(core=path)["init_task"].comm.string_() == b"swapper/0"
+        else:
+            assert refusal(path) == f"{path}: is damaged: not all of its headers are in it"
+
+
+@pytest.mark.parametrize("flattened", [False, True])
+def test_headers_that_are_not_understood_are_not_tried(
+    flattened: bool, kdump: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "vmcore"
+    for at, word in (
+        (428, struct.pack("<i", 5000)),  # block_size
+        (428, struct.pack("<i", 0)),
+        (428, struct.pack(">i", PAGE)),
+        (432, struct.pack("<i", -1)),  # sub_hdr_size
+        (436, struct.pack("<I", 0)),  # bitmap_blocks, less than max_mapnr needs
+    ):
+        data = bytearray(kdump.read_bytes())
+        data[at : at + 4] = word
+        path.write_bytes(data)
+        if flattened:
+            flatten(path, tmp_path / "flat")
+        said = refusal(tmp_path / "flat" if flattened else path)
+        assert "cannot be opened as a vmcore: its headers are damaged, or of a machine" in said
+
+
+def header_of(bitmap_blocks: int) -> KdumpHeader:
+    return KdumpHeader(1 << 12, 1, bitmap_blocks, 1000, ("",) * 6, None, False, ())
+
+
+def test_a_bitmap_larger_than_that_of_any_machine_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kdump_module, "_MAX_BITMAP_BYTES", 1 << 20)
+    path = tmp_path / "vmcore"
+    with open(path, "wb") as file:
+        file.truncate(1 << 22)
+        file.seek(2 * 4096 + 200 * 4096)  # the second bitmap
+        file.write(b"\xff")
+    with open(path, "rb") as file:
+        assert announced_bytes(file, header_of(400)) == header_of(400).bitmaps_end + 8 * 24
+        # Half of it is more than that: then the descriptors are not looked at.
+        assert announced_bytes(file, header_of(600)) == header_of(600).bitmaps_end

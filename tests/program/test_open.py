@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -194,8 +195,18 @@ def test_a_guest_that_goes_away_is_an_input_error(
     message = r"^qemu: went away while it was read: "
     with pytest.raises(InputError, match=message), input_error_if_vanished(live(demo_program)):
         raise error
-    # In a dump the same is a bug of ours, and so is all else of a guest.
-    with pytest.raises(type(error)), input_error_if_vanished(demo_program):
-        raise error
+    # All else of a guest is a bug of ours.
     with pytest.raises(KeyError), input_error_if_vanished(live(demo_program)):
         raise KeyError("x")
+
+
+def test_a_dump_that_cannot_be_read_any_more_is_an_input_error(
+    demo_core: str, demo_program: drgn.Program
+) -> None:
+    message = f"^{re.escape(demo_core)}: cannot be read: Input/output error$"
+    with pytest.raises(InputError, match=message), input_error_if_vanished(demo_program):
+        raise OSError(5, "Input/output error")
+    # All else of a dump is a bug of ours.
+    for error in (KeyError("x"), Exception("closed")):
+        with pytest.raises(type(error)), input_error_if_vanished(demo_program):
+            raise error

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import importlib.util
 import lzma
@@ -10,17 +11,21 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
 import pytest
 
 from drgn_tools import open_program
 from drgn_tools.data import demo_vmcore
-from drgn_tools.errors import InputError
+from drgn_tools.errors import EXIT_INPUT, InputError
 from drgn_tools.program import unpack as unpack_module
 from drgn_tools.program.unpack import unpacked
+
+from ..support.damaged_cores import of_much_memory
 
 HOLE = 8 << 20
 CONTENTS = random.Random(1).randbytes(300_000) + bytes(HOLE) + b"the end" + bytes(70_000)
@@ -177,3 +182,80 @@ def test_what_a_killed_run_left_behind_goes_away(packed: Path, cache: Path) -> N
     os.utime(old, (0, 0))
     unpacked(str(packed))
     assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_a_copy_that_vanishes_meanwhile_is_made_again(
+    packed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # tmpreaper, or another drgn-tools that takes it for damaged: between a look into the folder and
+    # one at the file.
+    good = unpacked(str(packed))
+    stat = Path.stat
+
+    def gone(path: Path, **options: bool) -> os.stat_result:
+        if path.suffix == ".core":
+            path.unlink(missing_ok=True)
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", gone)
+        again = unpacked(str(packed))
+    assert again == good
+    assert again.read_bytes() == CONTENTS
+
+
+def test_a_cache_that_vanishes_meanwhile(
+    packed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked(str(packed))
+
+    def gone(folder: Path, pattern: str) -> Iterator[Path]:
+        shutil.rmtree(cache)
+        raise FileNotFoundError(2, "No such file or directory", str(folder))
+
+    monkeypatch.setattr(Path, "glob", gone)
+    with pytest.raises(
+        InputError, match=rf"cannot be unpacked into {cache}: No such file"
+    ) as raised:
+        unpacked(str(packed))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_copy_that_cannot_be_removed_is_in_nobodys_way(packed: Path, cache: Path) -> None:
+    good = unpacked(str(packed))
+    in_the_way = good.with_name(good.name.replace(good.stem.rpartition("-")[2], "5"))
+    in_the_way.mkdir()  # of the name, not of the size, and unlink() does not remove it
+    assert unpacked(str(packed)).read_bytes() == CONTENTS
+
+
+def test_the_packed_file_cannot_be_read(
+    packed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(file: BinaryIO) -> Iterator[bytes]:
+        yield CONTENTS[:1000]
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    readers = dict.fromkeys(PACKERS, broken)
+    monkeypatch.setattr(unpack_module, "_READERS", readers)
+    with pytest.raises(InputError) as raised:
+        unpacked(str(packed))
+    # A larger disk would be of no help.
+    assert str(raised.value) == f"{packed}: cannot be read: Input/output error"
+    assert list(cache.iterdir()) == []
+
+
+def test_unpacking_takes_more_memory_than_there_is(tmp_path: Path, cache: Path) -> None:
+    # The size of the dictionary, 1.5 GiB, is for the file to say.
+    path = of_much_memory(tmp_path)
+    limited = (
+        "import resource, sys; from drgn_tools.commands.main import main; "
+        f"resource.setrlimit(resource.RLIMIT_DATA, ({1 << 29}, {1 << 29})); "
+        "sys.exit(main(['tasks', '-c', sys.argv[1]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == EXIT_INPUT, done.stderr
+    assert done.stderr == (
+        f"drgn-tools: error: {path}: cannot be unpacked: that takes more memory than there is\n"
+    )

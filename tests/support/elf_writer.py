@@ -7,15 +7,15 @@ import struct
 from collections.abc import Sequence
 
 
-def note(name: str, type_: int, description: bytes, order: str = "<") -> bytes:
-    """One ELF note."""
+def note(name: str, type_: int, description: bytes, order: str = "<", alignment: int = 4) -> bytes:
+    """One ELF note, its name and its description padded to the alignment of its segment."""
 
     def padded(data: bytes) -> bytes:
-        return data + bytes(-len(data) % 4)
+        return data + bytes(-len(data) % alignment)
 
     name_bytes = name.encode() + b"\0"
     header = struct.pack(order + "III", len(name_bytes), len(description), type_)
-    return header + padded(name_bytes) + padded(description)
+    return padded(header + name_bytes) + padded(description)
 
 
 def elf_file(
@@ -24,8 +24,12 @@ def elf_file(
     segments: Sequence[tuple[int, bytes]],
     bits: int = 64,
     order: str = "<",
+    alignment: int = 0,
 ) -> bytes:
-    """An ELF file with segments (type, contents), physical and virtual address 0."""
+    """An ELF file with segments (type, contents), physical and virtual address 0.
+
+    :param alignment: p_align of all of them.
+    """
     ident = b"\x7fELF" + bytes([bits // 32, 1 if order == "<" else 2, 1]) + bytes(9)
     header_bytes, phdr_bytes = (64, 56) if bits == 64 else (52, 32)
     fields = "HHIQQQIHHHHHH" if bits == 64 else "HHIIIIIHHHHHH"
@@ -51,11 +55,12 @@ def elf_file(
         offset = at + len(contents)
         if bits == 64:
             phdrs += struct.pack(
-                order + "IIQQQQQQ", segment_type, 4, offset, 0, 0, len(data), len(data), 0
+                order + "IIQQQQQQ", segment_type, 4, offset, 0, 0, len(data), len(data), alignment
             )
         else:
             phdrs += struct.pack(
-                order + "IIIIIIII", segment_type, offset, 0, 0, len(data), len(data), 4, 0
+                order + "IIIIIIII",
+                *(segment_type, offset, 0, 0, len(data), len(data), 4, alignment),
             )
         contents += data
     return header + phdrs + contents
