@@ -25,7 +25,7 @@ test: $(VENV)/.for-tests
 # The page of a fleet in a real browser: Chromium of the system (DRGN_TOOLS_CHROMIUM names another).
 test-page: $(VENV)/.for-pages
 	DRGN_TOOLS_CHROMIUM=$${DRGN_TOOLS_CHROMIUM:-$$(command -v chromium)} \
-		$(BIN)/python -m pytest tests/fleet/test_page.py
+		$(BIN)/python -m pytest tests/fleet/page
 
 lint: $(VENV)/.for-development
 	$(BIN)/ruff check .

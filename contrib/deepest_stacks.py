@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which tasks use most of their kernel stack, in bytes, and where?
 
-WHERE is the innermost function that is not the scheduler itself; of a task on a CPU, where it was
-stopped. More than 100% is a stack that overflowed.
+WHERE is the innermost function that is not the scheduler itself; for a task on a CPU, the function
+where it was stopped. More than 100% means that the stack overflowed.
 
     $ drgn -c vmcore contrib/deepest_stacks.py -n 2
     BYTES  OF STACK  FRAMES  PID  COMM        WHERE
@@ -21,7 +21,7 @@ from typing import Optional
 from drgn import Object, Program
 
 from drgn_tools import TaskStack, task_stacks
-from drgn_tools.analysis.queries import waiting_function
+from drgn_tools.analysis.waiting import waiting_function
 from drgn_tools.arch.registry import layout_of
 from drgn_tools.commands.script import run, script_parser, table
 
@@ -29,13 +29,17 @@ GUARD_BYTES = 4096
 
 
 def used_bytes(prog: Program, stack: TaskStack, size: int) -> Optional[int]:
-    """Of the task's own stack; ``None`` for a task on a CPU whose registers are not known."""
+    """Return how many bytes of the task's own stack are in use.
+
+    :param size: Size of a task's stack, in bytes.
+    :return: ``None`` for a task on a CPU whose registers are not known.
+    """
     task = Object(prog, "struct task_struct *", stack.task)
     begin = task.stack.value_()
     if not stack.on_cpu:
         return int(begin + size - task.thread.sp.value_())
-    # The CPU may be on other stacks by now; where it left this one, registers were saved.
-    # One that ran off its low end is in the page below.
+    # The CPU may be on another stack; the pt_regs it saved then has the sp of this one.
+    # After a stack overflow, sp is in the guard page below.
     saved = [regs["sp"] for regs in stack.regs if not regs.user_mode]
     pointers = [(stack.cpu_registers or {}).get("sp", 0), *saved]
     used = [begin + size - sp for sp in pointers if begin - GUARD_BYTES <= sp < begin + size]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which tasks sleep in a page fault, on which instruction, and for which address?
 
-CR2 is not saved anywhere, but ADDRESS can be told from the instruction and its
-registers, if it is a common one. CODE begins with the instruction.
+The kernel has not saved CR2 there. ADDRESS is computed from the instruction and the saved registers,
+for common instructions. CODE begins with the instruction.
 
     $ drgn -c vmcore contrib/fault_sleepers.py
     PID  COMM            S  INSTRUCTION AT             ADDRESS       CODE
@@ -47,16 +47,22 @@ def fault_sleepers(prog: Program, args: Namespace) -> Iterator[str]:
 
 
 def read_code(task: Object, regs: SavedRegs) -> bytes:
+    """Return the machine code at the saved ip; empty if it is not in the dump."""
     try:
         if regs.user_mode:
             return bytes(access_remote_vm(task.mm, regs["ip"], CODE_BYTES))
         return bytes(task.prog_.read(regs["ip"], CODE_BYTES))
     except FaultError:
-        return b""  # not in the dump
+        return b""
 
 
 def memory_operand(code: bytes, regs: SavedRegs) -> Optional[int]:
-    """Where a 64-bit instruction reads or writes; None if it is of another kind."""
+    """Return the address that a 64-bit instruction reads or writes.
+
+    :param code: Machine code, beginning with the instruction.
+    :param regs: Registers at the instruction.
+    :return: Virtual address; ``None`` if the instruction is not one of the common ones.
+    """
     code = code.lstrip(b"\x66\xf0\xf2\xf3")  # operand size, lock, rep
     rex, code = (code[0], code[1:]) if code and code[0] & 0xF0 == 0x40 else (0, code)
     if len(code) < 8 or "r8" not in regs.registers:
@@ -72,7 +78,12 @@ def memory_operand(code: bytes, regs: SavedRegs) -> Optional[int]:
 
 
 def modrm_address(rex: int, code: bytes, regs: SavedRegs) -> Optional[int]:
-    """Base, scaled index and displacement (Intel SDM volume 2, table 2-2)."""
+    """Return the sum of base, scaled index and displacement (Intel SDM volume 2, table 2-2).
+
+    :param rex: REX prefix; 0 if there is none.
+    :param code: Machine code, beginning with the ModRM byte.
+    :return: Virtual address; ``None`` for a register operand and for one relative to ip.
+    """
     mod, base, code = code[0] >> 6, code[0] & 7, code[1:]
     if mod == 3 or (mod == 0 and base == 5):  # a register, or relative to ip
         return None

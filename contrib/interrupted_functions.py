@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""In which functions was the kernel interrupted, of the tasks whose stacks cannot be trusted?
+"""Which kernel functions were interrupted, on the stacks that cannot be trusted?
 
-Those of every pt_regs of kernel mode, also where an interrupt came on top of a fault.
+Every pt_regs saved in kernel mode counts. A task with several of them counts several times.
 
     $ drgn -c vmcore contrib/interrupted_functions.py
     TASKS  FUNCTION              INTERRUPTED BY        SUCH AS

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which tasks would hold back a live patch of these functions, and why?
 
-A task can go over to the new code when its stack is reliable and none of the
-old functions is on it (klp_check_stack() in kernel/livepatch/transition.c). One
-that runs is asked again when it is in user mode or idle.
+A task can switch to the new code if its stack is reliable and none of the old functions is on it
+(klp_check_stack() in kernel/livepatch/transition.c). The kernel checks a running task again when
+it is in user mode or idle.
 
     $ drgn -c vmcore contrib/livepatch_blockers.py pipe_read do_wait
     PID  COMM            S  WHY
@@ -41,6 +41,7 @@ def livepatch_blockers(prog: Program, args: Namespace) -> Iterator[str]:
 
 
 def why_blocked(task: TaskStack, functions: list[str]) -> Optional[str]:
+    """Return why a task cannot switch to new code of these functions; ``None`` if it can."""
     if task.verdict is not Verdict.RELIABLE:
         return f"{task.verdict.value}: {task.why}"
     for frame in task.frames:

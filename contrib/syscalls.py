@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which system calls are the tasks in, and what did they pass?
+"""Which system calls are the tasks in, and with which arguments?
 
-The number is the saved orig_ax, the name that of its entry in sys_call_table, the
-arguments are the six registers that pass them.
+The number is the saved orig_ax, the name comes from its entry in sys_call_table, and the
+arguments are the six registers that hold them.
 
     $ drgn -c vmcore contrib/syscalls.py read futex
     PID  COMM           S   NR  SYSCALL  ARGUMENTS
@@ -44,8 +44,12 @@ def syscalls(prog: Program, args: Namespace) -> Iterator[str]:
 
 
 def syscall_name(prog: Program, regs: SavedRegs) -> Optional[str]:
+    """Return the name of the system call, such as ``read``.
+
+    :return: ``None`` for a 32-bit task, and if the number is not in sys_call_table.
+    """
     if "r8" in regs.registers and regs["cs"] != USER_CS:
-        return None  # a 32-bit task: its numbers are others
+        return None  # the numbers of 32-bit system calls differ
     try:
         entries = prog.symbol("sys_call_table")
         offset = regs["orig_ax"] * sizeof(prog.type("long"))
@@ -59,5 +63,7 @@ def syscall_name(prog: Program, regs: SavedRegs) -> Optional[str]:
 
 if __name__ == "__main__":
     parser = script_parser(__doc__)
-    parser.add_argument("names", metavar="SYSCALL", nargs="*", help="only these, as in read")
+    parser.add_argument(
+        "names", metavar="SYSCALL", nargs="*", help="only these system calls, such as read"
+    )
     run(syscalls, parser)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where in user space is every task, and which ones are in one mapping?
+"""Where in user space is every task, and which tasks are in one mapping?
 
-The user-mode ip is the one the CPU saved when the task entered the kernel. It is
-looked up in the mappings of the task; OFFSET is the place in the mapped file.
+USER IP is the user-mode ip that was saved when the task entered the kernel. MAPPING is the
+mapping of the task that contains it, OFFSET the offset in the mapped file.
 
     $ drgn -c vmcore contrib/tasks_at_user_ip.py 403000-404000
     PID  COMM           S  ENTRY       USER IP  MAPPING  OFFSET
@@ -40,6 +40,7 @@ def tasks_at_user_ip(prog: Program, args: Namespace) -> Iterator[str]:
 
 
 def user_ip(prog: Program, task: TaskStack) -> Iterator[Row]:
+    """Yield a row for each ``pt_regs`` of a task that was saved in user mode."""
     mm = Object(prog, "struct task_struct *", task.task).mm
     for regs in task.regs:
         if regs.user_mode:
@@ -49,8 +50,14 @@ def user_ip(prog: Program, task: TaskStack) -> Iterator[Row]:
 
 
 def mapping(mm: Object, addr: int) -> tuple[Optional[bytes], Optional[str]]:
+    """Return the name of the mapping that contains an address, and the offset in its file in hex.
+
+    :param mm: ``struct mm_struct *``; may be null.
+    :param addr: User address.
+    :return: ``None`` for each that does not exist or cannot be read.
+    """
     try:
-        vma = vma_find(mm, addr) if mm else mm  # gone when the task is exiting
+        vma = vma_find(mm, addr) if mm else mm  # null if the task is exiting
         if not vma:
             return None, None
         if not vma.vm_file:
@@ -62,10 +69,11 @@ def mapping(mm: Object, addr: int) -> tuple[Optional[bytes], Optional[str]]:
 
 
 def matches(row: Row, where: str) -> bool:
+    """Return whether a row is in a mapping or in a range of addresses."""
     start, _, end = where.partition("-")
     try:
         return int(start, 16) <= int(row[4], 16) < int(end, 16)
-    except ValueError:  # no range, so a name
+    except ValueError:  # not a range, so a name
         return row[5] is not None and where.encode() in row[5]
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is different between the stacks of two dumps of a machine?
+"""What differs between the stacks of two dumps of a machine?
 
-Tasks are the same if PID and name are. Shown are those whose verdict changed, or
-the reason for it; with --all also those that came or went.
+A task is the same in both dumps if PID and name are equal. The table has the tasks whose verdict or
+reason changed; with --all also the tasks that are in only one of the dumps.
 
     $ drgn -c before.vmcore contrib/verdict_diff.py after.vmcore
     PID  COMM       BEFORE                                                              AFTER
@@ -22,8 +22,8 @@ from typing import Optional
 from drgn import Program
 
 from drgn_tools import KernelInfo, TaskStack, kernel_info, open_program, task_stacks
-from drgn_tools.analysis.queries import KERNEL_WIDE
 from drgn_tools.commands.script import note, run, script_parser, table, warn
+from drgn_tools.records import KERNEL_WIDE
 
 TaskName = tuple[int, str]  # the idle tasks share PID 0, but not their names
 
@@ -48,8 +48,9 @@ def verdict_diff(prog: Program, args: Namespace) -> Iterator[str]:
 
 
 def compare_kernels(before: KernelInfo, after: KernelInfo) -> None:
+    """Show the notes on the second kernel, and warn if the build IDs differ."""
     for text in after.notes:
-        if text not in before.notes:  # which were said
+        if text not in before.notes:  # run() has already shown these
             note(f"{after.source}: {text}")
     if before.build_id != after.build_id:
         warn(f"not the same kernel: build ID {before.build_id} before, {after.build_id} after")
@@ -60,13 +61,15 @@ def by_name(prog: Program) -> dict[TaskName, TaskStack]:
 
 
 def no_verdicts(task: TaskStack) -> bool:
+    """Return whether no task of this kernel has a verdict."""
     return task.reason in KERNEL_WIDE
 
 
 def answer(task: Optional[TaskStack]) -> Optional[str]:
+    """Return verdict and reason as text; ``None`` for a task that is not in the dump."""
     if task is None:
         return None
-    # What holds for a whole kernel was said above.
+    # A note has already shown the sentence that all tasks of a kernel share.
     why = task.reason if no_verdicts(task) else task.why
     return f"{task.verdict}: {why}" if why else str(task.verdict)
 
@@ -74,5 +77,5 @@ def answer(task: Optional[TaskStack]) -> Optional[str]:
 if __name__ == "__main__":
     parser = script_parser(__doc__)
     parser.add_argument("other", metavar="VMCORE", help="the second dump")
-    parser.add_argument("--all", action="store_true", help="also tasks that came or went")
+    parser.add_argument("--all", action="store_true", help="also tasks that are in only one dump")
     run(verdict_diff, parser)

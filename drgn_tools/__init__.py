@@ -10,7 +10,7 @@ reliable stack trace, with the reason.
     >>> for s in task_stacks(prog):
     ...     print(s.pid, s.comm, s.verdict.value, s.why)
 
-The house. Imports point down this list, never up:
+The folders are layers. Imports point down this list, never up:
 
     commands    the command line, the % commands of drgn's REPL, one-shot scripts
     fleet       many kernels: run, dataset, report
@@ -21,32 +21,32 @@ The house. Imports point down this list, never up:
     verdict     a finished walk -> reliable, unreliable or unknown, and why
     unwind      the unwinders behind one interface (base.Walker); return addresses
     program     open a core, the live kernel or a guest as a drgn Program
-    arch        what a machine is (base.Arch): registers, entry code, stacks
-    kernel      layout, tasks, modules, kernel text and its names
-    debuginfo   types and symbols out of the dump: BTF, kallsyms, VMCOREINFO
-    records, errors, memory, bounded_cache
+    arch        what a machine is (base.Arch): registers, entry code, stacks, tables
+    kernel      tasks and their lists, kernel text and its names
+    debuginfo   types and symbols out of the dump: BTF, kallsyms, modules
+    records, drawn, errors, memory, bounded_cache
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .drawn import draw_with
 from .errors import DrgnToolsError, InputError, TaskNotFoundError, TypesError, UsageError
-from .records import (
-    Frame,
-    KernelAudit,
-    KernelInfo,
-    Reason,
-    SavedRegs,
-    Symbol,
-    TaskStack,
-    Verdict,
-    draw_stacks_with,
-)
 
 if TYPE_CHECKING:
     from .analysis.audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
     from .program.open import open_program
+    from .records import (
+        Frame,
+        KernelAudit,
+        KernelInfo,
+        Reason,
+        SavedRegs,
+        Symbol,
+        TaskStack,
+        Verdict,
+    )
 
 __version__ = "0.1.0"
 
@@ -72,7 +72,9 @@ __all__ = (
     "task_stacks",
 )
 
+_RECORDS = "Frame KernelAudit KernelInfo Reason SavedRegs Symbol TaskStack Verdict".split()
 _ON_USE = {
+    **dict.fromkeys(_RECORDS, "records"),
     "audit_kernel": "analysis.audit",
     "crashed_stack": "analysis.audit",
     "kernel_info": "analysis.audit",
@@ -102,4 +104,4 @@ def _draw_stack(stack: TaskStack) -> str:
     return draw_stack(stack)
 
 
-draw_stacks_with(_draw_stack)
+draw_with(_draw_stack)

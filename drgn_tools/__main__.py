@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``python -m drgn_tools``, and where the command ``drgn-tools`` starts."""
+"""The entry point of ``python -m drgn_tools`` and of the command ``drgn-tools``."""
 
 from __future__ import annotations
 
@@ -9,34 +9,41 @@ import sys
 
 __all__ = ("main",)
 
-_COMMANDS_OF_THE_REPL = ("builtin_commands", "crash_commands", "encoded_stacks")
-"""Plugins, drgn's and ours, that do nothing but add % commands."""
+_PLUGINS_OF_REPL_COMMANDS = ("builtin_commands", "crash_commands", "encoded_stacks")
+"""Plugins, drgn's and ours, that only add % commands."""
 _GC_THRESHOLD = 100_000
+"""Number of new objects after which Python looks for garbage; its default is far lower."""
 
 
 def main() -> int:
-    """Run the command line of the process; its exit code."""
-    # Importing takes long enough for a Ctrl-C to hit it.
+    """Run the command line of this process.
+
+    :return: The exit code
+    """
+    # A Ctrl-C may come during the imports, which take a while.
     try:
         _start_quickly()
-        from .commands.cli import main as run
+        from .commands.main import main as run
 
         return run()
     except KeyboardInterrupt:
         return 128 + 2
     finally:
-        if "duckdb" not in sys.modules:  # which takes for leaked what is not collected
-            gc.freeze()  # all memory goes back at once: nobody needs what is garbage in it
+        # The process ends, so there is no need to collect garbage. But duckdb reports objects
+        # that were not collected as leaks.
+        if "duckdb" not in sys.modules:
+            gc.freeze()
 
 
 def _start_quickly() -> None:
-    # Half of a short run would go into modules of commands that nobody can type
-    # here, and into looking for garbage among records, which refer to no cycles.
+    # A short run would spend half of its time on two things that it does not need: to import the
+    # % commands, which only a shell has, and to look for garbage among records, which are not in
+    # reference cycles.
     gc.set_threshold(_GC_THRESHOLD)
     if "shell" not in sys.argv:
-        said = os.environ.get("DRGN_DISABLE_PLUGINS")
-        if said != "*":
-            names = (*filter(None, [said]), *_COMMANDS_OF_THE_REPL)
+        disabled = os.environ.get("DRGN_DISABLE_PLUGINS")
+        if disabled != "*":
+            names = (*filter(None, [disabled]), *_PLUGINS_OF_REPL_COMMANDS)
             os.environ["DRGN_DISABLE_PLUGINS"] = ",".join(names)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A cache of answers that cannot grow past a limit."""
+"""A cache of limited size."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ V = TypeVar("V")
 
 
 class BoundedCache(dict[K, V]):
-    """A dict that is emptied when it is full. What is in use is soon in it again.
+    """A dict that is emptied when it is full. Entries that are in use are soon in it again.
 
-    So a million tasks take no more memory than a few thousand.
+    So the memory for a million tasks is the same as for some thousands.
 
-    :param limit: how many entries it holds at most
+    :param limit: Largest number of entries
     """
 
     def __init__(self, limit: int) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The few errors a user can meet. Each is one line: what, which file, what to do.
+"""The errors that drgn-tools raises. Each is one line: what is wrong, with which file, what to do.
 
-Bad *data* is never an error here: a corrupt stack is a verdict, an unreadable
-task is ``unknown``. What is raised is wrong use, or an input nothing can be
-said about. Every class carries the exit code of the command line.
+Bad *data* is not an error: a corrupt stack has a verdict, and an unreadable task is ``unknown``.
+Errors are raised for wrong use, and for an input that cannot be read at all. Every class has the
+exit code of the command line.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ __all__ = (
 )
 
 EXIT_OK = 0
-"""Looked; nothing to report."""
+"""Everything was read; nothing to report."""
 EXIT_FINDINGS = 1
-"""Looked and found an unreliable task (only with ``--check``)."""
+"""An unreliable task was found (only with ``--check``)."""
 EXIT_USAGE = 2
 """The command line is wrong."""
 EXIT_INPUT = 3
-"""The input cannot be opened or is no Linux kernel."""
+"""The input cannot be opened, or is not a Linux kernel."""
 EXIT_TYPES = 4
 """No usable type information, or symbols of another kernel."""
 EXIT_PARTIAL = 5
-"""Looked, but some tasks could not be read, or (with ``--check``) not be judged."""
+"""Some tasks could not be read or, with ``--check``, not be judged."""
 EXIT_BUG = 70
 """A bug of ours (EX_SOFTWARE of sysexits.h)."""
 
 
 def describe_bug(error: BaseException) -> str:
-    """An exception that nobody expected, and where it came from, in a line."""
+    """Return one line that names an unexpected exception, and the file and line that raised it.
+
+    :param error: Exception with its traceback.
+    """
     import os  # both with a bug only
     import traceback
 
@@ -43,32 +46,32 @@ def describe_bug(error: BaseException) -> str:
 
 
 class DrgnToolsError(Exception):
-    """Base of every error this package raises on purpose.
+    """Base class of the errors that this package raises.
 
-    ``str()`` of it is the one line to show.
+    ``str()`` is the one line to show.
     """
 
     exit_code = EXIT_BUG
-    """Exit code of the command line when this ends it."""
+    """Exit code of the command line if this error ends it."""
 
 
 class UsageError(DrgnToolsError):
-    """The caller asked for something that makes no sense (exit code 2)."""
+    """The request is wrong, such as two options that exclude each other (exit code 2)."""
 
     exit_code = EXIT_USAGE
 
 
 class TaskNotFoundError(UsageError):
-    """No task has the PID or address that was asked for (exit code 2)."""
+    """No task has the given PID or address (exit code 2)."""
 
 
 class InputError(DrgnToolsError):
-    """The core, kernel or guest cannot be opened, or is no Linux kernel (exit code 3)."""
+    """The core, kernel or guest cannot be opened, or is not a Linux kernel (exit code 3)."""
 
     exit_code = EXIT_INPUT
 
 
 class TypesError(DrgnToolsError):
-    """No usable type information, or the symbols are another kernel's (exit code 4)."""
+    """No usable type information, or the symbols are of another kernel (exit code 4)."""
 
     exit_code = EXIT_TYPES

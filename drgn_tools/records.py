@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The records everything hands on: what was found of a kernel, its tasks, their stacks.
+"""The records of drgn-tools: a kernel, its tasks and their stacks.
 
-Frozen :class:`msgspec.Struct` records without a drgn object inside. So they outlive the
-program they came from, pickle, compare and print. ``msgspec.structs.replace()`` makes
-a copy with other values. Text in them is what the dump says (``comm`` may hold
-terminal escapes); renderers escape it.
+They are frozen :class:`msgspec.Struct` records without drgn objects. So they can be pickled,
+compared and printed, and stay valid after their program is gone. ``msgspec.structs.replace()``
+returns a copy with other values. Text is as it is in the dump (``comm`` may contain terminal
+escape sequences); renderers escape it.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import TYPE_CHECKING, Optional
 
 import msgspec
+
+from .drawn import Drawn
 
 if TYPE_CHECKING:
     from drgn import Object, Program
 
 __all__ = (
+    "KERNEL_WIDE",
     "Frame",
     "KernelAudit",
     "KernelInfo",
@@ -27,63 +30,68 @@ __all__ = (
     "Symbol",
     "TaskStack",
     "Verdict",
-    "draw_stacks_with",
 )
 
 
 class Verdict(str, enum.Enum):
-    """Can this stack be trusted? Three answers, never two."""
+    """Can this stack be trusted? There are three answers; ``unknown`` is neither of the others."""
 
     RELIABLE = "reliable"
-    """``stack_trace_save_tsk_reliable()`` would succeed on this task."""
+    """``stack_trace_save_tsk_reliable()`` would succeed for this task."""
     UNRELIABLE = "unreliable"
-    """It would fail with -EINVAL; :attr:`TaskStack.reason` says why."""
+    """It would fail with -EINVAL; :attr:`TaskStack.reason` is the reason."""
     UNKNOWN = "unknown"
-    """We could not look, or this kernel gives no answer of this kind."""
+    """The stack could not be read, or this kernel gives no such answer."""
 
     def __str__(self) -> str:
         return self.value
 
 
 class Reason(str, enum.Enum):
-    """Why a stack is unreliable or unknown. The list is closed; it only ever grows."""
+    """Why a stack is unreliable or unknown. Later versions may add reasons, but remove none."""
 
     KERNEL_MODE_REGS = "kernel_mode_regs"
-    """Unreliable: ``pt_regs`` of kernel mode lie on the stack (preempted, or a fault in the kernel)."""
+    """Unreliable: ``pt_regs`` saved in kernel mode lie on the stack (preempted, or a fault in the kernel)."""
     BAD_RETURN_ADDRESS = "bad_return_address"
     """Unreliable: a return address is not kernel text."""
     BROKEN_CHAIN = "broken_chain"
     """Unreliable: a frame pointer leads off the stack, downward, or into the frame below."""
     TOO_MANY_ENTRIES = "too_many_entries"
-    """Unreliable: the stack fills the 100 entries live patching has (99 can be used)."""
+    """Unreliable: the stack fills the 100 entries of live patching (it can use 99)."""
     RUNNING = "running"
     """Unknown: the task is on a CPU; the kernel answers -EBUSY."""
     UNREADABLE = "unreadable"
     """Unknown: memory that the walk needs is not in the dump."""
     TEXT_UNCLEAR = "text_unclear"
-    """Unknown: a return address may be kernel text, but the lists that would tell are damaged."""
+    """Unknown: a return address may be kernel text, but the lists needed to decide it are damaged."""
     END_UNCLEAR = "end_unclear"
-    """Unknown: a user task's stack ends without user registers; before v5.8 kernels differ in that."""
+    """Unknown: a user task's stack ends without user registers; kernels before v5.8 judge that differently."""
     CHANGED = "changed"
-    """Unknown: the task ran while it was read, each time it was tried (a running kernel)."""
+    """Unknown: the task ran each time it was read (on a running kernel)."""
     NOT_ENCODED = "not_encoded"
-    """Unknown: this kernel's unwinder is not the frame-pointer one with encoded ``pt_regs``."""
+    """Unknown: this kernel does not unwind by encoded frame pointers."""
     NO_RELIABLE_STACKTRACE = "no_reliable_stacktrace"
-    """Unknown: frame pointers, but a kernel built without reliable stack traces."""
+    """Unknown: the kernel has frame pointers, but was built without reliable stack traces."""
     ENCODING_UNCLEAR = "encoding_unclear"
-    """Unknown: the entry code could not be read, or holds more than one encoding."""
+    """Unknown: the entry code could not be read, or has more than one encoding."""
 
     def __str__(self) -> str:
         return self.value
 
 
+KERNEL_WIDE = frozenset(
+    (Reason.NOT_ENCODED, Reason.NO_RELIABLE_STACKTRACE, Reason.ENCODING_UNCLEAR)
+)
+"""Reasons that all tasks of a kernel share: the sentence need be said only once."""
+
+
 class Symbol(msgspec.Struct, frozen=True, weakref=True):
-    """What an address is called. ``str()`` is ``name+0xoffset``, as ``%pS`` prints it."""
+    """The symbol of an address, and the offset in it. ``str()`` is ``name+0xoffset``, as ``%pS`` prints it."""
 
     name: str
     """Name in the symbol table: ``vfs_read``."""
     offset: int
-    """Of the address from the start of the symbol, in bytes; also for a return address."""
+    """Offset of the address itself from the start of the symbol, in bytes; also for a return address."""
     module: Optional[str] = None
     """Name of the module; ``None`` for the kernel image and for BPF programs."""
 
@@ -95,19 +103,19 @@ class Frame(msgspec.Struct, frozen=True, weakref=True):
     """One entry of a stack, in the order the kernel's unwinder visits them (innermost first)."""
 
     ip: int
-    """Address: of a ``call`` frame the return address; of a ``pt_regs`` its exact ip."""
+    """Virtual address: the return address of a call, or the exact ip of a ``pt_regs``."""
     symbol: Optional[Symbol] = None
-    """Symbol of the call or the interrupted instruction, offset of :attr:`ip` itself; ``None`` if there is none."""
+    """Symbol of the call or of the interrupted instruction, with the offset of :attr:`ip` itself; ``None`` if there is none."""
     stack: str = "task"
-    """Which stack the frame lies on."""
+    """Stack that the frame is on: ``task``, ``irq``, ``nmi``, ``#df`` ...; ``unknown`` if it cannot be determined."""
     regs: Optional[int] = None
-    """Address of the ``struct pt_regs`` that this frame is, ``None`` for a ``call`` frame."""
+    """Address of the ``struct pt_regs``, if this frame is one; ``None`` for a call."""
     user_mode: bool = False
-    """The ``pt_regs`` were saved in user mode; :attr:`ip` is then a user address."""
+    """Whether this is a ``pt_regs`` saved in user mode; :attr:`ip` is then a user address."""
 
     @property
     def module(self) -> Optional[str]:
-        """Name of the module that holds :attr:`ip`; ``None`` for the kernel image, or without a symbol."""
+        """Name of the module that contains :attr:`ip`; ``None`` for the kernel image, or without a symbol."""
         return None if self.symbol is None else self.symbol.module
 
     def __repr__(self) -> str:
@@ -121,19 +129,19 @@ class SavedRegs(msgspec.Struct, frozen=True, weakref=True):
     """One ``struct pt_regs`` found on a stack."""
 
     address: int
-    """Where it lies (virtual address)."""
+    """Virtual address of the ``struct pt_regs``."""
     entry: Optional[str]
     """What entered the kernel: ``"syscall"``, ``"page fault"``, ``"timer interrupt"`` ...; ``None`` if not known."""
     user_mode: bool
-    """The CPU was in user mode: ``user_mode()`` of asm/ptrace.h."""
+    """Whether the CPU was in user mode: ``user_mode()`` of asm/ptrace.h."""
     registers: Mapping[str, int]
-    """Register values by the kernel's names (``r15`` ... ``ss``), in the order they lie in memory."""
+    """Register values by the kernel's names (``r15`` ... ``ss``), in memory order."""
     symbol: Optional[Symbol] = None
     """Symbol of ``ip``; ``None`` for user mode or unknown code."""
     caller: Optional[Frame] = None
-    """Who called the interrupted function, where the walk has skipped it: the function had no frame of its
-    own just there. By the code of the function; where that leaves it open, the word at the saved stack pointer
-    if it returns from a call of this function, which is a guess. Never one of :attr:`TaskStack.frames`."""
+    """Caller of the interrupted function, if the walk skipped it because the function had no frame at
+    that point. It is found in the machine code of the function. If that is ambiguous, it is the word at the saved
+    stack pointer, if that returns from a call of this function; this is a guess. It is never one of :attr:`TaskStack.frames`."""
 
     @property
     def module(self) -> Optional[str]:
@@ -151,13 +159,16 @@ class SavedRegs(msgspec.Struct, frozen=True, weakref=True):
         return f"<SavedRegs {self.address:#x} {self.entry or 'unknown entry'} from {mode} mode>"
 
     def object(self, prog: Program) -> Object:
-        """The same as a drgn object: the ``struct pt_regs`` at :attr:`address`."""
+        """Return the ``struct pt_regs`` at :attr:`address` as a drgn object.
+
+        :param prog: Program that the record was made from.
+        """
         from drgn import Object
 
         return Object(prog, "struct pt_regs", address=self.address)
 
 
-class TaskStack(msgspec.Struct, frozen=True, weakref=True):
+class TaskStack(Drawn, msgspec.Struct, frozen=True, weakref=True):
     """A task, its stack, and whether the stack can be trusted."""
 
     task: int
@@ -169,98 +180,82 @@ class TaskStack(msgspec.Struct, frozen=True, weakref=True):
     comm: str
     """Name of the task, undecodable bytes as ``\\xNN``; not escaped for a terminal."""
     state: str
-    """One letter as in ps(1): R S D T t X Z P I; ``?`` if unreadable."""
+    """One letter, as in ps(1): R S D T t X Z P I; ``?`` if unreadable."""
     cpu: int
     """CPU that the task last ran on."""
     on_cpu: bool
-    """The task is running: it is its CPU's current task."""
+    """Whether the task is running: it is the current task of its CPU."""
     kthread: bool
-    """PF_KTHREAD is set."""
+    """Whether PF_KTHREAD is set."""
     verdict: Verdict
     """Whether the stack can be trusted."""
     reason: Optional[Reason] = None
-    """Why not; ``None`` for a reliable stack."""
+    """Why it cannot be trusted; ``None`` for a reliable stack."""
     why: Optional[str] = None
-    """The reason as a sentence for people, naming the place; ``None`` for a reliable stack."""
+    """The reason as a sentence that names the function or address; ``None`` for a reliable stack."""
     brief: Optional[str] = None
     """:attr:`why` in a few words, for a table: ``preempted in vfs_read``."""
     reason_frame: Optional[int] = None
-    """Index in :attr:`frames` where the verdict fell, if it fell on a frame."""
+    """Index in :attr:`frames` of the frame on which the verdict fell; ``None`` if it fell on none."""
     flags: tuple[str, ...] = ()
-    """Oddities that do not change the verdict, such as ``crashed``, ``empty_walk``, ``idle``, ``never_run``."""
+    """Marks of unusual tasks, such as ``crashed``, ``empty_walk``, ``idle``, ``never_run``; they do not change the verdict."""
     frames: tuple[Frame, ...] = ()
-    """The stack, innermost first; last, the user-mode ``pt_regs`` where there is one."""
+    """The stack, innermost frame first; the last is the user-mode ``pt_regs``, if there is one."""
     regs: tuple[SavedRegs, ...] = ()
-    """Every ``pt_regs`` met on the way, in stack order."""
+    """Every ``pt_regs`` that the walk met, innermost first."""
     cpu_registers: Optional[Mapping[str, int]] = None
-    """Of a task on a CPU, what the dump has of that CPU (NT_PRSTATUS), by the kernel's names: where
-    :attr:`frames` begin. ``None`` for others, and on a live kernel."""
+    """For a task on a CPU, the registers that the dump has of that CPU (NT_PRSTATUS), by the kernel's names.
+    :attr:`frames` begin there. ``None`` for other tasks, and on a live kernel."""
     cpu_caller: Optional[Frame] = None
-    """As :attr:`SavedRegs.caller`, for :attr:`cpu_registers`: who called the function that the CPU was in."""
+    """Like :attr:`SavedRegs.caller`, for the function at :attr:`cpu_registers`."""
     arch: str = "x86_64"
-    """As :attr:`KernelInfo.arch`: how wide addresses are, and how registers are drawn."""
+    """As :attr:`KernelInfo.arch`; it decides the width of addresses and how registers are drawn."""
 
     def __repr__(self) -> str:
-        # A list of them is read at a prompt; str() is the whole stack.
+        # Short, for lists of records at a prompt; str() is the whole stack.
         answer = self.verdict.value if self.why is None else f"{self.verdict.value}: {self.why}"
         return f"<TaskStack pid={self.pid} comm={self.comm!r} {answer}>"
-
-    def __str__(self) -> str:
-        return _draw(self)
 
     def __hash__(self) -> int:  # a mapping has no hash
         return hash((self.task, self.pid, self.verdict, self.frames))
 
 
-_draw: Callable[[TaskStack], str] = repr
-
-
-def draw_stacks_with(draw: Callable[[TaskStack], str]) -> None:
-    """Set what ``str()`` of a :class:`TaskStack` returns.
-
-    Records lie below the renderers and do not know them: the package sets the drawing of
-    ``drgn_tools.render.stack`` when it is imported.
-    """
-    global _draw
-    _draw = draw
-
-
 class KernelInfo(msgspec.Struct, frozen=True, weakref=True):
-    """Which kernel, and how its stacks are to be read."""
+    """Which kernel it is, and how its stacks are read."""
 
     source: str
     """Path of the core, ``live`` or ``qemu``."""
     release: str
     """``uname -r`` of the kernel."""
     build_id: Optional[str]
-    """GNU build ID in hex, ``None`` when the dump does not say."""
+    """GNU build ID in hex; ``None`` if the dump does not have it."""
     arch: str
     """``x86_64`` or ``i386``."""
     unwinder: Optional[str]
-    """``frame_pointer``, ``orc`` or ``guess``; ``None`` if it cannot be told."""
+    """``frame_pointer``, ``orc`` or ``guess``; ``None`` if it cannot be determined."""
     encoding: Optional[str]
-    """``lsb``, ``msb``, or ``None`` where frame pointers are not encoded."""
+    """``lsb`` (lowest bit set), ``msb`` (highest bit cleared), or ``None`` if frame pointers are not encoded."""
     reliable_stacktrace: bool
-    """The kernel was built with reliable stack traces (what live patching needs)."""
+    """Whether the kernel was built with reliable stack traces, which live patching needs."""
     types: str
     """Where types came from: ``btf`` or ``dwarf``."""
     cpus: int
-    """Number of CPUs that are online, or were when the machine panicked."""
+    """Number of CPUs that are online, or were online when the machine panicked."""
     notes: tuple[str, ...] = ()
-    """What a reader must know of this kernel before believing a verdict; said once, on stderr."""
+    """What to know about this kernel before trusting a verdict; commands print it once, to stderr."""
     last_words: tuple[str, ...] = ()
-    """Of a kernel that crashed, the headlines of its last oops and panic(), from its log (v5.10 and later)."""
+    """Crash log: if the kernel crashed, the headlines of its last oops and panic(), from its log (v5.10 and later)."""
 
 
 class KernelAudit(msgspec.Struct, frozen=True, weakref=True):
-    """One kernel, every task of it."""
+    """A kernel and all its tasks."""
 
     kernel: KernelInfo
-    """The kernel."""
+    """The kernel that was audited."""
     tasks: tuple[TaskStack, ...]
-    """Tasks in the order of the task list, the idle tasks last."""
+    """All tasks, in the order of the task list; the idle tasks are last."""
     problems: tuple[str, ...] = ()
-    """What could not be looked at, a sentence each (a damaged task list ...); empty when all was."""
+    """What could not be read (such as a damaged task list), a sentence each; empty if the audit is complete."""
 
     def __repr__(self) -> str:
         return f"<KernelAudit {self.kernel.source!r} {self.kernel.release} {len(self.tasks)} tasks>"
@@ -273,9 +268,9 @@ class KernelAudit(msgspec.Struct, frozen=True, weakref=True):
 
 
 class _DocWithFields:
-    """Makes ``help()`` show the docstrings under the fields, which Python itself drops.
+    """Docstring of a record that includes the docstrings of its fields, which Python itself drops.
 
-    They are read from the source when somebody asks, not at import.
+    They are read from the source when the docstring is read, not at import.
     """
 
     def __init__(self, text: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 from drgn.helpers.linux.mm import access_remote_vm, follow_phys, vma_find, vma_name
 
 from drgn_tools import TaskStack, Verdict, task_stacks
-from drgn_tools.analysis.queries import waiting_function
+from drgn_tools.analysis.waiting import waiting_function
 from drgn_tools.commands.script import table
 
 ROOT = Path(__file__).parent.parent
@@ -175,7 +175,9 @@ def test_fault_sleepers_finds_instruction_and_missing_page(
     assert [int(r["PID"]) for r in rows] == [stack.pid for stack, _ in sleeping]
     for (stack, regs), row in zip(sleeping, rows):
         mm = task_struct(demo_program, stack).mm
-        assert row["INSTRUCTION AT"] == regs.symbol or f"{regs['ip']:x} " in row["INSTRUCTION AT"]
+        assert (
+            row["INSTRUCTION AT"] == str(regs.symbol) or f"{regs['ip']:x} " in row["INSTRUCTION AT"]
+        )
         code = bytes.fromhex(row["CODE"])
         if regs.user_mode:
             assert code == access_remote_vm(mm, regs["ip"], len(code))
@@ -201,8 +203,9 @@ def test_syscalls_are_those_on_the_stacks(
     # The table of the kernel and the function on the stack tell the same name.
     for row in rows:
         stack = next(s for s in stacks if s.pid == int(row["PID"]))
-        entered = [f.symbol for f in stack.frames if f.symbol and f.symbol.startswith("__x64_sys_")]
-        assert entered in ([], [s for s in entered if f"sys_{row['SYSCALL']}+" in s])
+        entered = [f.symbol.name for f in stack.frames if f.symbol]
+        entered = [name for name in entered if name.startswith("__x64_sys_")]
+        assert entered in ([], [s for s in entered if s.endswith(f"sys_{row['SYSCALL']}")])
     reads = [r for r in rows if r["SYSCALL"] == "read"]
     assert reads
     assert ask("syscalls.py", "read") == reads
@@ -360,7 +363,16 @@ def test_without_a_kernel_it_says_which_to_give() -> None:
     result = in_this_environment([str(ROOT / "contrib" / "syscalls.py")])
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        "syscalls.py: error: which kernel? give -c VMCORE, or -k for the running kernel\n"
+        "syscalls.py: error: which kernel? give -c VMCORE, -k for the running kernel, "
+        "or --qemu SOCKET\n"
+    )
+
+
+def test_two_kernels_are_a_usage_error() -> None:
+    result = in_this_environment([str(ROOT / "contrib" / "syscalls.py"), "-c", "a", "--qemu", "b"])
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "syscalls.py: error: -c and --qemu exclude each other: give one kernel\n"
     )
 
 

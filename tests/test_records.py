@@ -13,7 +13,7 @@ import weakref
 import pytest
 from msgspec.structs import asdict, replace
 
-from drgn_tools import records
+from drgn_tools import drawn
 from drgn_tools.arch.x86.pt_regs import REGS_64
 from drgn_tools.records import Frame, SavedRegs, Symbol, TaskStack
 
@@ -84,6 +84,6 @@ def test_str_of_a_stack_is_its_drawing_also_where_only_records_were_imported() -
 
 
 def test_another_drawing_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_draw", repr)
-    records.draw_stacks_with(lambda stack: f"<<{stack.pid}>>")
+    monkeypatch.setattr(drawn, "_draw", repr)
+    drawn.draw_with(lambda stack: f"<<{stack.pid}>>")
     assert str(FAULTING) == f"<<{FAULTING.pid}>>"

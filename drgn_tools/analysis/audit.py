@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One kernel -> its records: every task, its stack, the verdict.
+"""From a kernel to its records: every task, its stack, its verdict.
 
 This is the Python API: :func:`task_stack`, :func:`task_stacks`,
-:func:`audit_kernel`, :func:`kernel_info`. Bad data never raises here; it is a
-verdict of its own.
+:func:`audit_kernel`, :func:`kernel_info`. Bad data never raises here: a stack that cannot be
+read has the verdict ``unknown``, with the reason.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ __all__ = (
 
 @takes_program_or_default
 def task_stack(prog: Program, which: WhichTask) -> TaskStack:
-    """The stack of one task, with its verdict and saved registers.
+    """Return the stack of one task, with its verdict and saved registers.
 
-    :param which: PID (of the initial PID namespace; 0 is the idle task of the
-        boot CPU), ``struct task_struct *`` as an int or an object, a ``struct
-        task_struct``, or a :class:`drgn.Thread`.
-    :raises TaskNotFoundError: there is no such task.
-    :raises TypesError: the types this rests on are missing.
+    :param which: PID in the initial PID namespace (0 is the idle task of the boot CPU),
+        ``struct task_struct *`` as an int or an object, ``struct task_struct``, or a
+        :class:`drgn.Thread`
+    :raises TaskNotFoundError: if there is no such task
+    :raises TypesError: if types that a stack needs are missing or damaged
     """
     kernel = kernel_of(prog)
     task = find_task(prog, kernel.layout.task, kernel.tasks, which)
@@ -53,10 +53,10 @@ def task_stack(prog: Program, which: WhichTask) -> TaskStack:
 
 @takes_program_or_default
 def crashed_stack(prog: Program) -> TaskStack:
-    """The stack of the task that crashed the machine: the one that ran into panic().
+    """Return the stack of the task that crashed the machine: the one that called panic().
 
-    :raises TaskNotFoundError: none did, or the kernel is running.
-    :raises TypesError: the types this rests on are missing.
+    :raises TaskNotFoundError: if no task has called panic(), or the kernel is running
+    :raises TypesError: if types that a stack needs are missing or damaged
     """
     addr = crashed_task(prog)
     if addr is None:
@@ -66,9 +66,9 @@ def crashed_stack(prog: Program) -> TaskStack:
 
 @takes_program_or_default
 def task_stacks(prog: Program) -> Iterator[TaskStack]:
-    """Every task's stack: processes and their threads, then the idle tasks.
+    """Yield the stack of every task: processes and their threads, then the idle tasks.
 
-    :raises TypesError: the types this rests on are missing.
+    :raises TypesError: if types that a stack needs are missing or damaged
     """
     kernel = kernel_of(prog)
     for task in kernel.tasks:
@@ -83,12 +83,12 @@ def audit_kernel(
     progress: Optional[Callable[[int], None]] = None,
     max_tasks: Optional[int] = None,
 ) -> KernelAudit:
-    """All tasks of a kernel, and what could not be looked at.
+    """Return the stacks of all tasks of a kernel, and what could not be read.
 
-    :param progress: called after each task with the number of tasks done.
-    :param max_tasks: look at no more than so many; if there are more, that is a problem
-        of the audit.
-    :raises TypesError: the types this rests on are missing.
+    :param progress: Called after each task with the number of tasks done so far
+    :param max_tasks: Largest number of tasks to look at. If there are more,
+        :attr:`KernelAudit.problems` tells.
+    :raises TypesError: if types that a stack needs are missing or damaged
     """
     audit = AuditUnderWay(prog, progress, max_tasks)
     tasks = tuple(audit)
@@ -101,9 +101,13 @@ def audit_under_way(
     progress: Optional[Callable[[int], None]] = None,
     max_tasks: Optional[int] = None,
 ) -> Union[KernelAudit, AuditUnderWay]:
-    """As :func:`audit_kernel`, but the records of a dump come one by one and are not kept.
+    """Return an audit as :func:`audit_kernel` does, but make the records of a dump while they are used.
 
-    A kernel that runs does not wait for who reads them: there all are taken first.
+    A running kernel changes meanwhile, so all of its records are made first.
+
+    :param progress: As for :func:`audit_kernel`
+    :param max_tasks: As for :func:`audit_kernel`
+    :raises TypesError: if types that a stack needs are missing or damaged
     """
     if is_live(prog):
         return audit_kernel(prog, progress, max_tasks)
@@ -111,15 +115,15 @@ def audit_under_way(
 
 
 class AuditUnderWay:
-    """An audit that keeps no records: of a million tasks it takes little more memory than of one.
+    """An audit that keeps no records, so its memory does not grow with the number of tasks.
 
-    The records come from iterating over it, once. Parameters are those of :func:`audit_kernel`.
+    Iterate over it once to get the records. The parameters are those of :func:`audit_kernel`.
     """
 
     kernel: KernelInfo
     """The kernel."""
     problems: list[str]
-    """As :attr:`KernelAudit.problems`; complete when the last record was taken."""
+    """As :attr:`KernelAudit.problems`; complete after the last record."""
 
     def __init__(
         self, prog: Program, progress: Optional[Callable[[int], None]], max_tasks: Optional[int]
@@ -150,18 +154,18 @@ class AuditUnderWay:
 
 @takes_program_or_default
 def kernel_info(prog: Program) -> KernelInfo:
-    """Which kernel this is, and how its stacks are to be read.
+    """Return which kernel this is, and how its stacks are read.
 
-    :raises TypesError: the types this rests on are missing.
+    :raises TypesError: if types that a stack needs are missing or damaged
     """
     return kernel_of(prog).info()
 
 
 def _suspicious_emptiness(empty: int, tasks: int) -> Iterator[str]:
-    # One stack without frames is the kernel's own oddity. Most stacks without
-    # are a layout that is wrong, and all those "reliable" would be a lie.
+    # For the kernel a stack without frames is reliable. If most stacks have none, the layout is
+    # probably wrong, and so are the verdicts.
     if 2 * empty > tasks:
         yield (
-            f"{empty} of {tasks} stacks have no frame on them: the types are likely damaged,"
-            " and the verdicts not to be believed"
+            f"{empty} of {tasks} stacks have no frames: the types are probably damaged, and the"
+            " verdicts wrong"
         )

@@ -1,46 +1,46 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What changes from one audit of a running kernel to the next.
+"""The tasks whose verdict changes from one audit of a running kernel to the next.
 
-Who waits for a live patch waits for each task to be found with a stack that can be
-trusted, once: kernel/livepatch/transition.c then takes it over for good.
+A live patch is complete when each task was found once with a reliable stack that does not use
+the patched functions: from then on the task uses the new ones (klp_try_switch_task() in
+kernel/livepatch/transition.c, v6.12).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Optional
+
+import msgspec
 
 from ..records import Reason, TaskStack, Verdict
 
 __all__ = ("Change", "Watch")
 
 
-@dataclass(frozen=True)
-class Change:
-    """A task with another verdict than at the last look."""
+class Change(msgspec.Struct, frozen=True):
+    """A task whose verdict has changed since the last look."""
 
     task: TaskStack
-    """The task as it is now; of one that exited, as it was."""
+    """The task now; if it has exited, at the last look."""
     verdict: Optional[Verdict]
-    """Now; ``None`` if it exited."""
+    """Its verdict now; ``None`` if it has exited."""
     before: Optional[Verdict]
-    """At the last look; ``None`` if it is new, or this is the first look."""
+    """Its verdict before; ``None`` if the task is new, or this is the first look."""
     seconds: float
-    """How long it was known with the verdict before; 0 if it is new."""
+    """How long it had that verdict, in seconds; 0 if the task is new."""
 
 
-@dataclass
-class _Known:
+class _Known(msgspec.Struct):
     task: TaskStack
     verdict: Verdict
     since: float
 
 
 class Watch:
-    """Compares each look at the tasks of a kernel with the one before.
+    """Compares each look at the tasks of a kernel with the look before.
 
-    A task that is on a CPU gives no answer that time: what was known of it stays.
+    A task on a CPU has no verdict. Its last one is kept.
     """
 
     def __init__(self) -> None:
@@ -49,14 +49,15 @@ class Watch:
 
     @property
     def waiting(self) -> int:
-        """How many tasks of the first look have not been found reliable yet, nor have exited."""
+        """Number of tasks of the first look that have neither been found reliable yet nor exited."""
         return len(self._waiting or ())
 
     def look(self, tasks: Iterable[TaskStack], now: float) -> list[Change]:
-        """What has changed since the last look. At first: all that is not reliable.
+        """Return what has changed since the last look.
 
-        :param tasks: of one audit; those that are asked for.
-        :param now: time in seconds, from any beginning.
+        :param tasks: The tasks of one audit, or some of them
+        :param now: The time in seconds, of any clock that does not go back
+        :return: At the first look each task that is not reliable
         """
         current = {(task.task, task.pid): task for task in tasks}
         if self._waiting is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which task somebody means."""
+"""Find the task that a PID, an address or a drgn object stands for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Optional, Union
 from drgn import Object, Program, Thread, TypeKind
 
 from ..errors import TaskNotFoundError, UsageError
-from ..kernel.layout import TaskLayout
+from ..kernel.task_layout import TaskLayout
 from ..kernel.task_list import TaskList
 from ..kernel.tasks import Task, read_task
 from ..memory import UNUSABLE
@@ -17,24 +17,28 @@ from ..program.open import source_of
 __all__ = ("WhichTask", "find_task")
 
 _PID_MAX_LIMIT = 4 * 1024 * 1024
-"""linux/threads.h: no PID reaches this; every address of the kernel is above."""
+"""PIDs are smaller (linux/threads.h), addresses in the kernel are larger."""
 
 WhichTask = Union[int, Object, Thread]
-"""A PID, the address of a ``struct task_struct``, a pointer to one, one itself, a drgn Thread."""
+"""A PID, the virtual address of a ``struct task_struct``, a ``struct task_struct`` or a pointer to one, or a
+:class:`drgn.Thread`."""
 
 
 def find_task(prog: Program, layout: TaskLayout, tasks: TaskList, which: WhichTask) -> Task:
-    """The task that is meant.
+    """Return the task that *which* stands for.
 
-    :raises TaskNotFoundError: there is none.
-    :raises UsageError: that is no way to name one.
+    :param layout: Layout of ``struct task_struct``
+    :param tasks: All tasks of the kernel
+    :param which: As for :func:`~.audit.task_stack`
+    :raises TaskNotFoundError: if there is no such task
+    :raises UsageError: if *which* is neither a PID nor a task
     """
     number = _pid_or_address(which)
     if number < _PID_MAX_LIMIT:
         task, wanted = _task_of_pid(prog, layout, tasks, number), f"pid {number}"
     else:
-        # Whatever can be read would make a task; only what the kernel has on
-        # its list, or runs when idle, is one.
+        # Any memory can be read as a task. Only an address on the task list, or that of an idle
+        # task, is one.
         task = next((task for task in tasks if task.addr == number), None)
         wanted = f"address {number:#x}"
     if task is None:
@@ -43,7 +47,7 @@ def find_task(prog: Program, layout: TaskLayout, tasks: TaskList, which: WhichTa
 
 
 def _task_of_pid(prog: Program, layout: TaskLayout, tasks: TaskList, pid: int) -> Optional[Task]:
-    from drgn.helpers.linux.pid import find_task  # with all of drgn's helpers
+    from drgn.helpers.linux.pid import find_task  # this loads all of drgn's helpers
 
     try:
         addr = find_task(prog, pid).value_() if pid else tasks.cpus[0].idle_addr
@@ -52,7 +56,7 @@ def _task_of_pid(prog: Program, layout: TaskLayout, tasks: TaskList, pid: int) -
         task = None
     if task is not None and task.pid == pid:
         return task
-    # The PID tree is damaged; the task list may not be.
+    # The PID tree is damaged, but the task list may not be.
     return next((task for task in tasks if task.pid == pid), None)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a machine is to the rest of the house: the Arch record, and one kernel's layout on it.
+"""The interface of an architecture: the Arch, and the layout of one kernel on it.
 
-An architecture is one folder beside this file, with one :class:`Arch` for each word size, and a
-line in :mod:`.registry`. Nothing above arch/ asks how many bytes a word has to find out what
-machine it is: it asks the Arch.
+An architecture is a folder beside this file, with one :class:`Arch` for each word size, and a
+line in :mod:`.registry`. What differs between architectures is behind these classes: other
+packages do not look at the size of a word to find out which machine it is.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Literal, Optional
 import msgspec
 from drgn import Program
 
-from ..kernel.layout import TaskLayout
 from ..kernel.stack_memory import FindStack
+from ..kernel.task_layout import TaskLayout
 from ..kernel.tasks import Task
 from ..kernel.text import TextRange
 
@@ -28,10 +28,13 @@ Unwinder = Literal["frame_pointer", "orc", "guess"]
 
 
 class Registers(Mapping[str, int]):
-    """Values of registers by name, kept as they lie in memory until somebody asks for them.
+    """Values of registers by name. A value is decoded when it is used.
 
-    For most tasks nobody does. They equal a dict of their values and are shown as one; a copy
-    or a pickle of them is a dict.
+    The registers of most tasks are never used. This mapping equals a dict of its values and has
+    the same ``repr()``. A copy or a pickle of it is a dict.
+
+    :param raw: Memory of the registers, little-endian
+    :param places: Name of each register -> its bytes in *raw*
     """
 
     __slots__ = ("_places", "_raw")
@@ -72,7 +75,7 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
     size_bytes: int
     """``sizeof(struct pt_regs)``."""
     fields: tuple[tuple[str, int, int], ...]
-    """(kernel's name, offset in bytes, size in bytes), in memory order."""
+    """(the kernel's name, offset in bytes, size in bytes), in memory order."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,26 +107,32 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
         return Registers(raw, self._places)
 
     def user_mode(self, registers: Mapping[str, int]) -> bool:
-        """Return whether these registers were saved in user mode."""
+        """Return whether registers were saved in user mode.
+
+        :param registers: Values by the kernel's names
+        """
         raise NotImplementedError
 
     def saved_in_user_mode(self, raw: bytes) -> bool:
-        """Return :meth:`user_mode` of registers as they lie in memory.
+        """Return :meth:`user_mode` of the registers in memory.
 
         :param raw: As for :meth:`read`
         """
         return self.user_mode(self.read(raw))
 
     def is_syscall(self, registers: Mapping[str, int]) -> bool:
-        """Return whether the kernel was entered by a system call, as these user-mode registers have it."""
+        """Return whether a system call saved these user-mode registers.
+
+        :param registers: Values by the kernel's names
+        """
         raise NotImplementedError
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """One kernel, as far as its stacks are concerned; each architecture adds what it needs."""
+    """One kernel, as far as its stacks are concerned. Each architecture has a subclass with more fields."""
 
     arch: Arch
-    """The machine."""
+    """The architecture."""
     page_bytes: int
     """PAGE_SIZE."""
     thread_size_bytes: int
@@ -135,11 +144,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     task: TaskLayout
     """Where the members of ``struct task_struct`` lie."""
     unwinder: Optional[Unwinder]
-    """Which unwinder the kernel was built with; ``None`` if that cannot be told."""
+    """The unwinder that the kernel was built with; ``None`` if the dump does not tell."""
     reliable_stacktrace: bool
     """CONFIG_HAVE_RELIABLE_STACKTRACE."""
     fork_return_addrs: frozenset[int]
-    """Addresses of the code in which a new task begins (``ret_from_fork_asm``): nothing called it."""
+    """Virtual addresses of the code in which a new task begins (``ret_from_fork_asm``). It is not called, so
+    these are exact addresses, though they lie on the stack as return addresses do."""
 
     @property
     def word_bytes(self) -> int:
@@ -148,19 +158,19 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def may_need_user_regs(self) -> bool:
-        """The kernel may want user-mode registers at the end of a user task's reliable stack."""
+        """The kernel may require user-mode registers at the end of a user task's reliable stack."""
         return False
 
     def task_pt_regs(self, stack_addr: int) -> int:
-        """Return the virtual address of ``task_pt_regs()``: the registers user mode entered with.
+        """Return the virtual address of ``task_pt_regs()``: the registers that user mode entered with.
 
-        :param stack_addr: ``task->stack``: lowest address of the stack
+        :param stack_addr: ``task->stack``: lowest virtual address of the stack
         """
         raise NotImplementedError
 
 
 class Arch(abc.ABC):
-    """What a machine is, whatever kernel runs on it."""
+    """An architecture: what is the same for every kernel on it."""
 
     name: str
     """As :attr:`.records.KernelInfo.arch`: drgn's name in lower case."""
@@ -169,24 +179,30 @@ class Arch(abc.ABC):
     regs: RegsLayout
     """The registers that ``struct pt_regs`` holds."""
     register_rows: tuple[tuple[str, ...], ...]
-    """How a register dump is laid out, by the kernel's names. ``cs:ip`` are one entry."""
+    """The rows of a register dump, by the kernel's names. ``cs:ip`` is one entry."""
     segments: frozenset[str]
-    """Registers that are segment selectors: four hex digits."""
+    """Registers that are segment selectors: they have four hex digits."""
 
     @abc.abstractmethod
     def register_title(self, name: str) -> str:
-        """Return a register's name as an oops prints it: ``RAX`` for ax."""
+        """Return a register's name as an oops prints it: ``RAX`` for ax.
+
+        :param name: The kernel's name
+        """
 
     @abc.abstractmethod
     def probe(self, prog: Program) -> Layout:
         """Find the layout of one kernel.
 
-        :raises TypesError: if a type that everything rests on is missing or damaged
+        :raises TypesError: if a type that every stack needs is missing or damaged
         """
 
     @abc.abstractmethod
     def cpu_stacks(self, prog: Program, layout: Layout, task: Task) -> FindStack:
-        """Return the stacks that a task on a CPU can be on."""
+        """Return the stacks that a task on a CPU can be on.
+
+        :param layout: What :meth:`probe` returned for *prog*
+        """
 
     @abc.abstractmethod
     def cpu_registers(self, prog: Program, task: Task) -> Optional[dict[str, int]]:
@@ -199,20 +215,25 @@ class Arch(abc.ABC):
     def entry_of(self, stub: Optional[str]) -> Optional[str]:
         """Return what entered the kernel, in words: ``page fault``, ``syscall``.
 
-        :param stub: Symbol of the code whose return address lies right below the ``pt_regs``
-        :return: ``None`` if that is no entry code
+        :param stub: Symbol of the code whose return address lies right below the ``pt_regs``;
+            ``None`` if it has none
+        :return: ``None`` if it is not entry code
         """
 
     @abc.abstractmethod
+    def is_interrupt_entry(self, function: str) -> bool:
+        """Return whether an interrupt takes the CPU away in this function, by its name."""
+
+    @abc.abstractmethod
     def enters_from_user_mode(self, entry: Optional[str]) -> bool:
-        """Return whether user mode can have entered in this way.
+        """Return whether user mode can have entered the kernel in this way.
 
         :param entry: What :meth:`entry_of` returned
         """
 
     @abc.abstractmethod
     def extra_text(self, prog: Program) -> Mapping[str, Iterable[TextRange]]:
-        """Return what this machine counts as kernel text beside what every kernel does.
+        """Return what is kernel text on this architecture only.
 
-        :return: What it is -> its ranges, which are read when they are iterated over
+        :return: Name of the source -> its ranges, which are read when they are iterated over
         """

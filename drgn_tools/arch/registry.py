@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The architectures there are, and which one a program or a record is of."""
+"""The architectures that are supported, and the one of a program or a record."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .x86.machine import X86_32, X86_64
 __all__ = ("ARCHES", "arch_named", "layout_of")
 
 ARCHES: tuple[Arch, ...] = (X86_64, X86_32)
+"""The architectures that are supported."""
 _BY_NAME = {arch.name: arch for arch in ARCHES}
 _LAYOUT_KEY = "drgn_tools.layout"
 
@@ -20,16 +21,16 @@ def arch_named(name: str) -> Arch:
     """Return an architecture.
 
     :param name: As :attr:`.records.KernelInfo.arch`
-    :raises KeyError: if there is none of that name
+    :raises KeyError: if no architecture has this name
     """
     return _BY_NAME[name]
 
 
 def layout_of(prog: Program) -> Layout:
-    """Probe *prog* once; the result is kept in ``prog.cache``.
+    """Return the layout of a kernel. It is probed once and kept in ``prog.cache``.
 
-    :raises InputError: if the architecture of this kernel is none of :data:`ARCHES`
-    :raises TypesError: if a type that everything rests on is missing or damaged
+    :raises InputError: if the architecture of this kernel is not one of :data:`ARCHES`
+    :raises TypesError: if a type that every stack needs is missing or damaged
     """
     try:
         cached: Layout = prog.cache[_LAYOUT_KEY]

@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What can be said after ``drgn-tools fleet``. Imports nothing of the extra: ``--help`` needs none of it."""
+"""The arguments of ``drgn-tools fleet``.
+
+Nothing of the extra ``fleet`` is imported here, so ``--help`` works without it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Sequence
+from typing import Optional
 
 from ..errors import UsageError
 from ..fleet.run.job import Limits
 from ..terminal.parser import Arguments, Parser, add_log_options, checked_format, positive
 
-__all__ = ("parse_fleet_arguments",)
+__all__ = ("FleetArguments", "parse_fleet_arguments")
 
 _RUN_EPILOG = """\
-A source is a core, a folder (searched through), a shell pattern, a manifest (*.jsonl: lines of
-{"core": PATH, "symbols": [PATH], "host": NAME, "time": ISO 8601, "tags": {}}; all but core may be left
-out), or an fsspec URL of one or many (s3://bucket/dumps/, http://host/vmcore).
+A source is a core, a folder (which is searched), a shell pattern, a manifest (*.jsonl: lines of
+{"core": PATH, "symbols": [PATH], "host": NAME, "time": ISO 8601, "tags": {}}; only core is
+required), or an fsspec URL of one or many (s3://bucket/dumps/, http://host/vmcore).
 
-Each gets one final record in the dataset: audited, partly unknown, or failed with exit code and line.
-The same command again goes on where it was: it does what is missing, and what has another content.
-A dump that kills or outlasts the process that reads it is tried again, then quarantined.
+Each source gets one final record in the dataset: audited, partly unknown, or failed with exit code
+and error. The same command again continues: it audits sources that have no record, or whose content
+has changed. A dump that kills the process that reads it, or exceeds a limit, is tried again, then
+quarantined.
 
 examples:
   drgn-tools fleet run /var/crash -o fleet
@@ -28,8 +33,8 @@ examples:
   drgn-tools fleet run --live -o fleet --scheduler tcp://head:8786      every host that has a worker
   drgn-tools fleet report fleet
 
-exit codes: 0 all audited, 5 some are failed or partly unknown (now or before), 2 no such source,
-3 no cluster or no dataset, 74 the dataset cannot be written, 130 interrupted
+exit codes: 0 all audited, 5 some are failed or partly unknown (in this run or an earlier one),
+2 no such source, 3 no cluster or no dataset, 74 the dataset cannot be written, 130 interrupted
 """
 
 _REPORT_EPILOG = """\
@@ -40,29 +45,56 @@ examples:
   drgn-tools fleet report fleet --sql "SELECT host, count(*) FROM tasks WHERE verdict = 'unreliable' GROUP BY host"
 
 The views for --sql are audits, tasks, frames, regs, interrupted and stacks; --sql "DESCRIBE tasks" lists the
-columns of one. What they mean: docs/fleet-report.md.
+columns of one. docs/fleet-report.md explains them.
 """
 
 
-def parse_fleet_arguments(argv: Sequence[str]) -> Arguments:
-    """The rest of a command line that began with ``fleet``.
+class FleetArguments(Arguments):
+    """The command line of ``fleet run``, ``fleet report`` or ``fleet forget``."""
 
-    :raises UsageError: something is wrong with it.
-    :raises SystemExit: ``--help`` was asked for, and printed.
+    fleet_command: str
+    sources: list[str]
+    # run
+    output: str
+    live: bool
+    scheduler: Optional[str]
+    workers: Optional[int]
+    time: float
+    memory: int
+    retries: int
+    max_tasks: Optional[int]
+    limit: Optional[int]
+    redo: Optional[str]
+    # report, forget
+    dataset: str
+    # report
+    section: list[str]
+    top: Optional[int]
+    format: str
+    sql: Optional[str]
+    html: Optional[str]
+
+
+def parse_fleet_arguments(argv: Sequence[str]) -> FleetArguments:
+    """Parse a command line of ``drgn-tools fleet``.
+
+    :param argv: The arguments after ``fleet``.
+    :raises UsageError: If they are wrong.
+    :raises SystemExit: If ``--help`` was given; the help was printed.
     """
-    args = _parser().parse_args(argv, Arguments(command="fleet", format="table"))
+    args = _parser().parse_args(argv, FleetArguments())
     if args.fleet_command == "run":
         if not args.sources and not args.live:
             raise UsageError("fleet run: give sources (cores, folders, manifests, URLs) or --live")
         if args.workers is not None and args.scheduler is not None:
             raise UsageError(
-                "--workers is of a cluster of its own; that of --scheduler has its workers"
+                "--workers is for a local cluster; the cluster of --scheduler has its own workers"
             )
     if args.fleet_command != "report":
         return args
     args.format = checked_format(args.format, "fleet report")
     if args.html is not None and (args.sql is not None or args.section):
-        raise UsageError("--html is a page of its own: leave --sql and --section out")
+        raise UsageError("--html writes a complete page: leave --sql and --section out")
     if args.sql is not None and args.section:
         raise UsageError("--sql and --section exclude each other: give one")
     return args
@@ -83,15 +115,15 @@ def _parser() -> Parser:
     _add_run(run)
     report = commands.add_parser(
         "report",
-        help="what a dataset says",
-        description="what a dataset says.",
+        help="report on a dataset",
+        description="report on a dataset.",
         epilog=_REPORT_EPILOG,
     )
     _add_report(report)
     forget = commands.add_parser(
         "forget",
         help="remove sources from a dataset",
-        description="remove the records of sources from a dataset, as of dumps that are gone.",
+        description="remove the records of sources from a dataset, such as those of deleted dumps.",
         epilog="example: drgn-tools fleet forget fleet '/var/crash/old-host/*'\n",
     )
     forget.add_argument("dataset", metavar="DATASET", help="folder that fleet run wrote")
@@ -112,24 +144,24 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         "--output",
         metavar="DATASET",
         required=True,
-        help="folder of the dataset, new or one to go on with",
+        help="folder of the dataset, a new or an existing one",
     )
     run.add_argument(
         "--live",
         action="store_true",
-        help="also the running kernel of each host that has a worker (as root)",
+        help="also the running kernel of each host that has a worker (needs root)",
     )
     where = run.add_argument_group("where")
     where.add_argument(
         "--scheduler",
         metavar="ADDRESS",
-        help="Dask scheduler (tcp://host:8786), or a scheduler file (*.json); default: a cluster of its own on this machine",
+        help="Dask scheduler (tcp://host:8786), or a scheduler file (*.json); default: a local cluster",
     )
     where.add_argument(
         "--workers",
         metavar="N",
         type=positive("--workers"),
-        help="processes of the cluster on this machine (default: one a CPU)",
+        help="workers of the local cluster (default: one for each CPU)",
     )
     limits = run.add_argument_group("limits of one dump")
     defaults = Limits()
@@ -152,25 +184,25 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_number,
         default=defaults.retries,
-        help=f"attempts after the first for one that kills or outlasts its process (default: {defaults.retries})",
+        help=f"attempts after the first for a dump that kills its process or exceeds a limit (default: {defaults.retries})",
     )
     limits.add_argument(
         "--max-tasks",
         metavar="N",
         type=positive("--max-tasks"),
-        help="look at no more than N tasks of each",
+        help="audit no more than N tasks of each dump",
     )
-    which = run.add_argument_group("which")
+    which = run.add_argument_group("which sources")
     which.add_argument(
         "--limit",
         metavar="N",
         type=positive("--limit"),
-        help="audit at most N sources, then stop; the next run goes on",
+        help="audit at most N sources, then stop; the next run continues",
     )
     which.add_argument(
         "--redo",
         choices=("failed", "all"),
-        help="audit what has a record again: what failed, or all",
+        help="audit sources again that have a record: those that failed, or all",
     )
 
 
@@ -188,7 +220,7 @@ def _add_report(report: argparse.ArgumentParser) -> None:
         metavar="N",
         type=positive("--top"),
         default=None,
-        help="rows of a section (default: 20, of stacks 5)",
+        help="rows of each section (default: 20, of stacks 5)",
     )
     report.add_argument(
         "--format",
@@ -196,13 +228,11 @@ def _add_report(report: argparse.ArgumentParser) -> None:
         default="table",
         help="table (default), json, jsonl, csv, or any format of tabulate",
     )
-    report.add_argument(
-        "--sql", metavar="QUERY", help="the answer to a query of your own, on the views"
-    )
+    report.add_argument("--sql", metavar="QUERY", help="the result of your own query on the views")
     report.add_argument(
         "--html",
         metavar="FILE",
-        help="write a page that opens with no network, with all tables, a flame graph and a time line; - is stdout",
+        help="write a page with all tables, a flame graph and a time line, which needs no network; - is stdout",
     )
 
 
@@ -210,7 +240,7 @@ def _seconds(text: str) -> float:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)?", text)
     seconds = float(match[1]) * {None: 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
     if not 0 < seconds <= 7 * 24 * 3600:
-        raise UsageError(f"--time takes seconds, or 10m, 2h: {text!r} is no time")
+        raise UsageError(f"--time takes a time up to 7 days, as in 90, 10m or 2h, not {text!r}")
     return seconds
 
 
@@ -223,11 +253,11 @@ def _size(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,12})([KMGT]?)i?B?", text)
     size = int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2]] if match else 0
     if not _LEAST_MEMORY <= size <= _MOST_MEMORY:
-        raise UsageError(f"--memory takes a size of 128M and more, as in 2G: {text!r} is none")
+        raise UsageError(f"--memory takes a size of at least 128M, as in 2G, not {text!r}")
     return size
 
 
 def _number(text: str) -> int:
     if not re.fullmatch("[0-9]{1,3}", text):
-        raise UsageError(f"--retries takes a number up to 999: {text!r} is none")
+        raise UsageError(f"--retries takes a number up to 999, not {text!r}")
     return int(text)

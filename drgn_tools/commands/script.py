@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """For one-shot scripts that run both ways: ``drgn -c vmcore script.py`` and ``python script.py -c vmcore``.
 
-See ``contrib/`` for how they look. A script is a function from a program and its
-arguments to lines of text::
+``contrib/`` has examples. A script is a function that takes a program and parsed arguments, and
+returns lines of text::
 
     def count(prog: Program, args: Namespace) -> Iterator[str]:
         yield f"{sum(1 for task in task_stacks(prog))} tasks"
@@ -22,12 +22,13 @@ from typing import Callable, Optional
 from drgn import NoDefaultProgramError, Program, ProgramFlags, get_default_prog, set_default_prog
 
 from ..analysis.audit import kernel_info
-from ..errors import DrgnToolsError, InputError, UsageError
+from ..errors import DrgnToolsError, InputError
 from ..program.builtin_types import use_builtin_types
 from ..program.dwarf import has_dwarf
-from ..program.open import open_program
 from ..render.table import Column, table_lines
 from ..terminal.console import (
+    EXIT_INTERRUPTED,
+    EXIT_READER_GONE,
     Console,
     OutputError,
     ReaderGoneError,
@@ -35,12 +36,16 @@ from ..terminal.console import (
     discard,
     write_lines,
 )
+from .source_options import SourceArguments, add_source_options, check_source, open_source
 
 __all__ = ("note", "run", "script_parser", "table", "warn")
 
 
 def script_parser(doc: Optional[str]) -> argparse.ArgumentParser:
-    """A parser whose ``--help`` shows *doc*, the docstring of the script, as it stands."""
+    """Return a parser for the arguments of a script.
+
+    :param doc: Docstring of the script. ``--help`` shows it as it is written.
+    """
     return argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,14 +55,15 @@ def run(
     script: Callable[[Program, argparse.Namespace], Iterable[str]],
     parser: argparse.ArgumentParser,
 ) -> None:
-    """Run *script* on drgn's program, or on the one that the arguments say, and print its lines.
+    """Run a script on drgn's program or the kernel that its arguments choose, and print its lines.
 
-    From drgn's REPL, by ``execscript()``, it always returns: the REPL goes on.
+    In drgn's REPL (``execscript()``) it always returns, so that the REPL goes on.
 
-    :param parser: of the script's own arguments; those that choose a kernel are
-        added where drgn has not chosen one.
-    :raises SystemExit: it went wrong, or ``--help`` was asked for. The exit code
-        is that of the command line, what is wrong was said in a line.
+    :param script: Called with the program and the parsed arguments.
+    :param parser: Parser of the script's own arguments. If drgn has no program, the options that
+        choose a kernel are added.
+    :raises SystemExit: if it went wrong, which one line on stderr says, or if ``--help`` was asked
+        for. The exit codes are those of the command line.
     """
     try:
         _run(script, parser)
@@ -67,18 +73,18 @@ def run(
 
 
 def note(text: str) -> None:
-    """Say what is good to know, on stderr."""
+    """Print something good to know to stderr."""
     Console().say(f"note: {text}")
 
 
 def warn(text: str) -> None:
-    """Say what makes the result less than it seems, on stderr."""
+    """Print to stderr why the result may be less than it seems."""
     Console().say(f"warning: {text}")
 
 
 def _in_repl() -> bool:
     try:
-        # drgn.cli.run_interactive() says so, for whoever wants to know.
+        # drgn.cli.run_interactive() sets this.
         return "outer_repl" in get_default_prog().config
     except NoDefaultProgramError:
         return False
@@ -103,11 +109,11 @@ def _run(
         sys.exit(error.exit_code)
     except ReaderGoneError:
         discard(sys.stdout)
-        sys.exit(128 + 13)  # as a shell reports SIGPIPE
+        sys.exit(EXIT_READER_GONE)
     except KeyboardInterrupt:
         if _in_repl():
             raise
-        sys.exit(128 + 2)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _program_and_args(parser: argparse.ArgumentParser) -> tuple[Program, argparse.Namespace]:
@@ -117,38 +123,28 @@ def _program_and_args(parser: argparse.ArgumentParser) -> tuple[Program, argpars
         return _open(parser)
     args = parser.parse_args()
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
-        raise InputError("this is about a Linux kernel, and drgn was started on something else")
-    # As our plugin does, where it is installed.
+        raise InputError("this needs a Linux kernel, and drgn was started on something else")
+    # Our plugin does the same, if it is installed.
     if not has_dwarf(prog):
         use_builtin_types(prog)
     return prog, args
 
 
 def _open(parser: argparse.ArgumentParser) -> tuple[Program, argparse.Namespace]:
-    kernel = parser.add_argument_group("kernel (one of -c and -k is needed)")
-    kernel.add_argument("-c", "--core", metavar="PATH", help="vmcore")
-    kernel.add_argument("-k", "--kernel", action="store_true", help="the running kernel")
-    kernel.add_argument(
-        "-s",
-        "--symbols",
-        metavar="PATH",
-        action="append",
-        default=[],
-        help="vmlinux or module with DWARF, instead of the dump's own BTF; may be repeated",
-    )
-    args = parser.parse_args()
-    if (args.core is not None) == args.kernel:
-        raise UsageError("which kernel? give -c VMCORE, or -k for the running kernel")
-    prog = open_program(core=args.core, kernel=args.kernel, symbols=args.symbols)
+    add_source_options(parser)
+    args = parser.parse_args(namespace=SourceArguments())
+    check_source(args)
+    prog = open_source(args, Console())
     set_default_prog(prog)
     return prog, args
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Lines of a table, escaped: text from a dump may be put in as it is.
+    """Return the lines of a table. Text is escaped, so it may come from a dump.
 
-    Numbers stand to the right, ``None`` is shown as ``-``, and bytes as the text
-    they are.
+    :param headings: Headings of the columns.
+    :param rows: A value for each column. Numbers stand to the right, ``None`` is shown as ``-``,
+        and bytes are decoded.
     """
     rows = list(rows)
     columns = [

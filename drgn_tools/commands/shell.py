@@ -1,69 +1,109 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""drgn's REPL, or a script from stdin, with our functions at hand."""
+"""``shell``: drgn's REPL, or a script from stdin, with our functions imported."""
 
 from __future__ import annotations
 
 import os
 import sys
-import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import drgn
+from ..errors import EXIT_OK, UsageError
+from ..terminal.console import ReaderGoneError, discard, is_terminal, write_lines
+from .base import KernelCommand
+from .registry import REPL_OPERANDS
+from .source_options import KernelArguments
 
-from ..analysis.audit import crashed_stack, kernel_info, task_stack, task_stacks
-from ..records import TaskStack
-from ..terminal.console import ReaderGoneError, discard
+if TYPE_CHECKING:
+    from drgn import Program
 
-# For its side effect: %tasks and the like, also where it is not installed as a plugin.
-from . import plugin  # noqa: F401
+    from ..terminal.console import Console
 
-__all__ = ("choose_prompt", "run_interactive", "run_stdin")
+__all__ = ("COMMAND",)
 
-_OURS = {
-    "crashed_stack": crashed_stack,
-    "kernel_info": kernel_info,
-    "task_stack": task_stack,
-    "task_stacks": task_stacks,
-}
+_EXPLANATION = """\
+prog, task_stack, task_stacks and kernel_info are there, and all that drgn has. If stdin is not a
+terminal, it is run as a script.
+"""
 
-_COMMANDS = "Commands: %tasks, %stack, %regs, %groups; each has --help."
+_EXAMPLES = """\
+examples:
+  drgn-tools shell -c vmcore
+  >>> task_stack(51)
+  echo 'print(task_stack(51).verdict)' | drgn-tools shell -c vmcore
+"""
+
+_FUNCTIONS = ("crashed_stack", "kernel_info", "task_stack", "task_stacks")
+"""Names in :mod:`drgn_tools` that are imported for the user."""
 
 
-def choose_prompt() -> None:
-    """Have drgn take Python's prompt of old where that of Python 3.13 and later would fail.
+class Shell(KernelCommand[KernelArguments]):
+    """The command ``shell``."""
 
-    To be called before a program is opened, by which drgn loads what looks at that. ``python``
-    does the same for itself.
+    arguments = KernelArguments
+    explanation = _EXPLANATION
+    examples = _EXAMPLES
+
+    def main(self, args: KernelArguments, console: Console) -> int:
+        from ..analysis.audit import kernel_info
+        from .command_line_session import CommandLineSession
+
+        if sys.stdin is None:
+            raise UsageError("shell reads standard input, but it is closed")
+        is_interactive = is_terminal(sys.stdin)
+        if is_interactive:
+            _choose_prompt()
+        # For %tasks and the like, also where it is not installed as a plugin. Opening a program
+        # makes drgn load its plugins.
+        from . import plugin  # noqa: F401
+
+        session = CommandLineSession(args, console)
+        session.introduce(kernel_info(session.prog))
+        if is_interactive:
+            _run_interactive(session.prog)
+            return EXIT_OK
+        code = _run_stdin(session.prog)
+        write_lines(())
+        return code
+
+
+def _choose_prompt() -> None:
+    """Choose Python's basic prompt if the one of Python 3.13 and later would fail.
+
+    ``python`` does the same for itself. To be called before a program is opened: the modules that
+    drgn loads then look at the choice.
     """
     if not _can_edit_lines():
         os.environ.setdefault("PYTHON_BASIC_REPL", "1")
 
 
-def run_interactive(prog: drgn.Program) -> None:
-    """drgn's REPL on *prog*, until the user leaves it."""
+def _run_interactive(prog: Program) -> None:
     import drgn.cli
 
-    drgn.cli.display_str(TaskStack)
-    drgn.cli.run_interactive(prog, banner_func=_banner, globals_func=_add_ours)
+    from ..drawn import Drawn
+
+    drgn.cli.display_str(Drawn)
+    drgn.cli.run_interactive(prog, banner_func=_banner, globals_func=_with_functions)
 
 
-def run_stdin(prog: drgn.Program) -> int:
-    """Run what stdin says as a script on *prog*, as ``drgn`` does.
+def _run_stdin(prog: Program) -> int:
+    """Run standard input as a script, as ``drgn`` does.
 
-    :return: exit code: 1 if the script failed; its author is shown the traceback.
-    :raises ReaderGoneError: nobody reads what the script prints.
+    :return: The exit code: 1 if the script raised an exception; the traceback was printed.
+    :raises ReaderGoneError: if nobody reads what the script prints.
     """
+    import traceback
+
     import drgn.cli
 
     drgn.set_default_prog(prog)
     sys.argv = [""]
-    namespace = _add_ours(drgn.cli.default_globals(prog))
+    namespace = _with_functions(drgn.cli.default_globals(prog))
     namespace["__file__"] = "<stdin>"
     try:
         exec(compile(sys.stdin.read(), "<stdin>", "exec"), namespace)
     except BrokenPipeError:
         raise ReaderGoneError from None
-    # The code is not ours, nor are its mistakes: no bug to report here.
+    # The script is not ours, so its mistakes are not bugs of ours to report.
     except Exception as error:
         above = error.__traceback__.tb_next if error.__traceback__ else None
         try:
@@ -75,7 +115,7 @@ def run_stdin(prog: drgn.Program) -> int:
 
 
 def _can_edit_lines() -> bool:
-    """Can the terminal do what the prompt of Python 3.13 and later wants of it?"""
+    """Return whether the terminal can do what the prompt of Python 3.13 and later needs."""
     try:
         import curses
 
@@ -86,8 +126,17 @@ def _can_edit_lines() -> bool:
 
 
 def _banner(banner: str) -> str:
-    return f"{banner}\n>>> from drgn_tools import {', '.join(_OURS)}\n{_COMMANDS}"
+    commands = ", ".join(f"%{name}" for name in REPL_OPERANDS)
+    return (
+        f"{banner}\n>>> from drgn_tools import {', '.join(_FUNCTIONS)}\n"
+        f"Commands: {commands}; each has --help."
+    )
 
 
-def _add_ours(namespace: dict[str, Any]) -> dict[str, Any]:
-    return {**namespace, **_OURS}
+def _with_functions(namespace: dict[str, Any]) -> dict[str, Any]:
+    import drgn_tools
+
+    return {**namespace, **{name: getattr(drgn_tools, name) for name in _FUNCTIONS}}
+
+
+COMMAND = Shell()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files that ship with the package: the demo vmcore, and how it was made."""
+"""The files in the package: the demo vmcore, and a text that says how it was made."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ __all__ = ("demo_vmcore",)
 
 
 def demo_vmcore() -> Path:
-    """Path of the demo vmcore, an ELF core compressed with xz."""
+    """Return the path of the demo vmcore, an ELF core compressed with xz."""
     return Path(__file__).parent / "demo.vmcore.xz"

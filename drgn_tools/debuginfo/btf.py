@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """BTF: the compact type description that a kernel carries inside itself.
 
-This file knows the format (Documentation/bpf/btf.rst, include/uapi/linux/btf.h)
-and nothing of drgn; :mod:`drgn_tools.debuginfo.btf_finder` makes drgn's types of it.
+This file reads the format (Documentation/bpf/btf.rst, include/uapi/linux/btf.h) and does not
+use drgn; :mod:`drgn_tools.debuginfo.btf_finder` makes drgn's types from it.
 
-Opening finds in one pass where each type starts; all else is read when it is
-asked for, names and enumerators are looked for then. The bytes come from a dump and may be damaged anywhere: what does not hold
-together raises :exc:`~drgn_tools.errors.TypesError` where it is asked for, what
-does can still be used, and nothing recurses, loops or grows past a bound.
+Opening finds in one pass where each type starts. All else is read when it is needed: names and
+enumerators are looked up then. The bytes come from a dump and may be damaged anywhere. The use of
+a type that is damaged raises :exc:`~drgn_tools.errors.TypesError`, other types can still be used,
+and nothing recurses, loops or grows past a limit.
 """
 
 from __future__ import annotations
@@ -107,14 +107,14 @@ def _places(data: bytes, word: int) -> Iterator[int]:
 
 
 def damaged(what: str) -> TypesError:
-    """Return the error for BTF that does not hold together."""
+    """Return the error for damaged BTF; *what* says what is wrong, for the message."""
     return TypesError(
         f"the BTF of this kernel is damaged ({what}); give the vmlinux of this kernel with -s"
     )
 
 
 def header_bytes(data: bytes) -> Optional[int]:
-    """Return how many bytes of BTF a header announces, ``None`` if *data* is no valid header."""
+    """Return how many bytes of BTF a header announces, ``None`` if *data* is not a valid header."""
     if not data.startswith(BTF_MAGIC) or len(data) < _HEADER.size:
         return None
     hdr_len, type_off, type_len, str_off, str_len = _HEADER.unpack_from(data)[3:]
@@ -157,8 +157,8 @@ class Btf:
 
     Types that come after a record of unknown kind are not seen.
 
-    :param data: All of the BTF from its header on, little-endian (x86)
-    :param pointer_bytes: Size of a pointer, which BTF does not say
+    :param data: all of the BTF from its header on, little-endian (x86)
+    :param pointer_bytes: size of a pointer, which is not in the BTF
     :raises TypesError: if there is no BTF header, or its sections lie outside *data*
     """
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""drgn's types and variables, made of BTF, kallsyms and one table of globals.
+"""drgn's types and variables, made from BTF, kallsyms and a table of global variables.
 
-A :class:`BtfFinder` builds drgn's types when they are asked for, and is the
-type finder and the object finder of a Program without debuginfo.
+A :class:`BtfFinder` is the type finder and the object finder of a Program without debuginfo. It
+builds drgn's types when they are looked up.
 
-A lookup of a name that is not there returns ``None``, as drgn wants it of a
-finder (``LookupError`` for whoever asked). A lookup that meets damaged BTF
-raises :exc:`~drgn_tools.errors.TypesError`; so does, later, the access to a
-damaged member of an otherwise good type.
+A lookup of a name that does not exist returns ``None``, as drgn expects of a finder; drgn then
+raises LookupError. A lookup that meets damaged BTF raises
+:exc:`~drgn_tools.errors.TypesError`. So does, later, the access to a damaged member of a type
+that is otherwise good.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from functools import partial
 from typing import ClassVar, Optional, Union
 
 from drgn import (
-    FaultError,
     FindObjectFlags,
     Object,
     Program,
@@ -34,6 +33,7 @@ from drgn import (
 )
 
 from ..errors import TypesError
+from ..memory import read_or_none
 from .btf import MAX_CHAIN, Btf, BtfMember, Kind, damaged
 from .global_types import GLOBALS
 from .kallsyms import Kallsyms
@@ -57,14 +57,14 @@ _GCC_NAMES = {
     "long long": "long long int",
     "unsigned long long": "long long unsigned int",
 }
-"""What drgn asks for first -> what gcc calls it in debug information."""
+"""The spelling that drgn looks up first -> gcc's spelling in debug information."""
 _INT_SIGNED, _INT_BOOL = 1, 4
 _INT_SIZES = (1, 2, 4, 8, 16)
 _ENUM_TYPES = {1: "char", 2: "short", 4: "int", 8: "long"}
 _FLOAT_SIZES = (2, 4, 8, 12, 16)
 _ARRAY = re.compile(r"(.*?) ?\[(\w*)\]")
 _MAX_ARRAY_BYTES = 1 << 20
-"""The largest variable whose length is counted; those of the table have a few hundred bytes."""
+"""The largest variable whose elements are counted; those of the table have a few hundred bytes."""
 
 # Type letters of kallsyms, see nm(1). Per-CPU variables are A until v6.14.
 _DATA = "AaBbCcDdGgNnRrSsVv"
@@ -74,7 +74,8 @@ _TEXT = "TtWw"
 class BtfFinder:
     """Types and objects of one program.
 
-    :param kallsyms: Where variables and functions lie; with ``None`` none are found
+    :param btf: types of the kernel of this program
+    :param kallsyms: addresses of variables and functions; none are found if it is ``None``
     """
 
     def __init__(self, prog: Program, btf: Btf, kallsyms: Optional[Kallsyms]) -> None:
@@ -84,17 +85,20 @@ class BtfFinder:
         self._types: dict[int, Type] = {}
         self._bit_fields: dict[int, tuple[int, int]] = {}
 
-    # ---- what drgn asks
+    # ---- drgn's finders
 
     def find_type(
         self, prog: Program, kinds: TypeKindSet, name: str, filename: Optional[str]
     ) -> Optional[Type]:
         """Find a type by kind and name (see Program.register_type_finder()).
 
-        drgn asks for an integer type by every spelling in turn, so the compiler's is met as it
-        is. That of gcc is tried at once: that a name is not there takes long to find out.
+        drgn looks an integer type up by every spelling in turn, so that it finds the compiler's.
+        gcc's spelling is tried at once, because it takes long to find that a name does not exist.
+
+        :param filename: nothing is found if it is given: BTF has no names of files
+        :raises TypesError: if the BTF is damaged there
         """
-        if filename is not None:  # BTF knows no files
+        if filename is not None:
             return None
         for kind in kinds:
             for btf_kind in _BTF_KINDS.get(kind, ()):
@@ -112,7 +116,11 @@ class BtfFinder:
     def find_object(
         self, prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]
     ) -> Optional[Object]:
-        """Find a variable, function or enumerator (see Program.register_object_finder())."""
+        """Find a variable, function or enumerator (see Program.register_object_finder()).
+
+        :param filename: nothing is found if it is given: BTF has no names of files
+        :raises TypesError: if the BTF is damaged there
+        """
         if filename is not None:
             return None
         found: Optional[Object] = None
@@ -127,10 +135,10 @@ class BtfFinder:
     def _variable(self, name: str) -> Optional[Object]:
         if self._kallsyms is None:
             return None
-        # A function may have the name of a variable. But v7.2 calls .data, too,
-        # text ('T'), so the letter only serves to choose.
+        # A function may have the name of a variable. But v7.2 gives the letter of
+        # text ('T') to .data as well, so the letter only serves to choose.
         addresses = self._kallsyms.find(name, _DATA) or self._kallsyms.find(name)
-        if len(addresses) != 1:  # of several static variables nothing tells which is meant
+        if len(addresses) != 1:  # several static variables: which one is unclear
             return None
         type_id = self._btf.find(Kind.VAR, name)
         if type_id is not None:
@@ -142,8 +150,8 @@ class BtfFinder:
         return Object(self._prog, type, address=addresses[0]) if type else None
 
     def _declared(self, declaration: str, address: int) -> Optional[Type]:
-        # The type of a variable of the table, None if this kernel does not have
-        # it or the variable is too small for it.
+        # Return the type of a variable of the table, None if this kernel does not
+        # have the type or the variable is too small for it.
         symbol = self._kallsyms.at(address) if self._kallsyms else None
         room = symbol.size if symbol else 0
         array = _ARRAY.fullmatch(declaration)
@@ -153,7 +161,7 @@ class BtfFinder:
             if array is not None:
                 length = self._length(array[2], address, size, room)
                 type, size = self._prog.array_type(type, length), size * length
-        except (LookupError, TypeError):  # not in this kernel; without a size (damaged)
+        except (LookupError, TypeError):  # not in this kernel, or damaged: it has no size
             return None
         return type if 0 < size <= room else None
 
@@ -163,12 +171,10 @@ class BtfFinder:
         if length:
             enumerator = self._btf.find_enumerator(length)
             return max(enumerator[1], 0) if enumerator else 0
-        try:
-            data = self._prog.read(address, min(room, _MAX_ARRAY_BYTES))
-        except FaultError:
-            # There is an array all the same. A kernel without __per_cpu_offset would
-            # be one for a single CPU to drgn, and per_cpu() would read elsewhere.
-            data = b""
+        # An array that is not in the dump exists all the same. Without __per_cpu_offset
+        # drgn would take the kernel for one without CONFIG_SMP, and per_cpu() would read
+        # from a wrong address.
+        data = read_or_none(self._prog, address, min(room, _MAX_ARRAY_BYTES)) or b""
         used = -(-len(data.rstrip(b"\0")) // element_bytes) if element_bytes else 0
         return used or room // max(element_bytes, 1)
 
@@ -186,7 +192,7 @@ class BtfFinder:
         found = self._btf.find_enumerator(name)
         return Object(self._prog, self.type(found[0]), found[1]) if found else None
 
-    # ---- BTF to drgn
+    # ---- from BTF to drgn
 
     def type(self, type_id: int, depth: int = 0) -> Type:
         """Return the drgn type of a BTF type.
@@ -194,6 +200,8 @@ class BtfFinder:
         Structs are built without the types of their members, so that only
         pointers, qualifiers, typedefs, arrays and return types are followed.
 
+        :param type_id: BTF type ID
+        :param depth: how many types refer to this one, of those that are being built
         :raises TypesError: if the BTF is damaged there
         """
         found = self._types.get(type_id)
@@ -234,7 +242,7 @@ class BtfFinder:
     def _array(self, type_id: int, depth: int) -> Type:
         element, length = self._btf.array(type_id)
         self._btf.byte_size(type_id)
-        # BTF has [] and [0] alike; the first is what kernels nearly always mean.
+        # BTF does not tell [] and [0] apart; kernels nearly always mean the first.
         return self._prog.array_type(self.type(element, depth), length or None)
 
     def _typedef(self, type_id: int, depth: int) -> Type:
@@ -274,13 +282,13 @@ class BtfFinder:
         return TypeMember(build, name, bit_offset)
 
     def _bit_field_of(self, type_id: int) -> tuple[int, int]:
-        # Without kind_flag, a bit field's type is an INT made for it: offset and size in
-        # bits, (0, 0) of any other type.
+        # Without kind_flag, a bit field has an INT of its own as its type. Return that
+        # INT's offset and size in bits, (0, 0) for any other type.
         try:
             return self._bit_fields[type_id]
         except KeyError:
             found = 0, 0
-            with suppress(TypesError):  # a damaged member is met where it is used
+            with suppress(TypesError):  # it is raised when the member is used
                 if self._btf.kind(type_id) == Kind.INT:
                     _, int_offset, int_bits = self._btf.int_encoding(type_id)
                     if int_bits != 8 * self._btf.size(type_id):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where in its memory a kernel keeps its BTF: between two symbols, or found by its header."""
+"""Finds the BTF of a kernel in its memory: between two symbols, or by its header."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ _HEADER_BYTES = 24
 _MAX_IMAGE_BYTES = 1 << 30
 """KERNEL_IMAGE_SIZE of x86-64 with KASLR."""
 _MAX_HOLE_BYTES = 64 << 20
-"""Pages of the image that were freed after boot may be missing; so much is its end."""
+"""Pages of the image that were freed after boot may be missing; a longer hole ends the search."""
 _SYS_KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 _HINT = "give the vmlinux of this kernel with -s"
 
 
 def read_btf(prog: Program, kallsyms: Kallsyms) -> bytes:
-    """Return the BTF of the kernel image.
+    """Return the BTF of the kernel image, all bytes from its header on.
 
-    :raises TypesError: if there is none, or it is not in the dump
+    :param kallsyms: symbols of the same kernel
+    :raises TypesError: if it has none, or it is not in the dump
+    :raises KeyError: if the program is not a Linux kernel (drgn's ObjectNotFoundError)
     """
     if prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL:
         try:
             with open(_SYS_KERNEL_BTF, "rb") as file:
                 return file.read(MAX_BTF_BYTES)
         except OSError:
-            pass  # /sys not mounted, or in a container: read the memory
+            pass  # /sys is not mounted, or this is a container: read the memory
     start, stop = kallsyms.find("__start_BTF"), kallsyms.find("__stop_BTF")
     if start and stop and start[0] < stop[0] <= start[0] + MAX_BTF_BYTES:
         return _read(prog, start[0], stop[0] - start[0])
     found = _headers_in_image(prog, kallsyms)
-    for total, address in sorted(found, reverse=True):  # that of the image is the largest
+    for total, address in sorted(found, reverse=True):  # those of modules are smaller
         try:
             data = _read(prog, address, total)
             if Btf(data).find(Kind.STRUCT, "task_struct") is not None:
@@ -62,7 +64,7 @@ def _read(prog: Program, address: int, size: int) -> bytes:
 
 
 def _headers_in_image(prog: Program, kallsyms: Kallsyms) -> Iterator[tuple[int, int]]:
-    # (size, address) of all that looks like BTF in the kernel image.
+    """Return (size, virtual address) of all that looks like BTF in the kernel image."""
     at = vmcoreinfo_symbol(prog, "_stext")
     if at is None:
         return
@@ -83,7 +85,7 @@ def _headers_in_image(prog: Program, kallsyms: Kallsyms) -> Iterator[tuple[int, 
 
 
 def _end_of_hole(prog: Program, address: int, end: int) -> int:
-    # A byte of each page: a long read that fails costs its length.
+    # One byte of each page: a long read that fails takes as long as one that does not.
     next_page = address - address % _PAGE_BYTES + _PAGE_BYTES
     for page in range(next_page, min(end, next_page + _MAX_HOLE_BYTES), _PAGE_BYTES):
         if read_up_to(prog, page, 1):

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where in its memory a kernel keeps its kallsyms, when VMCOREINFO does not say (before v6.0).
+"""Finds kallsyms in the memory of kernels whose VMCOREINFO does not have its address (before v6.0).
 
-The tables are found by what scripts/kallsyms.c writes, in this order (v5.10,
-v6.0), each aligned to a word::
+scripts/kallsyms.c writes its tables in this order (v5.10, v6.0), each aligned to a word::
 
-    kallsyms_offsets         a 32-bit offset a symbol
+    kallsyms_offsets         for each symbol a 32-bit offset
     kallsyms_relative_base   a word
     kallsyms_num_syms        32 bits
-    kallsyms_names           length byte and tokens, a symbol after the other
+    kallsyms_names           for each symbol a length byte and tokens
     kallsyms_markers         32 bits: where each 256th symbol's name begins
     kallsyms_token_table     256 strings, each ending in NUL
-    kallsyms_token_index     16 bits: where each of them begins
+    kallsyms_token_index     for each of them 16 bits: where it begins
 
-Since about v6.4 offsets and relative_base come last. The token table is the one
-that can be recognised: the tokens of digits are those digits.
+Since about v6.4 offsets and relative_base come last. The token table can be recognised: the
+token of a digit is that digit.
 """
 
 from __future__ import annotations
@@ -27,25 +26,28 @@ __all__ = ("find_kallsyms",)
 _DIGITS = b"".join(bytes((c, 0)) for c in range(ord("0"), ord("9") + 1))
 _TOKENS = 256
 _MAX_TABLE_BYTES = 64 * 1024
-"""An index of 16 bits reaches no further."""
+"""A 16-bit index reaches no further."""
 _CHUNK_BYTES = 2 << 20
 _BLOCK_BYTES = 4096
 _MAX_IMAGE_BYTES = 128 << 20
-"""Read-only data follows the text of the kernel; no image has more of both."""
+"""Read-only data follows the text of the kernel; no image has more of both together."""
 _MAX_SYMBOLS = 4_000_000
 _SYMBOLS_A_MARKER = 256
 _MAX_LAST_STRETCH_BYTES = _SYMBOLS_A_MARKER * 129
 """Names behind the last marker: a length byte and at most 128 tokens each (before v6.1)."""
 
-Read = Callable[[int, int], bytes]
-"""Memory: (address, size) -> as much of that as is there."""
+ReadUpTo = Callable[[int, int], bytes]
+"""Virtual address, size in bytes -> the bytes up to the first that is not in the dump."""
 
 
-def find_kallsyms(read: Read, start: int, word_bytes: int) -> Iterator[dict[str, int]]:
-    """Look for the tables from *start*, the beginning of the kernel's text.
+def find_kallsyms(read: ReadUpTo, start: int, word_bytes: int) -> Iterator[dict[str, int]]:
+    """Look for the tables in the kernel image.
 
-    :return: addresses by the names of the tables without ``kallsyms_``, of every
-        arrangement that may be; whether the addresses in it make sense is to be tried.
+    :param read: reads the memory of the kernel
+    :param start: virtual address of the beginning of the kernel's text
+    :param word_bytes: size of a word of this kernel
+    :return: for each way in which the tables may lie, the virtual address of each by its name
+        without ``kallsyms_``; the caller has to check that the table of addresses makes sense
     """
     for digits in _digit_tokens(read, start):
         token_table = _token_table(read, digits, word_bytes)
@@ -53,7 +55,7 @@ def find_kallsyms(read: Read, start: int, word_bytes: int) -> Iterator[dict[str,
             yield from _around_token_table(read, *token_table, word_bytes)
 
 
-def _digit_tokens(read: Read, start: int) -> Iterator[int]:
+def _digit_tokens(read: ReadUpTo, start: int) -> Iterator[int]:
     at, end = start, start + _MAX_IMAGE_BYTES
     while at < end:
         chunk = read(at, _CHUNK_BYTES + len(_DIGITS))
@@ -64,8 +66,8 @@ def _digit_tokens(read: Read, start: int) -> Iterator[int]:
         at += _CHUNK_BYTES
 
 
-def _token_table(read: Read, digits: int, word_bytes: int) -> Optional[tuple[int, int]]:
-    """(token table, token index), if the token of "0" at *digits* is in such a table."""
+def _token_table(read: ReadUpTo, digits: int, word_bytes: int) -> Optional[tuple[int, int]]:
+    """Return (token table, token index) if the token of "0" at *digits* is in such a table."""
     data = read(digits, _MAX_TABLE_BYTES)
     end = 0
     for _ in range(_TOKENS - ord("0")):
@@ -87,7 +89,7 @@ def _token_table(read: Read, digits: int, word_bytes: int) -> Optional[tuple[int
 
 
 def _around_token_table(
-    read: Read, token_table: int, token_index: int, word_bytes: int
+    read: ReadUpTo, token_table: int, token_index: int, word_bytes: int
 ) -> Iterator[dict[str, int]]:
     markers = _markers(read, token_table)
     if len(markers) < 2:
@@ -113,10 +115,10 @@ def _around_token_table(
     yield {**found, "offsets": behind, "relative_base": behind + offsets_bytes}
 
 
-def _markers(read: Read, end: int) -> list[int]:
-    """The numbers before *end*, back to the 0 that the markers begin with, ascending.
+def _markers(read: ReadUpTo, end: int) -> list[int]:
+    """Return the numbers before *end*, back to the 0 that the markers begin with, ascending.
 
-    One 0 of padding at the very end is kept, as the last.
+    A 0 of padding at the very end is kept as the last number.
     """
     found: list[int] = []
     padding: list[int] = []
@@ -132,7 +134,7 @@ def _markers(read: Read, end: int) -> list[int]:
     return []
 
 
-def _words_before(read: Read, end: int) -> Iterator[int]:
+def _words_before(read: ReadUpTo, end: int) -> Iterator[int]:
     for at in range(end - _BLOCK_BYTES, end - _MAX_SYMBOLS // _SYMBOLS_A_MARKER * 4, -_BLOCK_BYTES):
         block = read(at, _BLOCK_BYTES)
         if len(block) < _BLOCK_BYTES:
@@ -140,8 +142,10 @@ def _words_before(read: Read, end: int) -> Iterator[int]:
         yield from reversed(struct.unpack(f"<{_BLOCK_BYTES // 4}I", block))
 
 
-def _names(read: Read, markers_start: int, markers: list[int], word_bytes: int) -> Optional[int]:
-    """Where the names begin that *markers* point into, and end before *markers_start*."""
+def _names(
+    read: ReadUpTo, markers_start: int, markers: list[int], word_bytes: int
+) -> Optional[int]:
+    """Return where the names begin that *markers* point into and that end before *markers_start*."""
     fewest = (len(markers) - 1) * _SYMBOLS_A_MARKER
     nearest = markers_start - markers[-1]
     for names in range(
@@ -156,7 +160,7 @@ def _names(read: Read, markers_start: int, markers: list[int], word_bytes: int) 
     return None
 
 
-def _leads_to(read: Read, names: int, second_marker: int) -> bool:
+def _leads_to(read: ReadUpTo, names: int, second_marker: int) -> bool:
     data = read(names, second_marker + 1)
     at = 0
     for _ in range(_SYMBOLS_A_MARKER):

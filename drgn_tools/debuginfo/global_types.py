@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """C types of the kernel's global variables, which BTF leaves out.
 
-BTF describes per-CPU variables, and all others only if the kernel was built so
-(pahole --btf_features=global_var). Of the rest kallsyms has the address, and this table
-the type. An entry counts only where the kernel has both the symbol and the
-type; a variable that BTF does describe does not need it.
+BTF has the types of per-CPU variables. It has those of all others only if the kernel was built
+with pahole --btf_features=global_var. For other kernels kallsyms has the address, and this table
+the type. An entry is used if the kernel has both the symbol and the type, and BTF does not have
+the variable.
 
-A length in brackets is a number, an enumerator, or (empty) as many elements as
-fit before the next symbol; zeros at the end then count as padding, unless all are.
+A length in brackets is a number or an enumerator. If it is empty, the array has as many elements
+as fit before the next symbol; zeros at its end then count as padding, unless all of it is zero.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The compressed names of kallsyms: the name of a number, and the numbers of a name.
 
-A record is a length and so many codes, each of which stands for a token; the
-first character of what comes out is the type letter, as in nm(1). A name is
-expanded when it is asked for.
+A record is a length and that many codes, each of which stands for a token. The first character
+of the expanded record is the type letter, as in nm(1). A name is expanded when it is looked up.
 
-By name the kernel looks in ``kallsyms_seqs_of_names``, the numbers in the order
-of the names, since Linux kernel commit 60443c88f3a8 ("kallsyms: Improve the
-performance of kallsyms_lookup_name()") (in v6.2; stable kernels have it, too). So
-is it done here; where that table is not to be had, all names are expanded once.
+To look up a name the kernel uses ``kallsyms_seqs_of_names``, the numbers in the order of the
+names, since Linux kernel commit 60443c88f3a8 ("kallsyms: Improve the performance of
+kallsyms_lookup_name()") (in v6.2 and in stable kernels). This file does the same. If there is no
+such table, it expands all names once.
 
-The bytes come from a dump and may be damaged: then names are missing or wrong,
-and nothing is raised.
+The bytes come from a dump and may be damaged: then names are missing or wrong, and nothing is
+raised.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ __all__ = ("MAX_NAMES_BYTES", "MAX_NAME_BYTES", "SEQ_BYTES", "SymbolNames")
 MAX_NAME_BYTES = 512
 """KSYM_NAME_LEN, since v6.1."""
 MAX_NAMES_BYTES = 64 << 20
-"""All names of a table; those of a distribution's kernel take 5 MB."""
+"""Limit for all names of a table; those of a distribution's kernel take 5 MB."""
 SEQ_BYTES = 3
-"""Size of a number in kallsyms_seqs_of_names."""
+"""Size of a number in ``kallsyms_seqs_of_names``."""
 
 _SAMPLE_STEP = 512
-"""Of so many numbers one is looked at before they are trusted: two of each page at least."""
+"""One of so many numbers is checked before the table is used: at least two of each page."""
 
 
 def _split(data: bytes, count: int) -> list[int]:
-    # Where each of *count* records starts, and where the last one ends. A length
-    # of 128 and more takes two bytes since Linux kernel commit 73bbb94466fd
-    # ("kallsyms: support "big" kernel symbols") (in v6.1). Before that no name
-    # was so long, so one rule serves both.
+    # Return where each of *count* records starts, and where the last one ends. A
+    # length of 128 and more takes two bytes since Linux kernel commit 73bbb94466fd
+    # ("kallsyms: support "big" kernel symbols") (in v6.1). Older kernels have no
+    # name that long, so one rule serves both.
     starts: list[int] = []
     append = starts.append
     at = 0
@@ -58,7 +57,7 @@ def _split(data: bytes, count: int) -> list[int]:
 
 
 class _InOrder:
-    # Names in the order of kallsyms_seqs_of_names, for bisect.
+    """Names in the order of ``kallsyms_seqs_of_names``, for bisect."""
 
     def __init__(self, names: SymbolNames, seqs: bytes) -> None:
         self._names = names
@@ -78,10 +77,10 @@ class _InOrder:
 class SymbolNames:
     """Type letter and name of every symbol, by its number.
 
-    :param data: ``kallsyms_names``: for each symbol a length and so many codes
-    :param tokens: What each of the 256 codes stands for
-    :param count: How many symbols there are; fewer are seen if *data* end before
-    :param seqs: ``kallsyms_seqs_of_names``, or what may be that
+    :param data: ``kallsyms_names``: for each symbol a length and that many codes
+    :param tokens: the token of each of the 256 codes
+    :param count: how many symbols there are; fewer are found if *data* ends early
+    :param seqs: ``kallsyms_seqs_of_names``, or bytes that may be that table: it is checked
     """
 
     def __init__(
@@ -101,26 +100,32 @@ class SymbolNames:
     def _use(self, in_order: _InOrder) -> None:
         places = range(0, len(self), _SAMPLE_STEP)
         samples = [(in_order[place], in_order.number(place)) for place in places]
-        # Each number is there once; so no two samples are the same.
+        # Each number is in the table once, so no two samples are equal.
         if all(a < b for a, b in zip(samples, samples[1:])):
             self._in_order = in_order
             self._samples = [name for name, _ in samples]
 
     def __len__(self) -> int:
-        """Number of symbols."""
+        """Return the number of symbols."""
         return max(len(self._starts) - 1, 0)
 
     def __getitem__(self, number: int) -> str:
-        """Return type letter and name of a symbol."""
+        """Return type letter and name of a symbol, in one string.
+
+        :param number: of the symbol, in the order of addresses
+        """
         start, end = self._starts[number], self._starts[number + 1]
         start += 2 if self._data[start] & 0x80 else 1
         codes = self._data[start : min(end, start + MAX_NAME_BYTES)]
         return "".join(map(self._tokens.__getitem__, codes))[: MAX_NAME_BYTES + 1]
 
     def all(self) -> list[str]:
-        """Type letters and names of all; none, if they are more than :data:`MAX_NAMES_BYTES`."""
-        # At once is twice as quick as one by one: every code becomes its token,
-        # every length a separator.
+        """Return what :meth:`__getitem__` does of all symbols.
+
+        :return: nothing if the names take more than :data:`MAX_NAMES_BYTES`
+        """
+        # All at once takes half the time: every code becomes its token, every
+        # length a separator.
         if self._decoded is None:
             pieces = list(map(self._tokens.__getitem__, self._data))
             data = self._data
@@ -135,8 +140,8 @@ class SymbolNames:
 
     def find(self, name: str) -> list[int]:
         """Return the numbers of all symbols of a name, ascending."""
-        # Built with LTO by clang, kernels of some versions have sorted by the name
-        # up to the first period. For an identifier the order is the same.
+        # Some versions sort names up to the first period if the kernel is built with
+        # clang and LTO. For an identifier the order is the same.
         if self._in_order is None or not (name.isascii() and name.isidentifier()):
             return self._scanned(name)
         in_order = self._in_order

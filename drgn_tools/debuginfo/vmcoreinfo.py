@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""VMCOREINFO: the few facts a kernel leaves in its dump for tools like this one.
+"""VMCOREINFO: a note with facts of the kernel that tools need to read its dump.
 
 Lines of ``KEY=VALUE``, written by kernel/vmcore_info.c (kernel/crash_core.c
 before v6.9) and arch_crash_save_vmcoreinfo().
@@ -20,9 +20,11 @@ _MAX_VALUE_CHARS = 4096  # the whole note is one page, VMCOREINFO_BYTES
 
 
 def vmcoreinfo(prog: Program) -> Mapping[str, str]:
-    """Return the ``KEY=VALUE`` lines of VMCOREINFO; of a repeated key the last counts.
+    """Return the ``KEY=VALUE`` lines of VMCOREINFO; the last one counts if a key is repeated.
 
-    :raises KeyError: (drgn's ObjectNotFoundError) if the program is no Linux kernel
+    The result is kept in ``prog.cache``. Bytes that are not ASCII come as ``\\xNN``.
+
+    :raises KeyError: if the program is not a Linux kernel (drgn's ObjectNotFoundError)
     """
     try:
         lines: Mapping[str, str] = prog.cache[_CACHE_KEY]
@@ -35,12 +37,19 @@ def vmcoreinfo(prog: Program) -> Mapping[str, str]:
 
 
 def vmcoreinfo_symbol(prog: Program, name: str) -> Optional[int]:
-    """Return the (virtual, relocated) address of ``SYMBOL(name)``, ``None`` if it is not there."""
+    """Return the address of ``SYMBOL(name)``: virtual, with KASLR's offset in it.
+
+    :return: ``None`` if VMCOREINFO does not have it, or has no number there
+    :raises KeyError: if the program is not a Linux kernel (drgn's ObjectNotFoundError)
+    """
     value = vmcoreinfo(prog).get(f"SYMBOL({name})", "")
     return int(value, 16) if re.fullmatch("[0-9a-fA-F]{1,16}", value) else None
 
 
 def build_id(prog: Program) -> Optional[str]:
-    """Return the GNU build ID of the kernel in hex; ``None`` before v5.9, which did not say it."""
+    """Return the GNU build ID of the kernel in hex, ``None`` if VMCOREINFO has none (before v5.9).
+
+    :raises KeyError: if the program is not a Linux kernel (drgn's ObjectNotFoundError)
+    """
     value = vmcoreinfo(prog).get("BUILD-ID", "").lower()
     return value if re.fullmatch("[0-9a-f]{8,128}", value) else None

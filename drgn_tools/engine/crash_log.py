@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who crashed the machine, and the headlines of its last oops and panic() in the kernel log."""
+"""The task that crashed the machine, and the headlines of the last oops and panic() in the kernel log."""
 
 from __future__ import annotations
 
 from typing import Optional
 
-from drgn import FaultError, Program
+from drgn import Program
 
-from ..memory import UNUSABLE
+from ..memory import UNUSABLE, read_or_none
 
 __all__ = ("crash_headlines", "crashed_task")
 
@@ -18,25 +18,26 @@ _HEADLINES = (
     "general protection fault",
     "Kernel panic - not syncing",
 )
-"""As die(), page_fault_oops() and panic() print them (arch/x86/kernel/dumpstack.c, arch/x86/mm/fault.c,
-kernel/panic.c, v6.12)."""
+"""How the lines begin that die(), page_fault_oops() and panic() print (arch/x86/kernel/dumpstack.c,
+arch/x86/mm/fault.c, kernel/panic.c, v6.12)."""
 _MAX_LINES = 4
 _MAX_CHARACTERS = 200
 _MAX_TEXT_BITS = 26
+"""Up to 64 MiB of text are searched for a headline before the records are read."""
 _MAX_RECORDS_BITS = 21
-"""The largest log_buf_len that is accepted, 2 GiB, has as many records."""
+"""Number of records of the largest log_buf_len, 2 GiB, as a power of two (kernel/printk/printk.c, v6.12)."""
 
 
 def crash_headlines(prog: Program) -> tuple[str, ...]:
-    """Lines of the kernel's log that say what killed it, oldest first; text as the dump has it.
+    """Return the lines of the kernel's log that say what crashed it.
 
-    None where there is no such line, or the log cannot be read: before v5.10 it was kept in
-    another way, which is not looked at.
+    :return: Oldest first, not escaped for a terminal. Empty if there are none, or if the log
+        cannot be read: before v5.10 it has another format, which is not supported.
     """
     try:
         if not _log_is_sane(prog) or not _has_headline(prog):
             return ()
-        from drgn.helpers.linux.printk import get_printk_records  # with all of drgn's helpers
+        from drgn.helpers.linux.printk import get_printk_records  # this loads all of drgn's helpers
 
         records = get_printk_records(prog)
     except UNUSABLE:
@@ -47,8 +48,8 @@ def crash_headlines(prog: Program) -> tuple[str, ...]:
 
 
 def _log_is_sane(prog: Program) -> bool:
-    # drgn goes from the oldest record to the newest, however far apart a damaged
-    # dump has them.
+    # drgn reads every record from the oldest to the newest. In a damaged dump these may be
+    # any number of records apart.
     ring = prog["prb"].desc_ring
     bits = ring.count_bits.value_()
     records = (ring.head_id.counter - ring.tail_id.counter).value_()
@@ -56,25 +57,25 @@ def _log_is_sane(prog: Program) -> bool:
 
 
 def _has_headline(prog: Program) -> bool:
-    # Going through the records takes longer than anything else of a machine that is
-    # well. The text of each is in one piece in the ring (data_alloc() in
-    # kernel/printk/printk_ringbuffer.c, v6.12).
+    # To read the records of a kernel that did not crash would take longer than everything else.
+    # The text of a record is contiguous in the ring (data_alloc() in
+    # kernel/printk/printk_ringbuffer.c, v6.12), so a search finds every headline.
     ring = prog["prb"].text_data_ring
     bits = ring.size_bits.value_()
     if bits > _MAX_TEXT_BITS:
         return True
-    try:
-        text = prog.read(ring.data.value_(), 1 << bits)
-    except FaultError:  # what is missing may never have been written
-        return True
-    return any(headline.encode() in text for headline in _HEADLINES)
+    text = read_or_none(prog, ring.data.value_(), 1 << bits)
+    # What is missing may be a part of the ring that was never written.
+    return text is None or any(headline.encode() in text for headline in _HEADLINES)
 
 
 def crashed_task(prog: Program) -> Optional[int]:
-    """Return the address of the ``struct task_struct`` that ran into panic(); ``None`` if none did.
+    """Return the task that called panic().
 
-    It is the one on the CPU that ``panic_cpu`` names (kernel/panic.c), which drgn knows
-    for core dumps only.
+    It was on the CPU that ``panic_cpu`` names (kernel/panic.c, v6.12). drgn finds it in core
+    dumps only.
+
+    :return: Virtual address of its ``struct task_struct``; ``None`` if no task did
     """
     try:
         return int(prog.crashed_thread().object.value_())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a walk meets, as records: frames with their names, registers with what entered the kernel."""
+"""The steps of a walk as records: frames with their symbols, ``pt_regs`` with what entered the kernel."""
 
 from __future__ import annotations
 
@@ -18,21 +18,28 @@ from ..kernel.text import KernelText
 from ..memory import read_or_none
 from ..records import Frame, SavedRegs
 from ..unwind.base import Step, Walk
-from ..unwind.interrupted_caller import Code, ReadMemory, is_entered_by_call, missing_caller
+from ..unwind.interrupted_caller import (
+    Code,
+    ReadMemory,
+    find_interrupted_caller,
+    is_entered_by_call,
+)
 from ..unwind.recovery import RecoverLayout, Recovery
 
 __all__ = ("Frames",)
 
 _MAX_FRAMES = 100_000
-"""Different frames that are kept of a kernel."""
+"""Different frames of a kernel that are cached."""
 
 
 class Frames:
-    """Frames and saved registers of one kernel, by one reading of its text.
+    """Makes the frames and the saved registers of one kernel's records.
 
-    Frames are kept: most are met again and again.
+    Frames are cached: most of them are on many stacks.
 
-    :param find_callers: Look for callers of interrupted functions; the walker may skip them
+    :param recover_layout: What rewrites return addresses in this kernel
+    :param text: What is kernel text; on a running kernel, at one moment
+    :param find_callers: Look for the callers of interrupted functions, which the walker may skip
     :param may_miss_frames: The walker may miss frames between user mode and the outermost frame
     """
 
@@ -45,7 +52,7 @@ class Frames:
         find_callers: bool,
         may_miss_frames: bool,
     ) -> None:
-        self.text = text
+        self._text = text
         self._symbolizer = Symbolizer(prog, text)
         self._prog = prog
         self._layout = layout
@@ -67,19 +74,21 @@ class Frames:
         return Frame(frame.ip, frame.symbol, frame.stack, step.regs)
 
     def of_call(self, ip: int, stack: str = "task") -> Frame:
-        """Return a frame that a call made.
+        """Return the frame of a call.
 
-        :param ip: Return address
+        :param ip: Return address (virtual)
         :param stack: Name of the stack that it is on
         """
-        # Where a new task begins is exact: nothing called ret_from_fork_asm, so there is no
-        # call before its first byte.
+        # A new task returns to the first byte of ret_from_fork_asm. No call comes before it, so
+        # the address is exact.
         return self.of_ip(ip, ip in self._layout.fork_return_addrs, stack)
 
     def of_ip(self, ip: int, exact: bool, stack: str = "task") -> Frame:
         """Return a frame in the kernel.
 
-        :param exact: *ip* is the next instruction, not a return address
+        :param ip: Virtual address
+        :param exact: *ip* is that of the next instruction, not a return address
+        :param stack: Name of the stack that it is on
         """
         key = ip, exact, stack
         frame = self._frames.get(key)
@@ -95,8 +104,9 @@ class Frames:
     def of_cpu(self, registers: Mapping[str, int], find_stack: FindStack, walk: Walk) -> Frame:
         """Return the frame that a CPU is in.
 
-        :param registers: Of the CPU
-        :param walk: From these registers on
+        :param registers: Registers of the CPU, by the kernel's names
+        :param find_stack: The stacks of that CPU and task
+        :param walk: The walk from these registers
         """
         ip = registers["ip"]
         if self._layout.regs.user_mode(registers):
@@ -119,13 +129,13 @@ class Frames:
         raw: bytes,
         stack: Optional[StackMemory] = None,
     ) -> SavedRegs:
-        """Return the ``pt_regs`` of a frame.
+        """Return the registers that a frame saved.
 
         :param frames: The whole stack of *task*
         :param at: Index in *frames* of a frame that is a ``pt_regs``
-        :param raw: Its bytes
-        :param stack: Memory of the stack as far as it was read; ``None`` for a task on a CPU, which
-            may be on others
+        :param raw: The bytes of the ``struct pt_regs``
+        :param stack: What was read of the task's stack; ``None`` for a task on a CPU, which may
+            be on other stacks
         """
         frame = frames[at]
         assert frame.regs is not None  # callers pick the frames that are a pt_regs
@@ -152,21 +162,22 @@ class Frames:
     ) -> Optional[Frame]:
         """Return the frame of the interrupted function's caller, if the walk skipped it.
 
+        :param frames: The whole stack of *task*
         :param at: Index in *frames* of the frame that was interrupted
-        :param sp: Its stack pointer
+        :param sp: Stack pointer at the interrupt (virtual address)
         :param stack: As for :meth:`saved_regs`
         """
         frame = frames[at]
         if frame.user_mode or not self._find_callers:
             return None
         symbol = self._symbolizer.name_exact(frame.ip)
-        # Without a symbol nothing tells where a function begins. But an ip that is no text
-        # was called: it is at its first instruction.
-        if symbol is None and self.text.is_kernel_text(frame.ip) is not False:
+        # Without a symbol it is not known where the function begins. But if ip is not kernel
+        # text, the CPU has called it and executed nothing there.
+        if symbol is None and self._text.is_kernel_text(frame.ip) is not False:
             return None
         if symbol is not None and not is_entered_by_call(symbol.name):
             return None
-        found = missing_caller(
+        found = find_interrupted_caller(
             sp,
             frame.ip,
             None if symbol is None else frame.ip - symbol.offset,
@@ -175,26 +186,27 @@ class Frames:
             Recovery(self._prog, self._recover_layout, task, current=stack is None),
         )
         outer = frames[at + 1].ip if at + 1 < len(frames) else None
-        if found is None or found.addr == outer or not self.text.is_kernel_text(found.addr):
+        if found is None or found.addr == outer or not self._text.is_kernel_text(found.addr):
             return None
         return self.of_ip(found.addr, exact=False, stack=frame.stack)
 
     def entry(self, below: Frame) -> Optional[str]:
         """Return what entered the kernel, in words.
 
-        :param below: The frame of the code that saved the ``pt_regs``
+        :param below: The frame of the code that saved the ``pt_regs``: the next inner one
+        :return: ``None`` if that is not entry code
         """
         arch = self._layout.arch
         if below.symbol is not None:
             return arch.entry_of(below.symbol.name)
         # Copies of entry code that the kernel made at run time have no symbol.
-        where = self.text.find(below.ip)
+        where = self._text.find(below.ip)
         return arch.entry_of(where.kind.value) if where is not None else None
 
     def is_complete(self, frames: Sequence[Frame]) -> bool:
-        """Is there entry code between user mode and the outermost of these frames?
+        """Return whether the outermost frame in the kernel is that of entry code.
 
-        :param frames: Those in the kernel of a stack that user mode entered
+        :param frames: The frames in the kernel of a stack that ends at user-mode ``pt_regs``
         """
         arch = self._layout.arch
         return bool(frames) and arch.enters_from_user_mode(self.entry(frames[-1]))
@@ -202,7 +214,7 @@ class Frames:
     def _entry_by_orig_ax(
         self, entry: Optional[str], registers: Mapping[str, int]
     ) -> Optional[str]:
-        # The frame below may not be that of the entry code.
+        # If the walker has missed frames, the next inner one is not that of the entry code.
         if entry != "fork" and self._layout.regs.is_syscall(registers):
             return "syscall"
         if entry == "syscall" or not self._layout.arch.enters_from_user_mode(entry):

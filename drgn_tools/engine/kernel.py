@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One kernel with all that its stacks need: found out once, then asked for each task."""
+"""One kernel, with everything that its stacks need: probed once, then used for each task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Optional
 
 from drgn import Program
 
-from ..arch.base import Arch
+from ..arch.base import Arch, Layout
 from ..arch.registry import layout_of
 from ..debuginfo.vmcoreinfo import build_id
 from ..kernel.live_tasks import LiveTaskList, is_live
@@ -19,19 +19,20 @@ from ..program.dwarf import types_source
 from ..program.excluded_pages import fault_on_excluded_pages
 from ..program.open import source_of
 from ..records import KernelInfo, Reason, TaskStack
-from ..unwind.probe import no_verdict, probe_walker
+from ..unwind.probe import probe_walker
 from ..unwind.recovery import probe_recovery
+from ..verdict.no_verdict import no_verdict
 from .crash_log import crash_headlines, crashed_task
 from .task_records import TaskRecords
 
 __all__ = ("Kernel", "kernel_of")
 
 _MAX_TRIES = 5
-"""How often a task of a running kernel is read that runs each time."""
+"""How often a task of a running kernel is read at most, if it runs each time."""
 _MAX_TEXT_READS = 50
-"""How often the lists of modules and the like are read again in an audit of a running kernel."""
+"""How often an audit of a running kernel reads the lists that say what is kernel text again, such as that of modules."""
 _REASONS_OF_TEXT = frozenset((Reason.BAD_RETURN_ADDRESS, Reason.TEXT_UNCLEAR))
-"""What may have another answer when these lists have changed."""
+"""Reasons that may no longer hold when these lists have changed."""
 
 _KERNEL_KEY = "drgn_tools.kernel"
 
@@ -39,11 +40,12 @@ _KERNEL_KEY = "drgn_tools.kernel"
 def kernel_of(prog: Program) -> Kernel:
     """Return the kernel of a program.
 
-    That of a dump is made once and kept in ``prog.cache``; a running kernel changes, so it is
-    looked at anew.
+    The kernel of a dump is probed once and kept in ``prog.cache``. A running kernel changes, so
+    it is probed each time.
 
-    :raises InputError: if it is of an architecture that is not understood
-    :raises TypesError: if the types this rests on are missing or damaged
+    :raises InputError: if the architecture of the kernel is not supported, or its dump is no
+        longer where it was opened
+    :raises TypesError: if types that a stack needs are missing or damaged
     """
     if is_live(prog):
         return Kernel(prog)
@@ -55,30 +57,39 @@ def kernel_of(prog: Program) -> Kernel:
 
 
 class Kernel:
-    """One kernel, and the way from a task of it to its record.
+    """One kernel, which makes the records of its tasks.
 
-    :raises TypesError: if the types this rests on are missing or damaged
+    :raises InputError: if the architecture of the kernel is not supported, or its dump is no
+        longer where it was opened
+    :raises TypesError: if types that a stack needs are missing or damaged
     """
 
+    layout: Layout
+    """Layout of the kernel."""
+    tasks: TaskList
+    """Its tasks, in the order of the task list, the idle tasks last."""
+
     def __init__(self, prog: Program) -> None:
-        fault_on_excluded_pages(prog)  # if drgn opened it
-        self.prog = prog
+        fault_on_excluded_pages(prog)  # open_program() has done so; drgn itself does not
+        self._prog = prog
         self.layout = layout_of(prog)
         self.tasks = (LiveTaskList if is_live(prog) else TaskList)(prog, self.layout.task)
         self._no_verdict = no_verdict(self.layout)
         self._crashed_addr = crashed_task(prog)
         self._flags_of = _flags_of(self._crashed_addr, self.tasks)
         self._recover_layout = probe_recovery(prog)
-        self._walker = probe_walker(prog, self.layout, lambda ip: self._text.is_kernel_text(ip))
         self._text_reads_left = _MAX_TEXT_READS
         self._read_text()
 
     def problems(self) -> tuple[str, ...]:
-        """Return what of this kernel could not be read, a sentence each."""
+        """Return what of this kernel could not be read, one sentence for each."""
         return (*self._text.problems, *self.tasks.problems)
 
     def stack(self, task: Task) -> Optional[TaskStack]:
-        """Return the record of a task; ``None`` if it has exited since it was listed (a running kernel)."""
+        """Return the record of a task.
+
+        :return: ``None`` if the task has exited since it was listed (on a running kernel)
+        """
         if isinstance(self.tasks, LiveTaskList):
             return self._stack_at_rest(self.tasks, task)
         return self._stack(task)
@@ -92,7 +103,7 @@ class Kernel:
         return self._records.sleeping(task, self.tasks.is_idle(task))
 
     def _stack_at_rest(self, tasks: LiveTaskList, task: Task) -> Optional[TaskStack]:
-        # No lock can be taken from outside, so the task is read until nothing has moved.
+        # Nothing can lock the task from outside. It is read until it did not run meanwhile.
         text_is_new = False
         for _ in range(_MAX_TRIES):
             record = self._stack(task)
@@ -104,7 +115,7 @@ class Kernel:
             if not task.was_at_rest_until(now):
                 task = now
             elif record.reason in _REASONS_OF_TEXT and not text_is_new and self._text_reads_left:
-                # A module may have been loaded since.
+                # A module may have been loaded since the lists were read.
                 self._text_reads_left -= 1
                 self._read_text()
                 text_is_new = True
@@ -113,10 +124,11 @@ class Kernel:
         return self._records.changed(task, tasks.is_running(task), _MAX_TRIES)
 
     def _read_text(self) -> None:
-        self._text = _text_of(self.prog, self.layout.arch)
-        # What was found out by another reading may have another answer now.
+        self._text = _text_of(self._prog, self.layout.arch)
+        self._walker = probe_walker(self._prog, self.layout, self._text)
+        # Cached records rest on the text as it was read before.
         self._records = TaskRecords(
-            self.prog,
+            self._prog,
             self.layout,
             self._walker,
             self._no_verdict,
@@ -127,7 +139,7 @@ class Kernel:
 
     def info(self) -> KernelInfo:
         """Return which kernel this is, and how its stacks are read."""
-        prog, layout = self.prog, self.layout
+        prog, layout = self._prog, self.layout
         return KernelInfo(
             source=source_of(prog),
             release=prog["UTS_RELEASE"].string_().decode("ascii", "backslashreplace"),
@@ -151,7 +163,7 @@ class Kernel:
 
 
 def _flags_of(crashed_addr: Optional[int], tasks: TaskList) -> dict[int, tuple[str, ...]]:
-    """Return the flags of tasks, whatever their stacks, by their address."""
+    """Return the flags that do not depend on a task's stack, by the address of the task."""
     idle: dict[int, tuple[str, ...]] = {cpu.idle_addr: ("idle",) for cpu in tasks.cpus}
     if crashed_addr is None:
         return idle
@@ -161,7 +173,7 @@ def _flags_of(crashed_addr: Optional[int], tasks: TaskList) -> dict[int, tuple[s
 def _text_of(prog: Program, arch: Arch) -> KernelText:
     text = KernelText(prog, arch.extra_text(prog))
     if is_live(prog):
-        # A list that seems damaged may have been changed while it was read.
+        # A list that seems damaged may have changed while it was read.
         for _ in range(_MAX_TRIES):
             if not text.problems:
                 break

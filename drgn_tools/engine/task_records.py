@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From a task to its record: read the stack, walk it, judge the walk, name what it met."""
+"""From a task to its record: read its stack, walk it, judge the walk, look up the symbols of its frames."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..kernel.tasks import Task
 from ..kernel.text import KernelText, TextKind
 from ..records import Frame, Reason, SavedRegs, TaskStack, Verdict
 from ..unwind.base import End, Walk, Walker
-from ..unwind.probe import NoVerdict
 from ..unwind.recovery import RecoverLayout, Recovery
-from ..verdict.reasons import Why, changed, running, why
+from ..verdict.no_verdict import NoVerdict
+from ..verdict.reasons import Explanation, explain, explain_changed, explain_running
 from ..verdict.reliable import Judgement, judge
 from .frames import Frames
 from .templates import Answer, Template, Templates
@@ -24,14 +24,18 @@ from .templates import Answer, Template, Templates
 __all__ = ("TaskRecords",)
 
 _RELIABLE = Answer(Verdict.RELIABLE)
-_NO_FLAGS: Mapping[int, tuple[str, ...]] = {}
 
 
 class TaskRecords:
-    """Records of the tasks of one kernel, by one reading of its text.
+    """Makes the records of the tasks of one kernel.
 
-    :param no_verdict: Why this kernel gives no verdict on any stack
-    :param flags_of: Flags of a task whatever its stack, by the address of its ``struct task_struct``
+    :param layout: Layout of this kernel
+    :param walker: Its unwinder
+    :param no_verdict: Why this kernel gives no verdict on any stack; ``None`` if it gives one
+    :param recover_layout: What rewrites return addresses in this kernel
+    :param text: What is kernel text; on a running kernel, at one moment
+    :param flags_of: Virtual address of a ``struct task_struct`` -> the flags that do not depend
+        on the task's stack
     """
 
     def __init__(
@@ -42,9 +46,9 @@ class TaskRecords:
         no_verdict: Optional[NoVerdict],
         recover_layout: RecoverLayout,
         text: KernelText,
-        flags_of: Mapping[int, tuple[str, ...]] = _NO_FLAGS,
+        flags_of: Mapping[int, tuple[str, ...]],
     ) -> None:
-        self.text = text
+        self._text = text
         self._prog = prog
         self._layout = layout
         self._walker = walker
@@ -62,29 +66,40 @@ class TaskRecords:
         self._stacks = TaskStackReader(
             prog, layout.thread_size_bytes, layout.page_bytes, layout.first_frame_offset
         )
-        # In a table the reason is enough; the sentence is said once for all tasks.
+        # In a table the reason is enough: the sentence is shown once for all tasks.
         self._no_answer = no_verdict and Answer(
             Verdict.UNKNOWN, no_verdict.reason, no_verdict.sentence, no_verdict.reason.value
         )
         self._templates = Templates()
 
     def without_stack(self, task: Task, on_cpu: bool) -> TaskStack:
-        """Return the record of a task whose stack was freed (a zombie).
+        """Return the record of a task whose stack was freed (a zombie): reliable and empty.
 
-        stack_trace_save_tsk_reliable() cannot get such a stack (try_get_task_stack()), and returns
-        a complete, empty trace.
+        If try_get_task_stack() fails, stack_trace_save_tsk_reliable() returns a complete, empty
+        trace (kernel/stacktrace.c, v6.12).
+
+        :param on_cpu: The task is on a CPU
         """
         return self._record(task, self._no_answer or _RELIABLE, on_cpu, flags=("no_stack",))
 
     def changed(self, task: Task, on_cpu: bool, tries: int) -> TaskStack:
-        """Return the record of a task that ran each of *tries* times it was read."""
+        """Return the record of a task of a running kernel that ran each time it was read.
+
+        :param on_cpu: The task is on a CPU now
+        :param tries: How often it was read
+        """
         reason = Judgement(Verdict.UNKNOWN, Reason.CHANGED)
-        return self._record(task, self._no_answer or _answer(reason, changed(tries)), on_cpu)
+        return self._record(
+            task, self._no_answer or _answer(reason, explain_changed(tries)), on_cpu
+        )
 
     # ---- a task that is not on a CPU
 
     def sleeping(self, task: Task, is_idle: bool) -> TaskStack:
-        """Return the record of a task that is not on a CPU."""
+        """Return the record of a task that is not on a CPU.
+
+        :param is_idle: It is the idle task of a CPU
+        """
         stack = self._stacks.read(task.stack_addr, task.thread_sp)
         needs_user_regs = self._layout.may_need_user_regs and not (task.kthread or is_idle)
         signature = self._walker.signature(task, stack)
@@ -96,7 +111,7 @@ class TaskRecords:
         template = self._templates.get(key)
         if template is None:
             template = self._template(task, stack, needs_user_regs)
-            # On a running kernel, recovery may have found another address by now.
+            # On a running kernel the second recovery may have found another address than the first.
             if signature.ips == tuple(f.ip for f in template.frames if not f.user_mode):
                 self._templates[key] = template
             return self._of_template(task, template)
@@ -123,16 +138,16 @@ class TaskRecords:
     ) -> Answer:
         judgement = judge(
             walk,
-            self.text.is_kernel_text,
+            self._text.is_kernel_text,
             self._walker.kernel_regs_are_unreliable,
             needs_user_regs,
         )
-        return _answer(judgement, why(judgement, walk, frames, regs))
+        return _answer(judgement, explain(judgement, walk, frames, regs))
 
     def _saved_regs(
         self, task: Task, walk: Walk, frames: Sequence[Frame], stack: Optional[StackMemory]
     ) -> list[SavedRegs]:
-        """:param frames: One for each step, or one more: where the CPU is."""
+        # A task on a CPU has one frame more than steps: the first is where the CPU is.
         before = len(frames) - len(walk.steps)
         return [
             self._frames.saved_regs(task, frames, i, step.raw_regs, stack)
@@ -141,7 +156,7 @@ class TaskRecords:
         ]
 
     def _flags(self, walk: Walk, frames: Sequence[Frame]) -> Iterator[str]:
-        """Yield oddities that the kernel does not mind and a reader may."""
+        """Yield what is unusual about a stack, though it does not change the kernel's verdict."""
         if walk.end is End.EMPTY:
             yield "empty_walk"
         if walk.steps and walk.steps[0].ip in self._layout.fork_return_addrs:
@@ -162,17 +177,17 @@ class TaskRecords:
             yield "ends_early"
 
     def _is_init_text(self, ip: int) -> bool:
-        where = self.text.find(ip)
+        where = self._text.find(ip)
         return where is not None and where.kind is TextKind.INIT
 
     # ---- a task on a CPU
 
     def running(self, task: Task) -> TaskStack:
-        """Return the record of a task on a CPU: no verdict, but its stacks from the CPU's registers."""
+        """Return the record of a task on a CPU: its verdict is unknown, its stacks are walked from the CPU's registers."""
         judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
         registers = self._layout.arch.cpu_registers(self._prog, task)
         if registers is None:
-            return self._record(task, _answer(judgement, running(task.cpu)), True)
+            return self._record(task, _answer(judgement, explain_running(task.cpu)), True)
         find_stack = self._layout.arch.cpu_stacks(self._prog, self._layout, task)
         walk = self._walker.walk_running(
             task, registers, find_stack, self._recovery(task, current=True)
@@ -185,11 +200,11 @@ class TaskRecords:
             flags.append("stack_overflow")
         if walk.end in (End.ERROR, End.NOT_IN_DUMP, End.EMPTY):
             flags.append("ends_early")
-        answer = _answer(judgement, running(task.cpu, walk, frames))
+        answer = _answer(judgement, explain_running(task.cpu, walk, frames))
         caller = self._frames.interrupted_caller(task, frames, 0, registers["sp"])
         return self._record(task, answer, True, frames, regs, flags, registers, caller)
 
-    # ---- what both share
+    # ---- of both
 
     def _recovery(self, task: Task, current: bool = False) -> Recovery:
         return Recovery(self._prog, self._recover_layout, task, current)
@@ -212,7 +227,7 @@ class TaskRecords:
     ) -> TaskStack:
         if task.addr in self._flags_of:
             flags = (*self._flags_of[task.addr], *flags)
-        return TaskStack(  # by position: keywords would cost as much again
+        return TaskStack(  # by position: keywords would double the time it takes
             task.addr,
             task.pid,
             task.tgid,
@@ -235,6 +250,13 @@ class TaskRecords:
         )
 
 
-def _answer(judgement: Judgement, because: Optional[Why]) -> Answer:
-    sentence, brief = (None, None) if because is None else (because.sentence, because.brief)
-    return Answer(judgement.verdict, judgement.reason, sentence, brief, judgement.step)
+def _answer(judgement: Judgement, explanation: Optional[Explanation]) -> Answer:
+    if explanation is None:
+        return Answer(judgement.verdict, judgement.reason, reason_frame=judgement.step)
+    return Answer(
+        judgement.verdict,
+        judgement.reason,
+        explanation.sentence,
+        explanation.brief,
+        judgement.step,
+    )

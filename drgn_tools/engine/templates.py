@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What equal stacks share: made once, and then put on each task with that stack.
+"""Templates: what the records of equal stacks have in common, made once for all of them.
 
 Stacks with the same signature have the same verdict and the same frames. Only their
-``pt_regs`` are each task's own: where they lie, what the registers hold, and who called
-the function that was interrupted.
+``pt_regs`` differ: their addresses, the values of the registers, and the caller of each
+interrupted function.
 """
 
 from __future__ import annotations
@@ -20,38 +20,50 @@ from ..records import Frame, Reason, SavedRegs, Verdict
 __all__ = ("Answer", "FindCaller", "Template", "Templates")
 
 _MAX_TEMPLATES = 20_000
-"""Different stacks that are kept of a kernel."""
+"""Different stacks of a kernel that are cached."""
 
 FindCaller = Callable[[Sequence[Frame], int, int], Optional[Frame]]
-"""(frames, index of an interrupted one, its stack pointer) -> the interrupted function's caller."""
+"""(frames, index of one that was interrupted, its stack pointer) -> frame of the interrupted function's
+caller; ``None`` if the walk did not skip it."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The verdict on a stack, from :attr:`.TaskStack.verdict` to :attr:`.TaskStack.reason_frame`."""
+    """The verdict on a stack: a part of its record."""
 
     verdict: Verdict
+    """:attr:`.TaskStack.verdict`"""
     reason: Optional[Reason] = None
+    """:attr:`.TaskStack.reason`"""
     why: Optional[str] = None
+    """:attr:`.TaskStack.why`"""
     brief: Optional[str] = None
+    """:attr:`.TaskStack.brief`"""
     reason_frame: Optional[int] = None
+    """:attr:`.TaskStack.reason_frame`"""
 
 
 class Template(msgspec.Struct, frozen=True):
-    """The record of a stack, and of every other with the same signature, but for its ``pt_regs``."""
+    """The record of the first stack with its signature, without the task."""
 
     answer: Answer
+    """The verdict."""
     frames: tuple[Frame, ...] = ()
+    """:attr:`.TaskStack.frames`"""
     regs: tuple[SavedRegs, ...] = ()
+    """:attr:`.TaskStack.regs`"""
     flags: tuple[str, ...] = ()
+    """Those of :attr:`.TaskStack.flags` that depend on the stack."""
     regs_at: tuple[int, ...] = ()
-    """Which of the frames are ``pt_regs``."""
+    """Index in :attr:`frames` of each of :attr:`regs`."""
 
     def with_regs(
         self, found: Sequence[tuple[int, Registers]], find_caller: FindCaller
     ) -> tuple[tuple[Frame, ...], tuple[SavedRegs, ...]]:
-        """Return frames and registers of another stack with the same signature.
+        """Return frames and saved registers of another stack with the same signature.
 
-        :param found: Address and registers of each of its ``pt_regs``, in stack order
+        :param found: Virtual address and registers of each of its ``pt_regs``, in stack order;
+            not empty
+        :param find_caller: Finds the caller of an interrupted function of that stack
         """
         frames, regs = self.frames, self.regs
         if frames[-1].user_mode:
@@ -62,7 +74,7 @@ class Template(msgspec.Struct, frozen=True):
         if not found:
             return frames, regs
         all_frames, all_regs = list(frames), list(regs)
-        # The outermost first: an interrupted function's caller is looked for in the frame above, too.
+        # The outermost first, because find_caller() compares what it finds with the next outer frame.
         for i in range(len(found) - 1, -1, -1):
             at, (address, registers) = self.regs_at[i], found[i]
             frame, entry = frames[at], regs[i].entry
@@ -73,7 +85,7 @@ class Template(msgspec.Struct, frozen=True):
 
 
 class Templates(BoundedCache[object, Template]):
-    """Templates of one kernel, by signature."""
+    """Templates of one kernel. The keys are the signature and whatever else the verdict depends on."""
 
     def __init__(self) -> None:
         super().__init__(_MAX_TEMPLATES)

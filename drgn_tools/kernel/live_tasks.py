@@ -14,7 +14,7 @@ from typing import Callable, Optional
 from drgn import Program, ProgramFlags
 
 from ..memory import read_word_or_none
-from .layout import symbol_address
+from .probing import symbol_address
 from .task_list import TASKS, THREADS, Links, TaskList
 from .tasks import Task, TaskReader
 

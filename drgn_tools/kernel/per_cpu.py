@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """CPU masks and per-CPU variables.
 
-As drgn.helpers.linux.cpumask and .percpu have them; but these come with all of
-drgn's helpers, whose import takes longer than all stacks of a small machine.
+drgn.helpers.linux.cpumask and .percpu have the same. But they import all of drgn's
+helpers, which takes longer than all stacks of a small machine.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ _MAX_MASK_BYTES = 1024
 
 
 def cpus_in(mask: Object) -> list[int]:
-    """Return the numbers of the CPUs in a mask, ascending.
+    """Return the numbers of the CPUs in a mask, ascending, as for_each_cpu() in linux/cpumask.h.
 
     :param mask: ``struct cpumask``
+    :raises UNUSABLE: if it is not in the dump, or its type is damaged
     """
     prog = mask.prog_
     try:
@@ -31,9 +32,12 @@ def cpus_in(mask: Object) -> list[int]:
 
 
 def per_cpu(variable: Object, cpu: int) -> Object:
-    """Return a CPU's own copy of a per-CPU variable.
+    """Return the copy of a per-CPU variable that belongs to one CPU, as per_cpu() in asm/percpu.h.
 
-    :param variable: As the program has it: its address is an offset
+    :param variable: the object that the program has, whose address is an offset
+    :param cpu: number of the CPU
+    :return: object of the same type, at a virtual address
+    :raises UNUSABLE: if the offset of the CPU is not in the dump, or a type is damaged
     """
     prog = variable.prog_
     try:

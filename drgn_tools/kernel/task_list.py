@@ -10,8 +10,9 @@ from typing import Callable, NamedTuple, Optional
 from drgn import FaultError, Program
 
 from ..memory import ADDRESS_MASK, UNUSABLE, read_word_or_none
-from .layout import TaskLayout, symbol_address
 from .per_cpu import cpus_in, per_cpu
+from .probing import symbol_address
+from .task_layout import TaskLayout
 from .tasks import Task, TaskReader, reading_neighbours
 
 __all__ = ("TASKS", "THREADS", "Cpu", "Links", "TaskList")

@@ -12,7 +12,8 @@ import msgspec
 from drgn import FaultError, Program
 
 from ..bounded_cache import BoundedCache
-from .layout import TaskLayout, probing
+from .probing import probing
+from .task_layout import TaskLayout
 
 __all__ = (
     "Task",
@@ -46,7 +47,7 @@ _MEMBERS = (
     "pid", "tgid", "comm", "state", "exit_state", "flags", "stack", "thread_sp", "tasks_next", "tasks_prev",
     "thread_node_next", "thread_node_prev", "signal", "nvcsw", "nivcsw", "stack_refcount", "cpu", "on_cpu",
 )  # fmt: skip
-"""Members of :class:`.layout.TaskLayout`, in the order in which :class:`TaskReader` takes them."""
+"""Members of :class:`.task_layout.TaskLayout`, in the order in which :class:`TaskReader` takes them."""
 _WHERE_ABSENT = {"stack_refcount": 1, "cpu": 0, "on_cpu": 0}
 """Values for the members that not every kernel has."""
 _FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}

@@ -17,7 +17,7 @@ from drgn import Object, Program
 from ..bounded_cache import BoundedCache
 from ..debuginfo.modules import listed_modules, module_memory, module_name
 from ..memory import UNUSABLE, follow_pointers, list_entries
-from .layout import symbol_address
+from .probing import symbol_address
 
 __all__ = ("KernelText", "TextKind", "TextRange")
 

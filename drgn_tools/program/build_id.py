@@ -61,5 +61,5 @@ def check_build_id_in_memory(prog: Program, name: str, path: str) -> None:
         start, stop = (prog.symbol(f"__{end}_notes").address for end in ("start", "stop"))
     except LookupError:
         return
-    notes = read_up_to(prog, start, min(stop - start, _MAX_NOTES_BYTES))
+    notes = read_up_to(prog, start, max(0, min(stop - start, _MAX_NOTES_BYTES)))
     check_build_id(name, build_id_among(notes_in(notes)), path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Is this file a kernel's core dump, and is it whole? Asked before drgn is, for a plain answer."""
+"""Whether a file is a kernel's core dump, and whole: checked before drgn opens it, for a plain answer."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ _QEMU_HINT = (
 
 
 def shown(path: str) -> str:
-    """Return a path as a message of one line may hold it."""
+    """Return a path for a message of one line: escaped if it has characters that are not printable."""
     return path if path and path.isprintable() else repr(path)
 
 
 def open_regular(path: str) -> BinaryIO:
-    """Open a file that must be a regular one.
+    """Open a file for reading, which must be a regular one.
 
-    :raises InputError: if it cannot be opened, or is something else
+    :raises InputError: if it cannot be opened, or is something else, such as a folder
     """
     try:
         mode = os.stat(path).st_mode
@@ -94,7 +94,7 @@ def _reason(error: OSError) -> str:
 
 
 def compression_of(path: str) -> Optional[str]:
-    """Return ``gzip``, ``xz`` or ``zstd`` by the first bytes of a file, ``None`` for all else.
+    """Return ``gzip``, ``xz`` or ``zstd`` by the first bytes of a file, ``None`` if it is none of these.
 
     :raises InputError: if it cannot be read
     """
@@ -106,22 +106,23 @@ def compression_of(path: str) -> Optional[str]:
 
 
 class CoreFile(NamedTuple):
-    """What has to be known of a core dump to open it."""
+    """What is needed to open a core dump."""
 
     path: str
+    """Of the file, unpacked."""
     cut_short: Optional[str] = None
-    """What is wrong with it though it can be opened, in words."""
+    """What of it is missing though it can be opened, in words; ``None`` if it is whole."""
     machine: Optional[str] = None
-    """utsname.machine, where libkdumpfile does not tell from the file what it is of."""
+    """utsname.machine, where libkdumpfile cannot tell the machine from the file."""
 
 
 def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> CoreFile:
     """Refuse what cannot be a core dump of an x86 Linux kernel.
 
-    :param path: The file, unpacked
-    :param name: What to call it in messages
-    :param have_vmcoreinfo: VMCOREINFO was given on its own
-    :raises InputError: with one line that says what the file is instead
+    :param path: of the file, unpacked
+    :param name: what to call it in a message
+    :param have_vmcoreinfo: VMCOREINFO was given in a file of its own
+    :raises InputError: in one line, what the file is instead
     """
     with open_regular(path) as file:
         magic = file.read(12)

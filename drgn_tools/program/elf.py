@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The little of ELF that opening a file needs: what it is, its notes, whether it is whole."""
+"""The part of ELF that opening a file needs: what it is, its notes, whether it is whole."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ class Elf(NamedTuple):
     machine: int
     """EM_*."""
     byteorder: str
-    """``<`` or ``>``, as struct(3) has it."""
+    """``<`` (little-endian) or ``>``, as Python's struct has it."""
     segments: tuple[Segment, ...]
-    """Program headers, those that are in the file."""
+    """The program headers."""
     file_bytes: int
-    """How long the file is."""
+    """Size of the file."""
 
     @property
     def announced_bytes(self) -> int:
-        """How long the file has to be to hold all its segments."""
+        """Size that the file must have to hold all its segments."""
         return max((segment.offset + segment.file_bytes for segment in self.segments), default=0)
 
 
@@ -63,7 +63,7 @@ class Note(NamedTuple):
 
 
 def read_elf(file: BinaryIO) -> Optional[Elf]:
-    """Return the headers of an ELF file, ``None`` if it is none or ends within them."""
+    """Return the headers of an ELF file, ``None`` if it is another file or ends within them."""
     file_bytes = file.seek(0, 2)
     file.seek(0)
     header = file.read(64)
@@ -95,7 +95,11 @@ def read_elf(file: BinaryIO) -> Optional[Elf]:
 
 
 def notes_in(data: bytes, byteorder: str = "<") -> Iterator[Note]:
-    """Return the notes in the contents of a PT_NOTE segment, as far as they are whole."""
+    """Return the notes of a PT_NOTE segment, up to the first that is not whole.
+
+    :param data: the contents of the segment
+    :param byteorder: ``<`` (little-endian) or ``>``
+    """
     header = struct.Struct(byteorder + "III")
     at = 0
     while at + header.size <= len(data):
@@ -113,7 +117,7 @@ def notes_in(data: bytes, byteorder: str = "<") -> Iterator[Note]:
 
 
 def read_notes(file: BinaryIO, elf: Elf) -> Iterator[Note]:
-    """Return the notes of an ELF file, as far as they are whole."""
+    """Return the notes of an ELF file, of each segment up to the first that is not whole."""
     for segment in elf.segments:
         if segment.type == PT_NOTE and segment.offset <= elf.file_bytes:
             file.seek(segment.offset)
@@ -122,7 +126,7 @@ def read_notes(file: BinaryIO, elf: Elf) -> Iterator[Note]:
 
 
 def build_id_among(notes: Iterable[Note]) -> Optional[str]:
-    """Return the GNU build ID in hex, ``None`` if no note is one."""
+    """Return the GNU build ID in hex, ``None`` if no note has it."""
     for note in notes:
         if note.name == b"GNU" and note.type == NT_GNU_BUILD_ID:
             return note.description.hex()

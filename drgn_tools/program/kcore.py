@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Opens the memory of the running kernel, /proc/kcore, or says what the system lacks for that."""
+"""Opens the memory of the running kernel, /proc/kcore, or says why the system does not allow it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ _NAME = "the running kernel"
 
 
 def open_running_kernel(prog: Program) -> None:
-    """Make a program that of the running kernel.
+    """Open the running kernel.
 
-    Who is not root and sits at a terminal is asked by sudo for the password, which is
-    needed to open one file.
+    For a user who is not root and sits at a terminal, sudo asks for the password; it opens one
+    file.
 
+    :param prog: a new program
     :raises InputError: in one line, what is missing and what to do
     """
     try:
@@ -38,12 +39,12 @@ def open_running_kernel(prog: Program) -> None:
             f"{_NAME}: there is no {_KCORE}: it needs CONFIG_PROC_KCORE=y, and containers hide it"
         ) from e
     except PermissionError as e:
-        if os.geteuid() == 0 or not _can_ask():
-            raise InputError(f"{_NAME}: {_why_refused(e)}") from e
+        if os.geteuid() == 0 or not _can_use_sudo():
+            raise InputError(f"{_NAME}: {_reason(e)}") from e
         _open_by_sudo(prog)
 
 
-def _can_ask() -> bool:
+def _can_use_sudo() -> bool:
     return shutil.which("sudo") is not None and sys.stdin is not None and sys.stdin.isatty()
 
 
@@ -55,19 +56,19 @@ def _open_by_sudo(prog: Program) -> None:
     except subprocess.CalledProcessError as e:
         raise InputError(f"{_NAME}: sudo did not open {_KCORE}") from e
     except PermissionError as e:
-        raise InputError(f"{_NAME}: {_why_refused(e)}") from e
+        raise InputError(f"{_NAME}: {_reason(e)}") from e
     except OSError as e:
         raise InputError(f"{_NAME}: {_KCORE}: {e.strerror}") from e
 
 
-def _why_refused(error: PermissionError) -> str:
-    # The file is root's (EACCES); the kernel itself asks for more (EPERM): see
-    # open_kcore() in fs/proc/kcore.c, v6.12.
+def _reason(error: PermissionError) -> str:
+    # EACCES: the file belongs to root. EPERM: open_kcore() in fs/proc/kcore.c (v6.12)
+    # asks for a capability, and for a kernel that is not locked down.
     if error.errno == errno.EACCES and os.geteuid() != 0:
         return f"only root may read {_KCORE}: run this with sudo"
     level = _lockdown_level()
     if level is not None and level != "none":
-        return f"{_KCORE} is closed, to root as well: the kernel is locked down (lockdown={level})"
+        return f"{_KCORE} is closed, also to root: the kernel is locked down (lockdown={level})"
     return (
         f"{_KCORE} cannot be opened: it takes the capability CAP_SYS_RAWIO, "
         "and a kernel that is not locked down"
@@ -75,7 +76,7 @@ def _why_refused(error: PermissionError) -> str:
 
 
 def _lockdown_level() -> Optional[str]:
-    """``none``, ``integrity`` or ``confidentiality``; ``None`` if that cannot be told."""
+    """Return ``none``, ``integrity`` or ``confidentiality``, ``None`` if that cannot be read."""
     try:
         found = re.search(r"\[(\w+)\]", _LOCKDOWN.read_text())
     except OSError:

@@ -68,20 +68,20 @@ _BITMAP_CHUNK_BYTES = 1 << 16
 
 
 class KdumpHeader(NamedTuple):
-    """What the headers say."""
+    """What the headers of a kdump file say."""
 
     block_bytes: int
     sub_header_blocks: int
     bitmap_blocks: int
-    """Of both bitmaps together."""
+    """Blocks of both bitmaps together."""
     max_pfn: int
     """One more than the highest page frame number."""
     utsname: tuple[str, ...]
     """sysname, nodename, release, version, machine, domainname; "" where there is none."""
     part: Optional[tuple[int, int]]
-    """The page frames that this part of a split dump holds, the last one not included."""
+    """[start, end) of the page frame numbers in this part of a split dump, ``None`` if it is whole."""
     is_incomplete: bool
-    """makedumpfile could not write all pages that it meant to."""
+    """makedumpfile could not write all the pages that it selected."""
 
     @property
     def bitmaps_end(self) -> int:
@@ -90,25 +90,25 @@ class KdumpHeader(NamedTuple):
 
 
 def is_flattened(file: BinaryIO) -> bool:
-    """Return whether this is the form that makedumpfile and QEMU write to a pipe."""
+    """Return whether a file has the flattened form, which makedumpfile and QEMU write to a pipe."""
     file.seek(0)
     return file.read(len(_FLATTENED_MAGIC)) == _FLATTENED_MAGIC
 
 
 def is_flattened_elf(file: BinaryIO) -> bool:
-    """Return whether it is not kdump, but ELF, that was flattened (``makedumpfile -E -F``)."""
+    """Return whether a file is a flattened ELF dump and not kdump (``makedumpfile -E -F``)."""
     return is_flattened(file) and _read(file, 0, 4) == b"\x7fELF"
 
 
 def has_end(file: BinaryIO) -> bool:
-    """Return whether a flattened file ends as it should."""
+    """Return whether a flattened file ends with its end mark."""
     size = file.seek(0, 2)
     file.seek(max(0, size - len(_END)))
     return file.read() == _END
 
 
 def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
-    """Return the headers, ``None`` where they are not whole, damaged, or of another format."""
+    """Return the headers of a kdump file, ``None`` if they are not whole, damaged, or of another format."""
     header = _read(file, 0, _HEADER_BYTES)
     if not header.startswith(_KDUMP_MAGIC) or len(header) < _HEADER_BYTES:
         return None
@@ -146,7 +146,7 @@ def _uts_fields(header: bytes) -> Iterator[str]:
 
 
 def announced_bytes(file: BinaryIO, header: KdumpHeader) -> int:
-    """Return how long the file (not flattened) has to be to hold all its pages."""
+    """Return the size in bytes that a file (not flattened) must have to hold all its pages."""
     # The second bitmap has a bit for each page in the file. Their data are in order.
     second = header.bitmap_blocks * header.block_bytes // 2
     file.seek(header.bitmaps_end - second)
@@ -166,7 +166,7 @@ def announced_bytes(file: BinaryIO, header: KdumpHeader) -> int:
 
 
 def _read(file: BinaryIO, at: int, size: int) -> bytes:
-    """Bytes of the dump, whichever form the file has; of a flattened one, of its start only."""
+    """Return bytes of the dump in either form of file; of a flattened one, bytes near its start only."""
     if is_flattened(file):
         return _read_records(file, at, size)
     file.seek(at)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Compressed cores: unpacked once, into the cache folder.
+"""Unpacks a compressed core once, into the cache folder.
 
-``$XDG_CACHE_HOME/drgn-tools/cores`` (``~/.cache/drgn-tools/cores``) holds one
-file for each core, named by what the core is; where that folder cannot be
-written, a temporary one, removed at exit. Runs of zeros become holes.
+``$XDG_CACHE_HOME/drgn-tools/cores`` (``~/.cache/drgn-tools/cores``) holds one file for each
+core, named by a hash of the core's path, size, time and ends. If that folder cannot be written, a
+temporary one is used and removed at exit. Runs of zeros become holes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .core_file import compression_of, open_regular, shown
 __all__ = ("Progress", "unpacked")
 
 Progress = Callable[[int, int], None]
-"""Called now and then with how many bytes of how many are read."""
+"""Called now and then with how many bytes are read, and of how many."""
 
 _CHUNK_BYTES = 1 << 20
 _HOLE_BYTES = 1 << 16
@@ -38,7 +38,7 @@ _KEY_BYTES = 1 << 16
 _MAX_BYTES = 1 << 44
 """16 TiB: more than any machine's memory, and what ext4 can hold in a file."""
 _SPARE_BYTES = 64 << 20
-"""What is left free on the disk."""
+"""How much is left free on the disk."""
 
 
 _ABANDONED_AFTER_S = 24 * 3600
@@ -54,8 +54,9 @@ def unpacked(
     progress: Optional[Progress] = None,
     into: Optional[Union[str, os.PathLike[str]]] = None,
 ) -> Path:
-    """Return the path of a core's bytes: *path* itself unless it is compressed.
+    """Return the path of the unpacked core: *path* itself if it is not compressed.
 
+    :param progress: called while it is unpacked
     :param into: existing folder to unpack into, instead of the cache folder
     :raises InputError: if it cannot be read, is damaged or cut short, there is
         no room for it, or nothing here can unpack zstd
@@ -92,7 +93,7 @@ def _cache_folder() -> Path:
 
 
 def _key(path: str) -> str:
-    # Which core this is, without reading all of it.
+    # Identify the core without reading all of it.
     identity = hashlib.sha256()
     with open_regular(path) as file:
         status = os.fstat(file.fileno())
@@ -105,7 +106,7 @@ def _key(path: str) -> str:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    # What was being unpacked when the process was killed.
+    # Files that were being unpacked when a process was killed.
     for unfinished in folder.glob("unpacking-*"):
         with suppress(OSError):
             if time.time() - unfinished.stat().st_mtime > _ABANDONED_AFTER_S:
@@ -115,7 +116,7 @@ def _remove_abandoned(folder: Path) -> None:
 def _unpack(
     path: str, compression: str, folder: Path, key: str, progress: Optional[Progress]
 ) -> Path:
-    # Into a file of its own first, so that nobody meets half a core.
+    # Unpack into a file of another name first, so that nobody opens half a core.
     unfinished: Optional[str] = None
     _remove_abandoned(folder)
     try:
@@ -146,7 +147,7 @@ def _reported(
     total = os.fstat(packed.fileno()).st_size
     for chunk in chunks:
         if progress is not None:
-            # The descriptor's own position, which a program that reads it moves, too.
+            # The position of the descriptor, which also a child process moves.
             progress(os.lseek(packed.fileno(), 0, os.SEEK_CUR), total)
         yield chunk
 

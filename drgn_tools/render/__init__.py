@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Records to text. Nothing here computes, and nothing else makes text.
+"""Records to text. Nothing here computes or prints.
 
-Renderers take finished records and yield lines, so the formats that can be
-streamed (json, jsonl, csv) need no memory however many tasks there are.
+Renderers take finished records and yield lines without newlines. json, jsonl and csv are
+streamed: their use of memory does not grow with the number of tasks.
 """
 
 from __future__ import annotations

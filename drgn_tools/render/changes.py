@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a watch found, a line each: for people, or as JSON."""
+"""The changes that ``tasks --watch`` found, a line for each: for people, or as JSON."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ __all__ = ("change_lines",)
 
 
 def change_lines(changes: Iterable[Change], when: float, style: str) -> Iterator[str]:
-    """One line for each change.
+    """Return one line for each change.
 
-    :param when: of the look, in seconds since the epoch.
-    :param style: ``table`` (columns for people) or ``jsonl``.
+    :param when: Time of the audit, in seconds since 1970.
+    :param style: ``table`` (columns for people, in local time) or ``jsonl``.
+    :return: Lines without newlines, safe for a terminal.
     """
     for change in changes:
         yield _json(change, when) if style == "jsonl" else _text(change, when)

@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which columns a table of each kind of record has, and what stands in them."""
+"""The columns of the tables, for each kind of record."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Optional
 
-from ..analysis.queries import (
-    KERNEL_WIDE,
-    StackGroup,
-    TaskFrame,
-    TaskRegs,
-    kernel_frames,
-    waiting_function,
-)
+from ..analysis.flatten import TaskFrame, TaskRegs
+from ..analysis.grouping import StackGroup
+from ..analysis.labels import frame_label, function_label, mode_name, place, symbol_text
+from ..analysis.waiting import kernel_frames, waiting_function
 from ..arch.registry import arch_named
-from ..records import Frame, TaskStack
-from .labels import frame_label, function_label, mode_name, place
+from ..records import KERNEL_WIDE, Frame, TaskStack
 from .table import Column
 
 __all__ = ("FRAMES", "GROUPS", "REGS", "TASKS", "TASKS_WITH_FRAMES")
@@ -35,7 +30,7 @@ def _flags(task: TaskStack) -> str:
 
 
 def _why(task: TaskStack) -> str:
-    if task.reason in KERNEL_WIDE:  # the sentence stands above the table
+    if task.reason in KERNEL_WIDE:  # a note above the table has the sentence
         return task.reason.value
     return _with_crash(task, task.why) or _flags(task)
 
@@ -45,12 +40,12 @@ def _brief(task: TaskStack) -> str:
 
 
 def _with_crash(task: TaskStack, why: Optional[str]) -> Optional[str]:
-    # The one task that a reader of a crash dump looks for first.
+    # In a crash dump this is the first task to look for.
     return f"{why} (crashed)" if why and "crashed" in task.flags else why
 
 
 def _regs_letters(task: TaskStack) -> str:
-    # A letter for each pt_regs, innermost first: "ku" is a fault in a syscall.
+    # A letter for each pt_regs, innermost first: "ku" is a fault in a system call.
     letters = "".join(mode_name(regs.user_mode)[0] for regs in task.regs)
     if len(letters) <= _LETTERS_MAX:
         return letters or "-"
@@ -79,7 +74,7 @@ def _why_and_stack(why: str, task: TaskStack) -> list[str]:
 
 
 def _stack_lines(frames: Sequence[Frame]) -> list[str]:
-    # With an empty line below, or the stacks of two rows run into each other.
+    # The empty line separates the stacks of two rows.
     return [*map(_marked, frames), ""] if frames else ["-", ""]
 
 
@@ -101,7 +96,7 @@ TASKS = (
     *_HOW_MUCH,
     Column("FUNCTION", _function, floor=12),
 )
-"""Of :class:`TaskStack`, one row each."""
+"""Columns of a :class:`TaskStack`: one line each."""
 
 TASKS_WITH_FRAMES = (
     *_WHO,
@@ -114,16 +109,16 @@ TASKS_WITH_FRAMES = (
         brief=lambda task: _why_and_stack(_brief(task), task),
     ),
 )
-"""Of :class:`TaskStack`, one row each, a line for each frame."""
+"""Columns of a :class:`TaskStack` with its stack: a line for each frame."""
 
 
 def _ip_of_regs(found: TaskRegs) -> str:
     regs = found.regs
-    return _hex(regs["ip"]) if regs.user_mode else place(regs["ip"], regs.symbol)
+    return _hex(regs["ip"]) if regs.user_mode else place(regs["ip"], symbol_text(regs), regs.module)
 
 
 def _orig_ax(found: TaskRegs) -> str:
-    # A syscall number, or minus one and the like: small numbers either way.
+    # A system call number, or a small negative number such as -1.
     value = found.regs.registers["orig_ax"]
     bits = 8 * arch_named(found.task.arch).regs.word_bytes
     signed = value - (value >> (bits - 1) << bits)
@@ -140,7 +135,7 @@ REGS = (
     Column("SP", lambda found: _hex(found.regs["sp"]), right=True),
     Column("ORIG_AX", _orig_ax, right=True, optional=1),
 )
-"""Of :class:`TaskRegs`."""
+"""Columns of a :class:`TaskRegs`."""
 
 FRAMES = (
     Column("PID", lambda found: str(found.task.pid), right=True),
@@ -151,7 +146,7 @@ FRAMES = (
     Column("STACK", lambda found: found.frame.stack),
     Column("PT_REGS", lambda found: "-" if found.frame.regs is None else _hex(found.frame.regs)),
 )
-"""Of :class:`TaskFrame`."""
+"""Columns of a :class:`TaskFrame`."""
 
 
 def _symbol(found: TaskFrame) -> str:
@@ -183,4 +178,4 @@ GROUPS = (
     Column("TASKS", _who_lines, floor=20),
     Column("STACK", lambda group: _stack_lines(group.frames), floor=20),
 )
-"""Of :class:`StackGroup`."""
+"""Columns of a :class:`StackGroup`."""

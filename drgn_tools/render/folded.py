@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Folded stacks, the input of flamegraph.pl, inferno and speedscope.
 
-A line is ``outermost;...;innermost COUNT``: functions without offsets, so
-stacks that differ only in where a function calls the next become one.
+A line is ``outermost;...;innermost COUNT``. Functions have no offsets, so stacks that
+differ only in the place of a call within a function are counted together.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from ..analysis.queries import kernel_frames
+from ..analysis.labels import function_label
+from ..analysis.waiting import kernel_frames
 from ..records import TaskStack
 from ..terminal.escape import escape
-from .labels import function_label
 
 __all__ = ("folded_lines",)
 
 
 def folded_lines(tasks: Iterable[TaskStack], by_comm: bool = False) -> Iterator[str]:
-    """The stacks of *tasks* in the kernel, most frequent first.
+    """Return the folded kernel stacks of tasks, most frequent first.
 
-    A task without frames counts as ``[running]``, or by its verdict.
+    A task without frames counts by its reason, such as ``[running]``, or as ``[no_stack]``.
 
-    :param by_comm: put the name of the task first, as perf does.
+    :param by_comm: Put the name of the task first, as perf does.
+    :return: Lines without newlines, safe for a terminal.
     """
     counts = Counter(_fold(task, by_comm) for task in tasks)
     return (f"{stack} {count}" for stack, count in counts.most_common())
@@ -39,5 +40,5 @@ def _fold(task: TaskStack, by_comm: bool) -> str:
 
 
 def _element(name: str) -> str:
-    # The two characters the format is made of; perf's scripts use _ as well.
+    # The format uses ";" and " " as separators; perf's scripts replace spaces with "_" as well.
     return escape(name).replace(";", ":").replace(" ", "_") or "_"

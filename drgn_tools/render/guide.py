@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The words around the demo."""
+"""The text before and after the table of ``demo``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ __all__ = ("after_tasks", "before_tasks")
 
 
 def before_tasks(kernel: KernelInfo) -> Iterator[str]:
-    """What the reader is about to see."""
+    """Return the lines before the table: which kernel it is, and in which order its tasks are."""
     yield f"A real vmcore of Linux {kernel.release}, opened without debuginfo. Its tasks, those first"
     yield "whose stacks the kernel itself would not trust (stack_trace_save_tsk_reliable()):"
     yield ""
 
 
 def after_tasks(audit: KernelAudit, core: str, program: str) -> Iterator[str]:
-    """One stack in full, and where to go next.
+    """Return the lines after the table: one stack in full, and commands to try next.
 
-    :param program: how the reader called this program.
-    :param core: path of the vmcore, for commands to copy.
+    :param core: Path of the vmcore, for the commands.
+    :param program: How the reader called this program, for the commands.
+    :return: Lines; none if no task of the audit is unreliable.
     """
     task = _most_telling(audit)
     if task is None:
@@ -47,7 +48,7 @@ def after_tasks(audit: KernelAudit, core: str, program: str) -> Iterator[str]:
 
 
 def _most_telling(audit: KernelAudit) -> Optional[TaskStack]:
-    # Asleep with registers of both modes on its stack: what nobody expects.
+    # Sleeping, with registers of both modes on its stack: the case that surprises most.
     unreliable = [task for task in audit if task.verdict is Verdict.UNRELIABLE]
     return min(
         unreliable,

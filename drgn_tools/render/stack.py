@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One stack drawn in full, as the reader of an oops or of crash's ``bt`` knows it::
+"""One stack drawn in full, in the style of an oops and of crash's ``bt``::
 
     PID: 51  TGID: 42  TASK: ff1100000261d000  CPU: 1  STATE: S  COMMAND: "reader"
     VERDICT: unreliable at #7: page fault in rep_stos_alternative+0x40
@@ -13,9 +13,9 @@
           └
         #8  ffffffff8130d0c4  vfs_read+0x8f
 
-Each ``pt_regs`` lies where the unwinder meets it: the frames above it in the
-text are what the CPU did after it was interrupted. Lines stay within 100
-columns unless a symbol's name is longer.
+Each ``pt_regs`` is drawn where the unwinder meets it: the frames above it are what
+the CPU did after the interrupt or exception. Lines have at most 100 columns, unless
+a symbol's name is very long.
 """
 
 from __future__ import annotations
@@ -24,44 +24,48 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Optional
 
+from ..analysis.labels import frame_label, mode_name
 from ..arch.base import Arch
 from ..arch.registry import arch_named
 from ..records import Frame, KernelInfo, TaskStack
 from ..terminal.escape import escape
-from .labels import frame_label, mode_name
 
 __all__ = ("draw_stack", "draw_stacks")
 
 
 def draw_stack(task: TaskStack, kernel: Optional[KernelInfo] = None) -> str:
-    """The stack of *task* as lines of text, with every register of every ``pt_regs``.
+    """Return the stack of a task as text, with every register of every ``pt_regs``.
 
-    :param kernel: where the task is from; its log is shown with the task that crashed it.
-    :return: lines joined by newlines, none at the end; safe for a terminal.
+    :param kernel: Kernel of the task. The stack of the task that crashed it gets the headlines
+        from its log.
+    :return: Lines joined by newlines, without one at the end; safe for a terminal.
     """
-    said = kernel.last_words if kernel and "crashed" in task.flags else ()
-    return "\n".join(_lines(task, arch_named(task.arch), said))
+    headlines = kernel.last_words if kernel and "crashed" in task.flags else ()
+    return "\n".join(_lines(task, arch_named(task.arch), headlines))
 
 
 def draw_stacks(tasks: Iterable[TaskStack], kernel: Optional[KernelInfo] = None) -> Iterator[str]:
-    """Each of *tasks* as :func:`draw_stack` draws it, an empty line between two."""
+    """Yield the text of :func:`draw_stack` for each task, and an empty line between two tasks.
+
+    :param kernel: Kernel of the tasks, as for :func:`draw_stack`.
+    """
     for number, task in enumerate(tasks):
         if number > 0:
             yield ""
         yield draw_stack(task, kernel)
 
 
-def _lines(task: TaskStack, arch: Arch, last_words: Sequence[str]) -> Iterator[str]:
+def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str]) -> Iterator[str]:
     digits = arch.digits
     yield _identity(task, digits)
-    for line in last_words:
+    for line in headlines:
         yield f"LOG: {escape(line)}"
     yield _verdict(task)
     if task.flags:
         yield f"FLAGS: {escape(', '.join(task.flags))}"
     regs_by_address = {regs.address: regs for regs in task.regs}
-    # As an oops does it: <NMI> ... </NMI>, <IRQ> ... But where there is only the
-    # task's own stack, that goes without saying.
+    # As an oops marks them: <NMI> ... </NMI>, <IRQ> ... If there is only the task's own
+    # stack, no marks are needed.
     several = any(frame.stack != "task" for frame in task.frames)
     stack: Optional[str] = None if several else "task"
     for number, frame in enumerate(task.frames):
@@ -121,7 +125,7 @@ def _frame(frame: Frame, number: int, digits: int, marked: bool) -> str:
 
 
 def _skipped(caller: Frame, digits: int) -> str:
-    """As an oops has it, what is on the stack and not of the walk."""
+    """Return the line of a caller that the walk skipped, marked as in an oops."""
     return f"      ?  {caller.ip:0{digits}x}  {escape(frame_label(caller))}"
 
 
@@ -139,7 +143,7 @@ def _register_rows(registers: Mapping[str, int], arch: Arch) -> Iterator[str]:
 
 @lru_cache(maxsize=16)
 def _register_formats(names: tuple[str, ...], arch: Arch) -> tuple[str, ...]:
-    """The rows of registers with these names, without their values."""
+    """Return a format string for each row of registers with these names."""
     rows = []
     shown: set[str] = set()
     for row in arch.register_rows:
@@ -147,7 +151,7 @@ def _register_formats(names: tuple[str, ...], arch: Arch) -> tuple[str, ...]:
         shown.update(part for name in entries for part in name.split(":"))
         if entries:
             rows.append("  ".join(_register_format(name, arch) for name in entries))
-    # Nothing that was saved is left out, also of a kernel that saves more.
+    # Show every saved register, also those of a kernel that saves more.
     rows.extend(_register_format(name, arch) for name in names if name not in shown)
     return tuple(rows)
 

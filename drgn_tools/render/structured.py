@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""json, jsonl and csv: for programs to read. Streamed, a record at a time."""
+"""json, jsonl and csv, for programs to read. They are streamed, one record at a time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from ..analysis.record_fields import KERNEL, Fields, as_object
 from ..records import KernelInfo
 from ..terminal.escape import escape
-from .fields import KERNEL, Fields, as_object
 
 __all__ = ("csv_lines", "json_lines", "jsonl_lines")
+
+_FORMULA_STARTS = ("=", "+", "-", "@")
+"""A spreadsheet evaluates a cell that begins so, and a comm is chosen by whoever runs the program (OWASP,
+"CSV Injection"; the tab and the carriage return named there are escaped)."""
 
 
 def json_lines(
@@ -24,17 +28,19 @@ def json_lines(
     objects: Iterable[dict[str, Any]],
     problems: Sequence[str],
 ) -> Iterator[str]:
-    """One JSON document, an object of the list on each line.
+    """Yield the lines of one JSON document, with one object of its list on each line.
 
-    :param schema: name and number of the schema, ``drgn-tools.tasks/1``.
-    :param tool: our version.
-    :param key: name of the list.
-    :param problems: read last, so that it may be filled while *objects* are.
+    :param schema: Name and number of the schema: ``drgn-tools.tasks/1``.
+    :param tool: Version of drgn-tools.
+    :param kernel: Kernel that the objects are from.
+    :param key: Name of the list.
+    :param objects: Objects of the list; read one at a time.
+    :param problems: Read after *objects*, so that the caller may append to it meanwhile.
     """
     yield f'{{"schema": {_json(schema)}, "tool": {_json(tool)},'
     yield f' "kernel": {_json(as_object(KERNEL, kernel))},'
     yield f' "{key}": ['
-    # One object behind, for the comma that JSON wants between but not after.
+    # Print one object late: JSON has a comma between objects, but not after the last.
     before = None
     for object_ in objects:
         if before is not None:
@@ -47,23 +53,26 @@ def json_lines(
 
 
 def jsonl_lines(objects: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """JSON objects, one a line."""
+    """Return one line of JSON for each object."""
     return (_json(object_) for object_ in objects)
 
 
 def _json(value: Any) -> str:
-    # Pure ASCII: json escapes controls, and with this also everything else
-    # that a terminal could take amiss.
+    # Pure ASCII: json escapes control characters, and with ensure_ascii also everything
+    # else that could confuse a terminal.
     return json.dumps(value, ensure_ascii=True)
 
 
 def csv_lines(fields: Fields, records: Iterable[Any]) -> Iterator[str]:
-    """Comma-separated values as in RFC 4180, but with Unix line ends, below a header.
+    """Yield a header, and a row for each record, as in RFC 4180 but with Unix line ends.
 
-    Nothing is the empty cell, truth is ``true`` or ``false``, the items of a
-    list are separated by ``;``. Text is escaped, so a record is always one line.
+    ``None`` is the empty cell, a bool is ``true`` or ``false``, the items of a
+    list are separated by ``;``. Text is escaped, so a record is always one line,
+    and text that a spreadsheet would take for a formula begins with an apostrophe.
+
+    :param fields: Names of the columns, each with the function from a record to its value.
     """
-    yield _csv_line(fields)
+    yield _csv_line(map(_csv_cell, fields))
     for record in records:
         yield _csv_line(_csv_cell(get(record)) for get in fields.values())
 
@@ -81,4 +90,7 @@ def _csv_cell(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list):
         return ";".join(_csv_cell(item).replace(";", "\\x3b") for item in value)
-    return escape(str(value))
+    if not isinstance(value, str):
+        return str(value)
+    text = escape(value)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

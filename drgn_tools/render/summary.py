@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The lines that stand above and below a result: which kernel, how many of what."""
+"""The lines before and after a result: which kernel, and how many tasks have which verdict."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..records import KernelInfo, Reason, Verdict
 
-__all__ = ("kernel_line", "unjudged_line", "unreadable_line", "verdict_line")
+__all__ = ("audit_warnings", "kernel_line", "unjudged_line", "unreadable_line", "verdict_line")
 
 
 def kernel_line(kernel: KernelInfo) -> str:
-    """Which kernel, and how its stacks are read."""
+    """Return a line that says which kernel this is, and how its stacks are read."""
     unwinder = {"frame_pointer": "frame pointers", "orc": "ORC", "guess": "guess"}
     how = unwinder.get(kernel.unwinder or "", "unknown")
     encoding = f" ({kernel.encoding} encoding)" if kernel.encoding else ""
@@ -23,16 +23,19 @@ def kernel_line(kernel: KernelInfo) -> str:
 
 
 def verdict_line(counts: Mapping[Verdict, int]) -> str:
-    """How many tasks have which verdict."""
+    """Return a line that says how many tasks have which verdict.
+
+    :param counts: Number of tasks for each verdict; a verdict without tasks may be missing.
+    """
     each = ", ".join(f"{counts.get(verdict, 0)} {verdict.value}" for verdict in Verdict)
     return f"{_count(sum(counts.values()), 'task')}: {each}"
 
 
 def unjudged_line(reasons: Counter[Reason], why: Mapping[Reason, str]) -> str:
-    """How many tasks could not be judged, and why.
+    """Return a line that says how many tasks could not be judged, and why.
 
-    :param reasons: how many for which reason.
-    :param why: the sentences of reasons that all tasks of a kernel share.
+    :param reasons: Number of tasks for each reason.
+    :param why: Sentences for the reasons that all tasks of a kernel share.
     """
     each = (
         f"{number} {reason}{f' ({why[reason]})' if reason in why else ''}"
@@ -42,8 +45,18 @@ def unjudged_line(reasons: Counter[Reason], why: Mapping[Reason, str]) -> str:
 
 
 def unreadable_line(count: int) -> str:
-    """How many stacks have a verdict of ``unreadable``."""
+    """Return a line that says how many stacks are unknown for the reason ``unreadable``."""
     return f"{count} of the stacks could not be read to the end (unreadable)"
+
+
+def audit_warnings(problems: Sequence[str], unreadable: int) -> list[str]:
+    """Return a line for each thing that an audit could not read.
+
+    :param problems: :attr:`~drgn_tools.records.KernelAudit.problems` of the audit.
+    :param unreadable: Number of stacks that could not be read to the end.
+    :return: The lines. If there are none, the audit is complete.
+    """
+    return [*problems, *([unreadable_line(unreadable)] if unreadable else [])]
 
 
 def _count(number: int, what: str) -> str:

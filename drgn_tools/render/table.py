@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tables: tabulate, and how a table is made to fit.
+"""Tables, drawn by tabulate, and how a table is made to fit a width.
 
-Where it is too wide, columns that say least are left out, then columns of words
-are shortened. A number, an address or a verdict is shown whole or the table is
-wider.
+If a table is too wide, its least important columns are left out, and then columns of text are
+shortened. Numbers, addresses and verdicts are never shortened; the table is wider instead.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ _GAP = 2
 
 _ELLIPSIS = "…"
 _FLOOR_MIN = 8
-"""Below this nothing is left to recognise."""
+"""Shorter text would not be recognisable."""
 
 _HEAD_MIN = 4
-"""A beginning shorter than this says nothing."""
+"""A shorter beginning would not be recognisable."""
 
 Cell = Union[str, Sequence[str]]
 """Text, or lines of text."""
@@ -39,19 +38,20 @@ class Column:
     """A column of a table."""
 
     heading: str
-    """Above the column."""
+    """Heading of the column."""
     cell: Callable[[Any], Cell]
-    """What a record says in it; not escaped."""
+    """Function from a record to its cell; the text is not escaped."""
     right: bool = False
-    """Aligned to the right, as numbers are."""
+    """Align to the right, as for numbers."""
     floor: int = 0
-    """May be shortened when room is short, if possible to no less than this; 0: never."""
+    """If the table is too wide, the column may be shortened to this many characters, or to fewer
+    if that is not enough; 0: never shortened."""
     brief: Optional[Callable[[Any], Cell]] = None
-    """What a record says in it where the table would be too wide otherwise."""
+    """As :attr:`cell`, for a table that would be too wide otherwise."""
     optional: int = 0
-    """May be left out when room is short, 1 first; 0: never."""
+    """If the table is too wide, columns with 1 are left out first, then 2 ...; 0: never."""
     wrap: bool = False
-    """Goes on in the next line when room is short, at its floor, instead of being shortened."""
+    """If the column is too wide, continue in the next line instead of shortening."""
 
 
 def table_lines(
@@ -61,11 +61,12 @@ def table_lines(
     width: Optional[int] = None,
     complete: Optional[str] = None,
 ) -> Iterator[str]:
-    """A table of *records*.
+    """Yield the lines of a table, with a row for each record.
 
-    :param style: name of a tabulate format, ``None`` for our own plain one.
-    :param width: characters a line of ours may have, ``None`` for any.
-    :param complete: what has the columns that were left out; if given, a line below says which these are.
+    :param style: Name of a tabulate format; ``None`` for our own plain one.
+    :param width: Largest number of characters in a line of the plain format; ``None`` for any.
+    :param complete: What shows all columns, such as ``--format csv has them``. If given, a last line
+        names the columns that were left out.
     """
     records = list(records)
     rows = [[_lines(column.cell(record)) for column in columns] for record in records]
@@ -77,7 +78,7 @@ def table_lines(
     all_columns = columns
     if width is not None and sum(_widths(columns, rows)) > _room(columns, width):
         columns, rows = _fitted(columns, records, rows, width)
-    # As a row of their own: headers proper are padded by two more spaces.
+    # The headings are a row: tabulate pads its own headers by two more spaces.
     first = [[column.heading] for column in columns]
     yield from _tabulate(columns, [first, *rows], (), "plain")
     left_out = [column.heading.lower() for column in all_columns if column not in columns]
@@ -94,9 +95,9 @@ def _tabulate(
         [[newline.join(cell) for cell in row] for row in rows],
         headers=headings,
         tablefmt=style,
-        # Or "0x10" and "1e5" would become numbers.
+        # Otherwise "0x10" and "1e5" would become numbers.
         disable_numparse=True,
-        # tabulate cannot align columns of which it has seen no cell.
+        # tabulate cannot align the columns of a table without rows.
         colalign=["right" if column.right else "left" for column in columns] if rows else None,
     )
     return (line.rstrip(" ") for line in text.split("\n"))
@@ -107,7 +108,7 @@ def _lines(cell: Cell) -> list[str]:
 
 
 def _no_markup(text: str) -> str:
-    # What would end a cell of a Markdown table, or begin a tag in one.
+    # "|" would end a cell of a Markdown table, "<" would begin a tag.
     return text.replace("|", "\\x7c").replace("<", "\\x3c")
 
 
@@ -158,7 +159,7 @@ def _fit(columns: Sequence[Column], rows: list[list[list[str]]], width: int) -> 
     floors = {i: column.floor for i, column in enumerate(columns) if column.floor}
     room = _room(columns, width)
     _give_way(widths, floors, room)
-    # Still too wide, as on a terminal of 80 columns: then to the bone.
+    # Still too wide, as on a terminal of 80 columns: shorten to the minimum.
     _give_way(widths, {i: _FLOOR_MIN for i in floors if not columns[i].wrap}, room)
     for row in rows:
         for i in floors:
@@ -179,7 +180,8 @@ def _wrapped(lines: list[str], width: int) -> list[str]:
 
 
 def _give_way(widths: list[int], floors: Mapping[int, int], room: int) -> None:
-    # The column with most above its floor does, until all fit or none can.
+    # Shorten the column that is furthest above its floor, until the table fits or none can be
+    # shortened.
     if not floors:
         return
     for _ in range(sum(widths) - room):
@@ -196,12 +198,13 @@ _PLACE = re.compile(r"(?<= in )\S+(?: \[\S+\])?$")
 
 
 def shorten(text: str, width: int) -> str:
-    """*text* in *width* characters, with an ellipsis for what is left out.
+    """Return text shortened to a width, with an ellipsis in place of the omitted part.
 
-    Of a sentence about a function the function is what matters:
-    ``preempted by…vfs_read+0x8f``, ``…rep_stos_alternative``. Of a function with
-    its offset the offset stays, of all else the beginning. A number is kept
-    whole or left out whole.
+    A sentence about a function keeps the function: ``preempted by…vfs_read+0x8f``,
+    ``…rep_stos_alternative``. A function with an offset keeps the offset, other text its
+    beginning. A number is kept whole or omitted whole.
+
+    :param width: Largest number of characters, at least 1.
     """
     if len(text) <= width:
         return text
@@ -214,20 +217,20 @@ def shorten(text: str, width: int) -> str:
     for number in _NUMBER.finditer(text):
         if number.start() < end < number.end():
             end = number.start()
-    # Half the name of a module is none.
+    # Do not show part of a module's name.
     head = text[:end].partition(" [")[0]
     return head.rstrip(" ") + _ELLIPSIS + tail
 
 
 def _tail(text: str, width: int) -> str:
-    """What of the end of *text* stays, if not all can."""
+    """Return the part of the end of a text that is kept when it is shortened."""
     place = _PLACE.search(text)
     if place is None:
-        # Of a single word the offset.
+        # A single word keeps its offset.
         function, plus, offset = text.rpartition("+")
         fits = " " not in text and len(offset) < width // 2
         return plus + offset if fits else ""
-    # The function, if need be without its module, or its offset, or cut.
+    # The function; if it is too long, without its module, then without its offset, then shortened.
     function = place[0].partition(" ")[0]
     bare = function.rpartition("+")[0] or function
     tails = (place[0], function, bare)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What each command shows, in whichever format."""
+"""What each command shows, in each format."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from .. import __version__
-from ..analysis import queries
+from ..analysis import flatten
+from ..analysis import record_fields as fields
+from ..analysis.record_fields import Fields, as_object
 from ..records import KernelInfo
-from . import columns, fields
-from .fields import Fields, as_object
+from . import columns
 from .structured import csv_lines, json_lines, jsonl_lines
 from .table import Column, table_lines
 
@@ -25,15 +26,15 @@ class View:
     schema: str
     """Name and number of the JSON schema."""
     key: str
-    """Name of the list in it."""
+    """Name of the list in the JSON document."""
     objects: Fields
-    """Of an object in JSON."""
+    """Fields of a JSON object."""
     csv: Fields
-    """Of a row in csv."""
+    """Fields of a csv row."""
     columns: Sequence[Column]
-    """Of a row in a table."""
+    """Columns of a table."""
     rows: Callable[[Iterable[Any]], Iterable[Any]] = iter
-    """From the records of JSON to those of the rows, where these are finer."""
+    """Function from the records of JSON to those of the rows, if a JSON object has several rows."""
 
 
 TASKS = View("drgn-tools.tasks/1", "tasks", fields.TASK, fields.TASK, columns.TASKS)
@@ -54,7 +55,7 @@ FRAMES = View(
     fields.TASK_WITH_FRAMES,
     fields.FRAME_CSV,
     columns.FRAMES,
-    rows=queries.each_frame,
+    rows=flatten.each_frame,
 )
 """A row for each frame."""
 
@@ -63,9 +64,9 @@ GROUPS = View("drgn-tools.groups/1", "groups", fields.GROUP, fields.GROUP_CSV, c
 
 
 def regs_view(arch: str) -> View:
-    """A row for each ``pt_regs``.
+    """Return the view with a row for each ``pt_regs``.
 
-    :param arch: of the kernel; it says which registers there are.
+    :param arch: Architecture of the kernel (:attr:`KernelInfo.arch`), which decides the registers.
     """
     return View(
         "drgn-tools.regs/1", "regs", fields.REGS_OF_TASK, fields.regs_csv(arch), columns.REGS
@@ -80,10 +81,15 @@ def render(
     problems: Sequence[str] = (),
     width: Optional[int] = None,
 ) -> Iterator[str]:
-    """The lines of *records* as *view* shows them.
+    """Return the lines of records in one format.
 
+    :param view: Which fields and columns to show.
     :param style: ``json``, ``jsonl``, ``csv``, ``table``, or the name of a tabulate format.
-    :param width: characters a line of ``table`` may have, ``None`` for any.
+    :param kernel: Kernel that the records are from.
+    :param records: Read one at a time by ``json``, ``jsonl`` and ``csv``.
+    :param problems: What could not be read, for ``json``; may be filled while *records* is read.
+    :param width: Largest number of characters in a line of ``table``; ``None`` for any.
+    :return: Lines without newlines, safe for a terminal.
     """
     if style == "csv":
         return csv_lines(view.csv, view.rows(records))

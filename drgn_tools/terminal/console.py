@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where text goes: results to stdout or a file, everything else to stderr."""
+"""Output of the command lines: results to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from ..errors import DrgnToolsError
 from .escape import escape
 
 __all__ = (
+    "EXIT_INTERRUPTED",
     "EXIT_OUTPUT",
+    "EXIT_READER_GONE",
     "Console",
     "OutputError",
     "ReaderGoneError",
@@ -29,6 +31,10 @@ __all__ = (
 
 EXIT_OUTPUT = 74
 """The result could not be written (EX_IOERR of sysexits.h)."""
+EXIT_INTERRUPTED = 128 + 2
+"""Ctrl-C: the exit code that a shell reports for a program killed by SIGINT."""
+EXIT_READER_GONE = 128 + 13
+"""The reader of the output closed the pipe: the exit code that a shell reports for SIGPIPE."""
 
 
 class OutputError(DrgnToolsError):
@@ -38,19 +44,22 @@ class OutputError(DrgnToolsError):
 
 
 class ReaderGoneError(Exception):
-    """Whoever read our output wants no more of it, as ``head -1`` does. Nothing to report."""
+    """The reader of the output closed the pipe, as ``head -1`` does. This is not an error to report."""
 
 
 _WIDTH = 100
-"""Columns of a table that goes to no terminal."""
+"""Width of a table that does not go to a terminal, in characters."""
 _WIDTH_MIN = 80
 
 _ASCII = {"…": "~", "┌": "+", "│": "|", "└": "+"}
-"""What we draw with, for a terminal that has no such characters. Equally wide."""
+"""Replacements of equal width, for a terminal without these characters."""
 
 
 def is_terminal(stream: Optional[TextIO]) -> bool:
-    """Does a person look at *stream*? It is ``None`` where the process was given none."""
+    """Return whether a stream is a terminal.
+
+    :param stream: Open or closed stream; ``None`` if the process was started without it.
+    """
     try:
         return stream is not None and stream.isatty()
     except ValueError:  # closed
@@ -58,7 +67,12 @@ def is_terminal(stream: Optional[TextIO]) -> bool:
 
 
 def table_width(stream: Optional[TextIO]) -> int:
-    """Characters a line of a table on *stream* may have. ``COLUMNS`` wins, as everywhere."""
+    """Return how many characters a line of a table on a stream may have.
+
+    The environment variable ``COLUMNS`` wins over the size of the terminal. Without both it is 100.
+
+    :return: Number of characters, at least 80.
+    """
     fallback = (_WIDTH, 24)
     if is_terminal(stream) or "COLUMNS" in os.environ:
         return max(shutil.get_terminal_size(fallback).columns, _WIDTH_MIN)
@@ -66,11 +80,12 @@ def table_width(stream: Optional[TextIO]) -> int:
 
 
 def write_lines(lines: Iterable[str], stream: Optional[TextIO] = None) -> None:
-    """Write *lines* as they come, and all of them before this returns.
+    """Write each line as it comes, and flush the stream at the end.
 
-    :param stream: stdout by default.
-    :raises ReaderGoneError: nobody reads any more.
-    :raises OutputError: they cannot be written.
+    :param lines: Lines without newlines.
+    :param stream: Stream to write to; stdout by default.
+    :raises ReaderGoneError: if the reader of a pipe closed it.
+    :raises OutputError: if the stream is closed or cannot be written.
     """
     stream = stream or sys.stdout
     if stream is None:
@@ -81,7 +96,8 @@ def write_lines(lines: Iterable[str], stream: Optional[TextIO] = None) -> None:
 
 
 def _write(stream: TextIO, line: Optional[str]) -> None:
-    # Only around the write itself: an OSError of the dump is another matter.
+    # Only the write is in the try block: the lines are made from the dump, and reading it may raise
+    # OSError, too.
     try:
         if line is None:
             stream.flush()
@@ -94,21 +110,21 @@ def _write(stream: TextIO, line: Optional[str]) -> None:
 
 
 def discard(stream: Optional[TextIO]) -> None:
-    """Throw away what *stream* still holds: it cannot be written.
+    """Discard the buffer of a stream, after a write failed.
 
-    Or the interpreter, on its way out, tries once more, complains, and changes
-    the exit code.
+    Otherwise the interpreter tries to write the buffer again when it exits, prints an error, and
+    changes the exit code.
     """
-    # It may be closed, or none of the process.
+    # The stream may be closed, or not a file at all.
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as devnull:
         if stream is not None:
             os.dup2(devnull.fileno(), stream.fileno())
 
 
 def be_lenient(stream: TextIO) -> None:
-    """Make *stream* write what its encoding lacks as something else rather than fail."""
+    """Make a stream replace characters that its encoding lacks, instead of raising."""
     codecs.register_error("drgn_tools", _replace)
-    # A test or an embedder may have put something simpler in the place of stdout.
+    # A test or an embedder may have replaced stdout by a simpler object.
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="drgn_tools")
 
@@ -122,14 +138,17 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 class Console:
-    """What a person is told besides the result, on stderr.
+    """Messages to the user, on stderr.
 
-    All text is escaped here, so a message may quote a dump. Nobody loses a
-    result because its side notes cannot be written: then there are none.
+    All text is escaped here, so a message may quote a dump. If stderr cannot be written, the
+    messages are lost and the command goes on.
+
+    :param quiet: Do not show notes and progress.
+    :param stream: Stream to write to; stderr by default.
     """
 
     def __init__(self, quiet: bool = False, stream: Optional[TextIO] = None) -> None:
-        # None if stderr is closed, or cannot be written.
+        # None if stderr is closed or cannot be written.
         self._stream: Optional[TextIO] = stream or sys.stderr
         self._quiet = quiet
         self._progress: Optional[_Progress] = None
@@ -137,26 +156,29 @@ class Console:
             self._progress = _Progress()
 
     def note(self, text: str) -> None:
-        """Something good to know; muted by ``-q``."""
+        """Show information. ``-q`` hides it."""
         if not self._quiet:
             self.say(text)
 
     def problem(self, kind: str, text: str) -> None:
-        """Something that went wrong; never muted."""
+        """Show an error or a warning. ``-q`` does not hide it.
+
+        :param kind: ``error``, ``warning`` or another level, in lower case.
+        """
         self.say(f"drgn-tools: {kind}: {text}")
 
     def progress(self, text: str) -> None:
-        """How far it is. Shown only where somebody looks, and only when it takes long."""
+        """Show how far the command is, only on a terminal and only if the command takes long."""
         if self._progress is not None:
             self._write(self._progress.show(text))
 
     def end_progress(self) -> None:
-        """Take the progress line away."""
+        """Remove the progress line."""
         if self._progress is not None:
             self._write(self._progress.clear())
 
     def say(self, text: str) -> None:
-        """*text* as it is; never muted."""
+        """Show a line without a prefix. ``-q`` does not hide it."""
         self.end_progress()
         self._write(f"{escape(text)}\n")
 
@@ -172,7 +194,7 @@ class Console:
 
 
 class _Progress:
-    # What to write, which is often nothing.
+    # Returns the text to write; often that is empty, to write at most every _EVERY_S seconds.
     _FIRST_AFTER_S = 0.5
     _EVERY_S = 0.1
 

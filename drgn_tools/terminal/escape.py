@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Text out of a dump, made safe to show.
+"""Escape text from a dump, so that it is safe to show.
 
-A task may call itself anything: ``comm`` holds escape sequences, newlines and
-text that runs right to left as readily as ``bash``, and in a damaged dump so
-does every other string.
+A task may give itself any name: ``comm`` may contain escape sequences, newlines and right-to-left
+text. In a damaged dump every other string may contain them, too.
 """
 
 from __future__ import annotations
@@ -12,17 +11,16 @@ import unicodedata
 
 __all__ = ("escape", "escape_cell")
 
-# Combining marks pile up on the letter before them, and over its neighbours.
+# Combining marks are drawn over the letter before them, and over its neighbours.
 _MARKS = frozenset(("Mc", "Me", "Mn"))
 
 
 def escape(text: str) -> str:
-    """*text* with everything that is not plainly visible as ``\\xNN``, ``\\uNNNN`` or ``\\UNNNNNNNN``.
+    """Return text with all characters that are not plainly visible as ``\\xNN``, ``\\uNNNN`` or ``\\UNNNNNNNN``.
 
-    That is all that :meth:`str.isprintable` rejects -- C0 and C1 controls, line
-    ends, bidirectional and zero-width characters, odd spaces, lone surrogates,
-    private and unassigned characters -- and combining marks. Letters, also those
-    beyond ASCII, stay as they are.
+    This escapes combining marks and all characters that :meth:`str.isprintable` rejects: C0 and C1
+    controls, line ends, bidirectional and zero-width characters, unusual spaces, lone surrogates,
+    private and unassigned characters. Letters stay as they are, also those outside ASCII.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -30,9 +28,9 @@ def escape(text: str) -> str:
 
 
 def escape_cell(text: str) -> str:
-    """As :func:`escape`, and with spaces at either end made visible.
+    """Return text as :func:`escape` does, with spaces at both ends escaped as well.
 
-    For a cell of a table, whose padding would hide them.
+    The padding of a table would hide them.
     """
     text = escape(text)
     inner = text.strip(" ")

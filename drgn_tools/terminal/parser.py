@@ -1,85 +1,38 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the command lines of all commands are made of."""
+"""The argument parser of all command lines, and the options that they share."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, Callable, NoReturn, Optional
 
-from ..analysis.queries import Selection
 from ..errors import UsageError
 from .console import write_lines
 
-__all__ = ("Arguments", "Parser", "add_log_options", "checked_format", "positive")
+__all__ = (
+    "ROW_FORMATS",
+    "Arguments",
+    "Parser",
+    "add_format_option",
+    "add_log_options",
+    "checked_format",
+    "positive",
+)
 
-_FORMATS = ("table", "json", "jsonl", "csv")
-"""Every command that has ``--format`` has these, and all that tabulate has."""
-_FORMATS_OF = {
-    "tasks": _FORMATS,
-    "stack": ("text", *_FORMATS),
-    "regs": _FORMATS,
-    "groups": (*_FORMATS, "folded"),
-    "demo": _FORMATS,
-    "fleet report": _FORMATS,
-}
-"""The first is the default."""
+ROW_FORMATS = ("table", "json", "jsonl", "csv")
+"""Formats of every command with ``--format``; all formats of tabulate come in addition."""
 
 
 class Arguments(argparse.Namespace):
-    """A command line, understood and checked."""
+    """A parsed command line. Each command adds its own options in a subclass."""
 
-    command: str
-    core: Optional[str]
-    kernel: bool
-    qemu: Optional[str]
-    symbols: list[str]
-    vmcoreinfo: Optional[str]
     log_level: str
     quiet: bool
-    format: str
-    # tasks, demo, stack, regs, groups
-    selection: Selection
-    filters: str
-    """:attr:`selection` as it was typed."""
-    max_tasks: Optional[int]
-    # tasks, demo
-    frames: bool
-    sort: Optional[str]
-    check: bool
-    # tasks
-    watch: Optional[float]
-    until_reliable: bool
-    # stack
-    which: list[int]
-    all: bool
-    on_cpu: bool
-    # regs
-    mode: Optional[str]
-    # groups
-    by_comm: bool
-    # fleet
-    fleet_command: str
-    # fleet run
-    sources: list[str]
-    output: str
-    live: bool
-    scheduler: Optional[str]
-    workers: Optional[int]
-    time: float
-    memory: int
-    retries: int
-    limit: Optional[int]
-    redo: Optional[str]
-    # fleet report
-    dataset: str
-    section: list[str]
-    top: Optional[int]
-    sql: Optional[str]
-    html: Optional[str]
 
 
 class Parser(argparse.ArgumentParser):
-    """One that raises :class:`UsageError` instead of ending the process, and keeps the text of its epilog."""
+    """An ArgumentParser that raises :class:`UsageError` and does not wrap its epilog."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
@@ -87,63 +40,86 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        """Raise :class:`UsageError` instead of ending the process."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        # Of --help and --version. argparse's own takes no notice of a full disk.
+        # For --help and --version. The method of argparse ignores a write error (full disk).
         write_lines(message.splitlines())
 
 
-def add_log_options(parser: argparse._ActionsContainer, defaults: bool = True) -> None:
-    """``-q`` and ``--log-level``, as every command has them."""
+def add_log_options(parser: argparse._ActionsContainer) -> None:
+    """Add ``-q`` and ``--log-level``."""
     parser.add_argument(
         "-q",
         "--quiet",
         action="store_true",
-        default=False if defaults else argparse.SUPPRESS,
-        help="nothing on stderr but errors and what could not be read",
+        help="print only errors and warnings to stderr",
     )
     parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error", "critical", "none"),
         metavar="LEVEL",
-        default="warning" if defaults else argparse.SUPPRESS,
+        default="warning",
         help="log this and worse to stderr: debug, info, warning (default), error, critical, none",
     )
 
 
+def add_format_option(parser: argparse._ActionsContainer, formats: Sequence[str]) -> None:
+    """Add ``--format``. Pass its value to :func:`checked_format`.
+
+    :param formats: Names of the formats that tabulate does not have; the first is the default.
+    """
+    default, *others = formats
+    parser.add_argument(
+        "--format",
+        metavar="FORMAT",
+        help=f"{default} (default), {', '.join(others)}, or any format of tabulate "
+        "(github, html ...)",
+    )
+
+
 def positive(option: str) -> Callable[[str], int]:
-    """What turns the text given to *option* into a number above 0."""
+    """Return a converter for the value of an option that takes a number above 0.
+
+    :param option: Name of the option, for the error message.
+    :return: Function from text to number. It raises :class:`UsageError`.
+    """
 
     def number(text: str) -> int:
+        # int() alone would take "1_0" and the digits of other scripts.
         if not text.isascii() or not text.isdigit() or not int(text):
-            raise UsageError(f"{option} takes a number above 0: {text!r} is none")
+            raise UsageError(f"{option} takes a number above 0, not {text!r}")
         return int(text)
 
     return number
 
 
-def checked_format(name: Optional[str], command: str) -> str:
-    """What ``--format`` of *command* was given, or its default.
+def checked_format(name: Optional[str], command: str, formats: Sequence[str] = ROW_FORMATS) -> str:
+    """Return the format for the output of a command.
 
-    :raises UsageError: *command* has no such format, or none at all.
+    :param name: Value of ``--format``, or ``None`` if it was not given.
+    :param command: Name of the command, for the error message.
+    :param formats: Formats of the command that tabulate does not have; the first is the default.
+        Empty for a command without ``--format``.
+    :return: Name of a format; the empty string if the command has none.
+    :raises UsageError: if the command does not have this format.
     """
-    ours = _FORMATS_OF.get(command)
-    if ours is None:
+    if not formats:
         if name is not None:
             raise UsageError(f"{command} has no --format")
         return ""
-    if name is None or name in ours:
-        return name or ours[0]
+    if name is None or name in formats:
+        return name or formats[0]
     from tabulate import tabulate_formats
 
     if name in tabulate_formats:
         return name
     import difflib
 
-    near = difflib.get_close_matches(name.lower(), (*ours, *tabulate_formats), n=1)
+    near = difflib.get_close_matches(name.lower(), (*formats, *tabulate_formats), n=1)
     meant = f"did you mean {near[0]}? " if near else ""
     raise UsageError(
         f"{command} has no format {name!r}: {meant}"
-        f"there are {', '.join(ours)}, or any format of tabulate"
+        f"it has {', '.join(formats)}, and all formats of tabulate"
     )

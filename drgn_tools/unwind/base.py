@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every unwinder takes and gives: steps, a finished walk, and the Walker itself.
+"""The interface of an unwinder: the Walker, and the finished walk of a stack that it returns.
 
-A kernel has one unwinder (CONFIG_UNWINDER_*), so there is one :class:`Walker` for it.
-A walker is pure: bytes of stacks in, steps out. Bad data never raises: it ends the walk,
-and the walk says how. Only :class:`~.drgn_fallback.DrgnWalker`, which asks drgn, reads
-memory by itself.
+A kernel has one unwinder (CONFIG_UNWINDER_*), so it has one :class:`Walker`. A walker is pure:
+bytes of stacks in, steps out. Only :class:`~.drgn_fallback.DrgnWalker` reads memory itself,
+through drgn. Bad data never raises: it ends the walk, and :attr:`Walk.end` says how.
 """
 
 from __future__ import annotations
@@ -23,12 +22,13 @@ from ..kernel.tasks import Task
 __all__ = ("End", "Recover", "Signature", "Step", "Walk", "Walker", "nothing_rewritten")
 
 Recover = Callable[[int, int], int]
-"""``unwind_recover_ret_addr()``: (address found, virtual address of the word where it was found)
--> the original return address. It may raise :class:`~..kernel.stack_memory.NotInDump`."""
+"""``unwind_recover_ret_addr()`` in asm/unwind.h: (address that was found on the stack, virtual address
+of the word that holds it) -> the original return address. It may raise
+:class:`~..kernel.stack_memory.NotInDump`."""
 
 
 def nothing_rewritten(addr: int, addr_p: int) -> int:
-    """Return *addr* as it is: a :data:`Recover` for a kernel that rewrites no return address."""
+    """Return *addr*: a :data:`Recover` for a kernel that rewrites no return address."""
     return addr
 
 
@@ -36,19 +36,19 @@ class Step(msgspec.Struct, frozen=True):
     """One state of the unwinder between two calls of unwind_next_frame()."""
 
     ip: int
-    """Return address, or ``regs->ip``. Unlike the kernel, also for user mode (there it is 0)."""
+    """Return address, or ``regs->ip``. For user mode the kernel has 0 here, and this is the user address."""
     exact: bool
-    """:attr:`ip` is the next instruction, not the one after a ``call``."""
+    """:attr:`ip` is the address of the next instruction, not a return address."""
     found_at: Optional[int]
-    """Virtual address of the word that holds :attr:`ip`; ``None`` if the unwinder does not say."""
+    """Virtual address of the word that holds :attr:`ip`; ``None`` if the unwinder does not tell."""
     regs: Optional[int]
     """Virtual address of the ``pt_regs``; ``None`` for the frame of a call."""
     user_mode: bool
-    """:attr:`regs` are of user mode."""
+    """:attr:`regs` were saved in user mode."""
     stack: str
-    """:attr:`StackMemory.kind` of the stack that this is on."""
+    """:attr:`.StackMemory.kind` of the stack that the frame is on."""
     raw_regs: Optional[bytes]
-    """The ``pt_regs`` as they lie in memory; ``None`` for the frame of a call."""
+    """The bytes of the ``struct pt_regs``; ``None`` for the frame of a call."""
 
 
 class End(enum.Enum):
@@ -59,46 +59,46 @@ class End(enum.Enum):
     LAST_FRAME = "last_frame"
     """At the last frame of a kernel thread: complete."""
     ERROR = "error"
-    """``unwind_error()``: the next frame cannot be found."""
+    """The next frame cannot be found: ``unwind_error()`` is true."""
     EMPTY = "empty"
-    """No frame at all: the saved stack pointer or the first frame is not on the stack, or every frame
-    was skipped. The kernel takes that for a complete, empty trace."""
+    """Without a frame: the saved stack pointer or the first frame is not on the stack, or every frame
+    was skipped. For the kernel this is a complete, empty trace."""
     NOT_IN_DUMP = "not_in_dump"
-    """Memory that decides how to go on could not be read (the kernel never meets this)."""
+    """Memory that the walk needs is not in the dump. This cannot happen to the kernel."""
     UNKNOWN = "unknown"
-    """The unwinder (drgn's) does not say how it ended."""
+    """The unwinder, drgn's, does not tell."""
 
 
 class Walk(msgspec.Struct, frozen=True):
     """A finished walk."""
 
     steps: tuple[Step, ...]
-    """What ``unwind_get_return_address()`` and ``unwind_get_entry_regs()`` see, innermost first."""
+    """The frames, innermost first: what ``unwind_get_return_address()`` and ``unwind_get_entry_regs()`` return."""
     end: End
     """How it ended."""
     bad_addr: Optional[int] = None
-    """ERROR: the address that could not be followed. NOT_IN_DUMP: the missing address."""
+    """After ERROR the frame pointer that could not be followed, after NOT_IN_DUMP the missing virtual address."""
     overflowed: Optional[str] = None
-    """:attr:`StackMemory.kind` of a stack whose stack pointer had run off its low end."""
+    """:attr:`.StackMemory.kind` of a stack that overflowed: its stack pointer is below its low end."""
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """A walk in short. Stacks with equal :attr:`key` differ only in where they lie and in their registers."""
+    """A walk in short. Two stacks with equal :attr:`key` differ only in their addresses and in their registers."""
 
     ips: tuple[int, ...]
-    """Innermost first, return addresses and the ip of each kernel-mode ``pt_regs``."""
+    """Return addresses and the ip of each kernel-mode ``pt_regs``, innermost first."""
     kernel_regs: tuple[int, ...]
-    """Indexes in :attr:`ips` of the ``pt_regs``."""
+    """Indexes in :attr:`ips` of the kernel-mode ``pt_regs``."""
     user_mode: bool
     """The walk ends at user-mode ``pt_regs``."""
     regs: tuple[tuple[int, Registers], ...]
-    """Address and registers of each ``pt_regs``, those of user mode last."""
+    """Virtual address and registers of each ``pt_regs``, those of user mode last."""
     ip_offsets: tuple[int, ...]
-    """Where each of :attr:`ips` was found, in bytes from the saved stack pointer."""
+    """Offset from the saved stack pointer, in bytes, of the word that holds each of :attr:`ips`."""
 
     @property
     def key(self) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
-        """What equal stacks have in common; hashable."""
+        """What equal stacks have in common. It is hashable."""
         return self.ips, self.kernel_regs, self.user_mode
 
     def recovered(
@@ -106,9 +106,10 @@ class Signature(msgspec.Struct, frozen=True):
     ) -> Optional[Signature]:
         """Return this signature with the original return addresses.
 
-        :param saved_sp: Saved stack pointer of the task
-        :param trampolines: What is found in the place of a rewritten return address
-        :return: ``None`` if memory that tells them is missing
+        :param saved_sp: Saved stack pointer of the task (virtual address)
+        :param trampolines: The addresses that the kernel writes over return addresses
+        :param recover: Called for each return address that is one of *trampolines*
+        :return: ``None`` if memory that holds an original is not in the dump
         """
         try:
             ips = tuple(
@@ -128,21 +129,21 @@ class Walker(abc.ABC):
     name: ClassVar[str]
     """As :attr:`.records.KernelInfo.unwinder`, or ``drgn``."""
     kernel_regs_are_unreliable: ClassVar[bool]
-    """arch_stack_walk_reliable() gives up at kernel-mode ``pt_regs``; it does so only with
-    CONFIG_FRAME_POINTER."""
+    """For arch_stack_walk_reliable() a stack with kernel-mode ``pt_regs`` is unreliable
+    (arch/x86/kernel/stacktrace.c, v6.12: only with CONFIG_FRAME_POINTER)."""
     skips_interrupted_caller: ClassVar[bool] = False
-    """A walk from a ``pt_regs`` may skip the caller of the function that was interrupted."""
+    """A walk from a ``pt_regs`` may skip the caller of the interrupted function."""
     encoding: Optional[str] = None
     """How ``pt_regs`` are encoded in the frame pointer, as :attr:`.records.KernelInfo.encoding`."""
     may_miss_frames: ClassVar[bool] = False
-    """The walk may end before the outermost frame and not say so."""
+    """A walk may end before the outermost frame without telling so."""
 
     @abc.abstractmethod
     def walk_sleeping(self, task: Task, stack: StackMemory, recover: Recover) -> Walk:
         """Walk the stack of a task that is not on a CPU, as the kernel would.
 
         :param stack: The task's own stack, from its saved stack pointer up
-        :param recover: Called for every return address, in order
+        :param recover: Called for each return address and each kernel-mode ``regs->ip``, in order
         """
 
     @abc.abstractmethod
@@ -151,16 +152,16 @@ class Walker(abc.ABC):
     ) -> Walk:
         """Walk the stacks of a task that is on a CPU, from the registers of that CPU.
 
-        The frame that the CPU is in is none of the steps: *registers* say it.
-
         :param registers: At least ip, sp, bp, cs and flags, by the kernel's names
         :param find_stack: The stacks of that CPU and task
-        :param recover: Called for every return address, in order
+        :param recover: Called for each return address and each kernel-mode ``regs->ip``, in order
+        :return: A walk without a step for the frame that the CPU is in: that is in *registers*
         """
 
     def signature(self, task: Task, stack: StackMemory) -> Optional[Signature]:
-        """Return in short what :meth:`walk_sleeping` would see, without recovery of return addresses.
+        """Return the walk of :meth:`walk_sleeping` in short, without recovery of return addresses.
 
+        :param stack: As for :meth:`walk_sleeping`
         :return: ``None`` if the walker has no fast path, or something about this stack is unusual
         """
         return None

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """drgn's own unwinder as a Walker, for kernels whose unwinder is not re-stated here.
 
-It gives a stack to read, never a verdict. drgn knows ORC, but it neither recovers
-rewritten return addresses as the kernel does, nor says how a walk ended, nor where a
-``pt_regs`` lies. Of these only the ones that user mode entered with are known: they lie
-at the top of the task's stack.
+Its stacks are for people to read: there is no verdict on them. drgn knows ORC, but it does not
+recover rewritten return addresses, and it tells neither how a walk ended nor where a ``pt_regs``
+lies. Only the registers that user mode entered with are found: they are at the top of the task's
+stack.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Callable, Optional
 
-from drgn import FaultError, Object, Program, StackFrame, UnsupportedOperation
+from drgn import Object, Program, StackFrame, UnsupportedOperation
 
 from ..arch.base import Layout
-from ..kernel.layout import symbol_address
+from ..kernel.probing import symbol_address
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
-from ..memory import UNUSABLE
+from ..memory import UNUSABLE, read_or_none
 from .base import End, Recover, Step, Walk, Walker
 
 __all__ = ("DrgnWalker", "use_orc_of_the_dump")
 
 _MAX_FRAMES = 1024
-"""drgn stops there as well."""
+"""drgn stops there, too."""
 
 _PREPARED = "drgn_tools.drgn_fallback.prepared"
 
 
 def use_orc_of_the_dump(prog: Program) -> None:
-    """Let drgn find the ORC tables inside the dump, where there is no debuginfo.
+    """Let drgn use the ORC tables in the dump, if there is no debuginfo.
 
-    drgn reads them for a module whose addresses it knows, and takes those of the
-    kernel image from vmlinux; kallsyms knows them as well.
+    drgn reads the ORC table of each module whose addresses it knows. It takes the addresses of the
+    kernel image from vmlinux; this function takes them from kallsyms.
     """
     if _PREPARED in prog.cache:
         return
@@ -45,16 +45,17 @@ def use_orc_of_the_dump(prog: Program) -> None:
         if image.address_ranges is None and start is not None and end is not None and start < end:
             image.address_ranges = [(start, end)]
     except UNUSABLE:
-        # A damaged module list: stacks then end early, and have no verdict anyway.
+        # The module list is damaged. Stacks then end early; they have no verdict anyway.
         return
 
 
 class DrgnWalker(Walker):
     """drgn's unwinder.
 
-    :param is_kernel_text: ``__kernel_text_address()``; ``None`` where that cannot be told.
-        A walk ends before the first address that is none: past the entry registers drgn goes
-        on with whatever user-mode registers point to.
+    :param layout: Layout of this kernel
+    :param is_kernel_text: ``__kernel_text_address()`` of a virtual address; returns ``None`` if
+        the dump does not tell. A walk ends before the first address for which it does not return
+        true: behind the entry code drgn would follow the registers of user mode.
     """
 
     name = "drgn"
@@ -71,7 +72,7 @@ class DrgnWalker(Walker):
     def walk_sleeping(self, task: Task, stack: StackMemory, recover: Recover) -> Walk:
         """Walk the stack of a task that is not on a CPU, as drgn does.
 
-        :param stack: Not looked at: drgn reads what it needs
+        :param stack: Not used: drgn reads what it needs
         :param recover: Not called
         """
         steps = [self._step(frame, number > 0) for number, frame in enumerate(self._frames(task))]
@@ -80,7 +81,12 @@ class DrgnWalker(Walker):
     def walk_running(
         self, task: Task, registers: Mapping[str, int], find_stack: FindStack, recover: Recover
     ) -> Walk:
-        """Walk the stacks of a task that is on a CPU, as drgn does, from the registers it has of the CPU."""
+        """Walk the stacks of a task that is on a CPU, as drgn does.
+
+        :param registers: Used only to tell user mode: drgn has the registers of the CPU, too
+        :param find_stack: The stacks of that CPU and task
+        :param recover: Not called
+        """
         if self._layout.regs.user_mode(registers):
             return Walk((), End.USER_REGS)
         frames = list(self._frames(task))
@@ -91,7 +97,7 @@ class DrgnWalker(Walker):
         return self._ended(task, steps)
 
     def _frames(self, task: Task) -> Iterator[StackFrame]:
-        """Yield drgn's frames in the kernel, innermost first; none if it cannot unwind the task at all."""
+        """Yield drgn's frames in the kernel, innermost first; none if drgn cannot unwind the task."""
         use_orc_of_the_dump(self._prog)
         try:
             trace = self._prog.stack_trace(Object(self._prog, "struct task_struct *", task.addr))
@@ -105,8 +111,8 @@ class DrgnWalker(Walker):
             return
 
     def _step(self, frame: StackFrame, may_be_interrupted: bool, stack: str = "task") -> Step:
-        # The frame of a pt_regs is interrupted: its pc is exact. So is, to drgn, the
-        # innermost frame of a sleeping task, which is where a call returns to.
+        # drgn's frame of a pt_regs is interrupted, and its pc is exact. The innermost frame of a
+        # sleeping task is interrupted for drgn, too, but its pc is a return address.
         exact = frame.interrupted and may_be_interrupted
         return Step(frame.pc, exact, None, None, False, stack, None)
 
@@ -117,12 +123,11 @@ class DrgnWalker(Walker):
         return Walk((*steps, entry_regs), End.USER_REGS)
 
     def _entry_regs(self, task: Task) -> Optional[Step]:
-        """Return task_pt_regs(), the registers user mode entered with, if it was user mode."""
+        """Return the registers that user mode entered with, task_pt_regs(), if they are of user mode."""
         regs = self._layout.regs
         address = self._layout.task_pt_regs(task.stack_addr)
-        try:
-            raw = self._prog.read(address, regs.size_bytes)
-        except (FaultError, OverflowError):
+        raw = read_or_none(self._prog, address, regs.size_bytes)
+        if raw is None:
             return None
         registers = regs.read(raw)
         if not regs.user_mode(registers):

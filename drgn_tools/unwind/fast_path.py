@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The fast path of the frame-pointer walker: the signature of an ordinary stack, in a small part of a walk's time.
+"""The fast path of the frame-pointer walker: the signature of an ordinary stack, much faster than by a walk.
 
-Most stacks are ordinary, and most are alike: the same calls leave frames of the same sizes.
-So the frames are looked for where they were in the last stack of the same length (its frame
-layout). Only if one of them is not there does this go frame by frame.
+Most stacks are ordinary, and many are alike: the same calls leave frames of the same sizes. So the
+frames are first looked for at the offsets that they had in the last stack of the same length (its
+frame layout). If one of them is not there, the frame pointers are followed one by one.
 
-Pure, as the walker is. :func:`.frame_pointer.walk_task_stack` sees the same on every stack that
-has a signature; anything unusual has none.
+If a stack has a signature, :func:`.frame_pointer.walk_task_stack` finds the same frames on it. If
+something about a stack is unusual, it has no signature. Pure, as the walker is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 
 from ..arch.base import Registers
 from ..arch.x86.encoding import Encoding, decode_frame_pointer
-from ..arch.x86.unwind_rules import UnwindRules
+from ..arch.x86.frame_pointer_rules import UnwindRules
 from ..bounded_cache import BoundedCache
 from ..kernel.stack_memory import StackMemory
 from .base import Signature
@@ -32,24 +32,24 @@ _MAX_FRAME_LAYOUTS = 8192
 
 
 class _FrameLayout(msgspec.Struct, frozen=True):
-    """Where the frames and kernel-mode ``pt_regs`` of a stack lie; it has two or more."""
+    """Where the frames and kernel-mode ``pt_regs`` of a stack lie. One that is cached has at least two of them."""
 
     unpack: Callable[[bytes], tuple[int, ...]]
-    """The stack from ``thread.sp`` on -> bp and return address (or ip) of each, in turns."""
+    """The stack from ``thread.sp`` on -> bp and return address (or ip) of the first frame, of the second, and so on."""
     leads_to: tuple[int, ...]
-    """The bp of each but the last frame, less ``thread.sp``."""
+    """The bp of each frame but the last, as an offset from ``thread.sp`` in bytes. It may be encoded."""
     ip_offsets: tuple[int, ...]
-    """As in :class:`.base.Signature`."""
+    """As :attr:`.base.Signature.ip_offsets`."""
     kernel_regs: tuple[int, ...]
-    """Which of them are ``pt_regs``."""
+    """As :attr:`.base.Signature.kernel_regs`."""
     regs_offsets: tuple[int, ...]
-    """Where these lie, in bytes from ``thread.sp``."""
+    """Offset from ``thread.sp`` of each of these ``pt_regs``, in bytes."""
 
 
 class FastPath:
-    """Signatures of the stacks of one kernel, of tasks that are not on a CPU.
+    """Finds the signatures of one kernel's stacks.
 
-    :param rules: How this kernel's stacks are walked
+    :param rules: How this kernel's frame pointers are followed
     """
 
     def __init__(self, rules: UnwindRules) -> None:
@@ -67,13 +67,12 @@ class FastPath:
         self._frame_layouts: BoundedCache[int, _FrameLayout] = BoundedCache(_MAX_FRAME_LAYOUTS)
 
     def signature(self, stack: StackMemory, thread_sp: int) -> Optional[Signature]:
-        """Return the signature of a stack, if nothing is unusual about it.
+        """Return the signature of the stack of a task that is not on a CPU.
 
-        A frame pointer that is not aligned or does not lead up, the special forms of the
-        last frame, and missing memory are unusual.
-
-        :param stack: From *thread_sp* on
-        :param thread_sp: ``task->thread.sp``, virtual address of the ``struct inactive_task_frame``
+        :param stack: The task's stack from *thread_sp* on
+        :param thread_sp: ``task->thread.sp``: virtual address of the ``struct inactive_task_frame``
+        :return: ``None`` if something is unusual: a frame pointer is not aligned or does not lead
+            up, the last frame has one of its special forms, or memory is missing
         """
         data, base = stack.data, stack.data_addr
         if stack.holes or thread_sp != base:
@@ -87,10 +86,10 @@ class FastPath:
         return self._frame_by_frame(data, base) if found is None else found
 
     def _laid_out_as(self, data: bytes, base: int, layout: _FrameLayout) -> Optional[Signature]:
-        """Return the signature of a stack whose frames lie as those of another; ``None`` if they do not."""
+        """Return the signature of a stack with a known frame layout; ``None`` if it has another one."""
         words = layout.unpack(data)
-        # Each leads to the next one. And special forms of the last frame, which would
-        # end the walk before it, return where it does.
+        # Each bp must lead to the next frame. The walk would end at a special form of the last
+        # frame already: the return address of such a frame is that of the last frame.
         if words[:-2:2] != tuple(map(base.__add__, layout.leads_to)) or words[-3] == words[-1]:
             return None
         regs: tuple[tuple[int, Registers], ...] = ()
@@ -110,7 +109,7 @@ class FastPath:
         near_the_end = last_frame - 3 * word
         ips: list[int] = []
         leads_to: list[int] = []
-        places: list[tuple[int, int]] = []  # offsets of a bp and of its ip
+        places: list[tuple[int, int]] = []  # offsets of the bp and of the ip of each frame
         kernel_regs: list[int] = []
         regs: list[tuple[int, Registers]] = []
         bp, lowest = base + self._first, 0
@@ -166,7 +165,7 @@ class FastPath:
         )
 
     def _may_be_last(self, data: bytes, at: int, last_frame: int) -> bool:
-        """May is_last_aligned_frame() or is_last_ftrace_frame() hold of the frame at this offset?"""
+        """Return whether is_last_aligned_frame() or is_last_ftrace_frame() may be true for the frame at an offset."""
         word, unpack = self._word, self._unpack_frame
         bp, return_addr = unpack(data, at)
         if return_addr != unpack(data, last_frame)[1]:
@@ -186,7 +185,7 @@ class FastPath:
         frame_layout: _FrameLayout,
         regs: tuple[tuple[int, Registers], ...],
     ) -> Signature:
-        """Return the signature of a stack that has the last frame: behind it lies task_pt_regs()."""
+        """Return the signature of a stack whose last frame was found. Right above it is task_pt_regs()."""
         layout, at = self._regs, len(data) - self._regs_from_end
         raw = data[at : at + layout.size_bytes]
         user_mode = layout.saved_in_user_mode(raw)

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The frame-pointer unwinder, re-stated from arch/x86/kernel/unwind_frame.c (v6.12).
 
-Pure: bytes of one task stack in, the kernel's sequence of frames out. No drgn
-object, no printing, and bad data never raises: it ends the walk, and the walk
-says how. Function names are the kernel's, so both files can be read side by side.
+Pure: bytes of stacks in, the kernel's sequence of frames out. Bad data never raises: it ends
+the walk, and :attr:`.base.Walk.end` says how. The functions have the kernel's names, so that both
+files can be read side by side.
 
-x86-32 up to v5.2 saved ``pt_regs`` of kernel mode without sp and ss; they are taken for whole here.
+Up to v5.2, x86-32 saved ``pt_regs`` of kernel mode without sp and ss. They are read as complete
+ones here.
 
-For a task that is not ``current`` the kernel accepts no stack but the task's own
-(get_stack_info_noinstr(): ``if (task != current) return false``). A task that was
-on a CPU may stand on others, each of which tells where the one below it left off.
+For a task that is not ``current`` the kernel accepts the task's own stack only
+(get_stack_info_noinstr(): ``if (task != current) return false``). A task on a CPU may be on
+several stacks. Each of them holds the stack pointer of the stack that it interrupted.
 
 A stack, higher addresses above::
 
@@ -38,7 +39,7 @@ from collections.abc import Mapping
 from typing import Optional
 
 from ..arch.x86.encoding import decode_frame_pointer
-from ..arch.x86.unwind_rules import UnwindRules
+from ..arch.x86.frame_pointer_rules import UnwindRules
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
 from .base import End, Recover, Signature, Step, Walk, Walker, nothing_rewritten
@@ -47,11 +48,11 @@ from .fast_path import FastPath
 __all__ = ("FramePointerWalker", "walk_from_regs", "walk_task_stack")
 
 _GUARD_BYTES = 4096
-"""Of the page below a stack."""
+"""Size of the guard page below a stack."""
 
 
 class _Unwinder:
-    """``struct unwind_state`` and what moves it."""
+    """``struct unwind_state``, and the functions that change it."""
 
     def __init__(
         self, find: FindStack, task_stack_end: int, rules: UnwindRules, recover: Recover
@@ -86,7 +87,7 @@ class _Unwinder:
     # ---- memory
 
     def read(self, addr: int, size_bytes: int) -> bytes:
-        assert self.stack is not None  # nothing is read once the walk is done
+        assert self.stack is not None  # nothing is read after the walk is done
         return self.stack.read(addr, size_bytes)
 
     def word(self, addr: int) -> int:
@@ -94,7 +95,7 @@ class _Unwinder:
         return int.from_bytes(self.stack.read(addr, self.word_bytes), "little")
 
     def get_stack_info(self, addr: Optional[int]) -> bool:
-        """Go to the stack that holds *addr*. Follows get_stack_info() in dumpstack_64.c."""
+        """Go to the stack that holds *addr*. Follows get_stack_info() in arch/x86/kernel/dumpstack_64.c."""
         stack = self.find(addr) if addr else None
         if stack is None or stack.kind in self.visited:
             self.stack = None
@@ -104,10 +105,10 @@ class _Unwinder:
         return True
 
     def get_overflowed_stack(self, sp: Optional[int], frame: int) -> bool:
-        """Go to the stack of *frame*, off whose low end *sp* has run into the guard page.
+        """Go to the stack of *frame*, if *sp* is in the guard page below it.
 
-        Unlike the kernel, which finds no stack there and ends: a frame pointer that
-        was saved before is still good.
+        The kernel finds no stack for such an *sp* and ends. But a frame pointer that was saved
+        before the stack overflowed is still valid.
         """
         stack = self.find(frame) if self.on_cpu and sp else None
         if stack is None or stack.kind in self.visited or not _below(stack, sp or 0):
@@ -122,7 +123,8 @@ class _Unwinder:
         return self.bp == self.last_frame
 
     def is_last_aligned_frame(self) -> bool:
-        """gcc realigned the stack of the first function and pushed its return address again."""
+        # gcc realigned the stack of the first function and pushed its return address again.
+        #
         # <x86_64_start_kernel>:            higher addresses above:
         #   lea  0x8(%rsp),%r10               return address    <- last_frame() + 1 word
         #   and  $0xfffffffffffffff0,%rsp     (realigned)       <- last_frame()
@@ -136,7 +138,8 @@ class _Unwinder:
         )
 
     def is_last_ftrace_frame(self) -> bool:
-        """The last frame as a function tracer's trampoline left it."""
+        # The last frame, as the trampoline of a function tracer leaves it.
+        #
         # higher addresses above:
         #   pt_regs
         #   parent return address        <- bp + 4 words
@@ -153,7 +156,7 @@ class _Unwinder:
         )
 
     def is_last_task_frame(self) -> bool:
-        # Far below the end there is none of them: most frames are.
+        # Each form of the last frame is near the end of the stack. Most frames are not.
         if self.bp is None or self.bp < self.last_frame - 3 * self.word_bytes:
             return False
         return self.is_last_frame() or self.is_last_aligned_frame() or self.is_last_ftrace_frame()
@@ -161,7 +164,7 @@ class _Unwinder:
     # ---- steps
 
     def update_stack_state(self, next_bp: int) -> bool:
-        """Move to the frame that *next_bp* points to, if it is safe. Check, then commit."""
+        """Move to the frame that *next_bp* points to, if it is safe. All checks come before the first change."""
         if self.regs is not None:
             prev_frame_end = self.regs + self.rules.regs.size_bytes
         else:
@@ -174,16 +177,15 @@ class _Unwinder:
         else:
             frame, len_bytes = next_bp, self.frame_header_bytes
 
-        # If the next bp isn't on the current stack, switch to the next one. That
-        # may be empty, so several may have to be passed. The last one has no
-        # next: then the walk is done.
+        # If the next frame is not on the current stack, go to the next stack. A stack may be
+        # empty, so this may pass several of them. The last one has no next_sp.
         prev_stack = self.stack
         while self.stack is None or not self.stack.on_stack(frame, len_bytes):
             next_sp = self.stack.next_sp if self.stack else None
             if not self.get_stack_info(next_sp) and not self.get_overflowed_stack(next_sp, frame):
                 return False
 
-        # Make sure it only unwinds up and doesn't overlap the prev frame:
+        # The next frame must lie above the previous one and must not overlap it.
         if self.started and self.stack is prev_stack and frame < prev_frame_end:
             return False
 
@@ -219,10 +221,10 @@ class _Unwinder:
             raw_regs = self.read(self.task_pt_regs, self.rules.regs.size_bytes)
             registers = self.rules.regs.read(raw_regs)
             if not self.rules.regs.user_mode(registers):
-                # A kernel thread: what lies there was put by copy_thread().
+                # A kernel thread: copy_thread() made these pt_regs.
                 self.stack = None
                 return
-            # Entry code does not encode the regs of a syscall: set them by hand.
+            # The entry code does not encode the pt_regs of a system call.
             self.regs, self.raw_regs, self.bp = self.task_pt_regs, raw_regs, None
             self.regs_user_mode = True
             self.ip = registers["ip"]
@@ -242,16 +244,16 @@ class _Unwinder:
             self.bad_bp = next_bp
 
     def unwind_null_call(self) -> None:
-        """From the ``pt_regs`` of a call of NULL to its caller.
+        """Move from the ``pt_regs`` of a call of NULL to the caller.
 
-        Unlike the kernel, which does this in __unwind_start() alone: an oops starts
-        there, but what it does next stands on top of those registers.
+        The kernel does this in __unwind_start() only, because an oops starts its trace at these
+        registers. The walk of a CPU that has panicked starts at panic() and reaches them later.
         """
         #     return address    <- regs->sp
         #     (bp)              <- what bp would be: may be the last word of pt_regs
         assert self.stack is not None  # not done
-        assert self.regs is not None  # the caller looked
-        # Only up, and to what is on this stack.
+        assert self.regs is not None  # the caller has checked it
+        # The word must lie above the pt_regs and on this stack.
         prev_frame_end = self.regs + self.rules.regs.size_bytes
         if self.regs_sp < prev_frame_end or not self.stack.on_stack(self.regs_sp, self.word_bytes):
             self.error = True
@@ -262,9 +264,9 @@ class _Unwinder:
         self.ip = self.recover(self.word(self.regs_sp), self.regs_sp)
 
     def unwind_start(self, bp: int, first_frame: int) -> None:
-        """Follows __unwind_start(), from where it has a frame pointer."""
-        # The kernel ignores whether these fail: a first frame off the stack
-        # leaves the stack type unknown, which is "done", and no error.
+        """Follows __unwind_start(), after it has found the frame pointer."""
+        # The kernel ignores whether these fail. If the first frame is not on the stack, the
+        # stack type stays unknown: the walk is done, without an error.
         if self.get_stack_info(bp):
             if self.on_cpu and self.stack is not None and _below(self.stack, first_frame):
                 first_frame, self.overflowed = self.stack.begin_addr, self.stack.kind
@@ -276,7 +278,7 @@ class _Unwinder:
             self.unwind_next_frame()
 
     def step(self) -> Step:
-        assert self.stack is not None  # nothing is shown once the walk is done
+        assert self.stack is not None  # there is no step after the walk is done
         stack = self.stack.kind
         if self.regs is not None:
             found_at = self.regs + self.rules.regs.ip_offset
@@ -289,7 +291,7 @@ class _Unwinder:
 
 
 def _below(stack: StackMemory, sp: int) -> bool:
-    """Is *sp* in the page below *stack*, where a guard page lies (CONFIG_VMAP_STACK)?"""
+    """Return whether *sp* is in the guard page below *stack* (CONFIG_VMAP_STACK)."""
     return stack.begin_addr - _GUARD_BYTES <= sp < stack.begin_addr
 
 
@@ -298,12 +300,11 @@ def walk_task_stack(
 ) -> Walk:
     """Walk the stack of a task that is not on a CPU, as the kernel would.
 
-    :param stack: the task's stack; what lies below *thread_sp* is not needed.
-    :param thread_sp: ``task->thread.sp``, virtual address of the
-        ``struct inactive_task_frame``.
-    :param rules: how this kernel's stacks are walked.
-    :param recover: gives back return addresses that the kernel swapped out; called
-        for every one, in order. It may raise :class:`NotInDump`.
+    :param stack: The task's stack; memory below *thread_sp* is not needed
+    :param thread_sp: ``task->thread.sp``: virtual address of the ``struct inactive_task_frame``
+    :param rules: How this kernel's frame pointers are followed
+    :param recover: Returns the original of a return address that the kernel has rewritten. It is
+        called for each return address and each kernel-mode ``regs->ip``, in order.
     """
 
     def only_this(addr: int) -> Optional[StackMemory]:
@@ -323,19 +324,22 @@ def walk_from_regs(
 ) -> Walk:
     """Walk the stacks of a task that was on a CPU, from the registers that CPU had.
 
-    :param registers: at least ip, sp, bp, cs and flags, by the kernel's names.
-    :param find: the stacks of that CPU and task.
-    :param task_stack_end: one past the highest address of the task's own stack.
+    :param registers: At least ip, sp, bp, cs and flags, by the kernel's names
+    :param find: The stacks of that CPU and task
+    :param task_stack_end: End of the task's own stack: one past its highest virtual address
+    :param rules: How this kernel's frame pointers are followed
+    :param recover: As for :func:`walk_task_stack`
+    :return: A walk without a step for the frame that the CPU is in: that is in *registers*
     """
-    # Don't even attempt to start from user mode regs:
+    # Nothing of the kernel is on the stacks of a CPU in user mode.
     if rules.regs.user_mode(registers):
         return Walk((), End.USER_REGS)
     unwinder = _Unwinder(find, task_stack_end, rules, recover)
     unwinder.on_cpu = True
     bp, sp = registers["bp"], registers["sp"]
     if registers["ip"] == 0:
-        # A call of NULL: sp points into half a frame, as if the return address
-        # had been pushed and bp not yet. Pretend that it was.
+        # After a call of NULL, sp points to the return address, and bp was not pushed. Go on as
+        # if it had been.
         #     return address    <- sp
         #     (bp)              <- what bp would be
         unwinder.next_bp = bp or None
@@ -347,8 +351,8 @@ def _walk(unwinder: _Unwinder, bp: int, first_frame: int) -> Walk:
     steps: list[Step] = []
     try:
         unwinder.unwind_start(bp, first_frame)
-        # Bounded without a counter: on a stack each frame lies above the one
-        # before it, and no stack is visited twice.
+        # This ends: each frame lies above the one before it on the same stack, and no stack is
+        # visited twice.
         while not unwinder.done:
             steps.append(unwinder.step())
             unwinder.unwind_next_frame()
@@ -365,7 +369,7 @@ def _walk(unwinder: _Unwinder, bp: int, first_frame: int) -> Walk:
 class FramePointerWalker(Walker):
     """CONFIG_UNWINDER_FRAME_POINTER with ENCODE_FRAME_POINTER.
 
-    :param rules: How this kernel's stacks are walked
+    :param rules: How this kernel's frame pointers are followed
     """
 
     name = "frame_pointer"
@@ -389,5 +393,5 @@ class FramePointerWalker(Walker):
         return walk_from_regs(registers, find_stack, end_addr, self._rules, recover)
 
     def signature(self, task: Task, stack: StackMemory) -> Optional[Signature]:
-        """Return in short what :meth:`walk_sleeping` would see: see :class:`~.fast_path.FastPath`."""
+        """Return the walk of :meth:`walk_sleeping` in short: see :class:`~.fast_path.FastPath`."""
         return self._fast_path.signature(stack, task.thread_sp)

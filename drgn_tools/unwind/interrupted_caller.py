@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who called a function that was interrupted without a frame of its own?
+"""Find the caller of an interrupted function, if the walk of frame pointers skips it.
 
-A walk of frame pointers goes from ``pt_regs`` to the frame that bp points to. Before
-``push %rbp; mov %rsp,%rbp``, after ``pop %rbp``, and in functions that make no frame that
-is the caller's: the caller itself is skipped. Where its return address lies, the code of the
-function says: this goes through it from its first byte, on every way that leads to the place
-of the interrupt, and counts what is on the stack.
+The walk goes from ``pt_regs`` to the frame that bp points to. If the function was interrupted
+before ``push %rbp; mov %rsp,%rbp`` or after ``pop %rbp``, or makes no frame at all, bp points to
+the frame of its caller. The walk then goes on with the caller's caller.
 
-Pure: memory comes from a function that is given. Bad data never raises.
+The code of the function tells where its return address lies on the stack. This module follows
+the code from its first byte, on every path to the interrupted instruction, and counts the words
+that it pushes.
+
+Pure: it reads memory through the functions it is given. Bad data never raises.
 """
 
 from __future__ import annotations
@@ -26,102 +28,112 @@ __all__ = (
     "Caller",
     "Code",
     "Depth",
-    "Place",
-    "called_from",
+    "NoDepth",
+    "callee_of",
     "depth_at",
+    "find_interrupted_caller",
     "is_entered_by_call",
-    "missing_caller",
 )
 
 MAX_FUNCTION_BYTES = 32 * 1024
-"""Of a function up to where it was interrupted; larger ones are not looked at."""
+"""From the start of a function to where it was interrupted; beyond that it is not followed."""
 BYTES_BEYOND = 2048
-"""What may lead back to the place: loops, and exits that lie behind it."""
+"""Code behind the interrupted instruction that is followed as well: it may jump back."""
 MAX_INSTRUCTIONS = 5000
-"""Gone through in one function, those twice that two ways lead to with another depth."""
+"""Instructions that are followed in one function. One that is reached with two depths counts twice."""
 
-_MAX_KEPT = 10_000
-"""Places in the code of which the answer is kept."""
+_MAX_CACHED = 10_000
+"""Addresses in the code for which the answer is cached."""
 _MAX_WORDS = 4096
-"""On the stack of one function: half of a stack of 64 KiB."""
+"""Words of one function on the stack: half of a stack of 64 KiB."""
 
 _BP, _SP = 5, 4
+"""Numbers of rbp and rsp in ModRM."""
 
 ReadMemory = Callable[[int, int], Optional[bytes]]
-"""(virtual address, bytes wanted) -> what is there, ``None`` if it is not in the dump."""
+"""(virtual address, size in bytes) -> the memory there; ``None`` if it is not in the dump."""
 
 
-class Place(enum.Enum):
-    """What is known of the stack at an instruction where its depth is not."""
+class NoDepth(enum.Enum):
+    """Why the depth of the stack at an instruction is not a number."""
 
     FRAME = "frame"
-    """The function has made its frame: bp points to it."""
+    """The function has made its frame, and bp points to it."""
     UNCLEAR = "unclear"
-    """It cannot be told."""
+    """The code does not tell."""
 
 
-Depth = Union[int, Place]
-"""How many words lie between sp and the return address, if there is no frame."""
+Depth = Union[int, NoDepth]
+"""Number of words between sp and the return address of the function."""
 
 
 class Caller(msgspec.Struct, frozen=True):
     """A caller that the walk has skipped."""
 
     addr: int
-    """The return address."""
+    """Return address (virtual)."""
     sure: bool
-    """The code of the function says where it lies. Else it is taken from where sp points, and it returns
-    from a call of this very function (or of what is no code)."""
+    """The code of the function tells where the return address lies. Otherwise it is the word at sp, which
+    is a guess: it returns from a call of this function, or ip is not code."""
 
 
 class Code:
-    """The machine code of one kernel; what was found out of it is kept.
+    """The machine code of one kernel. What was found out about it is cached.
 
-    :param read: the memory of the kernel.
+    :param read: Reads the memory of the kernel
+    :param word_bytes: 8 for 64-bit code, 4 for 32-bit code
     """
 
     def __init__(self, read: ReadMemory, word_bytes: int) -> None:
         self.read = read
         self.word_bytes = word_bytes
-        self._depths: BoundedCache[tuple[int, int], Depth] = BoundedCache(_MAX_KEPT)
-        self._callees: BoundedCache[int, Optional[int]] = BoundedCache(_MAX_KEPT)
+        self._depths: BoundedCache[tuple[int, int], Depth] = BoundedCache(_MAX_CACHED)
+        self._callees: BoundedCache[int, Optional[int]] = BoundedCache(_MAX_CACHED)
 
     def depth(self, start: int, ip: int) -> Depth:
-        """What is on the stack at *ip*, in the function that begins at *start*."""
+        """Return the depth of the stack at an instruction, as :func:`depth_at` does.
+
+        :param start: Virtual address of the function
+        :param ip: Exact virtual address in it
+        """
         try:
             return self._depths[start, ip]
         except KeyError:
             depth = self._depths[start, ip] = self._depth(start, ip)
             return depth
 
-    def called_from(self, addr: int) -> Optional[int]:
-        """What :func:`called_from` says."""
+    def callee_of(self, return_addr: int) -> Optional[int]:
+        """Return what a call calls, as :func:`callee_of` does."""
         try:
-            return self._callees[addr]
+            return self._callees[return_addr]
         except KeyError:
-            callee = self._callees[addr] = called_from(addr, self.read, self.word_bytes)
+            callee = callee_of(return_addr, self.read, self.word_bytes)
+            self._callees[return_addr] = callee
             return callee
 
     def _depth(self, start: int, ip: int) -> Depth:
         if not 0 <= ip - start < MAX_FUNCTION_BYTES:
-            return Place.UNCLEAR
-        # Beyond it code may end, and so may the dump.
+            return NoDepth.UNCLEAR
+        # The code behind the instruction may not be in the dump. It is not always needed.
         for beyond in (BYTES_BEYOND, MAX_INSTRUCTION_BYTES, 1):
             code = self.read(start, ip - start + beyond)
             if code is not None:
                 return depth_at(code, ip - start, self.word_bytes)
-        return Place.UNCLEAR
+        return NoDepth.UNCLEAR
 
 
 def is_entered_by_call(symbol: str) -> bool:
-    """Is what bears this name entered with the return address on top of the stack?
+    """Return whether the code of a symbol is entered with the return address on top of the stack.
 
-    gcc moves what is unlikely out of functions (``name.cold``); that is jumped to, with anything on the stack.
+    gcc moves unlikely code out of a function into ``name.cold``. The function jumps there, so
+    anything may be on the stack.
+
+    :param symbol: Name in the symbol table
     """
     return ".cold" not in symbol
 
 
-def missing_caller(
+def find_interrupted_caller(
     sp: int,
     ip: int,
     start: Optional[int],
@@ -129,19 +141,22 @@ def missing_caller(
     read_stack: ReadMemory,
     recover: Recover,
 ) -> Optional[Caller]:
-    """Who called the function that was interrupted, if the walk skips him.
+    """Return the caller of an interrupted function, if the walk skips it.
 
-    The address is one behind a call; whether it is kernel text is for others to look.
+    There is a call right before the return address that is found. Whether it is kernel text is
+    not checked.
 
-    :param sp: of the ``pt_regs``, which are of kernel mode.
-    :param ip: where it was interrupted, exact.
-    :param start: where the function begins that holds *ip*; ``None`` if *ip* is no code: whoever called
-        it, nothing was pushed since.
-    :param read_stack: the memory that *sp* points into.
-    :param recover: gives back return addresses that the kernel swapped out.
+    :param sp: Saved stack pointer of the kernel-mode ``pt_regs`` (virtual address)
+    :param ip: Saved instruction pointer: exact virtual address of the interrupted instruction
+    :param start: Virtual address of the function that holds *ip*. ``None`` if *ip* is not code:
+        the CPU has called it and executed nothing there.
+    :param code: The machine code of this kernel
+    :param read_stack: Reads the stack that *sp* points into
+    :param recover: Returns the original of a return address that the kernel has rewritten
+    :return: ``None`` if the walk does not skip the caller, or the caller cannot be found
     """
-    depth = Place.UNCLEAR if start is None else code.depth(start, ip)
-    if depth is Place.FRAME:
+    depth = NoDepth.UNCLEAR if start is None else code.depth(start, ip)
+    if depth is NoDepth.FRAME:
         return None
     sure = isinstance(depth, int)
     addr_p = sp + code.word_bytes * (depth if isinstance(depth, int) else 0)
@@ -152,7 +167,7 @@ def missing_caller(
         addr = recover(int.from_bytes(raw, "little"), addr_p)
     except NotInDump:
         return None
-    callee = code.called_from(addr)
+    callee = code.callee_of(addr)
     if callee is None or not (sure or start is None or callee == start):
         return None
     return Caller(addr, sure)
@@ -161,88 +176,96 @@ def missing_caller(
 # ---- the call before a return address
 
 INDIRECT = -1
-"""What an indirect call calls: it does not say."""
+"""Stands for the callee of an indirect call, which its code does not name."""
 
 
-def called_from(addr: int, read: ReadMemory, word_bytes: int) -> Optional[int]:
-    """What the call calls that returns to *addr*; :data:`INDIRECT`; ``None`` if none does."""
+def callee_of(return_addr: int, read: ReadMemory, word_bytes: int) -> Optional[int]:
+    """Return what the call right before a return address calls.
+
+    :param return_addr: Virtual address
+    :param read: Reads the memory of the kernel
+    :param word_bytes: 8 for 64-bit code, 4 for 32-bit code
+    :return: Virtual address, or :data:`INDIRECT`; ``None`` if there is no call before the address
+    """
     for length in (5, 2, 3, 6, 7, 4, 8):
-        code = read(addr - length, length) if addr >= length else None
+        code = read(return_addr - length, length) if return_addr >= length else None
         call = decode(code, 0, word_bytes) if code is not None else None
         if call is None or call.length != length:
             continue
         if call.opcode == 0xE8:
-            return addr + call.immediate & (1 << 8 * word_bytes) - 1
+            return return_addr + call.immediate & (1 << 8 * word_bytes) - 1
         if call.opcode == 0xFF and call.reg & 7 == 2:
             return INDIRECT
     return None
 
 
-# ---- through the code
+# ---- the depth of the stack
 
 
-def depth_at(code: bytes, place: int, word_bytes: int) -> Depth:
-    """What is on the stack at a place in a function.
+def depth_at(code: bytes, ip_offset: int, word_bytes: int) -> Depth:
+    """Return the depth of the stack at an instruction of a function.
 
-    :param code: of the function from its first byte, and some more.
-    :param place: offset of the instruction that was not executed, or into it: kprobes and
-        ftrace leave an ip behind its first byte.
+    :param code: The function from its first byte on, and some code behind *ip_offset*
+    :param ip_offset: Offset in bytes of the instruction, or of a byte inside of it: kprobes and
+        ftrace leave an ip behind the first byte. The instruction was not executed.
+    :param word_bytes: 8 for 64-bit code, 4 for 32-bit code
+    :return: :attr:`NoDepth.UNCLEAR` also if the paths that lead there have different depths
     """
-    # At a return, the return address is where sp points, however one came there.
-    here = decode(code, place, word_bytes)
-    if here is not None and here.opcode in (0xC2, 0xC3):
+    # At a ret sp points to the return address, on whatever path.
+    interrupted = decode(code, ip_offset, word_bytes)
+    if interrupted is not None and interrupted.opcode in (0xC2, 0xC3):
         return 0
     found: set[Depth] = set()
     seen: set[tuple[int, Depth]] = set()
-    ways: list[tuple[int, Depth]] = [(0, 0)]
-    while ways and len(found) < 2:
-        at, depth = ways.pop()
+    paths: list[tuple[int, Depth]] = [(0, 0)]  # offset of an instruction, depth before it
+    while paths and len(found) < 2:
+        at, depth = paths.pop()
         while 0 <= at < len(code) and (at, depth) not in seen:
             seen.add((at, depth))
             if len(seen) > MAX_INSTRUCTIONS:
-                return Place.UNCLEAR
+                return NoDepth.UNCLEAR
             instruction = decode(code, at, word_bytes)
             if instruction is None:
                 break
             end = at + instruction.length
-            if at <= place < end:
+            if at <= ip_offset < end:
                 found.add(depth)
-            depth = _after(instruction, depth, word_bytes)
-            if _jumps(instruction):
-                ways.append((end + instruction.immediate, depth))
-            if not _goes_on(instruction):
+            depth = _depth_after(instruction, depth, word_bytes)
+            if _may_jump(instruction):
+                paths.append((end + instruction.immediate, depth))
+            if not _may_fall_through(instruction):
                 break
             at = end
-    return found.pop() if len(found) == 1 else Place.UNCLEAR
+    return found.pop() if len(found) == 1 else NoDepth.UNCLEAR
 
 
-def _jumps(i: Instruction) -> bool:
-    """Does it jump, perhaps, to a place that it names?"""
+def _may_jump(i: Instruction) -> bool:
+    """Is it a jump whose target is in the instruction?"""
     return 0x70 <= i.opcode <= 0x7F or i.opcode in _LOOPS_AND_JUMPS or i.opcode >> 4 == 0xF8
 
 
 _LOOPS_AND_JUMPS = frozenset((0xE0, 0xE1, 0xE2, 0xE3, 0xE9, 0xEB))
 
 
-def _goes_on(i: Instruction) -> bool:
-    """Can the next instruction be executed after it? (A WARN() goes on after ud2, a BUG() does not.)"""
+def _may_fall_through(i: Instruction) -> bool:
+    """May the CPU execute the next instruction after it?"""
+    # A WARN() goes on after its ud2, a BUG() does not: ud2 may fall through.
     if i.opcode == 0xFF:
         return i.reg & 7 not in (4, 5)
     return i.opcode not in (0xC2, 0xC3, 0xCB, 0xCC, 0xCF, 0xE9, 0xEB, 0x0F07)
 
 
-def _after(i: Instruction, depth: Depth, word_bytes: int) -> Depth:
-    """The depth after an instruction."""
-    if depth is Place.FRAME:
-        # Only what gives the frame up matters: pop %rbp, leave.
+def _depth_after(i: Instruction, depth: Depth, word_bytes: int) -> Depth:
+    if depth is NoDepth.FRAME:
+        # Only pop %rbp and leave end the frame.
         return 0 if (i.opcode == 0x5D and i.rm == _BP) or i.opcode == 0xC9 else depth
     if _makes_frame(i):
-        return Place.FRAME
+        return NoDepth.FRAME
     words = _words_pushed(i, word_bytes)
-    if words is None or depth is Place.UNCLEAR:
-        return Place.UNCLEAR
+    if words is None or depth is NoDepth.UNCLEAR:
+        return NoDepth.UNCLEAR
     depth += words
-    return depth if 0 <= depth < _MAX_WORDS else Place.UNCLEAR
+    return depth if 0 <= depth < _MAX_WORDS else NoDepth.UNCLEAR
 
 
 def _makes_frame(i: Instruction) -> bool:
@@ -251,7 +274,7 @@ def _makes_frame(i: Instruction) -> bool:
 
 
 def _words_pushed(i: Instruction, word_bytes: int) -> Optional[int]:
-    """By how many words the stack grows; ``None`` if it cannot be told."""
+    """Return by how many words the stack grows; ``None`` if the instruction does not tell."""
     group = i.reg & 7
     if i.opcode in (0x68, 0x6A, 0x9C, 0x0FA0, 0x0FA8) or 0x50 <= i.opcode <= 0x57:
         return 1
@@ -263,7 +286,7 @@ def _words_pushed(i: Instruction, word_bytes: int) -> Optional[int]:
         return 1
     if i.opcode == 0x8F:
         return -1
-    if i.opcode == 0xC9:  # leave, and there is no frame
+    if i.opcode == 0xC9:  # leave, where this function has no frame
         return None
     if i.opcode in (0x81, 0x83) and i.mod == 3 and i.rm == _SP:
         if group == 7:  # cmp

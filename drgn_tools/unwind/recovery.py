@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Return addresses that the kernel itself rewrote: function graph tracer, kretprobes.
+"""Recover the return addresses that the kernel has rewritten for the function graph tracer and for kretprobes.
 
-Follows unwind_recover_ret_addr() in arch/x86/include/asm/unwind.h (v6.12): the
-function graph tracer is asked first, rethook about what it answers.
+Follows unwind_recover_ret_addr() in arch/x86/include/asm/unwind.h (v6.12): first the function graph
+tracer is asked for the original. If that is the trampoline of rethook, rethook is asked in turn.
 """
 
 from __future__ import annotations
@@ -10,67 +10,83 @@ from __future__ import annotations
 from typing import Optional
 
 import msgspec
-from drgn import FaultError, Program, TypeKind, offsetof, sizeof
+from drgn import Program, TypeKind, offsetof, sizeof
 
-from ..kernel.layout import probing, symbol_address
+from ..kernel.probing import probing, symbol_address
 from ..kernel.stack_memory import NotInDump
 from ..kernel.tasks import Task
+from ..memory import ADDRESS_MASK, read_or_none
 
 __all__ = ("Fgraph", "RecoverLayout", "Recovery", "Rethook", "probe_recovery")
 
 _FGRAPH_FRAME_OFFSET_MASK = (1 << 10) - 1
-"""kernel/trace/fgraph.c: the low bits of a word on the shadow stack lead to its frame."""
+"""Of a word on the shadow stack: distance to its frame in words (kernel/trace/fgraph.c, v6.12)."""
 
 _MAX_RETHOOK_NODES = 4096
-"""A node for each kretprobed function on a stack; the walk of a looping list visits more."""
+"""Nodes that one walk visits: more are a list that loops. A stack has one for each function with a kretprobe."""
 _MAX_NODE_BYTES = 256
-"""From the first of its words that are wanted to the last; more is not read at once."""
+"""If the three words of a node lie in so many bytes, they are read at once."""
 _MAX_TASK_BYTES = 1 << 16
-"""Between two members of ``struct task_struct``, which has some 10 KiB, in any order (RANDSTRUCT)."""
+"""Bytes between two members of ``struct task_struct``. It has about 10 KiB; with RANDSTRUCT the order differs."""
 _FTRACE_RETFUNC_DEPTH = 50
-"""linux/ftrace.h: entries of the array before v6.11."""
+"""Entries of the array before v6.11 (linux/ftrace.h)."""
 _MAX_SHADOW_STACK_WORDS = 65536 // 8
-"""A page of the largest kind that x86 kernels ever considered; it is 4096 bytes."""
+"""Limit for the words of a shadow stack. It is a page, but a damaged dump may have any PAGE_SIZE."""
 
 
 class Fgraph(msgspec.Struct, frozen=True):
-    """Where the function graph tracer keeps return addresses."""
+    """Where the function graph tracer keeps the original return addresses."""
 
     return_to_handler: int
+    """Virtual address of ``return_to_handler``, which it writes over return addresses."""
     of_words: bool
-    """``task->ret_stack`` is a shadow stack of words (v6.11); before, an array of struct ftrace_ret_stack."""
+    """``task->ret_stack`` points to a shadow stack of words (v6.11 and later). Before that, to an array of
+    struct ftrace_ret_stack."""
     ret_stack_offset: int
+    """``offsetof(struct task_struct, ret_stack)``."""
     curr_ret_stack: tuple[int, int]
-    """Offset and size; both are read at once."""
+    """Offset and size of ``task->curr_ret_stack``, in bytes."""
     max_index: int
-    """The highest that makes sense: an index from a damaged dump may be anything."""
+    """The highest value of ``curr_ret_stack`` that is accepted: a damaged dump may have any."""
     frame_bytes: int
+    """``sizeof(struct ftrace_ret_stack)``."""
     ret_offset: int
+    """``offsetof(struct ftrace_ret_stack, ret)``."""
     retp_offset: int
+    """``offsetof(struct ftrace_ret_stack, retp)``."""
 
 
 class Rethook(msgspec.Struct, frozen=True):
-    """Where rethook keeps return addresses (v5.18 and later), or kretprobes do (v5.16, v5.17)."""
+    """Where rethook keeps the original return addresses (v5.18 and later), or kretprobes do (v5.16, v5.17).
+
+    They are in a list of nodes, which are linked by their member ``llist``. Offsets in a node are
+    from there, and may be negative."""
 
     trampoline: int
+    """Virtual address of the trampoline, which is written over return addresses."""
     first_offset: int
-    """Of ``rethooks.first`` in the task. Nodes are linked by their llist member: offsets are from there."""
+    """Offset of ``rethooks.first`` in ``struct task_struct``, in bytes."""
     ret_addr_offset: int
+    """Offset of the original return address in a node."""
     frame_offset: int
+    """Offset in a node of the address where the return address was rewritten."""
     refuses_runnable: bool = True
-    """Of a task that is not current but TASK_RUNNING, rethook_find_ret_addr() gives nothing."""
+    """rethook_find_ret_addr() returns 0 for a task that is TASK_RUNNING, unless it is the current one."""
 
 
 class RecoverLayout(msgspec.Struct, frozen=True):
-    """What rewrites return addresses in this kernel; ``None`` for what it was built without."""
+    """What rewrites return addresses in one kernel."""
 
     word_bytes: int
+    """Size of a stack word in bytes."""
     fgraph: Optional[Fgraph]
+    """The function graph tracer; ``None`` if the kernel was built without it."""
     rethook: Optional[Rethook]
+    """Rethook, or kretprobes; ``None`` if the kernel was built without them."""
 
     @property
     def trampolines(self) -> frozenset[int]:
-        """What is found in the place of return addresses that were rewritten."""
+        """The virtual addresses that this kernel writes over return addresses."""
         fgraph, rethook = self.fgraph, self.rethook
         return frozenset(
             ([fgraph.return_to_handler] if fgraph else [])
@@ -81,7 +97,7 @@ class RecoverLayout(msgspec.Struct, frozen=True):
 def probe_recovery(prog: Program) -> RecoverLayout:
     """Find what rewrites return addresses in this kernel, by its types and symbols.
 
-    :raises TypesError: its types are damaged.
+    :raises TypesError: if its types are damaged
     """
     with probing(prog):
         word_bytes = prog.address_size()
@@ -133,8 +149,8 @@ def _probe_rethook(prog: Program) -> Optional[Rethook]:
 
 def _probe_kretprobe(prog: Program) -> Optional[Rethook]:
     # Since "kprobes: treewide: Make it harder to refer kretprobe_trampoline directly"
-    # (v5.16) the trampoline bears this name.
-    # In the same release unwinders began to see through it; before, they show it.
+    # (v5.16), the trampoline has this name. Since the same release unwinders recover the
+    # original. Before that, they show the trampoline.
     trampoline = symbol_address(prog, "__kretprobe_trampoline")
     task = prog.type("struct task_struct")
     if trampoline is None or not task.has_member("kretprobe_instances"):
@@ -152,12 +168,13 @@ def _probe_kretprobe(prog: Program) -> Optional[Rethook]:
 
 
 class Recovery:
-    """Gives back the return addresses of one task; a :data:`~.base.Recover`.
+    """Recovers the return addresses of one walk; a :data:`~.base.Recover`.
 
-    Keeps the kernel's cursors (``graph_idx`` and ``kr_cur`` of struct
-    unwind_state), so it serves one walk.
+    It has the kernel's cursors: ``graph_idx`` and ``kr_cur`` of ``struct unwind_state``.
 
-    :param current: the task is on a CPU, and the walk is what it would see of itself.
+    :param layout: What rewrites return addresses in this kernel
+    :param task: The task whose stack is walked
+    :param current: The task is on a CPU, and is walked as if it walked its own stack
     """
 
     def __init__(
@@ -175,6 +192,14 @@ class Recovery:
         self._rethook_nodes_left = _MAX_RETHOOK_NODES
 
     def __call__(self, addr: int, addr_p: int) -> int:
+        """Return the original of a return address.
+
+        :param addr: The address that was found on the stack
+        :param addr_p: Virtual address of the word that holds it
+        :return: *addr* if it was not rewritten, or if the function graph tracer has no original;
+            0 if rethook has no original, or does not return it
+        :raises NotInDump: if memory that holds the original is missing or damaged
+        """
         fgraph, rethook = self._layout.fgraph, self._layout.rethook
         if fgraph is not None and addr == fgraph.return_to_handler:
             find = self._in_shadow_stack if fgraph.of_words else self._in_array
@@ -184,7 +209,7 @@ class Recovery:
         return addr
 
     def _graph_of_task(self, fgraph: Fgraph) -> tuple[int, int]:
-        """``task->ret_stack`` and ``task->curr_ret_stack``, which lie side by side."""
+        """Return ``task->ret_stack`` and ``task->curr_ret_stack``. They lie side by side, so one read is enough."""
         if self._graph is None:
             word, (offset, size) = self._layout.word_bytes, fgraph.curr_ret_stack
             begin = min(offset, fgraph.ret_stack_offset)
@@ -198,9 +223,9 @@ class Recovery:
         return self._graph
 
     def _on_shadow_stack(self, ret_stack: int, words: int, index: int, size_bytes: int) -> bytes:
-        """Memory of a shadow stack from a word on.
+        """Return memory of the shadow stack from a word on.
 
-        :param words: how many there are: all are read at once, if they are in the dump.
+        :param words: Number of words on it. All are read at once, if they are in the dump.
         """
         word = self._layout.word_bytes
         if self._shadow_stack is None:
@@ -216,14 +241,14 @@ class Recovery:
     def _in_array(self, fgraph: Fgraph, addr: int, addr_p: int) -> int:
         """Follows ftrace_graph_ret_addr() in kernel/trace/fgraph.c, v6.1.
 
-        Each time from the outermost entry, without a cursor, and what an entry of
-        a tail call holds is taken as it is.
+        It has no cursor: each search starts at the outermost entry. An entry of a tail call holds
+        ``return_to_handler``, which is returned.
         """
         ret_stack, index = self._graph_of_task(fgraph)
         if index < 0:
             return addr
         if index > fgraph.max_index:
-            raise NotInDump(ret_stack)  # damaged: there is no such array
+            raise NotInDump(ret_stack)  # damaged: no array is as long
         frames = self._read(ret_stack, (index + 1) * fgraph.frame_bytes)
         for start in range(0, len(frames), fgraph.frame_bytes):
             if self._word_in(frames, start + fgraph.retp_offset) == addr_p:
@@ -233,8 +258,8 @@ class Recovery:
     def _in_shadow_stack(self, fgraph: Fgraph, addr: int, addr_p: int) -> int:
         """Follows ftrace_graph_ret_addr() and get_ret_stack() in kernel/trace/fgraph.c, v6.12.
 
-        What is not found stays ``return_to_handler``, which is kernel text: the
-        kernel shows it and calls the stack reliable.
+        If there is no original, ``return_to_handler`` is returned. That is kernel text: the kernel
+        shows it and the stack is reliable.
         """
         # struct ftrace_ret_stack on the shadow stack, higher indexes above:
         #   [curr_ret_stack]
@@ -244,7 +269,7 @@ class Recovery:
         ret_stack, words = self._graph_of_task(fgraph)
         i = self._graph_idx or words
         if i > fgraph.max_index:
-            raise NotInDump(ret_stack)  # damaged: there is no such stack
+            raise NotInDump(ret_stack)  # damaged: no shadow stack is as deep
         while i > 0:
             i -= 1
             top = self._on_shadow_stack(ret_stack, words, i, self._layout.word_bytes)
@@ -265,11 +290,11 @@ class Recovery:
     def _rethook_find_ret_addr(self, rethook: Rethook, addr_p: int) -> int:
         """Follows rethook_find_ret_addr() in kernel/trace/rethook.c, v6.12.
 
-        And kretprobe_find_ret_addr() in kernel/kprobes.c, v5.17, which is the same
-        but for one rule.
+        kretprobe_find_ret_addr() in kernel/kprobes.c, v5.17, is the same, except that it does not
+        look at the state of the task.
 
-        :return: 0 if it is not found, or the task is TASK_RUNNING and not current: no
-            kernel text, so the stack is unreliable.
+        :return: 0 if there is no original, or the task is TASK_RUNNING and not current. That is
+            not kernel text, so the stack is unreliable.
         """
         if rethook.refuses_runnable and self._task.is_runnable and not self._current:
             return 0
@@ -279,7 +304,7 @@ class Recovery:
                 return ret_addr
 
     def _next_rethook(self, rethook: Rethook) -> tuple[int, int]:
-        """__rethook_find_ret_addr(): the next node whose address is a real one."""
+        """Return the next node that holds an original, and that (__rethook_find_ret_addr())."""
         if self._kr_cur:
             node = self._word_of_node(rethook, self._kr_cur)
         else:
@@ -292,11 +317,11 @@ class Recovery:
                 return node, ret_addr
             node = self._word_of_node(rethook, node)
         if node:
-            raise NotInDump(node)  # the list does not end: what else is on it is lost
+            raise NotInDump(node)  # the list loops: what should follow is missing
         return 0, 0
 
     def _word_of_node(self, rethook: Rethook, node: int, offset: int = 0) -> int:
-        """A word of a node, by default its link: all three are read at once, if they are in the dump."""
+        """Return a word of a node, by default its link. All three words are read at once, if they are in the dump."""
         begin = min(0, rethook.ret_addr_offset, rethook.frame_offset)
         if node != self._node:
             end = max(0, rethook.ret_addr_offset, rethook.frame_offset) + self._layout.word_bytes
@@ -311,10 +336,10 @@ class Recovery:
     # ---- memory
 
     def _read(self, addr: int, size_bytes: int) -> bytes:
-        try:
-            return bytes(self._prog.read(addr & ((1 << 64) - 1), size_bytes))
-        except FaultError:
-            raise NotInDump(addr) from None
+        data = read_or_none(self._prog, addr & ADDRESS_MASK, size_bytes)
+        if data is None:
+            raise NotInDump(addr)
+        return data
 
     def _word(self, addr: int) -> int:
         return int.from_bytes(self._read(addr, self._layout.word_bytes), "little")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The reason of a verdict as a sentence that a person understands."""
+"""The reason of a verdict in words: a sentence, and a few words for a table."""
 
 from __future__ import annotations
 
@@ -8,78 +8,87 @@ from typing import Optional
 
 import msgspec
 
+from ..memory import ADDRESS_MASK
 from ..records import Frame, Reason, SavedRegs
 from ..unwind.base import End, Walk
 from .reliable import MAX_STACK_ENTRIES, Judgement
 
-__all__ = ("Why", "changed", "running", "why")
+__all__ = ("Explanation", "explain", "explain_changed", "explain_running", "place")
 
 _PREEMPTION = (
     "preempt_schedule_irq",
     "raw_irqentry_exit_cond_resched",
     "irqentry_exit_cond_resched",
 )
-"""On the stack above a ``pt_regs``, these say that the interrupted code lost its CPU there."""
+"""Functions that take the CPU away from interrupted code: kernel/sched/core.c, kernel/entry/common.c, v6.12.
+
+Code is preempted if what interrupted it has called one of them."""
 
 
-class Why(msgspec.Struct, frozen=True):
-    """A reason in words."""
+class Explanation(msgspec.Struct, frozen=True):
+    """The reason of a verdict in words."""
 
     sentence: str
-    """All of it, naming the place."""
+    """A sentence that names the place: ``page fault in vfs_read+0x8f``."""
     brief: str
-    """For a table."""
+    """A few words for a table: ``page fault in vfs_read``."""
 
 
-def why(
+def explain(
     judgement: Judgement, walk: Walk, frames: Sequence[Frame], regs: Sequence[SavedRegs]
-) -> Optional[Why]:
-    """Why this verdict; ``None`` for a reliable stack.
+) -> Optional[Explanation]:
+    """Return the reason of a verdict in words.
 
-    :param frames: one for each step of *walk*, named.
-    :param regs: the ``pt_regs`` among them.
+    :param judgement: The verdict on *walk*
+    :param walk: The walk of a task that is not on a CPU
+    :param frames: One for each step of *walk*, with its symbol
+    :param regs: The ``pt_regs`` among *frames*, in the same order
+    :return: ``None`` for a reliable stack
     """
     reason, at = judgement.reason, judgement.step
     if reason is None:
         return None
     if reason is Reason.KERNEL_MODE_REGS:
-        assert at is not None  # judge() says on which pt_regs
+        assert at is not None  # judge() has named the pt_regs
         saved = next(r for r in regs if r.address == frames[at].regs)
         return _interrupted(saved, frames[:at], frames[at])
     if reason is Reason.BAD_RETURN_ADDRESS:
-        assert at is not None  # judge() says on which frame
-        return Why(
+        assert at is not None  # judge() has named the frame
+        return Explanation(
             f"return address {frames[at].ip:#x}{_above(frames, at)} is not kernel text",
             "bad return address",
         )
     if reason is Reason.BROKEN_CHAIN:
         last = place(frames[at]) if at is not None else "the saved stack pointer"
-        return Why(_broken(walk, last), "broken frame pointer")
+        return Explanation(_broken(walk, last), "broken frame pointer")
     if reason is Reason.TOO_MANY_ENTRIES:
-        return Why(
+        return Explanation(
             f"{MAX_STACK_ENTRIES} or more entries; live patching can use {MAX_STACK_ENTRIES - 1}",
             f"{MAX_STACK_ENTRIES} or more entries",
         )
     if reason is Reason.TEXT_UNCLEAR:
-        assert at is not None  # judge() says on which frame
-        return Why(
+        assert at is not None  # judge() has named the frame
+        return Explanation(
             f"whether return address {frames[at].ip:#x}{_above(frames, at)} is kernel text"
             " cannot be told: the lists of modules, trampolines or BPF programs are damaged",
             "may be no kernel text",
         )
     if reason is Reason.END_UNCLEAR:
-        return Why(
+        return Explanation(
             "the stack ends without user registers, which kernels before 5.8 judge differently",
             "no user registers",
         )
-    return Why(_missing(walk), "not in the dump")
+    return Explanation(_missing(walk), "not in the dump")
 
 
-def running(cpu: int, walk: Optional[Walk] = None, frames: Sequence[Frame] = ()) -> Why:
-    """Why there is no verdict on a task that is on a CPU, and what is wrong with its stack.
+def explain_running(
+    cpu: int, walk: Optional[Walk] = None, frames: Sequence[Frame] = ()
+) -> Explanation:
+    """Return in words that a task is on a CPU, which leaves its verdict unknown, and how its stack is damaged.
 
-    :param walk: from the registers of the CPU; ``None`` where these are not known.
-    :param frames: where the CPU is, then one for each step of *walk*.
+    :param cpu: Number of the CPU
+    :param walk: The walk from the registers of the CPU; ``None`` if the dump has no registers of it
+    :param frames: The frame that the CPU is in, then one for each step of *walk*
     """
     brief = f"running on CPU {cpu}"
     sentence = [brief]
@@ -92,12 +101,17 @@ def running(cpu: int, walk: Optional[Walk] = None, frames: Sequence[Frame] = ())
         sentence.append(_missing(walk))
     elif walk is not None and walk.end is End.EMPTY:
         sentence.append("its registers lead to no frame")
-    return Why("; ".join(sentence), brief)
+    return Explanation("; ".join(sentence), brief)
 
 
-def changed(times: int) -> Why:
-    """Why there is no verdict on a task of a running kernel that does not stay at rest."""
-    return Why(f"it ran each of {times} times that it was read", "changed while it was read")
+def explain_changed(times: int) -> Explanation:
+    """Return in words that a task of a running kernel ran each time it was read.
+
+    :param times: How often it was read
+    """
+    return Explanation(
+        f"it ran each of {times} times that it was read", "changed while it was read"
+    )
 
 
 def _broken(walk: Walk, last: str) -> str:
@@ -105,18 +119,18 @@ def _broken(walk: Walk, last: str) -> str:
 
 
 def _missing(walk: Walk) -> str:
-    where = (walk.bad_addr or 0) & ((1 << 64) - 1)
+    where = (walk.bad_addr or 0) & ADDRESS_MASK
     return f"memory at {where:#x} is not in the dump"
 
 
 def place(frame: Frame) -> str:
-    """Where a frame is: ``vfs_read+0x8f``, ``foo+0x3 [module]``, or the bare address."""
+    """Return where a frame is: ``vfs_read+0x8f``, ``foo+0x3 [module]``, or its bare address."""
     if frame.symbol is None:
         return f"{frame.ip:#x}"
     return f"{frame.symbol} [{frame.module}]" if frame.module else str(frame.symbol)
 
 
-def _interrupted(saved: SavedRegs, inner: Sequence[Frame], at: Frame) -> Why:
+def _interrupted(saved: SavedRegs, inner: Sequence[Frame], at: Frame) -> Explanation:
     by, where = saved.entry, place(at)
     function = where if at.symbol is None else at.symbol.name
     preempted = any(
@@ -124,9 +138,9 @@ def _interrupted(saved: SavedRegs, inner: Sequence[Frame], at: Frame) -> Why:
     )
     if preempted:
         sentence = f"preempted by {_the(by)} in {where}" if by else f"preempted in {where}"
-        return Why(sentence, f"preempted in {function}")
+        return Explanation(sentence, f"preempted in {function}")
     what = by or "interrupt or exception"
-    return Why(f"{what} in {where}", f"{what} in {function}")
+    return Explanation(f"{what} in {where}", f"{what} in {function}")
 
 
 def _the(entry: str) -> str:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A finished walk -> can the stack be trusted? The kernel's own judgement, with the reason kept.
+"""From a finished walk to its verdict: what the kernel would answer, and for what reason.
 
-A thin policy over the walker, as arch_stack_walk_reliable() is in
-arch/x86/kernel/stacktrace.c (v5.8 to v7.2 alike) with the callback
-stack_trace_consume_entry() of kernel/stacktrace.c and the array of
-MAX_STACK_ENTRIES entries that kernel/livepatch/transition.c passes.
+The rules are those of arch_stack_walk_reliable() in arch/x86/kernel/stacktrace.c (the same from
+v5.8 to v7.2). With them go the callback stack_trace_consume_entry() in kernel/stacktrace.c and the
+array of MAX_STACK_ENTRIES entries that kernel/livepatch/transition.c passes.
 """
 
 from __future__ import annotations
@@ -19,18 +18,20 @@ from ..unwind.base import End, Walk
 __all__ = ("MAX_STACK_ENTRIES", "Judgement", "judge")
 
 MAX_STACK_ENTRIES = 100
-"""kernel/livepatch/transition.c. Storing the last one already fails: 99 can be used."""
+"""kernel/livepatch/transition.c. A stack with as many entries already fails: 99 can be used."""
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """A verdict, and where it fell."""
+    """A verdict, its reason, and the step of the walk that decided it."""
 
     verdict: Verdict
     """Reliable, unreliable or unknown."""
     reason: Optional[Reason] = None
-    """``None`` if reliable."""
+    """Why it is not reliable; ``None`` if it is."""
     step: Optional[int] = None
-    """Index of the step on which the verdict fell; for a broken chain the last good one."""
+    """Index of the step that decided the verdict, in :attr:`.Walk.steps`.
+
+    If the next frame could not be found or read, it is the last step. ``None`` if no step decided it."""
 
 
 def judge(
@@ -39,28 +40,29 @@ def judge(
     kernel_regs_are_unreliable: bool,
     needs_user_regs: bool = False,
 ) -> Judgement:
-    """Return what ``stack_trace_save_tsk_reliable()`` would answer.
+    """Return what ``stack_trace_save_tsk_reliable()`` would answer (kernel/stacktrace.c, v6.12).
 
-    Rules apply frame by frame, so what comes first decides: memory missing
-    further up does not matter to a stack that is unreliable already.
+    The rules apply to one step after the other, and the first that fails decides. Memory that
+    is missing further up does not matter to a stack that is already unreliable.
 
-    :param walk: the walk of a task that is not on a CPU.
-    :param is_kernel_text: ``__kernel_text_address()``; ``None`` where that cannot be told.
-    :param kernel_regs_are_unreliable: kernel-mode ``pt_regs`` end it, as they do with
-        CONFIG_FRAME_POINTER; else they are an entry like any other.
-    :param needs_user_regs: this kernel may want user-mode registers at the end of this
-        task's stack (see :attr:`.arch.base.Layout.may_need_user_regs`).
+    :param walk: The walk of a task that is not on a CPU
+    :param is_kernel_text: ``__kernel_text_address()`` of a virtual address; returns ``None`` if
+        the dump does not tell
+    :param kernel_regs_are_unreliable: Kernel-mode ``pt_regs`` make the stack unreliable, as they
+        do with CONFIG_FRAME_POINTER. Otherwise they are an entry like any other.
+    :param needs_user_regs: This kernel may require user-mode registers at the end of this
+        task's stack (see :attr:`.arch.base.Layout.may_need_user_regs`)
     """
     for i, step in enumerate(walk.steps):
         if step.regs is not None:
             # Success path for user tasks.
             if step.user_mode:
                 return Judgement(Verdict.RELIABLE)
-            # Kernel mode registers mean an interrupt or exception in the
-            # kernel, which may have hit before a frame pointer was saved.
+            # An interrupt or exception in the kernel may have come before the function
+            # saved its frame pointer.
             if kernel_regs_are_unreliable:
                 return Judgement(Verdict.UNRELIABLE, Reason.KERNEL_MODE_REGS, i)
-        # A rewritten return address whose original is not found becomes 0: never text.
+        # Recovery of a rewritten return address returns 0 if it does not find the original.
         is_text = is_kernel_text(step.ip) if step.ip else False
         if is_text is None:
             return Judgement(Verdict.UNKNOWN, Reason.TEXT_UNCLEAR, i)

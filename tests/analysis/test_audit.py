@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The engine on a real dump, whole and damaged.
+"""The audit of a real dump, whole and damaged.
 
-Damage is laid over a freshly opened program (drgn lets a later memory segment
-hide an earlier one), so the dump itself stays as the lab made it.
+Damage is added to a program that was just opened: a memory segment hides an earlier one of drgn.
+The dump itself is not changed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def whole(demo_program: drgn.Program) -> KernelAudit:
 
 @pytest.fixture
 def prog(demo_core: str) -> drgn.Program:
-    """A program of its own, to be damaged."""
+    """Return a new program, which the test may damage."""
     return open_program(core=demo_core)
 
 
@@ -173,7 +173,7 @@ def test_what_is_no_task_is_a_usage_error(demo_program: drgn.Program, which: obj
 def same_but(
     whole: KernelAudit, audit: KernelAudit, changed: Callable[[TaskStack], bool]
 ) -> list[TaskStack]:
-    """The records that *changed* names; all others must be as in the whole dump."""
+    """Return the records for which *changed* is true. Check that all others are those of the whole dump."""
     by_task = {s.task: s for s in audit}
     for s in whole:
         if not changed(s):
@@ -307,7 +307,7 @@ def test_entry_code_that_is_not_in_the_dump_leaves_every_verdict_unknown(
     whole: KernelAudit, prog: drgn.Program
 ) -> None:
     from drgn_tools.arch.x86.encoding import PROBE_SYMBOLS
-    from drgn_tools.kernel.layout import symbol_address
+    from drgn_tools.kernel.probing import symbol_address
 
     for name in PROBE_SYMBOLS:
         addr = symbol_address(prog, name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is said from one look at the tasks of a running kernel to the next."""
+"""Tasks whose verdict changes from one look at a running kernel to the next."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from drgn_tools import Reason, Verdict, audit_kernel, crashed_stack, open_program
-from drgn_tools.commands.cli import main
+from drgn_tools.commands.main import main
 
 from ..conftest import lab_dump
 from ..lab.variants import variant_named

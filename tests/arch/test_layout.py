@@ -13,7 +13,7 @@ from drgn_tools.arch.registry import layout_of
 from drgn_tools.arch.x86.encoding import Encoding
 from drgn_tools.arch.x86.pt_regs import REGS_64
 from drgn_tools.errors import InputError, TypesError
-from drgn_tools.kernel.layout import probing, symbol_address
+from drgn_tools.kernel.probing import probing, symbol_address
 
 from ..debuginfo.test_kallsyms import table
 from ..support.drawn_kernel import (

@@ -5,8 +5,8 @@
 
 The same copies are audited into a new dataset in four ways, in turns:
 
-    loop        audit_one() and Dataset.commit(), one after the other in one process
-    cell        the same behind the wall: audit_in_cell(), no Dask
+    loop        audit_source() and Dataset.commit(), one after the other in one process
+    sandbox     the same in a sandbox: audit_in_sandbox(), no Dask
     1 worker    a fleet run on a local cluster of one worker
     2 workers   on one of two
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ("main",)
 
-MODES = ("loop", "cell", "1 worker", "2 workers")
+MODES = ("loop", "sandbox", "1 worker", "2 workers")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Run:
 def _run_here(mode: str, sources: Sequence[str], dataset_path: Path) -> Run:
     began = time.perf_counter()
     from drgn_tools.fleet.dataset.dataset import Dataset, source_key
-    from drgn_tools.fleet.dataset.schema import audit_file
+    from drgn_tools.fleet.dataset.parquet import audit_file
     from drgn_tools.fleet.run.job import Job
     from drgn_tools.fleet.run.source import Source
 
@@ -101,34 +101,34 @@ _Do = Callable[[Sequence["Job"], _Commit], None]
 def _way(mode: str) -> Iterator[_Do]:
     if mode == "loop":
         yield _loop
-    elif mode == "cell":
-        yield _cell_loop
+    elif mode == "sandbox":
+        yield _sandbox_loop
     else:
         with _engine(int(mode.split()[0])) as do:
             yield do
 
 
 def _loop(jobs: Sequence[Job], commit: _Commit) -> None:
-    from drgn_tools.fleet.run.one import audit_one
+    from drgn_tools.fleet.run.audit_source import audit_source
 
     for job in jobs:
-        commit(job, audit_one(job))
+        commit(job, audit_source(job))
 
 
-def _cell_loop(jobs: Sequence[Job], commit: _Commit) -> None:
+def _sandbox_loop(jobs: Sequence[Job], commit: _Commit) -> None:
     from drgn_tools.fleet.run.job import Limits
-    from drgn_tools.fleet.run.sandbox import Cells, audit_in_cell
+    from drgn_tools.fleet.run.sandboxes import Sandboxes, audit_in_sandbox
 
-    cells = Cells()
+    sandboxes = Sandboxes()
     for job in jobs:
-        commit(job, audit_in_cell(job, Limits(), cells))
-    cells.close()
+        commit(job, audit_in_sandbox(job, Limits(), sandboxes))
+    sandboxes.close()
 
 
 @contextmanager
 def _engine(workers: int) -> Iterator[_Do]:
     from drgn_tools.fleet.run.cluster import Cluster
-    from drgn_tools.fleet.run.engine import run_jobs
+    from drgn_tools.fleet.run.dask_jobs import run_jobs
     from drgn_tools.fleet.run.job import Limits
 
     class Started(Cluster):

@@ -41,7 +41,7 @@ from drgn_tools.arch.base import Layout
 from drgn_tools.arch.registry import layout_of
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo, vmcoreinfo_symbol
 from drgn_tools.errors import DrgnToolsError
-from drgn_tools.kernel.layout import symbol_address
+from drgn_tools.kernel.probing import symbol_address
 from drgn_tools.kernel.task_list import TaskList
 from drgn_tools.kernel.tasks import Task
 from drgn_tools.unwind.recovery import RecoverLayout, probe_recovery

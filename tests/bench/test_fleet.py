@@ -13,7 +13,7 @@ pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 from .fleet import MODES, Run, _copies, _lines, _Round, _run
 
 
-@pytest.mark.parametrize("mode", ["cell", "1 worker"])
+@pytest.mark.parametrize("mode", ["sandbox", "1 worker"])
 def test_a_run(mode: str, demo_core: str, tmp_path: Path) -> None:
     # It asserts by itself that each has a record.
     run = _run(mode, _copies([Path(demo_core)], 2, tmp_path), tmp_path)

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from drgn_tools import Verdict, __version__, open_program, task_stacks
-from drgn_tools.commands.cli import main
+from drgn_tools.commands.main import main
 from drgn_tools.data import demo_vmcore
 
+from ..support.command_line import offer
 from ..support.fabricated import AUDIT
-from .test_cli import offer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 UPDATE = os.environ.get("DRGN_TOOLS_UPDATE_GOLDEN") == "1"

@@ -165,6 +165,26 @@ def test_stock_debian_kernel_shows_the_stacks_that_the_kernel_sees(
         assert by_comm[comm].regs[-1].entry == "syscall"
 
 
+@pytest.mark.lab
+def test_tasks_on_a_cpu_of_a_stock_debian_kernel_have_the_stack_that_drgn_walks(
+    debian: tuple[KernelAudit, list[SheetTask]],
+) -> None:
+    audit, _ = debian
+    prog = open_program(core=str(lab_file("debian.core")))
+    on_cpu = [s for s in audit if s.on_cpu]
+    assert len(on_cpu) == audit.kernel.cpus
+    for s in on_cpu:
+        assert (s.verdict, s.reason) == (Verdict.UNKNOWN, Reason.RUNNING)
+        trace = prog.stack_trace(drgn.Object(prog, "struct task_struct *", s.task))
+        theirs = [frame.pc for frame in trace if not frame.is_inline]
+        ours = [frame.ip for frame in s.frames if not frame.user_mode]
+        # What is no kernel text is not shown: past user-mode registers drgn goes on.
+        assert len(ours) > 3 and ours == theirs[: len(ours)]
+        assert s.cpu_registers is not None and s.cpu_registers["ip"] == ours[0]
+        names = [frame.symbol.name for frame in s.frames if frame.symbol]
+        assert {"multi_cpu_stop", "cpu_stopper_thread"} <= set(names)  # the oracle's stop_machine()
+
+
 def test_lab_dumps_are_where_make_lab_puts_them(tmp_path: Path) -> None:
     # lab_file() fails, not skips, where the lab was meant to run.
     with pytest.MonkeyPatch.context() as patch:

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from drgn_tools import Reason, Verdict, open_program, task_stacks
-from drgn_tools.kernel.layout import symbol_address
+from drgn_tools.kernel.probing import symbol_address
 from drgn_tools.kernel.symbolizer import Symbolizer
 from drgn_tools.kernel.text import KernelText
 

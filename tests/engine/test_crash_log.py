@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a kernel said as it died."""
+"""The headlines of a crash in the kernel log."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is told of a task because another's stack has the same outline is what a walk of its own says."""
+"""A record made from a template is the same as one made by a walk of the task's own stack."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Place = tuple[tuple[int, ...], tuple[int, ...], bool]
 WORD = 8
 USER_CS, KERNEL_CS = 0x33, 0x10
 NODES = 256
-"""Where rethook nodes are put on a stack: far below what is in use."""
+"""Offset of the rethook nodes on a stack: far below the part that is in use."""
 NODE_BYTES = 64
 
 
 class Machine:
-    """The demo dump, and the stacks of its tasks that sleep."""
+    """The demo dump, and the stacks of its tasks that are not on a CPU."""
 
     def __init__(self, core: str) -> None:
         self.prog = open_program(core=core)
@@ -50,7 +50,7 @@ class Machine:
         return self.layout.thread_size_bytes
 
     def shuffle(self, rng: random.Random) -> None:
-        """Give most tasks the stack of one of four, some of them damaged, some with swapped addresses."""
+        """Give most tasks the stack of one of four. Some are damaged, some have rewritten return addresses."""
         donors = [*rng.choices(self.interrupted, k=2), *rng.choices(self.tasks, k=2)]
         for task in self.tasks:
             if rng.random() < 0.9:
@@ -58,7 +58,7 @@ class Machine:
 
 
 class _DrawnTask:
-    """A task with another's stack, each word that points into it moved."""
+    """A task with the stack of another one. Words that point into the stack are relocated."""
 
     def __init__(self, machine: Machine, task: Task, donor: Task, rng: random.Random) -> None:
         self.machine, self.task, self.rng = machine, task, rng
@@ -76,7 +76,7 @@ class _DrawnTask:
             self.put(at, self.anything(places))
 
     def chain(self) -> Iterator[int]:
-        """Where the words lie that a walk looks at: of frames, and of pt_regs bp, ip and cs."""
+        """Yield the offsets of the words that a walk reads: those of frames, and bp, ip and cs of pt_regs."""
         at, end, encoded = (
             self.sp + self.machine.layout.first_frame_offset,
             self.machine.size,
@@ -91,7 +91,7 @@ class _DrawnTask:
             at, encoded = bp & -WORD, bool(bp & 1)
 
     def swap(self, places: list[int]) -> None:
-        """Swap addresses out, as kretprobes do; not each is where the list says."""
+        """Rewrite return addresses as kretprobes do. Not each of them is where its node says."""
         rethook = self.machine.recover.rethook
         assert rethook is not None
         self.put_member(rethook.first_offset, self.task.stack_addr + NODES)

@@ -34,7 +34,7 @@ from ..support.fleet_processes import (
 )
 from ..support.fleet_sources import Sources
 
-INMATE = "drgn_tools.fleet.run.worker"
+SANDBOX = "drgn_tools.fleet.run.sandbox_process"
 INTERRUPTED = 130
 CORES = 18
 FAILING = 6
@@ -119,12 +119,12 @@ def test_a_worker_is_killed(
     killed(cluster.workers[0])
     cluster.start_worker()
     finished(started, client)
-    # Nobody is idle for a run that is over, nor goes on for a worker that is dead.
-    wait_until("inmates gone", lambda: not started.alive(INMATE), 10)
+    # No sandbox outlives its run or its worker.
+    wait_until("the sandboxes are gone", lambda: not started.alive(SANDBOX), 10)
     assert_nothing_lost(started, dataset, undisturbed)
 
 
-def test_a_worker_behind_a_nanny_is_killed(
+def test_a_worker_with_a_nanny_is_killed(
     started: Processes, sources: Path, dataset: Path, undisturbed: Path
 ) -> None:
     cluster = DaskCluster(started, nanny=True)
@@ -132,10 +132,10 @@ def test_a_worker_behind_a_nanny_is_killed(
     client = started.fleet_run("client", [sources], dataset, "--scheduler", cluster.address)
     for number in (4, 8):
         wait_for_records(client, dataset, number)
-        # An inmate's parent is a worker.
-        for inmate in started.alive(INMATE)[:1]:
+        # The parent of a sandbox process is a Dask worker.
+        for pid in started.alive(SANDBOX)[:1]:
             with suppress(OSError):
-                stat = Path(f"/proc/{inmate}/stat").read_text()
+                stat = Path(f"/proc/{pid}/stat").read_text()
                 os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
     finished(started, client)
     assert_nothing_lost(started, dataset, undisturbed)
@@ -189,7 +189,7 @@ def test_ctrl_c(
     assert [line for line in failures if not line.startswith(known)] == []
     assert last == (
         f"interrupted: {committed(dataset)} of {CORES + FAILING} sources are done; "
-        "the same command goes on from there"
+        "the same command continues from there"
     )
     finished(started, started.fleet_run("client", *command))
     assert_nothing_lost(started, dataset, undisturbed)
@@ -208,7 +208,7 @@ def test_ctrl_c_on_a_cluster_of_its_own(
     assert [line for line in failures if not line.startswith(known)] == []
     assert last == (
         f"interrupted: {committed(dataset)} of {CORES + FAILING} sources are done; "
-        "the same command goes on from there"
+        "the same command continues from there"
     )
     wait_until("all processes gone", lambda: not started.alive(), 20)
 

@@ -19,7 +19,7 @@ from typing import Optional
 import pytest
 
 from drgn_tools import __version__
-from drgn_tools.commands.cli import main
+from drgn_tools.commands.main import main
 from drgn_tools.errors import EXIT_INPUT, EXIT_OK, EXIT_PARTIAL, EXIT_USAGE
 from drgn_tools.terminal.console import EXIT_OUTPUT
 
@@ -296,26 +296,26 @@ def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
         ("run a -o", "-o"),
         ("run a -o d --workers 0", "--workers"),
         ("run a -o d --workers 2 --scheduler tcp://h:1", "--workers"),
-        ("run a -o d --time 0", "--time takes seconds, or 10m, 2h: '0' is no time"),
+        ("run a -o d --time 0", "--time takes a time up to 7 days, as in 90, 10m or 2h, not '0'"),
         ("run a -o d --time -1", "--time"),
-        ("run a -o d --time nan", "'nan' is no time"),
-        ("run a -o d --time 1e5", "'1e5' is no time"),
-        ("run a -o d --time 8000h", "'8000h' is no time"),
+        ("run a -o d --time nan", "not 'nan'"),
+        ("run a -o d --time 1e5", "not '1e5'"),
+        ("run a -o d --time 8000h", "not '8000h'"),
         (
             "run a -o d --memory 1M",
-            "--memory takes a size of 128M and more, as in 2G: '1M' is none",
+            "--memory takes a size of at least 128M, as in 2G, not '1M'",
         ),
-        ("run a -o d --memory lots", "'lots' is none"),
+        ("run a -o d --memory lots", "not 'lots'"),
         ("run a -o d --memory -1G", "--memory"),
         ("run a -o d --retries -1", "--retries"),
-        ("run a -o d --retries 1000", "--retries takes a number up to 999: '1000' is none"),
+        ("run a -o d --retries 1000", "--retries takes a number up to 999, not '1000'"),
         ("run a -o d --limit 0", "--limit"),
         ("run a -o d --max-tasks 0", "--max-tasks"),
         ("run a -o d --redo some", "--redo"),
         ("run a -o d --format json", "--format"),
         ("report", "DATASET"),
-        ("report d --html p --sql x", "--html is a page of its own"),
-        ("report d --html p --section x", "--html is a page of its own"),
+        ("report d --html p --sql x", "--html writes a complete page"),
+        ("report d --html p --section x", "--html writes a complete page"),
         ("report d --section x --sql x", "--sql and --section exclude each other"),
         ("report d --top 0", "--top"),
     ],
@@ -445,7 +445,7 @@ def test_what_cannot_be_a_source_or_a_dataset(
     assert not dataset.exists(), "found before anything is written"
     code, line = run_refusal(capfd, crash, crash)
     assert code == EXIT_INPUT
-    assert line == f"{crash}: is a folder with something else in it; give a new or empty one"
+    assert line == f"{crash}: is a folder with other files in it; give a new or an empty folder"
 
 
 # ---- without the extra
@@ -454,7 +454,7 @@ WITHOUT = """
 import sys
 for name in sys.argv[1].split(","):
     sys.modules[name] = None
-from drgn_tools.commands.cli import main
+from drgn_tools.commands.main import main
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -500,8 +500,8 @@ def test_forget(
     there = {path.name for path in (dataset / "audits").iterdir()}
     capfd.readouterr()
     assert main(["fleet", "forget", str(dataset), f"{crash}/vmcore-0", f"{crash}/*-1"]) == EXIT_OK
-    assert capfd.readouterr().err == (f"forgotten: {crash}/vmcore-0\nforgotten: {crash}/vmcore-1\n")
+    assert capfd.readouterr().err == (f"removed: {crash}/vmcore-0\nremoved: {crash}/vmcore-1\n")
     left = {path.name for path in (dataset / "audits").iterdir()}
     assert left < there and len(there - left) == 2
     assert main(["fleet", "forget", str(dataset), f"{crash}/vmcore-0"]) == EXIT_USAGE
-    assert "no source of" in capfd.readouterr().err
+    assert f"{dataset}: has no source {crash}/vmcore-0\n" in capfd.readouterr().err

@@ -72,7 +72,7 @@ def test_what_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert refusal(Dataset.open, tmp_path / "file").startswith(": is no dataset")
     assert refusal(Dataset.create, tmp_path / "file") == ": is a file; a dataset is a folder"
-    assert refusal(Dataset.create, tmp_path).startswith(": is a folder with something else in it")
+    assert refusal(Dataset.create, tmp_path).startswith(": is a folder with other files in it")
     assert os.listdir(tmp_path) == ["file"], "nothing was put there"
 
 
@@ -82,7 +82,7 @@ def test_what_is_none(tmp_path: Path) -> None:
 def test_a_damaged_one(about: str, dataset: Dataset) -> None:
     (dataset.path / "dataset.json").write_bytes(os.fsencode(about))
     assert refusal(Dataset.open, dataset.path).startswith(": is no dataset")
-    assert refusal(Dataset.create, dataset.path).startswith(": is a folder with something else")
+    assert refusal(Dataset.create, dataset.path).startswith(": is a folder with other files")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_new_record_takes_the_place_of_the_old(dataset: Dataset) -> None:
     dataset.commit("aa", "3", b"audit 3", b"tasks 3")
     # Who reads the dataset at this time may have the record that was replaced.
     assert files(dataset)["tasks/aa-1.parquet"] == b"tasks 1"
-    dataset.remove_others({"2", "3"})
+    dataset.remove_tasks_except({"2", "3"})
     assert files(dataset) == {
         "audits/aa.parquet": b"audit 3",
         "tasks/aa-3.parquet": b"tasks 3",
@@ -117,7 +117,7 @@ def test_a_new_record_takes_the_place_of_the_old(dataset: Dataset) -> None:
         "tasks/ab-2.parquet": b"tasks 2",
     }
     dataset.commit("aa", "4", b"failure", None)
-    dataset.remove_others({"2", "4"})
+    dataset.remove_tasks_except({"2", "4"})
     assert sorted(files(dataset)) == [
         "audits/aa.parquet",
         "audits/ab.parquet",
@@ -254,10 +254,10 @@ def test_what_does_not_fit_changes_nothing(
     after.pop("tasks/aa-2.parquet", None)
     assert after == before
     with dataset.locked():  # the next run
-        dataset.remove_others({"1"})
+        dataset.remove_tasks_except({"1"})
         assert files(dataset) == before
         dataset.commit("aa", "3", b"audit 3", b"tasks 3")
-        dataset.remove_others({"3"})
+        dataset.remove_tasks_except({"3"})
     assert files(dataset) == {"audits/aa.parquet": b"audit 3", "tasks/aa-3.parquet": b"tasks 3"}
 
 

@@ -17,9 +17,9 @@ pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 from drgn_tools import __version__
 from drgn_tools.errors import InputError
 from drgn_tools.fleet.run import identity
+from drgn_tools.fleet.run.audit_source import audit_source
 from drgn_tools.fleet.run.identity import file_id, joint_id, remote_id
 from drgn_tools.fleet.run.job import Job
-from drgn_tools.fleet.run.one import audit_one
 from drgn_tools.fleet.run.source import Source
 
 MIB = 1 << 20
@@ -157,7 +157,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def content_id(source: Source, max_tasks: Optional[int] = None) -> Any:
-    record = audit_one(Job(source, "key"), max_tasks).record
+    record = audit_source(Job(source, "key"), max_tasks).record
     assert record["status"] == "failed"
     return record["content_id"]
 
@@ -202,13 +202,13 @@ def test_what_it_does_not_depend_on(sources: list[Source], text: Path, tmp_path:
 def test_unchanged_symbols_that_changed(sources: list[Source]) -> None:
     source = sources[8]
     known = content_id(source)
-    assert audit_one(Job(source, "key", known)).unchanged
+    assert audit_source(Job(source, "key", known)).unchanged
     Path(source.symbols[0]).write_bytes(b"3")
-    assert not audit_one(Job(source, "key", known)).unchanged
+    assert not audit_source(Job(source, "key", known)).unchanged
 
 
 def test_a_record_of_this_version_says_so(text: Path) -> None:
-    record = audit_one(Job(Source(name="a", core=str(text)), "key")).record
+    record = audit_source(Job(Source(name="a", core=str(text)), "key")).record
     assert record["tool"] == __version__
     assert record["exit_code"] == 3
     assert record["size_bytes"] == 7

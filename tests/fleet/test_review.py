@@ -15,16 +15,17 @@ import pytest
 pytest.importorskip("distributed")
 pytest.importorskip("duckdb")
 
-from drgn_tools.commands.cli import main
 from drgn_tools.commands.fleet_arguments import parse_fleet_arguments
+from drgn_tools.commands.main import main
 from drgn_tools.data import demo_vmcore
 from drgn_tools.errors import UsageError
 from drgn_tools.fleet.dataset.dataset import Dataset
-from drgn_tools.fleet.report.report import sql_lines
-from drgn_tools.fleet.run import sandbox as cell_module
+from drgn_tools.fleet.report.query import query_lines
+from drgn_tools.fleet.run import sandbox as sandbox_module
+from drgn_tools.fleet.run.audit_source import audit_source
 from drgn_tools.fleet.run.job import Job, Limits
-from drgn_tools.fleet.run.one import audit_one
-from drgn_tools.fleet.run.sandbox import Cell, Cells, audit_in_cell
+from drgn_tools.fleet.run.sandbox import Sandbox
+from drgn_tools.fleet.run.sandboxes import Sandboxes, audit_in_sandbox
 from drgn_tools.fleet.run.source import Source, list_sources
 
 from ..support.fleet_processes import wait_until
@@ -35,12 +36,12 @@ def test_a_query_that_fails_late_is_a_mistake_and_no_bug(tmp_path: Path) -> None
         "SELECT CAST(CASE WHEN i = 999999 THEN 'x' ELSE '1' END AS INT) FROM range(1000000) t(i)"
     )
     with pytest.raises(UsageError, match="Could not convert"):
-        list(sql_lines(Dataset.create(tmp_path), query, "csv"))
+        list(query_lines(Dataset.create(tmp_path), query, "csv"))
 
 
 @pytest.mark.parametrize("query", ["DESCRIBE tasks", "SUMMARIZE audits", "EXPLAIN FROM audits"])
 def test_a_table_too_wide_with_no_column_to_shorten_is_shown(tmp_path: Path, query: str) -> None:
-    assert list(sql_lines(Dataset.create(tmp_path), query, "table"))
+    assert list(query_lines(Dataset.create(tmp_path), query, "table"))
 
 
 def test_a_run_killed_before_its_dataset_was_one_does_not_spoil_the_folder(tmp_path: Path) -> None:
@@ -50,16 +51,16 @@ def test_a_run_killed_before_its_dataset_was_one_does_not_spoil_the_folder(tmp_p
 
 
 def test_the_last_words_on_an_earlier_dump_are_not_about_this_one(demo_core: str) -> None:
-    cells = Cells()
+    sandboxes = Sandboxes()
     limits = Limits(seconds=60, retries=0)
     job = Job(Source(demo_core, demo_core), "key")
-    assert audit_in_cell(job, limits, cells).record["status"] == "audited"
-    [cell] = cells._idle
-    os.write(cell._stderr.fileno(), b"an earlier dump is strange\n")
-    killer = threading.Thread(target=_kill_when_busy, args=(cell._process.pid,))
+    assert audit_in_sandbox(job, limits, sandboxes).record["status"] == "audited"
+    [sandbox] = sandboxes._idle
+    os.write(sandbox._stderr.fileno(), b"an earlier dump is strange\n")
+    killer = threading.Thread(target=_kill_when_busy, args=(sandbox._process.pid,))
     killer.start()
     packed = str(demo_vmcore())  # to unpack it takes long enough
-    record = audit_in_cell(Job(Source(packed, packed), "key"), limits, cells).record
+    record = audit_in_sandbox(Job(Source(packed, packed), "key"), limits, sandboxes).record
     killer.join()
     assert record["line"] == f"{packed}: its process was killed by SIGSEGV"
 
@@ -92,7 +93,7 @@ def test_runs_with_a_limit_get_through_all_there_is_to_do(
         if not (tmp_path / "fleet").exists():
             return {}
         query = "SELECT source, audit_id FROM audits ORDER BY source"
-        _, *lines = sql_lines(Dataset.open(tmp_path / "fleet"), query, "csv")
+        _, *lines = query_lines(Dataset.open(tmp_path / "fleet"), query, "csv")
         return {os.path.basename(line.split(",")[0]): line for line in lines}
 
     assert audited("--limit", "3") == ["a.core", "b.core", "y.core"]
@@ -117,7 +118,7 @@ def test_a_core_whose_name_is_no_utf_8(demo_core: str, tmp_path: Path) -> None:
     core = os.path.join(os.fsencode(tmp_path), b"\xff.core")
     shutil.copyfile(demo_core, core)
     [source] = list_sources([os.fsdecode(core)]).sources
-    assert audit_one(Job(source, "key")).record["line"] is None
+    assert audit_source(Job(source, "key")).record["line"] is None
 
 
 def test_what_lies_beside_a_dump_is_not_imported(
@@ -129,23 +130,23 @@ def test_what_lies_beside_a_dump_is_not_imported(
     monkeypatch.setattr(sys, "path", [os.path.abspath(path) for path in sys.path if path])
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.chdir(tmp_path)
-    cells = Cells()
-    record = audit_in_cell(
-        Job(Source(demo_core, demo_core), "key"), Limits(retries=0), cells
+    sandboxes = Sandboxes()
+    record = audit_in_sandbox(
+        Job(Source(demo_core, demo_core), "key"), Limits(retries=0), sandboxes
     ).record
-    cells.close()
+    sandboxes.close()
     assert record["line"] is None
 
 
 def test_a_process_that_never_begins_does_not_keep_the_worker(
     demo_core: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cell_module, "_GRACE_S", 0.2)
+    monkeypatch.setattr(sandbox_module, "_GRACE_S", 0.2)
     limits = Limits(seconds=0.5, retries=0)
-    cells = Cells()
-    cell = Cell(limits)
-    os.kill(cell._process.pid, signal.SIGSTOP)
-    cells.give_back(cell)
-    record = audit_in_cell(Job(Source(demo_core, demo_core), "key"), limits, cells).record
+    sandboxes = Sandboxes()
+    sandbox = Sandbox(limits)
+    os.kill(sandbox._process.pid, signal.SIGSTOP)
+    sandboxes.give_back(sandbox)
+    record = audit_in_sandbox(Job(Source(demo_core, demo_core), "key"), limits, sandboxes).record
     assert (record["cause"], record["exit_code"]) == ("time limit", 124)
-    assert cell._process.poll() is not None
+    assert sandbox._process.poll() is not None

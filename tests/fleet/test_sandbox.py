@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Audits behind a wall: real deaths of the process that does them, and what is told of each."""
+"""Audits in a sandbox: its process really dies, and the record says how."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ import pytest
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("fsspec", reason="needs the extra drgn-tools[fleet]")
 
-from drgn_tools.fleet.run import sandbox as cell_module
+from drgn_tools.fleet.run import sandbox as sandbox_module
 from drgn_tools.fleet.run.job import Job, Limits, Outcome
-from drgn_tools.fleet.run.sandbox import Cells, audit_in_cell
+from drgn_tools.fleet.run.sandboxes import Sandboxes, audit_in_sandbox
 from drgn_tools.fleet.run.source import Source
 
 from ..support.fleet_processes import ROOT, wait_until
@@ -46,14 +46,14 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def cells(scratch: Path) -> Iterator[Cells]:
-    cells = Cells()
-    yield cells
-    cells.close()
-    assert inmates() == []
+def sandboxes(scratch: Path) -> Iterator[Sandboxes]:
+    sandboxes = Sandboxes()
+    yield sandboxes
+    sandboxes.close()
+    assert sandbox_pids() == []
 
 
-def inmates(parent: int = os.getpid()) -> list[int]:
+def sandbox_pids(parent: int = os.getpid()) -> list[int]:
     """Processes that audit, by their parent; those that are dead do not count."""
     found = []
     for folder in Path("/proc").iterdir():
@@ -65,7 +65,7 @@ def inmates(parent: int = os.getpid()) -> list[int]:
                 if (
                     int(status["PPid"]) == parent
                     and status["State"][0] not in "ZX"
-                    and b"drgn_tools.fleet.run.worker" in (folder / "cmdline").read_bytes()
+                    and b"drgn_tools.fleet.run.sandbox_process" in (folder / "cmdline").read_bytes()
                 ):
                     found.append(int(folder.name))
     return found
@@ -114,14 +114,14 @@ def deaf() -> Iterator[Deaf]:
 @contextmanager
 def under_way(*arguments: Any) -> Iterator[Future[Outcome]]:
     with ThreadPoolExecutor() as pool:
-        yield pool.submit(audit_in_cell, *arguments)
+        yield pool.submit(audit_in_sandbox, *arguments)
 
 
 def wait_for_attempt(deaf: Deaf, number: int) -> int:
     """The process that is at its attempt of that number, from 1."""
     wait_until("an attempt", lambda: len(deaf.connections) >= number)
-    (inmate,) = inmates()
-    return inmate
+    (pid,) = sandbox_pids()
+    return pid
 
 
 def assert_audited(outcome: Outcome) -> None:
@@ -141,11 +141,11 @@ def assert_audited(outcome: Outcome) -> None:
     ],
 )
 def test_a_dump_that_kills_its_process(
-    number: int, said: str, cells: Cells, deaf: Deaf, demo_core: str
+    number: int, said: str, sandboxes: Sandboxes, deaf: Deaf, demo_core: str
 ) -> None:
-    assert_audited(audit_in_cell(job(demo_core), LIMITS, cells))
+    assert_audited(audit_in_sandbox(job(demo_core), LIMITS, sandboxes))
     limits = replace(LIMITS, retries=1)
-    with under_way(job(deaf.url, "evil"), limits, cells) as future:
+    with under_way(job(deaf.url, "evil"), limits, sandboxes) as future:
         for attempt in (1, 2):
             os.kill(wait_for_attempt(deaf, attempt), number)
         outcome = future.result()
@@ -158,14 +158,14 @@ def test_a_dump_that_kills_its_process(
     assert record["quarantined"] is True
     assert record["attempts"] == len(deaf.connections) == 2
     assert record["line"] == f"evil: its process was killed by {said}"
-    assert_audited(audit_in_cell(job(demo_core), LIMITS, cells))
+    assert_audited(audit_in_sandbox(job(demo_core), LIMITS, sandboxes))
 
 
-def test_an_attempt_that_succeeds_is_final(cells: Cells, deaf: Deaf) -> None:
-    with under_way(job(deaf.url), replace(LIMITS, retries=5), cells) as future:
-        inmate = wait_for_attempt(deaf, 1)
+def test_an_attempt_that_succeeds_is_final(sandboxes: Sandboxes, deaf: Deaf) -> None:
+    with under_way(job(deaf.url), replace(LIMITS, retries=5), sandboxes) as future:
+        pid = wait_for_attempt(deaf, 1)
         deaf.answers = True
-        os.kill(inmate, signal.SIGSEGV)
+        os.kill(pid, signal.SIGSEGV)
         record = future.result().record
     # That the server wants nothing of us is an answer: no dump harmed anybody.
     assert (record["cause"], record["exit_code"], record["quarantined"]) == ("input", 3, False)
@@ -173,10 +173,10 @@ def test_an_attempt_that_succeeds_is_final(cells: Cells, deaf: Deaf) -> None:
     assert record["line"].startswith(deaf.url)
 
 
-def test_a_dump_that_takes_forever(cells: Cells, deaf: Deaf, demo_core: str) -> None:
+def test_a_dump_that_takes_forever(sandboxes: Sandboxes, deaf: Deaf, demo_core: str) -> None:
     limits = Limits(seconds=1.5, retries=1)
     began = time.monotonic()
-    record = audit_in_cell(job(deaf.url, "slow"), limits, cells).record
+    record = audit_in_sandbox(job(deaf.url, "slow"), limits, sandboxes).record
     assert 2 * limits.seconds <= time.monotonic() - began < 20
     assert (record["cause"], record["exit_code"], record["quarantined"]) == (
         "time limit",
@@ -186,26 +186,26 @@ def test_a_dump_that_takes_forever(cells: Cells, deaf: Deaf, demo_core: str) -> 
     assert record["attempts"] == len(deaf.connections) == 2
     assert record["line"] == "slow: took longer than 1.5 s"
     # A timer of the one before must not hit the next.
-    assert_audited(audit_in_cell(job(demo_core), replace(limits, seconds=30), cells))
+    assert_audited(audit_in_sandbox(job(demo_core), replace(limits, seconds=30), sandboxes))
 
 
 def test_a_process_that_its_timer_does_not_end(
-    cells: Cells, deaf: Deaf, monkeypatch: pytest.MonkeyPatch
+    sandboxes: Sandboxes, deaf: Deaf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cell_module, "_GRACE_S", 0.5)
-    with under_way(job(deaf.url, "stuck"), Limits(seconds=1.5, retries=0), cells) as future:
+    monkeypatch.setattr(sandbox_module, "_GRACE_S", 0.5)
+    with under_way(job(deaf.url, "stuck"), Limits(seconds=1.5, retries=0), sandboxes) as future:
         os.kill(wait_for_attempt(deaf, 1), signal.SIGSTOP)
         record = future.result().record
     assert (record["cause"], record["exit_code"]) == ("time limit", 124)
-    assert inmates() == []
+    assert sandbox_pids() == []
 
 
-def test_a_dump_that_takes_too_much_memory(cells: Cells, demo_core: str) -> None:
+def test_a_dump_that_takes_too_much_memory(sandboxes: Sandboxes, demo_core: str) -> None:
     # How much it takes depends on much; the first limit that is too small is told as such.
-    known = audit_in_cell(job(demo_core), LIMITS, cells).record["content_id"]
+    known = audit_in_sandbox(job(demo_core), LIMITS, sandboxes).record["content_id"]
     for mib in range(96, 0, -8):
         limits = Limits(memory_bytes=mib << 20, retries=1)
-        record = audit_in_cell(job(demo_core, "large"), limits, cells).record
+        record = audit_in_sandbox(job(demo_core, "large"), limits, sandboxes).record
         if record["status"] != "audited":
             break
     assert (record["cause"], record["exit_code"], record["quarantined"]) == (
@@ -217,88 +217,92 @@ def test_a_dump_that_takes_too_much_memory(cells: Cells, demo_core: str) -> None
     assert record["attempts"] == 2
     # So a run that goes on lets it be until its content changes.
     assert record["content_id"] == known
-    assert_audited(audit_in_cell(job(demo_core), LIMITS, cells))
+    assert_audited(audit_in_sandbox(job(demo_core), LIMITS, sandboxes))
 
 
-def test_a_process_that_cannot_even_start(cells: Cells, demo_core: str) -> None:
-    record = audit_in_cell(
-        job(demo_core, "a"), Limits(memory_bytes=4 << 20, retries=1), cells
+def test_a_process_that_cannot_even_start(sandboxes: Sandboxes, demo_core: str) -> None:
+    record = audit_in_sandbox(
+        job(demo_core, "a"), Limits(memory_bytes=4 << 20, retries=1), sandboxes
     ).record
     assert (record["cause"], record["attempts"]) == ("crashed", 2)
     assert record["line"].startswith("a: its process ")
     assert record["line"].isprintable()
 
 
-def test_limits_are_of_the_process_alone(cells: Cells, demo_core: str) -> None:
+def test_limits_are_of_the_process_alone(sandboxes: Sandboxes, demo_core: str) -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    assert_audited(audit_in_cell(job(demo_core), LIMITS, cells))
+    assert_audited(audit_in_sandbox(job(demo_core), LIMITS, sandboxes))
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
-    (inmate,) = inmates()
-    assert resource.prlimit(inmate, resource.RLIMIT_DATA) == (LIMITS.memory_bytes,) * 2
-    assert resource.prlimit(inmate, resource.RLIMIT_CORE) == (0, 0)
+    (pid,) = sandbox_pids()
+    assert resource.prlimit(pid, resource.RLIMIT_DATA) == (LIMITS.memory_bytes,) * 2
+    assert resource.prlimit(pid, resource.RLIMIT_CORE) == (0, 0)
 
 
-def test_what_cannot_be_audited_kills_nobody(cells: Cells, demo_core: str, tmp_path: Path) -> None:
+def test_what_cannot_be_audited_kills_nobody(
+    sandboxes: Sandboxes, demo_core: str, tmp_path: Path
+) -> None:
     (tmp_path / "text").write_text("no core")
-    assert_audited(audit_in_cell(job(demo_core), LIMITS, cells))
-    before = inmates()
+    assert_audited(audit_in_sandbox(job(demo_core), LIMITS, sandboxes))
+    before = sandbox_pids()
     for core in (str(tmp_path / "text"), str(tmp_path / "nothing"), str(tmp_path), "zip://x::/"):
-        record = audit_in_cell(job(core), LIMITS, cells).record
+        record = audit_in_sandbox(job(core), LIMITS, sandboxes).record
         assert (record["cause"], record["exit_code"], record["attempts"]) == ("input", 3, 1)
         assert record["quarantined"] is False
         assert record["line"].isprintable()
         assert core in record["line"]
-    assert inmates() == before
+    assert sandbox_pids() == before
 
 
 # ---- who is used again, and who ends
 
 
-def test_a_process_is_used_again(cells: Cells, demo_core: str) -> None:
+def test_a_process_is_used_again(sandboxes: Sandboxes, demo_core: str) -> None:
     seen = set()
     for _ in range(3):
-        assert_audited(audit_in_cell(job(demo_core), LIMITS, cells))
-        seen.update(inmates())
+        assert_audited(audit_in_sandbox(job(demo_core), LIMITS, sandboxes))
+        seen.update(sandbox_pids())
     assert len(seen) == 1
 
 
-def test_one_that_has_grown_is_not(cells: Cells, demo_core: str) -> None:
+def test_one_that_has_grown_is_not(sandboxes: Sandboxes, demo_core: str) -> None:
     half_is_too_much = replace(LIMITS, memory_bytes=128 << 20)
-    assert_audited(audit_in_cell(job(demo_core), half_is_too_much, cells))
-    assert inmates() == []
+    assert_audited(audit_in_sandbox(job(demo_core), half_is_too_much, sandboxes))
+    assert sandbox_pids() == []
 
 
-def test_other_limits_are_another_process(cells: Cells, demo_core: str) -> None:
-    assert_audited(audit_in_cell(job(demo_core), LIMITS, cells))
-    before = inmates()
-    assert_audited(audit_in_cell(job(demo_core), replace(LIMITS, seconds=50), cells))
-    assert len(inmates()) == 1
-    assert inmates() != before
+def test_other_limits_are_another_process(sandboxes: Sandboxes, demo_core: str) -> None:
+    assert_audited(audit_in_sandbox(job(demo_core), LIMITS, sandboxes))
+    before = sandbox_pids()
+    assert_audited(audit_in_sandbox(job(demo_core), replace(LIMITS, seconds=50), sandboxes))
+    assert len(sandbox_pids()) == 1
+    assert sandbox_pids() != before
 
 
-def test_one_that_died_idle_costs_nobody_an_attempt(cells: Cells, demo_core: str) -> None:
-    assert_audited(audit_in_cell(job(demo_core), LIMITS, cells))
-    (inmate,) = inmates()
-    os.kill(inmate, signal.SIGKILL)
-    wait_until("its death", lambda: not inmates())
-    assert_audited(audit_in_cell(job(demo_core), LIMITS, cells))
+def test_one_that_died_idle_costs_nobody_an_attempt(sandboxes: Sandboxes, demo_core: str) -> None:
+    assert_audited(audit_in_sandbox(job(demo_core), LIMITS, sandboxes))
+    (pid,) = sandbox_pids()
+    os.kill(pid, signal.SIGKILL)
+    wait_until("its death", lambda: not sandbox_pids())
+    assert_audited(audit_in_sandbox(job(demo_core), LIMITS, sandboxes))
 
 
-def test_several_at_the_same_time(cells: Cells, demo_core: str, tmp_path: Path) -> None:
+def test_several_at_the_same_time(sandboxes: Sandboxes, demo_core: str, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no core")
     cores = [demo_core, str(tmp_path / "text")] * 4
     with ThreadPoolExecutor(4) as pool:
-        outcomes = list(pool.map(lambda core: audit_in_cell(job(core), LIMITS, cells), cores))
+        outcomes = list(
+            pool.map(lambda core: audit_in_sandbox(job(core), LIMITS, sandboxes), cores)
+        )
     for core, outcome in zip(cores, outcomes):
         assert outcome.record["source"] == core
         assert (outcome.record["status"] == "audited") is (core == demo_core)
-    assert len(inmates()) <= 4
+    assert len(sandbox_pids()) <= 4
 
 
 IDLE = """
 import socket, subprocess, sys
 ours, theirs = socket.socketpair()
-code = "import sys; from drgn_tools.fleet.run import worker; worker._IDLE_S = 0.3; worker.main(int(sys.argv[1]), 1 << 30, sys.argv[2])"
+code = "import sys; from drgn_tools.fleet.run import sandbox_process as p; p._IDLE_S = 0.3; p.main(int(sys.argv[1]), 1 << 30, sys.argv[2])"
 child = subprocess.Popen([sys.executable, "-c", code, str(theirs.fileno()), sys.argv[1]],
                          stdin=subprocess.PIPE, pass_fds=[theirs.fileno()])
 theirs.close()
@@ -315,12 +319,12 @@ def test_who_has_no_work_ends(tmp_path: Path) -> None:
 
 PARENT = """
 import sys
-from drgn_tools.fleet.run.sandbox import Cells, audit_in_cell
+from drgn_tools.fleet.run.sandboxes import Sandboxes, audit_in_sandbox
 from drgn_tools.fleet.run.job import Job, Limits
 from drgn_tools.fleet.run.source import Source
 def audit(core):
-    return audit_in_cell(Job(Source(core, core), "key"), Limits(), cells)
-cells = Cells()
+    return audit_in_sandbox(Job(Source(core, core), "key"), Limits(), sandboxes)
+sandboxes = Sandboxes()
 print(audit(sys.argv[1]).record["status"], flush=True)
 if len(sys.argv) > 2:
     audit(sys.argv[2])
@@ -342,9 +346,9 @@ def test_it_ends_with_its_parent(busy: bool, deaf: Deaf, demo_core: str, scratch
         assert parent.stdout is not None
         assert parent.stdout.readline() == "audited\n"
         wait_until("it is at it", lambda: len(deaf.connections) == busy)
-        (inmate,) = inmates(parent.pid)
+        (pid,) = sandbox_pids(parent.pid)
         parent.kill()
-    wait_until("the end of the inmate", gone(inmate), 10)
+    wait_until("the end of the process", gone(pid), 10)
     # It looks dead for a moment, too, when rm takes its place.
     wait_until("the end of its folder", lambda: not any(scratch.iterdir()), 10)
 

@@ -18,13 +18,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drgn_tools.analysis.queries import kernel_frames
+from drgn_tools.analysis.labels import frame_label, function_label, symbol_text
+from drgn_tools.analysis.waiting import kernel_frames
 from drgn_tools.errors import InputError
+from drgn_tools.fleet.dataset.damage import naming_damaged_files
+from drgn_tools.fleet.dataset.database import connect
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key
-from drgn_tools.fleet.dataset.schema import AUDITS, TASKS, stack_hash
-from drgn_tools.fleet.dataset.views import VIEWS, connect, naming_damaged_files
+from drgn_tools.fleet.dataset.schema import AUDITS, TASKS
+from drgn_tools.fleet.dataset.stack_hash import stack_hash
+from drgn_tools.fleet.dataset.views import VIEWS
 from drgn_tools.records import Frame, TaskStack, Verdict
-from drgn_tools.render.labels import frame_label, function_label
 
 from ..support import fabricated
 from ..support.fleet_dataset import FLEET, Source, audited, write_dataset, write_orphan
@@ -119,7 +122,7 @@ def test_frames_are_all_frames_innermost_first(ask: Any) -> None:
         (
             *(source["source"], task.pid, number),
             frame.symbol and frame.symbol.name,
-            *(frame.symbol, frame.module, frame.stack, frame.ip, frame.regs, frame.user_mode),
+            *(symbol_text(frame), frame.module, frame.stack, frame.ip, frame.regs, frame.user_mode),
         )
         for source, task in each_task()
         for number, frame in enumerate(task.frames)
@@ -152,7 +155,7 @@ def expected_interrupted(sources: tuple[Source, ...]) -> Rows:
             source["source"],
             task.pid,
             task.task,
-            function_label(Frame(r["ip"], r.symbol, r.module)),
+            function_label(Frame(r["ip"], r.symbol)),
             r.entry,
         )
         for source in sources

@@ -43,7 +43,7 @@ def refused(number: int) -> str:
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
-    monkeypatch.setattr(kcore, "_can_ask", lambda: False)
+    monkeypatch.setattr(kcore, "_can_use_sudo", lambda: False)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_root_without_the_capability_is_told_of_it(
 
 def ask(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Refusing:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(kcore, "_can_ask", lambda: True)
+    monkeypatch.setattr(kcore, "_can_use_sudo", lambda: True)
     asked = []
 
     def open_via_sudo(path: str, flags: int) -> int:

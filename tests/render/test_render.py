@@ -14,9 +14,11 @@ import pytest
 from tabulate import tabulate_formats
 
 from drgn_tools import __version__
-from drgn_tools.analysis.queries import each_frame, group_stacks, saved_regs
+from drgn_tools.analysis import record_fields as fields
+from drgn_tools.analysis.flatten import each_frame, saved_regs
+from drgn_tools.analysis.grouping import group_stacks
 from drgn_tools.records import Frame, TaskStack, Verdict
-from drgn_tools.render import columns, fields, views
+from drgn_tools.render import columns, structured, views
 from drgn_tools.render.folded import folded_lines
 from drgn_tools.render.stack import draw_stack
 from drgn_tools.render.table import Column, shorten, table_lines
@@ -465,6 +467,23 @@ def test_csv_of_regs_of_a_32_bit_kernel() -> None:
     row = next(iter(csv.DictReader(lines)))
     for name, value in TASK_32.regs[0].registers.items():
         assert int(row[name], 16) == value
+
+
+@pytest.mark.parametrize("start", "=+-@")
+def test_csv_text_is_never_a_formula_of_a_spreadsheet(start: str) -> None:
+    # OWASP, "CSV Injection". Who runs a program chooses its comm.
+    evil = f"{start}cmd|' /C calc'!A0"
+    fields = {"text": lambda r: r, "list": lambda r: ["a", r], "number": lambda r: -1}
+    _, line = structured.csv_lines(fields, [evil])
+    (text, items, number) = next(csv.reader([line]))
+    assert (text, items, number) == (f"'{evil}", f"a;'{evil}", "-1")
+    assert list(structured.csv_lines({evil: fields["number"]}, [])) == [f"'{evil}"]
+
+
+@pytest.mark.parametrize("start", "\t\r\n")
+def test_csv_text_does_not_begin_with_what_a_spreadsheet_skips(start: str) -> None:
+    _, line = structured.csv_lines({"text": lambda r: r}, [f"{start}=1+1"])
+    assert line.startswith("\\")
 
 
 def test_csv_of_nothing_is_its_header() -> None:

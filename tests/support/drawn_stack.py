@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Optional
 
 from drgn_tools.arch.x86.encoding import Encoding
+from drgn_tools.arch.x86.frame_pointer_rules import UnwindRules
 from drgn_tools.arch.x86.pt_regs import REGS_64, X86Regs
-from drgn_tools.arch.x86.unwind_rules import UnwindRules
 from drgn_tools.kernel.stack_memory import StackMemory
 from drgn_tools.unwind.base import Walk
 from drgn_tools.unwind.frame_pointer import walk_task_stack

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a dataset says of a source, and what a process by itself says: to be held against each other."""
+"""Compare the record of a source with the output of ``drgn-tools tasks`` on the same core."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any, Optional
 
 import duckdb
 
+from drgn_tools.analysis.record_fields import KERNEL, TASK_WITH_FRAMES
 from drgn_tools.fleet.dataset.dataset import Dataset
 from drgn_tools.program.core_file import shown
-from drgn_tools.render.fields import KERNEL, TASK_WITH_FRAMES
 from drgn_tools.render.summary import unreadable_line
 from drgn_tools.terminal.escape import escape
 
@@ -27,18 +27,18 @@ __all__ = ("Answer", "Record", "differences", "live_run", "read_records", "singl
 
 @dataclass(frozen=True)
 class Answer:
-    """Of ``drgn-tools tasks --frames --format json``."""
+    """The output of ``drgn-tools tasks --frames --format json``."""
 
     path: str
     exit_code: int
     document: Optional[dict[str, Any]]
-    """What it printed; ``None`` if that was nothing."""
+    """The JSON document on stdout; ``None`` if there was none."""
     said: tuple[str, ...]
     """Its lines on stderr."""
 
 
 def single_run(path: str, symbols: Sequence[str] = ()) -> Answer:
-    """Have a process look at a core."""
+    """Run ``drgn-tools tasks`` on a core."""
     argv = ["tasks", "--frames", "--format", "json", "-c", path]
     for name in symbols:
         argv += ["-s", name]
@@ -46,7 +46,7 @@ def single_run(path: str, symbols: Sequence[str] = ()) -> Answer:
 
 
 def live_run() -> Answer:
-    """Have a process look at the running kernel."""
+    """Run ``drgn-tools tasks`` on the running kernel."""
     return _run("live", ["tasks", "--frames", "--format", "json", "-k"])
 
 
@@ -82,7 +82,7 @@ _AUDITS = """
 
 
 def read_records(dataset: Path) -> dict[str, Record]:
-    """All records of a dataset, by source; asserts that each source has one, and each task its audit."""
+    """Return all records of a dataset by source. Assert that each source has one, and each task its audit."""
     folder = Dataset.open(dataset)
     with duckdb.connect() as database:
         audits = _rows(database, _AUDITS, f"{folder.audits}/*.parquet")
@@ -151,11 +151,11 @@ def _kernel_and_tasks(record: Record) -> dict[str, Any]:
     return {"kernel": kernel, "tasks": tasks, "problems": record.audit["problems"]}
 
 
-# ---- held against each other
+# ---- compared
 
 
 def differences(record: Record, path: str, answer: Answer) -> Iterator[str]:
-    """In words: where a record is not what a process by itself said.
+    """Say in words where a record differs from the output of a single run.
 
     :param path: of the core, if that process looked at another of the same content.
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Datasets of a fleet for tests: small, real files, made without a run.
 
-:data:`FLEET` is a fleet that never was, from the records in tests/support/fabricated.py: hosts,
+:data:`FLEET` is a fabricated fleet of the records in tests/support/fabricated.py: hosts,
 kernels, times, every status, an outlier, and hostile text wherever text can be. What
 must be true of its report can be counted from :data:`FLEET` itself. :func:`audited`
 makes a record of a real dump. :func:`write_dataset` writes any of them::
@@ -17,14 +17,16 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Optional
 
+from msgspec.structs import replace
+
 from drgn_tools import __version__
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key
-from drgn_tools.fleet.dataset.schema import audit_file, tasks_file
+from drgn_tools.fleet.dataset.parquet import audit_file, tasks_file
 from drgn_tools.records import Frame, KernelAudit, KernelInfo, Reason, TaskStack, Verdict
 
 from . import fabricated
@@ -60,7 +62,7 @@ def write_dataset(path: Path, sources: Iterable[Source]) -> Dataset:
 
 
 def write_orphan(dataset: Dataset, tasks: Sequence[TaskStack]) -> None:
-    """Tasks without a record, as a run leaves them that is killed between the two."""
+    """Write tasks without a record, as a run leaves them that is killed between the two."""
     content = tasks_file("0rphan", tasks)
     (dataset.tasks / f"{source_key('/var/crash/orphan')}-0rphan.parquet").write_bytes(content)
 
@@ -82,7 +84,7 @@ def of_audit(source: str, audit: KernelAudit, **columns: Any) -> Source:
     partly = bool(audit.problems) or any(task.reason is Reason.UNREADABLE for task in audit.tasks)
     kernel = audit.kernel
     record = {
-        **_told(source),
+        **_common(source),
         "status": "partly unknown" if partly else "audited",
         "exit_code": 5 if partly else 0,
         "line": "; ".join(audit.problems) or None,
@@ -107,7 +109,7 @@ def of_audit(source: str, audit: KernelAudit, **columns: Any) -> Source:
 def failed(source: str, exit_code: int, cause: str, line: str, **columns: Any) -> Source:
     """The record of a source that could not be audited."""
     record = {
-        **_told(source),
+        **_common(source),
         "status": "failed",
         "exit_code": exit_code,
         "cause": cause,
@@ -117,7 +119,7 @@ def failed(source: str, exit_code: int, cause: str, line: str, **columns: Any) -
     return Source(record)
 
 
-def _told(source: str) -> dict[str, Any]:
+def _common(source: str) -> dict[str, Any]:
     # What every record has.
     number = int(source_key(source)[:4], 16)
     return {
@@ -139,11 +141,11 @@ def _told(source: str) -> dict[str, Any]:
 
 
 def day(number: int) -> datetime:
-    """Noon, so many days after the first of January 2026."""
+    """Return noon of a day in 2026; 0 is the first of January."""
     return NEW_YEAR + timedelta(days=number, hours=12)
 
 
-# ---- a fleet that never was
+# ---- a fabricated fleet
 
 HOSTILE_TASK = replace(
     fabricated.HOSTILE,

@@ -84,11 +84,11 @@ class Processes:
         return self.start(name, "drgn_tools", "fleet", "run", *given, **options)
 
     def said(self, name: str) -> str:
-        """Stdout and stderr so far of all that was started under *name*."""
+        """Return stdout and stderr so far of what was started under *name*."""
         return (self.folder / f"{name}.log").read_text()
 
     def alive(self, *words: str) -> list[int]:
-        """Processes with our mark, whosever children they are, that have *words* in their command."""
+        """Return the processes with our mark that have *words* in their command."""
         found = []
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
@@ -103,13 +103,13 @@ class Processes:
         return found
 
     def end_all_but_orphans(self) -> None:
-        """End all that was started here; what that has started should end by itself."""
+        """End the processes that were started here. Their children should end by themselves."""
         for process in self._started:
             process.kill()
             process.wait()
 
     def end(self) -> None:
-        """End all that was started, and whatever that has started."""
+        """End the processes that were started here, and their children."""
         self.end_all_but_orphans()
         for pid in self.alive():
             with suppress(ProcessLookupError):
@@ -118,7 +118,7 @@ class Processes:
 
 @contextmanager
 def processes(folder: Path, **environment: str) -> Iterator[Processes]:
-    """Processes that are gone afterwards."""
+    """Return a context for processes, which are ended at its end."""
     started = Processes(folder, **environment)
     try:
         yield started
@@ -139,7 +139,7 @@ class DaskCluster:
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def start_scheduler(self) -> None:
-        """Also again, on the same port."""
+        """Start the scheduler, again on the same port if it was started before."""
         self.scheduler = self._started.start(
             "scheduler",
             *("dask", "scheduler", "--host", "127.0.0.1", "--port", str(self._port)),
@@ -147,7 +147,7 @@ class DaskCluster:
         )
 
     def start_worker(self, **options: Any) -> subprocess.Popen[bytes]:
-        """One more."""
+        """Start one more worker."""
         self._workers += 1
         worker = self._started.start(
             f"worker-{self._port}-{self._workers}",
@@ -160,7 +160,7 @@ class DaskCluster:
         return worker
 
     def wait_for_workers(self, number: int) -> None:
-        """Until so many of those started last are there."""
+        """Wait until so many of the workers started last are there."""
         names = [f"worker-{self._port}-{self._workers - n}" for n in range(number)]
         wait_until(
             "the workers",
@@ -178,7 +178,7 @@ class DaskCluster:
 
 
 def committed(dataset: Path) -> int:
-    """How many records a dataset has."""
+    """Return how many records a dataset has."""
     audits = dataset / "audits"
     return len(list(audits.glob("*.parquet"))) if audits.exists() else 0
 

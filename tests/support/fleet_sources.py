@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A folder full of sources for a fleet run, and what is known of each before it.
+"""A folder full of sources for a fleet run, and what is known of each beforehand.
 
 Sources that are alike have one content under different names, so one process says what
 all of them must say. Copies that take no room are links; those of small files are files
@@ -31,7 +31,7 @@ class Expected:
     cause: str
     exit_code: int
     line: str
-    """Behind the name of the source."""
+    """The line of the record after the name of the source."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Given:
     """One source."""
 
     path: str
-    """Where it is, as bytes of a file name are text in Python."""
+    """Its path. Bytes that are no UTF-8 are surrogates."""
     alike: str
     """Sources of the same content and symbols have this in common."""
     symbols: tuple[str, ...] = ()
@@ -49,12 +49,12 @@ class Given:
 
     @property
     def name(self) -> str:
-        """What the dataset calls it."""
+        """Its name in the dataset."""
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
 
 
 class Sources:
-    """Some of them in a folder that is searched through, others in a manifest."""
+    """Some sources in a folder that is searched, others in a manifest."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,11 +69,11 @@ class Sources:
 
     @property
     def arguments(self) -> list[str]:
-        """What ``fleet run`` is given."""
+        """The sources on the command line of ``fleet run``."""
         return [str(self._found), str(self._manifest)]
 
     def room(self) -> Path:
-        """A new folder to be searched through, for files that :meth:`found` is told of then."""
+        """Make a new folder that will be searched. Call :meth:`found` for each file in it."""
         room = self._found / f"host-{next(self._rooms):03}" / "2026"
         room.mkdir(parents=True)
         return room
@@ -113,7 +113,7 @@ class Sources:
         self._add_line(Given(str(path), alike, tuple(symbols), facts))
 
     def list_as_it_is(self, path: Path) -> None:
-        """Something of which a folder would not make a source."""
+        """Add a path that a search of its folder would not make a source."""
         self._add_line(Given(str(path), str(path)))
 
     def _add_line(self, given: Given) -> None:
@@ -125,7 +125,7 @@ class Sources:
         self.given.append(given)
 
     def fill(self, number_of_sources: int, cores: Iterable[Path]) -> None:
-        """Copies of *cores*, as often as it takes to have so many sources."""
+        """Add copies of *cores* until there are so many sources."""
         for number, core in enumerate(cycle(cores)):
             if len(self.given) >= number_of_sources:
                 return
@@ -135,7 +135,7 @@ class Sources:
                 self.copy(core)
 
     def no_files(self) -> Iterator[Path]:
-        """What has the name of a core and is no file, or none that can be read."""
+        """Return paths with the name of a core that are no regular files, or cannot be read."""
         fifo = self._listed / "vmcore-fifo"
         os.mkfifo(fifo)
         folder = self._listed / "vmcore-folder"
@@ -150,7 +150,7 @@ class Sources:
         yield from (fifo, folder, nowhere, loop, secret, Path(os.devnull))
 
     def with_odd_names(self, core: Path) -> None:
-        """Copies under names that are hard to write down."""
+        """Add copies under names with odd characters."""
         for name in (
             b"vmcore of 5 \xe2\x82\xac",
             b"vmcore\n\x1b[31m",

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from drgn_tools.arch.x86.encoding import Encoding
+from drgn_tools.arch.x86.frame_pointer_rules import UnwindRules
 from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64
-from drgn_tools.arch.x86.unwind_rules import UnwindRules
 from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
 from drgn_tools.unwind.base import End, Signature
 from drgn_tools.unwind.fast_path import FastPath

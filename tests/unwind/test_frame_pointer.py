@@ -12,8 +12,8 @@ import random
 import pytest
 
 from drgn_tools.arch.x86.encoding import Encoding
+from drgn_tools.arch.x86.frame_pointer_rules import UnwindRules
 from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64, X86Regs
-from drgn_tools.arch.x86.unwind_rules import UnwindRules
 from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
 from drgn_tools.unwind.base import End, Walk
 

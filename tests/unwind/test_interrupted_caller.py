@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Callers that a walk of frame pointers skips: on drawn code, against CFI, drgn and consoles."""
+"""The caller of an interrupted function: on code made for the test, against CFI, against drgn and against consoles."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import drgn
 import pytest
 
 from drgn_tools import Frame, TaskStack, open_program, task_stacks
+from drgn_tools.analysis.labels import frame_label
 from drgn_tools.arch.x86.instructions import decode
 from drgn_tools.engine import frames as frames_module
-from drgn_tools.render.labels import frame_label
 from drgn_tools.unwind.interrupted_caller import (
     BYTES_BEYOND,
     INDIRECT,
@@ -29,11 +29,11 @@ from drgn_tools.unwind.interrupted_caller import (
     Caller,
     Code,
     Depth,
-    Place,
-    called_from,
+    NoDepth,
+    callee_of,
     depth_at,
+    find_interrupted_caller,
     is_entered_by_call,
-    missing_caller,
 )
 
 from ..conftest import lab_dump, lab_vmlinux
@@ -43,11 +43,11 @@ from ..support.compare_drgn import drgn_with_dwarf
 from ..support.console import read_console
 from ..support.overlay import overlay
 
-FRAME, UNCLEAR = Place.FRAME, Place.UNCLEAR
+FRAME, UNCLEAR = NoDepth.FRAME, NoDepth.UNCLEAR
 
 
 def depths(code: str, word_bytes: int = 8) -> list[Depth]:
-    """At each instruction; *code* is hex, a space between two of them."""
+    """Return the depth at each instruction of *code*: hex, with a space after each instruction."""
     instructions = [bytes.fromhex(word) for word in code.split()]
     whole, at = b"".join(instructions), 0
     found = []
@@ -145,7 +145,7 @@ def test_any_bytes_are_an_answer(seed: int) -> None:
         code = rng.randbytes(rng.randrange(64))
         for word_bytes in (4, 8):
             found = depth_at(code, rng.randrange(80), word_bytes)
-            assert isinstance(found, (int, Place))
+            assert isinstance(found, (int, NoDepth))
             one = decode(code, 0, word_bytes)
             assert one is None or 0 < one.length <= min(15, len(code))
 
@@ -158,7 +158,7 @@ RETURN = TEXT + 0x8005
 
 
 class Memory:
-    """Pieces of it; what is between them is not in the dump."""
+    """Memory in pieces. What is between them is not in the dump."""
 
     def __init__(self, pieces: dict[int, bytes]) -> None:
         self.pieces = pieces
@@ -171,7 +171,7 @@ class Memory:
 
 
 def called(callee: int, code: str, *stack: int) -> Memory:
-    """A function at TEXT, and one that calls *callee* just before RETURN."""
+    """Return memory with a function at TEXT, a call of *callee* right before RETURN, and a stack at STACK."""
     call = b"\xe8" + struct.pack("<i", callee - RETURN)
     words = b"".join(word.to_bytes(8, "little") for word in stack)
     return Memory(
@@ -183,7 +183,9 @@ def ask(
     memory: Memory, offset: int, start: Optional[int] = TEXT, sp: int = STACK
 ) -> Optional[Caller]:
     code = Code(memory, 8)
-    return missing_caller(sp, TEXT + offset, start, code, memory, lambda addr, addr_p: addr)
+    return find_interrupted_caller(
+        sp, TEXT + offset, start, code, memory, lambda addr, addr_p: addr
+    )
 
 
 PROLOGUE = "554889e5905dc3"
@@ -228,7 +230,7 @@ def test_a_swapped_return_address_is_looked_up() -> None:
         asked.append((addr, addr_p))
         return RETURN
 
-    found = missing_caller(STACK, TEXT, TEXT, Code(memory, 8), memory, recover)
+    found = find_interrupted_caller(STACK, TEXT, TEXT, Code(memory, 8), memory, recover)
     assert found == Caller(RETURN, sure=True)
     assert asked == [(0x7A, STACK)]
 
@@ -287,15 +289,15 @@ def test_what_a_call_calls(code: str, callee: Optional[int]) -> None:
     raw = bytes.fromhex(code)
     padding = b"\xf4" * 8
     memory = Memory({RETURN - len(raw) - 8: padding + raw})
-    assert called_from(RETURN, memory, 8) == callee
-    assert called_from(0, memory, 8) is None
+    assert callee_of(RETURN, memory, 8) == callee
+    assert callee_of(0, memory, 8) is None
 
 
 # ---- against the CFI of real kernels
 
 
 class Row(NamedTuple):
-    """CFI: from *address* on, *rule* gives the CFA of the function at *start*."""
+    """A row of CFI: from *address* to *end*, *rule* is the CFA of the function at *start*."""
 
     start: int
     address: int
@@ -304,7 +306,7 @@ class Row(NamedTuple):
 
 
 def cfi_rows(vmlinux: str) -> Iterator[Row]:
-    """As ``readelf`` has them. It is there where kernels can be built."""
+    """Yield what ``readelf`` prints. A machine that can build kernels has it."""
     process = subprocess.Popen(
         ["readelf", "-wF", vmlinux], stdout=subprocess.PIPE, text=True, errors="replace"
     )
@@ -324,7 +326,7 @@ def cfi_rows(vmlinux: str) -> Iterator[Row]:
 
 
 def code_sections(path: str) -> dict[int, bytes]:
-    """Address -> bytes of each section with code of an ELF file of 64 bits."""
+    """Return address -> bytes of each section with code in an ELF file of 64 bits."""
     data = Path(path).read_bytes()
     (offset,) = struct.unpack_from("<Q", data, 40)
     size, count = struct.unpack_from("<HH", data, 58)
@@ -373,7 +375,7 @@ def test_depths_are_those_of_the_cfi() -> None:
 
 
 def all_callers(stacks: list[TaskStack]) -> Iterator[tuple[TaskStack, int, Frame]]:
-    """(task, interrupted ip, its caller)"""
+    """Yield (task, interrupted ip, frame of its caller)."""
     for stack in stacks:
         if stack.cpu_caller is not None:
             yield stack, stack.frames[0].ip, stack.cpu_caller
@@ -401,7 +403,7 @@ def test_skipped_caller_whose_call_is_the_last_of_its_function_has_its_name(demo
 
 
 def drgns_callers(prog: drgn.Program, task: int) -> dict[int, int]:
-    """Interrupted pc -> return address of its caller, by drgn's trace."""
+    """Return interrupted pc -> return address of its caller, from drgn's stack trace."""
     trace = prog.stack_trace(drgn.Object(prog, "struct task_struct *", task))
     frames = [frame for frame in trace if not frame.is_inline]
     pairs = list(zip(frames, frames[1:]))
@@ -431,10 +433,10 @@ def test_every_caller_is_drgns_by_cfi(variant: Variant, monkeypatch: pytest.Monk
     asked: list[Optional[Caller]] = []
 
     def noting(*arguments: Any) -> Optional[Caller]:
-        asked.append(missing_caller(*arguments))
+        asked.append(find_interrupted_caller(*arguments))
         return asked[-1]
 
-    monkeypatch.setattr(frames_module, "missing_caller", noting)
+    monkeypatch.setattr(frames_module, "find_interrupted_caller", noting)
     prog = open_program(core=dump.core)
     stacks = list(task_stacks(prog))
     theirs = drgn_with_dwarf(dump.core, Path(vmlinux), kernel.modules)
@@ -452,7 +454,7 @@ def test_every_caller_is_drgns_by_cfi(variant: Variant, monkeypatch: pytest.Monk
             results["confirmed by CFI" if equal else "refuted"] += 1
         else:
             # Assembly, and the lab's modules, which are stripped.
-            callee = called_from(caller.ip, reader(prog), 8)
+            callee = callee_of(caller.ip, reader(prog), 8)
             direct = callee == prog.symbol(ip).address if callee != INDIRECT else None
             results[{True: "called", False: "refuted", None: "indirect"}[direct]] += 1
     # Nor does drgn have one that ours lacks.
@@ -470,7 +472,7 @@ def test_every_caller_is_drgns_by_cfi(variant: Variant, monkeypatch: pytest.Monk
 
 
 def theirs_linked_at(vmlinux: str) -> int:
-    """_stext of a kernel of x86-64, as it was linked."""
+    """Return the address of _stext that an x86-64 kernel was linked at."""
     return min(address for address in code_sections(vmlinux) if address >> 63)
 
 
@@ -486,7 +488,7 @@ CALLERS = {
     "kretprobe-below": "lab_probed",
     "wild-call": "lab_call",
 }
-"""Who called what faulted before it had a frame."""
+"""Name of a crash -> the caller of the function that faulted before it had made its frame."""
 
 WITH_CALLER = [
     variant

@@ -8,8 +8,8 @@ from typing import Optional
 import pytest
 
 from drgn_tools.arch.x86.encoding import Encoding
+from drgn_tools.arch.x86.frame_pointer_rules import UnwindRules
 from drgn_tools.arch.x86.pt_regs import REGS_64
-from drgn_tools.arch.x86.unwind_rules import UnwindRules
 from drgn_tools.kernel.stack_memory import StackMemory
 from drgn_tools.unwind.base import End, Walk
 from drgn_tools.unwind.frame_pointer import walk_from_regs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every reason in words, long and brief."""
+"""Every reason in words: the sentence and the few words for a table."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from drgn_tools.arch.registry import layout_of
 from drgn_tools.arch.x86.encoding import Detection, Encoding
 from drgn_tools.records import Frame, Reason, SavedRegs, Verdict
 from drgn_tools.unwind.base import End, Walk
-from drgn_tools.unwind.probe import NoVerdict, no_verdict
-from drgn_tools.verdict.reasons import Why, place, running, why
+from drgn_tools.verdict.no_verdict import NoVerdict, no_verdict
+from drgn_tools.verdict.reasons import Explanation, explain, explain_running, place
 from drgn_tools.verdict.reliable import Judgement
 
 from ..support.drawn_kernel import DrawnKernel, declare_stack_types
@@ -32,12 +32,12 @@ def say(
     *frames: Frame,
     bad_addr: Optional[int] = None,
     regs: tuple[SavedRegs, ...] = (),
-) -> Optional[Why]:
+) -> Optional[Explanation]:
     walk = Walk((), End.ERROR, bad_addr)
-    return why(Judgement(Verdict.UNRELIABLE, reason, step), walk, frames, regs)
+    return explain(Judgement(Verdict.UNRELIABLE, reason, step), walk, frames, regs)
 
 
-def say_interrupted(entry: Optional[str], *inner: Frame) -> Optional[Why]:
+def say_interrupted(entry: Optional[str], *inner: Frame) -> Optional[Explanation]:
     saved = kernel_regs(REGS, 0xFA11, "vfs_read+0x8f", entry)
     frames = (*inner, regs_frame(saved))
     return say(Reason.KERNEL_MODE_REGS, len(inner), *frames, regs=(saved,))
@@ -45,21 +45,21 @@ def say_interrupted(entry: Optional[str], *inner: Frame) -> Optional[Why]:
 
 def test_reliable_stack_needs_no_reason() -> None:
     walk = Walk((), End.LAST_FRAME)
-    assert why(Judgement(Verdict.RELIABLE), walk, (SCHEDULE,), ()) is None
+    assert explain(Judgement(Verdict.RELIABLE), walk, (SCHEDULE,), ()) is None
 
 
 # ---- registers of kernel mode
 
 
 def test_fault_says_what_and_where() -> None:
-    assert say_interrupted("page fault", SCHEDULE, STUB) == Why(
+    assert say_interrupted("page fault", SCHEDULE, STUB) == Explanation(
         "page fault in vfs_read+0x8f",
         "page fault in vfs_read",
     )
 
 
 def test_entry_that_is_not_known_is_one_or_the_other() -> None:
-    assert say_interrupted(None, SCHEDULE) == Why(
+    assert say_interrupted(None, SCHEDULE) == Explanation(
         "interrupt or exception in vfs_read+0x8f",
         "interrupt or exception in vfs_read",
     )
@@ -69,7 +69,7 @@ def test_interrupted_module_is_named() -> None:
     saved = replace(
         kernel_regs(REGS, 0xFA11, "dig+0x3", "breakpoint"), symbol=symbol("dig+0x3", "lab")
     )
-    assert say(Reason.KERNEL_MODE_REGS, 0, regs_frame(saved), regs=(saved,)) == Why(
+    assert say(Reason.KERNEL_MODE_REGS, 0, regs_frame(saved), regs=(saved,)) == Explanation(
         "breakpoint in dig+0x3 [lab]",
         "breakpoint in dig",
     )
@@ -77,7 +77,7 @@ def test_interrupted_module_is_named() -> None:
 
 def test_interrupted_code_without_a_name_is_its_address() -> None:
     saved = replace(kernel_regs(REGS, 0xFA11, "f+0x0", "page fault"), symbol=None)
-    assert say(Reason.KERNEL_MODE_REGS, 0, regs_frame(saved), regs=(saved,)) == Why(
+    assert say(Reason.KERNEL_MODE_REGS, 0, regs_frame(saved), regs=(saved,)) == Explanation(
         "page fault in 0xfa11",
         "page fault in 0xfa11",
     )
@@ -116,7 +116,7 @@ def test_registers_are_those_of_the_frame_where_the_verdict_fell() -> None:
 def test_preempted_says_by_what(function: str, entry: Optional[str], by: str) -> None:
     nameless = Frame(0xA5)
     inner = (SCHEDULE, nameless, Frame(0xA4, symbol(f"{function}+0x2b")), STUB)
-    assert say_interrupted(entry, *inner) == Why(
+    assert say_interrupted(entry, *inner) == Explanation(
         f"preempted{by} in vfs_read+0x8f",
         "preempted in vfs_read",
     )
@@ -141,21 +141,21 @@ def test_preemption_further_out_is_another_one() -> None:
 
 def test_bad_return_address_says_what_lies_below_it() -> None:
     frames = (SCHEDULE, IN_MODULE, Frame(0x4141))
-    assert say(Reason.BAD_RETURN_ADDRESS, 2, *frames) == Why(
+    assert say(Reason.BAD_RETURN_ADDRESS, 2, *frames) == Explanation(
         "return address 0x4141 above dig+0x3 [lab] is not kernel text",
         "bad return address",
     )
 
 
 def test_bad_return_address_of_the_first_frame_is_above_nothing() -> None:
-    assert say(Reason.BAD_RETURN_ADDRESS, 0, Frame(0x4141), SCHEDULE) == Why(
+    assert say(Reason.BAD_RETURN_ADDRESS, 0, Frame(0x4141), SCHEDULE) == Explanation(
         "return address 0x4141 is not kernel text",
         "bad return address",
     )
 
 
 def test_broken_chain_says_the_pointer_and_the_last_good_frame() -> None:
-    assert say(Reason.BROKEN_CHAIN, 1, SCHEDULE, Frame(0xBEEF), bad_addr=0x42) == Why(
+    assert say(Reason.BROKEN_CHAIN, 1, SCHEDULE, Frame(0xBEEF), bad_addr=0x42) == Explanation(
         "frame pointer 0x42 after 0xbeef does not lead up the stack",
         "broken frame pointer",
     )
@@ -168,21 +168,21 @@ def test_broken_chain_after_the_first_frame_names_it() -> None:
 
 
 def test_broken_chain_of_no_frame_begins_at_the_saved_stack_pointer() -> None:
-    assert say(Reason.BROKEN_CHAIN, None) == Why(
+    assert say(Reason.BROKEN_CHAIN, None) == Explanation(
         "frame pointer 0x0 after the saved stack pointer does not lead up the stack",
         "broken frame pointer",
     )
 
 
 def test_too_many_entries_says_how_many_there_may_be() -> None:
-    assert say(Reason.TOO_MANY_ENTRIES, 99) == Why(
+    assert say(Reason.TOO_MANY_ENTRIES, 99) == Explanation(
         "100 or more entries; live patching can use 99",
         "100 or more entries",
     )
 
 
 def test_unclear_text_says_which_address() -> None:
-    assert say(Reason.TEXT_UNCLEAR, 1, SCHEDULE, Frame(0x4141)) == Why(
+    assert say(Reason.TEXT_UNCLEAR, 1, SCHEDULE, Frame(0x4141)) == Explanation(
         "whether return address 0x4141 above schedule+0x27 is kernel text cannot be told:"
         " the lists of modules, trampolines or BPF programs are damaged",
         "may be no kernel text",
@@ -190,7 +190,7 @@ def test_unclear_text_says_which_address() -> None:
 
 
 def test_unclear_end_says_which_kernels() -> None:
-    assert say(Reason.END_UNCLEAR, 0, SCHEDULE) == Why(
+    assert say(Reason.END_UNCLEAR, 0, SCHEDULE) == Explanation(
         "the stack ends without user registers, which kernels before 5.8 judge differently",
         "no user registers",
     )
@@ -201,14 +201,14 @@ def test_unclear_end_says_which_kernels() -> None:
     [(0xFFFF_C900_0000_3000, "0xffffc90000003000"), (-8, "0xfffffffffffffff8"), (None, "0x0")],
 )
 def test_unreadable_memory_says_where(addr: Optional[int], said: str) -> None:
-    assert say(Reason.UNREADABLE, 0, SCHEDULE, bad_addr=addr) == Why(
+    assert say(Reason.UNREADABLE, 0, SCHEDULE, bad_addr=addr) == Explanation(
         f"memory at {said} is not in the dump",
         "not in the dump",
     )
 
 
 def test_running_says_on_which_cpu() -> None:
-    assert running(7) == Why("running on CPU 7", "running on CPU 7")
+    assert explain_running(7) == Explanation("running on CPU 7", "running on CPU 7")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,9 @@ def test_running_says_on_which_cpu() -> None:
 )
 def test_running_says_what_is_wrong_with_the_stack(walk: Walk, said: str) -> None:
     brief = "running on CPU 7" + (", stack overflow" if walk.overflowed else "")
-    assert running(7, walk, (SCHEDULE, IN_MODULE)) == Why(f"running on CPU 7{said}", brief)
+    assert explain_running(7, walk, (SCHEDULE, IN_MODULE)) == Explanation(
+        f"running on CPU 7{said}", brief
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel's judgement over finished walks."""
+"""The verdict on finished walks is what the kernel would answer."""
 
 from __future__ import annotations
 

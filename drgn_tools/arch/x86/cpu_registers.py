@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The registers of a CPU of a machine that was stopped."""
+"""The registers that a CPU had when the dump was taken."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from ..base import RegsLayout
 __all__ = ("cpu_registers",)
 
 _OTHER_NAMES = {"rflags": "flags", "eflags": "flags"}
-"""drgn's name -> the kernel's, where it is not drgn's without its first letter (rip -> ip)."""
+"""drgn's name of a register -> the kernel's, for those of which it is not the same without r or e (rip -> ip)."""
 
 
 def cpu_registers(prog: Program, regs: RegsLayout, task: Task) -> Optional[dict[str, int]]:
-    """Registers of the CPU that *task* was running on, by the kernel's names.
+    """Return the registers of the CPU that a task was running on, by the kernel's names.
 
-    They are those of the NT_PRSTATUS note (or the crash note) of that CPU; drgn
-    knows which note is whose. ``None`` if the dump has none, as on a live kernel.
+    They are in the NT_PRSTATUS note of that CPU, or in its crash note. drgn finds the note of a
+    task.
 
-    :param regs: names those of interest, in their order (there is no orig_ax in a CPU).
+    :param regs: The registers to return, in their order. Those that a CPU does not have
+        (``orig_ax``) are left out.
+    :return: ``None`` if the dump has none, as on a live kernel
     """
     try:
         trace = prog.stack_trace(Object(prog, "struct task_struct *", task.addr))
         registers = trace[0].registers()
     except (UnsupportedOperation, IndexError, *UNUSABLE):
         return None
-    # Of a task that is just being switched, drgn gives what __switch_to_asm
-    # saved: a few registers, and none that a CPU held.
+    # If the task is just being switched, drgn returns the few registers that __switch_to_asm
+    # saved on its stack. They are not what the CPU held.
     if "cs" not in registers:
         return None
     by_name = {_kernels_name(name): value for name, value in registers.items()}

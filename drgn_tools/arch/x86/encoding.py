@@ -1,41 +1,44 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The forms of ENCODE_FRAME_POINTER: how each is decoded, and which one a kernel uses.
 
-On entry from an interrupt or exception the kernel points rbp at the saved
-``pt_regs`` and then spoils one bit of it, so that the unwinder can tell it from
-a frame pointer. Which bit is in no type and no symbol; it is in the machine
-code of the entry stubs, so that is where it is looked up.
+On entry from an interrupt or exception the kernel lets rbp point to the saved ``pt_regs`` and
+changes one bit of it, so that the unwinder can distinguish it from a frame pointer. No type and
+no symbol says which bit. The machine code of the entry stubs does.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Optional
+
+import msgspec
 
 __all__ = ("PROBE_SYMBOLS", "Detection", "Encoding", "decode_frame_pointer", "detect_encoding")
 
 
 class Encoding(str, enum.Enum):
-    """Which bit of rbp says "this is a ``pt_regs``"."""
+    """Which bit of rbp says that it points to a ``pt_regs``."""
 
     LSB = "lsb"
     """Lowest bit set: x86-64 since v4.10, x86-32 from v4.10 to v4.13."""
     MSB = "msb"
     """Highest bit cleared: x86-32 since v4.14; both in v3 of the patch, before it was merged."""
     NONE = "none"
-    """rbp is a frame pointer and nothing else."""
+    """No bit: rbp is always a frame pointer."""
 
 
 def decode_frame_pointer(bp: int, encoding: Encoding, word_bytes: int) -> Optional[int]:
-    """The ``pt_regs`` address that *bp* encodes, ``None`` for an ordinary frame pointer.
+    """Return the ``pt_regs`` that a frame pointer encodes.
 
-    Follows decode_frame_pointer() in arch/x86/kernel/unwind_frame.c, v6.12:
-    just the one bit is tested, so odd garbage "is" an encoded pointer with LSB,
-    and NULL is one with MSB. The bounds of the stack catch both afterwards.
+    Follows decode_frame_pointer() in arch/x86/kernel/unwind_frame.c, v6.12, which tests the one
+    bit only. So with LSB every odd number is an encoded pointer, and with MSB NULL is one. The
+    caller checks that the address is on the stack.
 
-    :param bp: value of rbp/ebp, unsigned, *word_bytes* wide.
+    :param bp: Value of rbp or ebp, unsigned
+    :param encoding: The form that this kernel uses
+    :param word_bytes: 8 on x86-64, 4 on x86-32
+    :return: Virtual address of the ``struct pt_regs``; ``None`` if *bp* is an ordinary frame pointer
     """
     if encoding is Encoding.LSB:
         return bp & ~1 if bp & 1 else None
@@ -87,24 +90,23 @@ PROBE_SYMBOLS: tuple[str, ...] = (
 """Entry code that saves ``pt_regs`` and then encodes, where the kernel encodes at all."""
 
 
-@dataclass(frozen=True)
-class Detection:
-    """What the entry code says."""
+class Detection(msgspec.Struct, frozen=True):
+    """Which form the entry code of a kernel uses."""
 
     encoding: Encoding
-    """The form found; ``NONE`` also when it is unclear (see :attr:`problem`)."""
+    """The form; ``NONE`` also if it is unclear (see :attr:`problem`)."""
     evidence: tuple[tuple[str, int, Encoding], ...]
-    """Each hit: symbol, offset of the instruction in it, the form it belongs to."""
+    """Where it was found: (symbol, offset of the instruction in bytes, form of this instruction)."""
     problem: Optional[str] = None
-    """Why nothing can be said, ``None`` when the answer is sure."""
+    """Why the form is unclear; ``None`` if it is not."""
 
 
 def detect_encoding(code: Mapping[str, bytes], word_bytes: int) -> Detection:
-    """Which form do these entry stubs use?
+    """Return which form of ENCODE_FRAME_POINTER the entry code uses.
 
-    :param code: machine code by symbol, of those :data:`PROBE_SYMBOLS` that exist;
-        nothing, or zeros, where it is not in the dump.
-    :param word_bytes: 8 on x86-64, 4 on x86-32.
+    :param code: Symbol -> machine code, of those :data:`PROBE_SYMBOLS` that exist; empty or
+        zeros if it is not in the dump
+    :param word_bytes: 8 on x86-64, 4 on x86-32
     """
     signatures = _SIGNATURES_64 if word_bytes == 8 else _SIGNATURES_32
     evidence = tuple(
@@ -119,7 +121,7 @@ def detect_encoding(code: Mapping[str, bytes], word_bytes: int) -> Detection:
         return Detection(Encoding.NONE, evidence, f"the entry code holds two encodings: {where}")
     missing = [symbol for symbol, text in code.items() if not text.strip(b"\0")]
     if not forms and (missing or not code):
-        # What is there encodes nothing, but what is missing might.
+        # The code that is there does not encode, but the missing code may.
         what = f"of {', '.join(missing)} is not in the dump" if missing else "has no symbol"
         return Detection(Encoding.NONE, (), f"the entry code {what}")
     return Detection(forms.pop() if forms else Encoding.NONE, evidence)

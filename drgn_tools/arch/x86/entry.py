@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What entered the kernel: the entry stub on the stack, in words people use."""
+"""What entered the kernel, in words: ``page fault``, ``syscall``. The symbol of the entry code tells."""
 
 from __future__ import annotations
 
+import re
 from typing import Optional
 
-__all__ = ("enters_from_user_mode", "entry_of")
+__all__ = ("enters_from_user_mode", "entry_of", "is_interrupt_entry")
 
 _STUBS = {
     # Exceptions: DECLARE_IDTENTRY* in arch/x86/include/asm/idtentry.h.
@@ -38,12 +39,12 @@ _STUBS = {
     "asm_sysvec_call_function": "function call interrupt",
     "asm_sysvec_call_function_single": "function call interrupt",
     "asm_sysvec_irq_work": "irq work interrupt",
-    "asm_sysvec_reboot": "stop interrupt",  # also at a panic, for the other CPUs
+    "asm_sysvec_reboot": "stop interrupt",  # panic() sends it to the other CPUs
     "asm_sysvec_kvm_asyncpf_interrupt": "KVM async page fault interrupt",
     "asm_sysvec_xen_hvm_callback": "Xen interrupt",
     "asm_sysvec_hyperv_callback": "Hyper-V interrupt",
     "asm_sysvec_hyperv_stimer0": "timer interrupt",
-    # FRED has one stub for each ring; only the C code knows more.
+    # FRED has one stub for each ring. Its C code tells the events apart.
     "asm_fred_entrypoint_user": "event from user mode",
     "asm_fred_entrypoint_kernel": "event in kernel mode",
     # Before v5.8.
@@ -68,10 +69,10 @@ _STUBS = {
     "asm_int80_emulation": "syscall",
     "entry_SYSENTER_32": "syscall",
     "entry_INT80_32": "syscall",
-    # A new task: its pt_regs are its parent's, or empty.
+    # A new task. Its pt_regs are a copy of its parent's, or empty.
     "ret_from_fork": "fork",
     "ret_from_fork_asm": "fork",
-    # Code that the kernel patches in saves pt_regs too.
+    # Code that the kernel patches into itself saves pt_regs, too.
     "ftrace_regs_caller": "function tracer",
     "ftrace trampoline": "function tracer",
     "arch_rethook_trampoline": "kretprobe",
@@ -81,31 +82,49 @@ _STUBS = {
 }
 
 
+_INTERRUPTS = re.compile(
+    # Entry code and the C function that it calls, since v5.8, and before.
+    r"(?:asm_|__|smp_)?(?:sysvec_\w+|common_interrupt|spurious_interrupt|apic_timer_interrupt"
+    r"|reschedule_interrupt|\w+_ipi_interrupt)|do_IRQ|ret_from_intr|retint_kernel|retint_user"
+)
+"""Names of the functions that handle interrupts (arch/x86/entry, arch/x86/kernel/irq.c, v4.10 to v7.2)."""
+
 _PATCHED_IN = frozenset(("function tracer", "kretprobe", "kprobe"))
 
 
 def enters_from_user_mode(entry: Optional[str]) -> bool:
-    """Can user mode have come in this way? Code that the kernel patches into itself it cannot call.
+    """Return whether user mode can have entered the kernel in this way.
 
-    :param entry: of :func:`entry_of`.
+    It cannot call the code that the kernel patches into itself.
+
+    :param entry: What :func:`entry_of` returned
     """
     return entry is not None and entry not in _PATCHED_IN
 
 
 def entry_of(stub: Optional[str]) -> Optional[str]:
-    """What entered, by the code whose return address lies right below the ``pt_regs``.
+    """Return what entered the kernel, in words.
 
-    :param stub: its symbol, ``None`` if it has no name.
-    :return: for people: ``"page fault"``, ``"timer interrupt"``, ``"syscall"`` ...;
-        ``None`` when the symbol is no entry code.
+    :param stub: Symbol of the code whose return address lies right below the ``pt_regs``;
+        ``None`` if it has none
+    :return: ``page fault``, ``timer interrupt``, ``syscall`` and so on; ``None`` if it is not
+        entry code
     """
     if stub is None:
         return None
     known = _STUBS.get(stub)
     if known is not None:
         return known
-    # A stub that is not in the table still says what it is.
+    # The name of a stub that is not in the table says what it is for.
     for prefix, kind in (("asm_exc_", "exception"), ("asm_sysvec_", "interrupt")):
         if stub.startswith(prefix):
             return f"{stub[len(prefix) :].replace('_', ' ')} {kind}"
     return None
+
+
+def is_interrupt_entry(function: str) -> bool:
+    """Return whether a function handles an interrupt.
+
+    :param function: Its name in the symbol table
+    """
+    return _INTERRUPTS.fullmatch(function) is not None

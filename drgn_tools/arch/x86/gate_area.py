@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from drgn import Program
 
-from ...kernel.layout import symbol_address
+from ...kernel.probing import symbol_address
 from ...kernel.text import TextKind, TextRange
 
 __all__ = ("gate_area",)
@@ -19,16 +19,16 @@ _VSYSCALL_NONE = 2
 
 
 def gate_area(prog: Program) -> Iterator[TextRange]:
-    """Return the vsyscall page if the kernel has it and counts it as text.
+    """Yield the vsyscall page, if the kernel has it and counts it as text.
 
     Follows in_gate_area_no_mm() in arch/x86/entry/vsyscall/vsyscall_64.c, which is_kernel_text()
-    in linux/kallsyms.h asks (v6.1, v6.12). x86-32 has no such page.
+    in linux/kallsyms.h calls (v6.1, v6.12). x86-32 has no such page.
 
     :raises FaultError: if vsyscall_mode is not in the dump
     """
-    # Since "extable: use is_kernel_text() helper" (v5.16) core_kernel_text() calls
-    # that. Before, it asked for _stext and _etext alone; the same series renamed
-    # core_kernel_data().
+    # Since "extable: use is_kernel_text() helper" (v5.16), core_kernel_text() calls
+    # is_kernel_text(). Before that, it compared with _stext and _etext only. The same series
+    # renamed core_kernel_data().
     if symbol_address(prog, "core_kernel_data") is not None:
         return
     mode = symbol_address(prog, "vsyscall_mode")

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""As much of x86 machine code as it takes to go through a function of the kernel: where each
-instruction ends, where it jumps, what it does to the stack pointer.
+"""A decoder of x86 instructions, as far as it takes to follow the code of a kernel function: the length
+of each instruction, the target of a jump, what happens to the stack pointer.
 
-Pure: bytes in. What is not understood (VEX, EVEX, far calls, what is not valid) is ``None``.
-Intel SDM, volume 2, appendix A: the opcode maps.
+VEX and EVEX instructions, far calls and invalid ones are not decoded. The opcode maps are those of
+the Intel SDM, volume 2, appendix A. Pure: bytes in.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import Optional
+
+import msgspec
 
 __all__ = ("MAX_INSTRUCTION_BYTES", "Instruction", "decode")
 
 MAX_INSTRUCTION_BYTES = 15
+"""The CPU executes none that is longer."""
 _PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0xF0, 0xF2, 0xF3))
 
 
@@ -27,19 +30,22 @@ _MODRM = frozenset(code + form for code in _ARITHMETIC for form in range(4)) | _
     (0x63, 0x63), (0x69, 0x69), (0x6B, 0x6B), (0x80, 0x81), (0x83, 0x8F), (0xC0, 0xC1),
     (0xC6, 0xC7), (0xD0, 0xD3), (0xD8, 0xDF), (0xF6, 0xF7), (0xFE, 0xFF),
 )  # fmt: skip
+"""Opcodes with a ModRM byte."""
 _BARE = _codes(
     (0x50, 0x5F), (0x6C, 0x6F), (0x90, 0x99), (0x9B, 0x9F), (0xA4, 0xA7), (0xAA, 0xAF),
     (0xC3, 0xC3), (0xC9, 0xC9), (0xCB, 0xCC), (0xCF, 0xCF), (0xD7, 0xD7), (0xEC, 0xEF),
     (0xF1, 0xF1), (0xF4, 0xF5), (0xF8, 0xFD),
 )  # fmt: skip
+"""Opcodes with neither ModRM nor immediate."""
 _IMM8 = frozenset(code + 4 for code in _ARITHMETIC) | _codes(
     (0x6A, 0x6B), (0x70, 0x80), (0x83, 0x83), (0xA8, 0xA8), (0xB0, 0xB7), (0xC0, 0xC1),
     (0xC6, 0xC6), (0xCD, 0xCD), (0xE0, 0xE7), (0xEB, 0xEB),
 )  # fmt: skip
+"""Opcodes with an immediate of 8 bits."""
 _IMM32 = frozenset(code + 5 for code in _ARITHMETIC) | _codes(
     (0x68, 0x69), (0x81, 0x81), (0xA9, 0xA9), (0xB8, 0xBF), (0xC7, 0xC7), (0xE8, 0xE9)
 )
-"""Of 16 bits after the prefix 66."""
+"""Opcodes with an immediate of 32 bits; after the prefix 66 it has 16."""
 
 _BARE_0F = _codes(
     (0x05, 0x09), (0x0B, 0x0B), (0x30, 0x37), (0x77, 0x77), (0xA0, 0xA2), (0xA8, 0xAA), (0xC8, 0xCF)
@@ -50,30 +56,33 @@ _IMM8_0F = _codes(
 )  # fmt: skip
 
 
-class Instruction(NamedTuple):
-    """One instruction."""
+class Instruction(msgspec.Struct, frozen=True):
+    """A decoded instruction."""
 
     length: int
     """In bytes, prefixes included."""
     opcode: int
-    """One byte; of the two-byte map ``0x0f00`` and that byte."""
+    """The opcode byte; in the two-byte map ``0x0f00`` and the second byte."""
     mod: Optional[int] = None
-    """3: :attr:`rm` is a register. ``None`` for an instruction without ModRM."""
+    """Field of ModRM; with 3, :attr:`rm` is a register. ``None`` if the instruction has no ModRM."""
     reg: int = 0
-    """Of ModRM, with REX.R: a register, or which of a group of opcodes."""
+    """Field of ModRM, with REX.R: a register, or in a group of opcodes which one it is."""
     rm: int = 0
-    """Of ModRM, with REX.B; of push and pop the register."""
+    """Field of ModRM, with REX.B; of push and pop the register."""
     sib: int = 0
+    """The SIB byte; 0 if there is none."""
     displacement: int = 0
+    """Signed, in bytes; 0 if there is none."""
     immediate: int = 0
-    """Signed; of a direct jump or call how far it goes from the end of the instruction."""
+    """Signed; of a direct jump or call the distance in bytes from the end of the instruction. 0 if there is none."""
 
 
 def decode(code: bytes, at: int, word_bytes: int) -> Optional[Instruction]:
-    """The instruction at an offset.
+    """Decode an instruction.
 
-    :param word_bytes: 8 for 64-bit code, 4 for 32-bit code.
-    :return: ``None`` if *code* ends within it, or it is not understood.
+    :param at: Offset of its first byte in *code*; not negative
+    :param word_bytes: 8 for 64-bit code, 4 for 32-bit code
+    :return: ``None`` if *code* ends before the instruction does, or it is not one that is decoded
     """
     try:
         found = _decode(code, at, word_bytes)
@@ -127,7 +136,7 @@ def _decode(code: bytes, start: int, word_bytes: int) -> Optional[Instruction]:
 def _operands(
     opcode: int, modrm: int, rex: int, has_66: bool, word_bytes: int
 ) -> Optional[tuple[bool, int]]:
-    """Is there a ModRM, and how many bytes are immediate? ``None``: not understood."""
+    """Return whether there is a ModRM, and the size of the immediate in bytes; ``None`` if the opcode is not decoded."""
     if opcode >= 0x0F00:
         second = opcode & 0xFF
         if second in _UNKNOWN_0F:

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Optional
 
-from drgn import FaultError, Program, SymbolBinding, offsetof, sizeof
+from drgn import Program, SymbolBinding, offsetof, sizeof
 
 from ...debuginfo.kallsyms import kallsyms_of
-from ...kernel.layout import at_most, probe_task_layout, probing, symbol_address
+from ...kernel.probing import at_most, probing, symbol_address
+from ...kernel.task_layout import probe_task_layout
+from ...memory import read_or_none
 from ..base import Arch, Layout, Unwinder
 from .encoding import PROBE_SYMBOLS, Detection, Encoding, detect_encoding
 from .pt_regs import X86Regs, check_pt_regs
@@ -18,7 +20,7 @@ from .pt_regs import X86Regs, check_pt_regs
 __all__ = ("X86Layout", "probe_x86")
 
 _MAX_STUB_BYTES = 4096
-"""Entry stubs are a few hundred bytes; a damaged symbol table may claim anything."""
+"""Entry stubs have a few hundred bytes. A damaged symbol table may say anything."""
 
 _MAX_THREAD_SIZE_BYTES = 64 * 1024
 """16 KiB, and KASAN_STACK_ORDER of up to 2 (asm/page_64_types.h)."""
@@ -34,10 +36,10 @@ class X86Layout(Layout, frozen=True, kw_only=True):
     top_padding_bytes: int
     """TOP_OF_KERNEL_STACK_PADDING."""
     detection: Detection
-    """What the entry code says of the encoding."""
+    """Which form of ENCODE_FRAME_POINTER the entry code uses."""
     has_old_reliable_rules: bool
-    """Up to v5.7 a reliable walk of a user task had to end at user-mode registers; some stable
-    kernels dropped that, and nothing in a dump tells which."""
+    """Up to v5.7 a reliable walk of a user task had to end at user-mode registers. Some stable
+    kernels have dropped that rule, and a dump does not tell which."""
 
     @property
     def encoding(self) -> Encoding:
@@ -46,13 +48,13 @@ class X86Layout(Layout, frozen=True, kw_only=True):
 
     @property
     def may_need_user_regs(self) -> bool:
-        """See :attr:`has_old_reliable_rules`."""
+        """The kernel may require user-mode registers at the end of a user task's reliable stack."""
         return self.has_old_reliable_rules
 
     def task_pt_regs(self, stack_addr: int) -> int:
-        """Return the virtual address of task_pt_regs() (asm/processor.h, v6.12).
+        """Return the virtual address of task_pt_regs() (arch/x86/include/asm/processor.h, v6.12).
 
-        :param stack_addr: ``task->stack``: lowest address of the stack
+        :param stack_addr: ``task->stack``: lowest virtual address of the stack
         """
         end = stack_addr + self.thread_size_bytes
         return end - self.top_padding_bytes - self.regs.size_bytes
@@ -61,8 +63,9 @@ class X86Layout(Layout, frozen=True, kw_only=True):
 def probe_x86(prog: Program, arch: Arch, regs: X86Regs) -> X86Layout:
     """Find the layout of one x86 kernel.
 
-    :param regs: The registers that entry code of this machine pushes
-    :raises TypesError: if a type that everything rests on is missing or damaged
+    :param arch: x86-64 or x86-32
+    :param regs: The registers that its entry code pushes
+    :raises TypesError: if a type that every stack needs is missing or damaged
     """
     with probing(prog):
         check_pt_regs(prog, regs)
@@ -92,11 +95,12 @@ def probe_x86(prog: Program, arch: Arch, regs: X86Regs) -> X86Layout:
 
 
 def _thread_size(prog: Program, word_bytes: int, page_bytes: int) -> int:
-    """THREAD_SIZE: a power of two, from one page to 64 KiB (asm/page_{32,64}_types.h).
+    """Return THREAD_SIZE: a power of two, from one page to 64 KiB (asm/page_{32,64}_types.h).
 
-    :raises LookupError: nothing tells it.
-    :raises ValueError: it makes no sense, or two sources differ. A wrong size would
-        move the end of every stack, and no walk would notice.
+    With a wrong size the end of every stack would be wrong, and no walk would notice.
+
+    :raises LookupError: if no type or symbol tells it
+    :raises ValueError: if two of them differ, or it cannot be a size of stacks
     """
     found = set(_thread_sizes(prog, word_bytes))
     if not found:
@@ -110,7 +114,7 @@ def _thread_size(prog: Program, word_bytes: int, page_bytes: int) -> int:
 
 
 def _thread_sizes(prog: Program, word_bytes: int) -> Iterator[int]:
-    # union thread_union says it, but is in no BTF.
+    # union thread_union has this size, but it is not in BTF.
     with suppress(LookupError):
         yield sizeof(prog.type("union thread_union"))
     # Since Linux kernel commit e6401c130931 ("x86/irq/64: Split the IRQ stack into
@@ -129,7 +133,7 @@ def _thread_sizes(prog: Program, word_bytes: int) -> Iterator[int]:
 
 
 def _top_padding(prog: Program, regs: X86Regs) -> int:
-    """TOP_OF_KERNEL_STACK_PADDING in asm/thread_info.h."""
+    """Return TOP_OF_KERNEL_STACK_PADDING (asm/thread_info.h), in bytes."""
     if regs.word_bytes == 4:
         return 16 if prog.type("struct thread_struct").has_member("vm86") else 8
     # Since Linux kernel commit 65c9cc9e2c14602d98f1ca61c51ac954e9529303 ("x86/fred:
@@ -139,9 +143,9 @@ def _top_padding(prog: Program, regs: X86Regs) -> int:
 
 
 def _unwinder(prog: Program) -> Optional[Unwinder]:
-    """Which of arch/x86/kernel/unwind_{frame,orc,guess}.c was built.
+    """Return which of arch/x86/kernel/unwind_{frame,orc,guess}.c was built.
 
-    ``struct unwind_state`` in asm/unwind.h has members of its own for each.
+    ``struct unwind_state`` in asm/unwind.h has other members for each of them.
     """
     try:
         state = prog.type("struct unwind_state")
@@ -166,18 +170,15 @@ def _entry_code(prog: Program) -> dict[str, bytes]:
             size_bytes = found[2] if found else 0
         else:
             size_bytes = prog.symbol(addr).size
-        try:
-            code[name] = prog.read(addr, min(size_bytes, _MAX_STUB_BYTES))
-        except FaultError:
-            code[name] = b""
+        code[name] = read_or_none(prog, addr, min(size_bytes, _MAX_STUB_BYTES)) or b""
     return code
 
 
 def _has_reliable_stacktrace(prog: Program) -> bool:
     # kernel/stacktrace.c has stack_trace_save_tsk_reliable() only with
-    # CONFIG_HAVE_RELIABLE_STACKTRACE. Up to v5.1 the function was
-    # save_stack_trace_tsk_reliable(), and without that option a weak one that
-    # always fails took its place.
+    # CONFIG_HAVE_RELIABLE_STACKTRACE. Up to v5.1 the function was called
+    # save_stack_trace_tsk_reliable(). Without that option there was a weak one that always
+    # fails.
     if symbol_address(prog, "stack_trace_save_tsk_reliable") is not None:
         return True
     try:
@@ -187,5 +188,5 @@ def _has_reliable_stacktrace(prog: Program) -> bool:
 
 
 def _has_old_reliable_rules(prog: Program) -> bool:
-    # asm_exc_page_fault came with v5.8, as did the end of that rule.
+    # v5.8 added asm_exc_page_fault and dropped that rule.
     return symbol_address(prog, "asm_exc_page_fault") is None

@@ -13,7 +13,7 @@ from ...kernel.tasks import Task
 from ...kernel.text import TextRange
 from ..base import Arch, Layout
 from .cpu_registers import cpu_registers
-from .entry import enters_from_user_mode, entry_of
+from .entry import enters_from_user_mode, entry_of, is_interrupt_entry
 from .gate_area import gate_area
 from .layout import X86Layout, probe_x86
 from .pt_regs import REGS_32, REGS_64, SEGMENTS, X86Regs
@@ -21,8 +21,8 @@ from .stacks import CpuStacks
 
 __all__ = ("X86", "X86_32", "X86_64")
 
-# As __show_regs() of arch/x86/kernel/process_64.c and process_32.c lay them
-# out, so that an eye trained on oopses finds them.
+# The order of __show_regs() in arch/x86/kernel/process_64.c and process_32.c (v6.12), which people
+# know from oopses.
 _ROWS_64 = (
     ("cs:ip",),
     ("ss:sp", "flags", "orig_ax"),
@@ -41,14 +41,17 @@ _ROWS_32 = (
 
 
 class X86(Arch):
-    """One of the two.
+    """x86-64 or x86-32.
 
     :param name: As :attr:`.records.KernelInfo.arch`
+    :param regs: Layout of ``struct pt_regs``
+    :param rows: As :attr:`.Arch.register_rows`
     :param title_prefix: What an oops puts before the name of a register: R of RAX, E of EAX
     """
 
     segments = SEGMENTS
     regs: X86Regs
+    """The registers that ``struct pt_regs`` holds."""
 
     def __init__(
         self, name: str, regs: X86Regs, rows: tuple[tuple[str, ...], ...], title_prefix: str
@@ -60,7 +63,7 @@ class X86(Arch):
         self._title_prefix = title_prefix
 
     def register_title(self, name: str) -> str:
-        """Return a register's name as an oops prints it: ax is RAX or EAX; r8 is R08, as wide as its neighbours."""
+        """Return a register's name as an oops prints it: ax is RAX or EAX, r8 is R08 (as wide as RAX)."""
         if name in SEGMENTS:
             return name.upper()
         if name == "flags":
@@ -74,29 +77,33 @@ class X86(Arch):
     def probe(self, prog: Program) -> Layout:
         """Find the layout of one kernel.
 
-        :raises TypesError: if a type that everything rests on is missing or damaged
+        :raises TypesError: if a type that every stack needs is missing or damaged
         """
         return probe_x86(prog, self, self.regs)
 
     def cpu_stacks(self, prog: Program, layout: Layout, task: Task) -> FindStack:
-        """Return the stacks that a task on a CPU can be on."""
+        """Return the stacks that a task on a CPU can be on: see :class:`~.stacks.CpuStacks`."""
         assert isinstance(layout, X86Layout)  # probe() made it
         return CpuStacks(prog, layout, task)
 
     def cpu_registers(self, prog: Program, task: Task) -> Optional[dict[str, int]]:
-        """Return the registers of the CPU that a task is on, by the kernel's names."""
+        """Return the registers of the CPU that a task is on: see :func:`~.cpu_registers.cpu_registers`."""
         return cpu_registers(prog, self.regs, task)
 
     def entry_of(self, stub: Optional[str]) -> Optional[str]:
-        """Return what entered the kernel, in words, by the symbol of its entry code."""
+        """Return what entered the kernel, in words: see :func:`~.entry.entry_of`."""
         return entry_of(stub)
 
+    def is_interrupt_entry(self, function: str) -> bool:
+        """Return whether an interrupt takes the CPU away in this function, by its name."""
+        return is_interrupt_entry(function)
+
     def enters_from_user_mode(self, entry: Optional[str]) -> bool:
-        """Return whether user mode can have entered in this way."""
+        """Return whether user mode can have entered in this way: see :func:`~.entry.enters_from_user_mode`."""
         return enters_from_user_mode(entry)
 
     def extra_text(self, prog: Program) -> Mapping[str, Iterable[TextRange]]:
-        """Return the vsyscall page, where this kernel counts it as text."""
+        """Return the vsyscall page, if this kernel counts it as text: see :func:`~.gate_area.gate_area`."""
         return {"vsyscall": gate_area(prog)}
 
 

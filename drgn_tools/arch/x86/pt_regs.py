@@ -22,7 +22,7 @@ _NAMES_32 = (
 )  # fmt: skip
 
 SEGMENTS = frozenset(("cs", "ss", "ds", "es", "fs", "gs"))
-"""Selectors are 16 bits; what the rest of their word holds differs by kernel."""
+"""Segment selectors: 16 bits each. The rest of the word that holds one differs between kernels."""
 
 _SEGMENT_RPL_MASK = 0x3
 _USER_RPL = 0x3
@@ -34,14 +34,14 @@ class X86Regs(RegsLayout, frozen=True, dict=True):
     """``struct pt_regs`` (arch/x86/include/asm/ptrace.h)."""
 
     has_vm86: bool
-    """The CPU has virtual-8086 mode, which is user mode whatever the selector says (x86-32)."""
+    """The CPU has virtual-8086 mode (x86-32), which is user mode with any selector."""
 
     @cached_property
     def _cs_offset(self) -> int:
         return self._offset("cs")
 
     def user_mode(self, registers: Mapping[str, int]) -> bool:
-        """Return whether these registers were saved in user mode.
+        """Return whether registers were saved in user mode.
 
         Follows user_mode() in arch/x86/include/asm/ptrace.h, v6.12.
         """
@@ -51,7 +51,7 @@ class X86Regs(RegsLayout, frozen=True, dict=True):
         return (rpl | (registers["flags"] & _X86_VM_MASK)) >= _USER_RPL
 
     def saved_in_user_mode(self, raw: bytes) -> bool:
-        """Return :meth:`user_mode` of registers as they lie in memory.
+        """Return :meth:`user_mode` of the registers in memory.
 
         :param raw: As for :meth:`read`
         """
@@ -60,15 +60,16 @@ class X86Regs(RegsLayout, frozen=True, dict=True):
         return self.user_mode(self.read(raw))
 
     def is_syscall(self, registers: Mapping[str, int]) -> bool:
-        """Return whether these user-mode registers are of a system call.
+        """Return whether a system call saved these user-mode registers.
 
-        orig_ax is then its number; interrupts and exceptions leave a negative one.
+        orig_ax is then the number of the system call. Interrupts and exceptions save a negative
+        number there (arch/x86/entry/entry_64.S, arch/x86/entry/calling.h, v6.12).
         """
         return not registers["orig_ax"] >> (8 * self.word_bytes - 1)
 
 
 def _natural(names: tuple[str, ...], word_bytes: int, has_vm86: bool) -> X86Regs:
-    # One register a word; selectors use the low 16 bits of theirs.
+    # Each register has a word. A selector has the low 16 bits of it.
     return X86Regs(
         word_bytes=word_bytes,
         size_bytes=len(names) * word_bytes,
@@ -81,26 +82,27 @@ def _natural(names: tuple[str, ...], word_bytes: int, has_vm86: bool) -> X86Regs
 
 
 REGS_64 = _natural(_NAMES_64, 8, has_vm86=False)
-"""x86-64: 21 words. Up to v6.8 ``cs`` and ``ss`` are whole words whose upper bits are zero."""
+"""x86-64: 21 words. Up to v6.8 ``cs`` and ``ss`` are whole words with zeros in the upper bits."""
 REGS_32 = _natural(_NAMES_32, 4, has_vm86=True)
-"""x86-32 since v5.3: 17 words, also for traps from kernel mode (before, those lacked sp and ss)."""
+"""x86-32: 17 words. Before v5.3, traps in kernel mode did not save sp and ss."""
 
 
 def check_pt_regs(prog: Program, layout: RegsLayout) -> None:
-    """Check this kernel's own ``struct pt_regs`` against the one that entry code pushes.
+    """Check that the ``struct pt_regs`` of a kernel is what its entry code pushes.
 
-    Word by word, as PUSH_REGS in arch/x86/entry/calling.h and SAVE_ALL in
-    arch/x86/entry/entry_32.S do (v4.10 to v7.2): a type that says otherwise is damaged.
+    PUSH_REGS in arch/x86/entry/calling.h and SAVE_ALL in arch/x86/entry/entry_32.S push the same
+    words from v4.10 to v7.2. A type with other members is damaged.
 
+    :param layout: What the entry code pushes
     :raises LookupError: if the type or one of its members is missing
-    :raises ValueError: if it lies otherwise than on any kernel
+    :raises ValueError: if a member has another offset or size
     """
     type_ = prog.type("struct pt_regs")
     for name, offset, size in layout.fields:
         member = type_.member(name)
         # Since Linux kernel commit ee63291aa8287cb7ded767d340155fe8681fc075
         # ("x86/ptrace: Cleanup the definition of the pt_regs structure") (in
-        # v6.9), cs and ss are unions whose upper bits are FRED's. Before that,
+        # v6.9), cs and ss are unions with bits of FRED behind the selector. Before that,
         # they are unsigned long.
         size_there = sizeof(member.type)
         fits = size_there >= size if name in SEGMENTS else size_there == size

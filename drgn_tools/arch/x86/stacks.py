@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The stacks of a CPU: which one an address is on, and the memory of that stack."""
+"""The stacks of a CPU: find the one that holds an address, and read it."""
 
 from __future__ import annotations
 
@@ -26,25 +26,26 @@ _EXCEPTION_STACKS = {
 }
 """Members of struct cea_exception_stacks -> exception_stack_names[] in dumpstack_64.c, v6.12.
 
-DB1 is of v5.2 to v5.7, where the walk goes through it, but not through DB2.
+v5.2 to v5.7 have DB1 and DB2 in the place of DB. The kernel's walk goes through DB1 only.
 """
 
 _X86_CR4_FRED_BIT = 32
 """asm/processor-flags.h"""
 
 _MAX_STACK_BYTES = 64 * 1024
+"""A larger stack is damaged: 16 KiB, and KASAN_STACK_ORDER of up to 2 (asm/page_64_types.h)."""
 
 
 class CpuStacks:
     """The stacks that a task and its CPU can be on while it runs; a :data:`~..kernel.stack_memory.FindStack`.
 
     Follows get_stack_info_noinstr() in arch/x86/kernel/dumpstack_64.c and
-    get_stack_info() in dumpstack_32.c, v6.12, for ``task == current``. A stack that
-    this kernel does not have is none; one that is not in the dump is missing
-    (:class:`~..kernel.stack_memory.NotInDump`).
+    get_stack_info() in dumpstack_32.c, v6.12, for ``task == current``.
 
-    Before v5.2 exception and irq stacks are kept otherwise, and are not found here;
-    nor are the entry and double fault stacks of x86-32.
+    The exception and irq stacks of kernels before v5.2 are not found, nor are the entry and
+    double fault stacks of x86-32.
+
+    :param task: A task on a CPU
     """
 
     def __init__(self, prog: Program, layout: X86Layout, task: Task) -> None:
@@ -59,6 +60,12 @@ class CpuStacks:
         )
 
     def __call__(self, addr: int) -> Optional[StackMemory]:
+        """Return the stack that holds an address.
+
+        :param addr: Virtual address
+        :return: ``None`` if it is on none of the stacks
+        :raises NotInDump: if memory that tells where a stack lies is missing
+        """
         begin, size = self._task_stack
         if begin <= addr < begin + size:
             return self._stack("task", begin, size)
@@ -68,13 +75,13 @@ class CpuStacks:
             except FaultError as e:
                 raise NotInDump(e.address) from None
             except UNUSABLE:
-                continue  # no such stack in this kernel
+                continue  # this kernel has no such stack
             if stack is not None:
                 return stack
         return None
 
     def _exception_stack(self, addr: int) -> Optional[StackMemory]:
-        """in_exception_stack(); the interrupted sp is in the pt_regs at the top."""
+        """Follows in_exception_stack(): the interrupted sp is in the pt_regs at the top."""
         stacks = self._cpu_variable("cea_exception_stacks")
         begin, type_ = stacks.value_(), stacks.type_.type
         if not begin or not begin <= addr < begin + sizeof(type_):
@@ -86,7 +93,8 @@ class CpuStacks:
             start, size = begin + member.offset, sizeof(member.type)
             if start <= addr < start + size:
                 regs_addr = start + size - self._layout.regs.size_bytes
-                # Unlike the kernel, which looks for sp where it lies without FRED.
+                # FRED pushes two words above the pt_regs. The kernel does not take them into
+                # account, and finds a wrong sp.
                 if self._fred_is_on():
                     regs_addr -= self._layout.top_padding_bytes
                 regs = Object(self._prog, "struct pt_regs", address=regs_addr)
@@ -94,7 +102,7 @@ class CpuStacks:
         return None  # a guard page
 
     def _fred_is_on(self) -> bool:
-        """CR4.FRED of this CPU: events then push two words more (fred.c, v6.9)."""
+        """Return CR4.FRED of this CPU: events then push two words more (arch/x86/kernel/fred.c, v6.9)."""
         try:
             cr4 = self._cpu_variable("cpu_tlbstate").cr4.value_()
         except UNUSABLE:
@@ -102,12 +110,12 @@ class CpuStacks:
         return bool(cr4 >> _X86_CR4_FRED_BIT & 1)
 
     def _irq_stack(self, addr: int) -> Optional[StackMemory]:
-        """in_irq_stack(); the interrupted sp is in the topmost word."""
+        """Follows in_irq_stack(): the interrupted sp is in the topmost word."""
         word = self._layout.word_bytes
         size = sizeof(self._prog.type("struct irq_stack"))
         end = self._stack_pointer("hardirq_stack_ptr")
         # Since v5.12 ("x86/irq/64: Adjust the per CPU irq stack pointer by 8")
-        # the pointer is to the topmost word; before, one past it.
+        # the pointer is to the topmost word; before that, to the word above it.
         if end % (2 * word):
             end += word
         if not 0 < end - size <= addr < end:
@@ -115,7 +123,7 @@ class CpuStacks:
         return self._stack("irq", end - size, size, self._prog.read_word(end - word))
 
     def _entry_stack(self, addr: int) -> Optional[StackMemory]:
-        """in_entry_stack(): the trampoline stack, in the same struct cpu_entry_area."""
+        """Follows in_entry_stack(): the trampoline stack is in the struct cpu_entry_area, as the exception stacks are."""
         stacks = self._cpu_variable("cea_exception_stacks").value_()
         area = self._prog.type("struct cpu_entry_area")
         page = area.member("entry_stack_page")
@@ -132,9 +140,9 @@ class CpuStacks:
         return self._software_stack_32("softirq", "softirq_stack_ptr", addr)
 
     def _software_stack_32(self, kind: str, pointer: str, addr: int) -> Optional[StackMemory]:
-        """in_hardirq_stack(), in_softirq_stack(): the interrupted sp is in the lowest word.
+        """Follows in_hardirq_stack() and in_softirq_stack(): the interrupted sp is in the lowest word.
 
-        An empty one's sp may be its end.
+        While such a stack is empty, sp is its end.
         """
         begin, size = self._stack_pointer(pointer), self._layout.thread_size_bytes
         if not begin or not begin <= addr <= begin + size:
@@ -143,8 +151,8 @@ class CpuStacks:
 
     def _stack_pointer(self, name: str) -> int:
         # Since Linux kernel commit d7b6d709a76a ("x86/percpu: Move irq_stack
-        # variables next to current_task") (in v6.2), in struct pcpu_hot; on its
-        # own before that, and again since v6.15.
+        # variables next to current_task") (in v6.2), the pointer is in struct pcpu_hot. Before
+        # that, and again since v6.15, it is a variable.
         try:
             pointer = self._cpu_variable(name)
         except LookupError:

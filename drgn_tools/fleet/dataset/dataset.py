@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A dataset: a folder in which every source has one final record, or none yet.
+"""A dataset: a folder with one final record for each source.
 
 ::
 
-    DATASET/dataset.json                    which schema
+    DATASET/dataset.json                    the schema
             audits/KEY.parquet              the final record of the source with that key
             tasks/KEY-AUDIT_ID.parquet      its tasks
+            lock                            held by a run
 
-One file a source, named by it, so nothing can be there twice. A file appears whole or not at
-all, the tasks before the record that refers to them: a record is the commit.
+The key is a hash of the name of the source, so a source cannot have two records. A file
+appears whole or not at all. The tasks are written before the record that refers to them: the
+record is the commit.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ _UNFINISHED = ".unfinished-"
 
 
 def source_key(source: str) -> str:
-    """What the files of a source are named by: 20 hex digits of the hash of its name."""
+    """Return the key that names the files of a source: 20 hexadecimal digits of a hash.
+
+    :param source: Name of the source.
+    """
     return hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:20]
 
 
@@ -46,21 +51,19 @@ class Dataset:
 
     @classmethod
     def open(cls, path: Path) -> Dataset:
-        """One that is there.
+        """Open an existing dataset.
 
-        :raises InputError: it is none, or of another schema.
+        :param path: Its folder.
+        :raises InputError: If the folder is no dataset, or has another schema.
         """
         dataset = cls(path)
         found = dataset._schema()
         if found is None:
-            has = (
-                "its dataset.json is of something else"
-                if (path / "dataset.json").exists()
-                else "it has no dataset.json"
-            )
+            has_file = (path / "dataset.json").exists()
+            problem = "its dataset.json has no schema" if has_file else "it has no dataset.json"
             raise InputError(
-                f"{shown(str(path))}: is no dataset ({has}); "
-                "drgn-tools fleet run SOURCES -o DATASET makes one"
+                f"{shown(str(path))}: is no dataset ({problem}); "
+                "drgn-tools fleet run SOURCES -o DATASET creates one"
             )
         if found != SCHEMA:
             raise InputError(
@@ -71,9 +74,11 @@ class Dataset:
 
     @classmethod
     def create(cls, path: Path) -> Dataset:
-        """One that is there, or a new one in an empty or new folder.
+        """Open an existing dataset, or create one in a new or empty folder.
 
-        :raises InputError: something else is there, or it cannot be written.
+        :param path: Its folder.
+        :raises InputError: If *path* is a file, a folder with other files, or a dataset of
+            another schema, or if it cannot be written.
         """
         dataset = cls(path)
         if dataset._schema() is not None:
@@ -85,8 +90,8 @@ class Dataset:
             if dataset._schema() is None:
                 if not all(file.name.startswith(_UNFINISHED) for file in path.iterdir()):
                     raise InputError(
-                        f"{shown(str(path))}: is a folder with something else in it; "
-                        "give a new or empty one"
+                        f"{shown(str(path))}: is a folder with other files in it; "
+                        "give a new or an empty folder"
                     )
                 about = json.dumps({"schema": SCHEMA})
                 _write_whole(path / "dataset.json", f"{about}\n".encode())
@@ -107,11 +112,12 @@ class Dataset:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other run out for as long as this lasts.
+        """Return a context in which no other run can write to the dataset.
 
-        The lock goes with the process, however it ends.
+        The kernel releases the lock when the process ends, however it ends. Unfinished files
+        of a run that was killed are removed first.
 
-        :raises InputError: another run writes to it now.
+        :raises InputError: If another run holds the lock, or the lock file cannot be written.
         """
         import fcntl
 
@@ -137,31 +143,40 @@ class Dataset:
             yield
 
     def _remove_unfinished(self) -> None:
-        # Of a run that was killed. Only who has the lock writes.
+        # A run that was killed left them. Nobody else writes: we hold the lock.
         for folder in (self.path, self.audits, self.tasks):
             for file in folder.glob(f"{_UNFINISHED}*"):
                 with suppress(OSError):
                     file.unlink()
 
     def commit(self, key: str, audit_id: str, audit: bytes, tasks: Optional[bytes]) -> None:
-        """Make *audit* the final record of the source *key*, *tasks* its tasks.
+        """Write the final record of a source, in place of an older one.
 
-        :param audit: what :func:`~drgn_tools.fleet.dataset.schema.audit_file` made.
-        :param tasks: what :func:`~drgn_tools.fleet.dataset.schema.tasks_file` made, ``None`` for a failure.
-        :raises OSError: it cannot be written; what was there is there still.
+        :param key: :func:`source_key` of the source.
+        :param audit_id: The ``audit_id`` of the record.
+        :param audit: Content made by :func:`~drgn_tools.fleet.dataset.parquet.audit_file`.
+        :param tasks: Content made by :func:`~drgn_tools.fleet.dataset.parquet.tasks_file`,
+            ``None`` for a failure.
+        :raises OSError: If it cannot be written. The older record is then still there.
         """
         if tasks is not None:
             _write_whole(self.tasks / f"{key}-{audit_id}.parquet", tasks)
         _write_whole(self.audits / f"{key}.parquet", audit)
 
     def forget(self, key: str) -> None:
-        """Remove the record of the source *key*. Its tasks go with the next run."""
+        """Remove the record of a source. The next run removes its tasks.
+
+        :param key: :func:`source_key` of the source.
+        """
         (self.audits / f"{key}.parquet").unlink(missing_ok=True)
 
-    def remove_others(self, audit_ids: Collection[str]) -> None:
-        """Remove the tasks of which none of *audit_ids*, those of all records, is the audit.
+    def remove_tasks_except(self, audit_ids: Collection[str]) -> None:
+        """Remove the tasks that no record refers to.
 
-        Not when a record replaces another: who reads the dataset just then has the other.
+        A run calls this when it starts, not when it replaces a record: a reader may still
+        have the older record.
+
+        :param audit_ids: The ``audit_id`` of every record.
         """
         for file in self.tasks.glob("*.parquet"):
             if file.stem.partition("-")[2] not in audit_ids:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The report as one HTML file, which opens from a disk with no network.
+"""The report as one HTML file, which needs no network.
 
-The template, style and scripts lie in page_parts; the figures go in as JSON that no text in a
-dump can end or leave. The page's Content-Security-Policy lets nothing run or load but the
-script and style by their hashes.
+The template, the style and the scripts are in page_parts. The data goes in as JSON, escaped so
+that no text of a dump can end it. The Content-Security-Policy of the page allows only its own
+script and style, by their hashes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from typing import Any
 
 from ...program.core_file import shown
 from ...terminal.console import OutputError, write_lines
+from ..dataset.damage import naming_damaged_files
+from ..dataset.database import connect
 from ..dataset.dataset import Dataset
-from ..dataset.views import connect, naming_damaged_files
-from .page_data import MOST, Most, page_data
+from .page_data import PAGE_LIMITS, PageLimits, page_data
 
 __all__ = ("print_page", "write_page")
 
@@ -41,40 +42,42 @@ _SCRIPTS = (
     "flame_graph.js",
     "page.js",
 )
-"""In this order one script."""
+"""The parts of the script, in this order."""
 
 
-def write_page(dataset: Dataset, path: Path, most: Most = MOST) -> None:
-    """Write the page about *dataset* to the file *path*, whole or not at all.
+def write_page(dataset: Dataset, path: Path, limits: PageLimits = PAGE_LIMITS) -> None:
+    """Write the page about *dataset* to a file, whole or not at all.
 
-    :param most: how much goes in one by one.
-    :raises OutputError: it cannot be written.
-    :raises InputError: a file of the dataset is damaged, or missing.
+    :param path: The file. An existing file is replaced.
+    :param limits: What the page shows one by one.
+    :raises OutputError: If the file cannot be written.
+    :raises InputError: If a file of the dataset is damaged or missing.
     """
-    page = _page(dataset, most)
+    page = _page(dataset, limits)
     try:
         _write(path, page.encode())
     except OSError as e:
         raise OutputError(f"{shown(str(path))}: cannot be written: {e.strerror or e}") from e
 
 
-def print_page(dataset: Dataset, most: Most = MOST) -> None:
+def print_page(dataset: Dataset, limits: PageLimits = PAGE_LIMITS) -> None:
     """Write the page about *dataset* to stdout.
 
-    :raises ReaderGoneError: nobody reads any more.
-    :raises OutputError: it cannot be written.
-    :raises InputError: a file of the dataset is damaged, or missing.
+    :param limits: What the page shows one by one.
+    :raises ReaderGoneError: If the reader of stdout has closed it.
+    :raises OutputError: If it cannot be written.
+    :raises InputError: If a file of the dataset is damaged or missing.
     """
-    page = _page(dataset, most)
-    # The page says that it is UTF-8, and names its scripts by a hash of that, whatever the locale.
+    page = _page(dataset, limits)
+    # Whatever the locale: the page declares UTF-8, and the hash of its script is that of UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
     write_lines(page.rstrip("\n").split("\n"))
 
 
-def _page(dataset: Dataset, most: Most) -> str:
+def _page(dataset: Dataset, limits: PageLimits) -> str:
     with closing(connect(dataset)) as views, naming_damaged_files(dataset):
-        data = page_data(views, str(dataset.path), most)
+        data = page_data(views, str(dataset.path), limits)
     style, script = _packaged("page.css"), "".join(map(_packaged, _SCRIPTS))
     parts = {
         "style": style,
@@ -83,7 +86,7 @@ def _page(dataset: Dataset, most: Most) -> str:
         "script-hash": _hash(script),
         "data": _inert_json(data),
     }
-    # In one pass: what is put in is not looked at again.
+    # In one pass, so that no part is replaced inside another part.
     return re.sub(r"\{\{([a-z-]+)\}\}", lambda found: parts[found[1]], _packaged("page.html"))
 
 
@@ -92,13 +95,13 @@ def _packaged(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    # As a Content-Security-Policy names an inline script or style.
+    # The form that a Content-Security-Policy has for an inline script or style.
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _inert_json(data: Mapping[str, Any]) -> str:
-    # With these three gone no text ends the script element or begins a comment in it.
-    # U+2028 and everything else beyond ASCII is escaped by json.
+    # Without these three characters no text can end the script element or begin a comment in it.
+    # json escapes everything beyond ASCII, such as U+2028.
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
@@ -107,7 +110,7 @@ def _inert_json(data: Mapping[str, Any]) -> str:
 
 def _write(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():
-        path.write_bytes(content)  # /dev/stdout: nothing can be put in its place
+        path.write_bytes(content)  # /dev/stdout, say, which cannot be replaced
         return
     path = path.resolve()
     unfinished = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the HTML page holds: of each source its counts, of each stack where it was how often.
+"""The data of the HTML page: the counts of each source, and where each stack was found how often.
 
-The page counts by itself whatever is filtered for, so it gets the parts and no totals. They
-are bounded (:data:`MOST`); what is beyond goes in taken together, and the page says so.
+The page computes totals itself, for whatever the reader filters, so it gets only the parts.
+Their number is limited (:data:`PAGE_LIMITS`). The rest goes in summed up, and the page says so.
 All text is escaped here.
 """
 
@@ -14,48 +14,55 @@ from typing import TYPE_CHECKING, Any
 
 from ... import __version__
 from ...terminal.escape import escape
-from .page_sources import Sources, read_audits, shown_text, totals
+from .page_sources import Sources, escaped, read_audits, totals
 from .page_stacks import page_stacks
-from .report import SECTIONS, read_section
+from .section import Found, read_section
+from .sections import SECTIONS
+from .values import Row
 
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ("MOST", "Most", "page_data")
+__all__ = ("PAGE_LIMITS", "PageLimits", "page_data")
 
 
 @dataclass(frozen=True)
-class Most:
-    """How much goes into a page one by one."""
+class PageLimits:
+    """The maximum number of things that a page shows one by one."""
 
     sources: int = 5_000
     stacks: int = 2_000
     counts: int = 300_000
-    """Of one stack at one source."""
+    """Pairs of a stack and a source."""
     outliers: int = 200
     failures: int = 1_000
 
 
-MOST = Most()
+PAGE_LIMITS = PageLimits()
 
 
-def page_data(views: duckdb.DuckDBPyConnection, dataset: str, most: Most = MOST) -> dict[str, Any]:
-    """What is put into the page: JSON values only.
+def page_data(
+    views: duckdb.DuckDBPyConnection, dataset: str, limits: PageLimits = PAGE_LIMITS
+) -> dict[str, Any]:
+    """Return the data of the page, as JSON values.
 
-    :param views: of :func:`~drgn_tools.fleet.dataset.views.connect`; gets temporary tables.
-    :param dataset: its name, as shown.
+    :param views: From :func:`~drgn_tools.fleet.dataset.database.connect`. Temporary tables are
+        added to it.
+    :param dataset: Path of the dataset, to be shown.
+    :raises duckdb.Error: If a file of the dataset cannot be read.
     """
     audits = read_audits(views)
-    sources = Sources(audits, most.sources)
-    stacks = page_stacks(views, sources, most.stacks, most.counts)
-    sections, cut = _sections(views, sources, most)
+    sources = Sources(audits, limits.sources)
+    stacks = page_stacks(views, sources, limits.stacks, limits.counts)
+    outliers = read_section(views, SECTIONS["outliers"], limits.outliers)
+    failures = read_section(views, SECTIONS["failures"], limits.failures)
     return {
         "tool": __version__,
         "dataset": escape(dataset),
         "written": int(time.time()),
         "totals": totals(audits),
         "kernels": [
-            {"release": shown_text(release), "unwinder": shown_text(unwinder)}
+            {"release": escaped(release), "unwinder": escaped(unwinder)}
             for release, unwinder in sources.kernels
         ],
         "hosts": [escape(host) for host in sources.hosts],
@@ -64,50 +71,38 @@ def page_data(views: duckdb.DuckDBPyConnection, dataset: str, most: Most = MOST)
         "bucket_seconds": sources.time_line.seconds,
         "audits": sources.columns(),
         **stacks,
-        "sections": sections,
-        "left_out": {**sources.left_out, **stacks["left_out"], "sections": cut},
+        "sections": [
+            _section("outliers", outliers, sources),
+            _section("failures", failures, sources),
+        ],
+        "left_out": {**sources.left_out, **stacks["left_out"], "sections": _notices(failures)},
     }
 
 
-# ---- tables of the report that are shown as they are
+# ---- sections of the report that are shown as tables
 
 
-def _sections(
-    views: duckdb.DuckDBPyConnection, sources: Sources, most: Most
-) -> tuple[list[dict[str, Any]], list[str]]:
-    sections, notices = [], []
-    for name, (title, hint) in _SHOWN.items():
-        found = read_section(views, SECTIONS[name], getattr(most, name))
-        # That of outliers ranks everything: its end is nobody's loss.
-        if name == "failures" and found.total > len(found.rows):
-            notices.append(
-                f"{title}: {len(found.rows):,} of {found.total:,} are listed. All are in the dataset."
-            )
-        columns = [column for column in found.columns if column != "unit"]
-        sections.append(
-            {
-                "name": name,
-                "title": title,
-                "hint": hint,
-                "columns": [
-                    {
-                        "name": column,
-                        "label": column.replace("_", " "),
-                        "kind": _KINDS.get(column, "text"),
-                    }
-                    for column in columns
-                ],
-                "rows": [
-                    {
-                        "line": sources.of_source.get(row["source"]),
-                        "unit": row.get("unit"),
-                        "cells": [_cell(column, row[column]) for column in columns],
-                    }
-                    for row in found.rows
-                ],
-            }
-        )
-    return sections, notices
+def _section(name: str, found: Found, sources: Sources) -> dict[str, Any]:
+    title, hint = _TITLES[name]
+    columns = [column for column in found.columns if column != "unit"]
+    return {
+        "name": name,
+        "title": title,
+        "hint": hint,
+        "columns": [
+            {"name": column, "label": column.replace("_", " "), "kind": _KINDS.get(column, "text")}
+            for column in columns
+        ],
+        "rows": [_row(columns, row, sources) for row in found.rows],
+    }
+
+
+def _row(columns: list[str], row: Row, sources: Sources) -> dict[str, Any]:
+    return {
+        "line": sources.of_source.get(row["source"]),
+        "unit": row.get("unit"),
+        "cells": [_cell(column, row[column]) for column in columns],
+    }
 
 
 def _cell(column: str, value: Any) -> Any:
@@ -116,7 +111,17 @@ def _cell(column: str, value: Any) -> Any:
     return escape(value) if isinstance(value, str) else value
 
 
-_SHOWN = {
+def _notices(failures: Found) -> list[str]:
+    # Outliers are a ranking: nobody misses its end.
+    if failures.total <= len(failures.rows):
+        return []
+    title, _ = _TITLES["failures"]
+    return [
+        f"{title}: {len(failures.rows):,} of {failures.total:,} are listed. All are in the dataset."
+    ]
+
+
+_TITLES = {
     "outliers": (
         "Outliers",
         "Sources with a share of unreliable stacks unusual for their kernel; then the deepest stacks, "
@@ -124,10 +129,12 @@ _SHOWN = {
     ),
     "failures": ("Failures", "Sources that could not be audited, or not all of them."),
 }
+"""Name of a section -> its title and the hint below it."""
+
 _KINDS = {
     "source": "mono",
     **dict.fromkeys(("kind", "status", "cause", "quarantined"), "word"),
     **dict.fromkeys(("exit_code", "attempts", "score"), "number"),
     **dict.fromkeys(("value", "median"), "measure"),
 }
-"""Of columns that are not simply text, as in page_parts/table.js."""
+"""Kinds of columns in page_parts/table.js, where they are not ``text``."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The sources of a dataset as lines of the HTML page: one each, or the rest taken together."""
+"""The sources of a dataset as lines of the HTML page: one line each, or one line for several."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .time_line import TimeLine
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ("Audit", "Sources", "read_audits", "shown_text", "totals")
+__all__ = ("Audit", "Sources", "escaped", "read_audits", "totals")
 
 
-def shown_text(text: Optional[str]) -> Optional[str]:
-    """*text* as the page may hold it."""
+def escaped(text: Optional[str]) -> Optional[str]:
+    """Return *text* escaped, ``None`` for ``None``."""
     return None if text is None else escape(text)
 
 
 _AUDITS = """
     SELECT audit_id, source, host, release, unwinder, build_id,
-           -- What no calendar has, a browser cannot write either.
+           -- A browser cannot show a time that no calendar has.
            CASE WHEN time >= '0001-01-01' AND time < '9000-01-01' THEN epoch_us(time) // 1000000 END,
            status,
            coalesce(reliable, 0), coalesce(unreliable, 0), coalesce(unknown, 0),
@@ -34,7 +34,7 @@ _AUDITS = """
 
 @dataclass(frozen=True)
 class Audit:
-    """Of the record of a source what the page is about."""
+    """The part of the record of a source that the page shows."""
 
     audit_id: str
     source: str
@@ -55,12 +55,15 @@ _VERDICTS = ("reliable", "unreliable", "unknown")
 
 
 def read_audits(views: duckdb.DuckDBPyConnection) -> list[Audit]:
-    """The records of all sources, by name."""
+    """Return the records of all sources, sorted by name.
+
+    :param views: From :func:`~drgn_tools.fleet.dataset.database.connect`.
+    """
     return [Audit(*row) for row in views.execute(_AUDITS).fetchall()]
 
 
 def totals(audits: Sequence[Audit]) -> dict[str, Any]:
-    """Figures of the whole dataset, which no part of the page can be added up to."""
+    """Return the figures of the whole dataset that are not sums of what the page has."""
     times = [audit.seconds for audit in audits if audit.seconds is not None]
     return {
         "sources": len(audits),
@@ -73,7 +76,7 @@ def totals(audits: Sequence[Audit]) -> dict[str, Any]:
 
 
 def _kept_hosts(audits: Sequence[Audit], most: int) -> set[Optional[str]]:
-    # Those with the most unreliable stacks, each with all its sources or not at all.
+    # The hosts with the most unreliable stacks. A host is kept with all its sources or not at all.
     count: dict[Optional[str], int] = {}
     unreliable: dict[Optional[str], int] = {}
     for audit in audits:
@@ -89,7 +92,7 @@ def _kept_hosts(audits: Sequence[Audit], most: int) -> set[Optional[str]]:
 
 @dataclass
 class _Line:
-    # One of the page's: a source, or all of one build and time at hosts not listed.
+    # A source, or all sources of one build and time on the hosts that are not listed.
     source: Optional[str]
     host: Optional[int]
     kernel: int
@@ -114,12 +117,13 @@ class _Line:
 
 
 class Sources:
-    """The page's lines, and what they refer to by index.
-
-    :param most: sources that may have a line of their own.
-    """
+    """The lines of the page, and the lists that they refer to by index."""
 
     def __init__(self, audits: Sequence[Audit], most: int) -> None:
+        """
+        :param audits: The records of all sources.
+        :param most: Maximum number of sources with their own line.
+        """
         kept = _kept_hosts(audits, most)
         self.lines: list[_Line] = []
         self.of_audit: dict[str, int] = {}
@@ -137,7 +141,7 @@ class Sources:
             "without_host": len(left) - len(named),
         }
         self.other_hosts = len(self.hosts) if named else None
-        """Index of the one that stands for the hosts not listed."""
+        """Index in :attr:`hosts` of the entry for all hosts that are not listed."""
         self._host_index = {host: index for index, host in enumerate(self.hosts)}
         self._builds: dict[str, int] = {}
         self._together: dict[tuple[Optional[int], int, Optional[int], int], int] = {}
@@ -170,9 +174,9 @@ class Sources:
         return self._together[where]
 
     def columns(self) -> dict[str, list[Any]]:
-        """The lines, column by column."""
+        """Return the lines, column by column."""
         columns: dict[str, list[Any]] = {
-            "source": [shown_text(line.source) for line in self.lines],
+            "source": [escaped(line.source) for line in self.lines],
             **{
                 name: [getattr(line, name) for line in self.lines]
                 for name in ("host", "kernel", "build", "bucket", "first", "last", "tags")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The stacks of a dataset for the HTML page: each once, with how often it was found where."""
+"""The stacks of a dataset for the HTML page: each stack once, with its number of tasks at each source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Optional
 
 from ...terminal.escape import escape
-from .page_sources import Sources, shown_text
+from .page_sources import Sources, escaped
 
 if TYPE_CHECKING:
     import duckdb
@@ -22,10 +22,12 @@ Row = tuple[Any, ...]
 def page_stacks(
     views: duckdb.DuckDBPyConnection, sources: Sources, most_stacks: int, most_counts: int
 ) -> dict[str, Any]:
-    """``groups``, their ``frames``, and what is ``left_out``.
+    """Return the stacks (``groups``), their ``frames``, and the number of stacks and tasks ``left_out``.
 
-    :param most_stacks: that may be there one by one.
-    :param most_counts: numbers of tasks, each with one stack at one source.
+    :param views: From :func:`~drgn_tools.fleet.dataset.database.connect`. Temporary tables are
+        added to it.
+    :param most_stacks: Maximum number of stacks.
+    :param most_counts: Maximum number of pairs of a stack and a source.
     """
     views.execute(
         "CREATE OR REPLACE TEMP TABLE page_lines AS"
@@ -39,13 +41,13 @@ def page_stacks(
     ).fetchall()[0]
     frames = _FrameTable()
     groups = [_group(row, frames) for row in views.execute(_EXAMPLES).fetchall()]
-    place_of = {group.pop("id"): index for index, group in enumerate(groups)}
+    index_of = {group.pop("id"): index for index, group in enumerate(groups)}
     for id_, comms in views.execute(_NAMES, [_NAMES_MOST]).fetchall():
-        groups[place_of[id_]]["comms"] = [escape(comm) for comm in comms]
+        groups[index_of[id_]]["comms"] = [escape(comm) for comm in comms]
     counts = views.execute(_COUNTS).fetchall()
     for (id_, verdict), rows in groupby(counts, key=lambda row: row[:2]):
-        group = groups[place_of[id_]] if id_ in place_of else _not_listed(verdict, groups, frames)
-        group["counts"] = list(_further(rows))
+        group = groups[index_of[id_]] if id_ in index_of else _not_listed(verdict, groups, frames)
+        group["counts"] = list(_pairs(rows))
     return {
         "groups": groups,
         "frames": frames.rows(),
@@ -54,7 +56,7 @@ def page_stacks(
 
 
 _NAMES_MOST = 5
-"""Of the tasks that have one stack."""
+"""Names of tasks that are listed for one stack."""
 
 _TASKS = """
     CREATE OR REPLACE TEMP TABLE page_tasks AS
@@ -62,8 +64,8 @@ _TASKS = """
     FROM tasks JOIN page_lines USING (audit_id)
 """
 
-# Rare reliable stacks must not push out the unreliable ones, nor the other way round: the
-# most frequent of each verdict, then the next of each, and so on.
+# Stacks of one verdict must not displace those of another: take the most frequent stack of each
+# verdict, then the second of each, and so on.
 _RANKED = """
     CREATE OR REPLACE TEMP TABLE page_stacks AS
     WITH stacks AS (
@@ -88,7 +90,7 @@ _SAME_STACK = """
     AND t.reason IS NOT DISTINCT FROM s.reason
 """
 
-# The latest: of what is found there is most likely to be still there.
+# The latest one: its dump most likely still exists.
 _EXAMPLES = f"""
     WITH examples AS (
         SELECT id, t.audit_id, t.task, t.pid, t.stack_hash, t.reason
@@ -121,7 +123,7 @@ _COUNTS = f"""
 
 
 class _FrameTable:
-    # Frames are alike on most stacks: each goes into the page once.
+    # Most stacks have the same frames, so each frame goes into the page once.
     def __init__(self) -> None:
         self._index: dict[Row, int] = {}
 
@@ -135,7 +137,7 @@ class _FrameTable:
         else:
             name = _function_name(frame["symbol"])
             offset = frame["symbol"][len(name) :]
-        row = (escape(name), escape(offset), shown_text(frame["module"]), frame["stack"], mode)
+        row = (escape(name), escape(offset), escaped(frame["module"]), frame["stack"], mode)
         return self._index.setdefault(row, len(self._index))
 
     def rows(self) -> list[dict[str, Any]]:
@@ -155,19 +157,19 @@ def _group(row: Row, frames: _FrameTable) -> dict[str, Any]:
         "reason": reason,
         "source": escape(source),
         "pid": pid,
-        "why": shown_text(why),
+        "why": escaped(why),
         "comms": [],
         "command": command,
         "advice": advice,
         "frames": [frames.add(frame) for frame in stack],
-        # Where it waits, below the scheduler.
+        # Index of the function that it waits in, below the scheduler.
         "start": symbols.index(function) if function in symbols else 0,
         "counts": [],
     }
 
 
 def _not_listed(verdict: str, groups: list[dict[str, Any]], frames: _FrameTable) -> dict[str, Any]:
-    # One stack for all those of a verdict, so that the figures stay right.
+    # One entry for all other stacks of a verdict, so that the sums of the page are right.
     frame = {
         "ip": 0,
         "symbol": "(stacks not listed)",
@@ -180,8 +182,8 @@ def _not_listed(verdict: str, groups: list[dict[str, Any]], frames: _FrameTable)
     return groups[-1]
 
 
-def _further(rows: Iterable[Row]) -> Iterable[int]:
-    # Line and tasks by turns, the line as how many further: small numbers are short.
+def _pairs(rows: Iterable[Row]) -> Iterable[int]:
+    # Line and number of tasks in turns. The line is a difference: small numbers are short.
     before = 0
     for _, _, line, tasks in rows:
         yield from (line - before, tasks)
@@ -202,7 +204,10 @@ def _how_to_go_on(
 
 
 def command_to_go_on(source: str, pid: int) -> str:
-    """The command line that shows one stack of a dump in full, to be pasted into bash."""
+    """Return the command line that shows one stack of a dump in full, to be pasted into bash.
+
+    :param source: Path of the dump. It may contain any characters.
+    """
     if source.startswith("-"):
         source = f"./{source}"
     return f"drgn-tools stack -c {_shell_word(source)} {pid}"
@@ -211,7 +216,7 @@ def command_to_go_on(source: str, pid: int) -> str:
 def _shell_word(text: str) -> str:
     if escape(text) == text:
         return shlex.quote(text)
-    # What cannot be seen is written as bytes, which bash makes it of again.
+    # Characters that are not printable are written as bytes, which bash puts together again.
     content = text.encode("utf-8", "surrogateescape")
     return "$'" + "".join(_shell_byte(byte) for byte in content) + "'"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Times, sorted into equal parts of a time line with sensible ends: hours, days, months."""
+"""A time line in equal parts that begin at full hours, days or months."""
 
 from __future__ import annotations
 
@@ -11,46 +11,49 @@ from typing import Optional
 __all__ = ("TimeLine",)
 
 _MOST = 60
-"""Parts."""
+"""Maximum number of parts."""
 _HOUR, _DAY, _YEAR = 3600, 86400, 31_556_952
 _STEPS_S = (60, 300, 900, _HOUR, 3 * _HOUR, 6 * _HOUR, _DAY, 7 * _DAY)
 _STEPS_MONTHS = (1, 3, 12, 60, 120, 1200)
 _MONDAY = 4 * _DAY
-"""The first one after 1970 began. No multiple of an hour or a minute moves by it."""
+"""The first Monday of 1970. It is a multiple of a day, so shorter steps do not depend on it."""
 _FIRST = int(datetime(1, 1, 1, tzinfo=timezone.utc).timestamp())
 _LAST = int(datetime(9000, 1, 1, tzinfo=timezone.utc).timestamp())
 
 
 class TimeLine:
-    """The parts that *times* fall into.
+    """A time line for given times.
 
-    A few times far from all others, as a broken clock gives them, do not stretch it: they
-    fall into the part before the first or after the last.
-
-    :param times: seconds since 1970, UTC; ``None``, and what no calendar has, is no time.
+    A few times far from all others, such as those of a broken clock, do not stretch it. They
+    are in the part before the first or after the last.
     """
 
     def __init__(self, times: Iterable[Optional[int]]) -> None:
+        """
+        :param times: Seconds since 1970 in UTC. ``None``, and a time outside the calendar, is
+            an unknown time.
+        """
         times = list(times)
         known = sorted(time for time in times if time is not None and _FIRST <= time < _LAST)
         self._edges: list[int] = []
         self.seconds = _DAY
-        """About how long a part is."""
+        """Approximate length of a part."""
         if known:
             first, last = _most_of(known)
             self.seconds, self._edges = _edges(first, last)
         ends = [None, *self._edges, None]
         used = sorted({self._place(time) for time in times} - set(range(1, len(self._edges))))
-        # In between also those that nothing falls into: a gap is seen as one.
+        # With the empty parts in between, so that a gap can be seen.
         places = sorted({*used, *range(1, len(self._edges))}, key=lambda place: (place < 0, place))
         self._index = {place: index for index, place in enumerate(places)}
         self.buckets = [
             (None, None) if place < 0 else (ends[place], ends[place + 1]) for place in places
         ]
-        """First second of each part and of the one after; no start or no end, or (no time) neither."""
+        """First second of each part and of the next one. The outer parts have no start or no end; the part of
+        unknown times has neither."""
 
     def bucket(self, time: Optional[int]) -> int:
-        """Index in :attr:`buckets` of one of the times."""
+        """Return the index in :attr:`buckets` of one of the given times."""
         return self._index[self._place(time)]
 
     def _place(self, time: Optional[int]) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A Dask cluster to do the work: one of our own on this machine, or one that is there."""
+"""The Dask cluster of a run: an existing one, or a local one of its own."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ _CONNECT_S = 10.0
 _OF_HOST_AND_PORT = ("tcp", "tls", "ws", "wss")
 _MAX_PORT = 65535
 _RUBBISH = (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, struct.error)
-"""What Dask raises of an answer that is none."""
+"""What Dask raises when an answer is not of its protocol."""
 
 
 class Cluster:
-    """Where the work is done: a cluster of our own on this machine, or one that is there."""
+    """An existing cluster, or a local one that lives as long as the run."""
 
     def __init__(self, address: Optional[str] = None, workers: Optional[int] = None) -> None:
         """
-        :param address: of a Dask scheduler (``tcp://...``, ``tls://...``), or the path of a scheduler file.
-        :param workers: how many processes a cluster of our own has; by default one a CPU.
+        :param address: Address of a Dask scheduler (``tcp://...``, ``tls://...``), or path of a
+            scheduler file (``*.json``). ``None`` for a local cluster.
+        :param workers: Number of Dask workers of a local cluster; one for each CPU by default.
         """
         self.address = address
         self._workers = workers
 
     @contextmanager
     def client(self) -> Iterator[Client]:
-        """Connected to it.
+        """Return a context with a client that is connected to the cluster.
 
-        :raises OSError: it cannot be reached.
-        :raises UsageError: there can be none at such an address.
+        :raises OSError: If the scheduler cannot be reached.
+        :raises UsageError: If the address is not one of a scheduler.
         """
         if self.address is not None:
             with _client_of(self.address) as client:
@@ -55,9 +56,9 @@ class Cluster:
             yield client
 
     def _local(self) -> LocalCluster:
-        # Ctrl-C reaches the whole process group. What is started while it is ignored goes on
-        # ignoring it, and is ended in order, by us. (Blocked, it would not be lost meanwhile, but
-        # multiprocessing unblocks it.)
+        # Ctrl-C reaches the whole process group. Processes that are started while SIGINT is
+        # ignored keep ignoring it, so that we can end them in order. (A blocked SIGINT would not
+        # get lost in between, but multiprocessing unblocks it.)
         with _ignored(signal.SIGINT):
             return LocalCluster(
                 n_workers=self._workers,
@@ -65,9 +66,9 @@ class Cluster:
                 processes=True,
                 host="127.0.0.1",
                 dashboard_address=None,
-                # Without a dashboard it still has an HTTP server, and warns if 8787 is taken.
+                # Even without a dashboard there is an HTTP server, which warns if port 8787 is in use.
                 scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-                memory_limit=0,  # what takes memory is not in the worker, and has a limit of its own
+                memory_limit=0,  # sandboxes use the memory, and have their own limit
                 silence_logs=logging.CRITICAL,
             )
 
@@ -89,16 +90,16 @@ def _client_of(where: str) -> Client:
 
 
 def _address_in(scheduler_file: str) -> str:
-    # Dask's own reader of it waits for the file without end.
+    # Dask's own reader waits for the file forever.
     with open(scheduler_file, encoding="utf-8") as file:
         try:
             return str(json.load(file)["address"])
         except (ValueError, LookupError, TypeError) as e:
-            raise OSError("it is no scheduler file, or not yet: it has no address") from e
+            raise OSError("it is no scheduler file: it has no address (yet)") from e
 
 
 def _check_address(address: str) -> None:
-    # A client of Dask that does not like its address takes long to end, and says much.
+    # With a bad address Dask's client takes long to fail, and logs much.
     try:
         scheme, location = parse_address(address)
         get_backend(scheme)
@@ -111,8 +112,8 @@ def _check_address(address: str) -> None:
 
 
 def _shake_hands(address: str) -> None:
-    # Dask's client waits without end for one that says nothing, and takes what something else
-    # says (HTTP: 8787 is the port of the dashboard) for a length.
+    # Dask's client waits forever for a server that sends nothing, and takes the text of another
+    # protocol (HTTP: 8787 is the port of the dashboard) for the length of a message.
     async def shake_hands() -> None:
         security = Security().get_connection_args("client")
         comm = await connect(address, timeout=_CONNECT_S, **security)
@@ -121,6 +122,6 @@ def _shake_hands(address: str) -> None:
     try:
         asyncio.run(asyncio.wait_for(shake_hands(), 1.5 * _CONNECT_S))
     except asyncio.TimeoutError as e:
-        raise OSError("whatever is there says nothing") from e
+        raise OSError("the server there sends nothing") from e
     except _RUBBISH as e:
-        raise OSError("whatever is there speaks something else") from e
+        raise OSError("the server there speaks another protocol") from e

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A source's core as a file on this machine, and what identifies its content."""
+"""The core of a source: its file on this machine, and what identifies its content."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Core:
 
     def __init__(self, where: str, scratch: str) -> None:
         """
-        :param where: path or fsspec URL.
-        :param scratch: existing folder for the copy of a remote one.
+        :param where: Path or fsspec URL.
+        :param scratch: Existing folder for the copy of a remote core.
         """
         self.where = where
         self._scratch = scratch
@@ -28,9 +28,9 @@ class Core:
 
     @property
     def path(self) -> str:
-        """Where it is on this machine; brings it here first if need be.
+        """Path of the core on this machine. A remote core is copied when this is first read.
 
-        :raises InputError: it cannot be brought here.
+        :raises InputError: If it cannot be copied.
         """
         if not is_url(self.where):
             return self.where
@@ -43,9 +43,12 @@ class Core:
         return self._copy
 
     def content_id(self) -> str:
-        """What identifies its content; of a remote one without reading it, where its server tells.
+        """Return what identifies the content of the core.
 
-        :raises InputError: it cannot be read.
+        A remote core is not read if its server says enough about it.
+
+        :return: Hexadecimal digits, which are different for a different content.
+        :raises InputError: If it cannot be read.
         """
         if is_url(self.where):
             identity = remote_id(self._remote_info())
@@ -55,7 +58,10 @@ class Core:
             return file_id(self.path)
 
     def modified_s(self) -> Optional[float]:
-        """When its file was written, seconds since the epoch; ``None`` if its server does not say."""
+        """Return when the file was written, in seconds since 1970; ``None`` if its server does not say.
+
+        :raises InputError: If the file system cannot be asked.
+        """
         if not is_url(self.where):
             with errors_of(self.where):
                 return os.stat(self.where).st_mtime
@@ -68,7 +74,10 @@ class Core:
         return None
 
     def size_bytes(self) -> Optional[int]:
-        """How large its file is."""
+        """Return the size of the file; ``None`` if its server does not say.
+
+        :raises InputError: If the file system cannot be asked.
+        """
         if not is_url(self.where):
             with errors_of(self.where):
                 return os.stat(self.where).st_size

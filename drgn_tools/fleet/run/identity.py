@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Is this still the content that was audited? Asked of every source when a run is resumed."""
+"""What identifies the content of a source, to find out whether it has changed since its audit."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from ...program.core_file import open_regular
 __all__ = ("file_id", "joint_id", "remote_id")
 
 _WHOLE_BYTES = 64 << 20
-"""A file up to this size is read to its end."""
+"""A file up to this size is read completely."""
 _EDGE_BYTES = 1 << 20
 _SAMPLES = 256
 _SAMPLE_BYTES = 1 << 16
 
 
 def file_id(path: str) -> str:
-    """What a file holds: hex digits that are others when it holds something else.
+    """Return a hash of the content of a file.
 
-    Up to 64 MiB that is a hash of all of it. Of a larger one, which may be larger than memory, it
-    is of both ends, of 256 pieces between and of its mtime: a touch makes it another,
-    which costs an audit, and overlooking a change would cost a wrong answer.
+    It covers the whole file up to 64 MiB. In a larger file, which may be larger than memory, it
+    covers both ends, 256 pieces between them and the mtime. So touching a large file costs an
+    audit; but a change that is overlooked would cost a wrong answer.
 
-    :raises InputError: it cannot be opened.
-    :raises OSError: it cannot be read.
+    :param path: Path of the file.
+    :return: Hexadecimal digits.
+    :raises InputError: If the file cannot be opened.
+    :raises OSError: If the file cannot be read.
     """
     digest = hashlib.sha256()
     with open_regular(path) as file:
@@ -65,25 +67,29 @@ def _update(digest: Any, file: BinaryIO, size_bytes: int) -> None:
 _STAMPS = frozenset(
     ("etag", "contentmd5", "md5hash", "md5", "sha256", "checksum", "crc32c", "generation")
 )
-"""What object stores and web servers say of a content; a change of it changes them."""
+"""Names that object stores and web servers give to values that change with the content."""
 _TIMES = frozenset(("lastmodified", "mtime", "modified", "updated"))
 
 
 def remote_id(info: Mapping[str, Any]) -> str:
-    """The same by what an fsspec file system says of a file; empty if that does not tell.
+    """Return what identifies the content of a file by what its fsspec file system says.
 
-    :param info: of ``fs.info(path)``.
+    :param info: What ``fs.info(path)`` returned.
+    :return: Hexadecimal digits; empty if *info* does not identify the content.
     """
-    told = {key.lower().replace("-", "").replace("_", ""): value for key, value in info.items()}
-    stamps = {key: told[key] for key in sorted(_STAMPS & told.keys()) if told[key]}
-    times = {key: told[key] for key in sorted(_TIMES & told.keys()) if told[key]}
-    if not stamps and not (times and told.get("size")):
+    said = {key.lower().replace("-", "").replace("_", ""): value for key, value in info.items()}
+    stamps = {key: said[key] for key in sorted(_STAMPS & said.keys()) if said[key]}
+    times = {key: said[key] for key in sorted(_TIMES & said.keys()) if said[key]}
+    if not stamps and not (times and said.get("size")):
         return ""
-    return joint_id((str(told.get("size")), repr(stamps), repr(times)))
+    return joint_id((str(said.get("size")), repr(stamps), repr(times)))
 
 
 def joint_id(parts: Iterable[str]) -> str:
-    """One identity of several things, in their order."""
+    """Return one hash of several texts in their order.
+
+    :param parts: The texts. They may contain bytes that are no UTF-8 (surrogateescape).
+    """
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{len(part)}\0{part}\0".encode("utf-8", "surrogateescape"))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What travels between client, worker and cell: a job there, an outcome back. Plain values only."""
+"""What travels between the client, a Dask worker and a sandbox: a job there, an outcome back.
+
+Plain values only.
+"""
 
 from __future__ import annotations
 
@@ -14,44 +17,44 @@ __all__ = ("Cause", "Job", "Limits", "Outcome")
 
 
 class Cause(str, enum.Enum):
-    """Why a source has no audit. Closed; it only ever grows."""
+    """Why a source could not be audited. The list is closed; it only ever grows."""
 
     INPUT = "input"
-    """It cannot be opened or is no Linux kernel (exit code 3)."""
+    """The core cannot be opened, or is no Linux kernel (exit code 3)."""
     TYPES = "types"
-    """No usable types (exit code 4)."""
+    """There are no usable types (exit code 4)."""
     BUG = "bug"
     """A bug of ours (exit code 70)."""
     CRASHED = "crashed"
-    """The process that looked at it died (exit code 128 + signal)."""
+    """The sandbox process died (exit code 128 + signal)."""
     TIME_LIMIT = "time limit"
-    """It took longer than a dump may (exit code 124, as of timeout(1))."""
+    """The audit exceeded :attr:`Limits.seconds` (exit code 124, that of timeout(1))."""
     MEMORY_LIMIT = "memory limit"
-    """It took more memory than a dump may (exit code 137, as of the OOM killer)."""
+    """The audit exceeded :attr:`Limits.memory_bytes` (exit code 137, that of the OOM killer)."""
     WORKER_LOST = "worker lost"
-    """Each worker that had it died (exit code 137)."""
+    """Each Dask worker that had the job died (exit code 137)."""
 
     def __str__(self) -> str:
         return self.value
 
     @property
     def quarantines(self) -> bool:
-        """Is it of a kind that another try may not show, and that harms who tries?"""
+        """Whether the cause harms the process that audits, so that the source is quarantined."""
         return self not in (Cause.INPUT, Cause.TYPES, Cause.BUG)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one dump may take."""
+    """The limits of the audit of one dump."""
 
     seconds: float = 300.0
-    """Time on the clock."""
+    """Elapsed time."""
     memory_bytes: int = 2 << 30
-    """Memory of the process: heap and private mappings (RLIMIT_DATA)."""
+    """Memory of the sandbox process: heap and private mappings (RLIMIT_DATA)."""
     retries: int = 2
-    """Further attempts for one that kills or outlasts its process, each in a process of its own."""
+    """Attempts after the first, each in a new process, if the process dies or exceeds a limit."""
     max_tasks: Optional[int] = None
-    """As ``--max-tasks`` of ``drgn-tools tasks``."""
+    """Audit no more tasks than this; ``None`` for all."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,19 @@ class Job:
     """One source to audit."""
 
     source: Source
-    """Which."""
+    """The source."""
     key: str
-    """:func:`~drgn_tools.fleet.dataset.dataset.source_key` of it."""
+    """:func:`~drgn_tools.fleet.dataset.dataset.source_key` of its name."""
     known: Optional[str] = None
-    """``content_id`` of its final record, if it has one: then nothing need be done if it is that still."""
+    """``content_id`` of its final record. If its content is still the same, nothing is done."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the job as plain values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Job:
-        """The reverse of :meth:`as_json`."""
+        """Return the job of which *values* is :meth:`as_json`."""
         source = dict(values["source"])
         source["symbols"] = tuple(source["symbols"])
         return cls(Source(**source), values["key"], values["known"])
@@ -79,11 +82,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job."""
+    """The result of a job."""
 
     record: Mapping[str, Any] = field(default_factory=dict)
-    """Values by column of :data:`~drgn_tools.fleet.dataset.schema.AUDITS`."""
+    """The record of the source: values by column of :data:`~drgn_tools.fleet.dataset.schema.AUDITS`."""
     tasks: Optional[bytes] = None
-    """A Parquet file of its tasks; ``None`` if there was no audit."""
+    """Content of the Parquet file of its tasks; ``None`` if it could not be audited."""
     unchanged: bool = False
-    """Its content is what it was: no record, the one that is there is final."""
+    """The content is that of the final record, which stays. :attr:`record` is empty."""

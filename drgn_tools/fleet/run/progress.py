@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a person sees of a run while it lasts, and its figures when it is over."""
+"""Show the progress of a run on stderr, and sum up its figures."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ from .job import Outcome
 __all__ = ("Progress",)
 
 _LINE_EVERY_S = 60.0
-_FAILURES_TOLD = 5
+_FAILURES_SHOWN = 5
 
 
 class Progress:
-    """Counts outcomes; on a terminal also a bar with rate and time left."""
+    """Counts outcomes. On a terminal it draws a bar with the rate and the time left."""
 
     def __init__(self, total: int, console: Console, quiet: bool) -> None:
+        """
+        :param total: Number of sources of the run.
+        :param quiet: Draw no bar.
+        """
         self.total = total
         self.counts: Counter[str] = Counter()
-        """By status, and ``quarantined``, ``unchanged``."""
+        """Number of sources by status, and of those ``quarantined`` and ``unchanged``."""
         self.tasks = 0
+        """Number of tasks in the new records."""
         self.audit_s = 0.0
-        """Time that the audits themselves took, added up."""
+        """Sum of the times that the audits took."""
         self._began = time.monotonic()
         self._console = console
-        self._said = ""
+        self._last_said = ""
         self._next_line = self._began + _LINE_EVERY_S
         self._bar = tqdm(
             total=total,
@@ -45,11 +50,11 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """How many sources have their final record."""
+        """Number of sources that have their final record."""
         return sum(self.counts.values()) - self.counts["quarantined"]
 
     def add(self, outcome: Outcome) -> None:
-        """One more is done."""
+        """Count the outcome of a source."""
         if outcome.unchanged:
             self.counts["unchanged"] += 1
         else:
@@ -59,13 +64,13 @@ class Progress:
             self.tasks += record.get("tasks") or 0
             self.audit_s += record.get("seconds") or 0.0
             if record["status"] == "failed":
-                self._tell_failure(record["source"], record["line"])
-        self._said = ""
+                self._show_failure(record["source"], record["line"])
+        self._last_said = ""
         self._bar.set_postfix(failed=self.counts["failed"], refresh=False)
         self._bar.update()
 
     def tick(self) -> None:
-        """Time goes by: the clock of the bar moves; where there is none, a line now and then."""
+        """Redraw the bar. Without a bar, write a line now and then."""
         self._bar.refresh()
         if self._bar.disable and time.monotonic() > self._next_line:
             self._next_line = time.monotonic() + _LINE_EVERY_S
@@ -73,19 +78,19 @@ class Progress:
                 f"{self.done} of {self.total} sources, {self.counts['failed']} failed"
             )
 
-    def _tell_failure(self, source: str, line: str) -> None:
-        if self.counts["failed"] <= _FAILURES_TOLD:
-            # What is found out late does not name the file.
+    def _show_failure(self, source: str, line: str) -> None:
+        if self.counts["failed"] <= _FAILURES_SHOWN:
+            # An error that is found late does not name the file.
             named = line if os.path.basename(source) in line else f"{source}: {line}"
             self._write("failed", named)
-        elif self.counts["failed"] == _FAILURES_TOLD + 1:
-            self._write("failed", "more; the report has them all")
+        elif self.counts["failed"] == _FAILURES_SHOWN + 1:
+            self._write("failed", "more; the report lists all of them")
 
     def say(self, text: str) -> None:
-        """Said once, however often it is said."""
-        if text == self._said:
+        """Write *text*, unless it was the last text."""
+        if text == self._last_said:
             return
-        self._said = text
+        self._last_said = text
         self._write("note", text)
 
     def _write(self, kind: str, text: str) -> None:
@@ -95,11 +100,11 @@ class Progress:
             self._bar.write(f"drgn-tools: {kind}: {escape(text)}", file=sys.stderr)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.close()
 
     def figures(self) -> list[str]:
-        """What the run came to."""
+        """Return lines with the figures of the run."""
         took_s = time.monotonic() - self._began
         counts = self.counts
         quarantined = f" ({counts['quarantined']} quarantined)" if counts["quarantined"] else ""

@@ -15,11 +15,11 @@ from .source import Source
 __all__ = ("Facts", "failed", "of_source")
 
 Facts = dict[str, Any]
-"""Values by column of :data:`~drgn_tools.fleet.dataset.schema.AUDITS`; what is not there is null."""
+"""Values by column of :data:`~drgn_tools.fleet.dataset.schema.AUDITS`. A column that is missing is null."""
 
 
 def of_source(source: Source) -> Facts:
-    """What is known of a source, whatever becomes of it."""
+    """Return the part of the record of a source that does not depend on its audit."""
     facts: Facts = {
         "source": source.name,
         "audit_id": secrets.token_hex(8),
@@ -36,7 +36,11 @@ def of_source(source: Source) -> Facts:
 
 
 def failed(source: Source, cause: Cause, exit_code: int, line: str) -> Facts:
-    """The record of a source that could not be audited."""
+    """Return the record of a source that could not be audited.
+
+    :param exit_code: Exit code of ``drgn-tools tasks`` on this source.
+    :param line: The error in one line.
+    """
     return {
         **of_source(source),
         "status": "failed",

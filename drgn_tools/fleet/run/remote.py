@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files that are not on this machine, or inside another file: URLs as fsspec has them."""
+"""Files on other machines or inside archives: URLs of fsspec."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ __all__ = ("complete_url", "errors_of", "file_system", "is_url", "url_of", "with
 
 
 def is_url(text: str) -> bool:
-    """``s3://bucket/core`` and ``zip::s3://bucket/cores.zip`` are, ``/var/crash`` and ``C:x`` are not."""
+    """Return whether *text* is a URL.
+
+    ``s3://bucket/core`` and ``zip::s3://bucket/cores.zip`` are, ``/var/crash`` and ``C:x`` are not.
+    """
     scheme, separator, _ = text.partition("://")
     return bool(separator) and scheme.replace("+", "").replace("::", "").isalnum()
 
 
 def complete_url(url: str) -> str:
-    """The same for a process in another folder: ``zip://core::cores.zip`` names a local file."""
+    """Return *url* with the path of a local file in it made absolute: ``zip://core::cores.zip`` has one."""
     outer, separator, inner = url.rpartition("::")
     return url if not separator or is_url(inner) else f"{outer}::{os.path.abspath(inner)}"
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it."""
+    """Return the fsspec file system of a URL, and the path in it."""
     import fsspec
 
-    # Not one that another job has used: its listings may be old.
+    # Not the cached file system that another job has used: its listings may be old.
     files, path = fsspec.core.url_to_fs(url, skip_instance_cache=True)
     return files, path
 
 
 def url_of(files: Any, path: str, url: str) -> str:
-    """The URL of *path* in the file system *files*, which is that of *url*."""
+    """Return the URL of *path* in *files*, the file system of *url*."""
     outer, separator, inner = url.partition("::")
     if separator and "://" not in outer:  # simplecache::s3://bucket/core
         return f"{outer}::{url_of(files, path, inner)}"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Audits behind a wall: a process of its own does it (inmate.py), this side sees what becomes of it.
+"""A sandbox: a process that audits dumps, and the parent's end of it.
 
-The worker of Dask lives on whatever a dump does, and the cause of a death is known.
+A dump may crash the process that reads it, use up the memory or take forever. The Dask worker
+starts the process (sandbox_process.py), survives it, and knows why it died.
 """
 
 from __future__ import annotations
@@ -13,57 +14,71 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any, Optional
+from typing import Any, NamedTuple
 
 from ...errors import EXIT_BUG
 from .job import Cause, Job, Limits, Outcome
-from .record import failed
-from .scratch import Scratch, remove_abandoned
+from .record import Facts
+from .scratch import Scratch
 
-__all__ = ("Cells", "audit_in_cell")
+__all__ = ("NotStartedError", "Sandbox", "SandboxError")
 
 _START = f"""
 import sys
 sys.path[:] = sys.argv.pop(1).split({os.pathsep!r})
 import runpy
-runpy.run_module("drgn_tools.fleet.run.worker", run_name="__main__", alter_sys=True)
+runpy.run_module("drgn_tools.fleet.run.sandbox_process", run_name="__main__", alter_sys=True)
 """
-"""Imports from where this process does. ``-m`` would look into the working directory first, and what
-lies beside a dump may be called drgn.py."""
+"""Imports from the same places as this process. ``-m`` would search the working directory
+first, and a file beside a dump may be called drgn.py."""
 _GRACE_S = 10.0
-"""A process that its own timer does not end (in an uninterruptible read) is killed so much later."""
+"""A process that its own timer does not end (in an uninterruptible read) is killed after this time."""
 _MAX_ANSWER_BYTES = 1 << 30
 _MAX_STDERR_BYTES = 4096
 _STDERR_CHARACTERS = 200
 
 
-class _Died(Exception):
-    """The process died before it had an answer."""
+class _Death(NamedTuple):
+    cause: Cause
+    exit_code: int
+    line: str
 
-    def __init__(self, cause: Cause, exit_code: int, line: str, facts: dict[str, Any]) -> None:
-        super().__init__(line)
-        self.cause = cause
-        self.exit_code = exit_code
-        self.line = line
+
+class SandboxError(Exception):
+    """The process died, or exceeded a limit, before it had an outcome."""
+
+    def __init__(self, death: _Death, facts: Facts) -> None:
+        super().__init__(death.line)
+        self.cause = death.cause
+        self.exit_code = death.exit_code
+        """Exit code of the record of the source."""
+        self.line = death.line
+        """What happened: the line of the record without the name of the source."""
         self.facts = facts
+        """What the process had found out about the source before."""
 
 
-class _GoneError(Exception):
-    """It was gone before it had the job, through no fault of the job."""
+class NotStartedError(Exception):
+    """The process had ended while it was idle, so the audit did not start."""
 
 
-class Cell:
-    """One such process."""
+class Sandbox:
+    """A process that audits one dump after another."""
 
     def __init__(self, limits: Limits) -> None:
+        """Start the process.
+
+        :param limits: Limits of each dump.
+        :raises OSError: If it cannot be started.
+        """
         self.limits = limits
         self.memory_bytes = 0
-        self._is_used = False
+        """Memory that the process had (VmRSS) after its last audit."""
+        self._has_answered = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # until close()
-        self._said_before = 0
+        self._stderr_seen = 0
         self._scratch = Scratch()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -80,10 +95,10 @@ class Cell:
         self._connection = Connection(ours.detach())
 
     def close(self) -> None:
-        """End it."""
+        """Kill the process and remove its files."""
         self._connection.close()
         self._process.kill()
-        # One in an uninterruptible read is reaped later, by Popen.
+        # Popen reaps a process in an uninterruptible read later.
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE_S)
         if self._process.stdin is not None:
@@ -92,11 +107,19 @@ class Cell:
         self._scratch.remove()
 
     def audit(self, job: Job) -> Outcome:
-        """Have *job* done.
+        """Audit the source of *job* in the process.
 
-        :raises _Died: it was not.
-        :raises _GoneError: it was not begun.
+        :raises SandboxError: If the process died or exceeded a limit.
+        :raises NotStartedError: If the process had ended before.
         """
+        self._start(job)
+        facts: Facts = {}
+        try:
+            return self._outcome(facts)
+        except (EOFError, OSError):
+            raise SandboxError(self._death(), facts) from None
+
+    def _start(self, job: Job) -> None:
         request = {
             "job": job.as_json(),
             "seconds": self.limits.seconds,
@@ -104,143 +127,75 @@ class Cell:
         }
         try:
             self._connection.send_bytes(json.dumps(request).encode())
-            if not self._connection.poll(self.limits.seconds + _GRACE_S):
-                raise _Died(*self._too_long(), {})
+            self._wait_for_message({})
             self._connection.recv_bytes()
         except (EOFError, OSError):
-            if self._is_used:
-                raise _GoneError from None
-            raise _Died(*self._end(), {}) from None
-        self._is_used = True
-        self._said_before = os.fstat(self._stderr.fileno()).st_size
-        facts: dict[str, Any] = {}
-        try:
-            return self._answer(facts)
-        except (EOFError, OSError):
-            raise _Died(*self._end(), facts) from None
+            if self._has_answered:
+                raise NotStartedError from None
+            raise SandboxError(self._death(), {}) from None
+        self._has_answered = True
+        self._stderr_seen = os.fstat(self._stderr.fileno()).st_size
 
-    def _answer(self, facts: dict[str, Any]) -> Outcome:
-        while True:
-            if not self._connection.poll(self.limits.seconds + _GRACE_S):
-                raise _Died(*self._too_long(), facts)
-            message = json.loads(self._connection.recv_bytes(_MAX_ANSWER_BYTES))
-            if "facts" not in message:
-                break
+    def _outcome(self, facts: Facts) -> Outcome:
+        # Adds to facts as they come: they are known even if the process dies.
+        message = self._message(facts)
+        while "facts" in message:
             facts.update(message["facts"])
+            message = self._message(facts)
         tasks = self._connection.recv_bytes(_MAX_ANSWER_BYTES)
         self.memory_bytes = message["memory_bytes"]
         if "out_of_memory" in message:
-            raise _Died(*self._too_large(), facts)
+            raise SandboxError(self._exceeded_memory(), facts)
         if message.get("unchanged"):
             return Outcome(unchanged=True)
         record = {**facts, **message["record"], "peak_memory_bytes": message["peak_memory_bytes"]}
         return Outcome(record, tasks or None)
 
-    def _too_long(self) -> tuple[Cause, int, str]:
-        return Cause.TIME_LIMIT, 124, f"took longer than {self.limits.seconds:g} s"
+    def _message(self, facts: Facts) -> dict[str, Any]:
+        self._wait_for_message(facts)
+        message: dict[str, Any] = json.loads(self._connection.recv_bytes(_MAX_ANSWER_BYTES))
+        return message
 
-    def _too_large(self) -> tuple[Cause, int, str]:
+    def _wait_for_message(self, facts: Facts) -> None:
+        if not self._connection.poll(self.limits.seconds + _GRACE_S):
+            raise SandboxError(self._exceeded_time(), facts)
+
+    # ---- why it died
+
+    def _exceeded_time(self) -> _Death:
+        return _Death(Cause.TIME_LIMIT, 124, f"took longer than {self.limits.seconds:g} s")
+
+    def _exceeded_memory(self) -> _Death:
         mib = self.limits.memory_bytes >> 20
-        return Cause.MEMORY_LIMIT, 128 + signal.SIGKILL, f"took more than {mib} MiB of memory"
+        line = f"took more than {mib} MiB of memory"
+        return _Death(Cause.MEMORY_LIMIT, 128 + signal.SIGKILL, line)
 
-    def _end(self) -> tuple[Cause, int, str]:
+    def _death(self) -> _Death:
         try:
             code = self._process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:  # it lives, and close() ends it
-            return Cause.CRASHED, EXIT_BUG, "its process gave no answer that can be read"
+        except subprocess.TimeoutExpired:  # it is alive, and close() kills it
+            return _Death(Cause.CRASHED, EXIT_BUG, "its process gave no answer that can be read")
         if code == -signal.SIGALRM:
-            return self._too_long()
-        words = self._last_words()
+            return self._exceeded_time()
+        last_line = self._last_line_of_stderr()
         if code >= 0:
-            return Cause.CRASHED, EXIT_BUG, f"its process ended with exit code {code}{words}"
+            line = f"its process ended with exit code {code}{last_line}"
+            return _Death(Cause.CRASHED, EXIT_BUG, line)
         maybe = " (as the kernel does when memory runs out)" if code == -signal.SIGKILL else ""
-        return (
-            Cause.CRASHED,
-            128 - code,
-            f"its process was killed by {_signal(-code)}{maybe}{words}",
-        )
+        line = f"its process was killed by {_signal_name(-code)}{maybe}{last_line}"
+        return _Death(Cause.CRASHED, 128 - code, line)
 
-    def _last_words(self) -> str:
+    def _last_line_of_stderr(self) -> str:
         size = self._stderr.seek(0, os.SEEK_END)
-        # What it said of an earlier dump is not about this one.
-        self._stderr.seek(max(self._said_before, size - _MAX_STDERR_BYTES))
+        # Only what was written since the audit of this dump began.
+        self._stderr.seek(max(self._stderr_seen, size - _MAX_STDERR_BYTES))
         lines = self._stderr.read().decode("utf-8", "backslashreplace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f": {last[:_STDERR_CHARACTERS]}" if last else ""
 
 
-def _signal(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # of the real-time ones only two have a name
+    except ValueError:  # most real-time signals have no name
         return f"signal {number}"
-
-
-class Cells:
-    """The processes of one worker: as many as it has audits at the same time.
-
-    They are used again, so dumps of one kernel share what is kept by the content
-    of its types and symbols. An attempt after the first has a new one.
-    """
-
-    def __init__(self) -> None:
-        remove_abandoned()
-        self._idle: list[Cell] = []
-        self._lock = threading.Lock()
-
-    def take(self, limits: Limits) -> Cell:
-        """One that nobody uses, for now only by the caller."""
-        with self._lock:
-            others, self._idle = self._idle, []
-            for cell in others:
-                if cell.limits == limits:
-                    self._idle.append(cell)
-                else:
-                    cell.close()
-            return self._idle.pop() if self._idle else Cell(limits)
-
-    def give_back(self, cell: Cell) -> None:
-        """Done with, and well; but one that has grown is not used again."""
-        if cell.memory_bytes > cell.limits.memory_bytes // 2:
-            cell.close()
-        else:
-            with self._lock:
-                self._idle.append(cell)
-
-    def close(self) -> None:
-        """End those that are idle."""
-        with self._lock:
-            while self._idle:
-                self._idle.pop().close()
-
-
-def audit_in_cell(job: Job, limits: Limits, cells: Cells) -> Outcome:
-    """Audit the source of *job*, again and again if it must be; what kills each attempt is quarantined."""
-    died: Optional[_Died] = None
-    for attempt in range(1, limits.retries + 2):
-        try:
-            outcome = _attempt(job, limits, cells, afresh=attempt > 1)
-        except _Died as e:
-            died = e
-        else:
-            if outcome.unchanged:
-                return outcome
-            return Outcome({**outcome.record, "attempts": attempt}, outcome.tasks)
-    assert died is not None  # there was at least one attempt
-    line = f"{job.source.name}: {died.line}"
-    record = {**died.facts, **failed(job.source, died.cause, died.exit_code, line)}
-    return Outcome({**record, "attempts": limits.retries + 1})
-
-
-def _attempt(job: Job, limits: Limits, cells: Cells, afresh: bool) -> Outcome:
-    cell = Cell(limits) if afresh else cells.take(limits)
-    try:
-        outcome = cell.audit(job)
-    except _GoneError:  # it had been idle for too long; a new one has not
-        cell.close()
-        return _attempt(job, limits, cells, afresh=True)
-    except BaseException:
-        cell.close()
-        raise
-    cells.give_back(cell)
-    return outcome

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Folders for copies of cores, which may be large: they go, whatever ends who uses them."""
+"""Temporary folders for copies of cores.
+
+The copies may be large, so they are removed even if the process that made them was killed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _PREFIX = "drgn-tools-scratch-"
 
 
 class Scratch:
-    """A new folder among the temporary ones, locked for as long as this process lives."""
+    """A new temporary folder. It is locked as long as this process lives."""
 
     def __init__(self) -> None:
         self.path = tempfile.mkdtemp(prefix=_PREFIX)
@@ -24,13 +27,13 @@ class Scratch:
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def remove(self) -> None:
-        """Remove it, with all that is in it."""
+        """Remove the folder with its content."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
 def remove_abandoned() -> None:
-    """Remove such folders of processes that were killed; of this user, others cannot be."""
+    """Remove the folders that killed processes left. Those of other users are skipped."""
     for path in glob.glob(os.path.join(tempfile.gettempdir(), f"{_PREFIX}*")):
         with suppress(OSError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

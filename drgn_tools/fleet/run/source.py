@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a run was given -- files, folders, globs, manifests, URLs -- as a list of sources."""
+"""List the sources that a command line names: files, folders, patterns, manifests, URLs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .remote import complete_url, errors_of, file_system, is_url, url_of, withou
 __all__ = ("Listing", "Source", "list_sources")
 
 _NOT_A_CORE = (".txt", ".log", ".dmesg", ".json", ".jsonl", ".md", ".html", ".vmlinux", ".ko")
-"""In a folder, files called vmcore-something that are none."""
+"""Endings of files that are no cores even if their names contain ``core`` or ``dump``."""
 _MANIFEST = (".jsonl", ".ndjson")
 
 
@@ -29,19 +29,19 @@ class Source:
     """One kernel to audit."""
 
     name: str
-    """What the dataset calls it: absolute path, URL, or ``live:HOST@TIME``."""
+    """Name in the dataset: absolute path, URL, or ``live:HOST@TIME``."""
     core: str
-    """Where its core is: path or URL; empty for a running kernel."""
+    """Path or URL of the core; empty for a running kernel."""
     symbols: tuple[str, ...] = ()
-    """vmlinux and modules with DWARF: paths."""
+    """Paths of vmlinux and modules with DWARF."""
     host: Optional[str] = None
-    """The machine it is from; ``None``: what the core says."""
+    """Name of the machine; ``None`` to take it from the core."""
     time_us: Optional[int] = None
-    """When it was, microseconds since the epoch; ``None``: what the core says, or its file."""
+    """Time of the crash in microseconds since 1970; ``None`` to take it from the core or its file."""
     tags: Mapping[str, str] = field(default_factory=dict)
-    """What else is known of it."""
+    """Other facts, as the manifest has them."""
     worker: Optional[str] = None
-    """Address of the only Dask worker that can audit it; ``None``: any."""
+    """Address of the only Dask worker that can audit it; ``None`` if any can."""
 
 
 @dataclass
@@ -49,18 +49,19 @@ class Listing:
     """The sources of a run."""
 
     sources: list[Source] = field(default_factory=list)
-    """Each once, in the order given."""
+    """The sources, each once, in the order given."""
     passed_over: list[str] = field(default_factory=list)
-    """Files in folders that are no cores by name or first bytes."""
+    """Files in folders that are no cores by their name or first bytes."""
 
 
 def list_sources(given: Iterable[str]) -> Listing:
-    """Everything that *given* means, local files by their absolute path.
+    """Return the sources that the arguments of ``fleet run`` name.
 
-    :param given: paths of cores, folders (searched through), shell patterns, manifests
-        (``*.jsonl``), fsspec URLs (also of folders, also with patterns).
-    :raises UsageError: one of them is nothing of the kind, or a source comes twice with different facts.
-    :raises InputError: one of them cannot be read.
+    :param given: Paths of cores, folders (which are searched), shell patterns, manifests
+        (``*.jsonl``), and fsspec URLs (also of folders, also with patterns).
+    :raises UsageError: If an argument is none of these, or if a source is given twice with
+        different facts.
+    :raises InputError: If a folder, manifest or URL cannot be read.
     """
     passed_over: list[str] = []
     sources: dict[str, Source] = {}
@@ -77,13 +78,13 @@ def list_sources(given: Iterable[str]) -> Listing:
 
 
 def _says_nothing(source: Source) -> bool:
-    # More than where it is. A folder, and a manifest on some that are in it, go together.
+    # A folder and a manifest of some cores in it may be given together.
     return source == Source(source.name, source.core)
 
 
 def _sources_of(text: str, passed_over: list[str]) -> Iterator[Source]:
     if text.startswith("file://"):
-        text = text[len("file://") :]  # as fsspec has it: no %20, and # is part of the name
+        text = text[len("file://") :]  # as in fsspec: no %20, and # is part of the name
     if is_url(text):
         return _of_urls(text, passed_over)
     if os.path.isdir(text):
@@ -93,7 +94,7 @@ def _sources_of(text: str, passed_over: list[str]) -> Iterator[Source]:
     matches = sorted(glob.glob(text, recursive=True))
     if not matches:
         raise UsageError(f"{shown(text)}: no such file or folder, and as a pattern it matches none")
-    # A link to nowhere matches, and is there for its record to say.
+    # A broken link also matches. Its record will say that it is broken.
     return (
         source
         for match in matches
@@ -109,7 +110,7 @@ def _local(path: str) -> Source:
 
 
 def _printable(path: str) -> str:
-    # A name of bytes that are no UTF-8 cannot be stored as text.
+    # A name whose bytes are no UTF-8 cannot be stored as text.
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -124,7 +125,7 @@ def _of_folder(folder: str, passed_over: list[str]) -> Iterator[Source]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = os.path.join(parent, name)
-            is_there = os.path.exists(path)  # False: a link to nowhere, for its record to say
+            is_there = os.path.exists(path)  # False for a broken link: its record will say so
             if name.startswith(".") or (is_there and not os.path.isfile(path)):
                 continue
             if _is_named_like_a_core(name) or (is_there and _begins_like_a_core(path)):
@@ -134,7 +135,7 @@ def _of_folder(folder: str, passed_over: list[str]) -> Iterator[Source]:
 
 
 def _is_named_like_a_core(name: str) -> bool:
-    # Also one that is empty or damaged: that is for its record to say.
+    # The file may be empty or damaged: its record will say so.
     lower = name.lower()
     return ("core" in lower or "dump" in lower) and not lower.endswith(_NOT_A_CORE)
 
@@ -143,7 +144,7 @@ def _begins_like_a_core(path: str) -> bool:
     try:
         with open_regular(path) as file:
             start = file.read(17)
-    except InputError:  # unreadable: for its record to say
+    except InputError:  # unreadable: its record will say so
         return True
     return start.startswith(KDUMP_MAGICS) or (
         start.startswith(b"\x7fELF") and start[16:] == bytes((ET_CORE,))
@@ -197,8 +198,8 @@ def _of_line(line: str, folder: str, where: str) -> Source:
 
 
 def _is_text(entry: Mapping[str, Any]) -> bool:
-    # JSON may hold what cannot be stored as text. In paths it is a byte that is no UTF-8, as
-    # everywhere in Python.
+    # JSON may contain surrogates, which cannot be stored as text. In paths they stand for bytes
+    # that are no UTF-8, as everywhere in Python.
     paths = ("core", "symbols")
     try:
         os.fsencode(json.dumps([entry.get(key) for key in paths], ensure_ascii=False))

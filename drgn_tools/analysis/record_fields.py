@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The fields of each record as data: their names, their order, their values.
+
+JSON, CSV and the Parquet files of a fleet have the same fields. Other programs rely on them
+(docs/commands.md): while the schema number stays the same, a field is only added, and only at
+the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Callable, Optional, Union
+
+from ..arch.registry import arch_named
+from ..records import Frame
+from .flatten import TaskFrame, TaskRegs
+from .labels import frame_label, symbol_text
+from .waiting import kernel_frames, waiting_function
+
+__all__ = (
+    "FRAME",
+    "FRAME_CSV",
+    "GROUP",
+    "GROUP_CSV",
+    "KERNEL",
+    "REGS",
+    "REGS_OF_TASK",
+    "TASK",
+    "TASK_WITH_FRAMES",
+    "TASK_WITH_FRAMES_CSV",
+    "Fields",
+    "as_object",
+    "regs_csv",
+)
+
+Fields = Mapping[str, Callable[[Any], Any]]
+"""Name of a field -> the function that reads it from a record.
+
+Values are plain JSON values. Addresses and registers are hexadecimal text (``"0xffff888100000000"``).
+"""
+
+
+def as_object(fields: Fields, record: Any) -> dict[str, Any]:
+    """Return *record* as a JSON object.
+
+    :param fields: The fields of this kind of record.
+    """
+    return {name: get(record) for name, get in fields.items()}
+
+
+def _address(value: Optional[int]) -> Optional[str]:
+    return None if value is None else hex(value)
+
+
+def _addresses(values: Optional[Mapping[str, int]]) -> Optional[dict[str, str]]:
+    return None if values is None else {name: hex(value) for name, value in values.items()}
+
+
+KERNEL: Fields = {
+    "source": lambda kernel: kernel.source,
+    "release": lambda kernel: kernel.release,
+    "build_id": lambda kernel: kernel.build_id,
+    "arch": lambda kernel: kernel.arch,
+    "unwinder": lambda kernel: kernel.unwinder,
+    "encoding": lambda kernel: kernel.encoding,
+    "reliable_stacktrace": lambda kernel: kernel.reliable_stacktrace,
+    "types": lambda kernel: kernel.types,
+    "cpus": lambda kernel: kernel.cpus,
+    "notes": lambda kernel: list(kernel.notes),
+    "last_words": lambda kernel: list(kernel.last_words),
+}
+"""Fields of a :class:`~drgn_tools.records.KernelInfo`."""
+
+FRAME: Fields = {
+    "ip": lambda frame: _address(frame.ip),
+    "symbol": symbol_text,
+    "module": lambda frame: frame.module,
+    "stack": lambda frame: frame.stack,
+    "regs": lambda frame: _address(frame.regs),
+    "user_mode": lambda frame: frame.user_mode,
+}
+"""Fields of a :class:`~drgn_tools.records.Frame`."""
+
+REGS: Fields = {
+    "address": lambda regs: _address(regs.address),
+    "entry": lambda regs: regs.entry,
+    "user_mode": lambda regs: regs.user_mode,
+    "registers": lambda regs: _addresses(regs.registers),
+    "symbol": symbol_text,
+    "module": lambda regs: regs.module,
+    "caller": lambda regs: regs.caller and frame_label(regs.caller),
+}
+"""Fields of :class:`~drgn_tools.records.SavedRegs`."""
+
+_IDENTITY: Fields = {
+    "task": lambda task: _address(task.task),
+    "pid": lambda task: task.pid,
+    "tgid": lambda task: task.tgid,
+    "comm": lambda task: task.comm,
+}
+
+_STATE: Fields = {
+    "state": lambda task: task.state,
+    "cpu": lambda task: task.cpu,
+    "on_cpu": lambda task: task.on_cpu,
+    "kthread": lambda task: task.kthread,
+    "verdict": lambda task: task.verdict.value,
+    "reason": lambda task: task.reason and task.reason.value,
+    "why": lambda task: task.why,
+    "flags": lambda task: list(task.flags),
+}
+
+_STACK: Fields = {
+    "frames": lambda task: [as_object(FRAME, frame) for frame in task.frames],
+    "regs": lambda task: [as_object(REGS, regs) for regs in task.regs],
+}
+
+_SUMMARY: Fields = {
+    "reason_frame": lambda task: task.reason_frame,
+    "depth": lambda task: len(kernel_frames(task)),
+    "kernel_regs": lambda task: sum(not regs.user_mode for regs in task.regs),
+    "user_regs": lambda task: sum(regs.user_mode for regs in task.regs),
+    "function": lambda task: _symbol_or_address(waiting_function(task)),
+}
+
+
+def _symbol_or_address(frame: Optional[Frame]) -> Optional[str]:
+    return None if frame is None or frame.user_mode else symbol_text(frame) or hex(frame.ip)
+
+
+TASK: Fields = {**_IDENTITY, **_STATE, **_SUMMARY}
+"""Fields of a :class:`~drgn_tools.records.TaskStack` without its stack."""
+
+TASK_WITH_FRAMES: Fields = {
+    **_IDENTITY,
+    **_STATE,
+    **_STACK,
+    **_SUMMARY,
+    "cpu_registers": lambda task: _addresses(task.cpu_registers),
+    "cpu_caller": lambda task: task.cpu_caller and frame_label(task.cpu_caller),
+}
+"""Fields of a :class:`~drgn_tools.records.TaskStack`."""
+
+
+def _of_task(name: str) -> Callable[[Union[TaskFrame, TaskRegs]], Any]:
+    get = TASK[name]
+    return lambda found: get(found.task)
+
+
+def _of_regs(name: str) -> Callable[[TaskRegs], Any]:
+    get = REGS[name]
+    return lambda found: get(found.regs)
+
+
+def _register(name: str) -> Callable[[TaskRegs], Any]:
+    return lambda found: _address(found.regs.registers.get(name))
+
+
+REGS_OF_TASK: Fields = {
+    **{name: _of_task(name) for name in _IDENTITY},
+    "address": _of_regs("address"),
+    "entry": _of_regs("entry"),
+    "user_mode": _of_regs("user_mode"),
+    "ip": _register("ip"),
+    "symbol": _of_regs("symbol"),
+    "module": _of_regs("module"),
+    "sp": _register("sp"),
+    "orig_ax": _register("orig_ax"),
+    "registers": _of_regs("registers"),
+}
+"""Fields of a :class:`~drgn_tools.analysis.flatten.TaskRegs`: the task, the registers that matter most, all registers."""
+
+GROUP: Fields = {
+    "count": lambda group: group.count,
+    "verdict": lambda group: group.verdict.value,
+    "reason": lambda group: group.reason and group.reason.value,
+    "why": lambda group: group.why,
+    "comms": lambda group: [{"comm": comm, "count": count} for comm, count in group.comms],
+    "pids": lambda group: list(group.pids),
+    "frames": lambda group: [as_object(FRAME, frame) for frame in group.frames],
+}
+"""Fields of a :class:`~drgn_tools.analysis.grouping.StackGroup`. ``frames`` is the stack of the first of ``pids``."""
+
+
+def _of_frame(name: str) -> Callable[[TaskFrame], Any]:
+    get = FRAME[name]
+    return lambda found: get(found.frame)
+
+
+def _labels(frames: Iterable[Frame]) -> list[str]:
+    return [frame_label(frame) for frame in frames]
+
+
+# CSV has no objects. An object in JSON becomes one column for each of its members, or a
+# list of names.
+
+TASK_WITH_FRAMES_CSV: Fields = {**TASK, "frames": lambda task: _labels(task.frames)}
+"""Fields of a :class:`~drgn_tools.records.TaskStack`, with its stack in one column."""
+
+FRAME_CSV: Fields = {
+    **{name: _of_task(name) for name in (*_IDENTITY, "verdict", "reason")},
+    "frame": lambda found: found.number,
+    **{name: _of_frame(name) for name in FRAME},
+}
+"""Fields of a :class:`~drgn_tools.analysis.flatten.TaskFrame`."""
+
+GROUP_CSV: Fields = {
+    **GROUP,
+    "comms": lambda group: [comm for comm, _ in group.comms],
+    "frames": lambda group: _labels(group.frames),
+}
+"""Fields of a :class:`~drgn_tools.analysis.grouping.StackGroup`, without objects in them."""
+
+
+def regs_csv(arch: str) -> Fields:
+    """Return the fields of a :class:`~drgn_tools.analysis.flatten.TaskRegs` with a column for each register.
+
+    :param arch: As in :attr:`KernelInfo.arch`. It determines which registers there are.
+    """
+    fields = dict(REGS_OF_TASK)
+    del fields["registers"]
+    names = arch_named(arch).regs.names
+    return {**fields, **{name: _register(name) for name in names}}

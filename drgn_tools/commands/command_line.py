@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From the words of a command line to a command and its arguments.
+
+All mistakes are found here, before a dump is opened. Only the command that was typed is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import __version__
+from ..errors import UsageError
+from ..terminal.parser import (
+    ROW_FORMATS,
+    Arguments,
+    Parser,
+    add_format_option,
+    add_log_options,
+)
+from .registry import SUMMARIES, load_command
+from .source_options import add_source_options
+
+if TYPE_CHECKING:
+    from .base import Command
+
+__all__ = ("CommandLine", "parse_command_line")
+
+_EXIT_CODES = """\
+exit codes:
+  0   looked, nothing to report
+  1   an unreliable task was found (only with tasks --check)
+  2   the command line is wrong, or there is no such task
+  3   the core, kernel or guest cannot be opened, or is not a Linux kernel
+  4   no usable type information, or symbols of another kernel
+  5   looked, but some tasks could not be read; with tasks --check also: could not be judged
+  70  a bug of ours
+  74  the result could not be written
+  130 interrupted (Ctrl-C); 141 the reader of the output went away
+"""
+
+_EXAMPLES = """\
+examples:
+  drgn-tools demo                                 try it: a small real vmcore comes with the package
+  drgn-tools tasks -c vmcore                      every task: can its stack be trusted, and why not?
+  drgn-tools tasks -c vmcore --verdict unreliable --frames
+  drgn-tools stack -c vmcore                      what crashed the machine, as an oops shows it
+  drgn-tools stack -c vmcore 51                   one stack in full, with all saved registers
+  sudo drgn-tools tasks -k --check                the running kernel; exit code 1 if one is unreliable
+  drgn-tools groups -c vmcore --format folded | flamegraph.pl > stacks.svg
+  drgn-tools fleet run /var/crash -o fleet        many vmcores, into one dataset
+  drgn-tools tasks -c vmcore --frames --format json | jq '.tasks[] | select(.verdict == "unreliable")'
+
+Debuginfo is not needed: types and symbols come from the dump itself (BTF, kallsyms).
+"drgn-tools COMMAND --help" tells more about a command.
+"""
+
+
+class CommandLine(NamedTuple):
+    """A command line, parsed and checked."""
+
+    command: Command[Any]
+    args: Arguments
+
+
+def parse_command_line(argv: Sequence[str]) -> CommandLine:
+    """Parse and check a command line.
+
+    :param argv: The words after the name of the program.
+    :raises UsageError: if something is wrong with it.
+    :raises SystemExit: if ``--help`` or ``--version`` was asked for; it was printed.
+    :raises OutputError: if that cannot be written.
+    :raises ReaderGoneError: if nobody reads that.
+    """
+    before = _parser().parse_args(argv)
+    name, *words = before.command
+    del before.command
+    if name not in SUMMARIES:
+        raise UsageError(f"there is no command {name!r} (see drgn-tools --help)")
+    command = load_command(name)
+    if not command.options_may_come_first and len(words) + 1 < len(argv):
+        raise UsageError(f"options of {name} come after it: drgn-tools {name} ...")
+    args = command.parse(name, words, before)
+    if args.quiet:
+        args.log_level = "none"
+    return CommandLine(command, args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of what stands before the words of a command."""
+    commands = "\n".join(f"  {name:<8}{summary}" for name, summary in SUMMARIES.items())
+    parser = Parser(
+        prog="drgn-tools",
+        usage="drgn-tools [options] COMMAND ...",
+        description="What is every task's stack, can it be trusted, and what did the CPU save on it?\n"
+        "For a vmcore, the running kernel or a QEMU guest.\n"
+        f"\ncommands:\n{commands}",
+        epilog=f"{_EXAMPLES}\n{_EXIT_CODES}",
+    )
+    parser.add_argument("--version", action="version", version=f"drgn-tools {__version__}")
+    parser.add_argument("command", nargs=argparse.PARSER, metavar="COMMAND", help=argparse.SUPPRESS)
+    add_source_options(parser)
+    output = parser.add_argument_group(
+        "output", "stack and groups have one more format each: see their --help"
+    )
+    add_format_option(output, ROW_FORMATS)
+    add_log_options(output)
+    return parser

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``groups``: identical stacks folded together."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from ..analysis.grouping import StackGroup, group_stacks
+from ..errors import UsageError
+from ..records import TaskStack
+from ..terminal.parser import ROW_FORMATS
+from .base import TaskCommand
+from .task_options import TaskArguments, add_filters, check_filters
+
+if TYPE_CHECKING:
+    from .session import Session
+
+__all__ = ("COMMAND",)
+
+_EXPLANATION = """\
+Stacks are the same when their frames in the kernel are, function by function and offset by offset,
+and so are verdict and reason. "folded" leaves the offsets out: functions, outermost first.
+"""
+
+_EXAMPLES = """\
+examples:
+  drgn-tools groups -c vmcore --state D
+  drgn-tools groups -c vmcore --format folded --by-comm | flamegraph.pl > stacks.svg
+"""
+
+
+class GroupsArguments(TaskArguments):
+    """The command line of ``groups``."""
+
+    by_comm: bool
+
+
+class Groups(TaskCommand[GroupsArguments]):
+    """The command ``groups``."""
+
+    arguments = GroupsArguments
+    explanation = _EXPLANATION
+    examples = _EXAMPLES
+    formats = (*ROW_FORMATS, "folded")
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        add_filters(parser)
+        parser.add_argument(
+            "--by-comm", action="store_true", help="folded: put the name of the task first"
+        )
+
+    def check(self, args: GroupsArguments) -> None:
+        check_filters(args)
+        if args.by_comm and args.format != "folded":
+            raise UsageError("--by-comm works only with --format folded")
+
+    def run(self, args: GroupsArguments, session: Session) -> list[StackGroup]:
+        from ..render.folded import folded_lines
+        from ..render.views import GROUPS
+
+        audit = session.audit(args.max_tasks)
+
+        def lines(tasks: Iterable[TaskStack]) -> Iterator[str]:
+            if args.format == "folded":
+                return folded_lines(tasks, args.by_comm)
+            return session.rows(GROUPS, audit, group_stacks(tasks))
+
+        tasks = session.select(audit, args.selection)
+        return group_stacks(session.show(tasks, lines, args.filters))
+
+
+COMMAND = Groups()

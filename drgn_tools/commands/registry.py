@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The names of all commands.
+
+Every start of drgn imports this through the plugin, and ``drgn-tools --help`` needs no more. All
+else about a command is in the module of its name, which is imported when the command is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .base import Command
+
+__all__ = ("REPL_OPERANDS", "SUMMARIES", "load_command")
+
+SUMMARIES = {
+    "tasks": "list every task: state, verdict on its stack, why",
+    "stack": "show stacks in full, with all saved registers",
+    "regs": "list every saved pt_regs",
+    "groups": "fold identical stacks together, with counts",
+    "demo": "run tasks on the small real vmcore that comes with drgn-tools",
+    "shell": "start drgn's REPL on the kernel, with drgn-tools imported",
+    "fleet": "audit many kernels into one dataset, and report on it",
+}
+"""Every command of ``drgn-tools``, with what it does."""
+
+REPL_OPERANDS = {
+    "tasks": " [*pids*]...",
+    "stack": " [*pid*|*task*]...",
+    "regs": " [*pids*]...",
+    "groups": "",
+}
+"""The commands that are ``%`` commands of drgn's REPL, too, with what follows their options."""
+
+
+def load_command(name: str) -> Command[Any]:
+    """Import a command.
+
+    :param name: One of :data:`SUMMARIES`.
+    """
+    command: Command[Any] = import_module(f".{name}", __package__).COMMAND
+    return command

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a command on tasks runs in: a kernel, and somebody who reads the output."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Callable, ClassVar, Optional, Union
+
+from drgn import Program
+
+from ..analysis import audit as api
+from ..analysis.audit import AuditUnderWay
+from ..analysis.selection import Selection
+from ..program.open import input_error_if_vanished
+from ..records import KernelAudit, KernelInfo, TaskStack
+from ..render.views import View, render
+from ..terminal.console import Console, table_width
+
+__all__ = ("Audit", "Session")
+
+Audit = Union[KernelAudit, AuditUnderWay]
+"""The kernel and its tasks. The tasks can be iterated over once."""
+
+
+class Session(ABC):
+    """One run of a command.
+
+    The command line and drgn's REPL differ in how the kernel was opened, in what is said about it,
+    in whether the records are kept, and in how problems are reported.
+
+    :param prog: The kernel.
+    :param style: Name of the output format.
+    :param console: For everything but the result.
+    """
+
+    in_repl: ClassVar[bool]
+    """Whether the user may type another command on the same kernel."""
+
+    def __init__(self, prog: Program, style: str, console: Console) -> None:
+        self.prog = prog
+        self.style = style
+        self.console = console
+
+    @abstractmethod
+    def introduce(self, kernel: KernelInfo) -> None:
+        """Say what must be known about a kernel. To be called before its tasks are shown."""
+
+    @abstractmethod
+    def audit(self, max_tasks: Optional[int]) -> Audit:
+        """Look at all tasks of the kernel, and introduce it.
+
+        :param max_tasks: Look at no more than so many.
+        """
+
+    @abstractmethod
+    def show(
+        self,
+        tasks: Iterable[TaskStack],
+        lines: Callable[[Iterable[TaskStack]], Iterable[str]],
+        filters: str = "",
+    ) -> list[TaskStack]:
+        """Print tasks to stdout.
+
+        :param tasks: The tasks, which are taken one by one.
+        :param lines: Makes lines of tasks; called once.
+        :param filters: Filters that chose the tasks, as they were typed. If there are no tasks, a
+            warning quotes them.
+        :return: The tasks if the session keeps them, else an empty list.
+        """
+
+    @abstractmethod
+    def count_progress(self, done: int) -> None:
+        """Show how many tasks were read so far."""
+
+    def audit_all(self, max_tasks: Optional[int]) -> KernelAudit:
+        """Do as :meth:`audit`, but read all tasks before this returns."""
+        try:
+            with input_error_if_vanished(self.prog):
+                audit = api.audit_kernel(
+                    self.prog, progress=self.count_progress, max_tasks=max_tasks
+                )
+        finally:
+            self.console.end_progress()
+        self.introduce(audit.kernel)
+        return audit
+
+    def audit_only(self, find: Callable[[Program], Iterable[TaskStack]]) -> KernelAudit:
+        """Look at a few tasks of the kernel, and introduce it.
+
+        :param find: Returns the tasks. All are found before any is shown.
+        """
+        with input_error_if_vanished(self.prog):
+            tasks = tuple(find(self.prog))
+            kernel = api.kernel_info(self.prog)
+        self.introduce(kernel)
+        return KernelAudit(kernel, tasks)
+
+    def select(
+        self, tasks: Iterable[TaskStack], selection: Selection, check: bool = False
+    ) -> Iterator[TaskStack]:
+        """Return the tasks that a selection contains.
+
+        :param check: Whether ``--check`` was given.
+        """
+        return selection.of(tasks)
+
+    def rows(self, view: View, audit: Audit, records: Iterable[object]) -> Iterator[str]:
+        """Return the lines of records in the format of this session."""
+        return render(
+            view, self.style, audit.kernel, records, audit.problems, table_width(sys.stdout)
+        )

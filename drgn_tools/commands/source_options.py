@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The options that choose a kernel: a vmcore, the running kernel or a QEMU guest."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+from ..errors import UsageError
+from ..terminal.parser import Arguments
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from ..terminal.console import Console
+
+__all__ = (
+    "KernelArguments",
+    "SourceArguments",
+    "add_source_options",
+    "check_source",
+    "given_sources",
+    "open_source",
+)
+
+
+class SourceArguments(Arguments):
+    """A command line that chooses a kernel."""
+
+    core: Optional[str]
+    kernel: bool
+    qemu: Optional[str]
+    symbols: list[str]
+    vmcoreinfo: Optional[str]
+
+
+class KernelArguments(SourceArguments):
+    """The command line of a command on one kernel."""
+
+    format: str
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``-c``, ``-k``, ``--qemu``, ``-s`` and ``--vmcoreinfo``."""
+    source = parser.add_argument_group("kernel (one of these is needed)")
+    source.add_argument(
+        "-c",
+        "--core",
+        metavar="PATH",
+        action=_GivenOnce,
+        help="vmcore: ELF or makedumpfile's format, also compressed with xz, zstd or gzip",
+    )
+    source.add_argument("-k", "--kernel", action="store_true", help="the running kernel")
+    source.add_argument(
+        "--qemu", metavar="SOCK", action=_GivenOnce, help="QEMU guest with a QMP socket"
+    )
+    types = parser.add_argument_group("types and symbols")
+    types.add_argument(
+        "-s",
+        "--symbols",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="vmlinux or module with DWARF, instead of the dump's own BTF; may be repeated",
+    )
+    types.add_argument(
+        "--vmcoreinfo", metavar="PATH", help="file to take VMCOREINFO from, instead of the dump"
+    )
+
+
+def given_sources(args: SourceArguments) -> list[str]:
+    """Return the options among ``-c``, ``-k`` and ``--qemu`` that were given."""
+    values = {"-c": args.core, "-k": args.kernel or None, "--qemu": args.qemu}
+    return [option for option, value in values.items() if value is not None]
+
+
+def check_source(args: SourceArguments) -> None:
+    """Check that exactly one kernel was chosen.
+
+    :raises UsageError: if none or several were.
+    """
+    given = given_sources(args)
+    if not given:
+        raise UsageError(
+            "which kernel? give -c VMCORE, -k for the running kernel, or --qemu SOCKET"
+        )
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other: give one kernel")
+
+
+def open_source(args: SourceArguments, console: Console) -> Program:
+    """Open the kernel that was chosen.
+
+    :param console: Shows how far a compressed core is unpacked.
+    :raises InputError: if it cannot be opened, or is not a Linux kernel.
+    :raises TypesError: if there are no usable types for it.
+    """
+    from ..program.open import open_program
+
+    def unpacking(done: int, total: int) -> None:
+        percent = done * 100 // max(total, 1)
+        console.progress(f"unpacking {os.path.basename(args.core or '')}: {percent}%")
+
+    try:
+        return open_program(
+            core=args.core,
+            kernel=args.kernel,
+            qemu=args.qemu,
+            symbols=args.symbols,
+            vmcoreinfo=args.vmcoreinfo,
+            progress=unpacking,
+        )
+    finally:
+        console.end_progress()
+
+
+class _GivenOnce(argparse.Action):
+    # argparse would take the last of two values without a word, and show the wrong kernel. An
+    # option before the command and the same option after it belong to two parsers: after wins.
+    _value: Optional[object] = None
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Union[str, Sequence[Any], None],
+        option_string: Optional[str] = None,
+    ) -> None:
+        if self._value not in (None, values):
+            raise UsageError(
+                f"{option_string} {self._value} and {option_string} {values}: give one"
+            )
+        self._value = values
+        setattr(namespace, self.dest, values)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Write the Parquet files of a dataset: the record of a source, and its tasks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Callable, Optional, Union
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...analysis.labels import frame_label, function_label, symbol_text
+from ...analysis.record_fields import TASK
+from ...records import Frame, SavedRegs, TaskStack
+from .schema import AUDITS, FRAME_TYPE, REGS_TYPE, TASKS
+from .stack_hash import stack_hash
+
+__all__ = ("audit_file", "tasks_file")
+
+
+def audit_file(record: Mapping[str, Any]) -> bytes:
+    """Return the content of a Parquet file with one row of :data:`AUDITS`.
+
+    :param record: Values by column. A column without a value is null.
+    :raises ValueError: If a value does not fit into its column.
+    :raises OverflowError: If a number does not fit into its column.
+    """
+    columns = [pa.array([record.get(field.name)], field.type) for field in AUDITS]
+    return _parquet(pa.Table.from_arrays(columns, schema=AUDITS))
+
+
+def tasks_file(audit_id: str, tasks: Sequence[TaskStack]) -> bytes:
+    """Return the content of a Parquet file with the rows of :data:`TASKS`, in the order of *tasks*.
+
+    :param audit_id: The ``audit_id`` of the record that the tasks belong to.
+    """
+    columns = [
+        pa.array([audit_id] * len(tasks), field.type)
+        if field.name == "audit_id"
+        else _COLUMN[field.name](tasks)
+        for field in TASKS
+    ]
+    return _parquet(pa.Table.from_arrays(columns, schema=TASKS))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table, out, compression="zstd")
+    return out.getvalue()
+
+
+# ---- records to columns
+#
+# Lists are built as one flat array and offsets. Building a row for each frame would take
+# longer than the audit.
+
+
+def _registers(maps: Iterable[Optional[Mapping[str, int]]]) -> pa.Array:
+    offsets: list[Optional[int]] = []
+    names: list[str] = []
+    values: list[int] = []
+    for registers in maps:
+        offsets.append(None if registers is None else len(names))
+        names.extend(registers or ())
+        values.extend((registers or {}).values())
+    offsets.append(len(names))
+    return pa.MapArray.from_arrays(
+        pa.array(offsets, pa.int32()), _texts(names), pa.array(values, pa.uint64())
+    )
+
+
+def _lists(lists: Iterable[Sequence[Any]], items: Callable[[list[Any]], pa.Array]) -> pa.Array:
+    offsets = [0]
+    flat: list[Any] = []
+    for list_ in lists:
+        flat.extend(list_)
+        offsets.append(len(flat))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items(flat))
+
+
+def _structs(
+    type_: pa.StructType, special: Mapping[str, Callable[[list[Any]], pa.Array]]
+) -> Callable[[list[Any]], pa.Array]:
+    # A member is the attribute of the same name, unless it is special.
+    def build(records: list[Any]) -> pa.Array:
+        columns = [
+            special[field.name](records)
+            if field.name in special
+            else pa.array([getattr(record, field.name) for record in records], field.type)
+            for field in type_
+        ]
+        return pa.StructArray.from_arrays(columns, fields=list(type_))
+
+    return build
+
+
+def _texts(texts: list[str]) -> pa.Array:
+    return pa.array(texts, pa.string())
+
+
+def _symbols(records: Iterable[Union[Frame, SavedRegs]]) -> pa.Array:
+    return pa.array([symbol_text(record) for record in records], pa.string())
+
+
+def _caller_labels(frames: Iterable[Optional[Frame]]) -> pa.Array:
+    return pa.array((frame and frame_label(frame) for frame in frames), pa.string())
+
+
+def _interrupted_functions(task: TaskStack) -> list[str]:
+    return [
+        function_label(frame)
+        for frame in task.frames
+        if frame.regs is not None and not frame.user_mode
+    ]
+
+
+_frame_structs = _structs(FRAME_TYPE, {"symbol": _symbols})
+_regs_structs = _structs(
+    REGS_TYPE,
+    {
+        "symbol": _symbols,
+        "registers": lambda regs: _registers(saved.registers for saved in regs),
+        "caller": lambda regs: _caller_labels(saved.caller for saved in regs),
+    },
+)
+
+
+def _scalar(field: pa.Field) -> Callable[[Sequence[TaskStack]], pa.Array]:
+    def build(tasks: Sequence[TaskStack]) -> pa.Array:
+        get = _VALUE.get(field.name) or TASK[field.name]
+        return pa.array([get(task) for task in tasks], field.type)
+
+    return build
+
+
+_VALUE: Mapping[str, Callable[[TaskStack], Any]] = {
+    "task": lambda task: task.task,
+    "stack_hash": stack_hash,
+    "brief": lambda task: task.brief,
+}
+"""Columns that JSON does not have, or writes in another way."""
+
+_COLUMN: dict[str, Callable[[Sequence[TaskStack]], pa.Array]] = {
+    **{field.name: _scalar(field) for field in TASKS},
+    "flags": lambda tasks: _lists((task.flags for task in tasks), _texts),
+    "frames": lambda tasks: _lists((task.frames for task in tasks), _frame_structs),
+    "regs": lambda tasks: _lists((task.regs for task in tasks), _regs_structs),
+    "cpu_registers": lambda tasks: _registers(task.cpu_registers for task in tasks),
+    "cpu_caller": lambda tasks: _caller_labels(task.cpu_caller for task in tasks),
+    "interrupted": lambda tasks: _lists(map(_interrupted_functions, tasks), _texts),
+}

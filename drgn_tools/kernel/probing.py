@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How a kernel is probed: by types and symbols alone.
+
+Versions are never compared, because distributions backport. What differs between kernels is named
+where it is probed, with the commit that changed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Optional
+
+from drgn import Program
+
+from ..debuginfo.kallsyms import kallsyms_of
+from ..errors import TypesError
+from ..memory import UNUSABLE
+
+__all__ = ("at_most", "probing", "symbol_address")
+
+
+def symbol_address(prog: Program, name: str) -> Optional[int]:
+    """Address of the symbol *name* in the kernel image, ``None`` if there is none.
+
+    The dump's own kallsyms come first, so that answers do not depend on whether
+    debuginfo was given.
+    """
+    kallsyms = kallsyms_of(prog)
+    if kallsyms is not None:
+        addresses = kallsyms.find(name)
+        return addresses[0] if addresses else None
+    try:
+        return int(prog.symbol(name).address)
+    except LookupError:
+        return None
+
+
+@contextmanager
+def probing(prog: Program) -> Iterator[None]:
+    """Types are looked at in here: those of a damaged dump may be anything.
+
+    :raises TypesError: instead of :data:`..memory.UNUSABLE`.
+    """
+    try:
+        yield
+    except TypesError:
+        raise
+    except UNUSABLE as e:
+        raise TypesError(
+            f"{prog.core_dump_path or 'kernel'}: its type information lacks what a stack needs,"
+            f" or is damaged ({e}); give the vmlinux of this kernel with -s"
+        ) from e
+
+
+def at_most(value: int, limit: int, what: str) -> int:
+    """Return *value*, an offset or size in bytes that a type of the dump decides.
+
+    :raises ValueError: if it is above *limit*
+    """
+    if value > limit:
+        raise ValueError(f"{what} cannot have {value} bytes")
+    return value

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The kernel of a dump is probed once and kept in its Program."""
+
+from __future__ import annotations
+
+import drgn
+import pytest
+
+from drgn_tools import audit_kernel, open_program, task_stack
+from drgn_tools.arch.registry import layout_of
+from drgn_tools.engine import kernel
+from drgn_tools.engine.kernel import kernel_of
+
+from ..support.overlay import overlay
+
+
+def test_the_kernel_of_a_dump_is_made_once(demo_core: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[drgn.Program] = []
+
+    class Counted(kernel.Kernel):
+        def __init__(self, prog: drgn.Program) -> None:
+            made.append(prog)
+            super().__init__(prog)
+
+    monkeypatch.setattr(kernel, "Kernel", Counted)
+    one, other = open_program(core=demo_core), open_program(core=demo_core)
+    first = [task_stack(one, 1) for _ in range(3)]
+    audit = audit_kernel(one)
+    assert first[0] == first[1] == first[2]
+    assert first[0] in audit.tasks
+    assert task_stack(other, 1) == first[0]
+    assert made == [one, other]
+
+
+def test_a_running_kernel_is_looked_at_anew_each_time(
+    demo_core: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "is_live", lambda prog: True)
+    prog = open_program(core=demo_core)
+    assert kernel_of(prog) is not kernel_of(prog)
+
+
+def test_problems_are_those_of_the_last_audit_however_many_there_were(demo_core: str) -> None:
+    prog = open_program(core=demo_core)
+    assert audit_kernel(prog).problems == ()
+    # The first process on the list leads nowhere.
+    init_task = prog["init_task"]
+    first = init_task.tasks.next.value_()
+    overlay(prog, first, (0xDEAD_0000_0000_0100).to_bytes(8, "little"))
+    damaged = [audit_kernel(prog).problems for _ in range(2)]
+    assert damaged[0] == damaged[1]
+    assert len(damaged[0]) == 1 and "the task list is damaged" in damaged[0][0]
+
+
+def test_tasks_without_a_stack_are_reliable_and_empty(demo_core: str) -> None:
+    # stack_refcount 0: as free_task_struct() leaves a zombie (CONFIG_THREAD_INFO_IN_TASK).
+    prog = open_program(core=demo_core)
+    before = task_stack(prog, 1)
+    place = layout_of(prog).task.stack_refcount
+    assert before.frames and place is not None
+    overlay(prog, before.task + place[0], bytes(place[1]))
+    after = task_stack(prog, 1)
+    assert (after.verdict.value, after.frames, after.flags) == ("reliable", (), ("no_stack",))

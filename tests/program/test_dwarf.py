@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which of the files given with -s is the vmlinux."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drgn_tools.errors import InputError, TypesError
+from drgn_tools.program.dwarf import is_kernel_image
+from drgn_tools.program.elf import ET_DYN, ET_EXEC, ET_REL
+
+from ..support.elf_writer import elf_file
+
+
+@pytest.mark.parametrize(("type_", "is_image"), [(ET_EXEC, True), (ET_DYN, True), (ET_REL, False)])
+def test_everything_but_an_object_file_is_a_kernel_image(
+    tmp_path: Path, type_: int, is_image: bool
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(elf_file(type_, 62, []))
+    assert is_kernel_image(str(path)) is is_image
+
+
+def test_file_that_is_not_elf_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "vmlinux"
+    path.write_bytes(b"MZ" * 64)
+    with pytest.raises(TypesError, match=f"^{path}: is not an ELF file; -s takes a vmlinux"):
+        is_kernel_image(str(path))
+
+
+def test_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"^{tmp_path}: is a directory"):
+        is_kernel_image(str(tmp_path))
