@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import bisect
 import dataclasses
+import itertools
 import struct
 from typing import Optional
 
@@ -172,14 +173,29 @@ def test_damaged_sheet(data: bytes, message: str) -> None:
         read_whole_sheet(_program(data, physical=False), _AT)
 
 
-def test_any_byte_damaged_is_an_error_or_a_sheet() -> None:
+def test_a_damaged_byte_is_an_error_or_stays_in_the_task_that_it_is_in() -> None:
     good = _sheet(_TASKS)
+    want = read_whole_sheet(_program(good), _AT)
+    begins = list(itertools.accumulate(map(len, _TASKS), initial=80))[:-1]
+    errors = same = other = 0
     for at in range(16, len(good)):
+        in_task = bisect.bisect_right(begins, at) - 1  # -1: in the header
         for value in (0x00, 0x7F, 0xFF):
             data = bytearray(good)
             data[at] = value
-            with contextlib.suppress(SheetError):
-                read_whole_sheet(_program(bytes(data), physical=False), _AT)
+            try:
+                sheet = read_whole_sheet(_program(bytes(data), physical=False), _AT)
+            except SheetError:
+                assert value != good[at]
+                errors += 1
+                continue
+            assert len(sheet.tasks) == len(want.tasks)
+            differ = [i for i, task in enumerate(sheet.tasks) if task != want.tasks[i]]
+            assert differ in ([], [in_task])
+            assert in_task < 0 or dataclasses.replace(sheet, tasks=want.tasks) == want
+            same += sheet == want
+            other += sheet != want
+    assert min(errors, same, other) > 100
 
 
 def _faults(

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from drgn_tools.arch.x86.encoding import Encoding
 from drgn_tools.arch.x86.frame_pointer_rules import UnwindRules
-from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64, X86Regs
+from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64
 from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
 from drgn_tools.unwind.base import End, Signature
 from drgn_tools.unwind.fast_path import FastPath
@@ -35,31 +35,17 @@ ADDRESSES = (0xA0, LAST_RET, 0xA2)
 # ---- what is drawn. All that belongs together is drawn as one: hypothesis is slow for each draw.
 
 
-class Machine(NamedTuple):
-    """What of a kernel decides where things lie on its stacks."""
-
-    regs: X86Regs
-    encoding: Encoding
-    padding: int
-    bp_offset: int
-
-    @property
-    def half(self) -> int:
-        """Where the upper half of the address space begins."""
-        return 1 << 8 * self.regs.word_bytes - 1
-
-
 MACHINES = {
-    "64-lsb": Machine(REGS_64, Encoding.LSB, 0, 40),
-    "64-lsb-fred": Machine(REGS_64, Encoding.LSB, 16, 40),
-    "64-msb": Machine(REGS_64, Encoding.MSB, 0, 40),
-    "64-msb-fred": Machine(REGS_64, Encoding.MSB, 16, 40),
-    "32-msb": Machine(REGS_32, Encoding.MSB, 8, 16),
-    "32-msb-vm86": Machine(REGS_32, Encoding.MSB, 16, 12),
-    "32-lsb": Machine(REGS_32, Encoding.LSB, 8, 16),
-    "32-lsb-vm86": Machine(REGS_32, Encoding.LSB, 16, 12),
+    "64-lsb": UnwindRules(Encoding.LSB, REGS_64, 0, 40),
+    "64-lsb-fred": UnwindRules(Encoding.LSB, REGS_64, 16, 40),
+    "64-msb": UnwindRules(Encoding.MSB, REGS_64, 0, 40),
+    "64-msb-fred": UnwindRules(Encoding.MSB, REGS_64, 16, 40),
+    "32-msb": UnwindRules(Encoding.MSB, REGS_32, 8, 16),
+    "32-msb-vm86": UnwindRules(Encoding.MSB, REGS_32, 16, 12),
+    "32-lsb": UnwindRules(Encoding.LSB, REGS_32, 8, 16),
+    "32-lsb-vm86": UnwindRules(Encoding.LSB, REGS_32, 16, 12),
 }
-every_machine = pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+every_kernel = pytest.mark.parametrize("rules", MACHINES.values(), ids=MACHINES)
 
 
 class Top(NamedTuple):
@@ -76,7 +62,6 @@ class Item(NamedTuple):
 
     is_regs: bool
     gap_words: int
-    ip: int
 
 
 class Damage(NamedTuple):
@@ -101,7 +86,7 @@ KINDS = (
     "pointer", "encoded pointer", "other word", "one word on", "one byte on", "bit", "null",
     "return address", "user cs", "kernel cs",
 )  # fmt: skip
-BASES = ("usual", "usual", "usual", "end of lower half", "upper half", "end of memory")
+BASES = (*["usual"] * 5, "end of lower half", "upper half", "end of memory", "misaligned")
 VIEWS = (*["whole"] * 6, "hole", "cut", "misaligned", "other sp", "sp below")
 
 tops = st.sampled_from(
@@ -111,24 +96,36 @@ tops = st.sampled_from(
         *[Top(*both) for both in product(("syscall", "kthread"), ("realigned", "ftrace"))],
     ]
 )
-items = st.sampled_from([Item(*i) for i in product((False, False, True), range(5), ADDRESSES)])
+items = st.sampled_from([Item(*i) for i in product((False, False, True), (0, 1, 2, 3, 5))])
+ips = st.sampled_from(list(product(ADDRESSES, repeat=4)))
 damages = st.sampled_from([Damage(*d) for d in product(range(25), KINDS, range(25))])
 views = st.sampled_from([View(*v) for v in product(BASES, VIEWS, range(1, 60, 3))])
-stacks = st.tuples(st.lists(damages, max_size=2), views)
+Stack = tuple[tuple[int, ...], list[Damage], View]
+stacks: st.SearchStrategy[Stack] = st.tuples(ips, st.lists(damages, max_size=2), views)
 
 ordinary_tops = st.sampled_from([Top("syscall"), Top("kthread"), Top("interrupt")])
-# The address of the last frame, again, may be a special form of it.
-ordinary_items = items.filter(lambda item: item.ip != LAST_RET)
+# A frame with the address of the last one may be a special form of it.
+ordinary_ips = ips.filter(lambda ips: LAST_RET not in ips)
 
 
 class Drawn:
-    """A stack on one machine, and the addresses of the words that matter to a walk."""
+    """A stack of one kernel, and the addresses of the words that matter to a walk."""
 
     def __init__(
-        self, machine: Machine, top: Top, items: list[Item], base: Optional[int] = None
+        self,
+        rules: UnwindRules,
+        top: Top,
+        items: list[Item],
+        ips: tuple[int, ...],
+        base: Optional[int] = None,
     ) -> None:
         d = Drawing(
-            machine.regs, machine.encoding, machine.padding, SIZE_BYTES, machine.bp_offset, base
+            rules.regs,
+            rules.encoding,
+            rules.top_padding_bytes,
+            SIZE_BYTES,
+            rules.frame_bp_offset,
+            base,
         )
         self.drawing, self.words = d, [d.pt_regs + d.reg_offset("cs")]
         self._outer, self._lowest = 0, d.pt_regs  # what the next frame leads to, and ends below
@@ -141,14 +138,15 @@ class Drawn:
             self._outer = d.encode(d.pt_regs)
         elif top.regs != "in kernel":
             self._last_frame(top.last_frame)
-        for item in items:
+        for item, ip in zip(items, ips):
             gap = item.gap_words * d.word_bytes
             if item.is_regs:
-                self._regs(self._lowest - d.layout.size_bytes - gap, item.ip)
+                self._regs(self._lowest - d.layout.size_bytes - gap, ip)
             else:
-                self._frame(self._lowest - 2 * d.word_bytes - gap, item.ip)
+                self._frame(self._lowest - 2 * d.word_bytes - gap, ip)
         d.inactive(self._lowest, self._outer, ADDRESSES[2])
-        self.words += [d.sp + machine.bp_offset, d.sp + machine.bp_offset + d.word_bytes]
+        first = d.sp + d.rules.frame_bp_offset
+        self.words += [first, first + d.word_bytes]
 
     def _frame(self, addr: int, ip: int, *above: int) -> None:
         d = self.drawing
@@ -212,11 +210,18 @@ class Drawn:
         return stack, sp
 
 
+def upper_half(rules: UnwindRules) -> int:
+    """Where the upper half of the address space begins."""
+    return 1 << 8 * rules.regs.word_bytes - 1
+
+
 def seen_by_the_walk(stack: StackMemory, sp: int, rules: UnwindRules) -> Optional[Signature]:
-    """Return the signature of what the walker sees; ``None`` if its walk is not complete."""
+    """Return the signature of what the walker sees; ``None`` if something in it is unusual."""
     walk = walk_task_stack(stack, sp, rules)
     if walk.end not in (End.USER_REGS, End.LAST_FRAME):
         return None
+    if any(not s.regs and (s.found_at or 0) % rules.regs.word_bytes for s in walk.steps):
+        return None  # the record of such a stack has the flag "unaligned"
     in_kernel = [step for step in walk.steps if not step.user_mode]
     return Signature(
         ips=tuple(step.ip for step in in_kernel),
@@ -234,25 +239,26 @@ def seen_by_the_walk(stack: StackMemory, sp: int, rules: UnwindRules) -> Optiona
 # ---- the comparison
 
 
-@every_machine
+@every_kernel
 def test_signature_of_any_stack_is_that_of_its_walk_whatever_was_seen_before(
-    machine: Machine,
+    rules: UnwindRules,
 ) -> None:
+    half = upper_half(rules)
     bases = {
         "usual": None,
-        "end of lower half": machine.half - SIZE_BYTES,
-        "upper half": machine.half,
-        "end of memory": 2 * machine.half - SIZE_BYTES,
+        "end of lower half": half - SIZE_BYTES,
+        "upper half": half,
+        "end of memory": 2 * half - SIZE_BYTES,
+        "misaligned": half + rules.regs.word_bytes // 2,
     }
     counts: Counter[str] = Counter()
 
     @given(tops, st.lists(items, max_size=4), st.lists(stacks, min_size=1, max_size=5))
-    def compare(top: Top, items: list[Item], alike: list[tuple[list[Damage], View]]) -> None:
-        rules = Drawn(machine, top, items).drawing.rules
+    def compare(top: Top, items: list[Item], alike: list[Stack]) -> None:
         knows_the_others = FastPath(rules)
         last: Optional[Signature] = None
-        for damaged, view in alike:
-            drawn = Drawn(machine, top, items, bases[view.base])
+        for ips, damaged, view in alike:
+            drawn = Drawn(rules, top, items, ips, bases[view.base])
             for what in damaged:
                 drawn.damage(what)
             stack, sp = drawn.seen(view)
@@ -261,27 +267,28 @@ def test_signature_of_any_stack_is_that_of_its_walk_whatever_was_seen_before(
             assert found is None or found == by_walk
             assert found == FastPath(rules).signature(stack, sp)
             counts["stacks"] += 1
-            counts["complete walks"] += by_walk is not None
+            counts["usual walks"] += by_walk is not None
             counts["signatures"] += found is not None
             if found is not None and last is not None:
                 counts["laid out as another"] += found.ip_offsets is last.ip_offsets
             last = found or last
 
     compare()
-    # Some have none, though their walk is complete; many have one; some of these by another's.
-    assert counts["stacks"] > counts["complete walks"] > counts["signatures"]
+    # Some have none, though nothing is wrong with them; many have one; some of these by another's.
+    assert counts["stacks"] > counts["usual walks"] > counts["signatures"]
     assert counts["signatures"] > counts["stacks"] // 6
     assert counts["laid out as another"] > counts["stacks"] // 20
 
 
-@every_machine
-def test_ordinary_stacks_have_a_signature(machine: Machine) -> None:
-    @given(ordinary_tops, st.lists(st.lists(ordinary_items, max_size=5), min_size=1, max_size=3))
-    def compare(top: Top, stacks: list[list[Item]]) -> None:
-        fast_path: Optional[FastPath] = None
+@every_kernel
+def test_ordinary_stacks_have_a_signature(rules: UnwindRules) -> None:
+    @given(
+        ordinary_tops, st.lists(st.lists(items, max_size=4), min_size=1, max_size=3), ordinary_ips
+    )
+    def compare(top: Top, stacks: list[list[Item]], ips: tuple[int, ...]) -> None:
+        fast_path = FastPath(rules)
         for items in stacks:
-            d = Drawn(machine, top, items).drawing
-            fast_path = fast_path or FastPath(d.rules)
+            d = Drawn(rules, top, items, ips).drawing
             found = fast_path.signature(d.task_stack(), d.sp)
             assert found is not None
             assert found == seen_by_the_walk(d.task_stack(), d.sp, d.rules)
@@ -292,11 +299,34 @@ def test_ordinary_stacks_have_a_signature(machine: Machine) -> None:
 # ---- one by one
 
 
-def interrupted(regs: X86Regs = REGS_64, encoding: Encoding = Encoding.LSB) -> Drawing:
+@every_kernel
+@pytest.mark.parametrize("gap_words", range(4))
+def test_special_last_frame_is_seen_where_the_stack_before_had_an_ordinary_one(
+    rules: UnwindRules, gap_words: int
+) -> None:
+    signature = FastPath(rules).signature
+    for ip, repeats_bp in product((0xA0, LAST_RET), (False, True)):
+        d = Drawn(rules, Top("kthread"), [Item(False, gap_words)], (ip,)).drawing
+        if repeats_bp:
+            d.put(d.last_frame - gap_words * d.word_bytes, d.last_frame)
+        found = signature(d.task_stack(), d.sp)
+        assert found == seen_by_the_walk(d.task_stack(), d.sp, rules) or found is None
+        assert found is not None or ip == LAST_RET
+
+
+def test_first_frame_pointer_that_looks_encoded_has_none() -> None:
+    # As offsetof(struct inactive_task_frame, bp) of damaged types: the walk skips such registers.
+    d = Drawing(bp_offset=41)
+    d.frame(d.last_frame, 0, LAST_RET)
+    d.sp = d.regs(d.last_frame - 512, ip=0xFA11, cs=KERNEL_CS, bp=d.last_frame) - 40
+    assert [step.ip for step in d.walk().steps] == [LAST_RET]
+    assert FastPath(d.rules).signature(d.task_stack(), d.sp) is None
+
+
+def interrupted() -> Drawing:
     """A system call that was interrupted and lost its CPU."""
-    machine = Machine(regs, encoding, 16, 2 * regs.word_bytes)
-    items = [Item(False, 3, 0xA3), Item(True, 5, 0xFA11), Item(False, 6, 0xA2)]
-    return Drawn(machine, Top("syscall"), items).drawing
+    items = [Item(False, 3), Item(True, 5), Item(False, 6)]
+    return Drawn(MACHINES["64-lsb-fred"], Top("syscall"), items, (0xA3, 0xFA11, 0xA2)).drawing
 
 
 def test_stack_with_a_hole_or_without_its_end_has_none() -> None:
@@ -307,14 +337,25 @@ def test_stack_with_a_hole_or_without_its_end_has_none() -> None:
     assert signature(replace(stack, data=stack.data[:-8]), d.sp) is None
 
 
-@pytest.mark.parametrize("machine", [m for m in MACHINES.values() if m.encoding is Encoding.MSB])
-def test_msb_stack_whose_pointers_all_look_encoded_has_none(machine: Machine) -> None:
-    # A kernel whose stacks lie below the highest bit; in the half above it there is one.
-    for base, has_one in ((machine.half - SIZE_BYTES, False), (machine.half, True)):
-        d = Drawn(machine, Top("syscall"), [Item(False, 3, 0xA0)], base).drawing
-        found = FastPath(d.rules).signature(d.task_stack(), d.sp)
+@pytest.mark.parametrize("kernel", [name for name in MACHINES if "msb" in name])
+def test_msb_stack_whose_pointers_all_look_encoded_has_none(kernel: str) -> None:
+    # A kernel whose stacks lie below the highest bit; from that bit on there is one.
+    rules = MACHINES[kernel]
+    half = upper_half(rules)
+    used = Drawn(rules, Top("syscall"), [Item(False, 3)], (0xA0,)).drawing
+    first_with_one = half - (used.sp - used.base)
+    for base, has_one in (
+        (half - SIZE_BYTES, False),
+        (first_with_one - used.word_bytes, False),
+        (first_with_one, True),
+        (half, True),
+    ):
+        d = Drawn(rules, Top("syscall"), [Item(False, 3)], (0xA0,), base).drawing
+        found = FastPath(rules).signature(d.task_stack(), d.sp)
         assert (found is not None) is has_one
-        assert (d.walk().end is End.USER_REGS) is has_one
+        if found is not None:
+            assert found == seen_by_the_walk(d.task_stack(), d.sp, rules)
+    assert Drawn(rules, Top("syscall"), [], (), half - SIZE_BYTES).drawing.walk().steps == ()
 
 
 def test_signature_has_the_addresses_that_recovery_finds() -> None:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import pytest
 from msgspec.structs import astuple
 
 from drgn_tools.records import Reason, Verdict
 from drgn_tools.unwind.base import End, Step, Walk
-from drgn_tools.verdict.reliable import MAX_STACK_ENTRIES, judge
+from drgn_tools.verdict.reliable import MAX_STACK_ENTRIES, Judgement, judge
 
 TEXT = range(0x1000, 0x2000)
 
@@ -67,3 +69,43 @@ def test_the_hundredth_entry_fails(entries: int, ok: bool) -> None:
 def test_missing_memory_is_unknown_but_only_if_nothing_was_decided_below_it() -> None:
     assert judged(call(), end=End.NOT_IN_DUMP) == (Verdict.UNKNOWN, Reason.UNREADABLE, 0)
     assert judged(call(), regs(False), end=End.NOT_IN_DUMP)[0] is Verdict.UNRELIABLE
+
+
+def test_text_that_cannot_be_told_is_unknown_at_that_frame() -> None:
+    def is_text(ip: int) -> Optional[bool]:
+        return True if ip in TEXT else None  # the list of modules is damaged
+
+    walk = Walk((call(), call(0xBAD), call(0xBAD)), End.LAST_FRAME)
+    assert judge(walk, is_text, True) == Judgement(Verdict.UNKNOWN, Reason.TEXT_UNCLEAR, 1)
+
+
+@pytest.mark.parametrize("answer", [None, False, True])
+def test_address_0_is_never_text_whatever_lists_are_damaged(answer: Optional[bool]) -> None:
+    # Recovery gives 0 for a rewritten return address whose original is not found.
+    walk = Walk((call(0), call()), End.LAST_FRAME)
+    got = judge(walk, lambda ip: answer if ip == 0 else True, True)
+    assert got == Judgement(Verdict.UNRELIABLE, Reason.BAD_RETURN_ADDRESS, 0)
+
+
+def test_kernel_regs_are_an_entry_like_any_other_without_frame_pointers() -> None:
+    def judge_orc(*steps: Step) -> Judgement:
+        return judge(Walk(steps, End.USER_REGS), TEXT.__contains__, False)
+
+    assert judge_orc(call(), regs(False), regs(True)) == Judgement(Verdict.RELIABLE)
+    assert judge_orc(call(), regs(False, ip=0xBAD), regs(True)) == Judgement(
+        Verdict.UNRELIABLE, Reason.BAD_RETURN_ADDRESS, 1
+    )
+
+
+def test_the_end_without_user_regs_is_unclear_where_they_may_be_needed() -> None:
+    def judge_old(*steps: Step, end: End) -> Judgement:
+        return judge(Walk(steps, end), TEXT.__contains__, True, needs_user_regs=True)
+
+    unclear = Reason.END_UNCLEAR
+    assert judge_old(call(), call(), end=End.LAST_FRAME) == Judgement(Verdict.UNKNOWN, unclear, 1)
+    assert judge_old(end=End.EMPTY) == Judgement(Verdict.UNKNOWN, unclear, None)
+    assert judge_old(call(), regs(True), end=End.USER_REGS) == Judgement(Verdict.RELIABLE)
+    # What was decided on the way there stays so.
+    assert judge_old(call(0xBAD), end=End.LAST_FRAME).reason is Reason.BAD_RETURN_ADDRESS
+    assert judge_old(call(), end=End.ERROR).reason is Reason.BROKEN_CHAIN
+    assert judge_old(call(), end=End.NOT_IN_DUMP).reason is Reason.UNREADABLE
