@@ -7,6 +7,7 @@ from drgn import Program
 
 from ..errors import InputError
 from .base import Arch, Layout
+from .machines import UNDERSTOOD
 from .x86.machine import X86_32, X86_64
 
 __all__ = ("ARCHES", "arch_named", "layout_of")
@@ -46,5 +47,5 @@ def _arch_of(prog: Program) -> Arch:
     except KeyError:
         raise InputError(
             f"{prog.core_dump_path or 'kernel'}: its architecture is {name};"
-            f" only {' and '.join(_BY_NAME)} are understood"
+            f" only {UNDERSTOOD} are understood"
         ) from None

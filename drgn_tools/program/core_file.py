@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple, Optional
 
+from ..arch.machines import UNDERSTOOD, arch_of_elf, arch_of_utsname, elf_machine_name
 from ..errors import InputError
 from .elf import ET_CORE, Elf, read_elf, read_notes
 from .kdump import (
@@ -25,17 +26,6 @@ from .kdump import (
 __all__ = ("CoreFile", "check_core", "compression_of", "open_regular", "shown")
 
 _COMPRESSED_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_MACHINES = {
-    3: "i386",
-    62: "x86_64",
-    183: "aarch64",
-    40: "arm",
-    21: "ppc64",
-    22: "s390x",
-    243: "riscv",
-}
-_X86 = (3, 62)
-_X86_NAMES = ("x86_64", "i686", "i386")
 _ELF_TYPES = {1: "object file", 2: "executable", 3: "executable or library"}
 _NT_PRPSINFO, _NT_TASKSTRUCT, _NT_AUXV = 3, 4, 6
 
@@ -130,12 +120,12 @@ class CoreFile(NamedTuple):
     """Of the file, unpacked."""
     cut_short: Optional[str] = None
     """What of it is missing though it can be opened, in words; ``None`` if it is whole."""
-    machine: Optional[str] = None
-    """utsname.machine, where libkdumpfile cannot tell the machine from the file."""
+    arch: Optional[str] = None
+    """As :attr:`.records.KernelInfo.arch`, if libkdumpfile cannot tell the machine from the file."""
 
 
 def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> CoreFile:
-    """Refuse what cannot be a core dump of an x86 Linux kernel.
+    """Refuse what cannot be a core dump of a Linux kernel of an architecture that is understood.
 
     :param path: of the file, unpacked
     :param name: what to call it in a message
@@ -162,11 +152,9 @@ def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: 
     if elf.type != ET_CORE:
         what = _ELF_TYPES.get(elf.type, "file of another kind")
         raise InputError(f"{name}: is an ELF {what}, not a core dump; symbols are given with -s")
-    if elf.machine not in _X86:
-        machine = _MACHINES.get(elf.machine, f"ELF machine {elf.machine}")
-        raise InputError(
-            f"{name}: is a core dump of {machine}; only x86_64 and i386 are understood"
-        )
+    if arch_of_elf(elf.machine) is None:
+        machine = elf_machine_name(elf.machine)
+        raise InputError(f"{name}: is a core dump of {machine}; only {UNDERSTOOD} are understood")
     notes = {(note.name, note.type) for note in read_notes(file, elf)}
     names = {note_name for note_name, _ in notes}
     is_kcore = (b"CORE", _NT_TASKSTRUCT) in notes
@@ -214,20 +202,21 @@ def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
             cut_short = _CUT_SHORT.format(_sizes(announced, file_bytes))
     if header.is_incomplete and cut_short is None:
         cut_short = _INCOMPLETE
-    return CoreFile(path, cut_short, _machine_to_name(header, name))
+    return CoreFile(path, cut_short, _arch_to_give(header, name))
 
 
-def _machine_to_name(header: KdumpHeader, name: str) -> Optional[str]:
+def _arch_to_give(header: KdumpHeader, name: str) -> Optional[str]:
     # libkdumpfile goes by the machine only where a kernel is named beside it
     # (uts_looks_sane() in its util.c, v0.5.4); QEMU's dump.c leaves the rest out.
     *rest, machine, _ = header.utsname
     if not machine or any(rest):
         return None
-    if machine not in _X86_NAMES:
+    arch = arch_of_utsname(machine)
+    if arch is None:
         raise InputError(
-            f"{name}: is a core dump of {shown(machine)}; only x86_64 and i386 are understood"
+            f"{name}: is a core dump of {shown(machine)}; only {UNDERSTOOD} are understood"
         )
-    return machine
+    return arch
 
 
 def _sizes(announced: int, found: int) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, TypeVar, Union
 
 from drgn import Architecture, BadDataError, FaultError, Platform, Program, ProgramFlags
 
+from ..arch.machines import ARCHES, UNDERSTOOD
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
 from .core_file import CoreFile, check_core, compression_of, open_regular, shown
@@ -34,12 +35,6 @@ T = TypeVar("T")
 logger = logging.getLogger("drgn_tools")
 
 _OPENED_KEY = "drgn_tools.opened"
-_ARCHITECTURE_OF = {
-    "x86_64": Architecture.X86_64,
-    "i386": Architecture.I386,
-    "i686": Architecture.I386,
-}
-"""utsname.machine -> drgn's name; kernels of other machines are not understood."""
 _MAX_VMCOREINFO_BYTES = 1 << 20
 
 
@@ -162,8 +157,8 @@ def _core_file(
 
 def _new_program(file: Optional[CoreFile], vmcoreinfo: Optional[_VmcoreinfoFile]) -> Program:
     platform = None
-    if file is not None and file.machine is not None:
-        platform = Platform(_ARCHITECTURE_OF[file.machine])
+    if file is not None and file.arch is not None:
+        platform = Platform(Architecture[file.arch.upper()])
     if vmcoreinfo is None:
         return Program(platform)
     return _drgn_opens(
@@ -211,10 +206,9 @@ def _one_line(error: Exception) -> str:
 def _check_kernel(prog: Program, name: str) -> None:
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise InputError(f"{name}: is not the memory of a Linux kernel")
-    platform = prog.platform
-    if platform is None or platform.arch not in _ARCHITECTURE_OF.values():
-        arch = platform.arch.name.lower() if platform else "an unknown machine"
-        raise InputError(f"{name}: is a kernel of {arch}; only x86_64 and i386 are understood")
+    arch = prog.platform.arch.name.lower() if prog.platform else "an unknown machine"
+    if arch not in ARCHES:
+        raise InputError(f"{name}: is a kernel of {arch}; only {UNDERSTOOD} are understood")
 
 
 def _load_types(prog: Program, name: str, paths: Sequence[str]) -> None:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How files name machines, and which of them are understood.
+
+Apart from :mod:`.registry`, because what opens a file asks this before there is a kernel, and
+should not import all that is known of a machine.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+__all__ = ("ARCHES", "UNDERSTOOD", "arch_of_elf", "arch_of_utsname", "elf_machine_name")
+
+_ELF_MACHINES = {
+    3: "i386",
+    21: "ppc64",
+    22: "s390x",
+    40: "arm",
+    62: "x86_64",
+    183: "aarch64",
+    243: "riscv",
+}
+"""e_machine (elf.h) -> name; for those that are not understood, to say what a file is."""
+_UTSNAME_MACHINES = {"x86_64": "x86_64", "i386": "i386", "i686": "i386"}
+"""utsname.machine -> name of the :class:`~.base.Arch`."""
+ARCHES = ("x86_64", "i386")
+"""Names of the architectures that are understood, as drgn has them in lower case."""
+
+UNDERSTOOD = " and ".join(ARCHES)
+"""For error messages."""
+
+
+def arch_of_elf(machine: int) -> Optional[str]:
+    """Return the name of an :class:`~.base.Arch`, ``None`` if the machine is not understood.
+
+    :param machine: e_machine of an ELF header
+    """
+    name = _ELF_MACHINES.get(machine)
+    return name if name in ARCHES else None
+
+
+def elf_machine_name(machine: int) -> str:
+    """Return what people call a machine: ``aarch64``, or ``ELF machine 258``.
+
+    :param machine: e_machine of an ELF header
+    """
+    return _ELF_MACHINES.get(machine, f"ELF machine {machine}")
+
+
+def arch_of_utsname(machine: str) -> Optional[str]:
+    """Return the name of an :class:`~.base.Arch`, ``None`` if the machine is not understood.
+
+    :param machine: utsname.machine, as in the header of a kdump file
+    """
+    return _UTSNAME_MACHINES.get(machine)
