@@ -67,7 +67,7 @@ class Machine:
     def records(self, walker: Walker, old_rules: bool = False) -> TaskRecords:
         layout = replace(self.layout, has_old_reliable_rules=old_rules)
         recover = probe_recovery(self.prog)
-        return TaskRecords(self.prog, layout, walker, None, recover, self.text)
+        return TaskRecords(self.prog, layout, walker, None, recover, self.text, {})
 
     def call(self, symbol: str) -> Step:
         ip = self.prog.symbol(symbol).address + 1
