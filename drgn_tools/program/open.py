@@ -187,10 +187,10 @@ def input_error_if_vanished(prog: Program) -> Iterator[None]:
 
     :raises InputError: instead of the error that drgn raises when its memory can no longer be read
     """
-    is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
     try:
         yield
     except Exception as e:
+        is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
         # drgn raises a plain Exception for a QMP connection that is gone.
         if not isinstance(e, OSError) and not (is_live and type(e) is Exception):
             raise
