@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
-from ..arch.registry import arch_named
 from ..records import Frame, TaskStack
 
 __all__ = ("kernel_frames", "waiting_function")
@@ -66,6 +65,8 @@ def waiting_function(task: TaskStack) -> Optional[Frame]:
 
     :return: The innermost frame if all are of the scheduler; ``None`` if there is none in the kernel
     """
+    from ..arch.registry import arch_named  # with drgn, which --help does without
+
     kernel = kernel_frames(task)
     if task.on_cpu:
         return _stopped_at(kernel)

@@ -190,9 +190,11 @@ def input_error_if_vanished(prog: Program) -> Iterator[None]:
     try:
         yield
     except Exception as e:
+        if not isinstance(e, OSError) and type(e) is not Exception:
+            raise
         is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
         # drgn raises a plain Exception for a QMP connection that is gone.
-        if not isinstance(e, OSError) and not (is_live and type(e) is Exception):
+        if not isinstance(e, OSError) and not is_live:
             raise
         what = "went away while it was read" if is_live else "cannot be read"
         raise InputError(f"{shown(source_of(prog))}: {what}: {_one_line(e)}") from e
