@@ -52,7 +52,9 @@ def mutant(name: str) -> Mutant:
     function = mangled[2:] if mangled.startswith("x_") else mangled[2:].replace("ǁ", ".")
     lines = mutmut("show", name).splitlines()
     changed = [line for line in lines if re.match(r"[-+](?!--|\+\+)", line)]
-    return Mutant(f"{module}.{function}", tuple(f"{line[0]} {line[1:].strip()}" for line in changed))
+    return Mutant(
+        f"{module}.{function}", tuple(f"{line[0]} {line[1:].strip()}" for line in changed)
+    )
 
 
 def listed() -> Iterator[Mutant]:

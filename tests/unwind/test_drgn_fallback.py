@@ -102,7 +102,10 @@ def test_running_task_is_walked_from_its_cpu_which_is_no_step(machine: Machine) 
         assert [step.ip for step in walk.steps] == [frame.ip for frame in others]
         assert [step.stack for step in walk.steps] == [f"stack {i}" for i in range(1, len(sps) + 1)]
         assert sps == sorted(set(sps))
-        assert registers["sp"] < sps[0] and sps[-1] < task.stack_addr + machine.layout.thread_size_bytes
+        assert (
+            registers["sp"] < sps[0]
+            and sps[-1] < task.stack_addr + machine.layout.thread_size_bytes
+        )
         assert (walk.end, {step.exact for step in walk.steps}) == (End.UNKNOWN, {False})
 
 

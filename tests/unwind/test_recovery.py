@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Swapped-out return addresses, on shadow stacks and node lists drawn in memory."""
+"""Rewritten return addresses, on shadow stacks and node lists drawn in memory."""
 
 from __future__ import annotations
 
@@ -253,13 +253,15 @@ def test_memory_that_is_missing_is_said() -> None:
 # ---- the array of before v6.11
 
 
-def array(*entries: tuple[int, int], index: int) -> Recovery:
-    """task->ret_stack as an array of {ret, func, calltime, retp}."""
+def array(*entries: tuple[int, int], index: int, ret_offset: int = 0) -> Recovery:
+    """task->ret_stack as an array of {ret, func, calltime, retp}, or with ret further up."""
     m = Machine()
     for i, (ret, retp) in enumerate(entries):
-        m.put(RET_STACK + 32 * i, ret, 0, 0, retp)
+        m.put(RET_STACK + 32 * i + 24, retp)
+        m.put(RET_STACK + 32 * i + ret_offset, ret)
     m.put(TASK + 8, index & 0xFFFF_FFFF)
-    return m.recovery(msgspec.structs.replace(FGRAPH, of_words=False, max_index=49))
+    fgraph = msgspec.structs.replace(FGRAPH, of_words=False, max_index=49, ret_offset=ret_offset)
+    return m.recovery(fgraph)
 
 
 def test_array_entry_is_found_by_where_the_address_lay() -> None:
@@ -276,6 +278,26 @@ def test_array_is_searched_from_the_outermost_entry_each_time() -> None:
 def test_array_entries_above_the_index_are_stale() -> None:
     recover = array((0xA1, 0x9010), (0xA0, 0x9000), index=0)
     assert recover(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
+def test_array_of_one_entry_has_index_0() -> None:
+    assert array((0xA0, 0x9000), index=0)(RETURN_TO_HANDLER, 0x9000) == 0xA0
+
+
+def test_array_may_be_full() -> None:
+    entries = [(0xA0 + i, 0x9000 + i) for i in range(50)]
+    assert array(*entries, index=49)(RETURN_TO_HANDLER, 0x9031) == 0xA0 + 49
+
+
+def test_array_entry_may_begin_with_another_member() -> None:
+    recover = array((0xA1, 0x9010), (0xA0, 0x9000), index=1, ret_offset=16)
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA0
+
+
+def test_array_holds_where_addresses_lay_in_one_member_only() -> None:
+    # The return address of the entry in the middle looks like a place.
+    recover = array((0xA0, 0x9010), (0x9000, 0x9020), (0xA2, 0x9000), index=2)
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA2
 
 
 def test_array_that_is_empty_holds_nothing() -> None:
