@@ -7,6 +7,7 @@
 # make test-lab-all  the same with all kernels, machines that crashed, dump formats, and guests that run
 #                    (an hour the first time)
 # make bench     how fast it is, as ratios: docs/speed.md (BENCH=--quick for a look, BENCH=--help)
+# make mutants   what changes of unwind/ and verdict/ the tests do not notice (half an hour)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 LAB_DUMPS ?= build/lab
 LAB_GROUPS := kernels crashes crashes-years formats large live
 
-.PHONY: demo test test-page lint lab test-lab lab-all test-lab-all bench golden clean
+.PHONY: demo test test-page lint lab test-lab lab-all test-lab-all bench golden mutants clean
 
 demo: $(VENV)/.for-use
 	@$(BIN)/drgn-tools demo
@@ -53,6 +54,13 @@ bench: $(VENV)/.for-tests
 golden: $(VENV)/.for-tests
 	DRGN_TOOLS_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/commands/test_golden.py
 
+# From nothing each time: mutmut does not see that a test has changed. Each mutant is a process;
+# with a cache they need not unpack the demo core again.
+mutants: $(VENV)/.for-mutants
+	rm -rf mutants
+	XDG_CACHE_HOME=$(CURDIR)/build/mutants-cache $(BIN)/python -m mutmut run
+	$(BIN)/python -m tests.mutants
+
 $(VENV)/.for-use: pyproject.toml scripts/bootstrap.py
 	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .
 	@touch $@
@@ -69,5 +77,9 @@ $(VENV)/.for-pages: pyproject.toml scripts/bootstrap.py
 	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .[page-test]
 	@touch $@
 
+$(VENV)/.for-mutants: pyproject.toml scripts/bootstrap.py
+	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .[mutation-test]
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist mutants *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -2,7 +2,7 @@
 """Fixtures: the bundled vmcore, and the lab's dumps where the lab has been run.
 
 Property tests draw the same examples in each run. ``pytest --hypothesis-profile explore`` draws
-others, and more of them.
+others, and more of them; ``make mutants`` takes the profile ``mutants``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import drgn
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from drgn_tools import open_program
 
@@ -41,6 +41,10 @@ settings.register_profile(
 )
 settings.register_profile(
     "explore", settings.get_profile("repeatable"), max_examples=20_000, derandomize=False
+)
+# That a mutant is caught is enough: the smallest example that does it is not wanted.
+settings.register_profile(
+    "mutants", settings.get_profile("repeatable"), max_examples=100, phases=[Phase.generate]
 )
 settings.load_profile("repeatable")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Swapped-out return addresses, on shadow stacks and node lists drawn in memory."""
+"""Rewritten return addresses, on shadow stacks and node lists drawn in memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import drgn
 import msgspec
 import pytest
 
+from drgn_tools.errors import TypesError
 from drgn_tools.kernel.stack_memory import NotInDump
 from drgn_tools.kernel.tasks import Task
 from drgn_tools.unwind.recovery import Fgraph, RecoverLayout, Recovery, Rethook, probe_recovery
@@ -253,13 +254,15 @@ def test_memory_that_is_missing_is_said() -> None:
 # ---- the array of before v6.11
 
 
-def array(*entries: tuple[int, int], index: int) -> Recovery:
-    """task->ret_stack as an array of {ret, func, calltime, retp}."""
+def array(*entries: tuple[int, int], index: int, ret_offset: int = 0) -> Recovery:
+    """task->ret_stack as an array of {ret, func, calltime, retp}, or with ret further up."""
     m = Machine()
     for i, (ret, retp) in enumerate(entries):
-        m.put(RET_STACK + 32 * i, ret, 0, 0, retp)
+        m.put(RET_STACK + 32 * i + 24, retp)
+        m.put(RET_STACK + 32 * i + ret_offset, ret)
     m.put(TASK + 8, index & 0xFFFF_FFFF)
-    return m.recovery(msgspec.structs.replace(FGRAPH, of_words=False, max_index=49))
+    fgraph = msgspec.structs.replace(FGRAPH, of_words=False, max_index=49, ret_offset=ret_offset)
+    return m.recovery(fgraph)
 
 
 def test_array_entry_is_found_by_where_the_address_lay() -> None:
@@ -276,6 +279,26 @@ def test_array_is_searched_from_the_outermost_entry_each_time() -> None:
 def test_array_entries_above_the_index_are_stale() -> None:
     recover = array((0xA1, 0x9010), (0xA0, 0x9000), index=0)
     assert recover(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
+def test_array_of_one_entry_has_index_0() -> None:
+    assert array((0xA0, 0x9000), index=0)(RETURN_TO_HANDLER, 0x9000) == 0xA0
+
+
+def test_array_may_be_full() -> None:
+    entries = [(0xA0 + i, 0x9000 + i) for i in range(50)]
+    assert array(*entries, index=49)(RETURN_TO_HANDLER, 0x9031) == 0xA0 + 49
+
+
+def test_array_entry_may_begin_with_another_member() -> None:
+    recover = array((0xA1, 0x9010), (0xA0, 0x9000), index=1, ret_offset=16)
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA0
+
+
+def test_array_holds_where_addresses_lay_in_one_member_only() -> None:
+    # The return address of the entry in the middle looks like a place.
+    recover = array((0xA0, 0x9010), (0x9000, 0x9020), (0xA2, 0x9000), index=2)
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA2
 
 
 def test_array_that_is_empty_holds_nothing() -> None:
@@ -322,3 +345,99 @@ def test_kretprobes_of_5_16_are_known_by_their_trampoline_and_types() -> None:
     assert probe_recovery(kernel.prog).rethook is None
     kernel.symbol("__kretprobe_trampoline", TRAMPOLINE)
     assert probe_recovery(kernel.prog).rethook == Rethook(TRAMPOLINE, 8, 16, 24, False)
+
+
+def test_kretprobes_on_rethook_without_rethook_are_damaged_and_none() -> None:
+    kernel = hooked_kernel("unsigned long state; struct llist_head kretprobe_instances")
+    kernel.symbol("__kretprobe_trampoline", TRAMPOLINE)
+    kernel.struct("kretprobe_instance", "struct llist_node llist; void *rph")
+    assert probe_recovery(kernel.prog).rethook is None
+
+
+def test_rethook_needs_its_list_in_the_task() -> None:
+    kernel = hooked_kernel("unsigned long state")
+    for name in ("arch_rethook_trampoline", "__kretprobe_trampoline"):
+        kernel.symbol(name, TRAMPOLINE)
+    assert probe_recovery(kernel.prog).rethook is None
+
+
+def traced_kernel(task_members: str) -> DrawnKernel:
+    kernel = DrawnKernel()
+    kernel.symbol("return_to_handler", RETURN_TO_HANDLER)
+    kernel.struct(
+        "ftrace_ret_stack",
+        "unsigned long func; unsigned long ret; unsigned long fp; unsigned long *retp",
+    )
+    kernel.struct("task_struct", task_members)
+    return kernel
+
+
+SHADOW_STACK = (
+    "unsigned long state; int curr_ret_stack; int curr_ret_depth; unsigned long *ret_stack"
+)
+ARRAY = "unsigned long state; int curr_ret_stack; struct ftrace_ret_stack *ret_stack"
+
+
+@pytest.mark.parametrize(
+    ("members", "page_bytes", "of_words", "max_index"),
+    [
+        (SHADOW_STACK, 4096, True, 512),
+        (SHADOW_STACK, 1 << 20, True, 65536 // 8),  # no machine has such a page
+        (ARRAY, 4096, False, 49),
+    ],
+)
+def test_fgraph_is_known_by_its_handler_and_types(
+    members: str, page_bytes: int, of_words: bool, max_index: int
+) -> None:
+    kernel = traced_kernel(members)
+    kernel.constant("PAGE_SIZE", page_bytes)
+    found = probe_recovery(kernel.prog)
+    assert found == RecoverLayout(
+        word_bytes=8,
+        fgraph=Fgraph(
+            return_to_handler=RETURN_TO_HANDLER,
+            of_words=of_words,
+            ret_stack_offset=16,
+            curr_ret_stack=(8, 4),
+            max_index=max_index,
+            frame_bytes=32,
+            ret_offset=8,
+            retp_offset=24,
+        ),
+        rethook=None,
+    )
+    assert found.trampolines == {RETURN_TO_HANDLER}
+
+
+def test_kernel_without_the_graph_tracer_has_no_fgraph() -> None:
+    kernel = traced_kernel(SHADOW_STACK)
+    kernel.forget_symbol("return_to_handler")
+    assert probe_recovery(kernel.prog) == RecoverLayout(8, None, None)
+    assert probe_recovery(traced_kernel("unsigned long state").prog).fgraph is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "between", "fits"),
+    [
+        ("unsigned long *ret_stack", "int curr_ret_stack", 65532 - 8, True),
+        ("unsigned long *ret_stack", "int curr_ret_stack", 65536 - 8, False),
+        ("int curr_ret_stack", "unsigned long *ret_stack", 65528 - 4, True),
+        ("int curr_ret_stack", "unsigned long *ret_stack", 65536 - 4, False),
+    ],
+)
+def test_members_of_a_task_that_lie_too_far_apart_are_damage(
+    first: str, second: str, between: int, fits: bool
+) -> None:
+    # Both are read at once.
+    kernel = traced_kernel(f"{first}; char between[{between}]; {second}")
+    if fits:
+        assert probe_recovery(kernel.prog).fgraph is not None
+    else:
+        with pytest.raises(TypesError, match="so far from"):
+            probe_recovery(kernel.prog)
+
+
+def test_trampolines_are_those_of_what_the_kernel_has() -> None:
+    assert RecoverLayout(8, FGRAPH, RETHOOK).trampolines == {RETURN_TO_HANDLER, TRAMPOLINE}
+    assert RecoverLayout(8, None, RETHOOK).trampolines == {TRAMPOLINE}
+    assert RecoverLayout(8, None, None).trampolines == set()

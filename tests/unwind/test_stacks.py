@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from types import SimpleNamespace
+from typing import Optional, cast
 
 import pytest
+from msgspec.structs import replace
 
 from drgn_tools.arch.x86.encoding import Encoding
 from drgn_tools.arch.x86.frame_pointer_rules import UnwindRules
 from drgn_tools.arch.x86.pt_regs import REGS_64
 from drgn_tools.kernel.stack_memory import StackMemory
-from drgn_tools.unwind.base import End, Walk
-from drgn_tools.unwind.frame_pointer import walk_from_regs
+from drgn_tools.kernel.tasks import Task
+from drgn_tools.unwind.base import End, Recover, Walk, nothing_rewritten
+from drgn_tools.unwind.frame_pointer import FramePointerWalker, walk_from_regs
 
 TASK = 0xFFFF_C900_0010_0000
 IRQ = 0xFFFF_C900_0000_4000
@@ -66,9 +69,16 @@ class Cpu:
             self.next_sp.get(begin),
         )
 
-    def walk(self, ip: int, sp: int, bp: int, cs: int = KERNEL_CS) -> Walk:
+    def walk(
+        self,
+        ip: int,
+        sp: int,
+        bp: int,
+        cs: int = KERNEL_CS,
+        recover: Recover = nothing_rewritten,
+    ) -> Walk:
         registers = {"ip": ip, "sp": sp, "bp": bp, "cs": cs, "flags": 0}
-        return walk_from_regs(registers, self.find, TASK + SIZE, RULES)
+        return walk_from_regs(registers, self.find, TASK + SIZE, RULES, recover)
 
 
 def seen(walk: Walk) -> list[tuple[str, int]]:
@@ -177,21 +187,67 @@ def test_a_call_of_null_shows_its_caller() -> None:
     ]
 
 
+def under_an_oops(cpu: Cpu, sp: int, regs: int) -> Walk:
+    """Walk from a handler, which stands on the pt_regs of a call of NULL."""
+    caller = cpu.frame(TASK + 3072, LAST_FRAME, 0xA1)
+    cpu.regs(regs, ip=0, cs=KERNEL_CS, sp=sp, bp=caller)
+    handler = cpu.frame(TASK + 1024, regs | 1, 0xA0)
+    return cpu.walk(0xF0, sp=TASK + 1000, bp=handler)
+
+
 def test_a_call_of_null_shows_its_caller_also_under_the_oops_that_followed() -> None:
     # The pt_regs of the fault end right where the caller's return address lies.
     cpu = Cpu()
-    caller = cpu.frame(TASK + 3072, LAST_FRAME, 0xA1)
     ret = cpu.put(TASK + 3000, 0xCA11)
-    regs = cpu.regs(ret - 168, ip=0, cs=KERNEL_CS, sp=ret, bp=caller)
-    handler = cpu.frame(TASK + 1024, regs | 1, 0xA0)
-    assert [ip for _, ip in seen(cpu.walk(0xF0, sp=TASK + 1000, bp=handler))] == [
-        0xA0,
-        0,
-        0xCA11,
-        0xA1,
-        0xA9,
-        0x401000,
+    walk = under_an_oops(cpu, ret, ret - 168)
+    assert [ip for _, ip in seen(walk)] == [0xA0, 0, 0xCA11, 0xA1, 0xA9, 0x401000]
+    caller = walk.steps[2]
+    assert (caller.found_at, caller.regs, caller.exact) == (ret, None, False)
+
+
+@pytest.mark.parametrize("above_regs", [-8, 8 - 168, 4096])
+def test_a_call_of_null_whose_stack_pointer_is_no_place_for_a_caller_is_an_error(
+    above_regs: int,
+) -> None:
+    # Inside of the registers, or off the stack.
+    cpu = Cpu()
+    regs = TASK + 2000
+    walk = under_an_oops(cpu, regs + 168 + above_regs, regs)
+    assert (walk.end, walk.bad_addr) == (End.ERROR, regs + 168 + above_regs)
+    assert [ip for _, ip in seen(walk)] == [0xA0, 0]
+
+
+def test_recovery_is_asked_of_the_caller_of_a_call_of_null() -> None:
+    asked = []
+
+    def recover(addr: int, addr_p: int) -> int:
+        asked.append((addr, addr_p))
+        return addr
+
+    cpu = Cpu()
+    ret = cpu.put(TASK + 3000, 0xCA11)
+    caller = cpu.frame(TASK + 3072, LAST_FRAME, 0xA1)
+    cpu.regs(ret - 168, ip=0, cs=KERNEL_CS, sp=ret, bp=caller)
+    handler = cpu.frame(TASK + 1024, (ret - 168) | 1, 0xA0)
+    cpu.walk(0xF0, sp=TASK + 1000, bp=handler, recover=recover)
+    assert asked == [
+        (0xA0, handler + 8),
+        (0, ret - 168 + 128),
+        (0xCA11, ret),
+        (0xA1, caller + 8),
+        (0xA9, LAST_FRAME + 8),
     ]
+
+
+def test_the_walker_of_a_kernel_walks_from_the_registers_and_recovers() -> None:
+    cpu = Cpu()
+    caller = cpu.frame(TASK + 2048, LAST_FRAME, 0xA1)
+    registers = {"ip": 0xF0, "sp": TASK + 2000, "bp": caller, "cs": KERNEL_CS, "flags": 0}
+    task = cast(Task, SimpleNamespace(stack_addr=TASK))
+    walker = FramePointerWalker(replace(RULES, thread_size_bytes=SIZE))
+    walk = walker.walk_running(task, registers, cpu.find, lambda addr, addr_p: addr + 1)
+    assert walk.end is End.USER_REGS
+    assert seen(walk) == [("task", 0xA2), ("task", 0xAA), ("task", 0x401000)]
 
 
 def overflowed(sp: int) -> Walk:

@@ -14,7 +14,7 @@ from drgn_tools.arch.x86.encoding import Detection, Encoding
 from drgn_tools.records import Frame, Reason, SavedRegs, Verdict
 from drgn_tools.unwind.base import End, Walk
 from drgn_tools.verdict.no_verdict import NoVerdict, no_verdict
-from drgn_tools.verdict.reasons import Explanation, explain, explain_running, place
+from drgn_tools.verdict.reasons import Explanation, explain, explain_changed, explain_running, place
 from drgn_tools.verdict.reliable import Judgement
 
 from ..support.drawn_kernel import DrawnKernel, declare_stack_types
@@ -234,6 +234,12 @@ def test_running_says_what_is_wrong_with_the_stack(walk: Walk, said: str) -> Non
     brief = "running on CPU 7" + (", stack overflow" if walk.overflowed else "")
     assert explain_running(7, walk, (SCHEDULE, IN_MODULE)) == Explanation(
         f"running on CPU 7{said}", brief
+    )
+
+
+def test_task_that_ran_each_time_it_was_read_says_how_often() -> None:
+    assert explain_changed(5) == Explanation(
+        "it ran each of 5 times that it was read", "changed while it was read"
     )
 
 
