@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any, Optional
 
 import pytest
-from drgn_tools.commands.main import main
 
+from drgn_tools.commands.main import main
 from drgn_tools.fleet.dataset.dataset import Dataset
 from drgn_tools.fleet.report.query import query_lines
 from drgn_tools.fleet.report.report import report_lines

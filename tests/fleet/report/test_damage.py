@@ -12,7 +12,6 @@ pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("distributed", reason="needs the extra drgn-tools[fleet]")
 
 from drgn_tools.commands.main import main
-
 from drgn_tools.fleet.dataset.dataset import Dataset
 from drgn_tools.fleet.dataset.views import VIEWS
 

@@ -9,9 +9,8 @@ pytest.importorskip("duckdb", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("distributed", reason="needs the extra drgn-tools[fleet]")
 
-from drgn_tools.commands.main import main
-
 from drgn_tools import __version__
+from drgn_tools.commands.main import main
 from drgn_tools.fleet.dataset.dataset import Dataset
 from drgn_tools.fleet.report.sections import SECTIONS
 
