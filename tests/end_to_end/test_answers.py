@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from drgn_tools import KernelAudit, Reason, Symbol, Verdict, audit_kernel, open_program
+from drgn_tools.unwind.drgn_fallback import use_orc_of_the_dump
 
 from ..conftest import lab_dump, lab_file, lab_vmlinux
 from ..lab.sheet import SheetTask, read_sheet
@@ -171,6 +172,7 @@ def test_tasks_on_a_cpu_of_a_stock_debian_kernel_have_the_stack_that_drgn_walks(
 ) -> None:
     audit, _ = debian
     prog = open_program(core=str(lab_file("debian.core")))
+    use_orc_of_the_dump(prog)
     on_cpu = [s for s in audit if s.on_cpu]
     assert len(on_cpu) == audit.kernel.cpus
     for s in on_cpu:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import drgn
 import pytest
-from msgspec.structs import replace
 
 from drgn_tools import Reason, Verdict, open_program, task_stacks
 from drgn_tools.kernel.probing import symbol_address
