@@ -21,6 +21,7 @@ from ..errors import EXIT_OK, EXIT_PARTIAL, UsageError
 from ..fleet.run.job import Job, Limits, Outcome
 from ..fleet.run.source import Source, list_sources
 from ..program.core_file import shown
+from ..program.url import without_secrets
 from ..terminal.console import Console, OutputError, table_width, write_lines
 from .base import Command
 from .fleet_arguments import FleetArguments, parse_fleet_arguments
@@ -169,7 +170,11 @@ def _forget(args: FleetArguments, console: Console) -> int:
     with dataset.locked():
         names = sorted(known_records(dataset))
         for pattern in args.sources:
-            found = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+            found = [
+                name
+                for name in names
+                if name in (pattern, without_secrets(pattern)) or fnmatchcase(name, pattern)
+            ]
             if not found:
                 raise UsageError(f"{shown(args.dataset)}: has no source {shown(pattern)}")
             for name in found:

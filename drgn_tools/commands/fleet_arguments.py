@@ -19,8 +19,9 @@ __all__ = ("FleetArguments", "parse_fleet_arguments")
 
 _RUN_EPILOG = """\
 A source is a core, a folder (which is searched), a shell pattern, a manifest (*.jsonl: lines of
-{"core": PATH, "symbols": [PATH], "host": NAME, "time": ISO 8601, "tags": {}}; only core is
-required), or an fsspec URL of one or many (s3://bucket/dumps/, http://host/vmcore).
+{"core": PATH, "name": TEXT, "symbols": [PATH], "host": NAME, "time": ISO 8601, "tags": {}}; only
+core is required), or an fsspec URL of one or many (s3://bucket/dumps/, http://host/vmcore). User
+info and query of a URL are neither stored nor shown.
 
 Each source gets one final record in the dataset: audited, partly unknown, or failed with exit code
 and error. The same command again continues: it audits sources that have no record, or whose content

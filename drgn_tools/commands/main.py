@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from ..errors import EXIT_BUG, DrgnToolsError, describe_bug
+from ..program.redact import with_urls_redacted
 from ..terminal.console import (
     EXIT_INTERRUPTED,
     EXIT_READER_GONE,
@@ -73,7 +74,8 @@ def _run(line: CommandLine, console: Console) -> int:
         import logging
 
         logging.getLogger("drgn_tools").debug("traceback of the bug:", exc_info=True)
-        console.problem("bug", f"{describe_bug(error)}; --log-level debug shows the traceback")
+        bug = with_urls_redacted(describe_bug(error))
+        console.problem("bug", f"{bug}; --log-level debug shows the traceback")
         return EXIT_BUG
     finally:
         console.end_progress()

@@ -22,6 +22,7 @@ from .kdump import (
     is_flattened_elf,
     read_kdump,
 )
+from .url import without_secrets
 
 __all__ = ("CoreFile", "check_core", "compression_of", "open_regular", "shown")
 
@@ -61,7 +62,12 @@ _QEMU_HINT = (
 
 
 def shown(path: str) -> str:
-    """Return a path for a message of one line: escaped if it has characters that are not printable."""
+    """Return a path for a message of one line.
+
+    It is escaped if it has characters that are not printable. A URL, which may be given where a
+    path is expected, has no user info and no query in a message.
+    """
+    path = without_secrets(path)
     return path if path and path.isprintable() else repr(path)
 
 

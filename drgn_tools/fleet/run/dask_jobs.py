@@ -24,6 +24,7 @@ from distributed.scheduler import KilledWorker
 
 from ... import __version__
 from ...errors import EXIT_BUG, InputError
+from ...program.core_file import shown
 from .cluster import Cluster
 from .dask_workers import DaskWorkers, SchedulerLostError
 from .interrupts import interrupts_held
@@ -81,7 +82,7 @@ def run_jobs(
                     run.drive(client, let_interrupts)
             except (SchedulerLostError, OSError) as e:
                 deadline = deadline or time.monotonic() + _PATIENCE_S
-                where = cluster.address or "the local cluster"
+                where = shown(cluster.address or "the local cluster")
                 if not connected or time.monotonic() > deadline:
                     raise InputError(f"{where}: no Dask scheduler answers there: {e}") from e
                 observer.say(f"{where}: is gone; waiting for it")

@@ -7,6 +7,7 @@ import os
 from datetime import datetime
 from typing import Any, Optional
 
+from ...program.url import without_secrets
 from .identity import file_id, remote_id
 from .remote import errors_of, file_system, is_url
 
@@ -35,7 +36,9 @@ class Core:
         if not is_url(self.where):
             return self.where
         if self._copy is None:
-            copy = os.path.join(self._scratch, os.path.basename(self.where) or "core")
+            # Errors name this file, so a query must not be a part of its name.
+            name = os.path.basename(without_secrets(self.where))
+            copy = os.path.join(self._scratch, name or "core")
             with errors_of(self.where):
                 files, path = file_system(self.where)
                 files.get_file(path, copy)

@@ -11,6 +11,7 @@ from typing import Any
 from distributed import Client
 
 from ...errors import InputError
+from ...program.core_file import shown
 from .cluster import Cluster
 from .source import Source
 
@@ -34,10 +35,10 @@ def live_sources(cluster: Cluster) -> list[Source]:
         with cluster.client() as client:
             sources = _sources_of_workers(client, now)
     except OSError as e:
-        raise InputError(f"{cluster.address}: no Dask scheduler answers there: {e}") from e
+        raise InputError(f"{shown(cluster.address)}: no Dask scheduler answers there: {e}") from e
     if not sources:
         raise InputError(
-            f"{cluster.address}: has no worker, and --live looks at the workers' hosts"
+            f"{shown(cluster.address)}: has no worker, and --live looks at the workers' hosts"
         )
     return sources
 

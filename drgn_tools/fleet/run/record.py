@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from ... import __version__
+from ...program.redact import redacted
 from .job import Cause
 from .source import Source
 
@@ -39,13 +40,14 @@ def failed(source: Source, cause: Cause, exit_code: int, line: str) -> Facts:
     """Return the record of a source that could not be audited.
 
     :param exit_code: Exit code of ``drgn-tools tasks`` on this source.
-    :param line: The error in one line.
+    :param line: The error in one line. It may be text of a library, or of a process that died:
+        the record has it without user info and query of the source's URL.
     """
     return {
         **of_source(source),
         "status": "failed",
         "exit_code": exit_code,
         "cause": cause.value,
-        "line": line,
+        "line": redacted(line, source.core, source.name),
         "quarantined": cause.quarantines,
     }

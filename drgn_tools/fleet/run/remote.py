@@ -11,8 +11,9 @@ from typing import Any
 
 from ...errors import DrgnToolsError, InputError
 from ...program.core_file import shown
+from ...program.redact import redacted
 
-__all__ = ("complete_url", "errors_of", "file_system", "is_url", "url_of", "without_password")
+__all__ = ("complete_url", "errors_of", "file_system", "has_query", "is_url", "url_of")
 
 
 def is_url(text: str) -> bool:
@@ -21,13 +22,18 @@ def is_url(text: str) -> bool:
     ``s3://bucket/core`` and ``zip::s3://bucket/cores.zip`` are, ``/var/crash`` and ``C:x`` are not.
     """
     scheme, separator, _ = text.partition("://")
-    return bool(separator) and scheme.replace("+", "").replace("::", "").isalnum()
+    return bool(separator) and re.sub("[+.-]|::", "", scheme).isalnum()
 
 
 def complete_url(url: str) -> str:
     """Return *url* with the path of a local file in it made absolute: ``zip://core::cores.zip`` has one."""
     outer, separator, inner = url.rpartition("::")
     return url if not separator or is_url(inner) else f"{outer}::{os.path.abspath(inner)}"
+
+
+def has_query(url: str) -> bool:
+    """Return whether a URL has a query: it is that of one file then, not a pattern with ``?``."""
+    return "=" in url.partition("?")[2]
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -47,19 +53,12 @@ def url_of(files: Any, path: str, url: str) -> str:
     return str(files.unstrip_protocol(path)) + separator + inner
 
 
-def without_password(url: str) -> str:
-    """*url* as it may be kept: ``http://user:secret@host/core`` without ``user:secret@``."""
-    return _USER.sub("://", url)
-
-
-_USER = re.compile(r"://[^/@]*@")
-
-
 @contextmanager
 def errors_of(where: str) -> Iterator[None]:
-    """What a file system raises meanwhile becomes one line.
+    """Return a context in which an error of a file system becomes one line.
 
-    :raises InputError: with that line.
+    :param where: Path or URL that is used in the context.
+    :raises InputError: With that line, which has no user info and no query of the URL.
     """
     try:
         yield
@@ -68,6 +67,5 @@ def errors_of(where: str) -> Iterator[None]:
     # Each is over a library of its own (aiohttp, botocore, zipfile ...) with errors of its
     # own, and takes it for granted that they are known.
     except Exception as e:
-        raise InputError(
-            f"{shown(without_password(where))}: {shown(str(e) or type(e).__name__)}"
-        ) from e
+        text = redacted(str(e) or type(e).__name__, where)
+        raise InputError(f"{shown(where)}: {text if text.isprintable() else repr(text)}") from e

@@ -15,7 +15,9 @@ from ...errors import InputError, UsageError
 from ...program.core_file import open_regular, shown
 from ...program.elf import ET_CORE
 from ...program.kdump import KDUMP_MAGICS
-from .remote import complete_url, errors_of, file_system, is_url, url_of, without_password
+from ...program.redact import redacted, with_urls_redacted
+from ...program.url import without_query, without_secrets
+from .remote import complete_url, errors_of, file_system, has_query, is_url, url_of
 
 __all__ = ("Listing", "Source", "list_sources")
 
@@ -29,9 +31,9 @@ class Source:
     """One kernel to audit."""
 
     name: str
-    """Name in the dataset: absolute path, URL, or ``live:HOST@TIME``."""
-    core: str
-    """Path or URL of the core; empty for a running kernel."""
+    """Name in the dataset: absolute path, URL without user info and query, or ``live:HOST@TIME``."""
+    core: str = field(repr=False)
+    """Path or URL of the core; empty for a running kernel. A URL may hold a password or a signature."""
     symbols: tuple[str, ...] = ()
     """Paths of vmlinux and modules with DWARF."""
     host: Optional[str] = None
@@ -59,27 +61,47 @@ def list_sources(given: Iterable[str]) -> Listing:
 
     :param given: Paths of cores, folders (which are searched), shell patterns, manifests
         (``*.jsonl``), and fsspec URLs (also of folders, also with patterns).
-    :raises UsageError: If an argument is none of these, or if a source is given twice with
-        different facts.
+    :raises UsageError: If an argument is none of these, if a source is given twice with
+        different facts, or if two sources have the same name.
     :raises InputError: If a folder, manifest or URL cannot be read.
     """
     passed_over: list[str] = []
     sources: dict[str, Source] = {}
     for text in given:
         for source in _sources_of(text, passed_over):
-            before = sources.get(source.name)
+            before = sources.get(source.core)
             if before is None or _says_nothing(before):
-                sources[source.name] = source
+                sources[source.core] = source
             elif before != source and not _says_nothing(source):
                 raise UsageError(
-                    f"{shown(source.name)}: is given twice, with different symbols, host, time or tags"
+                    f"{shown(source.name)}: is given twice, with different name, symbols, host, "
+                    "time or tags"
                 )
+    _check_names(sources.values())
     return Listing(list(sources.values()), passed_over)
 
 
 def _says_nothing(source: Source) -> bool:
     # A folder and a manifest of some cores in it may be given together.
-    return source == Source(source.name, source.core)
+    return source == Source(_name(source.core), source.core)
+
+
+def _check_names(sources: Iterable[Source]) -> None:
+    names: set[str] = set()
+    for source in sources:
+        if source.name in names:
+            raise UsageError(f"{shown(source.name)}: {_SAME_NAME}")
+        names.add(source.name)
+
+
+_SAME_NAME = (
+    "is the name of two sources, since the dataset has no user info and no query of a URL; "
+    'give one of them, or give each a "name" in a manifest'
+)
+
+
+def _name(core: str) -> str:
+    return _printable(without_secrets(core) if is_url(core) else core)
 
 
 def _sources_of(text: str, passed_over: list[str]) -> Iterator[Source]:
@@ -106,7 +128,7 @@ def _sources_of(text: str, passed_over: list[str]) -> Iterator[Source]:
 
 def _local(path: str) -> Source:
     path = os.path.abspath(path)
-    return Source(name=_printable(path), core=path)
+    return Source(name=_name(path), core=path)
 
 
 def _printable(path: str) -> str:
@@ -165,7 +187,7 @@ def _of_manifest(path: str) -> Iterator[Source]:
         raise InputError(f"{shown(path)}: cannot be read as a manifest: {e}") from e
 
 
-_KEYS = ("core", "symbols", "host", "time", "tags")
+_KEYS = ("core", "name", "symbols", "host", "time", "tags")
 
 
 def _of_line(line: str, folder: str, where: str) -> Source:
@@ -183,18 +205,41 @@ def _of_line(line: str, folder: str, where: str) -> Source:
         )
     unknown = sorted(set(entry) - set(_KEYS))
     if unknown:
-        raise UsageError(f"{where}: has {shown(unknown[0])}; there are {', '.join(_KEYS)}")
+        raise UsageError(
+            f"{where}: has {shown(with_urls_redacted(unknown[0]))}; there are {', '.join(_KEYS)}"
+        )
     core = entry["core"]
+    symbols = _texts(entry, "symbols", where)
+    if any("://" in path for path in symbols):
+        raise UsageError(f'{where}: "symbols" takes paths that every worker can read, no URLs')
     if not is_url(core):
+        if "://" in core:  # its text would be stored as that of a path
+            raise UsageError(f'{where}: "core" is neither a path nor a URL (SCHEME://...)')
         core = os.path.abspath(os.path.join(folder, core))
+    host = next(iter(_texts(entry, "host", where)), None)
     return Source(
-        name=_printable(without_password(core) if is_url(core) else core),
+        name=_name_given(entry, core, where),
         core=core,
-        symbols=tuple(os.path.join(folder, name) for name in _texts(entry, "symbols", where)),
-        host=next(iter(_texts(entry, "host", where)), None),
+        symbols=tuple(os.path.join(folder, name) for name in symbols),
+        host=None if host is None else redacted(host, core, by_user=True),
         time_us=_time_us(entry.get("time"), where),
-        tags=_tags(entry.get("tags"), where),
+        # Someone may have copied the URL into a tag.
+        tags={
+            redacted(key, core, by_user=True): redacted(tag, core, by_user=True)
+            for key, tag in _tags(entry.get("tags"), where).items()
+        },
     )
+
+
+def _name_given(entry: Mapping[str, Any], core: str, where: str) -> str:
+    name = next(iter(_texts(entry, "name", where)), None)
+    if name is None:
+        return _name(core)
+    if not name or redacted(with_urls_redacted(name), core, by_user=True) != name:
+        raise UsageError(
+            f'{where}: "name" takes text that may be stored: no user info and no query of a URL'
+        )
+    return name
 
 
 def _is_text(entry: Mapping[str, Any]) -> bool:
@@ -213,16 +258,22 @@ def _is_text(entry: Mapping[str, Any]) -> bool:
 def _texts(entry: Mapping[str, Any], key: str, where: str) -> list[str]:
     value = entry.get(key)
     values = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in values) or (key == "host" and len(values) > 1):
-        raise UsageError(f'{where}: "{key}" takes text, not {json.dumps(value)[:60]}')
+    if not all(isinstance(text, str) for text in values) or (
+        key in ("name", "host") and len(values) > 1
+    ):
+        raise UsageError(f'{where}: "{key}" takes text, not {_excerpt(value)}')
     return values
+
+
+def _excerpt(value: Any) -> str:
+    return with_urls_redacted(json.dumps(value))[:60]
 
 
 def _tags(value: Any, where: str) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise UsageError(f'{where}: "tags" takes an object, not {json.dumps(value)[:60]}')
+        raise UsageError(f'{where}: "tags" takes an object, not {_excerpt(value)}')
     return {key: tag if isinstance(tag, str) else json.dumps(tag) for key, tag in value.items()}
 
 
@@ -234,7 +285,7 @@ def _time_us(value: Any, where: str) -> Optional[int]:
         time = datetime.fromisoformat(value.replace("Z", "+00:00"))
     except (AttributeError, ValueError) as e:
         raise UsageError(
-            f'{where}: "time" takes ISO 8601 (2026-11-22T17:13:01Z), not {json.dumps(value)[:60]}'
+            f'{where}: "time" takes ISO 8601 (2026-11-22T17:13:01Z), not {_excerpt(value)}'
         ) from e
     if time.tzinfo is None:
         time = time.replace(tzinfo=timezone.utc)
@@ -246,6 +297,9 @@ def _time_us(value: Any, where: str) -> Optional[int]:
 
 def _of_urls(url: str, passed_over: list[str]) -> Iterator[Source]:
     url = complete_url(url)
+    if has_query(url):
+        yield Source(name=_name(url), core=url)
+        return
     with errors_of(url):
         files, path = file_system(url)
         if glob.has_magic(path):
@@ -255,9 +309,11 @@ def _of_urls(url: str, passed_over: list[str]) -> Iterator[Source]:
         elif files.isdir(path):
             found = sorted(files.find(path))
             paths = [name for name in found if _is_named_like_a_core(name.rpartition("/")[2])]
-            passed_over.extend(sorted(set(found) - set(paths)))
+            passed_over.extend(map(without_secrets, sorted(set(found) - set(paths))))
         else:
             paths = [path]
-        names = [url_of(files, path, url) for path in paths]
-    for name in names:
-        yield Source(name=_printable(without_password(name)), core=name)
+        cores = [url_of(files, path, url) for path in paths]
+    for core in cores:
+        # Where the user gave no @, an @ is a part of the path.
+        name = without_secrets(core) if "@" in url else without_query(core)
+        yield Source(name=_printable(name), core=core)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import queue
 from dataclasses import asdict
+from functools import partial
 from typing import Optional
 
 from distributed import Client, Future
@@ -39,9 +40,10 @@ class Submitted:
         :raises SchedulerLostError: If the scheduler went away.
         """
         workers = [job.source.worker] if job.source.worker else None
-        arguments = (job.as_json(), self._limits, self._plugin)
+        # Dask logs the arguments of a task that fails, and the URL of a core may hold a password.
+        audit = partial(self._audit, job.as_json(), self._limits, self._plugin)
         try:
-            future = self._client.submit(self._audit, *arguments, pure=False, workers=workers)
+            future = self._client.submit(audit, pure=False, workers=workers)
         except Exception as e:  # the class of the error depends on the version of Dask
             if self._client.status == "running":
                 raise

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Text of libraries and of users without the user info and the query of a URL.
+
+The error of a library often quotes the URL, or its query, or the host that it found in a password.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Optional
+from urllib.parse import unquote
+
+from .url import query_parameters, user_infos, without_secrets
+
+__all__ = ("redacted", "with_urls_redacted")
+
+_LEFT_OUT = "..."
+_WORD = 8
+"""A secret that is shorter is replaced only if it is a whole word: the password ``a`` is in all texts."""
+_VALUE = 4
+"""The value of a parameter that is shorter is replaced only with its name: ``v=1``."""
+_LONG = 16
+"""Signatures and tokens are at least as long."""
+_URL_IN_TEXT = re.compile(r"""[A-Za-z0-9+.-]{1,40}://[^\s'"<>`]*""")
+_PUNCTUATION = ".,:;!)]}"
+
+
+def with_urls_redacted(text: str) -> str:
+    """Return *text* with each URL in it as :func:`~.url.without_secrets` has it."""
+
+    def public(match: re.Match[str]) -> str:
+        url = match.group().rstrip(_PUNCTUATION)
+        return without_secrets(url) + match.group()[len(url) :]
+
+    return _URL_IN_TEXT.sub(public, text) if "://" in text else text
+
+
+def redacted(text: str, url: str, name: Optional[str] = None, by_user: bool = False) -> str:
+    """Return *text* without user info and query of *url*, whatever of them is quoted.
+
+    :param text: Text that may have *url* or pieces of it, such as the error of a library.
+    :param url: The URL as the user gave it. If it is none, *text* is returned as it is.
+    :param name: Name of the source in the dataset, which stays in *text*.
+    :param by_user: The user wrote *text*, who may repeat there what is short and no secret: the
+        name of the user, or an ID in the query. Passwords and what is long are replaced.
+    :return: The text with ``...`` for each of these pieces, and with each URL as
+        :func:`~.url.without_secrets` has it.
+    """
+    if "://" not in url:
+        return text
+    public = without_secrets(url)
+    if url != public:
+        text = _replaced(text, _found(_unquoted(text), url), public)
+    text = with_urls_redacted(text)
+    unquoted = _unquoted(text)
+    # The name and the path may contain the name of the user, say, and are no secrets.
+    kept = {
+        span for known in (public, _path(public), name or "") for span in _found(unquoted, known)
+    }
+    secrets = _passwords(url) | {
+        piece for piece in _pieces(url) if not by_user or len(piece) >= _LONG
+    }
+    secrets |= set(map(unquote, secrets))  # bytes that are no UTF-8 became others
+    hidden = {span for secret in secrets for span in _found(unquoted, secret)}
+    return _replaced(text, (span for span in hidden if not _is_in_one_of(kept, span)), _LEFT_OUT)
+
+
+def _path(public: str) -> str:
+    path = public.partition("://")[2].partition("/")[2]
+    return f"/{path}" if path else ""
+
+
+def _passwords(url: str) -> set[str]:
+    infos = {info for info in user_infos(url) if ":" in info}
+    return infos | {info.partition(":")[2] for info in infos}
+
+
+def _pieces(url: str) -> Iterator[str]:
+    for user_info in user_infos(url):
+        user, _, password = user_info.partition(":")
+        yield user
+        # A library may take a piece of the password for the host.
+        yield from re.split("[/?#@:]", password)
+        for text in (user_info, unquote(user_info)):  # HTTP's basic authentication
+            yield b64encode(text.encode("utf-8", "backslashreplace")).decode()
+    yield url.partition("?")[2]
+    for parameter in query_parameters(url):
+        name, equals, value = parameter.partition("=")
+        if equals:
+            yield parameter
+        secret = value if equals else name
+        if len(secret) >= _VALUE:
+            yield secret
+
+
+# ---- where a text has a piece of a URL, whatever a library quotes or unquotes
+
+_Span = tuple[int, int]
+_WRITTEN = re.compile(
+    r"""(?P<escape>(?:\\|%(?:25)*5[Cc])(?=[\\'"]|%(?:25)*(?:5[Cc]|2[27])))"""
+    r"|%(?:25)*(?P<hex>[0-9A-Fa-f]{2})|(?P<space>\+)|.",
+    re.DOTALL,
+)
+"""What stands for a byte or a character. A backslash before a backslash or a quote, as repr() has
+it, stands for nothing."""
+
+
+class _Unquoted(NamedTuple):
+    content: bytes
+    begins: list[int]
+    """For each byte, and for the end, the index in the text."""
+
+
+def _found(text: _Unquoted, piece: str) -> Iterator[_Span]:
+    content, begins = text
+    wanted = _unquoted(piece).content
+    at = content.find(wanted) if wanted.strip() else -1
+    while at >= 0:
+        end = at + len(wanted)
+        if len(piece) >= _WORD or not (_is_in_word(content, at) or _is_in_word(content, end)):
+            yield begins[at], begins[end]
+        at = content.find(wanted, at + 1)
+
+
+def _unquoted(text: str) -> _Unquoted:
+    content = bytearray()
+    begins = []
+    for match in _WRITTEN.finditer(text):
+        written = _bytes_of(match)
+        content += written
+        begins += [match.start()] * len(written)
+    return _Unquoted(bytes(content), [*begins, len(text)])
+
+
+def _bytes_of(match: re.Match[str]) -> bytes:
+    if match["hex"]:
+        byte = bytes.fromhex(match["hex"])
+        return b" " if byte == b"+" else byte
+    if match["space"]:  # of the query of a form; + and space are one here
+        return b" "
+    return b"" if match["escape"] else match.group().encode("utf-8", "backslashreplace")
+
+
+def _is_in_word(content: bytes, at: int) -> bool:
+    return content[max(at - 1, 0) : at].isalnum() and content[at : at + 1].isalnum()
+
+
+def _is_in_one_of(kept: set[_Span], span: _Span) -> bool:
+    return any(begin <= span[0] and span[1] <= end for begin, end in kept)
+
+
+def _replaced(text: str, spans: Iterable[_Span], new: str) -> str:
+    # Spans that overlap are replaced together.
+    parts, done = [], 0
+    for begin, end in sorted(spans):
+        if begin >= done:
+            parts += [text[done:begin], new]
+        done = max(done, end)
+    return "".join([*parts, text[done:]])
