@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from types import SimpleNamespace
+from typing import Optional, cast
 
 import drgn
 import pytest
@@ -11,10 +12,13 @@ from msgspec.structs import replace
 
 from drgn_tools import TaskStack, open_program, task_stacks
 from drgn_tools.arch.registry import layout_of
+from drgn_tools.arch.x86.layout import X86Layout
+from drgn_tools.arch.x86.pt_regs import REGS_64
 from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
 from drgn_tools.kernel.task_list import TaskList
 from drgn_tools.kernel.tasks import Task
 from drgn_tools.kernel.text import KernelText
+from drgn_tools.unwind import drgn_fallback
 from drgn_tools.unwind.base import End, Walk, nothing_rewritten
 from drgn_tools.unwind.drgn_fallback import DrgnWalker, use_orc_of_the_dump
 from drgn_tools.unwind.recovery import probe_recovery
@@ -164,6 +168,50 @@ def test_entry_registers_that_are_not_in_the_dump_leave_the_end_unknown(demo_cor
     whole = machine.walk(task)
     exclude(machine.prog, machine.layout.task_pt_regs(task.stack_addr), 8)
     assert machine.walk(task) == Walk(whole.steps[:-1], End.UNKNOWN)
+
+
+# ---- frames that drgn might give
+
+
+def frame(pc: int, interrupted: bool = False, is_inline: bool = False) -> SimpleNamespace:
+    return SimpleNamespace(pc=pc, sp=0x9000 + pc, interrupted=interrupted, is_inline=is_inline)
+
+
+def walker_of(monkeypatch: pytest.MonkeyPatch, *frames: SimpleNamespace) -> DrgnWalker:
+    """A walker to which drgn gives these; of all else there is nothing in the dump."""
+    monkeypatch.setattr(drgn_fallback, "use_orc_of_the_dump", lambda prog: None)
+    monkeypatch.setattr(drgn_fallback, "Object", lambda *_: None)
+    monkeypatch.setattr(drgn_fallback, "read_or_none", lambda *_: None)
+    prog = cast(drgn.Program, SimpleNamespace(stack_trace=lambda thread: frames))
+    layout = SimpleNamespace(regs=REGS_64, task_pt_regs=lambda stack_addr: 0)
+    return DrgnWalker(prog, cast(X86Layout, layout), lambda ip: True)
+
+
+TASK = cast(Task, SimpleNamespace(addr=0, stack_addr=0))
+
+
+def test_interrupted_frames_are_exact_but_the_one_where_a_sleeping_task_left_its_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames = [frame(0xA0 + i, interrupted=i != 3) for i in range(4)]
+    walker = walker_of(monkeypatch, *frames)
+    walk = walker.walk_sleeping(TASK, StackMemory(0, 0, 0, b""), nothing_rewritten)
+    assert [(step.ip, step.exact) for step in walk.steps] == [
+        (0xA0, False),
+        (0xA1, True),
+        (0xA2, True),
+        (0xA3, False),
+    ]
+    registers = {"cs": 0x10}
+    running = walker.walk_running(TASK, registers, lambda sp: None, nothing_rewritten)
+    assert running.steps == tuple(replace(step, stack="unknown") for step in walk.steps[1:])
+
+
+def test_inlined_functions_are_no_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [frame(0xA0), frame(0xA0, is_inline=True), frame(0xA1)]
+    walker = walker_of(monkeypatch, *frames)
+    walk = walker.walk_sleeping(TASK, StackMemory(0, 0, 0, b""), nothing_rewritten)
+    assert [step.ip for step in walk.steps] == [0xA0, 0xA1]
 
 
 # ---- the ORC tables of the dump

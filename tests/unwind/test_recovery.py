@@ -16,6 +16,7 @@ from drgn_tools.kernel.tasks import Task
 from drgn_tools.unwind.recovery import Fgraph, RecoverLayout, Recovery, Rethook, probe_recovery
 
 from ..support.drawn_kernel import DrawnKernel
+from ..support.overlay import exclude
 
 BASE = 0xFFFF_8880_0000_0000
 TASK = BASE
@@ -67,9 +68,7 @@ class Machine:
         for addr, after, (ret_addr, frame) in zip(addrs, [*addrs[1:], 0], nodes):
             self.put(addr, after, 0, ret_addr, frame)
 
-    def recovery(
-        self, fgraph: Fgraph = FGRAPH, rethook: Rethook = RETHOOK, current: bool = False
-    ) -> Recovery:
+    def program(self) -> drgn.Program:
         prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
         data = bytes(self.memory)
 
@@ -79,6 +78,12 @@ class Machine:
             return data[offset : offset + count]
 
         prog.add_memory_segment(BASE, len(data), read)
+        return prog
+
+    def recovery(
+        self, fgraph: Fgraph = FGRAPH, rethook: Rethook = RETHOOK, current: bool = False
+    ) -> Recovery:
+        prog = self.program()
         task = cast(Task, SimpleNamespace(addr=TASK, is_runnable=self.runnable))
         return Recovery(prog, RecoverLayout(8, fgraph, rethook), task, current)
 
@@ -111,6 +116,77 @@ def test_fgraph_skips_the_frames_of_tail_calls() -> None:
     m.fgraph(0xA0, retp=0x9000)
     m.fgraph(RETURN_TO_HANDLER, retp=0x9000)
     assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == 0xA0
+
+
+def test_fgraph_stack_that_is_not_whole_in_the_dump_is_tried_once_and_read_as_far_as_needed() -> (
+    None
+):
+    m = Machine()
+    ret_stack = BASE + len(m.memory) - 8 * 10
+    m.put(TASK, ret_stack)
+    m.put(TASK + 8, 512)  # from here on, all but ten words are missing
+    recover = m.recovery()
+    for _ in range(2):
+        with pytest.raises(NotInDump) as e:
+            recover(RETURN_TO_HANDLER, 0x9000)
+        assert e.value.addr == ret_stack + 8 * 511
+    assert 0 < m.bytes_read < 2 * 80
+    m = Machine()
+    m.put(TASK, ret_stack)
+    m.put(ret_stack, 0xA0, 0, 0, 0x9000, (1 << 10) | 4)
+    m.put(TASK + 8, 5)
+    assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == 0xA0
+
+
+def test_fgraph_stack_is_read_once_where_it_is_whole() -> None:
+    m = Machine()
+    for i in range(4):
+        m.fgraph(0xA0 + i, retp=0x9000 + i)
+    recover = m.recovery()
+    assert [recover(RETURN_TO_HANDLER, 0x9000 + i) for i in (3, 2, 1, 0)] == [
+        0xA3,
+        0xA2,
+        0xA1,
+        0xA0,
+    ]
+    assert m.reads == 2  # the members of the task, the stack
+
+
+def test_fgraph_frames_are_found_beside_what_is_missing_of_their_stack() -> None:
+    m = Machine()
+    m.fgraph(0xA1, retp=0x9010)
+    m.fgraph(0xA0, retp=0x9000, data_words=3)
+    prog = m.program()
+    exclude(prog, RET_STACK + 8 * 9, 8)  # data of the inner one
+    exclude(prog, RET_STACK - 8, 8)
+    task = cast(Task, SimpleNamespace(addr=TASK, is_runnable=False))
+    recover = Recovery(prog, RecoverLayout(8, FGRAPH, None), task)
+    assert recover(RETURN_TO_HANDLER, 0x9000) == 0xA0
+    assert recover(RETURN_TO_HANDLER, 0x9010) == 0xA1
+    # Nothing is looked for below the outermost one.
+    assert Recovery(prog, RecoverLayout(8, FGRAPH, None), task)(RETURN_TO_HANDLER, 0x9020) == (
+        RETURN_TO_HANDLER
+    )
+
+
+def test_fgraph_stack_may_be_full() -> None:
+    m = Machine()
+    m.fgraph(0xA0, retp=0x9000)
+    full = msgspec.structs.replace(FGRAPH, max_index=5)
+    assert m.recovery(full)(RETURN_TO_HANDLER, 0x9000) == 0xA0
+    with pytest.raises(NotInDump):
+        m.recovery(msgspec.structs.replace(FGRAPH, max_index=4))(RETURN_TO_HANDLER, 0x9000)
+
+
+def test_fgraph_stack_of_32_bit_that_is_missing_cannot_be_told() -> None:
+    m = Machine()
+    m.put(TASK, 0x400, 1)
+    prog = m.program()
+    task = cast(Task, SimpleNamespace(addr=TASK, is_runnable=False))
+    recover = Recovery(prog, RecoverLayout(4, FGRAPH, None), task)
+    with pytest.raises(NotInDump) as e:
+        recover(RETURN_TO_HANDLER, 0x9000)
+    assert e.value.addr == 0x400
 
 
 @pytest.mark.parametrize("depth", [0, -1])
