@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a live guest has besides its init: Debian's Python, drgn, tabulate and a busybox.
+"""What a live guest has besides its init: Debian's Python, drgn, msgspec, tabulate and a busybox.
 
 The guest unpacks it into its memory, so it holds what is needed and no more. Python's own
 programs run here, too (through their own libc), to compile what they are to import there:
@@ -32,7 +32,7 @@ _DEBS = (
     "zlib1g", "libssl3", "libffi8", "libbz2-1.0", "liblzma5", "libncursesw6", "libtinfo6",
     "libreadline8", "libuuid1", "libstdc++6", "libgcc-s1", "busybox-static",
 )  # fmt: skip
-_WHEELS = ("drgn", "tabulate")
+_WHEELS = ("drgn", "msgspec", "tabulate")
 """In the versions that run here."""
 _PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
 _UNUSED = (
