@@ -277,6 +277,7 @@ def test_the_cold_part_of_a_function_is_jumped_to() -> None:
         ("ffd0", INDIRECT),
         ("41ffd3", INDIRECT),
         ("ff5018", INDIRECT),
+        ("ff542408", INDIRECT),
         ("ff9018010000", INDIRECT),
         ("ff14c500000081", INDIRECT),
         ("41ff942400010000", INDIRECT),
@@ -291,6 +292,70 @@ def test_what_a_call_calls(code: str, callee: Optional[int]) -> None:
     memory = Memory({RETURN - len(raw) - 8: padding + raw})
     assert callee_of(RETURN, memory, 8) == callee
     assert callee_of(0, memory, 8) is None
+
+
+@pytest.mark.parametrize(
+    ("return_addr", "distance", "word_bytes", "callee"),
+    [
+        (RETURN, 0x101, 8, RETURN + 0x101),
+        ((1 << 64) - 16, 0x20, 8, 0x10),
+        (0x10, -0x20, 8, (1 << 64) - 0x10),
+        ((1 << 32) - 16, 0x20, 4, 0x10),
+        (0x10, -0x20, 4, (1 << 32) - 0x10),
+        (5, 0x1000, 8, 0x1005),  # the call is the first that there is
+    ],
+)
+def test_a_call_wraps_around_at_the_end_of_the_address_space(
+    return_addr: int, distance: int, word_bytes: int, callee: int
+) -> None:
+    call = b"\xe8" + struct.pack("<i", distance)
+    memory = Memory({return_addr - 5: call})
+    assert callee_of(return_addr, memory, word_bytes) == callee
+
+
+def test_nothing_is_read_in_front_of_the_address_space() -> None:
+    read = []
+
+    def noting(addr: int, size: int) -> None:
+        read.append((addr, size))
+
+    assert callee_of(4, noting, 8) is None
+    assert sorted(read) == [(0, 4), (1, 3), (2, 2)]
+
+
+def test_what_was_found_out_about_code_stays_and_is_not_read_again() -> None:
+    memory = called(TEXT, PROLOGUE, RETURN)
+    reads = []
+
+    def noting(addr: int, size: int) -> Optional[bytes]:
+        reads.append(addr)
+        return memory(addr, size)
+
+    code = Code(noting, 8)
+    counts = []
+    for _ in range(2):
+        assert code.callee_of(RETURN) == TEXT
+        assert code.callee_of(TEXT) is None
+        assert code.depth(TEXT, TEXT + 1) == 1
+        counts.append(len(reads))
+    assert counts[0] == counts[1]
+
+
+def test_function_is_gone_through_up_to_its_largest_size() -> None:
+    # At a ret the depth is known, however one comes there.
+    memory = Memory({TEXT: b"\xcc" + b"\xc3" * 2 * MAX_FUNCTION_BYTES})
+    reads = []
+
+    def noting(addr: int, size: int) -> Optional[bytes]:
+        reads.append(size)
+        return memory(addr, size)
+
+    last = MAX_FUNCTION_BYTES - 1
+    assert Code(noting, 8).depth(TEXT, TEXT + last) == 0
+    assert reads
+    reads.clear()
+    assert Code(noting, 8).depth(TEXT, TEXT + last + 1) is UNCLEAR
+    assert reads == []
 
 
 # ---- against the CFI of real kernels

@@ -169,6 +169,31 @@ def test_fgraph_frames_are_found_beside_what_is_missing_of_their_stack() -> None
     )
 
 
+@pytest.mark.parametrize(("ret_stack", "curr"), [(16, 8), (32, 48), (32, 64), (40, 36)])
+def test_fgraph_members_are_read_at_once_wherever_they_lie_in_the_task(
+    ret_stack: int, curr: int
+) -> None:
+    m = Machine()
+    m.fgraph(0xA0, retp=0x9000)
+    m.put(TASK, 0, 0)
+    m.put(TASK + ret_stack, RET_STACK)
+    m.memory[curr : curr + 4] = (5).to_bytes(4, "little")
+    fgraph = msgspec.structs.replace(
+        FGRAPH, ret_stack_offset=ret_stack, curr_ret_stack=(curr, 4), max_index=5
+    )
+    assert m.recovery(fgraph)(RETURN_TO_HANDLER, 0x9000) == 0xA0
+    ends = (ret_stack, ret_stack + 8, curr, curr + 4)
+    assert m.bytes_read == max(ends) - min(ends) + 5 * 8
+
+
+def test_fgraph_word_may_lead_down_by_one() -> None:
+    # As in the kernel, where nothing says that a frame has to lie below its word.
+    m = Machine()
+    m.put(RET_STACK + 8 * 3, 0xA0, (1 << 10) | 1, 0, 0x9000)
+    m.put(TASK + 8, 5)
+    assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == 0xA0
+
+
 def test_fgraph_stack_may_be_full() -> None:
     m = Machine()
     m.fgraph(0xA0, retp=0x9000)
@@ -451,6 +476,7 @@ def traced_kernel(task_members: str) -> DrawnKernel:
 SHADOW_STACK = (
     "unsigned long state; int curr_ret_stack; int curr_ret_depth; unsigned long *ret_stack"
 )
+TOO_FAR = r"\(struct task_struct cannot have ret_stack so far from curr_ret_stack\)"
 ARRAY = "unsigned long state; int curr_ret_stack; struct ftrace_ret_stack *ret_stack"
 
 
@@ -497,6 +523,7 @@ def test_kernel_without_the_graph_tracer_has_no_fgraph() -> None:
     [
         ("unsigned long *ret_stack", "int curr_ret_stack", 65532 - 8, True),
         ("unsigned long *ret_stack", "int curr_ret_stack", 65536 - 8, False),
+        ("char before[40000]; unsigned long *ret_stack", "int curr_ret_stack", 65532 - 8, True),
         ("int curr_ret_stack", "unsigned long *ret_stack", 65528 - 4, True),
         ("int curr_ret_stack", "unsigned long *ret_stack", 65536 - 4, False),
     ],
@@ -509,7 +536,7 @@ def test_members_of_a_task_that_lie_too_far_apart_are_damage(
     if fits:
         assert probe_recovery(kernel.prog).fgraph is not None
     else:
-        with pytest.raises(TypesError, match="so far from"):
+        with pytest.raises(TypesError, match=TOO_FAR):
             probe_recovery(kernel.prog)
 
 
