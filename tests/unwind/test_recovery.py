@@ -338,6 +338,64 @@ def test_rethook_loop_of_many_nodes_is_gone_round_for_one_stack_only() -> None:
     assert m.reads < 4 * 4096
 
 
+def test_task_is_not_current_unless_that_is_said() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000))
+    task = cast(Task, SimpleNamespace(addr=TASK, is_runnable=True))
+    assert Recovery(m.program(), RecoverLayout(8, None, RETHOOK), task)(TRAMPOLINE, 0x9000) == 0
+
+
+@pytest.mark.parametrize(
+    ("ret_addr", "frame"), [(16, 24), (24, 16), (-16, -8), (-8, -16), (-16, 8), (8, -16), (-8, 240)]
+)
+def test_rethook_node_may_have_its_link_anywhere(ret_addr: int, frame: int) -> None:
+    m = Machine()
+    first, second = NODES, NODES + 1024
+    m.put(TASK + 16, first)
+    for node, after, values in ((first, second, (0xA1, 0x9010)), (second, 0, (0xA0, 0x9000))):
+        for offset, value in zip((0, ret_addr, frame), (after, *values)):
+            m.put(node + offset, value)
+    rethook = msgspec.structs.replace(RETHOOK, ret_addr_offset=ret_addr, frame_offset=frame)
+    recover = m.recovery(rethook=rethook)
+    assert recover(TRAMPOLINE, 0x9000) == 0xA0
+    ends = (0, 8, ret_addr, ret_addr + 8, frame, frame + 8)
+    assert (m.reads, m.bytes_read) == (3, 8 + 2 * (max(ends) - min(ends)))
+
+
+@pytest.mark.parametrize(("ret_addr", "frame"), [(-200, 100), (-8, 248), (16, 256)])
+def test_rethook_node_of_more_than_256_bytes_is_read_word_by_word(
+    ret_addr: int, frame: int
+) -> None:
+    m = Machine()
+    m.put(TASK + 16, NODES)
+    m.put(NODES + ret_addr, 0xA0)
+    m.put(NODES + frame, 0x9000)
+    rethook = msgspec.structs.replace(RETHOOK, ret_addr_offset=ret_addr, frame_offset=frame)
+    assert m.recovery(rethook=rethook)(TRAMPOLINE, 0x9000) == 0xA0
+    assert m.bytes_read == 3 * 8
+
+
+def test_rethook_list_that_leads_to_no_node_cannot_be_told() -> None:
+    m = Machine()
+    m.put(TASK + 16, 1)
+    with pytest.raises(NotInDump) as e:
+        m.recovery()(TRAMPOLINE, 0x9000)
+    assert e.value.addr == 1 + 16
+
+
+@pytest.mark.parametrize(("nodes", "found"), [(4096, True), (4097, False)])
+def test_rethook_list_may_have_4096_nodes(nodes: int, found: bool) -> None:
+    m = Machine()
+    m.memory.extend(bytes(64 * nodes))
+    m.rethook(*[(TRAMPOLINE, 0)] * (nodes - 1), (0xA0, 0x9000))
+    recover = m.recovery()
+    if found:
+        assert recover(TRAMPOLINE, 0x9000) == 0xA0
+    else:
+        with pytest.raises(NotInDump):
+            recover(TRAMPOLINE, 0x9000)
+
+
 def test_fgraph_comes_first_and_rethook_looks_at_what_it_gives() -> None:
     m = Machine()
     m.fgraph(TRAMPOLINE, retp=0x9000)
