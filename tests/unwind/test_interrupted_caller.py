@@ -123,6 +123,144 @@ def test_depth_in_32_bit_code(code: str, expected: list[Depth]) -> None:
     assert depths(code, word_bytes=4) == expected
 
 
+FOUR_PUSHES = "50515253"
+
+
+def depth_after(code: str, word_bytes: int = 8) -> Depth:
+    """How many words more than before are on the stack after one instruction; there were four."""
+    whole = bytes.fromhex(FOUR_PUSHES + code + "90")
+    found = depth_at(whole, len(whole) - 1, word_bytes)
+    assert type(found) in (int, NoDepth)
+    return found - 4 if isinstance(found, int) else found
+
+
+@pytest.mark.parametrize(
+    ("code", "pushed"),
+    [
+        *[(f"{opcode:02x}", 1) for opcode in range(0x50, 0x58)],  # push %rax to %rdi
+        *[(f"41{opcode:02x}", 1) for opcode in range(0x50, 0x58)],
+        ("6800010000", 1),  # push $0x100
+        ("6a10", 1),  # push $0x10
+        ("9c", 1),  # pushf
+        ("0fa0", 1),  # push %fs
+        ("0fa8", 1),  # push %gs
+        ("ff7018", 1),  # push 0x18(%rax)
+        *[(f"{opcode:02x}", -1) for opcode in range(0x58, 0x60) if opcode != 0x5C],
+        *[(f"41{opcode:02x}", -1) for opcode in range(0x58, 0x60)],  # pop %r8 to %r15
+        ("5c", UNCLEAR),  # pop %rsp
+        ("9d", -1),  # popf
+        ("0fa1", -1),
+        ("0fa9", -1),
+        ("8f4018", -1),  # pop 0x18(%rax)
+        ("ffc0", 0),  # inc %eax
+        ("ff4018", 0),  # incl 0x18(%rax)
+        ("ffd0", 0),  # call *%rax
+        ("4883ec10", 2),  # sub $16,%rsp
+        ("4883c4f0", 2),  # add $-16,%rsp
+        ("4883c410", -2),
+        ("4881ec80000000", 16),
+        ("4881c410000000", -2),
+        ("4883fc10", 0),  # cmp $16,%rsp
+        ("4883c010", 0),  # add $16,%rax
+        ("83442410ff", 0),  # addl $-1,16(%rsp)
+        ("4883ec04", UNCLEAR),
+        ("4883e4f0", UNCLEAR),  # and $-16,%rsp
+        ("488d642410", -2),  # lea 16(%rsp),%rsp
+        ("488d6424f0", 2),
+        ("488da42480ffffff", 16),
+        ("488d642404", UNCLEAR),
+        ("488d6510", UNCLEAR),  # lea 16(%rbp),%rsp
+        ("488da080000000", UNCLEAR),  # lea 128(%rax),%rsp
+        ("488d640410", UNCLEAR),  # lea 16(%rsp,%rax),%rsp
+        ("488d2424", UNCLEAR),  # lea (%rsp),%rsp
+        ("488d24c500000000", UNCLEAR),  # lea 0(,%rax,8),%rsp
+        ("488d442410", 0),  # lea 16(%rsp),%rax
+        ("4889c4", UNCLEAR),  # mov %rax,%rsp, both forms
+        ("488be0", UNCLEAR),
+        ("4889e0", 0),  # mov %rsp,%rax, both forms
+        ("488bc4", 0),
+        ("48890424", 0),  # mov %rax,(%rsp)
+        ("488b0424", 0),
+        ("4887c4", UNCLEAR),  # xchg, both forms
+        ("4887e0", UNCLEAR),
+        ("4887c8", 0),
+        ("4801c4", UNCLEAR),  # add %rax,%rsp, both forms
+        ("4803e0", UNCLEAR),
+        ("4829c4", UNCLEAR),  # sub
+        ("4801e0", 0),  # add %rsp,%rax, both forms
+        ("4803c4", 0),
+        ("480904c4", 0),  # or %rax,(%rsp,%rax,8)
+        ("4839c4", 0),  # cmp, both forms
+        ("483be0", 0),
+        ("4885e4", 0),  # test %rsp,%rsp
+        ("c9", UNCLEAR),  # leave
+        ("4881ecd87f0000", 4095 - 4),  # the largest stack of one function
+        ("4881ece07f0000", UNCLEAR),
+    ],
+)
+def test_what_an_instruction_pushes(code: str, pushed: Depth) -> None:
+    assert depth_after(code) == pushed
+
+
+@pytest.mark.parametrize(
+    ("code", "pushed"),
+    [("83ec10", 4), ("83c4f8", 2), ("8d642408", -2), ("60", UNCLEAR), ("01c4", UNCLEAR), ("40", 0)],
+)
+def test_what_an_instruction_of_32_bit_pushes(code: str, pushed: Depth) -> None:
+    assert depth_after(code, word_bytes=4) == pushed
+
+
+@pytest.mark.parametrize(
+    "jump",
+    [
+        *[f"{opcode:02x}01" for opcode in range(0x70, 0x80)],
+        *[f"0f{opcode:02x}01000000" for opcode in range(0x80, 0x90)],
+        *[f"{opcode:02x}01" for opcode in range(0xE0, 0xE4)],  # loops, jrcxz
+    ],
+)
+def test_jump_that_depends_leads_on_and_to_its_target(jump: str) -> None:
+    assert depths(f"{jump} 53 90") == [0, 0, UNCLEAR]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("eb01 53 90", [0, UNCLEAR, 0]),
+        ("e901000000 53 90", [0, UNCLEAR, 0]),
+        ("ffe0 53 90", [0, UNCLEAR, UNCLEAR]),  # jmp *%rax
+        ("ff2c24 53 90", [0, UNCLEAR, UNCLEAR]),  # ljmp *(%rsp)
+        ("c3 53 90", [0, UNCLEAR, UNCLEAR]),
+        ("c20800 53 90", [0, UNCLEAR, UNCLEAR]),
+        ("cb 53 90", [0, UNCLEAR, UNCLEAR]),  # lret
+        ("cc 53 90", [0, UNCLEAR, UNCLEAR]),  # int3
+        ("cf 53 90", [0, UNCLEAR, UNCLEAR]),  # iret
+        ("0f07 53 90", [0, UNCLEAR, UNCLEAR]),  # sysret
+        ("0f0b 53 90", [0, 0, 1]),  # ud2 of a WARN()
+        ("80c101 53 90", [0, 0, 1]),  # add $1,%cl
+        ("e801000000 53 90", [0, 0, 1]),  # call
+    ],
+)
+def test_where_the_code_goes_on(code: str, expected: list[Depth]) -> None:
+    assert depths(code) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "gives_it_up"),
+    [
+        ("5d", True),  # pop %rbp
+        ("c9", True),  # leave
+        ("415d", False),  # pop %r13
+        ("5e", False),
+        ("55", False),
+        ("4885ed", False),  # test %rbp,%rbp
+        ("4883ec10", False),
+        ("4883e4f0", False),
+    ],
+)
+def test_what_gives_a_frame_up(code: str, gives_it_up: bool) -> None:
+    assert depths(f"55 4889e5 {code} 90")[-1] == (0 if gives_it_up else FRAME)
+
+
 def test_ways_that_do_not_agree_leave_it_open() -> None:
     # je over a push
     assert depths("7401 53 90") == [0, 0, UNCLEAR]
@@ -277,6 +415,7 @@ def test_the_cold_part_of_a_function_is_jumped_to() -> None:
         ("ffd0", INDIRECT),
         ("41ffd3", INDIRECT),
         ("ff5018", INDIRECT),
+        ("ff542408", INDIRECT),
         ("ff9018010000", INDIRECT),
         ("ff14c500000081", INDIRECT),
         ("41ff942400010000", INDIRECT),
@@ -291,6 +430,70 @@ def test_what_a_call_calls(code: str, callee: Optional[int]) -> None:
     memory = Memory({RETURN - len(raw) - 8: padding + raw})
     assert callee_of(RETURN, memory, 8) == callee
     assert callee_of(0, memory, 8) is None
+
+
+@pytest.mark.parametrize(
+    ("return_addr", "distance", "word_bytes", "callee"),
+    [
+        (RETURN, 0x101, 8, RETURN + 0x101),
+        ((1 << 64) - 16, 0x20, 8, 0x10),
+        (0x10, -0x20, 8, (1 << 64) - 0x10),
+        ((1 << 32) - 16, 0x20, 4, 0x10),
+        (0x10, -0x20, 4, (1 << 32) - 0x10),
+        (5, 0x1000, 8, 0x1005),  # the call is the first that there is
+    ],
+)
+def test_a_call_wraps_around_at_the_end_of_the_address_space(
+    return_addr: int, distance: int, word_bytes: int, callee: int
+) -> None:
+    call = b"\xe8" + struct.pack("<i", distance)
+    memory = Memory({return_addr - 5: call})
+    assert callee_of(return_addr, memory, word_bytes) == callee
+
+
+def test_nothing_is_read_in_front_of_the_address_space() -> None:
+    read = []
+
+    def noting(addr: int, size: int) -> None:
+        read.append((addr, size))
+
+    assert callee_of(4, noting, 8) is None
+    assert sorted(read) == [(0, 4), (1, 3), (2, 2)]
+
+
+def test_what_was_found_out_about_code_stays_and_is_not_read_again() -> None:
+    memory = called(TEXT, PROLOGUE, RETURN)
+    reads = []
+
+    def noting(addr: int, size: int) -> Optional[bytes]:
+        reads.append(addr)
+        return memory(addr, size)
+
+    code = Code(noting, 8)
+    counts = []
+    for _ in range(2):
+        assert code.callee_of(RETURN) == TEXT
+        assert code.callee_of(TEXT) is None
+        assert code.depth(TEXT, TEXT + 1) == 1
+        counts.append(len(reads))
+    assert counts[0] == counts[1]
+
+
+def test_function_is_gone_through_up_to_its_largest_size() -> None:
+    # At a ret the depth is known, however one comes there.
+    memory = Memory({TEXT: b"\xcc" + b"\xc3" * 2 * MAX_FUNCTION_BYTES})
+    reads = []
+
+    def noting(addr: int, size: int) -> Optional[bytes]:
+        reads.append(size)
+        return memory(addr, size)
+
+    last = MAX_FUNCTION_BYTES - 1
+    assert Code(noting, 8).depth(TEXT, TEXT + last) == 0
+    assert reads
+    reads.clear()
+    assert Code(noting, 8).depth(TEXT, TEXT + last + 1) is UNCLEAR
+    assert reads == []
 
 
 # ---- against the CFI of real kernels

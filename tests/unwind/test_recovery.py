@@ -169,6 +169,31 @@ def test_fgraph_frames_are_found_beside_what_is_missing_of_their_stack() -> None
     )
 
 
+@pytest.mark.parametrize(("ret_stack", "curr"), [(16, 8), (32, 48), (32, 64), (40, 36)])
+def test_fgraph_members_are_read_at_once_wherever_they_lie_in_the_task(
+    ret_stack: int, curr: int
+) -> None:
+    m = Machine()
+    m.fgraph(0xA0, retp=0x9000)
+    m.put(TASK, 0, 0)
+    m.put(TASK + ret_stack, RET_STACK)
+    m.memory[curr : curr + 4] = (5).to_bytes(4, "little")
+    fgraph = msgspec.structs.replace(
+        FGRAPH, ret_stack_offset=ret_stack, curr_ret_stack=(curr, 4), max_index=5
+    )
+    assert m.recovery(fgraph)(RETURN_TO_HANDLER, 0x9000) == 0xA0
+    ends = (ret_stack, ret_stack + 8, curr, curr + 4)
+    assert m.bytes_read == max(ends) - min(ends) + 5 * 8
+
+
+def test_fgraph_word_may_lead_down_by_one() -> None:
+    # As in the kernel, where nothing says that a frame has to lie below its word.
+    m = Machine()
+    m.put(RET_STACK + 8 * 3, 0xA0, (1 << 10) | 1, 0, 0x9000)
+    m.put(TASK + 8, 5)
+    assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == 0xA0
+
+
 def test_fgraph_stack_may_be_full() -> None:
     m = Machine()
     m.fgraph(0xA0, retp=0x9000)
@@ -313,6 +338,64 @@ def test_rethook_loop_of_many_nodes_is_gone_round_for_one_stack_only() -> None:
     assert m.reads < 4 * 4096
 
 
+def test_task_is_not_current_unless_that_is_said() -> None:
+    m = Machine()
+    m.rethook((0xA0, 0x9000))
+    task = cast(Task, SimpleNamespace(addr=TASK, is_runnable=True))
+    assert Recovery(m.program(), RecoverLayout(8, None, RETHOOK), task)(TRAMPOLINE, 0x9000) == 0
+
+
+@pytest.mark.parametrize(
+    ("ret_addr", "frame"), [(16, 24), (24, 16), (-16, -8), (-8, -16), (-16, 8), (8, -16), (-8, 240)]
+)
+def test_rethook_node_may_have_its_link_anywhere(ret_addr: int, frame: int) -> None:
+    m = Machine()
+    first, second = NODES, NODES + 1024
+    m.put(TASK + 16, first)
+    for node, after, values in ((first, second, (0xA1, 0x9010)), (second, 0, (0xA0, 0x9000))):
+        for offset, value in zip((0, ret_addr, frame), (after, *values)):
+            m.put(node + offset, value)
+    rethook = msgspec.structs.replace(RETHOOK, ret_addr_offset=ret_addr, frame_offset=frame)
+    recover = m.recovery(rethook=rethook)
+    assert recover(TRAMPOLINE, 0x9000) == 0xA0
+    ends = (0, 8, ret_addr, ret_addr + 8, frame, frame + 8)
+    assert (m.reads, m.bytes_read) == (3, 8 + 2 * (max(ends) - min(ends)))
+
+
+@pytest.mark.parametrize(("ret_addr", "frame"), [(-200, 100), (-8, 248), (16, 256)])
+def test_rethook_node_of_more_than_256_bytes_is_read_word_by_word(
+    ret_addr: int, frame: int
+) -> None:
+    m = Machine()
+    m.put(TASK + 16, NODES)
+    m.put(NODES + ret_addr, 0xA0)
+    m.put(NODES + frame, 0x9000)
+    rethook = msgspec.structs.replace(RETHOOK, ret_addr_offset=ret_addr, frame_offset=frame)
+    assert m.recovery(rethook=rethook)(TRAMPOLINE, 0x9000) == 0xA0
+    assert m.bytes_read == 3 * 8
+
+
+def test_rethook_list_that_leads_to_no_node_cannot_be_told() -> None:
+    m = Machine()
+    m.put(TASK + 16, 1)
+    with pytest.raises(NotInDump) as e:
+        m.recovery()(TRAMPOLINE, 0x9000)
+    assert e.value.addr == 1 + 16
+
+
+@pytest.mark.parametrize(("nodes", "found"), [(4096, True), (4097, False)])
+def test_rethook_list_may_have_4096_nodes(nodes: int, found: bool) -> None:
+    m = Machine()
+    m.memory.extend(bytes(64 * nodes))
+    m.rethook(*[(TRAMPOLINE, 0)] * (nodes - 1), (0xA0, 0x9000))
+    recover = m.recovery()
+    if found:
+        assert recover(TRAMPOLINE, 0x9000) == 0xA0
+    else:
+        with pytest.raises(NotInDump):
+            recover(TRAMPOLINE, 0x9000)
+
+
 def test_fgraph_comes_first_and_rethook_looks_at_what_it_gives() -> None:
     m = Machine()
     m.fgraph(TRAMPOLINE, retp=0x9000)
@@ -451,6 +534,7 @@ def traced_kernel(task_members: str) -> DrawnKernel:
 SHADOW_STACK = (
     "unsigned long state; int curr_ret_stack; int curr_ret_depth; unsigned long *ret_stack"
 )
+TOO_FAR = r"\(struct task_struct cannot have ret_stack so far from curr_ret_stack\)"
 ARRAY = "unsigned long state; int curr_ret_stack; struct ftrace_ret_stack *ret_stack"
 
 
@@ -497,6 +581,7 @@ def test_kernel_without_the_graph_tracer_has_no_fgraph() -> None:
     [
         ("unsigned long *ret_stack", "int curr_ret_stack", 65532 - 8, True),
         ("unsigned long *ret_stack", "int curr_ret_stack", 65536 - 8, False),
+        ("char before[40000]; unsigned long *ret_stack", "int curr_ret_stack", 65532 - 8, True),
         ("int curr_ret_stack", "unsigned long *ret_stack", 65528 - 4, True),
         ("int curr_ret_stack", "unsigned long *ret_stack", 65536 - 4, False),
     ],
@@ -509,7 +594,7 @@ def test_members_of_a_task_that_lie_too_far_apart_are_damage(
     if fits:
         assert probe_recovery(kernel.prog).fgraph is not None
     else:
-        with pytest.raises(TypesError, match="so far from"):
+        with pytest.raises(TypesError, match=TOO_FAR):
             probe_recovery(kernel.prog)
 
 

@@ -239,6 +239,47 @@ def test_recovery_is_asked_of_the_caller_of_a_call_of_null() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("sp", "first_asked"), [(0, (1 << 64) - 8), (TASK + 2001, TASK + 1993), (TASK + 8, TASK)]
+)
+def test_the_pretended_frame_of_a_call_of_null_is_below_sp_as_an_address(
+    sp: int, first_asked: int
+) -> None:
+    cpu = Cpu()
+    asked = []
+
+    def find(addr: int) -> Optional[StackMemory]:
+        asked.append(addr)
+        return cpu.find(addr)
+
+    registers = {"ip": 0, "sp": sp, "bp": 0, "cs": KERNEL_CS, "flags": 0}
+    walk_from_regs(registers, find, TASK + SIZE, RULES)
+    assert asked[0] == first_asked
+
+
+def test_a_stack_pointer_at_the_very_bottom_has_not_overflowed() -> None:
+    cpu = Cpu()
+    frame = cpu.frame(TASK + 2048, LAST_FRAME, 0xA1)
+    walk = cpu.walk(0xF0, sp=TASK, bp=frame)
+    assert (walk.end, walk.overflowed, len(walk.steps)) == (End.USER_REGS, None, 3)
+
+
+def test_the_walker_of_a_kernel_has_its_rules() -> None:
+    cpu = Cpu()
+    caller = cpu.frame(TASK + 2048, LAST_FRAME, 0xA1)
+    sp = cpu.frame(TASK + 1024, caller, 0xA0) - RULES.frame_bp_offset
+    stack = StackMemory(TASK, SIZE, sp, bytes(cpu.memory[TASK][sp - TASK :]))
+    task = cast(Task, SimpleNamespace(thread_sp=sp))
+    walker = FramePointerWalker(RULES)
+    assert walker.encoding == "lsb"
+    assert FramePointerWalker(replace(RULES, encoding=Encoding.MSB)).encoding == "msb"
+    walk = walker.walk_sleeping(task, stack, lambda addr, addr_p: addr + 1)
+    assert [step.ip for step in walk.steps] == [0xA1, 0xA2, 0xAA, 0x401000]
+    signature = walker.signature(task, stack)
+    assert signature is not None
+    assert signature.ips == (0xA0, 0xA1, 0xA9)
+
+
 def test_the_walker_of_a_kernel_walks_from_the_registers_and_recovers() -> None:
     cpu = Cpu()
     caller = cpu.frame(TASK + 2048, LAST_FRAME, 0xA1)

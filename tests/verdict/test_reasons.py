@@ -232,7 +232,7 @@ def test_running_says_on_which_cpu() -> None:
 )
 def test_running_says_what_is_wrong_with_the_stack(walk: Walk, said: str) -> None:
     brief = "running on CPU 7" + (", stack overflow" if walk.overflowed else "")
-    assert explain_running(7, walk, (SCHEDULE, IN_MODULE)) == Explanation(
+    assert explain_running(7, walk, (SCHEDULE, STUB, IN_MODULE)) == Explanation(
         f"running on CPU 7{said}", brief
     )
 

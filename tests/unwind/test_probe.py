@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which walker a kernel gets."""
+
+from __future__ import annotations
+
+import drgn
+import pytest
+from msgspec.structs import replace
+
+from drgn_tools.arch.registry import layout_of
+from drgn_tools.kernel.stack_memory import StackMemory
+from drgn_tools.kernel.task_list import TaskList
+from drgn_tools.kernel.text import KernelText
+from drgn_tools.unwind.base import nothing_rewritten
+from drgn_tools.unwind.drgn_fallback import DrgnWalker
+from drgn_tools.unwind.frame_pointer import FramePointerWalker
+from drgn_tools.unwind.probe import probe_walker
+
+
+def test_encoded_frame_pointers_are_followed(demo_program: drgn.Program) -> None:
+    layout = layout_of(demo_program)
+    walker = probe_walker(demo_program, layout, KernelText(demo_program))
+    assert isinstance(walker, FramePointerWalker)
+    assert walker.encoding == "lsb"
+
+
+@pytest.mark.parametrize("unwinder", ["orc", "guess"])
+def test_kernel_with_another_unwinder_gets_drgns(demo_program: drgn.Program, unwinder: str) -> None:
+    layout = replace(layout_of(demo_program), unwinder=unwinder)
+    walker = probe_walker(demo_program, layout, KernelText(demo_program))
+    assert isinstance(walker, DrgnWalker)
+    task = next(t for t in TaskList(demo_program, layout.task) if t.comm == "w-nanosleep")
+    steps = walker.walk_sleeping(task, StackMemory(0, 0, 0, b""), nothing_rewritten).steps
+    assert [step.user_mode for step in steps] == [False] * (len(steps) - 1) + [True]
+    assert len(steps) > 5
