@@ -49,7 +49,7 @@ def test_rows_are_filtered_by_text(page: Any) -> None:
 
 def test_a_filter_finds_a_stack_by_any_of_its_functions(page: Any) -> None:
     page.fill("#stacks input", "rep_stos_alternative")
-    tasks = {task for _, task in TASKS if any("rep_stos" in (f.symbol or "") for f in task.frames)}
+    tasks = {task for _, task in TASKS if any("rep_stos" in str(f.symbol) for f in task.frames)}
     assert sum(column(page, "stacks", "tasks")) == sum(task in tasks for _, task in TASKS)
 
 
