@@ -98,7 +98,7 @@ def test_command_line_says_the_same(guest: Guest) -> None:
 
 DIES_MEANWHILE = """if True:
     import os, sys
-    from drgn_tools import audit
+    from drgn_tools.analysis import audit
     from drgn_tools.commands.main import main
 
     pid, tasks = int(sys.argv.pop(1)), int(sys.argv.pop(1))
