@@ -44,7 +44,7 @@ settings.register_profile(
 )
 # That a mutant is caught is enough: the smallest example that does it is not wanted.
 settings.register_profile(
-    "mutants", settings.get_profile("repeatable"), max_examples=100, phases=[Phase.generate]
+    "mutants", settings.get_profile("repeatable"), max_examples=40, phases=[Phase.generate]
 )
 settings.load_profile("repeatable")
 

@@ -163,6 +163,22 @@ def test_no_stack_is_visited_twice() -> None:
     )
 
 
+def test_a_stack_that_overflowed_is_not_visited_again() -> None:
+    cpu = Cpu()
+    frame = cpu.frame(NMI + 2048, IRQ + 1024, 0xA0)
+    cpu.frame(IRQ + 1024, TASK + 2048, 0xA1)
+    cpu.frame(TASK + 2048, IRQ + 2048, 0xA2)
+    cpu.frame(IRQ + 2048, 0, 0xA3)
+    cpu.next_sp = {NMI: IRQ - 8, IRQ: TASK + 2000, TASK: IRQ + 2000}
+    walk = cpu.walk(0xF0, sp=NMI + 2000, bp=frame)
+    assert (walk.end, walk.bad_addr, walk.overflowed, seen(walk)) == (
+        End.ERROR,
+        IRQ + 2048,
+        "irq",
+        [("nmi", 0xA0), ("irq", 0xA1), ("task", 0xA2)],
+    )
+
+
 def test_frames_may_lie_lower_on_the_next_stack_but_not_on_the_same() -> None:
     cpu = Cpu()
     low = cpu.frame(TASK + 64, LAST_FRAME, 0xA1)
