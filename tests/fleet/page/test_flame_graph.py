@@ -55,9 +55,7 @@ def test_the_flame_graph_by_keyboard(page: Any) -> None:
 
 def test_the_flame_graph_finds_a_function(page: Any) -> None:
     page.fill("#flame-search", "rep_stos")
-    tasks = sum(
-        any("rep_stos" in str(f.symbol) for f in kernel_frames(task)) for _, task in TASKS
-    )
+    tasks = sum(any("rep_stos" in str(f.symbol) for f in kernel_frames(task)) for _, task in TASKS)
     assert page.inner_text("#flame-found").startswith(f"{tasks} tasks (")
     assert page.locator(".frame.found").count() > 0
     page.fill("#flame-search", "")
