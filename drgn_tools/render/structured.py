@@ -15,7 +15,7 @@ from ..terminal.escape import escape
 
 __all__ = ("csv_lines", "json_lines", "jsonl_lines")
 
-_FORMULA_STARTS = ("=", "+", "-", "@")
+_FORMULA_STARTS = tuple("=+-@＝＋－＠")
 """A spreadsheet evaluates a cell that begins so, and a comm is chosen by whoever runs the program (OWASP,
 "CSV Injection"; the tab and the carriage return named there are escaped)."""
 

@@ -469,7 +469,7 @@ def test_csv_of_regs_of_a_32_bit_kernel() -> None:
         assert int(row[name], 16) == value
 
 
-@pytest.mark.parametrize("start", "=+-@")
+@pytest.mark.parametrize("start", "=+-@＝＋－＠")
 def test_csv_text_is_never_a_formula_of_a_spreadsheet(start: str) -> None:
     # OWASP, "CSV Injection". Who runs a program chooses its comm.
     evil = f"{start}cmd|' /C calc'!A0"
