@@ -56,8 +56,20 @@ class Reason(str, enum.Enum):
     """Unreliable: a return address is not kernel text."""
     BROKEN_CHAIN = "broken_chain"
     """Unreliable: a frame pointer leads off the stack, downward, or into the frame below."""
+    NO_UNWIND_DATA = "no_unwind_data"
+    """Unreliable: no ORC table has a rule for a return address. Frames beyond it are guessed."""
+    UNDEFINED_UNWIND_STATE = "undefined_unwind_state"
+    """Unreliable: the ORC rule of a return address says that the stack is undefined there."""
+    REGISTER_NOT_SAVED = "register_not_saved"
+    """Unreliable: an ORC rule needs a register that is not on the stack."""
+    OFF_STACK = "off_stack"
+    """Unreliable: an ORC rule leads off the stack."""
+    WRONG_DIRECTION = "wrong_direction"
+    """Unreliable: an ORC rule leads down the stack."""
     TOO_MANY_ENTRIES = "too_many_entries"
     """Unreliable: the stack fills the 100 entries of live patching (it can use 99)."""
+    UNWIND_DATA_UNCLEAR = "unwind_data_unclear"
+    """Unknown: the ORC tables that the walk needs are damaged, or the lists that lead to them are."""
     RUNNING = "running"
     """Unknown: the task is on a CPU; the kernel answers -EBUSY."""
     UNREADABLE = "unreadable"
@@ -69,18 +81,25 @@ class Reason(str, enum.Enum):
     CHANGED = "changed"
     """Unknown: the task ran each time it was read (on a running kernel)."""
     NOT_ENCODED = "not_encoded"
-    """Unknown: this kernel does not unwind by encoded frame pointers."""
+    """Unknown: this kernel has neither encoded frame pointers nor the ORC unwinder."""
     NO_RELIABLE_STACKTRACE = "no_reliable_stacktrace"
     """Unknown: the kernel has frame pointers, but was built without reliable stack traces."""
     ENCODING_UNCLEAR = "encoding_unclear"
     """Unknown: the entry code could not be read, or has more than one encoding."""
+    ORC_UNCLEAR = "orc_unclear"
+    """Unknown: the ORC tables of this kernel cannot be found, or have an unknown form."""
 
     def __str__(self) -> str:
         return self.value
 
 
 KERNEL_WIDE = frozenset(
-    (Reason.NOT_ENCODED, Reason.NO_RELIABLE_STACKTRACE, Reason.ENCODING_UNCLEAR)
+    (
+        Reason.NOT_ENCODED,
+        Reason.NO_RELIABLE_STACKTRACE,
+        Reason.ENCODING_UNCLEAR,
+        Reason.ORC_UNCLEAR,
+    )
 )
 """Reasons that all tasks of a kernel share: the sentence need be said only once."""
 
@@ -112,6 +131,11 @@ class Frame(msgspec.Struct, frozen=True, weakref=True):
     """Address of the ``struct pt_regs``, if this frame is one; ``None`` for a call."""
     user_mode: bool = False
     """Whether this is a ``pt_regs`` saved in user mode; :attr:`ip` is then a user address."""
+    exact: bool = False
+    """:attr:`ip` is the address of the next instruction, as in a ``pt_regs``, not a return address."""
+    guessed: bool = False
+    """The unwinder met an error before it found this frame. The kernel shows such a frame in an oops, but does not
+    trust it."""
 
     @property
     def module(self) -> Optional[str]:

@@ -102,9 +102,21 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
     def read(self, raw: bytes) -> Registers:
         """Return register values by name.
 
-        :param raw: The :attr:`size_bytes` bytes of one ``struct pt_regs``
+        :param raw: The :attr:`size_bytes` bytes of one ``struct pt_regs``; or only the last of
+            them, if entry code was interrupted that had not saved the rest yet. The registers
+            that it had not saved are left out.
         """
-        return Registers(raw, self._places)
+        if len(raw) == self.size_bytes:
+            return Registers(raw, self._places)
+        missing = self.size_bytes - len(raw)
+        return Registers(
+            raw,
+            {
+                name: slice(offset - missing, offset - missing + size)
+                for name, offset, size in self.fields
+                if offset >= missing
+            },
+        )
 
     def user_mode(self, registers: Mapping[str, int]) -> bool:
         """Return whether registers were saved in user mode.

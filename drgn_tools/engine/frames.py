@@ -65,13 +65,16 @@ class Frames:
     def of_step(self, step: Step) -> Frame:
         """Return the frame of one step of a walk."""
         if step.user_mode:
-            return Frame(step.ip, None, step.stack, step.regs, True)
-        if not step.exact:
-            return self.of_call(step.ip, step.stack)
-        frame = self.of_ip(step.ip, True, step.stack)
-        if step.regs is None:
+            return Frame(step.ip, None, step.stack, step.regs, True, True, step.guessed)
+        if step.exact:
+            frame = self.of_ip(step.ip, True, step.stack)
+        else:
+            frame = self.of_call(step.ip, step.stack)
+        if step.regs is None and not step.guessed:
             return frame
-        return Frame(frame.ip, frame.symbol, frame.stack, step.regs)
+        return Frame(
+            frame.ip, frame.symbol, frame.stack, step.regs, False, frame.exact, step.guessed
+        )
 
     def of_call(self, ip: int, stack: str = "task") -> Frame:
         """Return the frame of a call.
@@ -98,7 +101,7 @@ class Frames:
                 if exact
                 else self._symbolizer.name_return_address(ip)
             )
-            frame = self._frames[key] = Frame(ip, symbol, stack)
+            frame = self._frames[key] = Frame(ip, symbol, stack, exact=exact)
         return frame
 
     def of_cpu(self, registers: Mapping[str, int], find_stack: FindStack, walk: Walk) -> Frame:
@@ -110,7 +113,7 @@ class Frames:
         """
         ip = registers["ip"]
         if self._layout.regs.user_mode(registers):
-            return Frame(ip, user_mode=True)
+            return Frame(ip, user_mode=True, exact=True)
         try:
             found = find_stack(registers["sp"])
         except NotInDump:

@@ -68,7 +68,7 @@ class Template(msgspec.Struct, frozen=True):
         frames, regs = self.frames, self.regs
         if frames[-1].user_mode:
             (address, registers), stack = found[-1], frames[-1].stack
-            frames = (*frames[:-1], Frame(registers["ip"], None, stack, address, True))
+            frames = (*frames[:-1], Frame(registers["ip"], None, stack, address, True, True))
             regs = (*regs[:-1], SavedRegs(address, regs[-1].entry, True, registers))
             found = found[:-1]
         if not found:
@@ -78,7 +78,7 @@ class Template(msgspec.Struct, frozen=True):
         for i in range(len(found) - 1, -1, -1):
             at, (address, registers) = self.regs_at[i], found[i]
             frame, entry = frames[at], regs[i].entry
-            all_frames[at] = Frame(frame.ip, frame.symbol, frame.stack, address)
+            all_frames[at] = Frame(frame.ip, frame.symbol, frame.stack, address, False, True)
             caller = find_caller(all_frames, at, registers["sp"])
             all_regs[i] = SavedRegs(address, entry, False, registers, frame.symbol, caller)
         return tuple(all_frames), tuple(all_regs)

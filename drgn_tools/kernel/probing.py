@@ -15,9 +15,9 @@ from drgn import Program
 
 from ..debuginfo.kallsyms import kallsyms_of
 from ..errors import TypesError
-from ..memory import UNUSABLE
+from ..memory import UNUSABLE, read_or_none
 
-__all__ = ("at_most", "probing", "symbol_address")
+__all__ = ("at_most", "function_code", "probing", "symbol_address")
 
 
 def symbol_address(prog: Program, name: str) -> Optional[int]:
@@ -34,6 +34,25 @@ def symbol_address(prog: Program, name: str) -> Optional[int]:
         return int(prog.symbol(name).address)
     except LookupError:
         return None
+
+
+def function_code(prog: Program, name: str, most_bytes: int) -> Optional[bytes]:
+    """Return the machine code of a function of the kernel image.
+
+    :param name: Its symbol
+    :param most_bytes: Read no more: a damaged symbol table may say anything
+    :return: Empty if it is not in the dump; ``None`` if the kernel has no such symbol
+    """
+    addr = symbol_address(prog, name)
+    if addr is None:
+        return None
+    kallsyms = kallsyms_of(prog)
+    if kallsyms is not None:
+        found = kallsyms.at(addr)
+        size_bytes = found[2] if found else 0
+    else:
+        size_bytes = prog.symbol(addr).size
+    return read_or_none(prog, addr, min(size_bytes, most_bytes)) or b""
 
 
 @contextmanager

@@ -54,6 +54,8 @@ class TextRange(NamedTuple):
     kind: TextKind
     name: Optional[str] = None
     """Module or BPF program; ``None`` for the rest."""
+    owner: Optional[Object] = None
+    """``struct ftrace_ops *`` of a trampoline, ``struct bpf_ksym *`` of a BPF program; ``None`` for the rest."""
 
 
 class KernelText:
@@ -213,7 +215,8 @@ def _ftrace_trampolines(prog: Program) -> Iterator[TextRange]:
             return
         start = op.trampoline.value_()
         if start:  # freeing a trampoline leaves its size
-            yield TextRange(start, start + op.trampoline_size.value_(), TextKind.FTRACE)
+            end = start + op.trampoline_size.value_()
+            yield TextRange(start, end, TextKind.FTRACE, owner=op)
 
 
 def _kprobe_slots(prog: Program) -> Iterator[TextRange]:
@@ -241,7 +244,7 @@ def _bpf_text(prog: Program) -> Iterator[TextRange]:
     for ksym in list_entries(head, "struct bpf_ksym", "lnode"):
         name = ksym.name.string_().decode("ascii", "backslashreplace")
         end = ksym.end.value_() + _BYTES_PAST_END_OF_BPF
-        yield TextRange(ksym.start.value_(), end, TextKind.BPF, name)
+        yield TextRange(ksym.start.value_(), end, TextKind.BPF, name, ksym)
 
 
 def _bpf_text_before_ksym(prog: Program, head: Object) -> Iterator[TextRange]:

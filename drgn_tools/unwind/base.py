@@ -19,7 +19,7 @@ from ..arch.base import Registers
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
 
-__all__ = ("End", "Recover", "Signature", "Step", "Walk", "Walker", "nothing_rewritten")
+__all__ = ("End", "Fault", "Recover", "Signature", "Step", "Walk", "Walker", "nothing_rewritten")
 
 Recover = Callable[[int, int], int]
 """``unwind_recover_ret_addr()`` in asm/unwind.h: (address that was found on the stack, virtual address
@@ -48,7 +48,10 @@ class Step(msgspec.Struct, frozen=True):
     stack: str
     """:attr:`.StackMemory.kind` of the stack that the frame is on."""
     raw_regs: Optional[bytes]
-    """The bytes of the ``struct pt_regs``; ``None`` for the frame of a call."""
+    """The bytes of the ``struct pt_regs``, or only the last of them (see :meth:`.RegsLayout.read`);
+    ``None`` for the frame of a call."""
+    guessed: bool = False
+    """``unwind_error()`` was true already: the kernel shows this frame in an oops, but does not trust it."""
 
 
 class End(enum.Enum):
@@ -65,8 +68,25 @@ class End(enum.Enum):
     was skipped. For the kernel this is a complete, empty trace."""
     NOT_IN_DUMP = "not_in_dump"
     """Memory that the walk needs is not in the dump. This cannot happen to the kernel."""
+    UNWIND_DATA_UNCLEAR = "unwind_data_unclear"
+    """The unwind tables are damaged, or the lists that lead to them are. The kernel would have ended otherwise."""
     UNKNOWN = "unknown"
     """The unwinder, drgn's, does not tell."""
+
+
+class Fault(enum.Enum):
+    """Why an ORC walk ended with an error: the first reason, if there are several."""
+
+    NO_UNWIND_DATA = "no_unwind_data"
+    """No table has a rule for an address. The kernel then guesses that the code has a frame pointer."""
+    UNDEFINED_UNWIND_STATE = "undefined_unwind_state"
+    """The rule of an address says that the stack is undefined there: padding, or code that is not reached."""
+    REGISTER_NOT_SAVED = "register_not_saved"
+    """The rule takes the CFA from a register that is not on the stack."""
+    OFF_STACK = "off_stack"
+    """What the rule leads to lies off the stack."""
+    WRONG_DIRECTION = "wrong_direction"
+    """The next frame does not lie above the one before."""
 
 
 class Walk(msgspec.Struct, frozen=True):
@@ -77,9 +97,12 @@ class Walk(msgspec.Struct, frozen=True):
     end: End
     """How it ended."""
     bad_addr: Optional[int] = None
-    """After ERROR the frame pointer that could not be followed, after NOT_IN_DUMP the missing virtual address."""
+    """After ERROR the frame pointer that could not be followed, or the address of the :attr:`fault`: of the code
+    without a usable rule, or of memory off the stack. After NOT_IN_DUMP the missing virtual address."""
     overflowed: Optional[str] = None
     """:attr:`.StackMemory.kind` of a stack that overflowed: its stack pointer is below its low end."""
+    fault: Optional[Fault] = None
+    """After ERROR, what the fault is; ``None`` for a frame pointer."""
 
 
 class Signature(msgspec.Struct, frozen=True):

@@ -7,15 +7,21 @@ from drgn import Program
 
 from ..arch.base import Layout
 from ..arch.x86.frame_pointer_rules import frame_pointer_rules
+from ..arch.x86.layout import X86Layout
+from ..arch.x86.orc_tables import OrcImage, OrcTables
 from ..kernel.text import KernelText
 from .base import Walker
 from .drgn_fallback import DrgnWalker
 from .frame_pointer import FramePointerWalker
+from .orc import OrcRules, OrcWalker
+from .recovery import RecoverLayout
 
 __all__ = ("probe_walker",)
 
 
-def probe_walker(prog: Program, layout: Layout, text: KernelText) -> Walker:
+def probe_walker(
+    prog: Program, layout: Layout, text: KernelText, recover_layout: RecoverLayout
+) -> Walker:
     """Return the walker of a kernel.
 
     A new one is made with each reading of the kernel text: tables of modules (ORC) belong to it.
@@ -24,8 +30,30 @@ def probe_walker(prog: Program, layout: Layout, text: KernelText) -> Walker:
 
     :param layout: Layout of this kernel
     :param text: Text and modules of this kernel
+    :param recover_layout: What rewrites return addresses in this kernel
     """
     rules = frame_pointer_rules(layout)
     if rules is not None:
         return FramePointerWalker(rules)
+    if isinstance(layout, X86Layout) and isinstance(layout.orc, OrcImage):
+        return OrcWalker(_orc_rules(prog, layout, layout.orc, text, recover_layout))
     return DrgnWalker(prog, layout, text.is_kernel_text)
+
+
+def _orc_rules(
+    prog: Program,
+    layout: X86Layout,
+    image: OrcImage,
+    text: KernelText,
+    recover_layout: RecoverLayout,
+) -> OrcRules:
+    rethook = recover_layout.rethook
+    return OrcRules(
+        find=OrcTables(prog, image, text).find,
+        regs=layout.regs,
+        frame_bp_offset=layout.first_frame_offset,
+        fork_return_addrs=layout.fork_return_addrs,
+        guesses=image.guesses,
+        starts_above_frame=image.starts_above_frame,
+        rethook_trampoline=None if rethook is None else rethook.trampoline,
+    )

@@ -10,13 +10,10 @@ import msgspec
 from ..arch.base import Layout
 from ..arch.x86.encoding import Encoding
 from ..arch.x86.layout import X86Layout
+from ..arch.x86.orc_tables import OrcProblem
 from ..records import Reason
 
 __all__ = ("NoVerdict", "no_verdict")
-
-_UNWINDERS_WITHOUT_VERDICT = {"orc": "ORC", "guess": "guess"}
-"""Unwinders that are not re-stated here (orc), or that give no reliable stack traces (guess)."""
-
 
 class NoVerdict(msgspec.Struct, frozen=True):
     """Why no stack of a kernel has a verdict."""
@@ -35,12 +32,21 @@ def no_verdict(layout: Layout) -> Optional[NoVerdict]:
     """
     if isinstance(layout, X86Layout) and layout.detection.problem is not None:
         return NoVerdict(Reason.ENCODING_UNCLEAR, layout.detection.problem)
-    if layout.unwinder in _UNWINDERS_WITHOUT_VERDICT:
+    if layout.unwinder == "guess":
         return NoVerdict(
             Reason.NOT_ENCODED,
-            f"this kernel uses the {_UNWINDERS_WITHOUT_VERDICT[layout.unwinder]} unwinder, not encoded frame pointers",
+            "this kernel uses the guess unwinder, which has no reliable stack traces",
         )
-    if isinstance(layout, X86Layout) and layout.encoding is Encoding.NONE:
+    if isinstance(layout, X86Layout) and isinstance(layout.orc, OrcProblem):
+        return NoVerdict(
+            Reason.ORC_UNCLEAR,
+            f"this kernel uses the ORC unwinder, but {layout.orc.sentence}",
+        )
+    if (
+        isinstance(layout, X86Layout)
+        and layout.unwinder != "orc"
+        and layout.encoding is Encoding.NONE
+    ):
         return NoVerdict(
             Reason.NOT_ENCODED, "this kernel does not encode pt_regs in the frame pointer"
         )

@@ -25,6 +25,16 @@ _PREEMPTION = (
 Code is preempted if what interrupted it has called one of them."""
 
 
+_FAULTS = {
+    Reason.NO_UNWIND_DATA: "no unwind data",
+    Reason.UNDEFINED_UNWIND_STATE: "undefined unwind state",
+    Reason.REGISTER_NOT_SAVED: "register not saved",
+    Reason.OFF_STACK: "leads off the stack",
+    Reason.WRONG_DIRECTION: "wrong direction",
+}
+"""Faults of an ORC walk in a few words."""
+
+
 class Explanation(msgspec.Struct, frozen=True):
     """The reason of a verdict in words."""
 
@@ -61,6 +71,10 @@ def explain(
     if reason is Reason.BROKEN_CHAIN:
         last = place(frames[at]) if at is not None else "the saved stack pointer"
         return Explanation(_broken(walk, last), "broken frame pointer")
+    if reason in _FAULTS:
+        return Explanation(_fault(reason, walk, frames, at), _FAULTS[reason])
+    if reason is Reason.UNWIND_DATA_UNCLEAR:
+        return Explanation(_unclear(walk, frames[-1:]), "unwind data unclear")
     if reason is Reason.TOO_MANY_ENTRIES:
         return Explanation(
             f"{MAX_STACK_ENTRIES} or more entries; live patching can use {MAX_STACK_ENTRIES - 1}",
@@ -96,7 +110,9 @@ def explain_running(
         brief += ", stack overflow"
         sentence.append(f"the {walk.overflowed} stack overflowed")
     if walk is not None and walk.end is End.ERROR:
-        sentence.append(_broken(walk, place(frames[-1])))
+        sentence.append(_ended(walk, frames))
+    elif walk is not None and walk.end is End.UNWIND_DATA_UNCLEAR:
+        sentence.append(_unclear(walk, frames[-1:]))
     elif walk is not None and walk.end is End.NOT_IN_DUMP:
         sentence.append(_missing(walk))
     elif walk is not None and walk.end is End.EMPTY:
@@ -114,8 +130,37 @@ def explain_changed(times: int) -> Explanation:
     )
 
 
+def _ended(walk: Walk, frames: Sequence[Frame]) -> str:
+    """Return why the walk of a task on a CPU ended: *frames* begin with the one that the CPU is in."""
+    trusted = [i for i, frame in enumerate(frames) if not frame.guessed]
+    if walk.fault is None:
+        return _broken(walk, place(frames[-1]))
+    return _fault(Reason(walk.fault.value), walk, frames, trusted[-1] if trusted else None)
+
+
 def _broken(walk: Walk, last: str) -> str:
     return f"frame pointer {walk.bad_addr or 0:#x} after {last} does not lead up the stack"
+
+
+def _fault(
+    reason: Reason, walk: Walk, frames: Sequence[Frame], at: Optional[int]
+) -> str:
+    where = "the saved stack pointer" if at is None else place(frames[at])
+    addr = f"{walk.bad_addr or 0:#x}"
+    if reason is Reason.NO_UNWIND_DATA:
+        return f"no unwind data for {where}"
+    if reason is Reason.UNDEFINED_UNWIND_STATE:
+        return f"the unwind data say that the stack is undefined at {where}"
+    if reason is Reason.REGISTER_NOT_SAVED:
+        return f"the unwind data of {where} need a register that is not saved"
+    if reason is Reason.OFF_STACK:
+        return f"{where} leads to {addr}, off the stack"
+    return f"{where} leads down the stack, to {addr}"
+
+
+def _unclear(walk: Walk, last: Sequence[Frame]) -> str:
+    where = f" of {place(last[0])}" if last else ""
+    return f"the unwind data{where} are damaged at {walk.bad_addr or 0:#x}"
 
 
 def _missing(walk: Walk) -> str:

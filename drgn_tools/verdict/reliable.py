@@ -13,12 +13,22 @@ from typing import Callable, Optional
 import msgspec
 
 from ..records import Reason, Verdict
-from ..unwind.base import End, Walk
+from ..unwind.base import End, Fault, Walk
 
 __all__ = ("MAX_STACK_ENTRIES", "Judgement", "judge")
 
 MAX_STACK_ENTRIES = 100
 """kernel/livepatch/transition.c. A stack with as many entries already fails: 99 can be used."""
+
+
+_REASONS: dict[Optional[Fault], Reason] = {
+    None: Reason.BROKEN_CHAIN,
+    Fault.NO_UNWIND_DATA: Reason.NO_UNWIND_DATA,
+    Fault.UNDEFINED_UNWIND_STATE: Reason.UNDEFINED_UNWIND_STATE,
+    Fault.REGISTER_NOT_SAVED: Reason.REGISTER_NOT_SAVED,
+    Fault.OFF_STACK: Reason.OFF_STACK,
+    Fault.WRONG_DIRECTION: Reason.WRONG_DIRECTION,
+}
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -53,7 +63,12 @@ def judge(
     :param needs_user_regs: This kernel may require user-mode registers at the end of this
         task's stack (see :attr:`.arch.base.Layout.may_need_user_regs`)
     """
+    last = None
     for i, step in enumerate(walk.steps):
+        # The loop ends at unwind_error(), before it looks at the frame.
+        if step.guessed:
+            break
+        last = i
         if step.regs is not None:
             # Success path for user tasks.
             if step.user_mode:
@@ -71,11 +86,12 @@ def judge(
         if i + 1 >= MAX_STACK_ENTRIES:
             return Judgement(Verdict.UNRELIABLE, Reason.TOO_MANY_ENTRIES, i)
 
-    last = len(walk.steps) - 1 if walk.steps else None
     if walk.end is End.ERROR:
-        return Judgement(Verdict.UNRELIABLE, Reason.BROKEN_CHAIN, last)
+        return Judgement(Verdict.UNRELIABLE, _REASONS[walk.fault], last)
     if walk.end is End.NOT_IN_DUMP:
         return Judgement(Verdict.UNKNOWN, Reason.UNREADABLE, last)
+    if walk.end is End.UNWIND_DATA_UNCLEAR:
+        return Judgement(Verdict.UNKNOWN, Reason.UNWIND_DATA_UNCLEAR, last)
     if needs_user_regs:
         return Judgement(Verdict.UNKNOWN, Reason.END_UNCLEAR, last)
     return Judgement(Verdict.RELIABLE)

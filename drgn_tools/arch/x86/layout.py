@@ -5,16 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Optional
+from typing import Optional, Union
 
 from drgn import Program, SymbolBinding, offsetof, sizeof
 
-from ...debuginfo.kallsyms import kallsyms_of
-from ...kernel.probing import at_most, probing, symbol_address
+from ...kernel.probing import at_most, function_code, probing, symbol_address
 from ...kernel.task_layout import probe_task_layout
-from ...memory import read_or_none
 from ..base import Arch, Layout, Unwinder
 from .encoding import PROBE_SYMBOLS, Detection, Encoding, detect_encoding
+from .orc_tables import OrcImage, OrcProblem, probe_orc
 from .pt_regs import X86Regs, check_pt_regs
 
 __all__ = ("X86Layout", "probe_x86")
@@ -40,6 +39,8 @@ class X86Layout(Layout, frozen=True, kw_only=True):
     has_old_reliable_rules: bool
     """Up to v5.7 a reliable walk of a user task had to end at user-mode registers. Some stable
     kernels have dropped that rule, and a dump does not tell which."""
+    orc: Union[OrcImage, OrcProblem, None]
+    """Its ORC tables, or why they cannot be used; ``None`` if it has another unwinder."""
 
     @property
     def encoding(self) -> Encoding:
@@ -70,6 +71,7 @@ def probe_x86(prog: Program, arch: Arch, regs: X86Regs) -> X86Layout:
     with probing(prog):
         check_pt_regs(prog, regs)
         page_bytes = prog["PAGE_SIZE"].value_()
+        unwinder = _unwinder(prog)
         return X86Layout(
             arch=arch,
             page_bytes=page_bytes,
@@ -82,8 +84,9 @@ def probe_x86(prog: Program, arch: Arch, regs: X86Regs) -> X86Layout:
             ),
             regs=regs,
             task=probe_task_layout(prog, "thread.sp"),
-            unwinder=_unwinder(prog),
+            unwinder=unwinder,
             detection=detect_encoding(_entry_code(prog), regs.word_bytes),
+            orc=probe_orc(prog) if unwinder == "orc" else None,
             has_old_reliable_rules=_has_old_reliable_rules(prog),
             reliable_stacktrace=_has_reliable_stacktrace(prog),
             fork_return_addrs=frozenset(
@@ -159,19 +162,8 @@ def _unwinder(prog: Program) -> Optional[Unwinder]:
 
 
 def _entry_code(prog: Program) -> dict[str, bytes]:
-    code = {}
-    kallsyms = kallsyms_of(prog)
-    for name in PROBE_SYMBOLS:
-        addr = symbol_address(prog, name)
-        if addr is None:
-            continue
-        if kallsyms is not None:
-            found = kallsyms.at(addr)
-            size_bytes = found[2] if found else 0
-        else:
-            size_bytes = prog.symbol(addr).size
-        code[name] = read_or_none(prog, addr, min(size_bytes, _MAX_STUB_BYTES)) or b""
-    return code
+    found = {name: function_code(prog, name, _MAX_STUB_BYTES) for name in PROBE_SYMBOLS}
+    return {name: code for name, code in found.items() if code is not None}
 
 
 def _has_reliable_stacktrace(prog: Program) -> bool:

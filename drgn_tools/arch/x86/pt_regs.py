@@ -10,7 +10,7 @@ from drgn import Program, sizeof
 
 from ..base import RegsLayout
 
-__all__ = ("REGS_32", "REGS_64", "SEGMENTS", "X86Regs", "check_pt_regs")
+__all__ = ("IRET_FRAME_OFFSET", "REGS_32", "REGS_64", "SEGMENTS", "X86Regs", "check_pt_regs")
 
 _NAMES_64 = (
     "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax",
@@ -85,6 +85,10 @@ REGS_64 = _natural(_NAMES_64, 8, has_vm86=False)
 """x86-64: 21 words. Up to v6.8 ``cs`` and ``ss`` are whole words with zeros in the upper bits."""
 REGS_32 = _natural(_NAMES_32, 4, has_vm86=True)
 """x86-32: 17 words. Before v5.3, traps in kernel mode did not save sp and ss."""
+
+
+IRET_FRAME_OFFSET = 16 * 8
+"""``offsetof(struct pt_regs, ip)`` on x86-64: what the CPU itself pushes, ip to ss, begins there (asm/unwind.h)."""
 
 
 def check_pt_regs(prog: Program, layout: RegsLayout) -> None:

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The ORC unwinder, re-stated from arch/x86/kernel/unwind_orc.c (v5.10 to v7.2).
+
+Pure: bytes of stacks and rules in, the kernel's sequence of frames out. Bad data never raises: it
+ends the walk, and :attr:`.base.Walk.end` says how. The functions have the kernel's names, so that
+both files can be read side by side.
+
+The rule of an address (:class:`~..arch.x86.orc_entry.OrcEntry`) leads to the CFA, and from there to the
+next outer frame. Higher addresses are above::
+
+    a call                                  an interrupt or exception
+    ...                                     ...
+                      <- CFA: the next sp   struct pt_regs
+    return address                            sp, ss     -> the next sp
+    saved bp          <- CFA + bp_offset      ip, cs, flags
+    ...                                       ...        <- CFA, if only these five are saved: less 128
+                      <- sp                   r15        <- CFA
+                                            ...          <- sp
+
+The walk of a sleeping task begins at the frame that __switch_to_asm left::
+
+    ret_addr   -> the first ip
+    bp         -> the first bp
+    ...
+    r15        <- thread.sp
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Callable, Optional
+
+import msgspec
+
+from ..arch.x86.orc_entry import FRAME_POINTER_ENTRY, OrcEntry, OrcType
+from ..arch.x86.orc_tables import UnwindDataUnclear
+from ..arch.x86.pt_regs import IRET_FRAME_OFFSET, X86Regs
+from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
+from ..kernel.tasks import Task
+from ..memory import ADDRESS_MASK
+from .base import End, Fault, Recover, Step, Walk, Walker
+
+__all__ = ("OrcRules", "OrcWalker")
+
+_WORD_BYTES = 8
+_PAGE_BYTES = 4096
+_MAX_STEPS = 8192
+"""Frames of 64 KiB (KASAN), if each had one word. If registers on a damaged stack lead off it, the
+kernel's test of the direction does not hold, and a walk may go round for ever."""
+
+
+class OrcRules(msgspec.Struct, frozen=True):
+    """What unwind_orc.c knows of one kernel."""
+
+    find: Callable[[int], Optional[OrcEntry]]
+    """orc_find(): see :meth:`.OrcTables.find`."""
+    regs: X86Regs
+    """Layout of ``struct pt_regs``."""
+    frame_bp_offset: int
+    """``offsetof(struct inactive_task_frame, bp)``. ``ret_addr`` follows, and is the last member."""
+    fork_return_addrs: frozenset[int]
+    """Virtual addresses where a new task begins."""
+    guesses: bool = True
+    """As :attr:`.OrcImage.guesses`."""
+    starts_above_frame: bool = True
+    """As :attr:`.OrcImage.starts_above_frame`."""
+    rethook_trampoline: Optional[int] = None
+    """Virtual address that rethook writes over return addresses; ``None`` if unwinders do not see through it."""
+
+
+class _Unwinder:
+    """``struct unwind_state``, and the functions that change it."""
+
+    def __init__(self, find: FindStack, rules: OrcRules, recover: Recover) -> None:
+        self.find = find
+        self.rules = rules
+        self.recover = recover
+        self.stack: Optional[StackMemory] = None  # None: STACK_TYPE_UNKNOWN
+        self.visited: set[str] = set()
+        self.ip = 0
+        self.sp = 0
+        self.bp = 0
+        self.regs: Optional[int] = None  # virtual address; the registers of a CPU have none
+        self.registers: Optional[Mapping[str, int]] = None  # at regs; None if state->regs is NULL
+        self.raw_regs: Optional[bytes] = None
+        self.full_regs = False
+        self.prev_registers: Optional[Mapping[str, int]] = None
+        self.signal = False
+        self.found_at: Optional[int] = None
+        self.error = False
+        self.fault: Optional[Fault] = None
+        self.bad_addr: Optional[int] = None
+        self.on_cpu = False
+        self.overflowed: Optional[str] = None
+        self.steps_left = _MAX_STEPS
+
+    @property
+    def done(self) -> bool:
+        return self.stack is None
+
+    def note_error(self, fault: Fault, addr: int) -> None:
+        """Set ``state->error``. The first fault is the one that counts."""
+        if self.fault is None:
+            self.fault, self.bad_addr = fault, addr
+        self.error = True
+
+    def fail(self, fault: Fault, addr: int) -> None:
+        self.note_error(fault, addr)
+        self.stack = None
+
+    # ---- memory
+
+    def get_stack_info(self, addr: int) -> bool:
+        """Go to the stack that holds *addr*. Follows get_stack_info() in arch/x86/kernel/dumpstack_64.c."""
+        stack = self.find(addr) if addr else None
+        if stack is None or stack.kind in self.visited:
+            self.stack = None
+            return False
+        self.visited.add(stack.kind)
+        self.stack = stack
+        return True
+
+    def stack_access_ok(self, addr: int, len_bytes: int) -> bool:
+        """Unlike the kernel before v5.15, test the length also after a change of the stack."""
+        if self.stack is not None and self.stack.on_stack(addr, len_bytes):
+            return True
+        return (
+            self.get_stack_info(addr)
+            and self.stack is not None
+            and self.stack.on_stack(addr, len_bytes)
+        )
+
+    def deref_stack(self, addr: int, len_bytes: int) -> Optional[bytes]:
+        """Return memory of a stack; ``None`` if it lies off every stack, which ends the walk."""
+        if not self.stack_access_ok(addr, len_bytes):
+            self.fail(Fault.OFF_STACK, addr)
+            return None
+        assert self.stack is not None  # stack_access_ok() has found it
+        return self.stack.read(addr, len_bytes)
+
+    def deref_stack_reg(self, addr: int) -> Optional[int]:
+        raw = self.deref_stack(addr & ADDRESS_MASK, _WORD_BYTES)
+        return None if raw is None else int.from_bytes(raw, "little")
+
+    def get_reg(self, name: str) -> Optional[int]:
+        """Return a register of the interrupted code; ``None`` if it is not saved.
+
+        If only ip to ss are saved here, the registers of the frame before are the same: entry
+        code was interrupted that has not changed them yet.
+        """
+        if self.registers is None:
+            return None
+        saved = self.registers if self.full_regs else self.prev_registers
+        return None if saved is None else saved[name]
+
+    # ---- steps
+
+    def unwind_next_frame(self) -> None:
+        # End-of-stack check for user tasks.
+        if self.registers is not None and self.rules.regs.user_mode(self.registers):
+            self.stack = None
+            return
+        self.steps_left -= 1
+        if not self.steps_left:
+            self.fail(Fault.WRONG_DIRECTION, self.sp)
+            return
+
+        # A return address may be that of another function, if the call never returns.
+        entry = self.rules.find(self.ip if self.signal else (self.ip - 1) & ADDRESS_MASK)
+        if entry is None:
+            self.note_error(Fault.NO_UNWIND_DATA, self.ip)
+            if not self.rules.guesses:
+                self.stack = None
+                return
+            entry = FRAME_POINTER_ENTRY
+        elif entry.type is OrcType.UNDEFINED:
+            self.fail(Fault.UNDEFINED_UNWIND_STATE, self.ip)
+            return
+        elif entry.type is OrcType.END_OF_STACK:
+            self.stack = None
+            return
+
+        prev_sp, prev_stack = self.sp, self.stack
+        self.signal = entry.signal
+        cfa = self.find_cfa(entry)
+        if cfa is None or not self.find_ip_and_sp(entry.type, cfa) or not self.find_bp(entry, cfa):
+            return
+        # Prevent a recursive loop.
+        if (
+            self.stack is not None
+            and prev_stack is not None
+            and self.stack.kind == prev_stack.kind
+            and self.stack.on_stack(self.sp, _WORD_BYTES)
+            and self.sp <= prev_sp
+        ):
+            self.fail(Fault.WRONG_DIRECTION, self.sp)
+
+    def find_cfa(self, entry: OrcEntry) -> Optional[int]:
+        if entry.base == "sp":
+            cfa = self.sp + entry.offset
+        elif entry.base == "bp":
+            cfa = self.bp + entry.offset
+        else:
+            register = self.get_reg(entry.base)
+            if register is None:
+                self.fail(Fault.REGISTER_NOT_SAVED, self.ip)
+                return None
+            cfa = register
+        if entry.indirect:
+            word = self.deref_stack_reg(cfa)
+            if word is None:
+                return None
+            cfa = word + entry.offset_after
+        return cfa & ADDRESS_MASK
+
+    def find_ip_and_sp(self, type_: OrcType, cfa: int) -> bool:
+        if type_ is OrcType.CALL:
+            addr_p = (cfa - _WORD_BYTES) & ADDRESS_MASK
+            return_addr = self.deref_stack_reg(addr_p)
+            if return_addr is None:
+                return False
+            self.ip, self.sp = self.recover(return_addr, addr_p), cfa
+            self.found_at = addr_p
+            self.regs = self.registers = self.raw_regs = self.prev_registers = None
+            return True
+        full = type_ is OrcType.REGS
+        raw = self.deref_stack(cfa, self.rules.regs.size_bytes - (0 if full else IRET_FRAME_OFFSET))
+        if raw is None:
+            return False
+        if full:
+            self.prev_registers = None
+        elif self.full_regs:
+            self.prev_registers = self.registers
+        self.regs = cfa if full else (cfa - IRET_FRAME_OFFSET) & ADDRESS_MASK
+        self.raw_regs, self.registers = raw, self.rules.regs.read(raw)
+        self.full_regs = full
+        self.ip, self.sp = self.registers["ip"], self.registers["sp"]
+        self.found_at = (self.regs + self.rules.regs.ip_offset) & ADDRESS_MASK
+        # The interrupt may have hit the first instruction of the trampoline, right after the ret
+        # that went there. Of the function graph tracer's trampoline the kernel does not think here.
+        if self.ip == self.rules.rethook_trampoline:
+            self.ip = self.recover(self.ip, (self.sp - _WORD_BYTES) & ADDRESS_MASK)
+        return True
+
+    def find_bp(self, entry: OrcEntry, cfa: int) -> bool:
+        if entry.bp_from is None:
+            saved = self.get_reg("bp")
+            if saved is not None:
+                self.bp = saved
+            return True
+        base = cfa if entry.bp_from == "cfa" else self.bp
+        bp = self.deref_stack_reg(base + entry.bp_offset)
+        if bp is None:
+            return False
+        self.bp = bp
+        return True
+
+    # ---- the start
+
+    def unwind_start_at_regs(self, registers: Mapping[str, int]) -> None:
+        """Follows __unwind_start() with ``regs``, which are those of a CPU. The walk begins at the next frame."""
+        self.ip, self.sp, self.bp = registers["ip"], registers["sp"], registers["bp"]
+        self.registers, self.full_regs, self.signal = registers, True, True
+        self.go_to_first_stack()
+        if not self.done:
+            self.unwind_next_frame()
+
+    def unwind_start_inactive(self, stack: StackMemory, thread_sp: int) -> None:
+        """Follows __unwind_start() of a task that is not running.
+
+        :param stack: The task's stack
+        :param thread_sp: ``task->thread.sp``: virtual address of the ``struct inactive_task_frame``
+        """
+        bp_at = thread_sp + self.rules.frame_bp_offset
+        ret_addr_at = bp_at + _WORD_BYTES
+        above = self.rules.starts_above_frame
+        self.sp = (ret_addr_at + _WORD_BYTES if above else thread_sp) & ADDRESS_MASK
+        self.go_to_first_stack()
+        if self.done:
+            return
+        # Unlike the kernel, read the frame with a check of its bounds.
+        self.bp = int.from_bytes(stack.read(bp_at, _WORD_BYTES), "little")
+        self.ip = int.from_bytes(stack.read(ret_addr_at, _WORD_BYTES), "little")
+        self.found_at = ret_addr_at
+        self.signal = above and self.ip in self.rules.fork_return_addrs
+        while self.stack is not None and (
+            not self.stack.on_stack(thread_sp, _WORD_BYTES) or self.sp <= thread_sp
+        ):
+            self.unwind_next_frame()
+
+    def go_to_first_stack(self) -> None:
+        if self.get_stack_info(self.sp):
+            return
+        # We were not on a valid stack. It may have overflowed into its guard page: try the next page.
+        if not self.on_cpu:
+            self.note_error(Fault.OFF_STACK, self.sp)
+        if self.get_stack_info(-(-self.sp // _PAGE_BYTES) * _PAGE_BYTES & ADDRESS_MASK):
+            assert self.stack is not None  # it was found
+            self.overflowed = self.stack.kind
+        else:
+            self.note_error(Fault.OFF_STACK, self.sp)
+
+    def step(self) -> Step:
+        assert self.stack is not None  # there is no step after the walk is done
+        return Step(
+            self.ip,
+            self.registers is not None or self.signal,
+            self.found_at,
+            self.regs,
+            self.registers is not None and self.rules.regs.user_mode(self.registers),
+            self.stack.kind,
+            self.raw_regs,
+            self.error,
+        )
+
+
+def _walk(unwinder: _Unwinder, start: Callable[[], None]) -> Walk:
+    steps: list[Step] = []
+
+    def ended(end: End, addr: Optional[int] = None, fault: Optional[Fault] = None) -> Walk:
+        return Walk(tuple(steps), end, addr, unwinder.overflowed, fault)
+
+    try:
+        start()
+        while not unwinder.done:
+            steps.append(unwinder.step())
+            unwinder.unwind_next_frame()
+    except NotInDump as missing:
+        if not unwinder.error:
+            return ended(End.NOT_IN_DUMP, missing.addr)
+    except UnwindDataUnclear as unclear:
+        if not unwinder.error:
+            return ended(End.UNWIND_DATA_UNCLEAR, unclear.addr)
+    if unwinder.error:
+        return ended(End.ERROR, unwinder.bad_addr, unwinder.fault)
+    if not steps:
+        return ended(End.EMPTY)
+    return ended(End.USER_REGS if steps[-1].user_mode else End.LAST_FRAME)
+
+
+class OrcWalker(Walker):
+    """CONFIG_UNWINDER_ORC.
+
+    :param rules: What the unwinder knows of this kernel
+    """
+
+    name = "orc"
+    kernel_regs_are_unreliable = False
+
+    def __init__(self, rules: OrcRules) -> None:
+        self._rules = rules
+
+    def walk_sleeping(self, task: Task, stack: StackMemory, recover: Recover) -> Walk:
+        """Walk the stack of a task that is not on a CPU, as the kernel would.
+
+        :param stack: The task's own stack. Only a damaged one is read below the saved stack pointer.
+        """
+
+        def only_this(addr: int) -> Optional[StackMemory]:
+            return stack if stack.on_stack(addr, 1) else None
+
+        unwinder = _Unwinder(only_this, self._rules, recover)
+        return _walk(unwinder, lambda: unwinder.unwind_start_inactive(stack, task.thread_sp))
+
+    def walk_running(
+        self, task: Task, registers: Mapping[str, int], find_stack: FindStack, recover: Recover
+    ) -> Walk:
+        """Walk the stacks of a task that is on a CPU, from the registers of that CPU, as the kernel would."""
+        if self._rules.regs.user_mode(registers):
+            return Walk((), End.USER_REGS)
+        unwinder = _Unwinder(find_stack, self._rules, recover)
+        unwinder.on_cpu = True
+        return _walk(unwinder, lambda: unwinder.unwind_start_at_regs(registers))
