@@ -78,6 +78,8 @@ FRAME: Fields = {
     "stack": lambda frame: frame.stack,
     "regs": lambda frame: _address(frame.regs),
     "user_mode": lambda frame: frame.user_mode,
+    "exact": lambda frame: frame.exact,
+    "guessed": lambda frame: frame.guessed,
 }
 """Fields of a :class:`~drgn_tools.records.Frame`."""
 

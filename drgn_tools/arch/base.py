@@ -92,6 +92,11 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
         """``offsetof(struct pt_regs, bp)``."""
         return self._offset("bp")
 
+    @cached_property
+    def sp_offset(self) -> int:
+        """``offsetof(struct pt_regs, sp)``."""
+        return self._offset("sp")
+
     def _offset(self, wanted: str) -> int:
         return next(offset for name, offset, _ in self.fields if name == wanted)
 

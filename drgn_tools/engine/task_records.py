@@ -24,6 +24,8 @@ from .templates import Answer, Template, Templates
 __all__ = ("TaskRecords",)
 
 _RELIABLE = Answer(Verdict.RELIABLE)
+_EARLY_ENDS = frozenset((End.ERROR, End.NOT_IN_DUMP, End.UNWIND_DATA_UNCLEAR, End.EMPTY))
+"""The stack of a task on a CPU has more frames than the walk found."""
 
 
 class TaskRecords:
@@ -126,6 +128,9 @@ class TaskRecords:
 
     def _template(self, task: Task, stack: StackMemory, needs_user_regs: bool) -> Template:
         walk = self._walker.walk_sleeping(task, stack, self._recovery(task))
+        if walk.end is End.NOT_IN_DUMP and stack.is_below_data(walk.bad_addr or 0):
+            stack = self._stacks.read_whole(task.stack_addr)
+            walk = self._walker.walk_sleeping(task, stack, self._recovery(task))
         frames = [self._frames.of_step(step) for step in walk.steps]
         regs = self._saved_regs(task, walk, frames, stack)
         answer = self._no_answer or self._judged(walk, frames, regs, needs_user_regs)
@@ -198,7 +203,7 @@ class TaskRecords:
         flags = []
         if walk.overflowed is not None:
             flags.append("stack_overflow")
-        if walk.end in (End.ERROR, End.NOT_IN_DUMP, End.EMPTY):
+        if walk.end in _EARLY_ENDS:
             flags.append("ends_early")
         answer = _answer(judgement, explain_running(task.cpu, walk, frames))
         caller = self._frames.interrupted_caller(task, frames, 0, registers["sp"])

@@ -34,7 +34,7 @@ class StackMemory(msgspec.Struct, frozen=True):
     size_bytes: int
     """THREAD_SIZE, or the size of an interrupt or exception stack."""
     data_addr: int
-    """Where :attr:`data` begins. An unwinder only moves up, so from thread.sp is enough."""
+    """Where :attr:`data` begins. An unwinder moves up, so from thread.sp is enough for any stack that is not damaged."""
     data: bytes
     """Memory from :attr:`data_addr` to the end of the stack; holes are filled with zeros."""
     holes: Sequence[tuple[int, int]] = ()
@@ -63,6 +63,10 @@ class StackMemory(msgspec.Struct, frozen=True):
             if i >= 0 and self.holes[i][1] > addr:
                 raise NotInDump(max(addr, self.holes[i][0]))
         return self.data[offset : offset + size_bytes]
+
+    def is_below_data(self, addr: int) -> bool:
+        """Return whether a virtual address lies on this stack, below what was read of it."""
+        return self.begin_addr <= addr < self.data_addr
 
     def on_stack(self, addr: int, len_bytes: int) -> bool:
         """Return whether [addr, addr + len) lies on this stack, as on_stack() in asm/stacktrace.h does."""
@@ -106,6 +110,18 @@ class TaskStackReader:
         begin_addr = sp_addr if sp_addr > stack_addr else stack_addr
         data, holes = read_stack(self._prog, self._page_bytes, begin_addr, end_addr)
         return StackMemory(stack_addr, size_bytes, begin_addr, data, holes)
+
+
+    def read_whole(self, stack_addr: int) -> StackMemory:
+        """Return a whole stack, for a walk that went below the saved stack pointer.
+
+        :param stack_addr: As for :meth:`read`
+        """
+        end_addr = stack_addr + self._size_bytes
+        if end_addr > _ADDRESS_SPACE_BYTES:
+            return StackMemory(stack_addr, self._size_bytes, end_addr, b"")
+        data, holes = read_stack(self._prog, self._page_bytes, stack_addr, end_addr)
+        return StackMemory(stack_addr, self._size_bytes, stack_addr, data, holes)
 
 
 def read_stack(

@@ -62,9 +62,10 @@ def _function(task: TaskStack) -> str:
 
 
 def _marked(frame: Frame) -> str:
-    if frame.user_mode:
-        return f"{frame.ip:x} (user mode)"
-    return f"{frame_label(frame)} (pt_regs)" if frame.regs is not None else frame_label(frame)
+    label = f"{frame.ip:x} (user mode)" if frame.user_mode else frame_label(frame)
+    if frame.regs is not None and not frame.user_mode:
+        label += " (pt_regs)"
+    return f"{label} (guessed)" if frame.guessed else label
 
 
 def _why_and_stack(why: str, task: TaskStack) -> list[str]:

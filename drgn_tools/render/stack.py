@@ -68,11 +68,15 @@ def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str]) -> Iterator[st
     # stack, no marks are needed.
     several = any(frame.stack != "task" for frame in task.frames)
     stack: Optional[str] = None if several else "task"
+    guessed = False
     for number, frame in enumerate(task.frames):
         yield from _change_of_stack(stack, frame.stack)
         stack = frame.stack
         if frame.user_mode and "ends_early" in task.flags:
             yield "     ... frames are missing here: the unwinder went no further"
+        if frame.guessed and not guessed:
+            yield "     ... from here on the frames are guesses, which the kernel does not trust"
+            guessed = True
         yield _frame(frame, number, digits, marked=number == task.reason_frame)
         regs = None if frame.regs is None else regs_by_address.get(frame.regs)
         if regs is not None:

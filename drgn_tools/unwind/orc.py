@@ -38,7 +38,8 @@ from ..arch.x86.pt_regs import IRET_FRAME_OFFSET, X86Regs
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
 from ..memory import ADDRESS_MASK
-from .base import End, Fault, Recover, Step, Walk, Walker
+from .base import End, Fault, Recover, Signature, Step, Walk, Walker
+from .orc_fast_path import OrcFastPath
 
 __all__ = ("OrcRules", "OrcWalker")
 
@@ -66,6 +67,8 @@ class OrcRules(msgspec.Struct, frozen=True):
     """As :attr:`.OrcImage.starts_above_frame`."""
     rethook_trampoline: Optional[int] = None
     """Virtual address that rethook writes over return addresses; ``None`` if unwinders do not see through it."""
+    trampolines: frozenset[int] = frozenset()
+    """All virtual addresses that are written over return addresses."""
 
 
 class _Unwinder:
@@ -349,6 +352,8 @@ class OrcWalker(Walker):
 
     def __init__(self, rules: OrcRules) -> None:
         self._rules = rules
+        unusual = rules.trampolines | rules.fork_return_addrs
+        self._fast_path = OrcFastPath(rules.find, rules.regs, rules.frame_bp_offset, unusual)
 
     def walk_sleeping(self, task: Task, stack: StackMemory, recover: Recover) -> Walk:
         """Walk the stack of a task that is not on a CPU, as the kernel would.
@@ -371,3 +376,9 @@ class OrcWalker(Walker):
         unwinder = _Unwinder(find_stack, self._rules, recover)
         unwinder.on_cpu = True
         return _walk(unwinder, lambda: unwinder.unwind_start_at_regs(registers))
+
+    def signature(self, task: Task, stack: StackMemory) -> Optional[Signature]:
+        """Return the walk of :meth:`walk_sleeping` in short: see :class:`~.orc_fast_path.OrcFastPath`."""
+        if not self._rules.starts_above_frame:
+            return None
+        return self._fast_path.signature(stack, task.thread_sp)

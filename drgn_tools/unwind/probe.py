@@ -56,4 +56,5 @@ def _orc_rules(
         guesses=image.guesses,
         starts_above_frame=image.starts_above_frame,
         rethook_trampoline=None if rethook is None else rethook.trampoline,
+        trampolines=recover_layout.trampolines,
     )
