@@ -98,7 +98,7 @@ def test_the_note_of_a_kernel_is_said_once(
     out, err = capsys.readouterr()
     assert err.count("ORC unwinder") == 1
     assert "ORC" not in out
-    assert out.count("not_encoded") == 3
+    assert out.count("orc_unclear") == 3
 
 
 @pytest.mark.parametrize("command", ["tasks", "regs", "groups", "demo"])

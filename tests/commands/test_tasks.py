@@ -133,7 +133,7 @@ def test_check_says_what_could_not_be_judged(
     offer(monkeypatch, KernelAudit(ORC_KERNEL, (ORC_TASK, ORC_TASK, UNREADABLE, RUNNING)))
     assert main(["tasks", "-k", "--check", "-q"]) == 5
     assert capsys.readouterr().err == (
-        "drgn-tools: warning: 3 tasks could not be judged: 2 not_encoded "
+        "drgn-tools: warning: 3 tasks could not be judged: 2 orc_unclear "
         "(this kernel uses the ORC unwinder, not encoded frame pointers), 1 unreadable\n"
     )
 

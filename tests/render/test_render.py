@@ -304,12 +304,12 @@ def test_function_of_a_preempted_task_is_what_was_interrupted(entry: str) -> Non
 
 def test_what_all_tasks_of_a_kernel_share_is_not_said_on_each_line() -> None:
     column = next(column for column in columns.TASKS if column.heading == "WHY")
-    assert column.cell(ORC_TASK) == "not_encoded"
+    assert column.cell(ORC_TASK) == "orc_unclear"
 
 
 # ---- json, jsonl
 
-FRAME_KEYS = ["ip", "symbol", "module", "stack", "regs", "user_mode"]
+FRAME_KEYS = ["ip", "symbol", "module", "stack", "regs", "user_mode", "exact", "guessed"]
 REGS_KEYS = ["address", "entry", "user_mode", "registers", "symbol", "module", "caller"]
 KERNEL_KEYS = [
     "source", "release", "build_id", "arch", "unwinder", "encoding", "reliable_stacktrace",

@@ -376,9 +376,9 @@ AUDIT = KernelAudit(KERNEL, TASKS, problems=("the task list loops at 0xff1100000
 ORC_TASK = task(
     51,
     verdict=Verdict.UNKNOWN,
-    reason=Reason.NOT_ENCODED,
-    why="this kernel uses the ORC unwinder, not encoded frame pointers",
-    brief="not_encoded",
+    reason=Reason.ORC_UNCLEAR,
+    why="this kernel uses the ORC unwinder, but its symbols do not tell where the ORC tables lie",
+    brief="orc_unclear",
     frames=SLEEPER.frames,
     regs=SLEEPER.regs,
 )

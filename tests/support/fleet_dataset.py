@@ -192,9 +192,9 @@ def _orc(tasks: Iterable[TaskStack]) -> tuple[TaskStack, ...]:
         replace(
             task,
             verdict=Verdict.UNKNOWN,
-            reason=Reason.NOT_ENCODED,
+            reason=Reason.ORC_UNCLEAR,
             why=fabricated.ORC_TASK.why,
-            brief="not_encoded",
+            brief="orc_unclear",
             reason_frame=None,
         )
         for task in tasks

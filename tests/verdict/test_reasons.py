@@ -11,8 +11,10 @@ from msgspec.structs import replace
 from drgn_tools.arch.base import Layout
 from drgn_tools.arch.registry import layout_of
 from drgn_tools.arch.x86.encoding import Detection, Encoding
+from drgn_tools.arch.x86.orc_entry import OrcForm
+from drgn_tools.arch.x86.orc_tables import OrcImage, OrcProblem
 from drgn_tools.records import Frame, Reason, SavedRegs, Verdict
-from drgn_tools.unwind.base import End, Walk
+from drgn_tools.unwind.base import End, Fault, Walk
 from drgn_tools.verdict.no_verdict import NoVerdict, no_verdict
 from drgn_tools.verdict.reasons import Explanation, explain, explain_changed, explain_running, place
 from drgn_tools.verdict.reliable import Judgement
@@ -207,6 +209,55 @@ def test_unreadable_memory_says_where(addr: Optional[int], said: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("reason", "sentence", "brief"),
+    [
+        (Reason.NO_UNWIND_DATA, "no unwind data for dig+0x3 [lab]", "no unwind data"),
+        (
+            Reason.UNDEFINED_UNWIND_STATE,
+            "the unwind data say that the stack is undefined at dig+0x3 [lab]",
+            "undefined unwind state",
+        ),
+        (
+            Reason.REGISTER_NOT_SAVED,
+            "the unwind data of dig+0x3 [lab] need a register that is not saved",
+            "register not saved",
+        ),
+        (
+            Reason.OFF_STACK,
+            "dig+0x3 [lab] leads to 0x77, off the stack",
+            "leads off the stack",
+        ),
+        (
+            Reason.WRONG_DIRECTION,
+            "dig+0x3 [lab] leads down the stack, to 0x77",
+            "wrong direction",
+        ),
+    ],
+)
+def test_faults_of_an_orc_walk(reason: Reason, sentence: str, brief: str) -> None:
+    found = say(reason, 1, SCHEDULE, IN_MODULE, bad_addr=0x77)
+    assert found == Explanation(sentence, brief)
+    # On a CPU the same is said of the last frame that is not a guess.
+    guess = replace(STUB, guessed=True)
+    walk = Walk((), End.ERROR, 0x77, fault=Fault(reason.value))
+    running = explain_running(7, walk, (SCHEDULE, IN_MODULE, guess))
+    assert running.sentence == f"running on CPU 7; {sentence}"
+
+
+def test_first_frame_off_the_stack() -> None:
+    found = say(Reason.OFF_STACK, None, bad_addr=0x77)
+    assert found and found.sentence == "the saved stack pointer leads to 0x77, off the stack"
+
+
+def test_damaged_unwind_data() -> None:
+    walk = Walk((), End.UNWIND_DATA_UNCLEAR, 0x88)
+    judgement = Judgement(Verdict.UNKNOWN, Reason.UNWIND_DATA_UNCLEAR, 0)
+    sentence = "the unwind data of schedule+0x27 are damaged at 0x88"
+    assert explain(judgement, walk, (SCHEDULE,), ()) == Explanation(sentence, "unwind data unclear")
+    assert explain_running(7, walk, (SCHEDULE,)).sentence == f"running on CPU 7; {sentence}"
+
+
 def test_running_says_on_which_cpu() -> None:
     assert explain_running(7) == Explanation("running on CPU 7", "running on CPU 7")
 
@@ -267,11 +318,20 @@ def test_kernel_of_encoded_frame_pointers_gives_verdicts(layout: Layout) -> None
     assert no_verdict(replace(layout, unwinder=None)) is None
 
 
-@pytest.mark.parametrize(("unwinder", "name"), [("orc", "ORC"), ("guess", "guess")])
-def test_other_unwinders_are_named(layout: Layout, unwinder: str, name: str) -> None:
-    sentence = f"this kernel uses the {name} unwinder, not encoded frame pointers"
-    other = replace(layout, unwinder=unwinder)  # type: ignore[arg-type]
-    assert no_verdict(other) == NoVerdict(Reason.NOT_ENCODED, sentence)
+def test_guess_unwinder_gives_no_verdict(layout: Layout) -> None:
+    sentence = "this kernel uses the guess unwinder, which has no reliable stack traces"
+    assert no_verdict(replace(layout, unwinder="guess")) == NoVerdict(Reason.NOT_ENCODED, sentence)
+
+
+def test_orc_gives_verdicts_unless_its_tables_cannot_be_used(layout: Layout) -> None:
+    plain = Detection(Encoding.NONE, ())
+    image = OrcImage(OrcForm(3, 11, None, False), 1, 2, 3, (), None, None, True, True)
+    assert no_verdict(replace(layout, unwinder="orc", orc=image, detection=plain)) is None
+    problem = OrcProblem("its types do not describe struct orc_entry")
+    assert no_verdict(replace(layout, unwinder="orc", orc=problem)) == NoVerdict(
+        Reason.ORC_UNCLEAR,
+        "this kernel uses the ORC unwinder, but its types do not describe struct orc_entry",
+    )
 
 
 def test_frame_pointers_that_are_not_encoded_give_no_verdict(layout: Layout) -> None:
