@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The fast path of ORC finds what the walk finds, or nothing."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drgn_tools.arch.x86.orc_entry import OrcEntry, OrcType
+from drgn_tools.arch.x86.orc_tables import UnwindDataUnclear
+from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
+from drgn_tools.unwind.base import End, Signature, nothing_rewritten
+from drgn_tools.unwind.orc import OrcWalker
+
+from ..support.drawn_orc import END, FORK, PARTIAL, REGS, RETHOOK, UNDEFINED, DrawnOrc, call, call_by_bp
+from ..support.drawn_stack import KERNEL_CS, USER_CS
+
+SIZE = 8192
+WORDS = 96
+"""Words of the drawn stacks, from thread.sp on."""
+
+
+def check(d: DrawnOrc, walker: OrcWalker) -> Optional[Signature]:
+    """Compare the signature of a stack, if it has one, with its walk."""
+    stack = d.stack_from(d.sp)
+    signature = walker.signature(d.task(), stack)
+    walk = walker.walk_sleeping(d.task(), stack, nothing_rewritten)
+    if signature is None:
+        return None
+    kernel = [step for step in walk.steps if not step.user_mode]
+    assert walk.end is (End.USER_REGS if signature.user_mode else End.LAST_FRAME)
+    assert signature.ips == tuple(step.ip for step in kernel)
+    assert signature.ip_offsets == tuple((step.found_at or 0) - d.sp for step in kernel)
+    assert signature.kernel_regs == tuple(i for i, s in enumerate(kernel) if s.regs is not None)
+    found = [(s.regs, s.raw_regs) for s in walk.steps if s.regs is not None]
+    assert [address for address, _ in signature.regs] == [address for address, _ in found]
+    for (_, registers), (_, raw) in zip(signature.regs, found):
+        assert raw is not None and registers == walker._rules.regs.read(raw)
+    return signature
+
+
+def words_from_the_end(d: DrawnOrc, *words: int) -> None:
+    """Let the live stack be these words, and make it end there."""
+    d.sp = d.end - 8 * len(words)
+    d.first = d.sp + 56
+    d.put(d.sp, *words)
+
+
+class Stacks:
+    """Many stacks of one kernel: rules by address, which do not change."""
+
+    RULES = (
+        *(call(8 * n) for n in (1, 2, 3, 5)),
+        *(call(8 * n, bp=-16) for n in (2, 3, 6)),
+        call_by_bp(),
+        call_by_bp(32, -24),
+        REGS,
+        OrcEntry(OrcType.REGS, "sp", 16, signal=True),
+        OrcEntry(OrcType.REGS, "sp", 8, signal=False),
+        END,
+        UNDEFINED,
+        PARTIAL,
+        OrcEntry(OrcType.CALL, "sp", 8, bp_from="bp", bp_offset=8),
+        OrcEntry(OrcType.CALL, "sp", 0, True, 8),
+        OrcEntry(OrcType.CALL, "r10"),
+    )
+
+    def __init__(self) -> None:
+        self.drawn = DrawnOrc(SIZE)
+        self.addresses = []
+        for i, rule in enumerate(self.RULES):
+            address = 0xA000 + 16 * i
+            self.drawn.rules_at[address] = self.drawn.rules_at[address - 1] = rule
+            self.addresses.append(address)
+        self.walker = self.drawn.walker()
+
+
+def addr_of(index: int) -> int:
+    """Virtual address of a word of the drawn stacks."""
+    return STACKS.drawn.end - 8 * (WORDS - index)
+
+
+@st.composite
+def stack_words(draw: st.DrawFn) -> list[int]:
+    """Words of a stack with frames by the rules, up to an end or to garbage."""
+    pool = [*STACKS.addresses, FORK, RETHOOK, 0, KERNEL_CS, USER_CS, addr_of(20), addr_of(90)]
+    words = draw(st.lists(st.sampled_from(pool), min_size=WORDS, max_size=WORDS))
+    usual, odd = range(len(STACKS.RULES) - 7), range(len(STACKS.RULES))
+    sp, ip_at, bp_at = 7, 6, 5
+    for _ in range(draw(st.integers(0, 12))):
+        number = draw(st.sampled_from(usual if draw(st.integers(0, 9)) else odd))
+        rule = STACKS.RULES[number]
+        words[ip_at] = STACKS.addresses[number]
+        cfa = sp + rule.offset // 8
+        if rule.base == "bp":
+            cfa = sp + draw(st.integers(2, 8))
+            words[bp_at] = addr_of(cfa - rule.offset // 8)
+        if rule.type is OrcType.REGS and cfa + 21 < WORDS:
+            sp = min(cfa + 21 + draw(st.integers(-1, 3)), WORDS - 1)
+            ip_at, bp_at = cfa + 16, cfa + 4
+            words[cfa + 17] = draw(st.sampled_from([KERNEL_CS, USER_CS]))
+            words[cfa + 19] = addr_of(sp)
+        elif rule.type is OrcType.CALL and cfa < WORDS:
+            sp, ip_at = cfa, cfa - 1
+            if rule.bp_from == "cfa":
+                bp_at = cfa + rule.bp_offset // 8
+        else:
+            break
+    words[ip_at] = STACKS.addresses[draw(st.sampled_from([12, 12, 9, 13]))]  # END, mostly
+    return words
+
+
+STACKS = Stacks()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(stack_words(), min_size=1, max_size=3), st.data())
+def test_signature_is_the_walk_in_short(stacks: list[list[int]], data: st.DataObject) -> None:
+    # Stacks of the same length share a frame layout: each is tried again with a word changed.
+    walker = STACKS.drawn.walker()
+    for words in stacks:
+        words_from_the_end(STACKS.drawn, *words)
+        check(STACKS.drawn, walker)
+        changed = list(words)
+        changed[data.draw(st.integers(0, 40))] = data.draw(st.sampled_from(words))
+        words_from_the_end(STACKS.drawn, *changed)
+        check(STACKS.drawn, walker)
+
+
+# ---- an ordinary stack, and what makes it unusual
+
+A, B, C, D = 0xA000, 0xA100, 0xA200, 0xA300
+
+
+def ordinary(d: DrawnOrc, user: bool = True) -> None:
+    """
+    struct pt_regs
+    return to C              <- CFA - 8 of B's frame, by bp
+    saved bp
+    ...
+    return to B
+    inactive_task_frame: bp, return to A
+    """
+    regs = [0] * 21
+    regs[16], regs[17] = (0x401000, USER_CS) if user else (0, KERNEL_CS)
+    words = [0, 0, 0, 0, 0, 0, A, 0x11, B, 0x22, 0x33, 0, C, *regs]
+    words_from_the_end(d, *words)
+    d.put(d.sp + 40, d.sp + 8 * 11)
+    d.returns(A, call(16))
+    d.returns(B, call_by_bp())
+    d.returns(C, REGS if user else END)
+
+
+@pytest.fixture
+def d() -> DrawnOrc:
+    return DrawnOrc(SIZE)
+
+
+@pytest.mark.parametrize("user", [True, False])
+def test_ordinary_stack_has_a_signature(d: DrawnOrc, user: bool) -> None:
+    ordinary(d, user)
+    walker = d.walker()
+    first = check(d, walker)
+    assert first is not None
+    assert (first.ips, first.user_mode, first.ip_offsets) == ((A, B, C), user, (48, 64, 96))
+    # The second time it is that of a known frame layout.
+    calls = len(d.rules_at)
+    d.rules_at.clear()
+    second = walker.signature(d.task(), d.stack_from(d.sp))
+    assert calls and second is not None and second.key == first.key
+
+
+def test_frame_layout_is_that_of_the_words_it_rests_on(d: DrawnOrc) -> None:
+    ordinary(d)
+    walker = d.walker()
+    assert check(d, walker) is not None
+    # A word that decides nothing.
+    d.put(d.sp + 56, 0x99)
+    assert check(d, walker) is not None
+    # The bp leads elsewhere: to a return address of another frame size.
+    d.put(d.sp + 40, d.sp + 8 * 9)
+    d.put(d.sp + 8 * 10, D)
+    d.returns(D, call(16))
+    found = check(d, walker)
+    assert found is not None and found.ips == (A, B, D, C)
+    # Kernel mode at the end of the rules: not the walk of a user task.
+    ordinary(d)
+    assert check(d, walker) is not None
+    d.put(d.end - 168 + 17 * 8, KERNEL_CS)
+    assert check(d, walker) is None
+
+
+@pytest.mark.parametrize("address", [FORK, RETHOOK, 0, 0xBAD])
+def test_address_without_an_ordinary_rule_is_unusual(d: DrawnOrc, address: int) -> None:
+    ordinary(d)
+    d.changes["trampolines"] = frozenset({RETHOOK})
+    d.rules_at[RETHOOK - 1] = d.rules_at[FORK - 1] = END
+    d.put(d.sp + 64, address)
+    assert check(d, d.walker()) is None
+
+
+@pytest.mark.parametrize("rule", [UNDEFINED, PARTIAL, OrcEntry(OrcType.CALL, "r10"), call(0)])
+def test_rule_that_is_not_ordinary_is_unusual(d: DrawnOrc, rule: OrcEntry) -> None:
+    ordinary(d)
+    d.returns(B, rule)
+    assert check(d, d.walker()) is None
+
+
+@pytest.mark.parametrize("error", [NotInDump(1), UnwindDataUnclear(1)])
+def test_rule_that_cannot_be_read_is_unusual(d: DrawnOrc, error: Exception) -> None:
+    def find(addr: int) -> Optional[OrcEntry]:
+        raise error
+
+    ordinary(d)
+    d.changes["find"] = find
+    assert check(d, d.walker()) is None
+
+
+def test_stack_that_is_not_whole_has_no_signature(d: DrawnOrc) -> None:
+    ordinary(d)
+    walker, stack = d.walker(), d.stack_from(d.sp)
+    whole = walker.signature(d.task(), stack)
+    assert whole is not None
+    holed = StackMemory(d.base, d.size, d.sp, stack.data, ((d.sp, d.sp + 8),))
+    assert walker.signature(d.task(), holed) is None
+    assert walker.signature(d.task(d.sp + 8), stack) is None
+    short = StackMemory(d.base, d.size, d.sp, stack.data[:-8])
+    assert walker.signature(d.task(), short) is None
+
+
+def test_kernels_before_5_8_have_no_fast_path(d: DrawnOrc) -> None:
+    ordinary(d)
+    d.changes["starts_above_frame"] = False
+    assert d.walker().signature(d.task(), d.stack_from(d.sp)) is None
