@@ -125,9 +125,7 @@ class Kernel:
 
     def _read_text(self) -> None:
         self._text = _text_of(self._prog, self.layout.arch)
-        self._walker = probe_walker(
-            self._prog, self.layout, self._text, self._recover_layout
-        )
+        self._walker = probe_walker(self._prog, self.layout, self._text, self._recover_layout)
         # Cached records rest on the text as it was read before.
         self._records = TaskRecords(
             self._prog,

@@ -111,7 +111,6 @@ class TaskStackReader:
         data, holes = read_stack(self._prog, self._page_bytes, begin_addr, end_addr)
         return StackMemory(stack_addr, size_bytes, begin_addr, data, holes)
 
-
     def read_whole(self, stack_addr: int) -> StackMemory:
         """Return a whole stack, for a walk that went below the saved stack pointer.
 

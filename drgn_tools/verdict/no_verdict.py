@@ -15,6 +15,7 @@ from ..records import Reason
 
 __all__ = ("NoVerdict", "no_verdict")
 
+
 class NoVerdict(msgspec.Struct, frozen=True):
     """Why no stack of a kernel has a verdict."""
 

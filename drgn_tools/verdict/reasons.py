@@ -142,9 +142,7 @@ def _broken(walk: Walk, last: str) -> str:
     return f"frame pointer {walk.bad_addr or 0:#x} after {last} does not lead up the stack"
 
 
-def _fault(
-    reason: Reason, walk: Walk, frames: Sequence[Frame], at: Optional[int]
-) -> str:
+def _fault(reason: Reason, walk: Walk, frames: Sequence[Frame], at: Optional[int]) -> str:
     where = "the saved stack pointer" if at is None else place(frames[at])
     addr = f"{walk.bad_addr or 0:#x}"
     if reason is Reason.NO_UNWIND_DATA:

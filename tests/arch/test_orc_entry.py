@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Optional
 
 import pytest
-from drgn import Architecture, Object, Platform, Program, Type, TypeMember
+from drgn import Architecture, Platform, Program
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,19 +21,14 @@ from drgn_tools.arch.x86.orc_entry import (
     probe_form,
 )
 
+from ..support.drawn_orc import declare_orc_entry
+
 A = OrcForm(2, None, None, False)
 B = OrcForm(2, None, 10, False)
 C = OrcForm(2, 10, 11, False)
 D = OrcForm(3, 11, None, False)
 E = OrcForm(3, 11, None, True)
 
-FIELDS: Mapping[str, dict[str, int]] = {
-    "A": {"type": 2},
-    "B": {"type": 2, "end": 1},
-    "C": {"type": 2, "signal": 1, "end": 1},
-    "D": {"type": 3, "signal": 1},
-}
-"""Name and width of the bit fields behind bp_reg, in memory order."""
 FORMS = {"A": A, "B": B, "C": C, "D": D, "E": E}
 
 # What stock kernels have at orc_fp_entry and null_orc_entry: 6.12 (D), 7.2 (E), 5.10 and 6.1 (B).
@@ -147,40 +141,17 @@ def test_any_bytes_are_a_rule_or_damage(raw: bytes, form: OrcForm) -> None:
 # ---- which form it is
 
 
-def orc_program(fields: Mapping[str, int], **changes: tuple[int, int]) -> Program:
-    """A program whose struct orc_entry has these bit fields; *changes* are members at (bit, width)."""
-    prog = Program(Platform(Architecture.X86_64))
-    places = {"sp_offset": (0, 16), "bp_offset": (16, 16), "sp_reg": (32, 4), "bp_reg": (36, 4)}
-    at = 40
-    for name, width in fields.items():
-        places[name] = (at, width)
-        at += width
-    places.update(changes)
-    unsigned = prog.int_type("unsigned int", 4, False)
-    short = prog.int_type("s16", 2, True)
-    members = [
-        TypeMember(short, name, bit)
-        if width == 16
-        else TypeMember(lambda width=width: _bits(prog, unsigned, width), name, bit)
-        for name, (bit, width) in places.items()
-        if width
-    ]
-    type_ = prog.struct_type("orc_entry", ENTRY_BYTES, members)
-    prog.register_type_finder(
-        "drawn", lambda p, kinds, name, file: type_ if name == "orc_entry" else None, enable_index=0
-    )
-    return prog
-
-
-def _bits(prog: Program, type_: Type, width: int) -> Object:
-    return Object(prog, type_, bit_field_size=width)
-
-
 def probe(
-    form: str, fp: Optional[str], null: Optional[str], table: bytes = b"", **changes: tuple[int, int]
+    form: str,
+    fp: Optional[str],
+    null: Optional[str],
+    table: bytes = b"",
+    **changes: tuple[int, int],
 ) -> OrcForm:
+    prog = Program(Platform(Architecture.X86_64))
+    declare_orc_entry(prog, "D" if form == "E" else form, **changes)
     return probe_form(
-        orc_program(FIELDS["D" if form == "E" else form], **changes),
+        prog,
         None if fp is None else bytes.fromhex(fp),
         None if null is None else bytes.fromhex(null),
         table,

@@ -15,7 +15,7 @@ import pytest
 from drgn_tools import KernelAudit, Reason, Symbol, Verdict, audit_kernel, open_program
 
 from ..conftest import lab_dump, lab_file, lab_vmlinux
-from ..lab.sheet import SheetTask, read_sheet
+from ..lab.sheet import read_sheet
 from ..lab.variants import Variant, variants_of
 from ..support.answers import compare
 
@@ -101,7 +101,9 @@ def test_lab_dump_equals_the_kernels_answers(variant: Variant, types: str) -> No
         # Three too deep. Kernel-mode registers are no obstacle.
         assert result.unreliable >= 3
         assert result.regs > 50
-        assert any(s.verdict is Verdict.RELIABLE and not s.regs[0].user_mode for s in audit if s.regs)
+        assert any(
+            s.verdict is Verdict.RELIABLE and not s.regs[0].user_mode for s in audit if s.regs
+        )
 
 
 @pytest.mark.lab

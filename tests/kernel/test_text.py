@@ -275,8 +275,13 @@ def test_small_range_inside_another_hides_nothing_of_it(kernel: DrawnKernel) -> 
         (LOADED + 0x2000, 0x10),
     )
     text = KernelText(kernel.prog)
-    assert text.find(LOADED + 0x10F) == TextRange(LOADED + 0x100, LOADED + 0x110, TextKind.FTRACE)
-    assert text.find(LOADED + 0x110) == TextRange(LOADED, LOADED + 0x1000, TextKind.FTRACE)
+    inner, outer = text.find(LOADED + 0x10F), text.find(LOADED + 0x110)
+    assert inner and outer
+    assert inner[:3] == (LOADED + 0x100, LOADED + 0x110, TextKind.FTRACE)
+    assert outer[:3] == (LOADED, LOADED + 0x1000, TextKind.FTRACE)
+    # Each knows its struct ftrace_ops.
+    assert inner.owner and outer.owner
+    assert (inner.owner.trampoline, outer.owner.trampoline) == (LOADED + 0x100, LOADED)
     for addr in (0x0, 0x100, 0x110, 0x180, 0x210, 0xFFF, 0x2000):
         assert text.is_kernel_text(LOADED + addr) is True
     for addr in (-1, 0x1000, 0x1FFF, 0x2010):

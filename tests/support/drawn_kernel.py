@@ -60,10 +60,13 @@ _MEMORY_BYTES = 256 * 1024
 class DrawnKernel:
     """Its memory starts at :attr:`base` and reads as zeros; all else is not in the dump."""
 
-    def __init__(self, arch: Architecture = Architecture.X86_64) -> None:
+    def __init__(
+        self, arch: Architecture = Architecture.X86_64, base: Optional[int] = None
+    ) -> None:
         self.prog = Program(Platform(arch))
         self.word_bytes = self.prog.address_size()
-        self.base = 0xFFFF_8880_0000_0000 if self.word_bytes == 8 else 0xC100_0000
+        usual = 0xFFFF_8880_0000_0000 if self.word_bytes == 8 else 0xC100_0000
+        self.base = usual if base is None else base
         self.nowhere = self.base + _MEMORY_BYTES
         """An address of the kernel's half that is not in the dump."""
         self._memory = bytearray(_MEMORY_BYTES)

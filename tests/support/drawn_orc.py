@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Callable, Optional, cast
 
-from drgn_tools.arch.x86.orc_entry import OrcEntry, OrcType
+from drgn import Object, Program, TypeMember
+
+from drgn_tools.arch.x86.orc_entry import ENTRY_BYTES, OrcEntry, OrcType
 from drgn_tools.arch.x86.pt_regs import REGS_64
 from drgn_tools.kernel.stack_memory import StackMemory
 from drgn_tools.kernel.tasks import Task
@@ -77,7 +79,9 @@ class DrawnOrc(Drawing):
         find: Callable[[int], Optional[OrcEntry]] = self.rules_at.get
         rules = OrcRules(find, REGS_64, 40, frozenset({FORK}), rethook_trampoline=RETHOOK)
         for name, value in self.changes.items():
-            rules = OrcRules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, name: value})  # type: ignore[arg-type]
+            rules = OrcRules(
+                **{**{f: getattr(rules, f) for f in rules.__struct_fields__}, name: value}
+            )  # type: ignore[arg-type]
         return OrcWalker(rules)
 
     def task(self, sp: Optional[int] = None) -> Task:
@@ -109,3 +113,38 @@ class DrawnOrc(Drawing):
 
         all_registers = {**dict.fromkeys(REGS_64.names, 0), "cs": 0x10, **registers}
         return self.walker().walk_running(self.task(), all_registers, find, recover)
+
+
+# ---- struct orc_entry, as BTF describes it
+
+_FIELDS: Mapping[str, dict[str, int]] = {
+    "A": {"type": 2},
+    "B": {"type": 2, "end": 1},
+    "C": {"type": 2, "signal": 1, "end": 1},
+    "D": {"type": 3, "signal": 1},  # and E
+}
+"""Name and width of the bit fields behind bp_reg, in memory order."""
+
+
+def declare_orc_entry(prog: Program, form: str, **changes: tuple[int, int]) -> None:
+    """Give a program the ``struct orc_entry`` of a form; *changes* are members at (bit, width), 0 for none."""
+    places = {"sp_offset": (0, 16), "bp_offset": (16, 16), "sp_reg": (32, 4), "bp_reg": (36, 4)}
+    at = 40
+    for name, width in _FIELDS[form].items():
+        places[name] = (at, width)
+        at += width
+    places.update(changes)
+    short, unsigned = prog.int_type("s16", 2, True), prog.int_type("unsigned int", 4, False)
+
+    def bits(width: int) -> Callable[[], Object]:
+        return lambda: Object(prog, unsigned, bit_field_size=width)
+
+    members = [
+        TypeMember(short if width == 16 else bits(width), name, bit)
+        for name, (bit, width) in places.items()
+        if width
+    ]
+    type_ = prog.struct_type("orc_entry", ENTRY_BYTES, members)
+    prog.register_type_finder(
+        "orc", lambda p, kinds, name, file: type_ if name == "orc_entry" else None, enable_index=0
+    )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, Optional
 
 from .drawn_kernel import DrawnKernel
 
@@ -15,9 +15,12 @@ INIT_END = INIT + 0x1000
 LOADED = 0xFFFF_FFFF_C000_0000
 
 
-def drawn_image() -> DrawnKernel:
-    """A kernel with core and init text; every option that could add text is off."""
-    kernel = DrawnKernel()
+def drawn_image(base: Optional[int] = None) -> DrawnKernel:
+    """A kernel with core and init text; every option that could add text is off.
+
+    :param base: Where its memory lies, if that matters
+    """
+    kernel = DrawnKernel(base=base)
     kernel.symbol("_stext", CORE)
     kernel.symbol("_etext", CORE_END)
     kernel.symbol("_sinittext", INIT)
@@ -88,18 +91,21 @@ def module_kallsyms(kernel: DrawnKernel, *symbols: tuple[str, int]) -> int:
 # ---- other lists
 
 
-def trampolines(kernel: DrawnKernel, *ops: tuple[int, int]) -> list[int]:
+def trampolines(kernel: DrawnKernel, *ops: tuple[int, int], flags: int = 0) -> list[int]:
     """ftrace_ops_list of (trampoline, size), ended by ftrace_list_end."""
     kernel.struct(
         "ftrace_ops",
-        "struct ftrace_ops *next; unsigned long trampoline; unsigned long trampoline_size",
+        "struct ftrace_ops *next; unsigned long trampoline; unsigned long trampoline_size;"
+        "unsigned long flags",
     )
     # What lies at the end of the list is not looked at.
     end = kernel.variable(
         "ftrace_list_end", "struct ftrace_ops", {"trampoline": LOADED, "trampoline_size": 1}
     )
     addrs = [
-        kernel.new("struct ftrace_ops", {"trampoline": start, "trampoline_size": size})
+        kernel.new(
+            "struct ftrace_ops", {"trampoline": start, "trampoline_size": size, "flags": flags}
+        )
         for start, size in ops
     ]
     for addr, following in zip(addrs, [*addrs[1:], end]):
@@ -116,14 +122,21 @@ def kprobe_pages(kernel: DrawnKernel, cache: str, *pages: int) -> None:
     kernel.ring(head, *nodes)
 
 
-def bpf_programs(kernel: DrawnKernel, *programs: tuple[int, int, bytes]) -> list[int]:
+def bpf_programs(
+    kernel: DrawnKernel,
+    *programs: tuple[int, int, bytes],
+    fp: Optional[tuple[int, int]] = None,
+) -> list[int]:
+    """bpf_kallsyms of (start, end, name); *fp*: where they have a frame pointer, as newer kernels tell."""
     kernel.struct(
         "bpf_ksym",
-        "unsigned long start; unsigned long end; char name[64]; struct list_head lnode",
+        "unsigned long start; unsigned long end; char name[64]; struct list_head lnode;"
+        + ("unsigned int fp_start; unsigned int fp_end" if fp else ""),
     )
     head = kernel.variable("bpf_kallsyms", "struct list_head")
+    more = {"fp_start": fp[0], "fp_end": fp[1]} if fp else {}
     addrs = [
-        kernel.new("struct bpf_ksym", {"start": start, "end": end, "name": name})
+        kernel.new("struct bpf_ksym", {"start": start, "end": end, "name": name, **more})
         for start, end, name in programs
     ]
     kernel.ring(head, *(addr + 80 for addr in addrs))

@@ -423,9 +423,7 @@ def test_memory_below_the_saved_sp_is_asked_for_only_where_it_is_needed(d: Drawn
     ("error", "end"),
     [(NotInDump(0x99), End.NOT_IN_DUMP), (UnwindDataUnclear(0x99), End.UNWIND_DATA_UNCLEAR)],
 )
-def test_rule_that_cannot_be_read_ends_the_walk(
-    d: DrawnOrc, error: Exception, end: End
-) -> None:
+def test_rule_that_cannot_be_read_ends_the_walk(d: DrawnOrc, error: Exception, end: End) -> None:
     sleeping(d)
     rules = dict(d.rules_at)
 

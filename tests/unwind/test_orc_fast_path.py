@@ -15,7 +15,17 @@ from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
 from drgn_tools.unwind.base import End, Signature, nothing_rewritten
 from drgn_tools.unwind.orc import OrcWalker
 
-from ..support.drawn_orc import END, FORK, PARTIAL, REGS, RETHOOK, UNDEFINED, DrawnOrc, call, call_by_bp
+from ..support.drawn_orc import (
+    END,
+    FORK,
+    PARTIAL,
+    REGS,
+    RETHOOK,
+    UNDEFINED,
+    DrawnOrc,
+    call,
+    call_by_bp,
+)
 from ..support.drawn_stack import KERNEL_CS, USER_CS
 
 SIZE = 8192

@@ -31,7 +31,9 @@ def test_encoded_frame_pointers_are_followed(demo_program: drgn.Program) -> None
 
 
 @pytest.mark.parametrize("unwinder", ["orc", "guess"])
-def test_kernel_whose_unwinder_cannot_be_restated_gets_drgns(demo_program: drgn.Program, unwinder: str) -> None:
+def test_kernel_whose_unwinder_cannot_be_restated_gets_drgns(
+    demo_program: drgn.Program, unwinder: str
+) -> None:
     orc = OrcProblem("...") if unwinder == "orc" else None
     layout = replace(layout_of(demo_program), unwinder=unwinder, orc=orc)
     walker = probe_walker(demo_program, layout, KernelText(demo_program), NO_RECOVERY)

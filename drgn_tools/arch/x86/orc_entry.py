@@ -181,7 +181,9 @@ class OrcForm:
         if (sp_offset | bp_offset) % _WORD_BYTES:
             return None
         if not sp_reg:
-            return self._without_caller(type_, end) if not (sp_offset or bp_offset or bp_reg) else None
+            return (
+                self._without_caller(type_, end) if not (sp_offset or bp_offset or bp_reg) else None
+            )
         if end or type_ in (OrcType.UNDEFINED, OrcType.END_OF_STACK):
             return None
         if self.signal_bit is None:

@@ -279,9 +279,7 @@ class OrcTables:
         self._prog = prog
         self._image = image
         self._text = text
-        self._table = _Table(
-            prog, image.form, image.ips_addr, image.entries_addr, image.count
-        )
+        self._table = _Table(prog, image.form, image.ips_addr, image.entries_addr, image.count)
         self._module_tables: dict[int, Optional[_Table]] = {}
         self._modules: Optional[list[tuple[int, int, Object]]] = None
         self._module_starts: list[int] = []
