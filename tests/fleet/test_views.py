@@ -242,6 +242,10 @@ def _rewrite(file: Path, columns: str) -> None:
     Path(f"{file}.new").replace(file)
 
 
+_OLDER_FRAMES = """[{'ip': f.ip, 'symbol': f.symbol, 'module': f.module, 'stack': f.stack,
+    'regs': f.regs, 'user_mode': f.user_mode} FOR f IN frames]"""
+
+
 @pytest.mark.parametrize("which", ["all", "some"])
 def test_a_column_that_is_newer_than_a_file_is_null_there(tmp_path: Path, which: str) -> None:
     dataset = write_dataset(tmp_path / "d", FLEET)
@@ -252,10 +256,19 @@ def test_a_column_that_is_newer_than_a_file_is_null_there(tmp_path: Path, which:
         _rewrite(file, "* EXCLUDE (audited_at) REPLACE ('0.0.9' AS tool)")
     for file in dataset.tasks.iterdir():
         if file.name.partition("-")[0] in gone:
-            _rewrite(file, "* EXCLUDE (brief)")
+            _rewrite(file, f"* EXCLUDE (brief) REPLACE ({_OLDER_FRAMES} AS frames)")
     with connect(dataset) as connection:
         counts = connection.execute("SELECT count(*), count(audited_at) FROM audits").fetchone()
         assert counts == (len(FLEET), len(FLEET) - len(older))
+        frames = connection.execute("SELECT count(ip), count(exact) FROM frames").fetchone()
+        assert frames == (
+            sum(len(task.frames) for _, task in each_task()),
+            sum(
+                len(task.frames)
+                for source, task in each_task()
+                if source_key(source["source"]) not in gone
+            ),
+        )
         left = [
             task.brief
             for source, task in each_task()

@@ -40,7 +40,7 @@ def files_query(
 ) -> str:
     """Return the query for the rows of *files* by the columns of *schema*.
 
-    A column that the files do not have is null. The query adds the column ``filename``.
+    A column that the files do not have is null, and so is a member of a struct. The query adds the column ``filename``.
 
     :param same_columns: Whether all files have the same columns.
     :raises duckdb.Error: If a file cannot be read.
@@ -50,9 +50,10 @@ def files_query(
         columns = ", ".join(f"{value} AS {_name(name)}" for name, value in nulls.items())
         return f"SELECT {columns}, NULL::VARCHAR AS filename WHERE false"
     source = _read(files, same_columns)
-    found = {row[0] for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()}
+    described = connection.execute(f"DESCRIBE FROM {source}").fetchall()
+    found = {name: type_ for name, type_, *_ in described}
     columns = ", ".join(
-        _value(field) if field.name in found else f"{nulls[field.name]} AS {_name(field.name)}"
+        _value(field, found[field.name]) if field.name in found else f"{nulls[field.name]} AS {_name(field.name)}"
         for field in schema
     )
     return f"SELECT {columns}, filename FROM {source}"
@@ -66,11 +67,14 @@ def _read(files: Sequence[Path], same_columns: bool) -> str:
     )
 
 
-def _value(field: pa.Field) -> str:
-    name = _name(field.name)
+def _value(field: pa.Field, type_there: str) -> str:
+    name, type_ = _name(field.name), _sql_type(field.type)
     if pa.types.is_timestamp(field.type):
         # Without a time zone. With one, Python needs pytz, and DuckDB uses the zone of the machine.
         return f"make_timestamp(epoch_us({name})) AS {name}"
+    if pa.types.is_list(field.type) and type_.replace('"', "") != type_there.replace('"', ""):
+        # Frames of an older version have fewer members; what they lack is null.
+        return f"{name}::{type_} AS {name}"
     return name
 
 

@@ -69,6 +69,8 @@ FRAME_TYPE = pa.struct(
         "stack": pa.string(),
         "regs": pa.uint64(),
         "user_mode": pa.bool_(),
+        "exact": pa.bool_(),
+        "guessed": pa.bool_(),
     }
 )
 """Type of an item of the column ``frames``."""

@@ -41,7 +41,7 @@ VIEWS = {
     "frames": f"""
         SELECT {_OF_TASK}, frame, {_function("f.symbol")} AS function,
             f.symbol AS symbol, f.module AS module, f.stack AS stack, f.ip AS ip,
-            f.regs AS regs, f.user_mode AS user_mode
+            f.regs AS regs, f.user_mode AS user_mode, f.exact AS exact, f.guessed AS guessed
         FROM (
             SELECT {_OF_TASK}, unnest(frames) AS f, unnest(range(len(frames))) AS frame FROM tasks
         )

@@ -137,6 +137,8 @@ class _FrameTable:
         else:
             name = _function_name(frame["symbol"])
             offset = frame["symbol"][len(name) :]
+        if frame["guessed"]:
+            offset += " (guessed)"
         row = (escape(name), escape(offset), escaped(frame["module"]), frame["stack"], mode)
         return self._index.setdefault(row, len(self._index))
 
