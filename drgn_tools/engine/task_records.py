@@ -55,7 +55,6 @@ class TaskRecords:
         self._layout = layout
         self._walker = walker
         self._recover_layout = recover_layout
-        self._trampolines = recover_layout.trampolines
         self._flags_of = flags_of
         self._frames = Frames(
             prog,
@@ -104,9 +103,7 @@ class TaskRecords:
         """
         stack = self._stacks.read(task.stack_addr, task.thread_sp)
         needs_user_regs = self._layout.may_need_user_regs and not (task.kthread or is_idle)
-        signature = self._walker.signature(task, stack)
-        if signature is not None and not self._trampolines.isdisjoint(signature.ips):
-            signature = signature.recovered(task.thread_sp, self._trampolines, self._recovery(task))
+        signature = self._walker.signature(task, stack, self._recovery)
         if signature is None:
             return self._of_template(task, self._template(task, stack, needs_user_regs))
         key = signature.key, needs_user_regs

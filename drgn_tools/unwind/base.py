@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from typing import Callable, ClassVar, Optional
 
 import msgspec
 
 from ..arch.base import Registers
-from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
+from ..kernel.stack_memory import FindStack, StackMemory
 from ..kernel.tasks import Task
 
 __all__ = ("End", "Fault", "Recover", "Signature", "Step", "Walk", "Walker", "nothing_rewritten")
@@ -109,7 +109,7 @@ class Signature(msgspec.Struct, frozen=True):
     """A walk in short. Two stacks with equal :attr:`key` differ only in their addresses and in their registers."""
 
     ips: tuple[int, ...]
-    """Return addresses and the ip of each kernel-mode ``pt_regs``, innermost first."""
+    """Return addresses (the original ones) and the ip of each kernel-mode ``pt_regs``, innermost first."""
     kernel_regs: tuple[int, ...]
     """Indexes in :attr:`ips` of the kernel-mode ``pt_regs``."""
     user_mode: bool
@@ -123,27 +123,6 @@ class Signature(msgspec.Struct, frozen=True):
     def key(self) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
         """What equal stacks have in common. It is hashable."""
         return self.ips, self.kernel_regs, self.user_mode
-
-    def recovered(
-        self, saved_sp: int, trampolines: Set[int], recover: Recover
-    ) -> Optional[Signature]:
-        """Return this signature with the original return addresses.
-
-        :param saved_sp: Saved stack pointer of the task (virtual address)
-        :param trampolines: The addresses that the kernel writes over return addresses
-        :param recover: Called for each return address that is one of *trampolines*
-        :return: ``None`` if memory that holds an original is not in the dump
-        """
-        try:
-            ips = tuple(
-                [
-                    recover(ip, saved_sp + at) if ip in trampolines else ip
-                    for ip, at in zip(self.ips, self.ip_offsets)
-                ]
-            )
-        except NotInDump:
-            return None
-        return Signature(ips, self.kernel_regs, self.user_mode, self.regs, self.ip_offsets)
 
 
 class Walker(abc.ABC):
@@ -181,10 +160,13 @@ class Walker(abc.ABC):
         :return: A walk without a step for the frame that the CPU is in: that is in *registers*
         """
 
-    def signature(self, task: Task, stack: StackMemory) -> Optional[Signature]:
-        """Return the walk of :meth:`walk_sleeping` in short, without recovery of return addresses.
+    def signature(
+        self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]
+    ) -> Optional[Signature]:
+        """Return the walk of :meth:`walk_sleeping` in short.
 
         :param stack: As for :meth:`walk_sleeping`
+        :param recovery_of: Makes the :data:`Recover` of the task, if a return address was rewritten
         :return: ``None`` if the walker has no fast path, or something about this stack is unusual
         """
         return None

@@ -36,7 +36,7 @@ A stack, higher addresses above::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Optional
+from typing import Callable, Optional
 
 from ..arch.x86.encoding import decode_frame_pointer
 from ..arch.x86.frame_pointer_rules import UnwindRules
@@ -370,15 +370,17 @@ class FramePointerWalker(Walker):
     """CONFIG_UNWINDER_FRAME_POINTER with ENCODE_FRAME_POINTER.
 
     :param rules: How this kernel's frame pointers are followed
+    :param trampolines: The addresses that the kernel writes over return addresses
     """
 
     name = "frame_pointer"
     kernel_regs_are_unreliable = True
     skips_interrupted_caller = True
 
-    def __init__(self, rules: UnwindRules) -> None:
+    def __init__(self, rules: UnwindRules, trampolines: frozenset[int] = frozenset()) -> None:
         self.encoding = rules.encoding.value
         self._rules = rules
+        self._trampolines = trampolines
         self._fast_path = FastPath(rules)
 
     def walk_sleeping(self, task: Task, stack: StackMemory, recover: Recover) -> Walk:
@@ -392,6 +394,22 @@ class FramePointerWalker(Walker):
         end_addr = task.stack_addr + self._rules.thread_size_bytes
         return walk_from_regs(registers, find_stack, end_addr, self._rules, recover)
 
-    def signature(self, task: Task, stack: StackMemory) -> Optional[Signature]:
+    def signature(
+        self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]
+    ) -> Optional[Signature]:
         """Return the walk of :meth:`walk_sleeping` in short: see :class:`~.fast_path.FastPath`."""
-        return self._fast_path.signature(stack, task.thread_sp)
+        found = self._fast_path.signature(stack, task.thread_sp)
+        if found is None or self._trampolines.isdisjoint(found.ips):
+            return found
+        # Where frames lie does not depend on their return addresses.
+        recover = recovery_of(task)
+        try:
+            ips = tuple(
+                [
+                    recover(ip, task.thread_sp + at) if ip in self._trampolines else ip
+                    for ip, at in zip(found.ips, found.ip_offsets)
+                ]
+            )
+        except NotInDump:
+            return None
+        return Signature(ips, found.kernel_regs, found.user_mode, found.regs, found.ip_offsets)

@@ -352,8 +352,13 @@ class OrcWalker(Walker):
 
     def __init__(self, rules: OrcRules) -> None:
         self._rules = rules
-        unusual = rules.trampolines | rules.fork_return_addrs
-        self._fast_path = OrcFastPath(rules.find, rules.regs, rules.frame_bp_offset, unusual)
+        self._fast_path = OrcFastPath(
+            rules.find,
+            rules.regs,
+            rules.frame_bp_offset,
+            rules.fork_return_addrs,
+            rules.trampolines,
+        )
 
     def walk_sleeping(self, task: Task, stack: StackMemory, recover: Recover) -> Walk:
         """Walk the stack of a task that is not on a CPU, as the kernel would.
@@ -377,8 +382,10 @@ class OrcWalker(Walker):
         unwinder.on_cpu = True
         return _walk(unwinder, lambda: unwinder.unwind_start_at_regs(registers))
 
-    def signature(self, task: Task, stack: StackMemory) -> Optional[Signature]:
+    def signature(
+        self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]
+    ) -> Optional[Signature]:
         """Return the walk of :meth:`walk_sleeping` in short: see :class:`~.orc_fast_path.OrcFastPath`."""
         if not self._rules.starts_above_frame:
             return None
-        return self._fast_path.signature(stack, task.thread_sp)
+        return self._fast_path.signature(stack, task.thread_sp, lambda: recovery_of(task))

@@ -24,7 +24,7 @@ from ..arch.x86.orc_tables import UnwindDataUnclear
 from ..arch.x86.pt_regs import X86Regs
 from ..bounded_cache import BoundedCache
 from ..kernel.stack_memory import NotInDump, StackMemory
-from .base import Signature
+from .base import Recover, Signature
 
 __all__ = ("OrcFastPath",)
 
@@ -41,7 +41,11 @@ class _FrameLayout(msgspec.Struct, frozen=True):
     unpack_ips: Callable[[bytes], tuple[int, ...]]
     """The stack from ``thread.sp`` on -> the words that are addresses of code."""
     ips: tuple[int, ...]
-    """What they are, as :attr:`.base.Signature.ips`."""
+    """What they are. Some may be trampolines, which the kernel has written over return addresses."""
+    rewritten: tuple[tuple[int, int], ...]
+    """(index, original) of each trampoline among them."""
+    recovered: tuple[int, ...]
+    """As :attr:`.base.Signature.ips`: with the originals."""
     unpack_pointers: Callable[[bytes], tuple[int, ...]]
     """The stack from ``thread.sp`` on -> the words that rules use and that are addresses of the stack."""
     leads_to: tuple[int, ...]
@@ -66,8 +70,8 @@ class OrcFastPath:
     :param find: orc_find(), as :attr:`.orc.OrcRules.find`
     :param regs: Layout of ``struct pt_regs``
     :param frame_bp_offset: As :attr:`.orc.OrcRules.frame_bp_offset`
-    :param unusual_ips: Addresses at which a stack is unusual: trampolines, because the original
-        return address decides what follows, and the code that a new task begins in
+    :param fork_return_addrs: As :attr:`.orc.OrcRules.fork_return_addrs`
+    :param trampolines: As :attr:`.orc.OrcRules.trampolines`
     """
 
     def __init__(
@@ -75,21 +79,26 @@ class OrcFastPath:
         find: Callable[[int], Optional[OrcEntry]],
         regs: X86Regs,
         frame_bp_offset: int,
-        unusual_ips: Set[int],
+        fork_return_addrs: Set[int],
+        trampolines: Set[int],
     ) -> None:
         self._find = find
         self._regs = regs
         self._first_bp = frame_bp_offset
-        self._unusual_ips = unusual_ips
+        self._fork_return_addrs = fork_return_addrs
+        self._trampolines = trampolines
         self._frame_layouts: BoundedCache[int, _FrameLayout] = BoundedCache(_MAX_FRAME_LAYOUTS)
 
-    def signature(self, stack: StackMemory, thread_sp: int) -> Optional[Signature]:
+    def signature(
+        self, stack: StackMemory, thread_sp: int, make_recover: Callable[[], Recover]
+    ) -> Optional[Signature]:
         """Return the signature of the stack of a task that is not on a CPU.
 
         :param stack: The task's stack from *thread_sp* on
         :param thread_sp: ``task->thread.sp``: virtual address of the ``struct inactive_task_frame``
-        :return: ``None`` if something is unusual: a return address was rewritten or has no rule, a rule
-            leads off the stack or needs a register that calls do not keep, or memory is missing
+        :param make_recover: Called if a return address was rewritten
+        :return: ``None`` if something is unusual: a return address has no rule, a rule leads off the
+            stack or needs a register that calls do not keep, or memory is missing
         """
         data, base = stack.data, stack.data_addr
         if stack.holes or thread_sp != base or base % _WORD_BYTES:
@@ -99,12 +108,16 @@ class OrcFastPath:
         known = self._frame_layouts.get(len(data))
         if known is not None:
             pointers = tuple(map(base.__add__, known.leads_to))
-            if known.unpack_ips(data) == known.ips and known.unpack_pointers(data) == pointers:
+            if (
+                known.unpack_ips(data) == known.ips
+                and known.unpack_pointers(data) == pointers
+                and (not known.rewritten or _same_originals(known, base, make_recover))
+            ):
                 found = self._laid_out_as(data, base, known)
                 if found is not None:
                     return found
         try:
-            layout = self._follow_rules(data, base)
+            layout = self._follow_rules(data, base, make_recover)
         except (_Unusual, NotInDump, UnwindDataUnclear):
             return None
         self._frame_layouts[len(data)] = layout
@@ -123,12 +136,16 @@ class OrcFastPath:
             if not self._regs.saved_in_user_mode(raw):
                 return None
             regs = (*regs, (base + at, self._regs.read(raw)))
-        return Signature(layout.ips, layout.kernel_regs, at is not None, regs, layout.ip_offsets)
+        return Signature(
+            layout.recovered, layout.kernel_regs, at is not None, regs, layout.ip_offsets
+        )
 
     def _registers_at(self, data: bytes, at: int) -> Registers:
         return self._regs.read(data[at : at + self._regs.size_bytes])
 
-    def _follow_rules(self, data: bytes, base: int) -> _FrameLayout:
+    def _follow_rules(
+        self, data: bytes, base: int, make_recover: Callable[[], Recover]
+    ) -> _FrameLayout:
         """Return the frame layout of a stack, by its rules.
 
         All positions are offsets from ``thread.sp``.
@@ -143,6 +160,9 @@ class OrcFastPath:
             return int.from_bytes(data[at : at + _WORD_BYTES], "little")
 
         ips: list[int] = []
+        recovered: list[int] = []
+        rewritten: list[tuple[int, int]] = []
+        recover: Optional[Recover] = None
         ip_offsets: list[int] = []
         pointers: dict[int, int] = {}  # where an address of the stack lies -> where it leads to
         kernel_regs: list[int] = []
@@ -153,10 +173,17 @@ class OrcFastPath:
         user_regs: Optional[int] = None
         while True:
             ip = word(ip_at)
-            if ip in self._unusual_ips or len(ips) == _MAX_FRAMES:
+            if ip in self._fork_return_addrs or len(ips) == _MAX_FRAMES:
                 raise _Unusual
             ips.append(ip)
             ip_offsets.append(ip_at)
+            if ip in self._trampolines:
+                if kernel_regs and kernel_regs[-1] == len(ips) - 1:
+                    raise _Unusual  # only one of them is recovered there, and by another word
+                recover = recover or make_recover()
+                ip = recover(ip, base + ip_at)
+                rewritten.append((len(ips) - 1, ip))
+            recovered.append(ip)
             entry = self._find(ip if signal else ip - 1) if ip else None
             if entry is None or entry.type is OrcType.UNDEFINED or entry.indirect:
                 raise _Unusual
@@ -204,6 +231,8 @@ class OrcFastPath:
         return _FrameLayout(
             _words_at(ip_offsets),
             tuple(ips),
+            tuple(rewritten),
+            tuple(recovered),
             _words_at(offsets),
             tuple([pointers[offset] for offset in offsets]),
             tuple(ip_offsets),
@@ -211,6 +240,18 @@ class OrcFastPath:
             tuple(regs_offsets),
             user_regs,
         )
+
+
+def _same_originals(layout: _FrameLayout, base: int, make_recover: Callable[[], Recover]) -> bool:
+    """Return whether the return addresses that were rewritten were the same ones."""
+    recover = make_recover()
+    try:
+        return all(
+            recover(layout.ips[index], base + layout.ip_offsets[index]) == original
+            for index, original in layout.rewritten
+        )
+    except NotInDump:
+        return False
 
 
 def _words_at(offsets: Sequence[int]) -> Callable[[bytes], tuple[int, ...]]:

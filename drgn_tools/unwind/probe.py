@@ -34,7 +34,7 @@ def probe_walker(
     """
     rules = frame_pointer_rules(layout)
     if rules is not None:
-        return FramePointerWalker(rules)
+        return FramePointerWalker(rules, recover_layout.trampolines)
     if isinstance(layout, X86Layout) and isinstance(layout.orc, OrcImage):
         return OrcWalker(_orc_rules(prog, layout, layout.orc, text, recover_layout))
     return DrgnWalker(prog, layout, text.is_kernel_text)

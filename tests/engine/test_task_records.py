@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Optional
+from typing import Callable, Optional
 
 import drgn
 import pytest
@@ -42,7 +42,9 @@ class MadeUp(Walker):
     ) -> Walk:
         return self.walk
 
-    def signature(self, task: Task, stack: StackMemory) -> Optional[Signature]:
+    def signature(
+        self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]
+    ) -> Optional[Signature]:
         return Signature(tuple(step.ip for step in self.walk.steps), (), False, (), ())
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import product
-from typing import NamedTuple, Optional
+from types import SimpleNamespace
+from typing import NamedTuple, Optional, cast
 
 import pytest
 from hypothesis import given
@@ -20,9 +21,10 @@ from drgn_tools.arch.x86.encoding import Encoding
 from drgn_tools.arch.x86.frame_pointer_rules import UnwindRules
 from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64
 from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
-from drgn_tools.unwind.base import End, Signature
+from drgn_tools.kernel.tasks import Task
+from drgn_tools.unwind.base import End, Recover, Signature
 from drgn_tools.unwind.fast_path import FastPath
-from drgn_tools.unwind.frame_pointer import walk_task_stack
+from drgn_tools.unwind.frame_pointer import FramePointerWalker, walk_task_stack
 
 from ..support.drawn_stack import KERNEL_CS, USER_CS, Drawing
 
@@ -387,6 +389,14 @@ def test_msb_stack_whose_pointers_all_look_encoded_has_none(kernel: str) -> None
     assert Drawn(rules, Top("syscall"), [], (), half - SIZE_BYTES).drawing.walk().steps == ()
 
 
+def signature_of_task(
+    d: Drawing, trampolines: frozenset[int], recover: Recover
+) -> Optional[Signature]:
+    walker = FramePointerWalker(d.rules, trampolines)
+    task = cast(Task, SimpleNamespace(thread_sp=d.sp))
+    return walker.signature(task, d.task_stack(), lambda of: recover)
+
+
 def test_signature_has_the_addresses_that_recovery_finds() -> None:
     d = interrupted()
     walk, asked = d.walk_and_note()
@@ -398,7 +408,7 @@ def test_signature_has_the_addresses_that_recovery_finds() -> None:
         asked_again.append((addr, addr_p))
         return addr + 1
 
-    recovered = found.recovered(d.sp, set(found.ips), recover)
+    recovered = signature_of_task(d, frozenset(found.ips), recover)
     assert recovered is not None
     assert asked_again == asked
     assert recovered.ips == tuple(step.ip for step in walk.steps if not step.user_mode)
@@ -407,13 +417,13 @@ def test_signature_has_the_addresses_that_recovery_finds() -> None:
     def missing(addr: int, addr_p: int) -> int:
         raise NotInDump(addr_p)
 
-    assert found.recovered(d.sp, set(found.ips), missing) is None
+    assert signature_of_task(d, frozenset(found.ips), missing) is None
 
 
 def test_recovery_is_asked_of_trampolines_only() -> None:
     d = interrupted()
-    found = FastPath(d.rules).signature(d.task_stack(), d.sp)
+    found = signature_of_task(d, frozenset(), lambda addr, addr_p: 0xB0)
     assert found is not None
     assert found.ips == (0xA2, 0xA2, 0xFA11, 0xA3, LAST_RET)
-    recovered = found.recovered(d.sp, {0xA3}, lambda addr, addr_p: 0xB0)
+    recovered = signature_of_task(d, frozenset({0xA3}), lambda addr, addr_p: 0xB0)
     assert recovered is not None and recovered.ips == (0xA2, 0xA2, 0xFA11, 0xB0, LAST_RET)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from drgn_tools.arch.x86.orc_entry import OrcEntry, OrcType
 from drgn_tools.arch.x86.orc_tables import UnwindDataUnclear
 from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
-from drgn_tools.unwind.base import End, Signature, nothing_rewritten
+from drgn_tools.kernel.tasks import Task
+from drgn_tools.unwind.base import End, Recover, Signature, nothing_rewritten
 from drgn_tools.unwind.orc import OrcWalker
 
 from ..support.drawn_orc import (
@@ -33,11 +34,17 @@ WORDS = 96
 """Words of the drawn stacks, from thread.sp on."""
 
 
-def check(d: DrawnOrc, walker: OrcWalker) -> Optional[Signature]:
+def no_recovery(task: Task) -> Recover:
+    return nothing_rewritten
+
+
+def check(
+    d: DrawnOrc, walker: OrcWalker, recover: Recover = nothing_rewritten
+) -> Optional[Signature]:
     """Compare the signature of a stack, if it has one, with its walk."""
     stack = d.stack_from(d.sp)
-    signature = walker.signature(d.task(), stack)
-    walk = walker.walk_sleeping(d.task(), stack, nothing_rewritten)
+    signature = walker.signature(d.task(), stack, lambda task: recover)
+    walk = walker.walk_sleeping(d.task(), stack, recover)
     if signature is None:
         return None
     kernel = [step for step in walk.steps if not step.user_mode]
@@ -179,7 +186,7 @@ def test_ordinary_stack_has_a_signature(d: DrawnOrc, user: bool) -> None:
     # The second time it is that of a known frame layout.
     calls = len(d.rules_at)
     d.rules_at.clear()
-    second = walker.signature(d.task(), d.stack_from(d.sp))
+    second = walker.signature(d.task(), d.stack_from(d.sp), no_recovery)
     assert calls and second is not None and second.key == first.key
 
 
@@ -203,13 +210,53 @@ def test_frame_layout_is_that_of_the_words_it_rests_on(d: DrawnOrc) -> None:
     assert check(d, walker) is None
 
 
-@pytest.mark.parametrize("address", [FORK, RETHOOK, 0, 0xBAD])
+@pytest.mark.parametrize("address", [FORK, 0, 0xBAD])
 def test_address_without_an_ordinary_rule_is_unusual(d: DrawnOrc, address: int) -> None:
     ordinary(d)
-    d.changes["trampolines"] = frozenset({RETHOOK})
-    d.rules_at[RETHOOK - 1] = d.rules_at[FORK - 1] = END
+    d.rules_at[FORK - 1] = END
     d.put(d.sp + 64, address)
     assert check(d, d.walker()) is None
+
+
+def test_rules_of_rewritten_return_addresses_are_those_of_the_originals(d: DrawnOrc) -> None:
+    ordinary(d)
+    d.put(d.sp + 64, RETHOOK)
+    d.changes["trampolines"] = frozenset({RETHOOK})
+    d.rules_at[RETHOOK - 1] = END
+    walker = d.walker()
+
+    def original(was: int) -> Recover:
+        return lambda ip, at: was if (ip, at) == (RETHOOK, d.sp + 64) else ip
+
+    found = check(d, walker, original(B))
+    assert found is not None and found.ips == (A, B, C)
+    d.returns(D, call(32))
+    assert (again := check(d, walker, original(B))) and again.key == found.key
+    other = check(d, walker, original(D))
+    assert other is not None and other.ips == (A, D, C)
+    assert check(d, walker, original(0)) is None
+    # Registers of interrupted code are recovered by other rules.
+    regs = [0] * 21
+    regs[16], regs[17], regs[19] = RETHOOK, KERNEL_CS, d.end - 8
+    words_from_the_end(d, 0, 0, 0, 0, 0, 0, A, *regs, C)
+    d.put(d.sp + 56 + 19 * 8, d.end - 8)
+    d.returns(A, REGS)
+    assert check(d, walker, original(B)) is None
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_original_that_is_not_in_the_dump_is_unusual(d: DrawnOrc, gone: bool) -> None:
+    ordinary(d)
+    d.put(d.sp + 64, RETHOOK)
+    d.changes["trampolines"] = frozenset({RETHOOK})
+    walker = d.walker()
+    if gone:  # it was for another stack
+        assert check(d, walker, lambda ip, at: B if ip == RETHOOK else ip) is not None
+
+    def missing(ip: int, at: int) -> int:
+        raise NotInDump(at)
+
+    assert walker.signature(d.task(), d.stack_from(d.sp), lambda task: missing) is None
 
 
 @pytest.mark.parametrize("rule", [UNDEFINED, PARTIAL, OrcEntry(OrcType.CALL, "r10"), call(0)])
@@ -232,16 +279,16 @@ def test_rule_that_cannot_be_read_is_unusual(d: DrawnOrc, error: Exception) -> N
 def test_stack_that_is_not_whole_has_no_signature(d: DrawnOrc) -> None:
     ordinary(d)
     walker, stack = d.walker(), d.stack_from(d.sp)
-    whole = walker.signature(d.task(), stack)
+    whole = walker.signature(d.task(), stack, no_recovery)
     assert whole is not None
     holed = StackMemory(d.base, d.size, d.sp, stack.data, ((d.sp, d.sp + 8),))
-    assert walker.signature(d.task(), holed) is None
-    assert walker.signature(d.task(d.sp + 8), stack) is None
+    assert walker.signature(d.task(), holed, no_recovery) is None
+    assert walker.signature(d.task(d.sp + 8), stack, no_recovery) is None
     short = StackMemory(d.base, d.size, d.sp, stack.data[:-8])
-    assert walker.signature(d.task(), short) is None
+    assert walker.signature(d.task(), short, no_recovery) is None
 
 
 def test_kernels_before_5_8_have_no_fast_path(d: DrawnOrc) -> None:
     ordinary(d)
     d.changes["starts_above_frame"] = False
-    assert d.walker().signature(d.task(), d.stack_from(d.sp)) is None
+    assert d.walker().signature(d.task(), d.stack_from(d.sp), no_recovery) is None

@@ -291,7 +291,7 @@ def test_the_walker_of_a_kernel_has_its_rules() -> None:
     assert FramePointerWalker(replace(RULES, encoding=Encoding.MSB)).encoding == "msb"
     walk = walker.walk_sleeping(task, stack, lambda addr, addr_p: addr + 1)
     assert [step.ip for step in walk.steps] == [0xA1, 0xA2, 0xAA, 0x401000]
-    signature = walker.signature(task, stack)
+    signature = walker.signature(task, stack, lambda of: lambda addr, addr_p: addr)
     assert signature is not None
     assert signature.ips == (0xA0, 0xA1, 0xA9)
 

@@ -53,7 +53,9 @@ def files_query(
     described = connection.execute(f"DESCRIBE FROM {source}").fetchall()
     found = {name: type_ for name, type_, *_ in described}
     columns = ", ".join(
-        _value(field, found[field.name]) if field.name in found else f"{nulls[field.name]} AS {_name(field.name)}"
+        _value(field, found[field.name])
+        if field.name in found
+        else f"{nulls[field.name]} AS {_name(field.name)}"
         for field in schema
     )
     return f"SELECT {columns}, filename FROM {source}"
