@@ -159,7 +159,8 @@ class SavedRegs(msgspec.Struct, frozen=True, weakref=True):
     user_mode: bool
     """Whether the CPU was in user mode: ``user_mode()`` of asm/ptrace.h."""
     registers: Mapping[str, int]
-    """Register values by the kernel's names (``r15`` ... ``ss``), in memory order."""
+    """Register values by the kernel's names (``r15`` ... ``ss``), in memory order. If entry code was interrupted
+    before it had saved them, ip to ss only."""
     symbol: Optional[Symbol] = None
     """Symbol of ``ip``; ``None`` for user mode or unknown code."""
     caller: Optional[Frame] = None

@@ -31,8 +31,19 @@ _MAX_TRIES = 5
 """How often a task of a running kernel is read at most, if it runs each time."""
 _MAX_TEXT_READS = 50
 """How often an audit of a running kernel reads the lists that say what is kernel text again, such as that of modules."""
-_REASONS_OF_TEXT = frozenset((Reason.BAD_RETURN_ADDRESS, Reason.TEXT_UNCLEAR))
-"""Reasons that may no longer hold when these lists have changed."""
+_REASONS_OF_TEXT = frozenset(
+    (
+        Reason.BAD_RETURN_ADDRESS,
+        Reason.TEXT_UNCLEAR,
+        Reason.NO_UNWIND_DATA,
+        Reason.UNDEFINED_UNWIND_STATE,
+        Reason.REGISTER_NOT_SAVED,
+        Reason.OFF_STACK,
+        Reason.WRONG_DIRECTION,
+        Reason.UNWIND_DATA_UNCLEAR,
+    )
+)
+"""Reasons that may no longer hold when these lists have changed. The ORC table of a module is found by its list."""
 
 _KERNEL_KEY = "drgn_tools.kernel"
 

@@ -120,7 +120,9 @@ def _ip_of_regs(found: TaskRegs) -> str:
 
 def _orig_ax(found: TaskRegs) -> str:
     # A system call number, or a small negative number such as -1.
-    value = found.regs.registers["orig_ax"]
+    value = found.regs.registers.get("orig_ax")
+    if value is None:
+        return "-"  # entry code that had not saved it yet was interrupted itself
     bits = 8 * arch_named(found.task.arch).regs.word_bytes
     signed = value - (value >> (bits - 1) << bits)
     return str(signed) if abs(signed) < 1 << 16 else _hex(value)

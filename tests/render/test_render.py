@@ -11,11 +11,12 @@ import re
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tabulate import tabulate_formats
 
 from drgn_tools import __version__
 from drgn_tools.analysis import record_fields as fields
-from drgn_tools.analysis.flatten import each_frame, saved_regs
+from drgn_tools.analysis.flatten import TaskRegs, each_frame, saved_regs
 from drgn_tools.analysis.grouping import group_stacks
 from drgn_tools.records import Frame, TaskStack, Verdict
 from drgn_tools.render import columns, structured, views
@@ -631,3 +632,27 @@ def test_a_column_may_wrap_and_what_was_left_out_is_said() -> None:
     wide = list(table_lines(table, ["a"], width=100, complete="csv has them"))
     assert len(wide) == 2
     assert len(list(table_lines(table, ["a"], width=29))) == len(lines) - 1
+
+
+def test_registers_that_were_not_saved_yet_are_left_out() -> None:
+    saved = fabricated.kernel_regs(0xFF20_0000_0000_3D38, 0xFA11, "asm_exc_nmi+0x3", "NMI")
+    only = {name: saved.registers[name] for name in ("ip", "cs", "flags", "sp", "ss")}
+    partial = replace(saved, registers=only)
+    task = replace(FAULTING, regs=(partial,), frames=(fabricated.regs_frame(partial),))
+    drawn = draw_stack(task)
+    assert "RIP: 0010:000000000000fa11" in drawn
+    assert "EFLAGS" in drawn and "RAX" not in drawn and "R15" not in drawn
+    column = next(column for column in columns.REGS if column.heading == "ORIG_AX")
+    assert column.cell(TaskRegs(task, partial)) == "-"
+
+
+def test_guesses_are_marked() -> None:
+    frames = tuple(replace(f, guessed=i > 1) for i, f in enumerate(SLEEPER.frames))
+    task = replace(SLEEPER, frames=frames)
+    lines = draw_stack(task).splitlines()
+    said = [i for i, line in enumerate(lines) if "guesses" in line]
+    assert len(said) == 1 and "#2 " in lines[said[0] + 1]
+    column = next(column for column in columns.TASKS_WITH_FRAMES if column.heading == "WHY: STACK")
+    cell = column.cell(task)
+    marked = ["(guessed)" in line for line in cell if line]
+    assert marked == [frame.guessed for frame in frames]
