@@ -146,6 +146,17 @@ class Kallsyms(SymbolTable):
             if not types or self._names[index][:1] in types
         ]
 
+    def room_at(self, address: int) -> int:
+        """Return how many bytes a variable has: up to the next symbol.
+
+        Unlike :meth:`at`, this takes an offset of a per-CPU variable, too.
+
+        :param address: virtual address or offset of a symbol
+        :return: 0 if no symbol comes after it
+        """
+        following = super()._first_after(address)  # all symbols, not only those of the image
+        return self._addresses[following] - address if following < len(self) else 0
+
     def symbols(self) -> Iterator[tuple[str, str, int]]:
         """Return (name, type letter, virtual address) of every symbol, in the order of the table."""
         for name, address in zip(self._names.all(), self._addresses):
