@@ -23,6 +23,7 @@ from typing import Optional, Union, overload
 
 from drgn import FaultError, Program, SymbolBinding, SymbolKind
 
+from ..cache_key import cache_key
 from ..memory import NOT_THERE, read_or_none, read_up_to
 from .find_kallsyms import find_kallsyms
 from .shared_tables import SharedTables
@@ -32,7 +33,7 @@ from .vmcoreinfo import vmcoreinfo_symbol
 
 __all__ = ("Kallsyms", "kallsyms_of")
 
-_CACHE_KEY = "drgn_tools.debuginfo.kallsyms"
+_CACHE_KEY = cache_key(__name__)
 
 _COMPLEMENTS = bytes(range(255, -1, -1))
 

@@ -7,6 +7,7 @@ from typing import Optional
 
 from drgn import Program, Type, TypeKindSet
 
+from ..cache_key import PREFIX, cache_key
 from ..debuginfo.btf import Btf
 from ..debuginfo.btf_finder import BtfFinder
 from ..debuginfo.find_btf import read_btf
@@ -18,8 +19,10 @@ from .excluded_pages import fault_on_excluded_pages
 
 __all__ = ("use_builtin_types",)
 
-_FINDER = "drgn_tools"
+_FINDER = PREFIX
 """Name of the finders of types, objects and symbols in drgn."""
+
+_CACHE_KEY = cache_key(__name__)
 
 _BTF: SharedTables[Btf] = SharedTables()
 
@@ -79,13 +82,13 @@ def use_builtin_types(prog: Program) -> None:
         return
     fault_on_excluded_pages(prog)  # open_program() has done so; drgn itself has not
     if _FINDER not in prog.registered_type_finders():
-        prog.cache[_FINDER] = _BuiltinTypes()
-        prog.register_type_finder(_FINDER, prog.cache[_FINDER].find_type)
+        prog.cache[_CACHE_KEY] = _BuiltinTypes()
+        prog.register_type_finder(_FINDER, prog.cache[_CACHE_KEY].find_type)
     others = prog.enabled_type_finders()
     prog.set_enabled_type_finders([*others, _FINDER])
     try:
         prog.type("char")
-        finder = prog.cache[_FINDER].open(prog)
+        finder = prog.cache[_CACHE_KEY].open(prog)
     except TypesError:
         prog.set_enabled_type_finders(others)
         raise

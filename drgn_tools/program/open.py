@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, TypeVar, Union
 from drgn import Architecture, BadDataError, FaultError, Platform, Program, ProgramFlags
 
 from ..arch.machines import ARCHES, UNDERSTOOD
+from ..cache_key import cache_key
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
 from .core_file import CoreFile, check_core, compression_of, open_regular, shown
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("drgn_tools")
 
-_OPENED_KEY = "drgn_tools.opened"
+_CACHE_KEY = cache_key(__name__)
 _MAX_VMCOREINFO_BYTES = 1 << 20
 
 
@@ -78,7 +79,7 @@ def open_program(
     )
     prog = _new_program(file, info)
     # drgn calls its plugins while the program is being opened; ours then does nothing.
-    prog.cache[_OPENED_KEY] = None if core is None else os.fspath(core)
+    prog.cache[_CACHE_KEY] = None if core is None else os.fspath(core)
     cut_short = None if file is None else file.cut_short
     if core is not None:
         assert file is not None
@@ -113,14 +114,14 @@ def open_program(
 
 def opened_here(prog: Program) -> bool:
     """Return whether :func:`open_program` opened this program, or is about to."""
-    return _OPENED_KEY in prog.cache
+    return _CACHE_KEY in prog.cache
 
 
 def source_of(prog: Program) -> str:
     """Return what a program was opened from: the path of the core as it was given, ``live`` or ``qemu``."""
     if prog.flags & ProgramFlags.IS_LIVE:
         return "live" if prog.flags & ProgramFlags.IS_LOCAL else "qemu"
-    return str(prog.cache.get(_OPENED_KEY) or prog.core_dump_path)
+    return str(prog.cache.get(_CACHE_KEY) or prog.core_dump_path)
 
 
 # ---- the target

@@ -15,6 +15,7 @@ from typing import Callable, Optional
 from drgn import Object, Program, StackFrame, UnsupportedOperation
 
 from ..arch.base import Layout
+from ..cache_key import cache_key
 from ..kernel.probing import symbol_address
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
@@ -26,7 +27,7 @@ __all__ = ("DrgnWalker", "use_orc_of_the_dump")
 _MAX_FRAMES = 1024
 """drgn stops there, too."""
 
-_PREPARED = "drgn_tools.drgn_fallback.prepared"
+_CACHE_KEY = cache_key(__name__)
 
 
 def use_orc_of_the_dump(prog: Program) -> None:
@@ -35,9 +36,9 @@ def use_orc_of_the_dump(prog: Program) -> None:
     drgn reads the ORC table of each module whose addresses it knows. It takes the addresses of the
     kernel image from vmlinux; this function takes them from kallsyms.
     """
-    if _PREPARED in prog.cache:
+    if _CACHE_KEY in prog.cache:
         return
-    prog.cache[_PREPARED] = True
+    prog.cache[_CACHE_KEY] = True
     start, end = symbol_address(prog, "_text"), symbol_address(prog, "_end")
     try:
         prog.create_loaded_modules()
