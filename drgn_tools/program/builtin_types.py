@@ -15,6 +15,7 @@ from ..debuginfo.kallsyms import kallsyms_of
 from ..debuginfo.shared_tables import SharedTables
 from ..debuginfo.symbol_finder import find_symbols
 from ..errors import TypesError
+from .drgn_modules import set_image_addresses
 from .excluded_pages import fault_on_excluded_pages
 
 __all__ = ("use_builtin_types",)
@@ -69,7 +70,8 @@ def _open_btf(prog: Program) -> BtfFinder:
 def use_builtin_types(prog: Program) -> None:
     """Give a program the types, variables and symbols that its kernel carries inside itself.
 
-    They come last: debuginfo that is loaded, now or later, goes first. This is done once for a
+    They come last: debuginfo that is loaded, now or later, goes first. drgn also learns where the
+    kernel image lies, so that its own unwinder finds the ORC table there. This is done once for a
     program; a second call does nothing.
 
     From then on reads of pages that an ELF dump leaves out raise a FaultError (see
@@ -94,3 +96,4 @@ def use_builtin_types(prog: Program) -> None:
         raise
     prog.register_object_finder(_FINDER, finder.find_object, enable_index=-1)
     prog.register_symbol_finder(_FINDER, find_symbols, enable_index=-1)
+    set_image_addresses(prog)

@@ -22,6 +22,7 @@ from ..cache_key import cache_key
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
 from .core_file import CoreFile, check_core, compression_of, open_regular, shown
+from .drgn_modules import create_modules
 from .dwarf import is_kernel_image, load_dwarf, load_files
 from .excluded_pages import fault_on_excluded_pages
 
@@ -48,6 +49,7 @@ def open_program(
     vmcoreinfo: Optional[Path] = None,
     progress: Optional[Progress] = None,
     unpack_into: Optional[Path] = None,
+    modules: bool = True,
 ) -> Program:
     """Open a kernel; give exactly one of *core*, *kernel* and *qemu*.
 
@@ -59,6 +61,8 @@ def open_program(
     :param vmcoreinfo: path of a file with VMCOREINFO, to use instead of what is in the dump
     :param progress: called with how much of a packed core is unpacked
     :param unpack_into: existing folder to unpack it into, instead of the cache folder
+    :param modules: create drgn's modules (``Program.modules()``), which drgn's own unwinder needs on
+        ORC kernels; without a vmlinux this takes 2 ms for each loaded module
     :return: a program that drgn's own helpers work on
     :raises UsageError: if none or several of the three are given
     :raises InputError: if a file cannot be opened, or is not what it should be
@@ -102,7 +106,7 @@ def open_program(
     _check_kernel(prog, name)
     try:
         with input_error_if_vanished(prog):
-            _load_types(prog, name, paths)
+            _load_types(prog, name, paths, modules)
     except TypesError as e:
         if cut_short is not None and not paths:
             raise InputError(f"{name}: {cut_short}, the kernel's own types with it") from e
@@ -214,14 +218,16 @@ def _check_kernel(prog: Program, name: str) -> None:
         raise InputError(f"{name}: is a kernel of {arch}; only {UNDERSTOOD} are understood")
 
 
-def _load_types(prog: Program, name: str, paths: Sequence[str]) -> None:
+def _load_types(prog: Program, name: str, paths: Sequence[str], modules: bool) -> None:
     images = [path for path in paths if is_kernel_image(path)]
     if images:
-        load_dwarf(prog, name, images[0], paths)
+        load_dwarf(prog, name, images[0], paths)  # drgn then creates its modules
         return
     try:
         use_builtin_types(prog)
     except TypesError as e:
         raise TypesError(f"{name}: {e}") from e
+    if modules:
+        create_modules(prog)
     if paths:
         load_files(prog, paths)
