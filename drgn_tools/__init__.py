@@ -24,7 +24,7 @@ The folders are layers. Imports point down this list, never up:
     arch        what a machine is (base.Arch): registers, entry code, stacks, tables
     kernel      tasks and their lists, kernel text and its names
     debuginfo   types and symbols out of the dump: BTF, kallsyms, modules
-    records, drawn, errors, memory, bounded_cache
+    records, drawn, errors, memory, bounded_cache, cache_key
 """
 
 from __future__ import annotations

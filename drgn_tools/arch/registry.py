@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from drgn import Program
 
+from ..cache_key import cache_key
 from ..errors import InputError
 from .base import Arch, Layout
 from .machines import UNDERSTOOD
@@ -15,7 +16,7 @@ __all__ = ("ARCHES", "arch_named", "layout_of")
 ARCHES: tuple[Arch, ...] = (X86_64, X86_32)
 """The architectures that are supported."""
 _BY_NAME = {arch.name: arch for arch in ARCHES}
-_LAYOUT_KEY = "drgn_tools.layout"
+_CACHE_KEY = cache_key(__name__)
 
 
 def arch_named(name: str) -> Arch:
@@ -34,9 +35,9 @@ def layout_of(prog: Program) -> Layout:
     :raises TypesError: if a type that every stack needs is missing or damaged
     """
     try:
-        cached: Layout = prog.cache[_LAYOUT_KEY]
+        cached: Layout = prog.cache[_CACHE_KEY]
     except KeyError:
-        cached = prog.cache[_LAYOUT_KEY] = _arch_of(prog).probe(prog)
+        cached = prog.cache[_CACHE_KEY] = _arch_of(prog).probe(prog)
     return cached
 
 

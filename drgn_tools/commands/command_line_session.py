@@ -28,14 +28,15 @@ _STREAMED_FORMATS = frozenset(("json", "jsonl", "csv", "text"))
 class CommandLineSession(Session):
     """One run of ``drgn-tools COMMAND``. Memory does not grow with the number of tasks.
 
+    :param modules: Whether the user may ask for drgn's modules, or call drgn's unwinder.
     :raises InputError: if the kernel cannot be opened.
     :raises TypesError: if there are no usable types for it.
     """
 
     in_repl = False
 
-    def __init__(self, args: KernelArguments, console: Console) -> None:
-        super().__init__(open_source(args, console), args.format, console)
+    def __init__(self, args: KernelArguments, console: Console, modules: bool = False) -> None:
+        super().__init__(open_source(args, console, modules), args.format, console)
         self._is_live = args.core is None
         self._is_introduced = False
         self._problems: Sequence[str] = ()

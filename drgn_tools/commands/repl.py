@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional
 from drgn import Program
 from drgn.commands import CommandError
 
+from ..cache_key import cache_key
 from ..errors import DrgnToolsError
 from ..program.builtin_types import use_builtin_types
 from ..program.dwarf import has_dwarf
@@ -26,8 +27,8 @@ from .task_options import TaskArguments
 
 __all__ = ("run_in_repl",)
 
-_NOTES_SHOWN = "drgn_tools.commands.repl.notes_shown"
-"""Key in :attr:`drgn.Program.cache`."""
+_CACHE_KEY = cache_key(__name__)
+"""Whether the notes on the kernel were shown."""
 
 _EPILOG = """\
 Pipes and redirects work as in a shell: %tasks | grep unreliable, %tasks > file. What was shown is
@@ -78,9 +79,9 @@ class _ReplSession(Session):
 
     def introduce(self, kernel: KernelInfo) -> None:
         """See :meth:`Session.introduce`."""
-        if self.prog.cache.setdefault(_NOTES_SHOWN, False):
+        if self.prog.cache.setdefault(_CACHE_KEY, False):
             return
-        self.prog.cache[_NOTES_SHOWN] = True
+        self.prog.cache[_CACHE_KEY] = True
         for note in kernel.notes:
             self.console.note(f"note: {note}")
 

@@ -134,7 +134,7 @@ def _open(parser: argparse.ArgumentParser) -> tuple[Program, argparse.Namespace]
     add_source_options(parser)
     args = parser.parse_args(namespace=SourceArguments())
     check_source(args)
-    prog = open_source(args, Console())
+    prog = open_source(args, Console(), modules=True)
     set_default_prog(prog)
     return prog, args
 

@@ -56,7 +56,7 @@ class Shell(KernelCommand[KernelArguments]):
         # makes drgn load its plugins.
         from . import plugin  # noqa: F401
 
-        session = CommandLineSession(args, console)
+        session = CommandLineSession(args, console, modules=True)
         session.introduce(kernel_info(session.prog))
         if is_interactive:
             _run_interactive(session.prog)

@@ -90,10 +90,11 @@ def check_source(args: SourceArguments) -> None:
         raise UsageError(f"{' and '.join(given)} exclude each other: give one kernel")
 
 
-def open_source(args: SourceArguments, console: Console) -> Program:
+def open_source(args: SourceArguments, console: Console, modules: bool = False) -> Program:
     """Open the kernel that was chosen.
 
     :param console: Shows how far a compressed core is unpacked.
+    :param modules: Whether drgn's modules are needed; most commands do without.
     :raises InputError: if it cannot be opened, or is not a Linux kernel.
     :raises TypesError: if there are no usable types for it.
     """
@@ -111,6 +112,7 @@ def open_source(args: SourceArguments, console: Console) -> Program:
             symbols=args.symbols,
             vmcoreinfo=args.vmcoreinfo,
             progress=unpacking,
+            modules=modules,
         )
     finally:
         console.end_progress()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""drgn's types and variables, made from BTF, kallsyms and a table of global variables.
+"""drgn's types and variables, made from BTF, kallsyms and tables of global and per-CPU variables.
 
 A :class:`BtfFinder` is the type finder and the object finder of a Program without debuginfo. It
 builds drgn's types when they are looked up.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar, Optional, Union
 
 from drgn import (
@@ -37,6 +37,7 @@ from ..memory import read_or_none
 from .btf import MAX_CHAIN, Btf, BtfMember, Kind, damaged
 from .global_types import GLOBALS
 from .kallsyms import Kallsyms
+from .per_cpu_types import PER_CPU
 
 __all__ = ("BtfFinder",)
 
@@ -145,36 +146,54 @@ class BtfFinder:
             referred = self._btf.referred(type_id)
             self._btf.byte_size(referred)
             return Object(self._prog, self.type(referred), address=addresses[0])
-        declaration = GLOBALS.get(name)
-        type = self._declared(declaration, addresses[0]) if declaration else None
+        type = self._declared(name, addresses[0])
         return Object(self._prog, type, address=addresses[0]) if type else None
 
-    def _declared(self, declaration: str, address: int) -> Optional[Type]:
-        # Return the type of a variable of the table, None if this kernel does not
-        # have the type or the variable is too small for it.
-        symbol = self._kallsyms.at(address) if self._kallsyms else None
-        room = symbol.size if symbol else 0
+    def _declared(self, name: str, address: int) -> Optional[Type]:
+        # Return the type of a variable of the tables, None if they or this kernel do
+        # not have it, or the variable is too small for it.
+        assert self._kallsyms is not None
+        is_offset = address in self._per_cpu_offsets
+        if is_offset:
+            declaration = PER_CPU.get(name)
+        else:
+            declaration = GLOBALS.get(name)
+            if declaration is None and not self._kallsyms.find("__per_cpu_offset"):
+                declaration = PER_CPU.get(name)  # CONFIG_SMP=n: a global variable
+        if declaration is None:
+            return None
+        room = self._kallsyms.room_at(address)
         array = _ARRAY.fullmatch(declaration)
         try:
             type = self._prog.type(array[1] if array else declaration)
             size = sizeof(type)
             if array is not None:
-                length = self._length(array[2], address, size, room)
+                length = self._length(array[2], size, room, None if is_offset else address)
                 type, size = self._prog.array_type(type, length), size * length
         except (LookupError, TypeError):  # not in this kernel, or damaged: it has no size
             return None
         return type if 0 < size <= room else None
 
-    def _length(self, length: str, address: int, element_bytes: int, room: int) -> int:
+    @cached_property
+    def _per_cpu_offsets(self) -> range:
+        # The addresses that kallsyms gives to per-CPU variables: drgn and the kernel add the
+        # offset of a CPU to them. In x86-64 they begin at 0 until v6.15, else in the image.
+        assert self._kallsyms is not None
+        starts, ends = (self._kallsyms.find(f"__per_cpu_{edge}") for edge in ("start", "end"))
+        return range(starts[0], ends[0]) if starts and ends else range(0)
+
+    def _length(self, length: str, element_bytes: int, room: int, address: Optional[int]) -> int:
         if length.isdecimal():
             return int(length)
         if length:
             enumerator = self._btf.find_enumerator(length)
             return max(enumerator[1], 0) if enumerator else 0
-        # An array that is not in the dump exists all the same. Without __per_cpu_offset
-        # drgn would take the kernel for one without CONFIG_SMP, and per_cpu() would read
-        # from a wrong address.
-        data = read_or_none(self._prog, address, min(room, _MAX_ARRAY_BYTES)) or b""
+        data = b""
+        if address is not None:
+            # An array that is not in the dump exists all the same. Without __per_cpu_offset
+            # drgn would take the kernel for one without CONFIG_SMP, and per_cpu() would read
+            # from a wrong address.
+            data = read_or_none(self._prog, address, min(room, _MAX_ARRAY_BYTES)) or b""
         used = -(-len(data.rstrip(b"\0")) // element_bytes) if element_bytes else 0
         return used or room // max(element_bytes, 1)
 

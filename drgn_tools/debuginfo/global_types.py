@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """C types of the kernel's global variables, which BTF leaves out.
 
-BTF has the types of per-CPU variables. It has those of all others only if the kernel was built
-with pahole --btf_features=global_var. For other kernels kallsyms has the address, and this table
-the type. An entry is used if the kernel has both the symbol and the type, and BTF does not have
-the variable.
+BTF has them only if the kernel was built with pahole --btf_features=global_var. For other kernels
+kallsyms has the address, and this table the type. An entry is used if the kernel has both the
+symbol and the type, and BTF does not have the variable. Per-CPU variables have a table of their
+own, :mod:`.per_cpu_types`.
 
 A length in brackets is a number or an enumerator. If it is empty, the array has as many elements
 as fit before the next symbol; zeros at its end then count as padding, unless all of it is zero.

@@ -23,6 +23,7 @@ from typing import Optional, Union, overload
 
 from drgn import FaultError, Program, SymbolBinding, SymbolKind
 
+from ..cache_key import cache_key
 from ..memory import NOT_THERE, read_or_none, read_up_to
 from .find_kallsyms import find_kallsyms
 from .shared_tables import SharedTables
@@ -32,7 +33,7 @@ from .vmcoreinfo import vmcoreinfo_symbol
 
 __all__ = ("Kallsyms", "kallsyms_of")
 
-_CACHE_KEY = "drgn_tools.debuginfo.kallsyms"
+_CACHE_KEY = cache_key(__name__)
 
 _COMPLEMENTS = bytes(range(255, -1, -1))
 
@@ -145,6 +146,17 @@ class Kallsyms(SymbolTable):
             for index in self._names.find(name)
             if not types or self._names[index][:1] in types
         ]
+
+    def room_at(self, address: int) -> int:
+        """Return how many bytes a variable has: up to the next symbol.
+
+        Unlike :meth:`at`, this takes an offset of a per-CPU variable, too.
+
+        :param address: virtual address or offset of a symbol
+        :return: 0 if no symbol comes after it
+        """
+        following = super()._first_after(address)  # all symbols, not only those of the image
+        return self._addresses[following] - address if following < len(self) else 0
 
     def symbols(self) -> Iterator[tuple[str, str, int]]:
         """Return (name, type letter, virtual address) of every symbol, in the order of the table."""

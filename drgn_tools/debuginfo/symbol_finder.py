@@ -10,6 +10,7 @@ from typing import Optional
 
 from drgn import Program, Symbol
 
+from ..cache_key import cache_key
 from ..memory import UNUSABLE
 from .kallsyms import kallsyms_of
 from .module_kallsyms import ModuleKallsyms
@@ -20,7 +21,7 @@ __all__ = ("find_symbols",)
 _MAX_MODULES = 10_000
 """More modules than any kernel has loaded."""
 
-_CACHE_KEY = "drgn_tools.debuginfo.symbol_finder"
+_CACHE_KEY = cache_key(__name__)
 
 
 def find_symbols(

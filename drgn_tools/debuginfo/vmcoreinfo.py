@@ -13,9 +13,11 @@ from typing import Optional
 
 from drgn import Program
 
+from ..cache_key import cache_key
+
 __all__ = ("build_id", "vmcoreinfo", "vmcoreinfo_symbol")
 
-_CACHE_KEY = "drgn_tools.debuginfo.vmcoreinfo"
+_CACHE_KEY = cache_key(__name__)
 _MAX_VALUE_CHARS = 4096  # the whole note is one page, VMCOREINFO_BYTES
 
 

@@ -10,6 +10,7 @@ from drgn import Program
 
 from ..arch.base import Arch, Layout
 from ..arch.registry import layout_of
+from ..cache_key import cache_key
 from ..debuginfo.vmcoreinfo import build_id
 from ..kernel.live_tasks import LiveTaskList, is_live
 from ..kernel.task_list import TaskList
@@ -45,7 +46,7 @@ _REASONS_OF_TEXT = frozenset(
 )
 """Reasons that may no longer hold when these lists have changed. The ORC table of a module is found by its list."""
 
-_KERNEL_KEY = "drgn_tools.kernel"
+_CACHE_KEY = cache_key(__name__)
 
 
 def kernel_of(prog: Program) -> Kernel:
@@ -61,9 +62,9 @@ def kernel_of(prog: Program) -> Kernel:
     if is_live(prog):
         return Kernel(prog)
     try:
-        kept: Kernel = prog.cache[_KERNEL_KEY]
+        kept: Kernel = prog.cache[_CACHE_KEY]
     except KeyError:
-        kept = prog.cache[_KERNEL_KEY] = Kernel(prog)
+        kept = prog.cache[_CACHE_KEY] = Kernel(prog)
     return kept
 
 

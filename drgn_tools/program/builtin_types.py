@@ -7,6 +7,7 @@ from typing import Optional
 
 from drgn import Program, Type, TypeKindSet
 
+from ..cache_key import PREFIX, cache_key
 from ..debuginfo.btf import Btf
 from ..debuginfo.btf_finder import BtfFinder
 from ..debuginfo.find_btf import read_btf
@@ -14,12 +15,15 @@ from ..debuginfo.kallsyms import kallsyms_of
 from ..debuginfo.shared_tables import SharedTables
 from ..debuginfo.symbol_finder import find_symbols
 from ..errors import TypesError
+from .drgn_modules import set_image_addresses
 from .excluded_pages import fault_on_excluded_pages
 
 __all__ = ("use_builtin_types",)
 
-_FINDER = "drgn_tools"
+_FINDER = PREFIX
 """Name of the finders of types, objects and symbols in drgn."""
+
+_CACHE_KEY = cache_key(__name__)
 
 _BTF: SharedTables[Btf] = SharedTables()
 
@@ -66,7 +70,8 @@ def _open_btf(prog: Program) -> BtfFinder:
 def use_builtin_types(prog: Program) -> None:
     """Give a program the types, variables and symbols that its kernel carries inside itself.
 
-    They come last: debuginfo that is loaded, now or later, goes first. This is done once for a
+    They come last: debuginfo that is loaded, now or later, goes first. drgn also learns where the
+    kernel image lies, so that its own unwinder finds the ORC table there. This is done once for a
     program; a second call does nothing.
 
     From then on reads of pages that an ELF dump leaves out raise a FaultError (see
@@ -79,15 +84,16 @@ def use_builtin_types(prog: Program) -> None:
         return
     fault_on_excluded_pages(prog)  # open_program() has done so; drgn itself has not
     if _FINDER not in prog.registered_type_finders():
-        prog.cache[_FINDER] = _BuiltinTypes()
-        prog.register_type_finder(_FINDER, prog.cache[_FINDER].find_type)
+        prog.cache[_CACHE_KEY] = _BuiltinTypes()
+        prog.register_type_finder(_FINDER, prog.cache[_CACHE_KEY].find_type)
     others = prog.enabled_type_finders()
     prog.set_enabled_type_finders([*others, _FINDER])
     try:
         prog.type("char")
-        finder = prog.cache[_FINDER].open(prog)
+        finder = prog.cache[_CACHE_KEY].open(prog)
     except TypesError:
         prog.set_enabled_type_finders(others)
         raise
     prog.register_object_finder(_FINDER, finder.find_object, enable_index=-1)
     prog.register_symbol_finder(_FINDER, find_symbols, enable_index=-1)
+    set_image_addresses(prog)

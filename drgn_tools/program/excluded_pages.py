@@ -18,13 +18,14 @@ from typing import NamedTuple, NoReturn, Optional
 
 from drgn import FaultError, Program, ProgramFlags
 
+from ..cache_key import cache_key
 from .core_file import open_regular
 from .elf import PT_LOAD, Segment, read_elf
 
 __all__ = ("fault_on_excluded_pages",)
 
 _ADDRESSES = 1 << 64
-_DONE_KEY = "drgn_tools.program.excluded_pages"
+_CACHE_KEY = cache_key(__name__)
 
 
 class Span(NamedTuple):
@@ -45,14 +46,14 @@ def fault_on_excluded_pages(prog: Program, path: Optional[str] = None) -> None:
         not UTF-8
     :raises InputError: if the dump is no longer where it was opened
     """
-    if prog.flags & ProgramFlags.IS_LIVE or _DONE_KEY in prog.cache:
+    if prog.flags & ProgramFlags.IS_LIVE or _CACHE_KEY in prog.cache:
         return
     path = path or prog.core_dump_path
     if path is None:
         return
     with open_regular(path) as file:
         elf = read_elf(file)
-    prog.cache[_DONE_KEY] = True
+    prog.cache[_CACHE_KEY] = True
     if elf is None:
         return
     segments = [segment for segment in elf.segments if segment.type == PT_LOAD]

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, TypeVar, Union
 from drgn import Architecture, BadDataError, FaultError, Platform, Program, ProgramFlags
 
 from ..arch.machines import ARCHES, UNDERSTOOD
+from ..cache_key import cache_key
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
 from .core_file import CoreFile, check_core, compression_of, open_regular, shown
+from .drgn_modules import create_modules
 from .dwarf import is_kernel_image, load_dwarf, load_files
 from .excluded_pages import fault_on_excluded_pages
 
@@ -34,7 +36,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("drgn_tools")
 
-_OPENED_KEY = "drgn_tools.opened"
+_CACHE_KEY = cache_key(__name__)
 _MAX_VMCOREINFO_BYTES = 1 << 20
 
 
@@ -47,6 +49,7 @@ def open_program(
     vmcoreinfo: Optional[Path] = None,
     progress: Optional[Progress] = None,
     unpack_into: Optional[Path] = None,
+    modules: bool = True,
 ) -> Program:
     """Open a kernel; give exactly one of *core*, *kernel* and *qemu*.
 
@@ -58,6 +61,8 @@ def open_program(
     :param vmcoreinfo: path of a file with VMCOREINFO, to use instead of what is in the dump
     :param progress: called with how much of a packed core is unpacked
     :param unpack_into: existing folder to unpack it into, instead of the cache folder
+    :param modules: create drgn's modules (``Program.modules()``), which drgn's own unwinder needs on
+        ORC kernels; without a vmlinux this takes 2 ms for each loaded module
     :return: a program that drgn's own helpers work on
     :raises UsageError: if none or several of the three are given
     :raises InputError: if a file cannot be opened, or is not what it should be
@@ -78,7 +83,7 @@ def open_program(
     )
     prog = _new_program(file, info)
     # drgn calls its plugins while the program is being opened; ours then does nothing.
-    prog.cache[_OPENED_KEY] = None if core is None else os.fspath(core)
+    prog.cache[_CACHE_KEY] = None if core is None else os.fspath(core)
     cut_short = None if file is None else file.cut_short
     if core is not None:
         assert file is not None
@@ -101,7 +106,7 @@ def open_program(
     _check_kernel(prog, name)
     try:
         with input_error_if_vanished(prog):
-            _load_types(prog, name, paths)
+            _load_types(prog, name, paths, modules)
     except TypesError as e:
         if cut_short is not None and not paths:
             raise InputError(f"{name}: {cut_short}, the kernel's own types with it") from e
@@ -113,14 +118,14 @@ def open_program(
 
 def opened_here(prog: Program) -> bool:
     """Return whether :func:`open_program` opened this program, or is about to."""
-    return _OPENED_KEY in prog.cache
+    return _CACHE_KEY in prog.cache
 
 
 def source_of(prog: Program) -> str:
     """Return what a program was opened from: the path of the core as it was given, ``live`` or ``qemu``."""
     if prog.flags & ProgramFlags.IS_LIVE:
         return "live" if prog.flags & ProgramFlags.IS_LOCAL else "qemu"
-    return str(prog.cache.get(_OPENED_KEY) or prog.core_dump_path)
+    return str(prog.cache.get(_CACHE_KEY) or prog.core_dump_path)
 
 
 # ---- the target
@@ -213,14 +218,16 @@ def _check_kernel(prog: Program, name: str) -> None:
         raise InputError(f"{name}: is a kernel of {arch}; only {UNDERSTOOD} are understood")
 
 
-def _load_types(prog: Program, name: str, paths: Sequence[str]) -> None:
+def _load_types(prog: Program, name: str, paths: Sequence[str], modules: bool) -> None:
     images = [path for path in paths if is_kernel_image(path)]
     if images:
-        load_dwarf(prog, name, images[0], paths)
+        load_dwarf(prog, name, images[0], paths)  # drgn then creates its modules
         return
     try:
         use_builtin_types(prog)
     except TypesError as e:
         raise TypesError(f"{name}: {e}") from e
+    if modules:
+        create_modules(prog)
     if paths:
         load_files(prog, paths)

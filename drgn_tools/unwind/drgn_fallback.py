@@ -15,38 +15,16 @@ from typing import Callable, Optional
 from drgn import Object, Program, StackFrame, UnsupportedOperation
 
 from ..arch.base import Layout
-from ..kernel.probing import symbol_address
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
 from ..memory import UNUSABLE, read_or_none
+from ..program.drgn_modules import create_modules
 from .base import End, Recover, Step, Walk, Walker
 
-__all__ = ("DrgnWalker", "use_orc_of_the_dump")
+__all__ = ("DrgnWalker",)
 
 _MAX_FRAMES = 1024
 """drgn stops there, too."""
-
-_PREPARED = "drgn_tools.drgn_fallback.prepared"
-
-
-def use_orc_of_the_dump(prog: Program) -> None:
-    """Let drgn use the ORC tables in the dump, if there is no debuginfo.
-
-    drgn reads the ORC table of each module whose addresses it knows. It takes the addresses of the
-    kernel image from vmlinux; this function takes them from kallsyms.
-    """
-    if _PREPARED in prog.cache:
-        return
-    prog.cache[_PREPARED] = True
-    start, end = symbol_address(prog, "_text"), symbol_address(prog, "_end")
-    try:
-        prog.create_loaded_modules()
-        image = prog.main_module()
-        if image.address_ranges is None and start is not None and end is not None and start < end:
-            image.address_ranges = [(start, end)]
-    except UNUSABLE:
-        # The module list is damaged. Stacks then end early; they have no verdict anyway.
-        return
 
 
 class DrgnWalker(Walker):
@@ -98,7 +76,7 @@ class DrgnWalker(Walker):
 
     def _frames(self, task: Task) -> Iterator[StackFrame]:
         """Yield drgn's frames in the kernel, innermost first; none if drgn cannot unwind the task."""
-        use_orc_of_the_dump(self._prog)
+        create_modules(self._prog)
         try:
             trace = self._prog.stack_trace(Object(self._prog, "struct task_struct *", task.addr))
             for frame in list(trace)[:_MAX_FRAMES]:

@@ -12,6 +12,7 @@ from drgn_tools.arch.base import Layout
 from drgn_tools.arch.registry import layout_of
 from drgn_tools.arch.x86.encoding import Encoding
 from drgn_tools.arch.x86.pt_regs import REGS_64
+from drgn_tools.cache_key import cache_key
 from drgn_tools.errors import InputError, TypesError
 from drgn_tools.kernel.probing import probing, symbol_address
 
@@ -296,7 +297,7 @@ def test_own_symbol_table_of_the_dump_goes_before_debuginfo(kernel: DrawnKernel)
         ("D__end_init_stack", kernel.base + 0x12000),
         ("B_end", kernel.nowhere),
     ]
-    kernel.prog.cache["drgn_tools.debuginfo.kallsyms"] = table(symbols)
+    kernel.prog.cache[cache_key("drgn_tools.debuginfo.kallsyms")] = table(symbols)
     assert symbol_address(kernel.prog, "stack_trace_save_tsk_reliable") is None
     layout = probe(kernel)
     assert layout.thread_size_bytes == 8192

@@ -14,6 +14,7 @@ from contextlib import suppress
 import drgn
 import pytest
 
+from drgn_tools.cache_key import PREFIX
 from drgn_tools.commands import plugin
 
 from ..conftest import lab_file
@@ -141,7 +142,7 @@ def test_dwarf_wins_and_then_nothing_is_said() -> None:
     assert given.stdout == "dwarf dwarf\ndwarf True\n"
     assert "encoded_stacks" not in given.stderr
     later = run_drgn("-c", core, "-e", code.format(repr(vmlinux)))
-    assert later.stdout == "btf dwarf drgn_tools\ndwarf True\n"
+    assert later.stdout == f"btf dwarf {PREFIX}\ndwarf True\n"
     assert later.stderr.count("encoded_stacks") == 1
 
 

@@ -270,6 +270,56 @@ def test_globals_from_the_table() -> None:
             prog[name]
 
 
+PER_CPU_SYMBOLS = {
+    "A__per_cpu_start": 0,
+    "Aprocess_counts": 0,
+    "Acpu_worker_pools": 8,
+    "Acpu_number": 0x38,  # but the next symbol is only 2 bytes on
+    "Atimer_bases": 0x3A,
+    "Acurrent_task": 0x50,  # there, but its type is not
+    "Athis_cpu_off": 0x58,
+    "A__per_cpu_end": 0x60,
+    "D__per_cpu_offset": MEMORY,
+    "Dnuma_node": MEMORY + 16,  # no per-CPU variable
+    "Dafter": MEMORY + 24,
+}
+
+
+def per_cpu_types() -> BtfEncoder:
+    b = BtfEncoder()
+    b.int("int", 4, SIGNED)
+    word = b.int("long unsigned int", 8)
+    b.compound("worker_pool", 16, [("nr_running", word, 0)])
+    b.compound("timer_base", 8, [("clk", word, 0)])
+    b.enum(None, {"NR_STD_WORKER_POOLS": 2})
+    return b
+
+
+def test_per_cpu_variables_from_the_table() -> None:
+    prog = program(per_cpu_types(), struct.pack("<3Q", 0x1000, 0x2000, 0), PER_CPU_SYMBOLS)
+    counts = prog["process_counts"]
+    # Where the copies of the CPUs are is an offset away.
+    assert (counts.address_, counts.type_.type_name()) == (0, "unsigned long")
+    assert prog["this_cpu_off"].address_ == 0x58
+    assert prog["cpu_worker_pools"].type_.length == 2
+    assert prog["timer_bases"].type_.length == 2  # as many as fit
+    for name in ("cpu_number", "current_task", "numa_node", "rcu_data"):
+        with pytest.raises(LookupError):
+            prog[name]
+
+
+def test_per_cpu_variables_of_a_kernel_for_one_cpu_are_global_ones() -> None:
+    symbols = {"Dcpu_number": MEMORY, "Dnuma_node": MEMORY + 4, "Dafter": MEMORY + 8}
+    prog = program(per_cpu_types(), struct.pack("<2i", 0, -1), symbols)
+    assert prog["numa_node"].value_() == -1
+
+
+def test_per_cpu_variable_in_btf_has_the_type_that_it_has_there() -> None:
+    b = per_cpu_types()
+    b.add(Kind.VAR, "process_counts", b.int("short int", 2, SIGNED), [1])
+    assert program(b, b"", PER_CPU_SYMBOLS)["process_counts"].type_.type_name() == "short"
+
+
 # ---- the format
 
 

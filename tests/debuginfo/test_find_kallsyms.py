@@ -13,6 +13,7 @@ import drgn
 import pytest
 
 from drgn_tools import audit_kernel, open_program
+from drgn_tools.cache_key import cache_key
 from drgn_tools.debuginfo.find_kallsyms import find_kallsyms
 from drgn_tools.debuginfo.kallsyms import kallsyms_of
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo_symbol
@@ -164,7 +165,7 @@ def test_tables_at_an_end_of_the_addresses(offsets_last: bool, end: str) -> None
         len(memory),
         lambda address, count, offset, physical: memory[offset : offset + count],
     )
-    prog.cache["drgn_tools.debuginfo.vmcoreinfo"] = {"SYMBOL(_stext)": f"{first:x}"}
+    prog.cache[cache_key("drgn_tools.debuginfo.vmcoreinfo")] = {"SYMBOL(_stext)": f"{first:x}"}
     read = partial(read_up_to, prog)
     assert list(find_kallsyms(read, first, 8)), "there are tables, as far as can be seen"
     assert kallsyms_of(prog) is None

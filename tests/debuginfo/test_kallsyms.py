@@ -12,6 +12,7 @@ import pytest
 from drgn import Program
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
+from drgn_tools.cache_key import cache_key
 from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
 from drgn_tools.debuginfo.symbol_finder import find_symbols
 from drgn_tools.debuginfo.symbol_names import MAX_NAME_BYTES
@@ -146,7 +147,10 @@ def program_of(
         flags, arch = flags | drgn.PlatformFlags.IS_64_BIT, drgn.Architecture.X86_64
     prog = Program(drgn.Platform(arch, flags))
     lines = {f"SYMBOL(kallsyms_{part})": f"{places[part]:x}" for part in memory}
-    prog.cache["drgn_tools.debuginfo.vmcoreinfo"] = {**lines, "SYMBOL(_stext)": f"{text:x}"}
+    prog.cache[cache_key("drgn_tools.debuginfo.vmcoreinfo")] = {
+        **lines,
+        "SYMBOL(_stext)": f"{text:x}",
+    }
     for part, data in memory.items():
         padded = data + bytes(16)
         prog.add_memory_segment(
@@ -177,18 +181,18 @@ def test_every_form_of_the_addresses(form: str, bits: int) -> None:
 @pytest.mark.parametrize("missing", ["names", "num_syms", "token_table", "token_index", "offsets"])
 def test_without_a_part_of_the_table_there_is_none(missing: str) -> None:
     prog, _ = program_with_table(SHORT, "percpu")
-    lines = dict(prog.cache["drgn_tools.debuginfo.vmcoreinfo"])
+    lines = dict(prog.cache[cache_key("drgn_tools.debuginfo.vmcoreinfo")])
     del lines[f"SYMBOL(kallsyms_{missing})"]
-    prog.cache["drgn_tools.debuginfo.vmcoreinfo"] = lines
+    prog.cache[cache_key("drgn_tools.debuginfo.vmcoreinfo")] = lines
     assert kallsyms_of(prog) is None
 
 
 @pytest.mark.parametrize("missing", ["names", "num_syms", "token_table", "token_index", "offsets"])
 def test_a_part_that_is_not_in_the_dump(missing: str) -> None:
     prog, _ = program_with_table(SHORT, "percpu")
-    lines = dict(prog.cache["drgn_tools.debuginfo.vmcoreinfo"])
+    lines = dict(prog.cache[cache_key("drgn_tools.debuginfo.vmcoreinfo")])
     lines[f"SYMBOL(kallsyms_{missing})"] = f"{0x1234000:x}"
-    prog.cache["drgn_tools.debuginfo.vmcoreinfo"] = lines
+    prog.cache[cache_key("drgn_tools.debuginfo.vmcoreinfo")] = lines
     kallsyms = kallsyms_of(prog)
     assert kallsyms is None or kallsyms.find("sys_read") == []
 
@@ -303,13 +307,13 @@ PARTS = ("names", "num_syms", "token_table", "token_index", "offsets", "relative
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_at_an_end_of_the_addresses(part: str, form: str, address: int) -> None:
     prog, _ = program_with_table(SHORT[1:] if form == "place" else SHORT, form)
-    lines = dict(prog.cache["drgn_tools.debuginfo.vmcoreinfo"])
+    lines = dict(prog.cache[cache_key("drgn_tools.debuginfo.vmcoreinfo")])
     had_it = f"SYMBOL(kallsyms_{part})" in lines
     lines[f"SYMBOL(kallsyms_{part})"] = f"{address:x}"
     # So that other tables are placed by it as well: kallsyms_seqs_of_names.
     for add in ({}, {"SYMBOL(kallsyms_token_table)": "10"}):
-        prog.cache["drgn_tools.debuginfo.vmcoreinfo"] = {**lines, **add}
-        prog.cache.pop("drgn_tools.debuginfo.kallsyms", None)
+        prog.cache[cache_key("drgn_tools.debuginfo.vmcoreinfo")] = {**lines, **add}
+        prog.cache.pop(cache_key("drgn_tools.debuginfo.kallsyms"), None)
         found = kallsyms_of(prog)
         assert not (found and had_it) or found.find("sys_read") == []
 
@@ -317,5 +321,5 @@ def test_a_part_at_an_end_of_the_addresses(part: str, form: str, address: int) -
 @pytest.mark.parametrize("text", [0, 1, 4096, (1 << 64) - (1 << 27) + 1, (1 << 64) - 1])
 def test_looking_for_the_tables_ends_where_addresses_do(text: int) -> None:
     prog, _ = program_with_table(SHORT, "percpu")
-    prog.cache["drgn_tools.debuginfo.vmcoreinfo"] = {"SYMBOL(_stext)": f"{text:x}"}
+    prog.cache[cache_key("drgn_tools.debuginfo.vmcoreinfo")] = {"SYMBOL(_stext)": f"{text:x}"}
     assert kallsyms_of(prog) is None

@@ -13,6 +13,7 @@ import pytest
 from drgn import Program
 
 from drgn_tools import audit_kernel, open_program
+from drgn_tools.cache_key import cache_key
 from drgn_tools.debuginfo import kallsyms
 from drgn_tools.debuginfo.btf import Btf, Kind
 from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
@@ -140,7 +141,9 @@ def test_a_dump_that_claims_to_be_of_the_same_kernel_changes_nothing(demo_core: 
 
 def test_other_names_of_symbols_change_nothing(demo_core: str) -> None:
     def renamed(prog: Program, table: Kallsyms) -> tuple[int, bytes]:
-        tokens = prog.cache["drgn_tools.debuginfo.vmcoreinfo"]["SYMBOL(kallsyms_token_table)"]
+        tokens = prog.cache[cache_key("drgn_tools.debuginfo.vmcoreinfo")][
+            "SYMBOL(kallsyms_token_table)"
+        ]
         place = int(tokens, 16)
         data = bytes(prog.read(place, 1024))
         return place, data.replace(b"\0z\0", b"\0Z\0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from drgn_tools.cache_key import cache_key
 from drgn_tools.kernel.symbolizer import Symbolizer
 from drgn_tools.kernel.text import KernelText
 from drgn_tools.records import Symbol
@@ -70,7 +71,7 @@ def test_name_asked_for_twice_is_the_same(named: DrawnKernel) -> None:
 
 def test_own_symbol_table_of_the_dump_goes_before_debuginfo(named: DrawnKernel) -> None:
     symbols = [("T_stext", CORE), ("tschedule_of_the_dump", CORE + 0x100), ("B_end", INIT_END)]
-    named.prog.cache["drgn_tools.debuginfo.kallsyms"] = table(symbols, CORE)
+    named.prog.cache[cache_key("drgn_tools.debuginfo.kallsyms")] = table(symbols, CORE)
     names = symbolizer(named)
     assert names.name_exact(CORE + 0x104) == Symbol("schedule_of_the_dump", 4, None)
     assert names.name_exact(CORE - 1) is None

@@ -8,6 +8,7 @@ from typing import Optional
 import pytest
 from drgn import Program
 
+from drgn_tools.cache_key import PREFIX
 from drgn_tools.debuginfo.kallsyms import kallsyms_of
 from drgn_tools.errors import TypesError
 from drgn_tools.program.builtin_types import use_builtin_types
@@ -35,7 +36,7 @@ def test_types_of_debuginfo_go_first(demo_core: str) -> None:
         prog.enabled_object_finders(),
         prog.enabled_symbol_finders(),
     ):
-        assert finders[-1] == "drgn_tools"
+        assert finders[-1] == PREFIX
         assert len(finders) > 1
 
 

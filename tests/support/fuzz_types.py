@@ -26,6 +26,7 @@ from typing import NamedTuple, NoReturn
 import drgn
 
 from drgn_tools import DrgnToolsError, audit_kernel, open_program
+from drgn_tools.cache_key import cache_key
 from drgn_tools.debuginfo.btf import Btf, Kind
 from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo, vmcoreinfo_symbol
@@ -165,7 +166,7 @@ class Victim:
             # Whole symbols were read before, and would be no others. (VMCOREINFO
             # comes first, while char is still the one that drgn knows.)
             vmcoreinfo(prog)
-            prog.cache["drgn_tools.debuginfo.kallsyms"] = self.table
+            prog.cache[cache_key("drgn_tools.debuginfo.kallsyms")] = self.table
         if only_used:
             overlay(prog, self.btf.addr, damage_words(rng, self.btf.data, self.used, self.types))
         elif what != "symbols":

@@ -20,7 +20,7 @@ from drgn_tools.kernel.tasks import Task
 from drgn_tools.kernel.text import KernelText
 from drgn_tools.unwind import drgn_fallback
 from drgn_tools.unwind.base import End, Walk, nothing_rewritten
-from drgn_tools.unwind.drgn_fallback import DrgnWalker, use_orc_of_the_dump
+from drgn_tools.unwind.drgn_fallback import DrgnWalker
 from drgn_tools.unwind.recovery import probe_recovery
 
 from ..support.overlay import exclude
@@ -179,7 +179,7 @@ def frame(pc: int, interrupted: bool = False, is_inline: bool = False) -> Simple
 
 def walker_of(monkeypatch: pytest.MonkeyPatch, *frames: SimpleNamespace) -> DrgnWalker:
     """A walker to which drgn gives these; of all else there is nothing in the dump."""
-    monkeypatch.setattr(drgn_fallback, "use_orc_of_the_dump", lambda prog: None)
+    monkeypatch.setattr(drgn_fallback, "create_modules", lambda prog: None)
     monkeypatch.setattr(drgn_fallback, "Object", lambda *_: None)
     monkeypatch.setattr(drgn_fallback, "read_or_none", lambda *_: None)
     prog = cast(drgn.Program, SimpleNamespace(stack_trace=lambda thread: frames))
@@ -212,51 +212,3 @@ def test_inlined_functions_are_no_frames(monkeypatch: pytest.MonkeyPatch) -> Non
     walker = walker_of(monkeypatch, *frames)
     walk = walker.walk_sleeping(TASK, StackMemory(0, 0, 0, b""), nothing_rewritten)
     assert [step.ip for step in walk.steps] == [0xA0, 0xA1]
-
-
-# ---- the ORC tables of the dump
-
-
-def text_of(prog: drgn.Program) -> tuple[int, int]:
-    return prog.symbol("_text").address, prog.symbol("_end").address
-
-
-def test_drgn_is_told_once_where_the_image_and_the_modules_are(demo_core: str) -> None:
-    prog = open_program(core=demo_core)
-    use_orc_of_the_dump(prog)
-    assert prog.main_module().address_ranges == (text_of(prog),)
-    loaded = {module.name for module in prog.modules()}
-    assert len(loaded) > 1
-    prog.main_module().address_ranges = [(1, 2)]
-    use_orc_of_the_dump(prog)
-    assert prog.main_module().address_ranges == ((1, 2),)
-
-
-def test_what_drgn_knows_of_the_image_stays(demo_core: str) -> None:
-    prog = open_program(core=demo_core)
-    prog.create_loaded_modules()
-    prog.main_module().address_ranges = [(1, 2)]
-    use_orc_of_the_dump(prog)
-    assert prog.main_module().address_ranges == ((1, 2),)
-
-
-@pytest.mark.parametrize(
-    ("start", "end"), [(None, 2 << 20), (1 << 20, None), (2 << 20, 1 << 20), (1 << 20, 1 << 20)]
-)
-def test_image_whose_bounds_make_no_sense_is_not_told(
-    demo_core: str, start: Optional[int], end: Optional[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bounds = {"_text": start, "_end": end}
-    monkeypatch.setattr(
-        "drgn_tools.unwind.drgn_fallback.symbol_address", lambda prog, name: bounds[name]
-    )
-    prog = open_program(core=demo_core)
-    use_orc_of_the_dump(prog)
-    assert prog.main_module().address_ranges is None
-
-
-def test_damaged_module_list_leaves_drgn_without(demo_core: str) -> None:
-    prog = open_program(core=demo_core)
-    exclude(prog, prog.symbol("modules").address, 16)
-    use_orc_of_the_dump(prog)
-    assert {module.name for module in prog.modules()} <= {"kernel"}

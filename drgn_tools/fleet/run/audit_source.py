@@ -77,8 +77,8 @@ def _outcome(
 
 def _open(source: Source, core: Core, scratch: Path) -> Program:
     if not source.core:
-        return open_program(kernel=True)
-    return open_program(core=core.path, symbols=source.symbols, unpack_into=scratch)
+        return open_program(kernel=True, modules=False)
+    return open_program(core=core.path, symbols=source.symbols, unpack_into=scratch, modules=False)
 
 
 def _audit(prog: Program, max_tasks: Optional[int], facts: Facts) -> KernelAudit:

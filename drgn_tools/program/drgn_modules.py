@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""drgn's modules of a kernel without debuginfo: the kernel image and the loaded modules.
+
+drgn's own unwinder looks for the ORC table of the module that an address lies in, and finds it in
+the dump. But it has no module where nobody looked for debuginfo, and the addresses of the image it
+takes from vmlinux: then a stack is two frames and garbage. Here it gets them out of the dump.
+
+Debuginfo is not looked for. (drgn's create_loaded_modules() would look for it in a kernel that has
+CONFIG_MODULES=n.) What is damaged is left out, as drgn does.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import islice
+
+from drgn import BadDataError, Object, Program
+
+from ..cache_key import cache_key
+from ..debuginfo.modules import listed_modules
+from ..kernel.probing import symbol_address
+from ..memory import UNUSABLE, read_up_to
+
+__all__ = ("create_modules", "set_image_addresses")
+
+_MAX_MODULES = 10_000
+"""drgn reads no more, either."""
+_MAX_ATTRIBUTES = 4096
+"""Sections, or notes, of a module; with -ffunction-sections there may be a thousand."""
+
+_NOT_CREATED = (*UNUSABLE, BadDataError, MemoryError, OSError)
+"""What drgn raises for a damaged module (a size that is too large to allocate, too), and, on the
+running kernel, for one that is unloaded meanwhile."""
+
+_CACHE_KEY = cache_key(__name__)
+
+
+def set_image_addresses(prog: Program) -> None:
+    """Create drgn's main module, the kernel image, and set its addresses if drgn does not know them.
+
+    They are ``_text`` to ``_end`` of kallsyms, virtual addresses. This reads next to nothing.
+    """
+    start, end = symbol_address(prog, "_text"), symbol_address(prog, "_end")
+    if start is None or end is None or start >= end:
+        return
+    with suppress(*_NOT_CREATED):
+        # The first is the image. The list of the kernel is read for the next one.
+        image, _ = next(prog.loaded_modules())
+        if image.address_ranges is None:
+            image.address_ranges = [(start, end)]
+
+
+def create_modules(prog: Program) -> None:
+    """Create drgn's modules: the kernel image, and every loaded module. This is done once for a program.
+
+    drgn reads the names and addresses of all sections of a module, which takes 2 ms.
+    """
+    if _CACHE_KEY in prog.cache:
+        return
+    prog.cache[_CACHE_KEY] = True
+    set_image_addresses(prog)
+    # Without CONFIG_MODULES there is no list; one that is damaged ends early.
+    with suppress(*UNUSABLE):
+        for module in islice(listed_modules(prog["modules"]), _MAX_MODULES):
+            with suppress(*_NOT_CREATED):
+                if _has_bounded_attributes(module):
+                    prog.linux_kernel_loadable_module(module, create=True)
+
+
+def _has_bounded_attributes(module: Object) -> bool:
+    # drgn reads sections and notes up to the number that the dump says, or up to a NULL.
+    return all(
+        _is_bounded(module.member_(member), count)
+        for member, count in (("sect_attrs", "nsections"), ("notes_attrs", "notes"))
+    )
+
+
+def _is_bounded(attributes: Object, count: str) -> bool:
+    if attributes.type_.type.has_member(count):
+        return bool(attributes.member_(count).value_() <= _MAX_ATTRIBUTES)
+    # Since Linux kernel commits d8959b947a8d ("module: sysfs: Drop member
+    # 'module_sect_attrs::nsections'") and 4723f16de64e ("module: sysfs: Add notes attributes
+    # through attribute_group") (in v6.14), a NULL ends them.
+    prog = attributes.prog_
+    word = prog.address_size()
+    pointers = read_up_to(prog, attributes.grp.bin_attrs.value_(), word * (_MAX_ATTRIBUTES + 1))
+    null = bytes(word)
+    return any(pointers[at : at + word] == null for at in range(0, len(pointers), word))
