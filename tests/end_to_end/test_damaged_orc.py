@@ -14,6 +14,7 @@ from drgn_tools import TaskStack, Verdict, open_program
 from drgn_tools.arch.x86.layout import X86Layout
 from drgn_tools.arch.x86.orc_tables import OrcImage
 from drgn_tools.engine.kernel import Kernel
+from drgn_tools.kernel.tasks import Task
 from drgn_tools.records import Reason
 
 from ..conftest import lab_file
@@ -53,16 +54,16 @@ class Damaged:
         self.image = layout.orc
         self.ips = Memory(self.prog, self.image.ips_addr, 4 * self.image.count)
         self.entries = Memory(self.prog, self.image.entries_addr, 6 * self.image.count)
-        self.tasks = [t for t in self.kernel.tasks if t.has_stack and not self.is_running(t)]
+        tasks = self.kernel.tasks
+        self.tasks = [t for t in tasks if t.has_stack and not tasks.is_running(t)]
         self.whole = {task.addr: self.record(task) for task in self.tasks}
         found = {frame.ip for stack in self.whole.values() for frame in stack.frames}
-        self.used = sorted(ip for ip in found if self.image.code[0][0] <= ip < self.image.code[0][1])
+        self.used = sorted(
+            ip for ip in found if self.image.code[0][0] <= ip < self.image.code[0][1]
+        )
 
-    def is_running(self, task: object) -> bool:
-        return self.kernel.tasks.is_running(task)  # type: ignore[arg-type]
-
-    def record(self, task: object) -> TaskStack:
-        record = self.kernel.stack(task)  # type: ignore[arg-type]
+    def record(self, task: Task) -> TaskStack:
+        record = self.kernel.stack(task)
         assert record is not None
         return record
 
@@ -125,7 +126,7 @@ def test_pages_of_the_tables_are_damaged(damaged: Damaged, kind: str) -> None:
         memory.mend()
     print(f"\n{RUNS // 3} runs, {kind}: {dict(reasons)}")
     expected = Reason.UNREADABLE if kind == "missing" else Reason.UNWIND_DATA_UNCLEAR
-    assert reasons[expected.value] > RUNS // 3
+    assert reasons[expected.value] > RUNS // 6
 
 
 @pytest.mark.lab
@@ -143,7 +144,8 @@ def test_stacks_of_garbage_are_judged_and_end(damaged: Damaged) -> None:
         for _ in range(dice.choice((1, 5, 50, 500))):
             at = dice.randrange(start // 8, len(memory.data) // 8) * 8
             near = task.stack_addr + dice.randrange(-64, len(memory.data) + 64)
-            word = dice.choice((dice.choice(words), near, near & -8, dice.getrandbits(64)))
+            text = dice.randrange(*damaged.image.code[0])
+            word = dice.choice((dice.choice(words), text, near, near & -8, dice.getrandbits(64)))
             memory.data[at : at + 8] = word.to_bytes(8, "little")
         found = damaged.record(task)
         reasons[str(found.reason or found.verdict)] += 1
