@@ -146,6 +146,7 @@ def probe(
     fp: Optional[str],
     null: Optional[str],
     table: bytes = b"",
+    header: Optional[bytes] = None,
     **changes: tuple[int, int],
 ) -> OrcForm:
     prog = Program(Platform(Architecture.X86_64))
@@ -154,6 +155,7 @@ def probe(
         prog,
         None if fp is None else bytes.fromhex(fp),
         None if null is None else bytes.fromhex(null),
+        header,
         table,
     )
 
@@ -178,6 +180,23 @@ def test_numbering_is_told_by_the_commonest_base(sp_reg: int, form: str) -> None
     unclear = table + entry(16, 0, 0x200 | 8 - sp_reg) * 3
     with pytest.raises(OrcFormError, match="does not tell"):
         probe(form, None, None, unclear)
+
+
+HEADER = {
+    "D": bytes.fromhex("fe5d32bf581bd63b2ca9a5c65ba5a625eab3fe24"),
+    "E": bytes.fromhex("137c36ad7627c4dd55932176bb0ecdbd5041fc82"),
+}
+
+
+@pytest.mark.parametrize("form", ["D", "E"])
+def test_header_tells_as_well(form: str) -> None:
+    assert shape(probe(form, None, None, header=HEADER[form])) == shape(FORMS[form])
+    assert shape(probe(form, FP[form], None, header=HEADER[form])) == shape(FORMS[form])
+    # That of an edited file tells nothing.
+    assert shape(probe(form, FP[form], None, header=bytes(20))) == shape(FORMS[form])
+    other = HEADER["E" if form == "D" else "D"]
+    with pytest.raises(OrcFormError, match="contradict"):
+        probe(form, FP[form], NULL[form], header=other)
 
 
 def test_numbering_that_nothing_tells_is_refused() -> None:
@@ -224,4 +243,4 @@ def test_unknown_forms_are_refused(form: str, changes: dict[str, tuple[int, int]
 
 def test_kernel_without_orc_has_no_form() -> None:
     with pytest.raises(LookupError):
-        probe_form(Program(Platform(Architecture.X86_64)), None, None, b"")
+        probe_form(Program(Platform(Architecture.X86_64)), None, None, None, b"")

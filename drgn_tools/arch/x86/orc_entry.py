@@ -15,7 +15,8 @@ always had 6 bytes, but the meaning of its last 16 bits has changed (arch/x86/in
     E    v7.1   type:3 signal:1           new
 
 BTF tells these forms apart, except D from E. Two entries whose meaning is known, ``orc_fp_entry``
-and ``null_orc_entry`` of unwind_orc.c, tell those.
+and ``null_orc_entry`` of unwind_orc.c, tell those. So does ``.orc_header`` (v6.4), a digest of the
+header file that scripts/orc_hash.sh makes, unless a distribution has edited that file.
 """
 
 from __future__ import annotations
@@ -110,6 +111,11 @@ _NEW_REGISTERS: dict[int, str] = {
     8: "prev_sp", 9: "sp_indirect", 10: "bp_indirect",
 }  # fmt: skip
 """``ORC_REG_*`` since v7.1."""
+_HEADERS = {
+    bytes.fromhex("fe5d32bf581bd63b2ca9a5c65ba5a625eab3fe24"): False,
+    bytes.fromhex("137c36ad7627c4dd55932176bb0ecdbd5041fc82"): True,
+}
+"""``.orc_header`` of v6.4 to v7.0 and of v7.1 -> registers are numbered as since v7.1."""
 _SP_OLD, _SP_NEW = 5, 3
 _PREV_SP_OLD, _PREV_SP_NEW = 1, 8
 
@@ -224,24 +230,29 @@ class OrcForm:
 
 
 def probe_form(
-    prog: Program, frame_pointer_entry: Optional[bytes], null_entry: Optional[bytes], table: bytes
+    prog: Program,
+    frame_pointer_entry: Optional[bytes],
+    null_entry: Optional[bytes],
+    header: Optional[bytes],
+    table: bytes,
 ) -> OrcForm:
     """Find the form of a kernel's entries.
 
     :param frame_pointer_entry: The bytes of ``orc_fp_entry``; ``None`` if the dump does not have them
     :param null_entry: Of ``null_orc_entry``, likewise
-    :param table: Entries of the kernel's own table, as many as it takes for a statistic; it is looked at if both are
-        missing
+    :param header: Of ``.orc_header``, likewise; one that is not known tells nothing
+    :param table: Entries of the kernel's own table, as many as it takes for a statistic; it is
+        looked at if all of these are missing
     :raises OrcFormError: if it is none of those known, or the evidence is contradictory
     :raises LookupError: if the kernel has no ``struct orc_entry``
     """
     bits = _bit_fields(prog.type("struct orc_entry"))
     type_bits, signal, end = bits["type"][1], bits.get("signal"), bits.get("end")
     if type_bits == 3 and end is None and signal is not None:
-        new = _has_new_registers(frame_pointer_entry, null_entry, table)
+        new = _has_new_registers(_votes(frame_pointer_entry, null_entry, header), table)
     elif type_bits == 2 and (end is not None or signal is None):
         new = False
-        if (_votes(frame_pointer_entry, null_entry) or {False}) != {False}:
+        if True in _votes(frame_pointer_entry, null_entry, header):
             raise OrcFormError("struct orc_entry and orc_fp_entry contradict each other")
     else:
         raise OrcFormError("struct orc_entry has members that no known kernel has")
@@ -272,9 +283,11 @@ def _bit_fields(type_: Type) -> dict[str, tuple[int, int]]:
     return fields
 
 
-def _votes(frame_pointer_entry: Optional[bytes], null_entry: Optional[bytes]) -> set[bool]:
-    """Return what two entries of known meaning say: are registers numbered as since v7.1?"""
-    votes = set()
+def _votes(
+    frame_pointer_entry: Optional[bytes], null_entry: Optional[bytes], header: Optional[bytes]
+) -> set[bool]:
+    """Return what each of them says: are registers numbered as since v7.1?"""
+    votes = set() if header is None or header not in _HEADERS else {_HEADERS[header]}
     for raw, shift, old, new in (
         (frame_pointer_entry, 4, _PREV_SP_OLD, _PREV_SP_NEW),  # bp_reg
         (null_entry, 0, _SP_OLD, _SP_NEW),  # sp_reg
@@ -288,12 +301,9 @@ def _votes(frame_pointer_entry: Optional[bytes], null_entry: Optional[bytes]) ->
     return votes
 
 
-def _has_new_registers(
-    frame_pointer_entry: Optional[bytes], null_entry: Optional[bytes], table: bytes
-) -> bool:
-    votes = _votes(frame_pointer_entry, null_entry)
+def _has_new_registers(votes: set[bool], table: bytes) -> bool:
     if len(votes) > 1:
-        raise OrcFormError("orc_fp_entry and null_orc_entry contradict each other")
+        raise OrcFormError("orc_fp_entry, null_orc_entry and .orc_header contradict each other")
     if votes:
         return votes.pop()
     # Most entries have sp as their base. No entry of a call has a di.

@@ -49,6 +49,8 @@ _NEIGHBOURS = 8
 """Entries before and behind the one that is found that must be sane, too."""
 _MAX_EQUAL = 4
 """Equal entries in a row: objtool merges them, so there are two at most, where sections meet."""
+_HEADER_BYTES = 20
+"""``.orc_header`` is a SHA-1."""
 _STATISTIC_BYTES = 64 * 1024 * ENTRY_BYTES
 _MAX_START_CODE_BYTES = 4096
 """``__unwind_start()`` has some 500 bytes. A damaged symbol table may say anything."""
@@ -126,10 +128,12 @@ def _probe_orc(prog: Program) -> Union[OrcImage, OrcProblem]:
         return OrcProblem("it had not initialized it yet (orc_init is false)")
     guess = symbol_address(prog, "orc_fp_entry")
     null = symbol_address(prog, "null_orc_entry")
+    header = symbol_address(prog, "__start_orc_header")
     form = probe_form(
         prog,
         None if guess is None else read_or_none(prog, guess, ENTRY_BYTES),
         None if null is None else read_or_none(prog, null, ENTRY_BYTES),
+        None if header is None else read_or_none(prog, header, _HEADER_BYTES),
         read_or_none(prog, entries[0], min(count * ENTRY_BYTES, _STATISTIC_BYTES)) or b"",
     )
     starts_above_frame = _starts_above_frame(prog)
