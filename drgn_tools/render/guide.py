@@ -15,8 +15,9 @@ __all__ = ("after_tasks", "before_tasks")
 
 def before_tasks(kernel: KernelInfo) -> Iterator[str]:
     """Return the lines before the table: which kernel it is, and in which order its tasks are."""
-    yield f"A real vmcore of Linux {kernel.release}, opened without debuginfo. Its tasks, those first"
-    yield "whose stacks the kernel itself would not trust (stack_trace_save_tsk_reliable()):"
+    yield f"A real vmcore of Linux {kernel.release}, opened without debuginfo. This kernel has frame"
+    yield "pointers; kernels with ORC, as distributions build them, are read in the same way. Its tasks,"
+    yield "those first whose stacks the kernel itself would not trust (stack_trace_save_tsk_reliable()):"
     yield ""
 
 

@@ -35,6 +35,8 @@ __all__ = ("FIGURES", "Bench", "Figure", "Measured")
 
 LARGE = "large"
 """The variant of the lab with thousands of tasks."""
+LARGE_STOCK = "large-stock"
+"""The same tasks on a kernel as Debian built it: ORC."""
 VARIED = "fp-lsb"
 _OURS_IN_A_ROW = 5
 """By the side of one run of drgn, which takes as long as a hundred of ours."""
@@ -106,6 +108,11 @@ class Bench:
     def large(self) -> Dump:
         """One with thousands of tasks."""
         return self._given or _of_lab(LARGE)
+
+    @cached_property
+    def large_stock(self) -> Dump:
+        """One with thousands of tasks, of a kernel with ORC."""
+        return self._given or _of_lab(LARGE_STOCK)
 
     @cached_property
     def varied(self) -> Dump:
@@ -184,13 +191,28 @@ class Figure:
         return value >= self.bound if self.at_least else value <= self.bound
 
 
-def _drgn(with_dwarf: bool, varied: bool = False) -> Callable[[Bench], Measured]:
+_PickDump = Callable[[Bench], Dump]
+
+
+def _large(bench: Bench) -> Dump:
+    return bench.large
+
+
+def _large_stock(bench: Bench) -> Dump:
+    return bench.large_stock
+
+
+def _varied(bench: Bench) -> Dump:
+    return bench.varied
+
+
+def _drgn(with_dwarf: bool, pick: _PickDump = _large) -> Callable[[Bench], Measured]:
     def measure(bench: Bench) -> Measured:
-        dump = bench.varied if varied else bench.large
+        dump = pick(bench)
         if with_dwarf and dump.vmlinux is None:
             raise NotMeasured("drgn unwinds with the DWARF of a vmlinux: --vmlinux")
         vmlinux = dump.vmlinux if with_dwarf else ""
-        every = 20 if bench.quick and not varied else 1
+        every = 20 if bench.quick and pick is not _varied else 1
         return bench.compare(
             lambda: timed_worker("drgns", dump.core, vmlinux, every, env=bench.env()),
             lambda: usual(lambda: timed_worker("ours", dump.core, env=bench.env()), _OURS_IN_A_ROW),
@@ -200,8 +222,11 @@ def _drgn(with_dwarf: bool, varied: bool = False) -> Callable[[Bench], Measured]
     return measure
 
 
-def _read(bench: Bench) -> Measured:
-    dump = bench.large
+def _read(pick: _PickDump) -> Callable[[Bench], Measured]:
+    return lambda bench: _read_of(bench, pick(bench))
+
+
+def _read_of(bench: Bench, dump: Dump) -> Measured:
     reads = bench.scratch / "reads.json"
     recorded = run_worker("record", dump.core, reads, env=bench.env())
     tasks = int(recorded["count"])
@@ -223,16 +248,30 @@ def _opens_only(core: Path) -> Sample:
     return run_process((sys.executable, "-c", _OPENS_ONLY, str(core)))
 
 
-def _start(cold: bool) -> Callable[[Bench], Measured]:
+def _start(cold: bool, pick: Optional[_PickDump] = None) -> Callable[[Bench], Measured]:
     def measure(bench: Bench) -> Measured:
-        core = bench.small.core
+        dump = bench.small if pick is None else pick(bench)
+        core = dump.core
         return bench.compare(
             lambda: run_process((*_TOOL, "tasks", "-c", str(core)), bench.env(cold)),
             lambda: _opens_only(core),
-            bench.small.name,
+            dump.name,
         )
 
     return measure
+
+
+def _orc_by_frame_pointers(bench: Bench) -> Measured:
+    orc, frame_pointers = _of_lab(LARGE_STOCK), _of_lab(LARGE)
+    return bench.compare(
+        lambda: timed_worker("ours", orc.core, env=bench.env()),
+        lambda: timed_worker("ours", frame_pointers.core, env=bench.env()),
+        f"{orc.name} and {frame_pointers.name}",
+    )
+
+
+def _stock(bench: Bench) -> Dump:
+    return bench._given or _of_lab("debian")
 
 
 def _growth(bench: Bench) -> Measured:
@@ -288,7 +327,9 @@ FIGURES = (
         True,
         _drgn(with_dwarf=True),
     ),
-    Figure("read", "the same: ours / bare `prog.read()` of the same bytes", 4, False, _read),
+    Figure(
+        "read", "the same: ours / bare `prog.read()` of the same bytes", 4, False, _read(_large)
+    ),
     Figure(
         "cold",
         "whole process `drgn-tools tasks -c core`, cold / a process that imports drgn and only"
@@ -319,7 +360,7 @@ FIGURES = (
         "as the first, on the lab's usual dump: some 140 tasks, few with the same stack",
         None,
         True,
-        _drgn(with_dwarf=True, varied=True),
+        _drgn(with_dwarf=True, pick=_varied),
     ),
     Figure(
         "no-dwarf",
@@ -328,5 +369,35 @@ FIGURES = (
         None,
         True,
         _drgn(with_dwarf=False),
+    ),
+    Figure(
+        "orc",
+        "as the first, on a stock kernel: drgn unwinds by the same ORC tables, with names from the"
+        " dump's kallsyms",
+        None,
+        True,
+        _drgn(with_dwarf=False, pick=_large_stock),
+    ),
+    Figure(
+        "orc-read",
+        "on a stock kernel: ours / bare `prog.read()` of the same bytes",
+        4,
+        False,
+        _read(_large_stock),
+    ),
+    Figure(
+        "orc-fp",
+        "time per task on a stock kernel (ORC) / with frame pointers",
+        1.5,
+        False,
+        _orc_by_frame_pointers,
+    ),
+    Figure(
+        "orc-cold",
+        "whole process `drgn-tools tasks -c core` on a stock kernel, cold / a process that imports"
+        " drgn and only opens that core",
+        2,
+        False,
+        _start(cold=True, pick=_stock),
     ),
 )

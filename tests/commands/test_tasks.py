@@ -134,7 +134,7 @@ def test_check_says_what_could_not_be_judged(
     assert main(["tasks", "-k", "--check", "-q"]) == 5
     assert capsys.readouterr().err == (
         "drgn-tools: warning: 3 tasks could not be judged: 2 orc_unclear "
-        "(this kernel uses the ORC unwinder, not encoded frame pointers), 1 unreadable\n"
+        "(this kernel uses the ORC unwinder, but its symbols do not tell where the ORC tables lie), 1 unreadable\n"
     )
 
 
