@@ -54,7 +54,10 @@ ORC_KERNEL = KernelInfo(
     reliable_stacktrace=True,
     types="dwarf",
     cpus=64,
-    notes=("no verdicts: this kernel uses the ORC unwinder, not encoded frame pointers",),
+    notes=(
+        "no verdicts: this kernel uses the ORC unwinder, but its symbols do not tell where the ORC"
+        " tables lie",
+    ),
 )
 
 _NAMES_64 = (
