@@ -28,7 +28,12 @@ from .packages import BOOT, program_version, require
 from .qemu import PROGRAM, Machine, qemu_command, shared_folder
 from .run import Progress, say
 from .sheet import Sheet, SheetError, read_whole_sheet
-from .stock import cached_stock_kernel, get_stock_kernel
+from .stock import (
+    build_stock_crash_module,
+    cached_stock_crash_module,
+    cached_stock_kernel,
+    get_stock_kernel,
+)
 from .variants import BuiltKernel, Crash, Variant
 
 __all__ = (
@@ -111,7 +116,11 @@ def kernel_if_cached(variant: Variant) -> Optional[Kernel]:
             return kernel
         module = cached_crash_module(variant.kernel, kernel)
         return kernel.with_module(module) if module else None
-    return cached_stock_kernel(variant.kernel)
+    kernel = cached_stock_kernel(variant.kernel)
+    if not kernel or not variant.crash:
+        return kernel
+    module = cached_stock_crash_module(variant.kernel, kernel)
+    return kernel.with_module(module) if module else None
 
 
 def get_kernel(variant: Variant) -> Kernel:
@@ -121,7 +130,10 @@ def get_kernel(variant: Variant) -> Kernel:
         if not variant.crash:
             return kernel
         return kernel.with_module(build_crash_module(variant.kernel, kernel))
-    return get_stock_kernel(variant.kernel)
+    kernel = get_stock_kernel(variant.kernel)
+    if not variant.crash:
+        return kernel
+    return kernel.with_module(build_stock_crash_module(variant.kernel, kernel))
 
 
 def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str]:

@@ -23,6 +23,7 @@ __all__ = (
 GROUPS = {
     "core": "what `make lab` and CI run",
     "kernels": "kernels of other years and configurations",
+    "stock": "stock kernels of other years: ORC",
     "crashes": "machines that died; the console is the answer sheet",
     "crashes-years": "some of them with kernels of other years",
     "formats": "one memory in the formats that dumps are made in",
@@ -58,6 +59,8 @@ class StockKernel:
     """The same for what modules are built against."""
     early_modules: tuple[str, ...] = ("qemu_fw_cfg",)
     """Loaded before the oracle. Without qemu_fw_cfg the dump has no VMCOREINFO."""
+    suite: str = ""
+    """Debian suite to fetch the packages from; "" for what apt would install here today."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,15 @@ _WHAT_RUNS = frozenset(
 """Cases that come with what keeps CPUs busy, and with the kernel threads of the helper."""
 _LSB = BuiltKernel("linux-source-6.12", ("base", "frame_pointer"))
 _DEBIAN = StockKernel("linux-image-amd64", "linux-headers-amd64")
+_STOCK = {
+    "5.10": StockKernel("linux-image-amd64", "linux-headers-amd64", suite="bullseye"),
+    "6.12": StockKernel(
+        "linux-image-6.12-cloud-amd64", "linux-headers-6.12-cloud-amd64", suite="bookworm"
+    ),
+    "7.2": StockKernel("linux-image-amd64", "linux-headers-amd64", suite="forky"),
+    "rt": StockKernel("linux-image-rt-amd64", "linux-headers-rt-amd64", suite="bookworm"),
+}
+"""As Debian built them."""
 _OF_OTHER_YEARS = {
     "5.10": BuiltKernel(
         "linux-source-5.10", ("base", "frame_pointer", "6.1", "5.10"), suite="bullseye"
@@ -247,6 +259,9 @@ def _as_of_5_10(crash: Crash) -> Crash:
 
 _KDUMP_MIB = 384
 _LIVE_MIB = 512
+_STOCK_MIB = 160
+_STOCK_APPEND = ("preempt=full",)
+"""Built to be preempted in the kernel or not, as the command line says."""
 _CRASHKERNEL = "crashkernel=160M"
 
 
@@ -274,6 +289,21 @@ _NOTED = _crashes_named(
     "stack-overflow", "hardirq-overflow", "lockup",
 )  # fmt: skip
 
+
+def _stock(year: str, what: str, *cannot: str) -> Variant:
+    """A kernel as Debian built it, frozen."""
+    return Variant(
+        name=f"stock-{year}",
+        what=what,
+        kernel=_STOCK[year],
+        unwinder="orc",
+        memory_mib=_STOCK_MIB,
+        append=_STOCK_APPEND,
+        cannot=frozenset(cannot),
+        group="stock",
+    )
+
+
 VARIANTS = (
     Variant(
         name="fp-lsb",
@@ -292,8 +322,8 @@ VARIANTS = (
         what="Debian's own kernel of the day, ORC, oracle as a module",
         kernel=_DEBIAN,
         unwinder="orc",
-        memory_mib=160,
-        append=("preempt=full",),
+        memory_mib=_STOCK_MIB,
+        append=_STOCK_APPEND,
     ),
     Variant(
         name="fp-6.1",
@@ -350,6 +380,10 @@ VARIANTS = (
         append=("nokaslr",),
         group="kernels",
     ),
+    _stock("5.10", "5.10 of bullseye as Debian built it, ORC"),
+    _stock("6.12", "6.12 of bookworm for clouds as Debian built it, ORC"),
+    _stock("7.2", "7.2 of forky as Debian built it, ORC"),
+    _stock("rt", "6.1 of bookworm with PREEMPT_RT as Debian built it, ORC"),
     *_CRASHES,
     *(_as_kdump(variant) for variant in _NOTED),
     *(_in(year, variant) for year in _OF_OTHER_YEARS for variant in _OF_EACH_YEAR),
