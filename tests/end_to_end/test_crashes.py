@@ -34,10 +34,19 @@ was there before: the trampoline of rethook it prints as if somebody had called 
 OFF_ITS_STACK = ("stack-overflow", "hardirq-overflow")
 
 
+_HELD_AGAINST_THE_CONSOLE = [
+    (variant, types)
+    for group in ("crashes", "crashes-years", "crashes-stock")
+    for variant in variants_of(group)
+    for types in (("btf", "dwarf") if variant.unwinder == "frame_pointer" else ("btf",))
+]
+
+
 @pytest.mark.lab
-@pytest.mark.parametrize("types", ["btf", "dwarf"])
 @pytest.mark.parametrize(
-    "variant", [*variants_of("crashes"), *variants_of("crashes-years")], ids=lambda v: v.name
+    ("variant", "types"),
+    _HELD_AGAINST_THE_CONSOLE,
+    ids=[f"{variant.name}-{types}" for variant, types in _HELD_AGAINST_THE_CONSOLE],
 )
 def test_stack_of_the_cpu_that_died_is_the_consoles(variant: Variant, types: str) -> None:
     dump = lab_dump(variant)

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -51,6 +52,8 @@ _HERE = Path(__file__).parent
 SHEET_LINE = re.compile(r"LAB-SHEET ([0-9a-f]+) tasks \d+ left_out \d+ bytes ")
 _SAVED = re.compile(r"LAB-VMCORE \d+\r?\n")
 _NMI_WANTED = re.compile(r"LAB-NMI\r?\n")
+_SILENCE_SECONDS = 5.0
+"""Between two looks at the memory of a machine that does not say when it is frozen."""
 _ATTEMPTS = 3
 """Which tasks are preempted where is chance, so a dump may lack a case."""
 
@@ -234,6 +237,8 @@ def _try(
                 if variant.crash:
                     last_words = _last_words(variant.crash, variant.kdump)
                     _wait_for(last_words, machine, progress, seconds)
+                elif variant.silent:
+                    _wait_in_silence(machine, dump.core, progress, seconds)
                 else:
                     frozen = machine.wait_for(SHEET_LINE, progress, seconds)
                     address = int(frozen[1], 16)
@@ -299,6 +304,29 @@ def _wait_for(
     if _NMI_WANTED.fullmatch(found[0]):
         machine.command("inject-nmi")
         machine.wait_for(last_words, progress, seconds, panics=True)
+
+
+def _wait_in_silence(machine: Machine, core: Path, progress: Progress, seconds: float) -> None:
+    """Waits until there is a sheet in memory, of a kernel that cannot say so any more."""
+    limit = time.monotonic() + seconds
+    while True:
+        machine.check()
+        machine.show(progress)
+        machine.command("stop")
+        machine.dump(core)
+        prog = drgn.Program()
+        prog.set_core_dump(core)
+        try:
+            read_whole_sheet(prog)
+            return
+        except SheetError:
+            if time.monotonic() > limit:
+                raise LabError(
+                    f"the guest is not frozen after {seconds:.0f} s{machine.tail()}"
+                ) from None
+        machine.command("cont")
+        core.unlink()
+        time.sleep(_SILENCE_SECONDS)
 
 
 def _describe(

@@ -186,9 +186,7 @@ def _fetch(kernel: StockKernel, folder: Path, at: Path, progress: Progress) -> N
     (folder / "compiler").write_text(f"{headers.depends}\n")
 
 
-def _unpack(
-    suite: str, packages: list[Package], root: Path, log: Path, progress: Progress
-) -> None:
+def _unpack(suite: str, packages: list[Package], root: Path, log: Path, progress: Progress) -> None:
     root.mkdir(exist_ok=True)
     wanted = [f"{package.name}={package.version}" for package in packages]
     for archive in download(suite, wanted, root, log, progress):

@@ -26,6 +26,7 @@ GROUPS = {
     "stock": "stock kernels of other years: ORC",
     "crashes": "machines that died; the console is the answer sheet",
     "crashes-years": "some of them with kernels of other years",
+    "crashes-stock": "some of them with stock kernels: ORC",
     "formats": "one memory in the formats that dumps are made in",
     "large": "thousands of tasks, for tests/bench",
     "live": "guests with Python, drgn and the project in them, which look at themselves",
@@ -110,6 +111,8 @@ class Variant:
     """Nothing but that runs in it: neither modules nor a workload."""
     crowd: int = 0
     """So many tasks more, see crowd.py; what keeps CPUs busy is not started then."""
+    silent: bool = False
+    """It cannot say that it is frozen: with PREEMPT_RT, threads write to the console."""
     formats: tuple[str, ...] = ()
     """The same memory in other formats, too (see formats.py): core.NAME beside the core."""
 
@@ -121,6 +124,9 @@ _WHAT_RUNS = frozenset(
 """Cases that come with what keeps CPUs busy, and with the kernel threads of the helper."""
 _LSB = BuiltKernel("linux-source-6.12", ("base", "frame_pointer"))
 _DEBIAN = StockKernel("linux-image-amd64", "linux-headers-amd64")
+_STOCK_MIB = 160
+_STOCK_APPEND = ("preempt=full",)
+"""Built to be preempted in the kernel or not, as the command line says."""
 _STOCK = {
     "5.10": StockKernel("linux-image-amd64", "linux-headers-amd64", suite="bullseye"),
     "6.12": StockKernel(
@@ -238,6 +244,28 @@ def _in(year: str, variant: Variant) -> Variant:
     )
 
 
+_OF_STOCK = _crashes_named(
+    "hardirq-fault", "softirq-task", "nmi-irq", "null-call", "stack-overflow"
+)
+_STOCK_OF_YEARS = {"5.10": _STOCK["5.10"], "6.1": _DEBIAN, "7.2": _STOCK["7.2"]}
+
+
+def _of_stock(year: str, variant: Variant) -> Variant:
+    """The same crash of the kernel of a year as Debian built it."""
+    assert variant.crash
+    return replace(
+        variant,
+        name=f"{variant.name}-stock-{year}",
+        what=f"{variant.what}, {year} as Debian built it",
+        kernel=_STOCK_OF_YEARS[year],
+        unwinder="orc",
+        memory_mib=_STOCK_MIB,
+        append=(*_STOCK_APPEND, *variant.append),
+        group="crashes-stock",
+        crash=_as_of_5_10(variant.crash) if year == "5.10" else variant.crash,
+    )
+
+
 def _as_of_5_10(crash: Crash) -> Crash:
     """What 5.10 prints of it.
 
@@ -259,9 +287,6 @@ def _as_of_5_10(crash: Crash) -> Crash:
 
 _KDUMP_MIB = 384
 _LIVE_MIB = 512
-_STOCK_MIB = 160
-_STOCK_APPEND = ("preempt=full",)
-"""Built to be preempted in the kernel or not, as the command line says."""
 _CRASHKERNEL = "crashkernel=160M"
 
 
@@ -301,6 +326,7 @@ def _stock(year: str, what: str, *cannot: str) -> Variant:
         append=_STOCK_APPEND,
         cannot=frozenset(cannot),
         group="stock",
+        silent=year == "rt",
     )
 
 
@@ -380,13 +406,19 @@ VARIANTS = (
         append=("nokaslr",),
         group="kernels",
     ),
-    _stock("5.10", "5.10 of bullseye as Debian built it, ORC"),
+    # It is not built to be preempted in the kernel; of kretprobes see fp-5.10.
+    _stock(
+        "5.10",
+        "5.10 of bullseye as Debian built it, ORC",
+        *("preempted-kernel", "preempted-kthread", "kretprobe"),
+    ),
     _stock("6.12", "6.12 of bookworm for clouds as Debian built it, ORC"),
     _stock("7.2", "7.2 of forky as Debian built it, ORC"),
     _stock("rt", "6.1 of bookworm with PREEMPT_RT as Debian built it, ORC"),
     *_CRASHES,
     *(_as_kdump(variant) for variant in _NOTED),
     *(_in(year, variant) for year in _OF_OTHER_YEARS for variant in _OF_EACH_YEAR),
+    *(_of_stock(year, variant) for year in _STOCK_OF_YEARS for variant in _OF_STOCK),
     Variant(
         name="formats",
         what="a frozen machine, dumped by QEMU in all its formats, and by makedumpfile",
