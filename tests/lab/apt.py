@@ -7,6 +7,7 @@ fetches is unpacked, never installed, so nothing of it wants root.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -76,6 +77,7 @@ def update(suite: str, log: Path, progress: Progress) -> None:
     if suite:
         require(SUITES)
         run(["apt-get", "update"], progress, log=log, env=_of_suite(suite))
+        newest.cache_clear()
 
 
 class Package(NamedTuple):
@@ -87,6 +89,7 @@ class Package(NamedTuple):
     """The field Depends, as it stands in the list."""
 
 
+@functools.cache  # it takes apt a second
 def newest(suite: str, package: str) -> Package:
     """What apt would install today.
 
