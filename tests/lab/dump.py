@@ -28,7 +28,7 @@ from .makedumpfile import get_makedumpfile
 from .packages import BOOT, program_version, require
 from .qemu import PROGRAM, Machine, qemu_command, shared_folder
 from .run import Progress, say
-from .sheet import Sheet, SheetError, read_whole_sheet
+from .sheet import Sheet, SheetError, find_sheet, read_whole_sheet
 from .stock import (
     build_stock_crash_module,
     cached_stock_crash_module,
@@ -310,23 +310,30 @@ def _wait_in_silence(machine: Machine, core: Path, progress: Progress, seconds: 
     """Waits until there is a sheet in memory, of a kernel that cannot say so any more."""
     limit = time.monotonic() + seconds
     while True:
+        time.sleep(_SILENCE_SECONDS)
         machine.check()
         machine.show(progress)
         machine.command("stop")
         machine.dump(core)
-        prog = drgn.Program()
-        prog.set_core_dump(core)
-        try:
-            read_whole_sheet(prog)
+        if _has_sheet(core):
             return
-        except SheetError:
-            if time.monotonic() > limit:
-                raise LabError(
-                    f"the guest is not frozen after {seconds:.0f} s{machine.tail()}"
-                ) from None
+        if time.monotonic() > limit:
+            raise LabError(f"the guest is not frozen after {seconds:.0f} s{machine.tail()}")
         machine.command("cont")
         core.unlink()
-        time.sleep(_SILENCE_SECONDS)
+
+
+def _has_sheet(core: Path) -> bool:
+    prog = drgn.Program()
+    try:
+        prog.set_core_dump(core)
+    except ValueError:
+        return False  # no VMCOREINFO: qemu_fw_cfg is not loaded yet
+    try:
+        find_sheet(prog)
+    except SheetError:
+        return False
+    return True
 
 
 def _describe(

@@ -287,6 +287,7 @@ def _as_of_5_10(crash: Crash) -> Crash:
 
 _KDUMP_MIB = 384
 _LIVE_MIB = 512
+_LARGE_MIB = 1280
 _CRASHKERNEL = "crashkernel=160M"
 
 
@@ -443,7 +444,18 @@ VARIANTS = (
         what="the kernel of fp-lsb with 20,000 tasks more, in processes of 50 threads",
         kernel=_LSB,
         unwinder="frame_pointer",
-        memory_mib=1280,
+        memory_mib=_LARGE_MIB,
+        cannot=_WHAT_RUNS,
+        group="large",
+        crowd=20_000,
+    ),
+    Variant(
+        name="large-stock",
+        what="Debian's own kernel with 20,000 tasks more",
+        kernel=_DEBIAN,
+        unwinder="orc",
+        memory_mib=_LARGE_MIB + _STOCK_MIB,
+        append=_STOCK_APPEND,
         cannot=_WHAT_RUNS,
         group="large",
         crowd=20_000,
