@@ -247,7 +247,12 @@ def _in(year: str, variant: Variant) -> Variant:
 _OF_STOCK = _crashes_named(
     "hardirq-fault", "softirq-task", "nmi-irq", "null-call", "stack-overflow"
 )
-_STOCK_OF_YEARS = {"5.10": _STOCK["5.10"], "6.1": _DEBIAN, "7.2": _STOCK["7.2"]}
+_STOCK_OF_YEARS = {
+    "5.10": _STOCK["5.10"],
+    "6.1": _DEBIAN,
+    "6.12": _STOCK["6.12"],
+    "7.2": _STOCK["7.2"],
+}
 
 
 def _of_stock(year: str, variant: Variant) -> Variant:
