@@ -69,7 +69,7 @@ def lab_core_and_vmlinux(variant: Variant, types: str) -> tuple[str, Optional[st
 
 _COMPARED = [
     (variant, types)
-    for variant in (*variants_of("core"), *variants_of("kernels"))
+    for variant in (*variants_of("core"), *variants_of("kernels"), *variants_of("stock"))
     for types in (("btf", "dwarf") if variant.unwinder == "frame_pointer" else ("btf",))
 ]
 

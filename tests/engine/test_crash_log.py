@@ -69,7 +69,9 @@ def test_text_that_is_missing_may_be_what_was_never_written(demo_core: str) -> N
 
 @pytest.mark.lab
 @pytest.mark.parametrize(
-    "variant", [*variants_of("crashes"), *variants_of("crashes-years")], ids=lambda v: v.name
+    "variant",
+    [*variants_of("crashes"), *variants_of("crashes-years"), *variants_of("crashes-stock")],
+    ids=lambda v: v.name,
 )
 def test_the_last_words_are_the_consoles(variant: Variant) -> None:
     dump = lab_dump(variant)

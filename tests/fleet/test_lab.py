@@ -114,7 +114,7 @@ def lab_cores() -> Iterator[Path]:
     for name in ("fp-lsb", "fp-v3", "debian"):
         yield lab_file(f"{name}.core")
     groups = os.environ.get(GROUPS_VARIABLE, "").split()
-    for group in ("crashes", "formats", "kernels", "crashes-years"):
+    for group in ("crashes", "formats", "kernels", "crashes-years", "stock", "crashes-stock"):
         for variant in variants_of(group) if group in groups else ():
             dump = lab_dump(variant)
             yield dump.core

@@ -7,14 +7,20 @@ fetches is unpacked, never installed, so nothing of it wants root.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from .cache import cache_dir
+from .errors import LabError
 from .packages import SUITES, require
 from .run import Progress, run
 
-__all__ = ("apt_configuration", "download")
+__all__ = ("Package", "apt_configuration", "download", "newest", "update")
 
 _MIRROR = "http://deb.debian.org"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -61,8 +67,52 @@ def download(
     suite: str, packages: Sequence[str], folder: Path, log: Path, progress: Progress
 ) -> list[Path]:
     """Fetches the newest of each package of a suite; returns the .deb files in ``folder``."""
-    require(SUITES)
-    apt = {"APT_CONFIG": str(apt_configuration(suite))}
-    run(["apt-get", "update"], progress, log=log, env=apt)
-    run(["apt-get", "download", *packages], progress, log=log, cwd=folder, env=apt)
+    update(suite, log, progress)
+    run(["apt-get", "download", *packages], progress, log=log, cwd=folder, env=_of_suite(suite))
     return sorted(folder.glob("*.deb"))
+
+
+def update(suite: str, log: Path, progress: Progress) -> None:
+    """Fetches the lists of a suite. Those of the machine's own apt ("") stay as they are."""
+    if suite:
+        require(SUITES)
+        run(["apt-get", "update"], progress, log=log, env=_of_suite(suite))
+        newest.cache_clear()
+
+
+class Package(NamedTuple):
+    """A package that apt knows."""
+
+    name: str
+    version: str
+    depends: str
+    """The field Depends, as it stands in the list."""
+
+
+@functools.cache  # it takes apt a second
+def newest(suite: str, package: str) -> Package:
+    """What apt would install today.
+
+    :param suite: "" for what the machine's own apt would install
+    :raises LabError: apt does not know the package
+    """
+    result = subprocess.run(
+        ["apt-cache", "show", "--no-all-versions", package],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
+        env={**os.environ, **_of_suite(suite)},
+    )
+    fields = dict(
+        line.split(": ", 1) for line in result.stdout.splitlines() if re.match(r"[\w-]+: ", line)
+    )
+    if result.returncode or "Version" not in fields:
+        where = f"{suite} has no package" if suite else "apt knows no package"
+        raise LabError(f"{where} {package}{'' if suite else '; as root: apt-get update'}")
+    return Package(package, fields["Version"], fields.get("Depends", ""))
+
+
+def _of_suite(suite: str) -> Mapping[str, str]:
+    """What tells apt which suite is meant, for its environment."""
+    return {"APT_CONFIG": str(apt_configuration(suite))} if suite else {}

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -27,8 +28,13 @@ from .makedumpfile import get_makedumpfile
 from .packages import BOOT, program_version, require
 from .qemu import PROGRAM, Machine, qemu_command, shared_folder
 from .run import Progress, say
-from .sheet import Sheet, SheetError, read_whole_sheet
-from .stock import cached_stock_kernel, get_stock_kernel
+from .sheet import Sheet, SheetError, find_sheet, read_whole_sheet
+from .stock import (
+    build_stock_crash_module,
+    cached_stock_crash_module,
+    cached_stock_kernel,
+    get_stock_kernel,
+)
 from .variants import BuiltKernel, Crash, Variant
 
 __all__ = (
@@ -46,6 +52,8 @@ _HERE = Path(__file__).parent
 SHEET_LINE = re.compile(r"LAB-SHEET ([0-9a-f]+) tasks \d+ left_out \d+ bytes ")
 _SAVED = re.compile(r"LAB-VMCORE \d+\r?\n")
 _NMI_WANTED = re.compile(r"LAB-NMI\r?\n")
+_SILENCE_SECONDS = 5.0
+"""Between two looks at the memory of a machine that does not say when it is frozen."""
 _ATTEMPTS = 3
 """Which tasks are preempted where is chance, so a dump may lack a case."""
 
@@ -111,7 +119,11 @@ def kernel_if_cached(variant: Variant) -> Optional[Kernel]:
             return kernel
         module = cached_crash_module(variant.kernel, kernel)
         return kernel.with_module(module) if module else None
-    return cached_stock_kernel(variant.kernel)
+    kernel = cached_stock_kernel(variant.kernel)
+    if not kernel or not variant.crash:
+        return kernel
+    module = cached_stock_crash_module(variant.kernel, kernel)
+    return kernel.with_module(module) if module else None
 
 
 def get_kernel(variant: Variant) -> Kernel:
@@ -121,7 +133,10 @@ def get_kernel(variant: Variant) -> Kernel:
         if not variant.crash:
             return kernel
         return kernel.with_module(build_crash_module(variant.kernel, kernel))
-    return get_stock_kernel(variant.kernel)
+    kernel = get_stock_kernel(variant.kernel)
+    if not variant.crash:
+        return kernel
+    return kernel.with_module(build_stock_crash_module(variant.kernel, kernel))
 
 
 def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str]:
@@ -222,6 +237,8 @@ def _try(
                 if variant.crash:
                     last_words = _last_words(variant.crash, variant.kdump)
                     _wait_for(last_words, machine, progress, seconds)
+                elif variant.silent:
+                    _wait_in_silence(machine, dump.core, progress, seconds)
                 else:
                     frozen = machine.wait_for(SHEET_LINE, progress, seconds)
                     address = int(frozen[1], 16)
@@ -287,6 +304,36 @@ def _wait_for(
     if _NMI_WANTED.fullmatch(found[0]):
         machine.command("inject-nmi")
         machine.wait_for(last_words, progress, seconds, panics=True)
+
+
+def _wait_in_silence(machine: Machine, core: Path, progress: Progress, seconds: float) -> None:
+    """Waits until there is a sheet in memory, of a kernel that cannot say so any more."""
+    limit = time.monotonic() + seconds
+    while True:
+        time.sleep(_SILENCE_SECONDS)
+        machine.check()
+        machine.show(progress)
+        machine.command("stop")
+        machine.dump(core)
+        if _has_sheet(core):
+            return
+        if time.monotonic() > limit:
+            raise LabError(f"the guest is not frozen after {seconds:.0f} s{machine.tail()}")
+        machine.command("cont")
+        core.unlink()
+
+
+def _has_sheet(core: Path) -> bool:
+    prog = drgn.Program()
+    try:
+        prog.set_core_dump(core)
+    except ValueError:
+        return False  # no VMCOREINFO: qemu_fw_cfg is not loaded yet
+    try:
+        find_sheet(prog)
+    except SheetError:
+        return False
+    return True
 
 
 def _describe(

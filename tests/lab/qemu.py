@@ -179,25 +179,36 @@ class Machine:
         :param panics: the guest is expected to panic
         :raises LabError: it does not come, or the guest says that it never will
         """
+        limit = time.monotonic() + seconds
+        while True:
+            match = wanted.search(self.console())
+            if match:
+                return match
+            self.check(panics=panics)
+            if time.monotonic() > limit:
+                raise LabError(f"the guest is not ready after {seconds:.0f} s{self.tail()}")
+            self.show(progress)
+            time.sleep(0.1)
+
+    def check(self, *, panics: bool = False) -> None:
+        """Is all well so far?
+
+        :param panics: the guest is expected to panic
+        :raises LabError: the guest says that it failed, or QEMU has ended
+        """
         failure = re.compile(
             r"LAB-FAILED (.*)" if panics else r"(?:LAB-FAILED|Kernel panic -) (.*)"
         )
-        limit = time.monotonic() + seconds
-        while True:
-            said = self.console()
-            match = wanted.search(said)
-            if match:
-                return match
-            failed = failure.search(said)
-            if failed:
-                raise LabError(f"the guest failed: {failed[1]}{self.tail()}")
-            if self._process.poll() is not None:
-                self._reply()
-            if time.monotonic() > limit:
-                raise LabError(f"the guest is not ready after {seconds:.0f} s{self.tail()}")
-            lines = said.splitlines()
-            progress.update(lines[-1] if lines else "starting")
-            time.sleep(0.1)
+        failed = failure.search(self.console())
+        if failed:
+            raise LabError(f"the guest failed: {failed[1]}{self.tail()}")
+        if self._process.poll() is not None:
+            self._reply()
+
+    def show(self, progress: Progress) -> None:
+        """Shows the last line of the console."""
+        lines = self.console().splitlines()
+        progress.update(lines[-1] if lines else "starting")
 
     def tail(self) -> str:
         """The last lines of the console, for the end of a message."""

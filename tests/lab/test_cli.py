@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from . import cache, cli, kernel, packages, stock
+from . import apt, cache, cli, kernel, packages, stock_packages
 from .dump import Dump
 from .errors import LabError
 from .initramfs import write_initramfs
@@ -568,7 +569,7 @@ def test_options_kconfig_did_not_take(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_header_packages_can_be_moved(tmp_path: Path) -> None:
     makefile = tmp_path / "Makefile"
     makefile.write_text("include /usr/src/linux-headers-6.1-common/Makefile\nX = ../usr/src/y\n")
-    stock._relocate(makefile, Path("/cache/root"))
+    stock_packages.relocate(makefile, Path("/cache/root"))
     assert makefile.read_text() == (
         "include /cache/root/usr/src/linux-headers-6.1-common/Makefile\nX = ../usr/src/y\n"
     )
@@ -579,18 +580,63 @@ def test_package_unknown_to_apt(monkeypatch: pytest.MonkeyPatch) -> None:
         subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 100, stdout="")
     )
     with pytest.raises(LabError, match="apt-get update"):
-        stock._newest("linux-image-amd64")
+        apt.newest("", "linux-image-amd64")
 
 
-def test_dependencies_of_the_meta_packages() -> None:
-    headers = stock._Package(
+def test_dependencies_of_the_meta_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = apt.Package(
         "linux-headers-6.1.0-9-amd64",
         "6.1.9-1",
         "linux-headers-6.1.0-9-common (= 6.1.9-1), linux-kbuild-6.1 (>= 6.1.9-1), linux-compiler-gcc-12-x86",
     )
-    assert stock._compiler(headers) == "gcc-12"
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert stock_packages.compiler_of(headers.depends) == "gcc-12"
+    assert stock_packages.compiler_of("gcc-16-for-host, linux-base") == "gcc-16"
+    assert stock_packages.compiler_of("linux-base") == "gcc"
+    # What is not installed is built with what is.
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert stock_packages.compiler_of(headers.depends) == "gcc"
     with pytest.raises(LabError, match="linux-image"):
-        stock._dependency(headers, r"linux-image-[^ ,]+")
+        stock_packages._dependency("", headers, r"linux-image-[^ ,]+")
+
+
+def test_libraries_of_another_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    depends = {
+        "libelf1t64": "libc6 (>= 2.38), libzstd1 (>= 1.5.5), zlib1g (>= 1:1.1.4)",
+        "libc6": "libgcc-s1, libc-gconv-modules-extra (= 2.43-7)",
+        "libgcc-s1": "gcc-16-base, libc6",
+    }
+    monkeypatch.setattr(
+        stock_packages, "newest", lambda _, name: apt.Package(name, "1", depends.get(name, ""))
+    )
+    kbuild = apt.Package("linux-kbuild-7.2", "7.2-1", "pahole, libc6 (>= 2.38), libelf1t64")
+    assert stock_packages._libraries("forky", kbuild) == {
+        "libc6", "libelf1t64", "libgcc-s1", "libzstd1", "zlib1g",
+    }  # fmt: skip
+
+
+def test_whose_libc_programs_are_run_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.36")
+    for wanted, runs in (("2.4", True), ("2.36", True), ("2.38", False), ("3.0", False)):
+        kbuild = apt.Package("linux-kbuild", "1", f"libelf1, libc6 (>= {wanted})")
+        assert stock_packages._runs_here(kbuild) is runs
+
+
+def test_a_program_is_run_with_the_libc_beside_it(tmp_path: Path) -> None:
+    loader = tmp_path / "usr/lib64/ld-linux-x86-64.so.2"
+    loader.parent.mkdir(parents=True)
+    loader.write_text('#!/bin/sh\necho "$@"\n')
+    loader.chmod(0o755)
+    program, script = tmp_path / "fixdep", tmp_path / "headers.sh"
+    program.write_bytes(b"\x7fELF")
+    script.write_text("#!/bin/sh\n")
+    for path in (program, script):
+        path.chmod(0o755)
+        stock_packages._run_with_own_libc(path, tmp_path)
+    assert script.read_text() == "#!/bin/sh\n"
+    said = subprocess.run([program, "a b"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    libraries = tmp_path / "usr/lib/x86_64-linux-gnu"
+    assert said == f"--library-path {libraries} --argv0 {program} {program}.elf a b\n"
 
 
 def test_cached_names_the_kernels_that_are_not_built(

@@ -7,11 +7,13 @@ import bisect
 import dataclasses
 import itertools
 import struct
+from pathlib import Path
 from typing import Optional
 
 import drgn
 import pytest
 
+from . import dump
 from .check import CASES, faults_of
 from .sheet import MAGIC, Sheet, SheetError, find_sheet, read_sheet, read_whole_sheet
 from .variants import variant_named
@@ -234,3 +236,19 @@ def test_another_unwinder_is_a_fault() -> None:
         variant_named("fp-lsb"), cannot=frozenset(case.name for case in CASES)
     )
     assert faults_of(variant, sheet, prog, "") == ["the unwinder is guess, not frame_pointer"]
+
+
+def test_a_machine_that_says_nothing_is_asked_for_its_sheet(
+    demo_core: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert dump._has_sheet(Path(demo_core))
+    # Not booted far enough to have VMCOREINFO, or not frozen yet.
+    early = tmp_path / "core"
+    early.write_bytes(b"")
+    assert not dump._has_sheet(early)
+
+    def no_sheet(prog: drgn.Program) -> int:
+        raise SheetError("none")
+
+    monkeypatch.setattr(dump, "find_sheet", no_sheet)
+    assert not dump._has_sheet(Path(demo_core))

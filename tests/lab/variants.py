@@ -23,8 +23,10 @@ __all__ = (
 GROUPS = {
     "core": "what `make lab` and CI run",
     "kernels": "kernels of other years and configurations",
+    "stock": "stock kernels of other years: ORC",
     "crashes": "machines that died; the console is the answer sheet",
     "crashes-years": "some of them with kernels of other years",
+    "crashes-stock": "some of them with stock kernels: ORC",
     "formats": "one memory in the formats that dumps are made in",
     "large": "thousands of tasks, for tests/bench",
     "live": "guests with Python, drgn and the project in them, which look at themselves",
@@ -58,6 +60,8 @@ class StockKernel:
     """The same for what modules are built against."""
     early_modules: tuple[str, ...] = ("qemu_fw_cfg",)
     """Loaded before the oracle. Without qemu_fw_cfg the dump has no VMCOREINFO."""
+    suite: str = ""
+    """Debian suite to fetch the packages from; "" for what apt would install here today."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ class Variant:
     """Nothing but that runs in it: neither modules nor a workload."""
     crowd: int = 0
     """So many tasks more, see crowd.py; what keeps CPUs busy is not started then."""
+    silent: bool = False
+    """It cannot say that it is frozen: with PREEMPT_RT, threads write to the console."""
     formats: tuple[str, ...] = ()
     """The same memory in other formats, too (see formats.py): core.NAME beside the core."""
 
@@ -118,6 +124,18 @@ _WHAT_RUNS = frozenset(
 """Cases that come with what keeps CPUs busy, and with the kernel threads of the helper."""
 _LSB = BuiltKernel("linux-source-6.12", ("base", "frame_pointer"))
 _DEBIAN = StockKernel("linux-image-amd64", "linux-headers-amd64")
+_STOCK_MIB = 160
+_STOCK_APPEND = ("preempt=full",)
+"""Built to be preempted in the kernel or not, as the command line says."""
+_STOCK = {
+    "5.10": StockKernel("linux-image-amd64", "linux-headers-amd64", suite="bullseye"),
+    "6.12": StockKernel(
+        "linux-image-6.12-cloud-amd64", "linux-headers-6.12-cloud-amd64", suite="bookworm"
+    ),
+    "7.2": StockKernel("linux-image-amd64", "linux-headers-amd64", suite="forky"),
+    "rt": StockKernel("linux-image-rt-amd64", "linux-headers-rt-amd64", suite="bookworm"),
+}
+"""As Debian built them."""
 _OF_OTHER_YEARS = {
     "5.10": BuiltKernel(
         "linux-source-5.10", ("base", "frame_pointer", "6.1", "5.10"), suite="bullseye"
@@ -226,6 +244,33 @@ def _in(year: str, variant: Variant) -> Variant:
     )
 
 
+_OF_STOCK = _crashes_named(
+    "hardirq-fault", "softirq-task", "nmi-irq", "null-call", "stack-overflow"
+)
+_STOCK_OF_YEARS = {
+    "5.10": _STOCK["5.10"],
+    "6.1": _DEBIAN,
+    "6.12": _STOCK["6.12"],
+    "7.2": _STOCK["7.2"],
+}
+
+
+def _of_stock(year: str, variant: Variant) -> Variant:
+    """The same crash of the kernel of a year as Debian built it."""
+    assert variant.crash
+    return replace(
+        variant,
+        name=f"{variant.name}-stock-{year}",
+        what=f"{variant.what}, {year} as Debian built it",
+        kernel=_STOCK_OF_YEARS[year],
+        unwinder="orc",
+        memory_mib=_STOCK_MIB,
+        append=(*_STOCK_APPEND, *variant.append),
+        group="crashes-stock",
+        crash=_as_of_5_10(variant.crash) if year == "5.10" else variant.crash,
+    )
+
+
 def _as_of_5_10(crash: Crash) -> Crash:
     """What 5.10 prints of it.
 
@@ -247,6 +292,7 @@ def _as_of_5_10(crash: Crash) -> Crash:
 
 _KDUMP_MIB = 384
 _LIVE_MIB = 512
+_LARGE_MIB = 1280
 _CRASHKERNEL = "crashkernel=160M"
 
 
@@ -274,6 +320,22 @@ _NOTED = _crashes_named(
     "stack-overflow", "hardirq-overflow", "lockup",
 )  # fmt: skip
 
+
+def _stock(year: str, what: str, *cannot: str) -> Variant:
+    """A kernel as Debian built it, frozen."""
+    return Variant(
+        name=f"stock-{year}",
+        what=what,
+        kernel=_STOCK[year],
+        unwinder="orc",
+        memory_mib=_STOCK_MIB,
+        append=_STOCK_APPEND,
+        cannot=frozenset(cannot),
+        group="stock",
+        silent=year == "rt",
+    )
+
+
 VARIANTS = (
     Variant(
         name="fp-lsb",
@@ -292,8 +354,8 @@ VARIANTS = (
         what="Debian's own kernel of the day, ORC, oracle as a module",
         kernel=_DEBIAN,
         unwinder="orc",
-        memory_mib=160,
-        append=("preempt=full",),
+        memory_mib=_STOCK_MIB,
+        append=_STOCK_APPEND,
     ),
     Variant(
         name="fp-6.1",
@@ -350,9 +412,19 @@ VARIANTS = (
         append=("nokaslr",),
         group="kernels",
     ),
+    # It is not built to be preempted in the kernel; of kretprobes see fp-5.10.
+    _stock(
+        "5.10",
+        "5.10 of bullseye as Debian built it, ORC",
+        *("preempted-kernel", "preempted-kthread", "kretprobe"),
+    ),
+    _stock("6.12", "6.12 of bookworm for clouds as Debian built it, ORC"),
+    _stock("7.2", "7.2 of forky as Debian built it, ORC"),
+    _stock("rt", "6.1 of bookworm with PREEMPT_RT as Debian built it, ORC"),
     *_CRASHES,
     *(_as_kdump(variant) for variant in _NOTED),
     *(_in(year, variant) for year in _OF_OTHER_YEARS for variant in _OF_EACH_YEAR),
+    *(_of_stock(year, variant) for year in _STOCK_OF_YEARS for variant in _OF_STOCK),
     Variant(
         name="formats",
         what="a frozen machine, dumped by QEMU in all its formats, and by makedumpfile",
@@ -377,7 +449,18 @@ VARIANTS = (
         what="the kernel of fp-lsb with 20,000 tasks more, in processes of 50 threads",
         kernel=_LSB,
         unwinder="frame_pointer",
-        memory_mib=1280,
+        memory_mib=_LARGE_MIB,
+        cannot=_WHAT_RUNS,
+        group="large",
+        crowd=20_000,
+    ),
+    Variant(
+        name="large-stock",
+        what="Debian's own kernel with 20,000 tasks more",
+        kernel=_DEBIAN,
+        unwinder="orc",
+        memory_mib=_LARGE_MIB + _STOCK_MIB,
+        append=_STOCK_APPEND,
         cannot=_WHAT_RUNS,
         group="large",
         crowd=20_000,
