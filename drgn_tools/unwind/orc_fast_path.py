@@ -3,8 +3,8 @@
 
 Where the frames of a stack lie is decided by a few of its words: the return addresses, and each bp and
 sp that a rule uses. Most stacks are like one that was seen before. So these words are first
-compared with those of the last stack of the same length (its frame layout). If they differ, the rules
-are followed one by one.
+compared with those of the last stacks of the same length (their frame layouts). If none is the same, the
+rules are followed one by one.
 
 If a stack has a signature, :meth:`.orc.OrcWalker.walk_sleeping` finds the same frames on it. If
 something about a stack is unusual, it has no signature. Pure, as the walker is.
@@ -29,8 +29,10 @@ from .base import Recover, Signature
 __all__ = ("OrcFastPath",)
 
 _WORD_BYTES = 8
-_MAX_FRAME_LAYOUTS = 8192
-"""One for each length that a stack can have in words, up to 64 KiB."""
+_MAX_LENGTHS = 8192
+"""Lengths that a stack can have in words, up to 64 KiB."""
+_MAX_FRAME_LAYOUTS = 16
+"""Frame layouts of one length that are tried, those used last first."""
 _MAX_FRAMES = 512
 """A stack with more frames is unusual."""
 
@@ -87,7 +89,7 @@ class OrcFastPath:
         self._first_bp = frame_bp_offset
         self._fork_return_addrs = fork_return_addrs
         self._trampolines = trampolines
-        self._frame_layouts: BoundedCache[int, _FrameLayout] = BoundedCache(_MAX_FRAME_LAYOUTS)
+        self._frame_layouts: BoundedCache[int, list[_FrameLayout]] = BoundedCache(_MAX_LENGTHS)
 
     def signature(
         self, stack: StackMemory, thread_sp: int, make_recover: Callable[[], Recover]
@@ -105,22 +107,20 @@ class OrcFastPath:
             return None
         if base + len(data) != stack.begin_addr + stack.size_bytes:
             return None
-        known = self._frame_layouts.get(len(data))
-        if known is not None:
-            pointers = tuple(map(base.__add__, known.leads_to))
-            if (
-                known.unpack_ips(data) == known.ips
-                and known.unpack_pointers(data) == pointers
-                and (not known.rewritten or _same_originals(known, base, make_recover))
-            ):
-                found = self._laid_out_as(data, base, known)
-                if found is not None:
-                    return found
+        layouts = self._frame_layouts.get(len(data), [])
+        for number, known in enumerate(layouts):
+            if known.unpack_ips(data) != known.ips or not _is_same(known, data, base, make_recover):
+                continue
+            found = self._laid_out_as(data, base, known)
+            if found is not None:
+                if number:
+                    layouts.insert(0, layouts.pop(number))
+                return found
         try:
             layout = self._follow_rules(data, base, make_recover)
         except (_Unusual, NotInDump, UnwindDataUnclear):
             return None
-        self._frame_layouts[len(data)] = layout
+        self._frame_layouts[len(data)] = [layout, *layouts[: _MAX_FRAME_LAYOUTS - 1]]
         return self._laid_out_as(data, base, layout)
 
     def _laid_out_as(self, data: bytes, base: int, layout: _FrameLayout) -> Optional[Signature]:
@@ -242,8 +242,14 @@ class OrcFastPath:
         )
 
 
-def _same_originals(layout: _FrameLayout, base: int, make_recover: Callable[[], Recover]) -> bool:
-    """Return whether the return addresses that were rewritten were the same ones."""
+def _is_same(
+    layout: _FrameLayout, data: bytes, base: int, make_recover: Callable[[], Recover]
+) -> bool:
+    """Return whether a stack has a frame layout, after its addresses of code were found equal."""
+    if layout.unpack_pointers(data) != tuple(map(base.__add__, layout.leads_to)):
+        return False
+    if not layout.rewritten:
+        return True
     recover = make_recover()
     try:
         return all(
