@@ -183,7 +183,7 @@ def _differential(args: argparse.Namespace) -> int:
     from .differential.command import compare_version
 
     result = compare_version(args.version, args.stacks, args.seed, args.core, args.coverage)
-    print("\n".join(result.figures.lines()))
+    print(f"{result.what}, seed {args.seed}", *result.figures.lines(), sep="\n")
     if result.lines_never_run is not None:
         print("\nnever run:", *result.lines_never_run, sep="\n  ")
     for difference in result.figures.differences:

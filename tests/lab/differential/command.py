@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 
 from drgn_tools import open_program
 
-from ..cache import cache_dir
+from ..cache import INPUTS_FILE, cache_dir
 from ..errors import LabError
 from .compare import Figures, compare_random_stacks
 from .library import Library
@@ -23,6 +23,8 @@ __all__ = ("Result", "compare_version", "find_dump")
 class Result(NamedTuple):
     """A comparison."""
 
+    what: str
+    """Release of the kernel whose tables these are, and version of the source."""
     figures: Figures
     lines_never_run: Optional[list[str]]
     """See :meth:`.Library.lines_never_run`; ``None`` if it was not asked for."""
@@ -37,7 +39,7 @@ def find_dump(version: str) -> Optional[Path]:
     for about in (cache_dir() / "dumps").glob("*/core.json"):
         facts = json.loads(about.read_text())
         of_version = re.match(re.escape(version) + r"(?!\d)", facts["release"])
-        if of_version and facts["unwinder"] == "orc":
+        if of_version and facts["unwinder"] == "orc" and not facts["crash"]:
             found.append(about.with_name("core"))
     return max(found, key=lambda core: core.stat().st_mtime, default=None)
 
@@ -58,7 +60,9 @@ def compare_version(
     if core is None:
         raise LabError(f"the cache has no dump of a {version} kernel with ORC (see `list`)")
     folder = get_unwinder(version)
+    source = json.loads((folder / INPUTS_FILE).read_text())["source"]
     with tempfile.TemporaryDirectory() as work:
         library = Library(folder, Path(work), open_program(core=str(core)), coverage)
         figures = compare_random_stacks(library, count, seed)
-        return Result(figures, library.lines_never_run() if coverage else None)
+        what = f"tables of {library.prog['UTS_RELEASE'].string_().decode()}, code of {source}"
+        return Result(what, figures, library.lines_never_run() if coverage else None)

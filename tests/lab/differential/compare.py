@@ -26,7 +26,7 @@ __all__ = ("Difference", "Figures", "compare_random_stacks")
 _PAGE_BYTES = 4096
 _BEGIN = _PAGE_BYTES
 """Where the task's stack lies in the arena: there is a page below it, as a guard page would be."""
-_BATCH = 500
+_BATCH = 100
 _CACHED = 1 << 16
 _MAX_DIFFERENCES = 20
 """How many are described. All are counted."""
@@ -123,8 +123,7 @@ class _Comparison:
     ) -> None:
         self.library = library
         self.random = random
-        self.mixes = tuple(MIXES)
-        self.how_often = [HOW_OFTEN.get(mix, 10) for mix in MIXES]
+        self.mixes = self.each_mix()
         self.code = code
         self.figures = figures
         self.case = _Case("", 0, b"")
@@ -140,6 +139,12 @@ class _Comparison:
             library.layout.first_frame_offset,
         )
         self.is_text = lru_cache(_CACHED)(library.is_text)
+
+    def each_mix(self) -> Iterator[str]:
+        while True:
+            mixes = [mix for mix in MIXES for _ in range(HOW_OFTEN.get(mix, 5))]
+            self.random.shuffle(mixes)
+            yield from mixes
 
     def differs(self, what: str, kernel: object, ours: object) -> None:
         self.figures.difference_count += 1
@@ -191,7 +196,7 @@ class _Comparison:
         left = count
         while left > 0:
             self.library.set_originals(words.originals(64))
-            mix = self.random.choices(self.mixes, self.how_often)[0]
+            mix = next(self.mixes)
             batch = min(left, _BATCH)
             data = words.draw(mix, batch * self.stack_bytes // 8)
             sps = array("Q", [self.thread_sp() for _ in range(batch)])
@@ -345,7 +350,7 @@ class _Comparison:
         words = Words(self.code, stacks, self.random)
         for first in range(0, count, _BATCH):
             self.library.set_originals(words.originals(64))
-            mix = self.random.choices(self.mixes, self.how_often)[0]
+            mix = next(self.mixes)
             batch = min(count - first, _BATCH)
             data = words.draw(mix, batch * size // 8)
             regs = b"".join(self.registers(words, mix) for _ in range(batch))

@@ -177,7 +177,9 @@ class Library:
         self._adds_after = "== ORC_REG_SP_INDIRECT)" in code  # v5.12
         self._has_ax = "ORC_REG_AX" in (folder / "include/asm/orc_types.h").read_text()
         raw = prog.read(self.image.ips_addr, 4 * self.image.count)
-        self.starts = [self.image.ips_addr + 4 * i + ip for i, ip in enumerate(array("i", raw))]
+        self.starts: list[int] = [
+            self.image.ips_addr + 4 * i + ip for i, ip in enumerate(array("i", raw))
+        ]
         """Address in the kernel that each entry of the image's table begins at."""
         self._made_up: dict[int, OrcEntry] = {}
         self.find = lru_cache(_CACHED)(self._find)

@@ -52,8 +52,8 @@ MIXES: Mapping[str, Mapping[str, int]] = {
     },
 }  # fmt: skip
 """Share of each kind of word, in parts of their sum."""
-HOW_OFTEN: Mapping[str, int] = {"deep": 1, "long": 5}
-"""How often a mix is taken, if not 10 times: walks of some take long."""
+HOW_OFTEN: Mapping[str, int] = {"deep": 1, "long": 3}
+"""How often a mix is taken, if not 5 times: walks of some take long."""
 
 
 class Words:
@@ -164,8 +164,7 @@ class Code:
 
         def inside(i: int) -> int:
             # As a return address, or as the address of an instruction.
-            offset: int = random.randrange(starts[i + 1] - starts[i] + 2)
-            return starts[i] + offset
+            return starts[i] + random.randrange(starts[i + 1] - starts[i] + 2)
 
         def in_text(*kinds: TextKind) -> list[int]:
             text = library.text
