@@ -203,7 +203,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _clean(args: argparse.Namespace) -> int:
     kinds = ["dumps", "failed", "initramfs", "live"]
     if args.all:
-        kinds += ["roots", "modules", "kernels", "trees", "sources", "tools", "apt"]
+        kinds += ["roots", "modules", "kernels", "trees", "sources", "unwinders", "tools", "apt"]
     with contextlib.ExitStack() as locks:
         for kind in kinds:
             locks.enter_context(exclusive(kind))
