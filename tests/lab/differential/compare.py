@@ -200,20 +200,26 @@ class _Comparison:
             batch = min(left, _BATCH)
             data = words.draw(mix, batch * self.stack_bytes // 8)
             sps = array("Q", [self.thread_sp() for _ in range(batch)])
+            n = self.stack_bytes
+            if mix == "built":
+                find = self.library.find
+                data = b"".join(
+                    words.build(data[n * i : n * (i + 1)], sp - self.begin, find)
+                    for i, sp in enumerate(sps)
+                )
             good = self.batch(mix, data, sps)
             left -= batch
             good = good[: max(left, 0) // (_MUTANTS + 1)]
             if not good:
                 continue
             # A stack and its mutants one after the other: so the fast path knows its frame layout.
-            n = self.stack_bytes
             mutants = bytearray()
-            for i in good:
+            for i, used in good:
                 one = data[n * i : n * (i + 1)]
                 mutants += one
                 for _ in range(_MUTANTS):
-                    mutants += mutated(one, data[: 8 * 1024], self.random)
-            sps = array("Q", [sps[i] for i in good for _ in range(_MUTANTS + 1)])
+                    mutants += mutated(one, data[: 8 * 1024], used, self.random)
+            sps = array("Q", [sps[i] for i, _ in good for _ in range(_MUTANTS + 1)])
             self.batch(f"mutants of {mix}", bytes(mutants), sps)
             left -= len(sps)
 
@@ -227,8 +233,11 @@ class _Comparison:
             return self.begin + random.randrange(self.stack_bytes)
         return self.begin + 8 * random.randrange(words // 2)
 
-    def batch(self, mix: str, data: bytes, sps: array[int]) -> list[int]:
-        """Compare some stacks; return the indexes of those with a signature."""
+    def batch(self, mix: str, data: bytes, sps: array[int]) -> list[tuple[int, list[int]]]:
+        """Compare some stacks.
+
+        :return: Indexes of those with a signature, and where the words lie that it may rest on
+        """
         n = self.stack_bytes
         self.figures.stacks[f"sleeping, {mix}"] += len(sps)
         good = []
@@ -252,9 +261,16 @@ class _Comparison:
             if self.same_walk(walked, walk):
                 self.same_verdict(walked, walk, judgement)
             if signature is not None:
-                good.append(i)
+                good.append((i, self.words_used(sp, signature)))
                 self.same_signature(sp, walk, signature)
         return good
+
+    def words_used(self, sp: int, signature: Signature) -> list[int]:
+        """Return the offsets of the words of a stack with return addresses, saved bp and sp, and cs."""
+        first = sp - self.begin
+        used = [first + at + n for at in signature.ip_offsets for n in (0, -8, -8, -16)]
+        used += [addr - self.begin + at for addr, _ in signature.regs for at in (32, 128, 136, 152)]
+        return used
 
     def frame_off_stack(self, sp: int) -> bool:
         """The kernel reads ``struct inactive_task_frame`` without a test of its bounds; on a real one

@@ -11,8 +11,10 @@ from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from random import Random
+from typing import Callable, Optional
 
 from drgn_tools.arch.x86.orc_entry import ENTRY_BYTES, OrcEntry, OrcType
+from drgn_tools.arch.x86.pt_regs import IRET_FRAME_OFFSET
 from drgn_tools.kernel.probing import symbol_address
 from drgn_tools.kernel.text import TextKind
 
@@ -39,6 +41,7 @@ MIXES: Mapping[str, Mapping[str, int]] = {
     "rules": {
         "made up": 60, "short call": 5, "regs": 3, "partial": 3, "end": 2, "stack": 40, "cs": 5,
     },
+    "built": {"stack": 30, "cs": 5, "short call": 5, "null": 5, "garbage": 5},
     "deep": {"deep": 996, "end": 3, "regs": 1},
     "edges": {
         "short call": 15, "call": 10, "bp": 15, "bp from bp": 4, "regs": 10, "partial": 8,
@@ -52,8 +55,12 @@ MIXES: Mapping[str, Mapping[str, int]] = {
     },
 }  # fmt: skip
 """Share of each kind of word, in parts of their sum."""
-HOW_OFTEN: Mapping[str, int] = {"deep": 1, "long": 3}
+HOW_OFTEN: Mapping[str, int] = {"deep": 1, "long": 3, "built": 10}
 """How often a mix is taken, if not 5 times: walks of some take long."""
+_BUILT_OF = {
+    "call of a word": 10, "short call": 20, "call": 5, "call saves bp": 20, "bp": 20, "regs": 12,
+    "partial": 3, "bp from bp": 1, "made up": 4, "module": 5, "end": 2,
+}  # fmt: skip
 
 
 class Words:
@@ -75,6 +82,48 @@ class Words:
         """Return so many words of a mix."""
         indexes = array("H", self._random.randbytes(2 * count))
         return array("Q", map(self._tables[mix].__getitem__, indexes)).tobytes()
+
+    def build(self, data: bytes, sp: int, find: Callable[[int], Optional[OrcEntry]]) -> bytes:
+        """Return the stack of a task with frames as its rules want them, and other words in between.
+
+        :param data: The stack, with other words
+        :param sp: ``thread.sp``, as an offset
+        :param find: orc_find()
+        """
+        random, begin = self._random, self._stacks[0].begin
+        stack = bytearray(data)
+
+        def put(at: int, word: int) -> None:
+            if 0 <= at <= len(stack) - 8:
+                stack[at : at + 8] = word.to_bytes(8, "little")
+
+        bp_at, ip_at, top, signal = sp + 40, sp + 48, sp + 56, False
+        kinds = [kind for kind in _BUILT_OF if self.code.get(kind)]
+        shares = [_BUILT_OF[kind] for kind in kinds]
+        for kind in random.choices(kinds, shares, k=random.randrange(12)):
+            ip = random.choice(self.code[kind])
+            entry = find(ip if signal else ip - 1)
+            if entry is None or entry.base not in ("sp", "bp") or entry.indirect:
+                continue
+            put(ip_at, ip)
+            if entry.base == "sp":
+                cfa = top + entry.offset
+            else:
+                cfa = top + 8 * random.randrange(1, 8)
+                put(bp_at, begin + cfa - entry.offset)
+            signal = entry.signal
+            if entry.type is OrcType.CALL:
+                ip_at, top = cfa - 8, cfa
+                if entry.bp_from == "cfa":
+                    bp_at = cfa + entry.bp_offset
+                continue
+            regs = cfa if entry.type is OrcType.REGS else cfa - IRET_FRAME_OFFSET
+            user = not random.randrange(4)
+            ip_at, bp_at, top = regs + 128, regs + 32, regs + 168 + 8 * random.randrange(3)
+            put(regs + 136, 0x33 if user else 0x10)
+            put(regs + 152, random.getrandbits(47) if user else begin + top)
+        put(ip_at, random.choice(self.code["end"]))
+        return bytes(stack)
 
     def originals(self, count: int) -> list[int]:
         """Return what recovery of return addresses may find."""
@@ -201,20 +250,25 @@ class Code:
         return {kind: [library.shifted(addr) for addr in addrs] for kind, addrs in code.items()}
 
 
-def mutated(data: bytes, words: bytes, random: Random) -> bytes:
+def mutated(data: bytes, words: bytes, used: Sequence[int], random: Random) -> bytes:
     """Return a stack that differs from another in one to three words.
 
     :param words: Words to take
+    :param used: Where words lie that decide where its frames are, or their neighbours. Most often it is one of them
     """
     changed = bytearray(data)
+    count = len(data) // 8
     for _ in range(random.randrange(1, 4)):
-        at, other = (8 * random.randrange(len(data) // 8) for _ in range(2))
+        at = random.choice(used) if used and random.randrange(4) else 8 * random.randrange(count)
+        if not 0 <= at <= 8 * (count - 1):
+            continue
         kind = random.randrange(4)
         if kind == 0:
+            other = 8 * random.randrange(count)
             changed[at : at + 8] = data[other : other + 8]
-        elif kind == 1:
+        elif kind < 3:
             old = int.from_bytes(data[at : at + 8], "little")
-            new = old + random.choice((-8, -1, 1, 8, 16))
+            new = old + random.choice((-24, -16, -8, -1, 1, 8, 16, 24))
             changed[at : at + 8] = (new & (1 << 64) - 1).to_bytes(8, "little")
         else:
             taken = 8 * random.randrange(len(words) // 8)
