@@ -165,6 +165,8 @@ class Library:
         self._shim = _Shim.in_dll(self._library, "shim")
         self._place_image()
         self._module_ranges = sorted(self._place_modules())
+        self.module_memory = [(start, end) for start, end, _ in self._module_ranges if start < end]
+        """[start, end) in the kernel of all that belongs to modules with tables."""
         self._set_kernel()
         self._library.unwind_init()
         # Since Linux kernel commit 26a44c2e6be7 ("x86/unwind/orc: Recheck address range after stack

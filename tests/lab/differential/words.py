@@ -235,6 +235,9 @@ class Code:
                 code["border"] += [addr + n for n in (-256, -1, 0, 1, 2, 256)]
         code["made up"] = [addr + random.choice((0, 1, 1, 1)) for addr in self._made_up]
         code["module"] = in_text(TextKind.MODULE)
+        # Its data has a rule, too: that of the last code before it.
+        memory = [random.choice(library.module_memory) for _ in code["module"][: _PER_KIND // 4]]
+        code["module"] += [random.randrange(start - 1, end + 2) for start, end in memory]
         code["init"] = in_text(TextKind.INIT)
         code["made code"] = in_text(TextKind.BPF, TextKind.FTRACE, TextKind.KPROBE)
         code["no rule"] = [library.image.ips_addr + random.randrange(1 << 20) for _ in range(20)]
