@@ -305,7 +305,7 @@ class _Comparison:
         """Return which "Unlike the kernel" of orc.py explains a difference."""
         if not self.case.regs:
             return None
-        if walk.overflowed is not None and walked.error:
+        if walk.overflowed is not None and walked.error and len(walk.steps) == walked.step_count:
             steps = _flat(walk)
             steps[3::4] = [flags | _STEP_ERROR for flags in steps[3::4]]
             if steps[: len(walked.steps)] == walked.steps:
