@@ -188,6 +188,8 @@ class OrcFastPath:
             ips.append(ip)
             ip_offsets.append(ip_at)
             if ip in self._trampolines:
+                if len(ips) == 1:
+                    raise _Unusual  # __unwind_start() does not recover it
                 if kernel_regs and kernel_regs[-1] == len(ips) - 1:
                     raise _Unusual  # only one of them is recovered there, and by another word
                 recover = recover or make_recover()

@@ -294,6 +294,14 @@ def test_sp_of_the_first_frame_has_to_be_on_the_stack(d: DrawnOrc) -> None:
     assert check(d, d.walker()) is not None
 
 
+def test_first_return_address_is_not_recovered(d: DrawnOrc) -> None:
+    ordinary(d)
+    d.put(d.sp + 48, RETHOOK)
+    d.changes["trampolines"] = frozenset({RETHOOK})
+    d.rules_at[RETHOOK - 1] = END
+    assert check(d, d.walker(), lambda ip, at: A if ip == RETHOOK else ip) is None
+
+
 @pytest.mark.parametrize("error", [NotInDump(1), UnwindDataUnclear(1)])
 def test_rule_that_cannot_be_read_is_unusual(d: DrawnOrc, error: Exception) -> None:
     def find(addr: int) -> Optional[OrcEntry]:
