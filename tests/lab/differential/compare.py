@@ -202,9 +202,8 @@ class _Comparison:
             sps = array("Q", [self.thread_sp() for _ in range(batch)])
             n = self.stack_bytes
             if mix == "built":
-                find = self.library.find
                 data = b"".join(
-                    words.build(data[n * i : n * (i + 1)], sp - self.begin, find)
+                    words.build(data[n * i : n * (i + 1)], sp - self.begin, self.library)
                     for i, sp in enumerate(sps)
                 )
             good = self.batch(mix, data, sps)
@@ -212,6 +211,8 @@ class _Comparison:
             good = good[: max(left, 0) // (_MUTANTS + 1)]
             if not good:
                 continue
+            if self.random.randrange(2):
+                self.library.set_originals(words.originals(64))
             # A stack and its mutants one after the other: so the fast path knows its frame layout.
             mutants = bytearray()
             for i, used in good:
@@ -247,7 +248,7 @@ class _Comparison:
             self.case = _Case(mix, sp, self.arena.data)
             task = _task(sp, self.begin)
             stack = self.reader.read(self.begin, sp)
-            signature = self.walker.signature(task, stack)
+            signature = self.walker.signature(task, stack, lambda _: self.library.recover)
             walk = self.walker.walk_sleeping(task, stack, self.library.recover)
             if walk.end is End.NOT_IN_DUMP and stack.is_below_data(walk.bad_addr or 0):
                 stack = self.reader.read_whole(self.begin)

@@ -11,7 +11,6 @@ from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Callable, Optional
 
 from drgn_tools.arch.x86.orc_entry import ENTRY_BYTES, OrcEntry, OrcType
 from drgn_tools.arch.x86.pt_regs import IRET_FRAME_OFFSET
@@ -59,7 +58,7 @@ HOW_OFTEN: Mapping[str, int] = {"deep": 1, "long": 3, "built": 10}
 """How often a mix is taken, if not 5 times: walks of some take long."""
 _BUILT_OF = {
     "call of a word": 10, "short call": 20, "call": 5, "call saves bp": 20, "bp": 20, "regs": 12,
-    "partial": 3, "bp from bp": 1, "made up": 4, "module": 5, "end": 2,
+    "partial": 3, "bp from bp": 3, "made up": 4, "module": 5, "end": 2,
 }  # fmt: skip
 
 
@@ -83,12 +82,11 @@ class Words:
         indexes = array("H", self._random.randbytes(2 * count))
         return array("Q", map(self._tables[mix].__getitem__, indexes)).tobytes()
 
-    def build(self, data: bytes, sp: int, find: Callable[[int], Optional[OrcEntry]]) -> bytes:
+    def build(self, data: bytes, sp: int, library: Library) -> bytes:
         """Return the stack of a task with frames as its rules want them, and other words in between.
 
         :param data: The stack, with other words
         :param sp: ``thread.sp``, as an offset
-        :param find: orc_find()
         """
         random, begin = self._random, self._stacks[0].begin
         stack = bytearray(data)
@@ -101,11 +99,14 @@ class Words:
         kinds = [kind for kind in _BUILT_OF if self.code.get(kind)]
         shares = [_BUILT_OF[kind] for kind in kinds]
         for kind in random.choices(kinds, shares, k=random.randrange(12)):
-            ip = random.choice(self.code[kind])
-            entry = find(ip if signal else ip - 1)
+            word = ip = random.choice(self.code[kind])
+            if not random.randrange(25) and self.code["rewritten"]:
+                word = random.choice(self.code["rewritten"])
+                ip = library.recover(word, begin + ip_at)
+            entry = library.find(ip if signal else ip - 1)
             if entry is None or entry.base not in ("sp", "bp") or entry.indirect:
                 continue
-            put(ip_at, ip)
+            put(ip_at, word)
             if entry.base == "sp":
                 cfa = top + entry.offset
             else:
@@ -116,6 +117,10 @@ class Words:
                 ip_at, top = cfa - 8, cfa
                 if entry.bp_from == "cfa":
                     bp_at = cfa + entry.bp_offset
+                elif entry.bp_from == "bp":
+                    place = 8 * random.randrange(1, 8)
+                    put(bp_at, begin + top + place - entry.bp_offset)
+                    bp_at = top + place
                 continue
             regs = cfa if entry.type is OrcType.REGS else cfa - IRET_FRAME_OFFSET
             user = not random.randrange(4)
