@@ -58,8 +58,9 @@ HOW_OFTEN: Mapping[str, int] = {"deep": 1, "long": 3, "built": 10}
 """How often a mix is taken, if not 5 times: walks of some take long."""
 _BUILT_OF = {
     "call of a word": 10, "short call": 20, "call": 5, "call saves bp": 20, "bp": 20, "regs": 12,
-    "partial": 3, "bp from bp": 3, "made up": 4, "module": 5, "end": 2,
+    "partial": 3, "bp from bp": 3, "made up": 8, "module": 5, "border": 5,
 }  # fmt: skip
+_NO_CALLER = (OrcType.UNDEFINED, OrcType.END_OF_STACK)
 
 
 class Words:
@@ -104,7 +105,9 @@ class Words:
                 word = random.choice(self.code["rewritten"])
                 ip = library.recover(word, begin + ip_at)
             entry = library.find(ip if signal else ip - 1)
-            if entry is None or entry.base not in ("sp", "bp") or entry.indirect:
+            if entry is None or entry.type in _NO_CALLER or entry.indirect:
+                continue
+            if entry.base not in ("sp", "bp"):
                 continue
             put(ip_at, word)
             if entry.base == "sp":
