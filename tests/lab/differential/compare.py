@@ -6,6 +6,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
@@ -14,7 +15,8 @@ from typing import Optional
 from drgn_tools.kernel.stack_memory import StackMemory, TaskStackReader
 from drgn_tools.kernel.tasks import Task
 from drgn_tools.records import Reason, Verdict
-from drgn_tools.unwind.base import End, Fault, Signature, Walk
+from drgn_tools.unwind import orc
+from drgn_tools.unwind.base import End, Signature, Walk
 from drgn_tools.unwind.orc import OrcWalker
 from drgn_tools.verdict.reliable import Judgement, judge
 
@@ -311,12 +313,10 @@ class _Comparison:
             steps[3::4] = [flags | _STEP_ERROR for flags in steps[3::4]]
             if steps[: len(walked.steps)] == walked.steps:
                 return "overflow of a CPU's stack is no error"
-        if walk.fault is Fault.OFF_STACK and not self.library.tests_length_after_move:
-            addr, steps = walk.bad_addr or 0, _flat(walk)
-            # The word or registers begin on another stack, and do not end there.
-            if walked.steps[: len(steps)] == steps and any(
-                s.begin <= addr < s.end < addr + _REGS_BYTES for s in self.stacks
-            ):
+        if not self.library.tests_length_after_move:
+            with _no_test_of_the_length():
+                walk = self.walk_running(self.walker)
+            if _flat(walk)[: len(walked.steps)] == walked.steps:
                 return "what does not fit on a stack is off it"
         return None
 
@@ -355,13 +355,14 @@ class _Comparison:
         at = self.begin
         for kind, bytes_ in (
             ("task", size),
-            ("irq", size // 2),
-            ("exception", size // 2),
+            ("irq", size // 16 * 8),
+            ("exception", size // 16 * 8),
             ("entry", 512),
         ):
             stacks.append(Stack(kind, at, at + bytes_))
             at += bytes_ + 64
-        size = at - self.begin
+        # Registers that begin on the last stack may end behind it.
+        size = at + _REGS_BYTES - self.begin
         self.stacks = stacks
         self.library.set_stacks(stacks)
         words = Words(self.code, stacks, self.random)
@@ -388,31 +389,48 @@ class _Comparison:
         return bytes(regs)
 
     def running_batch(self, mix: str, stacks: list[Stack], data: bytes, regs: bytes) -> None:
-        size = stacks[-1].end + 64 - self.begin
-        count = len(data) // size
-        self.figures.stacks[f"running, {mix}"] += count
-        task = _task(0, self.begin)
+        size = stacks[-1].end + 64 + _REGS_BYTES - self.begin
+        self.figures.stacks[f"running, {mix}"] += len(data) // size
         for i, walked in enumerate(self.library.walk(data, size, _BEGIN, None, regs)):
             one = data[size * i : size * (i + 1)]
-            memory = [
-                StackMemory(
-                    s.begin,
-                    s.end - s.begin,
-                    s.begin,
-                    one[s.begin - self.begin : s.end - self.begin],
-                    kind=s.kind,
-                )
-                for s in stacks
-            ]
-
-            def find(addr: int, memory: list[StackMemory] = memory) -> Optional[StackMemory]:
-                return next((m for m in memory if m.begin_addr <= addr < m.end_addr), None)
-
             raw = regs[_REGS_BYTES * i : _REGS_BYTES * (i + 1)]
-            registers = self.library.layout.regs.read(raw)
-            walk = self.walker.walk_running(task, registers, find, self.library.recover)
             self.case = _Case(mix, 0, one, raw)
-            self.same_walk(walked, walk)
+            self.same_walk(walked, self.walk_running(self.walker))
+
+    def walk_running(self, walker: OrcWalker) -> Walk:
+        """Walk the stack that is being compared."""
+        case = self.case
+        memory = [
+            # Its data goes on behind the end: a walker that asks for that gets what the kernel gets.
+            StackMemory(
+                s.begin, s.end - s.begin, s.begin, case.data[s.begin - self.begin :], kind=s.kind
+            )
+            for s in self.stacks
+        ]
+
+        def find(addr: int) -> Optional[StackMemory]:
+            return next((m for m in memory if m.begin_addr <= addr < m.end_addr), None)
+
+        registers = self.library.layout.regs.read(case.regs)
+        task = _task(0, self.begin)
+        return walker.walk_running(task, registers, find, self.library.recover)
+
+
+@contextmanager
+def _no_test_of_the_length() -> Iterator[None]:
+    """Let the walker follow stack_access_ok() as it was before v5.14."""
+
+    def stack_access_ok(self: orc._Unwinder, addr: int, len_bytes: int) -> bool:
+        if self.stack is not None and self.stack.on_stack(addr, len_bytes):
+            return True
+        return self.get_stack_info(addr)
+
+    kept = orc._Unwinder.stack_access_ok
+    orc._Unwinder.stack_access_ok = stack_access_ok  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        orc._Unwinder.stack_access_ok = kept  # type: ignore[method-assign]
 
 
 def _task(sp: int, begin: int) -> Task:
