@@ -60,7 +60,7 @@ class OrcRules(msgspec.Struct, frozen=True):
     frame_bp_offset: int
     """``offsetof(struct inactive_task_frame, bp)``. ``ret_addr`` follows, and is the last member."""
     fork_return_addrs: frozenset[int]
-    """Virtual addresses where a new task begins."""
+    """As :attr:`.OrcImage.first_exact_addrs`."""
     guesses: bool = True
     """As :attr:`.OrcImage.guesses`."""
     starts_above_frame: bool = True
@@ -124,7 +124,7 @@ class _Unwinder:
         return True
 
     def stack_access_ok(self, addr: int, len_bytes: int) -> bool:
-        """Unlike the kernel before v5.15, test the length also after a change of the stack."""
+        """Unlike the kernel before v5.18, test the length also after a change of the stack."""
         if self.stack is not None and self.stack.on_stack(addr, len_bytes):
             return True
         return (

@@ -418,7 +418,7 @@ class _Comparison:
 
 @contextmanager
 def _no_test_of_the_length() -> Iterator[None]:
-    """Let the walker follow stack_access_ok() as it was before v5.14."""
+    """Let the walker follow stack_access_ok() as it was before v5.18."""
 
     def stack_access_ok(self: orc._Unwinder, addr: int, len_bytes: int) -> bool:
         if self.stack is not None and self.stack.on_stack(addr, len_bytes):

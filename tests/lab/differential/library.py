@@ -169,8 +169,8 @@ class Library:
         """[start, end) in the kernel of all that belongs to modules with tables."""
         self._set_kernel()
         self._library.unwind_init()
-        # Since Linux kernel commit 26a44c2e6be7 ("x86/unwind/orc: Recheck address range after stack
-        # info was updated") (in v5.14).
+        # Since Linux kernel commit 6c8ef58a50b5 ("x86/unwind/orc: Recheck address range after stack
+        # info was updated") (in v5.18).
         code = (folder / CODE[0]).read_text()
         self.tests_length_after_move = bool(
             re.search(r"return !get_stack_info\(.*\) &&\s+on_stack\(", code)
@@ -261,7 +261,7 @@ class Library:
             find=self.find,
             regs=self.layout.regs,
             frame_bp_offset=self.layout.first_frame_offset,
-            fork_return_addrs=frozenset(map(self.shifted, self.layout.fork_return_addrs)),
+            fork_return_addrs=frozenset(map(self.shifted, self.image.first_exact_addrs)),
             guesses=self.image.guesses,
             starts_above_frame=self.image.starts_above_frame,
             rethook_trampoline=None if self.rethook is None else self.shifted(self.rethook),
