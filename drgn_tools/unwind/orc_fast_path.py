@@ -268,9 +268,14 @@ def _same_originals(layout: _FrameLayout, base: int, make_recover: Callable[[], 
 
 
 def _words_at(offsets: Sequence[int]) -> Callable[[bytes], tuple[int, ...]]:
-    """Return a function that returns the words of a stack at these offsets, which ascend."""
+    """Return a function that returns the words of a stack at these offsets, which ascend.
+
+    :raises _Unusual: if two words overlap, on a stack that is not aligned
+    """
     words, end = "<", 0
     for offset in offsets:
+        if offset < end:
+            raise _Unusual
         words += f"{offset - end}xQ"
         end = offset + _WORD_BYTES
     return Format(words).unpack_from

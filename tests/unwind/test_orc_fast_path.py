@@ -294,6 +294,19 @@ def test_sp_of_the_first_frame_has_to_be_on_the_stack(d: DrawnOrc) -> None:
     assert check(d, d.walker()) is not None
 
 
+def test_return_addresses_that_overlap_are_unusual(d: DrawnOrc) -> None:
+    # The sp of the registers leads into these registers: to all but the first byte of ip, and cs.
+    d.starts(A)
+    d.returns(A, OrcEntry(OrcType.REGS, "sp", 0, signal=True))
+    regs = d.regs(d.first, ip=B, cs=KERNEL_CS, sp=d.first + 129)
+    d.rules_at[B] = call(8)
+    overlapping = KERNEL_CS << 56 | B >> 8
+    d.returns(overlapping, END)
+    assert regs == d.first
+    assert [step.ip for step in d.walk_orc().steps] == [A, B, overlapping]
+    assert check(d, d.walker()) is None
+
+
 def test_first_return_address_is_not_recovered(d: DrawnOrc) -> None:
     ordinary(d)
     d.put(d.sp + 48, RETHOOK)
