@@ -13,6 +13,7 @@ from drgn_tools import open_program
 
 from ..cache import INPUTS_FILE, cache_dir
 from ..errors import LabError
+from ..run import say
 from .compare import Figures, compare_random_stacks
 from .library import Library
 from .source import get_unwinder
@@ -63,6 +64,7 @@ def compare_version(
     source = json.loads((folder / INPUTS_FILE).read_text())["source"]
     with tempfile.TemporaryDirectory() as work:
         library = Library(folder, Path(work), open_program(core=str(core)), coverage)
-        figures = compare_random_stacks(library, count, seed)
         what = f"tables of {library.prog['UTS_RELEASE'].string_().decode()}, code of {source}"
+        say(f"{what}: {count} stacks, seed {seed}")
+        figures = compare_random_stacks(library, count, seed)
         return Result(what, figures, library.lines_never_run() if coverage else None)

@@ -128,6 +128,8 @@ class Words:
             regs = cfa if entry.type is OrcType.REGS else cfa - IRET_FRAME_OFFSET
             user = not random.randrange(4)
             ip_at, bp_at, top = regs + 128, regs + 32, regs + 168 + 8 * random.randrange(3)
+            if not random.randrange(10):  # unaligned, maybe on the registers themselves
+                top = regs + random.randrange(100, 200)
             put(regs + 136, 0x33 if user else 0x10)
             put(regs + 152, random.getrandbits(47) if user else begin + top)
         put(ip_at, random.choice(self.code["end"]))
