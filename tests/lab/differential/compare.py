@@ -293,9 +293,7 @@ class _Comparison:
             if walk.end is not End.ERROR or steps[:kept] != walked.steps[: len(steps)]:
                 self.differs("a walk without end", walked, walk)
             return False
-        kernel = (walked.step_count, walked.error, walked.steps)
-        ours = (len(walk.steps), walk.end is End.ERROR, steps[: len(walked.steps)])
-        if kernel == ours:
+        if _is_same(walked, walk):
             return True
         departure = self.departure(walked, walk)
         if departure is None:
@@ -308,15 +306,12 @@ class _Comparison:
         """Return which "Unlike the kernel" of orc.py explains a difference."""
         if not self.case.regs:
             return None
-        if walk.overflowed is not None and walked.error and len(walk.steps) == walked.step_count:
-            steps = _flat(walk)
-            steps[3::4] = [flags | _STEP_ERROR for flags in steps[3::4]]
-            if steps[: len(walked.steps)] == walked.steps:
-                return "overflow of a CPU's stack is no error"
+        if _is_same(walked, walk, overflow_is_error=True):
+            return "overflow of a CPU's stack is no error"
         if not self.library.tests_length_after_move:
             with _no_test_of_the_length():
                 walk = self.walk_running(self.walker)
-            if _flat(walk)[: len(walked.steps)] == walked.steps:
+            if _is_same(walked, walk) or _is_same(walked, walk, overflow_is_error=True):
                 return "what does not fit on a stack is off it"
         return None
 
@@ -452,6 +447,19 @@ def _flat(walk: Walk) -> list[int]:
         )
         flat += (step.ip, step.regs or 0, step.found_at or 0, flags)
     return flat
+
+
+def _is_same(walked: Walked, walk: Walk, overflow_is_error: bool = False) -> bool:
+    """Return whether both have the same frames and the same end.
+
+    :param overflow_is_error: If our walk began in a guard page, take all of it to be an error, as the kernel does
+    """
+    steps, error = _flat(walk), walk.end is End.ERROR
+    if overflow_is_error and walk.overflowed is not None:
+        steps[3::4] = [flags | _STEP_ERROR for flags in steps[3::4]]
+        error = True
+    kernel = (walked.step_count, walked.error, walked.steps)
+    return kernel == (len(walk.steps), error, steps[: len(walked.steps)])
 
 
 def _entry_count(walk: Walk, judgement: Judgement) -> int:
