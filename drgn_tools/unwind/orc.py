@@ -60,7 +60,7 @@ class OrcRules(msgspec.Struct, frozen=True):
     frame_bp_offset: int
     """``offsetof(struct inactive_task_frame, bp)``. ``ret_addr`` follows, and is the last member."""
     fork_return_addrs: frozenset[int]
-    """Virtual addresses where a new task begins."""
+    """As :attr:`.OrcImage.first_exact_addrs`."""
     guesses: bool = True
     """As :attr:`.OrcImage.guesses`."""
     starts_above_frame: bool = True
@@ -124,7 +124,7 @@ class _Unwinder:
         return True
 
     def stack_access_ok(self, addr: int, len_bytes: int) -> bool:
-        """Unlike the kernel before v5.15, test the length also after a change of the stack."""
+        """Unlike the kernel before v5.18, test the length also after a change of the stack."""
         if self.stack is not None and self.stack.on_stack(addr, len_bytes):
             return True
         return (
@@ -295,6 +295,7 @@ class _Unwinder:
         if self.get_stack_info(self.sp):
             return
         # We were not on a valid stack. It may have overflowed into its guard page: try the next page.
+        # Unlike the kernel, do not take this for an error on a CPU: the frames are right all the same.
         if not self.on_cpu:
             self.note_error(Fault.OFF_STACK, self.sp)
         if self.get_stack_info(-(-self.sp // _PAGE_BYTES) * _PAGE_BYTES & ADDRESS_MASK):
@@ -317,7 +318,13 @@ class _Unwinder:
         )
 
 
-def _walk(unwinder: _Unwinder, start: Callable[[], None]) -> Walk:
+def _walk(
+    unwinder: _Unwinder, start: Callable[[], None], may_be_read: Callable[[int], bool]
+) -> Walk:
+    """Return the walk that *start* begins.
+
+    :param may_be_read: Memory at an address is missing only because nobody has read it yet
+    """
     steps: list[Step] = []
 
     def ended(end: End, addr: Optional[int] = None, fault: Optional[Fault] = None) -> Walk:
@@ -329,7 +336,8 @@ def _walk(unwinder: _Unwinder, start: Callable[[], None]) -> Walk:
             steps.append(unwinder.step())
             unwinder.unwind_next_frame()
     except NotInDump as missing:
-        if not unwinder.error:
+        # After an error the verdict is clear, whatever the frames are that are missing.
+        if not unwinder.error or may_be_read(missing.addr):
             return ended(End.NOT_IN_DUMP, missing.addr)
     except UnwindDataUnclear as unclear:
         if not unwinder.error:
@@ -364,13 +372,19 @@ class OrcWalker(Walker):
         """Walk the stack of a task that is not on a CPU, as the kernel would.
 
         :param stack: The task's own stack. Only a damaged one is read below the saved stack pointer.
+        :return: A walk that ends with NOT_IN_DUMP where *stack* does not go far enough down, even if
+            it has met an error before
         """
 
         def only_this(addr: int) -> Optional[StackMemory]:
             return stack if stack.on_stack(addr, 1) else None
 
         unwinder = _Unwinder(only_this, self._rules, recover)
-        return _walk(unwinder, lambda: unwinder.unwind_start_inactive(stack, task.thread_sp))
+        return _walk(
+            unwinder,
+            lambda: unwinder.unwind_start_inactive(stack, task.thread_sp),
+            stack.is_below_data,
+        )
 
     def walk_running(
         self, task: Task, registers: Mapping[str, int], find_stack: FindStack, recover: Recover
@@ -380,7 +394,7 @@ class OrcWalker(Walker):
             return Walk((), End.USER_REGS)
         unwinder = _Unwinder(find_stack, self._rules, recover)
         unwinder.on_cpu = True
-        return _walk(unwinder, lambda: unwinder.unwind_start_at_regs(registers))
+        return _walk(unwinder, lambda: unwinder.unwind_start_at_regs(registers), lambda addr: False)
 
     def signature(
         self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]

@@ -111,7 +111,7 @@ class OrcFastPath:
         for number, known in enumerate(layouts):
             if known.unpack_ips(data) != known.ips or not _is_same(known, data, base, make_recover):
                 continue
-            found = self._laid_out_as(data, base, known)
+            found = self._laid_out_as(stack, known)
             if found is not None:
                 if number:
                     layouts.insert(0, layouts.pop(number))
@@ -121,10 +121,14 @@ class OrcFastPath:
         except (_Unusual, NotInDump, UnwindDataUnclear):
             return None
         self._frame_layouts[len(data)] = [layout, *layouts[: _MAX_FRAME_LAYOUTS - 1]]
-        return self._laid_out_as(data, base, layout)
+        return self._laid_out_as(stack, layout)
 
-    def _laid_out_as(self, data: bytes, base: int, layout: _FrameLayout) -> Optional[Signature]:
-        """Return the signature of a stack with a known frame layout; ``None`` if its registers are not of the same mode."""
+    def _laid_out_as(self, stack: StackMemory, layout: _FrameLayout) -> Optional[Signature]:
+        """Return the signature of a stack with a known frame layout.
+
+        :return: ``None`` if its registers are not of the same mode, or those of user mode are unusual
+        """
+        data, base = stack.data, stack.data_addr
         regs: tuple[tuple[int, Registers], ...] = ()
         if layout.regs_offsets:
             regs = tuple([(base + at, self._registers_at(data, at)) for at in layout.regs_offsets])
@@ -135,7 +139,11 @@ class OrcFastPath:
             raw = data[at : at + self._regs.size_bytes]
             if not self._regs.saved_in_user_mode(raw):
                 return None
-            regs = (*regs, (base + at, self._regs.read(raw)))
+            registers = self._regs.read(raw)
+            # Their sp need not be what the rules lead to, but the walk fails if it leads down this stack.
+            if stack.on_stack(registers["sp"], 1):
+                return None
+            regs = (*regs, (base + at, registers))
         return Signature(
             layout.recovered, layout.kernel_regs, at is not None, regs, layout.ip_offsets
         )
@@ -170,6 +178,8 @@ class OrcFastPath:
         bp_at: int = self._first_bp  # where the bp of the current frame was saved
         ip_at, signal = bp_at + _WORD_BYTES, False
         sp = ip_at + _WORD_BYTES
+        if sp >= end:  # the walk begins at sp, which has to be on the stack
+            raise _Unusual
         user_regs: Optional[int] = None
         while True:
             ip = word(ip_at)
@@ -178,6 +188,8 @@ class OrcFastPath:
             ips.append(ip)
             ip_offsets.append(ip_at)
             if ip in self._trampolines:
+                if len(ips) == 1:
+                    raise _Unusual  # __unwind_start() does not recover it
                 if kernel_regs and kernel_regs[-1] == len(ips) - 1:
                     raise _Unusual  # only one of them is recovered there, and by another word
                 recover = recover or make_recover()
@@ -207,7 +219,8 @@ class OrcFastPath:
                     bp_at = cfa + entry.bp_offset
                     word(bp_at)
             elif entry.type is OrcType.REGS:
-                if not 0 <= cfa <= end - self._regs.size_bytes:
+                # bp is most often among the registers. No rule of objtool's says otherwise.
+                if not 0 <= cfa <= end - self._regs.size_bytes or entry.bp_from is not None:
                     raise _Unusual
                 registers = self._registers_at(data, cfa)
                 if self._regs.user_mode(registers):
@@ -261,9 +274,14 @@ def _is_same(
 
 
 def _words_at(offsets: Sequence[int]) -> Callable[[bytes], tuple[int, ...]]:
-    """Return a function that returns the words of a stack at these offsets, which ascend."""
+    """Return a function that returns the words of a stack at these offsets, which ascend.
+
+    :raises _Unusual: if two words overlap, on a stack that is not aligned
+    """
     words, end = "<", 0
     for offset in offsets:
+        if offset < end:
+            raise _Unusual
         words += f"{offset - end}xQ"
         end = offset + _WORD_BYTES
     return Format(words).unpack_from

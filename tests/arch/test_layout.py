@@ -242,10 +242,20 @@ def test_user_regs_may_be_needed_before_5_8(kernel: DrawnKernel) -> None:
     assert layout.encoding is Encoding.LSB
 
 
-def test_a_new_task_begins_at_either_symbol(kernel: DrawnKernel) -> None:
-    kernel.symbol("ret_from_fork", 0x1000)
-    kernel.symbol("ret_from_fork_asm", 0x2000)
-    assert probe(kernel).fork_return_addrs == {0x1000, 0x2000}
+@pytest.mark.parametrize(
+    ("symbols", "found"),
+    [
+        ({"ret_from_fork": 0x1000}, {0x1000}),
+        # Where there are both (v6.5), ret_from_fork is in C: a return address there is that of a call.
+        ({"ret_from_fork": 0x1000, "ret_from_fork_asm": 0x2000}, {0x2000}),
+    ],
+)
+def test_where_a_new_task_begins(
+    kernel: DrawnKernel, symbols: dict[str, int], found: set[int]
+) -> None:
+    for name, addr in symbols.items():
+        kernel.symbol(name, addr)
+    assert probe(kernel).fork_return_addrs == found
 
 
 # ---- entry code

@@ -80,7 +80,7 @@ def image_of(kernel: DrawnKernel, entries: Sequence[tuple[int, bytes]], **change
         "ftrace_caller": CORE + 0x5000,
         "ftrace_regs_caller": CORE + 0x6000,
         "guesses": True,
-        "starts_above_frame": True,
+        "first_exact_addrs": frozenset({RET_FROM_FORK}),
     }
     return OrcImage(**{**values, **changes})
 
@@ -384,6 +384,19 @@ def test_start_of_the_walk_is_told_by_the_code(code: str, above: bool) -> None:
     image = probe_orc(kernel.prog)
     assert isinstance(image, OrcImage)
     assert image.starts_above_frame is above
+    assert image.first_exact_addrs == ({RET_FROM_FORK} if above else set())
+
+
+@pytest.mark.parametrize("mentioned", ["ret_from_fork", "ret_from_fork_asm"])
+def test_first_address_is_compared_with_what_the_code_has(mentioned: str) -> None:
+    # From v6.5 to v6.12 kernels begin a task at ret_from_fork_asm, but compare with ret_from_fork.
+    asm, c = CORE + 0x9000, RET_FROM_FORK
+    if mentioned == "ret_from_fork_asm":
+        asm, c = c, asm
+    kernel = kernel_with_tables(ret_from_fork_asm=asm, ret_from_fork=c)
+    image = probe_orc(kernel.prog)
+    assert isinstance(image, OrcImage)
+    assert image.first_exact_addrs == {RET_FROM_FORK}
 
 
 @pytest.mark.parametrize(

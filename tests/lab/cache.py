@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 __all__ = (
+    "INPUTS_FILE",
     "Entry",
     "cache_dir",
     "entry_path",

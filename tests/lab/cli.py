@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Optional
 
 from .cache import cache_dir, exclusive
+from .differential.source import VERSIONS
 from .errors import LabError
 from .packages import BOOT, BUILD, SHELL, STOCK, SUITES, packages_of
 from .run import say
@@ -178,6 +179,20 @@ def _sheet(args: argparse.Namespace) -> int:
     return 0
 
 
+def _differential(args: argparse.Namespace) -> int:
+    from .differential.command import compare_version
+
+    result = compare_version(args.version, args.stacks, args.seed, args.core, args.coverage)
+    print(f"{result.what}, seed {args.seed}", *result.figures.lines(), sep="\n")
+    if result.lines_never_run is not None:
+        print("\nnever run:", *result.lines_never_run, sep="\n  ")
+    for difference in result.figures.differences:
+        print(f"\n{difference}")
+    if result.figures.difference_count:
+        raise LabError(f"the kernel's source and drgn-tools differ (seed {args.seed})")
+    return 0
+
+
 def _demo(args: argparse.Namespace) -> int:
     from .demo import make_demo
 
@@ -188,7 +203,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _clean(args: argparse.Namespace) -> int:
     kinds = ["dumps", "failed", "initramfs", "live"]
     if args.all:
-        kinds += ["roots", "modules", "kernels", "trees", "sources", "tools", "apt"]
+        kinds += ["roots", "modules", "kernels", "trees", "sources", "unwinders", "tools", "apt"]
     with contextlib.ExitStack() as locks:
         for kind in kinds:
             locks.enter_context(exclusive(kind))
@@ -281,6 +296,24 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("sheet", _sheet, "print what a dump's answer sheet says, one line a task")
     sub.add_argument("core", type=Path, metavar="CORE")
+
+    sub = command(
+        "differential",
+        _differential,
+        "compare the ORC walker with the kernel's own source, on random stacks",
+    )
+    sub.add_argument("version", choices=VERSIONS, metavar="VERSION", help=", ".join(VERSIONS))
+    sub.add_argument("--stacks", type=int, default=20_000, metavar="N", help="how many stacks")
+    sub.add_argument("--seed", type=int, default=1, help="another one gives other stacks")
+    sub.add_argument(
+        "--core",
+        type=Path,
+        metavar="FILE",
+        help="a dump with ORC tables of that version (default: the newest in the cache)",
+    )
+    sub.add_argument(
+        "--coverage", action="store_true", help="also print which lines of the source never ran"
+    )
 
     sub = command("demo", _demo, "make demo.vmcore.xz and demo.txt from the fp-lsb dump")
     sub.add_argument("output", type=Path, metavar="DIR")

@@ -419,6 +419,29 @@ def test_memory_below_the_saved_sp_is_asked_for_only_where_it_is_needed(d: Drawn
     assert d.stack_from(d.sp).is_below_data(d.first - 0x108)
 
 
+def test_memory_below_the_saved_sp_is_asked_for_after_an_error_too(d: DrawnOrc) -> None:
+    # The kernel shows the frames that follow a guess.
+    d.starts(SCHEDULE, bp=d.first + 0x10)
+    d.put(d.first + 0x10, 0, WAIT, ENTRY)
+    d.returns(WAIT, call(8, bp=-0x400))
+    d.returns(ENTRY, END)
+    walk = d.walker().walk_sleeping(d.task(), d.stack_from(d.sp), lambda ip, at: ip)
+    assert (walk.end, walk.bad_addr) == (End.NOT_IN_DUMP, d.first + 0x28 - 0x400)
+    whole = d.walk_orc()
+    assert ips(whole) == [SCHEDULE, WAIT, ENTRY]
+    assert (whole.end, whole.fault) == (End.ERROR, Fault.NO_UNWIND_DATA)
+
+
+def test_memory_missing_after_an_error_does_not_matter(d: DrawnOrc) -> None:
+    sleeping(d)
+    del d.rules_at[SCHEDULE - 1]
+    d.starts(SCHEDULE, bp=d.first + 0x100)
+    hole = (d.first + 0x108, d.first + 0x110)
+    whole = StackMemory(d.base, d.size, d.base, bytes(d.memory), (hole,))
+    walk = d.walker().walk_sleeping(d.task(), whole, lambda ip, at: ip)
+    assert (ips(walk), walk.end, walk.fault) == ([SCHEDULE], End.ERROR, Fault.NO_UNWIND_DATA)
+
+
 @pytest.mark.parametrize(
     ("error", "end"),
     [(NotInDump(0x99), End.NOT_IN_DUMP), (UnwindDataUnclear(0x99), End.UNWIND_DATA_UNCLEAR)],

@@ -13,7 +13,7 @@ from drgn_tools.arch.x86.orc_entry import OrcEntry, OrcType
 from drgn_tools.arch.x86.orc_tables import UnwindDataUnclear
 from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
 from drgn_tools.kernel.tasks import Task
-from drgn_tools.unwind.base import End, Recover, Signature, nothing_rewritten
+from drgn_tools.unwind.base import End, Fault, Recover, Signature, nothing_rewritten
 from drgn_tools.unwind.orc import OrcWalker
 
 from ..support.drawn_orc import (
@@ -264,6 +264,55 @@ def test_rule_that_is_not_ordinary_is_unusual(d: DrawnOrc, rule: OrcEntry) -> No
     ordinary(d)
     d.returns(B, rule)
     assert check(d, d.walker()) is None
+
+
+def test_user_registers_whose_sp_leads_down_the_stack_fail_the_walk(d: DrawnOrc) -> None:
+    ordinary(d)
+    walker = d.walker()
+    assert check(d, walker) is not None
+    # Also with a frame layout that is known, and on a part of the stack that was not read.
+    for sp in (d.sp, d.base):
+        d.put(d.end - 168 + 19 * 8, sp)
+        assert d.walk_orc().fault is Fault.WRONG_DIRECTION
+        assert check(d, walker) is None
+        assert check(d, d.walker()) is None
+
+
+def test_registers_with_a_bp_in_another_place_are_unusual(d: DrawnOrc) -> None:
+    ordinary(d)
+    d.returns(C, OrcEntry(OrcType.REGS, "sp", 0, bp_from="cfa", bp_offset=168, signal=True))
+    assert d.walk_orc().fault is Fault.OFF_STACK
+    assert check(d, d.walker()) is None
+
+
+def test_sp_of_the_first_frame_has_to_be_on_the_stack(d: DrawnOrc) -> None:
+    words_from_the_end(d, 0, 0, 0, 0, 0, 0, A)
+    d.returns(A, END)
+    assert d.walk_orc().fault is Fault.OFF_STACK
+    assert check(d, d.walker()) is None
+    words_from_the_end(d, 0, 0, 0, 0, 0, 0, A, 0)
+    assert check(d, d.walker()) is not None
+
+
+def test_return_addresses_that_overlap_are_unusual(d: DrawnOrc) -> None:
+    # The sp of the registers leads into these registers: to all but the first byte of ip, and cs.
+    d.starts(A)
+    d.returns(A, OrcEntry(OrcType.REGS, "sp", 0, signal=True))
+    regs = d.regs(d.first, ip=B, cs=KERNEL_CS, sp=d.first + 129)
+    d.rules_at[B] = call(8)
+    overlapping = KERNEL_CS << 56 | B >> 8
+    d.returns(overlapping, END)
+    assert regs == d.first
+    assert [step.ip for step in d.walk_orc().steps] == [A, B, overlapping]
+    assert check(d, d.walker()) is None
+
+
+def test_first_return_address_is_not_recovered(d: DrawnOrc) -> None:
+    ordinary(d)
+    d.put(d.sp + 48, RETHOOK)
+    d.changes["trampolines"] = frozenset({RETHOOK})
+    d.rules_at[RETHOOK - 1] = END
+    assert check(d, d.walker(), lambda ip, at: A if ip == RETHOOK else ip) is None
 
 
 @pytest.mark.parametrize("error", [NotInDump(1), UnwindDataUnclear(1)])

@@ -45,7 +45,7 @@ def test_kernel_whose_unwinder_cannot_be_restated_gets_drgns(
 
 
 def test_rules_of_orc_are_followed(demo_program: drgn.Program) -> None:
-    image = OrcImage(OrcForm(3, 11, None, False), 1, 2, 3, (), None, None, True, True)
+    image = OrcImage(OrcForm(3, 11, None, False), 1, 2, 3, (), None, None, True, frozenset({1}))
     layout = replace(layout_of(demo_program), unwinder="orc", orc=image)
     walker = probe_walker(demo_program, layout, KernelText(demo_program), NO_RECOVERY)
     assert isinstance(walker, OrcWalker)

@@ -325,7 +325,7 @@ def test_guess_unwinder_gives_no_verdict(layout: Layout) -> None:
 
 def test_orc_gives_verdicts_unless_its_tables_cannot_be_used(layout: Layout) -> None:
     plain = Detection(Encoding.NONE, ())
-    image = OrcImage(OrcForm(3, 11, None, False), 1, 2, 3, (), None, None, True, True)
+    image = OrcImage(OrcForm(3, 11, None, False), 1, 2, 3, (), None, None, True, frozenset({1}))
     assert no_verdict(replace(layout, unwinder="orc", orc=image, detection=plain)) is None
     problem = OrcProblem("its types do not describe struct orc_entry")
     assert no_verdict(replace(layout, unwinder="orc", orc=problem)) == NoVerdict(

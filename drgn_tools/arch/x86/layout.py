@@ -89,12 +89,18 @@ def probe_x86(prog: Program, arch: Arch, regs: X86Regs) -> X86Layout:
             orc=probe_orc(prog) if unwinder == "orc" else None,
             has_old_reliable_rules=_has_old_reliable_rules(prog),
             reliable_stacktrace=_has_reliable_stacktrace(prog),
-            fork_return_addrs=frozenset(
-                addr
-                for name in ("ret_from_fork_asm", "ret_from_fork")
-                if (addr := symbol_address(prog, name)) is not None
-            ),
+            fork_return_addrs=_fork_return_addrs(prog),
         )
+
+
+def _fork_return_addrs(prog: Program) -> frozenset[int]:
+    # Since Linux kernel commit 3aec4ecb3d1f ("x86: Rewrite ret_from_fork() in C") (in v6.5), the
+    # code is ret_from_fork_asm. ret_from_fork is then a function like any other.
+    for name in ("ret_from_fork_asm", "ret_from_fork"):
+        addr = symbol_address(prog, name)
+        if addr is not None:
+            return frozenset({addr})
+    return frozenset()
 
 
 def _thread_size(prog: Program, word_bytes: int, page_bytes: int) -> int:

@@ -90,9 +90,14 @@ class OrcImage(msgspec.Struct, frozen=True):
     """The same for trampolines that save all registers."""
     guesses: bool
     """Code without a rule is taken to have a frame pointer (v5.3). Before that the walk ended."""
-    starts_above_frame: bool
-    """A walk of a sleeping task begins above its ``struct inactive_task_frame``, and knows a task
-    that never ran (v5.8). Before that it began below, and skipped the first frame."""
+    first_exact_addrs: frozenset[int]
+    """Virtual addresses at which __unwind_start() takes the first frame for that of a task that never ran."""
+
+    @property
+    def starts_above_frame(self) -> bool:
+        """A walk of a sleeping task begins above its ``struct inactive_task_frame``, and knows a task
+        that never ran (v5.8). Before that it began below, and skipped the first frame."""
+        return bool(self.first_exact_addrs)
 
 
 def probe_orc(prog: Program) -> Union[OrcImage, OrcProblem]:
@@ -136,8 +141,8 @@ def _probe_orc(prog: Program) -> Union[OrcImage, OrcProblem]:
         None if header is None else read_or_none(prog, header, _HEADER_BYTES),
         read_or_none(prog, entries[0], min(count * ENTRY_BYTES, _STATISTIC_BYTES)) or b"",
     )
-    starts_above_frame = _starts_above_frame(prog)
-    if starts_above_frame is None:
+    first_exact_addrs = _first_exact_addrs(prog)
+    if first_exact_addrs is None:
         return OrcProblem("the code of its __unwind_start() is not in the dump")
     return OrcImage(
         form=form,
@@ -150,7 +155,7 @@ def _probe_orc(prog: Program) -> Union[OrcImage, OrcProblem]:
         # If the kernel has no symbols of data, except __start_* of its sections (CONFIG_KALLSYMS_ALL=n,
         # v6.12), it is new enough.
         guesses=guess is not None or initialized is None,
-        starts_above_frame=starts_above_frame,
+        first_exact_addrs=first_exact_addrs,
     )
 
 
@@ -161,7 +166,7 @@ def _bounds(prog: Program, start: str, end: str) -> Optional[tuple[int, int]]:
     return start_addr, end_addr
 
 
-def _starts_above_frame(prog: Program) -> Optional[bool]:
+def _first_exact_addrs(prog: Program) -> Optional[frozenset[int]]:
     # Since Linux kernel commit f1d9a2abff66 ("x86/unwind/orc: Don't skip the first frame for
     # inactive tasks") (in v5.8, and in stable kernels), a walk of a sleeping task begins above its
     # struct inactive_task_frame. The same series (commit 187b96db5ca7) lets __unwind_start()
@@ -171,8 +176,14 @@ def _starts_above_frame(prog: Program) -> Optional[bool]:
     code = function_code(prog, "__unwind_start", _MAX_START_CODE_BYTES)
     if start is None or not code:
         return None
+    # Since Linux kernel commit 3aec4ecb3d1f ("x86: Rewrite ret_from_fork() in C") (in v6.5), a task
+    # begins at ret_from_fork_asm. Up to commit 3bf19a0fb690 ("x86/unwind/orc: Fix unwind for newly forked
+    # tasks") (in v6.13, and in stable kernels), __unwind_start() went on to compare with ret_from_fork,
+    # so a task that never ran was unreliable.
     targets = (symbol_address(prog, name) for name in ("ret_from_fork_asm", "ret_from_fork"))
-    return any(target is not None and _mentions(code, start, target) for target in targets)
+    return frozenset(
+        target for target in targets if target is not None and _mentions(code, start, target)
+    )
 
 
 def _mentions(code: bytes, start: int, target: int) -> bool:
