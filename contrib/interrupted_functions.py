@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which kernel functions were interrupted, on the stacks that cannot be trusted?
+"""In which kernel functions were tasks interrupted that have not gone on since?
 
-Every pt_regs saved in kernel mode counts. A task with several of them counts several times.
+Every pt_regs saved in kernel mode counts, on the stacks of tasks that are not on a CPU. A task with several of
+them counts several times. With frame pointers such a stack cannot be trusted; with ORC it can.
 
     $ drgn -c vmcore contrib/interrupted_functions.py
     TASKS  FUNCTION              INTERRUPTED BY        SUCH AS
@@ -29,7 +30,7 @@ from drgn_tools.commands.script import run, script_parser, table
 def interrupted_functions(prog: Program, args: Namespace) -> Iterator[str]:
     places: dict[tuple[str, str], list[TaskStack]] = defaultdict(list)
     for task in task_stacks(prog):
-        if task.verdict is Verdict.UNRELIABLE:
+        if task.verdict is not Verdict.UNKNOWN:
             for regs in task.regs:
                 if not regs.user_mode:
                     function = regs.symbol.name if regs.symbol else hex(regs["ip"])

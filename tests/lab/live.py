@@ -33,7 +33,7 @@ from .root import PACKAGES, Root, archive_of_folder, cached_root, get_root
 from .run import Progress, say
 from .sheet import read_whole_sheet
 from .storm import STORM_SOURCES, build_storm_module
-from .variants import BuiltKernel, Variant
+from .variants import Variant
 
 __all__ = ("AUDITS_VARIABLE", "LiveRun", "cached_live", "make_live")
 
@@ -172,7 +172,7 @@ def _project(variant: Variant, kernel: Kernel, root: Root, log: Path) -> bytes:
         for path in _scripts():
             shutil.copyfile(path, contrib / path.name)
         root.compile(folder, progress, log)
-        if isinstance(variant.kernel, BuiltKernel):
+        if not variant.bare:
             shutil.copy(build_storm_module(variant.kernel, kernel), live)
         return archive_of_folder(folder)
 
