@@ -87,6 +87,10 @@ def test_the_figures_are_those_that_were_asked_for() -> None:
         "growth": (1.15, False),
         "memory": (200, False),
         "crash": (5, True),
+        "orc": (None, True),
+        "orc-read": (4, False),
+        "orc-fp": (1.5, False),
+        "orc-cold": (2, False),
     }
 
 

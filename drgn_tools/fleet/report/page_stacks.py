@@ -178,6 +178,7 @@ def _not_listed(verdict: str, groups: list[dict[str, Any]], frames: _FrameTable)
         "module": None,
         "stack": "task",
         "regs": None,
+        "guessed": False,
     }
     groups.append({"hash": None, "verdict": verdict, "reason": None, "comms": [], "start": 0})
     groups[-1]["frames"] = [frames.add(frame)]
