@@ -30,6 +30,7 @@ GROUPS = {
     "formats": "one memory in the formats that dumps are made in",
     "large": "thousands of tasks, for tests/bench",
     "live": "guests with Python, drgn and the project in them, which look at themselves",
+    "live-stock": "the same with a kernel as Debian built it",
 }
 
 QEMU_FORMATS = ("kdump-zlib", "kdump-lzo", "kdump-snappy")
@@ -482,7 +483,7 @@ VARIANTS = (
         unwinder="orc",
         memory_mib=_LIVE_MIB,
         append=("preempt=full",),
-        group="live",
+        group="live-stock",
         live="idle.py",
         frozen=True,
     ),
@@ -502,7 +503,7 @@ VARIANTS = (
         unwinder="orc",
         memory_mib=_LIVE_MIB,
         append=("preempt=full",),
-        group="live",
+        group="live-stock",
         live="storm.py",
     ),
     Variant(
