@@ -3,8 +3,9 @@
 
 Where the frames of a stack lie is decided by a few of its words: the return addresses, and each bp and
 sp that a rule uses. Most stacks are like one that was seen before. So these words are first
-compared with those of the last stacks of the same length (their frame layouts). If none is the same, the
-rules are followed one by one.
+compared with those of the last stacks of the same kind (their frame layouts). If none is the same, the
+rules are followed one by one. A kind is a length and what entered the kernel. The length varies, because
+system calls begin at a random offset (CONFIG_RANDOMIZE_KSTACK_OFFSET).
 
 If a stack has a signature, :meth:`.orc.OrcWalker.walk_sleeping` finds the same frames on it. If
 something about a stack is unusual, it has no signature. Pure, as the walker is.
@@ -29,10 +30,10 @@ from .base import Recover, Signature
 __all__ = ("OrcFastPath",)
 
 _WORD_BYTES = 8
-_MAX_LENGTHS = 8192
-"""Lengths that a stack can have in words, up to 64 KiB."""
+_MAX_KINDS = 8192
+"""Kinds of stacks whose frame layouts are kept."""
 _MAX_FRAME_LAYOUTS = 16
-"""Frame layouts of one length that are tried, those used last first."""
+"""Frame layouts of one kind that are tried, those used last first."""
 _MAX_FRAMES = 512
 """A stack with more frames is unusual."""
 
@@ -87,9 +88,13 @@ class OrcFastPath:
         self._find = find
         self._regs = regs
         self._first_bp = frame_bp_offset
+        from_end = regs.orig_ax_offset - regs.size_bytes
+        self._orig_ax = slice(from_end, from_end + _WORD_BYTES)
         self._fork_return_addrs = fork_return_addrs
         self._trampolines = trampolines
-        self._frame_layouts: BoundedCache[int, list[_FrameLayout]] = BoundedCache(_MAX_LENGTHS)
+        self._frame_layouts: BoundedCache[tuple[int, bytes], list[_FrameLayout]] = BoundedCache(
+            _MAX_KINDS
+        )
 
     def signature(
         self, stack: StackMemory, thread_sp: int, make_recover: Callable[[], Recover]
@@ -107,7 +112,9 @@ class OrcFastPath:
             return None
         if base + len(data) != stack.begin_addr + stack.size_bytes:
             return None
-        layouts = self._frame_layouts.get(len(data), [])
+        # The number of the system call, if user mode entered by one; any other word does no harm.
+        kind = len(data), data[self._orig_ax]
+        layouts = self._frame_layouts.get(kind, [])
         for number, known in enumerate(layouts):
             if known.unpack_ips(data) != known.ips or not _is_same(known, data, base, make_recover):
                 continue
@@ -120,7 +127,7 @@ class OrcFastPath:
             layout = self._follow_rules(data, base, make_recover)
         except (_Unusual, NotInDump, UnwindDataUnclear):
             return None
-        self._frame_layouts[len(data)] = [layout, *layouts[: _MAX_FRAME_LAYOUTS - 1]]
+        self._frame_layouts[kind] = [layout, *layouts[: _MAX_FRAME_LAYOUTS - 1]]
         return self._laid_out_as(stack, layout)
 
     def _laid_out_as(self, stack: StackMemory, layout: _FrameLayout) -> Optional[Signature]:

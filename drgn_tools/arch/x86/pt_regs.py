@@ -40,6 +40,11 @@ class X86Regs(RegsLayout, frozen=True, dict=True):
     def _cs_offset(self) -> int:
         return self._offset("cs")
 
+    @cached_property
+    def orig_ax_offset(self) -> int:
+        """``offsetof(struct pt_regs, orig_ax)``."""
+        return self._offset("orig_ax")
+
     def user_mode(self, registers: Mapping[str, int]) -> bool:
         """Return whether registers were saved in user mode.
 
