@@ -242,6 +242,15 @@ def test_ftrace_trampoline_has_the_rules_of_what_it_is_a_copy_of(
     )
 
 
+@pytest.mark.parametrize("offset", [0, 1, -1])
+def test_trampoline_that_is_said_to_be_a_copy_of_itself_has_no_rule(
+    kernel: DrawnKernel, offset: int
+) -> None:
+    kernel.enum("ftrace_ops_flags", FTRACE_OPS_FL_SAVE_REGS=4)
+    trampolines(kernel, (LOADED, 0x10_0000))
+    assert tables_of(kernel, ftrace_caller=LOADED + offset).find(LOADED + 0x8_0000) is None
+
+
 def test_bpf_code_has_a_rule_where_the_kernel_knows_its_frame_pointer(kernel: DrawnKernel) -> None:
     bpf_programs(kernel, (LOADED, LOADED + 0x100, b"prog"))
     assert tables_of(kernel).find(LOADED + 0x20) is None  # before v7.0 no member tells

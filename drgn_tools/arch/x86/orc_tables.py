@@ -317,7 +317,7 @@ class OrcTables:
     def _find(self, addr: int) -> Optional[OrcEntry]:
         if addr == 0 and self._image.guesses:
             return NULL_ENTRY
-        if any(start <= addr < end for start, end in self._image.code):
+        if self._is_image_code(addr):
             return self._table.find(addr)
         try:
             entry = self._of_module(addr) or self._of_made_code(addr)
@@ -326,6 +326,9 @@ class OrcTables:
         if entry is None and self._text.problems:
             raise UnwindDataUnclear(addr)
         return entry
+
+    def _is_image_code(self, addr: int) -> bool:
+        return any(start <= addr < end for start, end in self._image.code)
 
     # ---- modules
 
@@ -382,9 +385,11 @@ class OrcTables:
         assert where.owner is not None  # text.py gives it to every trampoline
         saves_regs = where.owner.flags.value_() & self._prog["FTRACE_OPS_FL_SAVE_REGS"].value_()
         copied = self._image.ftrace_regs_caller if saves_regs else self._image.ftrace_caller
-        if copied is None or where.start == copied:
+        if copied is None:
             return None
-        return self.find(copied + addr - where.start)
+        # The copied code is in the image. A damaged symbol may lead anywhere, to the trampoline itself as well.
+        there = copied + addr - where.start
+        return self._table.find(there) if self._is_image_code(there) else None
 
 
 def _of_bpf(where: TextRange, addr: int) -> Optional[OrcEntry]:
