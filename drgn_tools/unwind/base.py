@@ -75,7 +75,8 @@ class End(enum.Enum):
 
 
 class Fault(enum.Enum):
-    """Why an ORC walk ended with an error: the first reason, if there are several."""
+    """Why an ORC walk ended with an error: the first reason, if there are several. The values are those of
+    :class:`.records.Reason`."""
 
     NO_UNWIND_DATA = "no_unwind_data"
     """No table has a rule for an address. The kernel then guesses that the code has a frame pointer."""

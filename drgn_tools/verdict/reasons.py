@@ -11,7 +11,7 @@ import msgspec
 from ..memory import ADDRESS_MASK
 from ..records import Frame, Reason, SavedRegs
 from ..unwind.base import End, Walk
-from .reliable import MAX_STACK_ENTRIES, Judgement
+from .reliable import MAX_STACK_ENTRIES, Judgement, reason_of_error
 
 __all__ = ("Explanation", "explain", "explain_changed", "explain_running", "place")
 
@@ -135,7 +135,7 @@ def _ended(walk: Walk, frames: Sequence[Frame]) -> str:
     trusted = [i for i, frame in enumerate(frames) if not frame.guessed]
     if walk.fault is None:
         return _broken(walk, place(frames[-1]))
-    return _fault(Reason(walk.fault.value), walk, frames, trusted[-1] if trusted else None)
+    return _fault(reason_of_error(walk), walk, frames, trusted[-1] if trusted else None)
 
 
 def _broken(walk: Walk, last: str) -> str:

@@ -13,22 +13,12 @@ from typing import Callable, Optional
 import msgspec
 
 from ..records import Reason, Verdict
-from ..unwind.base import End, Fault, Walk
+from ..unwind.base import End, Walk
 
-__all__ = ("MAX_STACK_ENTRIES", "Judgement", "judge")
+__all__ = ("MAX_STACK_ENTRIES", "Judgement", "judge", "reason_of_error")
 
 MAX_STACK_ENTRIES = 100
 """kernel/livepatch/transition.c. A stack with as many entries already fails: 99 can be used."""
-
-
-_REASONS: dict[Optional[Fault], Reason] = {
-    None: Reason.BROKEN_CHAIN,
-    Fault.NO_UNWIND_DATA: Reason.NO_UNWIND_DATA,
-    Fault.UNDEFINED_UNWIND_STATE: Reason.UNDEFINED_UNWIND_STATE,
-    Fault.REGISTER_NOT_SAVED: Reason.REGISTER_NOT_SAVED,
-    Fault.OFF_STACK: Reason.OFF_STACK,
-    Fault.WRONG_DIRECTION: Reason.WRONG_DIRECTION,
-}
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -87,7 +77,7 @@ def judge(
             return Judgement(Verdict.UNRELIABLE, Reason.TOO_MANY_ENTRIES, i)
 
     if walk.end is End.ERROR:
-        return Judgement(Verdict.UNRELIABLE, _REASONS[walk.fault], last)
+        return Judgement(Verdict.UNRELIABLE, reason_of_error(walk), last)
     if walk.end is End.NOT_IN_DUMP:
         return Judgement(Verdict.UNKNOWN, Reason.UNREADABLE, last)
     if walk.end is End.UNWIND_DATA_UNCLEAR:
@@ -95,3 +85,11 @@ def judge(
     if needs_user_regs:
         return Judgement(Verdict.UNKNOWN, Reason.END_UNCLEAR, last)
     return Judgement(Verdict.RELIABLE)
+
+
+def reason_of_error(walk: Walk) -> Reason:
+    """Return why a walk ended with an error.
+
+    :param walk: A walk that ended with :attr:`.End.ERROR`
+    """
+    return Reason.BROKEN_CHAIN if walk.fault is None else Reason(walk.fault.value)
