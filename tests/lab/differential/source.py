@@ -10,10 +10,10 @@ from ..cache import Entry, file_hash, find_entry, make_entry
 from ..errors import LabError
 from ..packages import require
 from ..run import Progress, run
-from ..sources import Source, find_source, get_source
+from ..sources import Source, get_source
 from ..variants import VARIANTS, BuiltKernel
 
-__all__ = ("CODE", "VERSIONS", "get_unwinder", "has_unwinder")
+__all__ = ("CODE", "VERSIONS", "get_unwinder")
 
 CODE = ("arch/x86/kernel/unwind_orc.c", "arch/x86/kernel/stacktrace.c")
 """What is compiled, unchanged."""
@@ -33,14 +33,6 @@ _KERNELS = {
 }
 VERSIONS = tuple(sorted(_KERNELS, key=lambda version: [int(n) for n in version.split(".")]))
 """Kernel versions whose source the lab can get, the oldest first."""
-
-
-def has_unwinder(version: str) -> bool:
-    """Is the source of a version here?
-
-    :raises LabError: a package is not installed that it comes in
-    """
-    return find_source(_KERNELS[version]) is not None
 
 
 def get_unwinder(version: str) -> Entry:
