@@ -44,6 +44,7 @@ from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
 from .base import End, Recover, Signature, Step, Walk, Walker, nothing_rewritten
 from .fast_path import FastPath
+from .stack_cursor import StackCursor, only_stack
 
 __all__ = ("FramePointerWalker", "walk_from_regs", "walk_task_stack")
 
@@ -51,21 +52,19 @@ _GUARD_BYTES = 4096
 """Size of the guard page below a stack."""
 
 
-class _Unwinder:
+class _Unwinder(StackCursor):
     """``struct unwind_state``, and the functions that change it."""
 
     def __init__(
         self, find: FindStack, task_stack_end: int, rules: UnwindRules, recover: Recover
     ) -> None:
-        self.find = find
+        super().__init__(find)
         self.rules = rules
         self.recover = recover
         self.word_bytes = rules.regs.word_bytes
         self.frame_header_bytes = 2 * self.word_bytes
         self.task_pt_regs = task_stack_end - rules.top_padding_bytes - rules.regs.size_bytes
         self.last_frame = self.task_pt_regs - self.frame_header_bytes
-        self.stack: Optional[StackMemory] = None  # None: STACK_TYPE_UNKNOWN
-        self.visited: set[str] = set()
         self.started = False  # the kernel's orig_sp != 0
         self.error = False
         self.bp: Optional[int] = None
@@ -80,10 +79,6 @@ class _Unwinder:
         self.ip = 0
         self.bad_bp: Optional[int] = None
 
-    @property
-    def done(self) -> bool:
-        return self.stack is None
-
     # ---- memory
 
     def read(self, addr: int, size_bytes: int) -> bytes:
@@ -93,16 +88,6 @@ class _Unwinder:
     def word(self, addr: int) -> int:
         assert self.stack is not None  # as above
         return int.from_bytes(self.stack.read(addr, self.word_bytes), "little")
-
-    def get_stack_info(self, addr: Optional[int]) -> bool:
-        """Go to the stack that holds *addr*. Follows get_stack_info() in arch/x86/kernel/dumpstack_64.c."""
-        stack = self.find(addr) if addr else None
-        if stack is None or stack.kind in self.visited:
-            self.stack = None
-            return False
-        self.visited.add(stack.kind)
-        self.stack = stack
-        return True
 
     def get_overflowed_stack(self, sp: Optional[int], frame: int) -> bool:
         """Go to the stack of *frame*, if *sp* is in the guard page below it.
@@ -306,13 +291,9 @@ def walk_task_stack(
     :param recover: Returns the original of a return address that the kernel has rewritten. It is
         called for each return address and each kernel-mode ``regs->ip``, in order.
     """
-
-    def only_this(addr: int) -> Optional[StackMemory]:
-        return stack if stack.on_stack(addr, 1) else None
-
     # get_frame_pointer(), get_stack_pointer() for a task that is not current
     bp = thread_sp + rules.frame_bp_offset
-    return _walk(_Unwinder(only_this, stack.end_addr, rules, recover), bp, thread_sp)
+    return _walk(_Unwinder(only_stack(stack), stack.end_addr, rules, recover), bp, thread_sp)
 
 
 def walk_from_regs(

@@ -40,6 +40,7 @@ from ..kernel.tasks import Task
 from ..memory import ADDRESS_MASK
 from .base import End, Fault, Recover, Signature, Step, Walk, Walker
 from .orc_fast_path import OrcFastPath
+from .stack_cursor import StackCursor, only_stack
 
 __all__ = ("OrcRules", "OrcWalker")
 
@@ -59,27 +60,29 @@ class OrcRules(msgspec.Struct, frozen=True):
     """Layout of ``struct pt_regs``."""
     frame_bp_offset: int
     """``offsetof(struct inactive_task_frame, bp)``. ``ret_addr`` follows, and is the last member."""
-    fork_return_addrs: frozenset[int]
+    first_exact_addrs: frozenset[int]
     """As :attr:`.OrcImage.first_exact_addrs`."""
     guesses: bool = True
     """As :attr:`.OrcImage.guesses`."""
-    starts_above_frame: bool = True
-    """As :attr:`.OrcImage.starts_above_frame`."""
     rethook_trampoline: Optional[int] = None
     """Virtual address that rethook writes over return addresses; ``None`` if unwinders do not see through it."""
     trampolines: frozenset[int] = frozenset()
     """All virtual addresses that are written over return addresses."""
 
+    @property
+    def starts_above_frame(self) -> bool:
+        """A walk of a sleeping task begins above its ``struct inactive_task_frame``, and knows a task
+        that never ran (v5.8). Before that it began below, and skipped the first frame."""
+        return bool(self.first_exact_addrs)
 
-class _Unwinder:
+
+class _Unwinder(StackCursor):
     """``struct unwind_state``, and the functions that change it."""
 
     def __init__(self, find: FindStack, rules: OrcRules, recover: Recover) -> None:
-        self.find = find
+        super().__init__(find)
         self.rules = rules
         self.recover = recover
-        self.stack: Optional[StackMemory] = None  # None: STACK_TYPE_UNKNOWN
-        self.visited: set[str] = set()
         self.ip = 0
         self.sp = 0
         self.bp = 0
@@ -97,10 +100,6 @@ class _Unwinder:
         self.overflowed: Optional[str] = None
         self.steps_left = _MAX_STEPS
 
-    @property
-    def done(self) -> bool:
-        return self.stack is None
-
     def note_error(self, fault: Fault, addr: int) -> None:
         """Set ``state->error``. The first fault is the one that counts."""
         if self.fault is None:
@@ -112,16 +111,6 @@ class _Unwinder:
         self.stack = None
 
     # ---- memory
-
-    def get_stack_info(self, addr: int) -> bool:
-        """Go to the stack that holds *addr*. Follows get_stack_info() in arch/x86/kernel/dumpstack_64.c."""
-        stack = self.find(addr) if addr else None
-        if stack is None or stack.kind in self.visited:
-            self.stack = None
-            return False
-        self.visited.add(stack.kind)
-        self.stack = stack
-        return True
 
     def stack_access_ok(self, addr: int, len_bytes: int) -> bool:
         """Unlike the kernel before v5.18, test the length also after a change of the stack."""
@@ -285,7 +274,7 @@ class _Unwinder:
         self.bp = int.from_bytes(stack.read(bp_at, _WORD_BYTES), "little")
         self.ip = int.from_bytes(stack.read(ret_addr_at, _WORD_BYTES), "little")
         self.found_at = ret_addr_at
-        self.signal = above and self.ip in self.rules.fork_return_addrs
+        self.signal = self.ip in self.rules.first_exact_addrs
         while self.stack is not None and (
             not self.stack.on_stack(thread_sp, _WORD_BYTES) or self.sp <= thread_sp
         ):
@@ -364,7 +353,7 @@ class OrcWalker(Walker):
             rules.find,
             rules.regs,
             rules.frame_bp_offset,
-            rules.fork_return_addrs,
+            rules.first_exact_addrs,
             rules.trampolines,
         )
 
@@ -375,11 +364,7 @@ class OrcWalker(Walker):
         :return: A walk that ends with NOT_IN_DUMP where *stack* does not go far enough down, even if
             it has met an error before
         """
-
-        def only_this(addr: int) -> Optional[StackMemory]:
-            return stack if stack.on_stack(addr, 1) else None
-
-        unwinder = _Unwinder(only_this, self._rules, recover)
+        unwinder = _Unwinder(only_stack(stack), self._rules, recover)
         return _walk(
             unwinder,
             lambda: unwinder.unwind_start_inactive(stack, task.thread_sp),

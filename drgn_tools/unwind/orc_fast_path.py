@@ -73,7 +73,7 @@ class OrcFastPath:
     :param find: orc_find(), as :attr:`.orc.OrcRules.find`
     :param regs: Layout of ``struct pt_regs``
     :param frame_bp_offset: As :attr:`.orc.OrcRules.frame_bp_offset`
-    :param fork_return_addrs: As :attr:`.orc.OrcRules.fork_return_addrs`
+    :param first_exact_addrs: As :attr:`.orc.OrcRules.first_exact_addrs`
     :param trampolines: As :attr:`.orc.OrcRules.trampolines`
     """
 
@@ -82,7 +82,7 @@ class OrcFastPath:
         find: Callable[[int], Optional[OrcEntry]],
         regs: X86Regs,
         frame_bp_offset: int,
-        fork_return_addrs: Set[int],
+        first_exact_addrs: Set[int],
         trampolines: Set[int],
     ) -> None:
         self._find = find
@@ -90,7 +90,7 @@ class OrcFastPath:
         self._first_bp = frame_bp_offset
         from_end = regs.orig_ax_offset - regs.size_bytes
         self._orig_ax = slice(from_end, from_end + _WORD_BYTES)
-        self._fork_return_addrs = fork_return_addrs
+        self._first_exact_addrs = first_exact_addrs
         self._trampolines = trampolines
         self._frame_layouts: BoundedCache[tuple[int, bytes], list[_FrameLayout]] = BoundedCache(
             _MAX_KINDS
@@ -190,7 +190,7 @@ class OrcFastPath:
         user_regs: Optional[int] = None
         while True:
             ip = word(ip_at)
-            if ip in self._fork_return_addrs or len(ips) == _MAX_FRAMES:
+            if ip in self._first_exact_addrs or len(ips) == _MAX_FRAMES:
                 raise _Unusual
             ips.append(ip)
             ip_offsets.append(ip_at)

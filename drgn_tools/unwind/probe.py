@@ -52,9 +52,8 @@ def _orc_rules(
         find=OrcTables(prog, image, text).find,
         regs=layout.regs,
         frame_bp_offset=layout.first_frame_offset,
-        fork_return_addrs=image.first_exact_addrs,
+        first_exact_addrs=image.first_exact_addrs,
         guesses=image.guesses,
-        starts_above_frame=image.starts_above_frame,
         rethook_trampoline=None if rethook is None else rethook.trampoline,
         trampolines=recover_layout.trampolines,
     )

@@ -350,7 +350,11 @@ def test_tables_are_found_by_symbols(form: str) -> None:
     kernel = kernel_with_tables(form)
     image = probe_orc(kernel.prog)
     assert isinstance(image, OrcImage)
-    assert (image.count, image.guesses, image.starts_above_frame) == (len(SIMPLE), True, True)
+    assert (image.count, image.guesses, bool(image.first_exact_addrs)) == (
+        len(SIMPLE),
+        True,
+        True,
+    )
     assert image.code == ((CORE, CORE_END), (INIT, INIT + 0x1000))
     assert (image.form.type_bits, image.form.has_new_registers) == (
         2 if form == "B" else 3,
@@ -392,7 +396,7 @@ def test_start_of_the_walk_is_told_by_the_code(code: str, above: bool) -> None:
     kernel.put(start, bytes.fromhex(code.format(imm=imm, rel=rel)))
     image = probe_orc(kernel.prog)
     assert isinstance(image, OrcImage)
-    assert image.starts_above_frame is above
+    assert bool(image.first_exact_addrs) is above
     assert image.first_exact_addrs == ({RET_FROM_FORK} if above else set())
 
 

@@ -397,7 +397,7 @@ def test_frame_below_the_stack_is_not_read(d: DrawnOrc) -> None:
 
 def test_kernels_before_5_8_begin_at_the_saved_sp_and_skip_a_frame(d: DrawnOrc) -> None:
     sleeping(d)
-    d.changes["starts_above_frame"] = False
+    d.changes["first_exact_addrs"] = frozenset()
     d.starts(SCHEDULE, bp=d.first + 16)
     d.returns(SCHEDULE, call_by_bp())
     d.put(d.first + 16, 0, WAIT)

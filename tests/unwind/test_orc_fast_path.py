@@ -339,5 +339,5 @@ def test_stack_that_is_not_whole_has_no_signature(d: DrawnOrc) -> None:
 
 def test_kernels_before_5_8_have_no_fast_path(d: DrawnOrc) -> None:
     ordinary(d)
-    d.changes["starts_above_frame"] = False
+    d.changes["first_exact_addrs"] = frozenset()
     assert d.walker().signature(d.task(), d.stack_from(d.sp), no_recovery) is None

@@ -91,13 +91,8 @@ class OrcImage(msgspec.Struct, frozen=True):
     guesses: bool
     """Code without a rule is taken to have a frame pointer (v5.3). Before that the walk ended."""
     first_exact_addrs: frozenset[int]
-    """Virtual addresses at which __unwind_start() takes the first frame for that of a task that never ran."""
-
-    @property
-    def starts_above_frame(self) -> bool:
-        """A walk of a sleeping task begins above its ``struct inactive_task_frame``, and knows a task
-        that never ran (v5.8). Before that it began below, and skipped the first frame."""
-        return bool(self.first_exact_addrs)
+    """Virtual addresses at which __unwind_start() takes the first frame for that of a task that never ran.
+    Empty before v5.8."""
 
 
 def probe_orc(prog: Program) -> Union[OrcImage, OrcProblem]:

@@ -261,9 +261,8 @@ class Library:
             find=self.find,
             regs=self.layout.regs,
             frame_bp_offset=self.layout.first_frame_offset,
-            fork_return_addrs=frozenset(map(self.shifted, self.image.first_exact_addrs)),
+            first_exact_addrs=frozenset(map(self.shifted, self.image.first_exact_addrs)),
             guesses=self.image.guesses,
-            starts_above_frame=self.image.starts_above_frame,
             rethook_trampoline=None if self.rethook is None else self.shifted(self.rethook),
             trampolines=frozenset(self.shifted(addr) for addr in trampolines if addr is not None),
         )
