@@ -85,13 +85,13 @@ class OrcFastPath:
         first_exact_addrs: Set[int],
         trampolines: Set[int],
     ) -> None:
-        self._find = find
-        self._regs = regs
-        self._first_bp = frame_bp_offset
+        self.find = find
+        self.regs = regs
+        self.first_bp = frame_bp_offset
         from_end = regs.orig_ax_offset - regs.size_bytes
         self._orig_ax = slice(from_end, from_end + _WORD_BYTES)
-        self._first_exact_addrs = first_exact_addrs
-        self._trampolines = trampolines
+        self.first_exact_addrs = first_exact_addrs
+        self.trampolines = trampolines
         self._frame_layouts: BoundedCache[tuple[int, bytes], list[_FrameLayout]] = BoundedCache(
             _MAX_KINDS
         )
@@ -124,7 +124,7 @@ class OrcFastPath:
                     layouts.insert(0, layouts.pop(number))
                 return found
         try:
-            layout = self._follow_rules(data, base, make_recover)
+            layout = _Path(self, data, base, make_recover).layout()
         except (_Unusual, NotInDump, UnwindDataUnclear):
             return None
         self._frame_layouts[kind] = [layout, *layouts[: _MAX_FRAME_LAYOUTS - 1]]
@@ -139,14 +139,14 @@ class OrcFastPath:
         regs: tuple[tuple[int, Registers], ...] = ()
         if layout.regs_offsets:
             regs = tuple([(base + at, self._registers_at(data, at)) for at in layout.regs_offsets])
-            if any(self._regs.user_mode(registers) for _, registers in regs):
+            if any(self.regs.user_mode(registers) for _, registers in regs):
                 return None
         at = layout.user_regs_offset
         if at is not None:
-            raw = data[at : at + self._regs.size_bytes]
-            if not self._regs.saved_in_user_mode(raw):
+            raw = data[at : at + self.regs.size_bytes]
+            if not self.regs.saved_in_user_mode(raw):
                 return None
-            registers = self._regs.read(raw)
+            registers = self.regs.read(raw)
             # Their sp need not be what the rules lead to, but the walk fails if it leads down this stack.
             if stack.on_stack(registers["sp"], 1):
                 return None
@@ -156,110 +156,151 @@ class OrcFastPath:
         )
 
     def _registers_at(self, data: bytes, at: int) -> Registers:
-        return self._regs.read(data[at : at + self._regs.size_bytes])
+        return self.regs.read(data[at : at + self.regs.size_bytes])
 
-    def _follow_rules(
-        self, data: bytes, base: int, make_recover: Callable[[], Recover]
-    ) -> _FrameLayout:
-        """Return the frame layout of a stack, by its rules.
 
-        All positions are offsets from ``thread.sp``.
+class _Path:
+    """Follows the rules of one stack from frame to frame, and notes what decides where they lie.
 
-        :raises _Unusual: if it has no signature
+    All positions are offsets from ``thread.sp``.
+    """
+
+    def __init__(
+        self, rules: OrcFastPath, data: bytes, base: int, make_recover: Callable[[], Recover]
+    ) -> None:
+        self.rules = rules
+        self.data = data
+        self.base = base
+        self.make_recover = make_recover
+        self.recover: Optional[Recover] = None
+        self.ips: list[int] = []
+        self.ip_offsets: list[int] = []
+        self.recovered: list[int] = []
+        self.rewritten: list[tuple[int, int]] = []
+        self.pointers: dict[int, int] = {}  # where an address of the stack lies -> where it leads
+        self.kernel_regs: list[int] = []
+        self.regs_offsets: list[int] = []
+        self.user_regs: Optional[int] = None
+        self.bp_at = rules.first_bp  # where the bp of the current frame was saved
+        self.ip_at = self.bp_at + _WORD_BYTES
+        self.sp = self.ip_at + _WORD_BYTES
+        self.signal = False
+
+    def layout(self) -> _FrameLayout:
+        """Return the frame layout of the stack.
+
+        :raises _Unusual: if the stack has no signature
         """
-        end = len(data)
-
-        def word(at: int) -> int:
-            if not 0 <= at <= end - _WORD_BYTES:
-                raise _Unusual
-            return int.from_bytes(data[at : at + _WORD_BYTES], "little")
-
-        ips: list[int] = []
-        recovered: list[int] = []
-        rewritten: list[tuple[int, int]] = []
-        recover: Optional[Recover] = None
-        ip_offsets: list[int] = []
-        pointers: dict[int, int] = {}  # where an address of the stack lies -> where it leads to
-        kernel_regs: list[int] = []
-        regs_offsets: list[int] = []
-        bp_at: int = self._first_bp  # where the bp of the current frame was saved
-        ip_at, signal = bp_at + _WORD_BYTES, False
-        sp = ip_at + _WORD_BYTES
-        if sp >= end:  # the walk begins at sp, which has to be on the stack
+        if self.sp >= len(self.data):  # the walk begins at sp, which has to be on the stack
             raise _Unusual
-        user_regs: Optional[int] = None
-        while True:
-            ip = word(ip_at)
-            if ip in self._first_exact_addrs or len(ips) == _MAX_FRAMES:
-                raise _Unusual
-            ips.append(ip)
-            ip_offsets.append(ip_at)
-            if ip in self._trampolines:
-                if len(ips) == 1:
-                    raise _Unusual  # __unwind_start() does not recover it
-                if kernel_regs and kernel_regs[-1] == len(ips) - 1:
-                    raise _Unusual  # only one of them is recovered there, and by another word
-                recover = recover or make_recover()
-                ip = recover(ip, base + ip_at)
-                rewritten.append((len(ips) - 1, ip))
-            recovered.append(ip)
-            entry = self._find(ip if signal else ip - 1) if ip else None
-            if entry is None or entry.type is OrcType.UNDEFINED or entry.indirect:
-                raise _Unusual
-            if entry.type is OrcType.END_OF_STACK:
-                break
-            if entry.base == "sp":
-                cfa = sp + entry.offset
-            elif entry.base == "bp":
-                # The bp that was saved decides where the next frame lies.
-                bp = word(bp_at) - base
-                pointers[bp_at] = bp
-                cfa = bp + entry.offset
-            else:
-                raise _Unusual
-            signal = entry.signal
-            if entry.type is OrcType.CALL:
-                ip_at, next_sp = cfa - _WORD_BYTES, cfa
-                if entry.bp_from is not None:
-                    if entry.bp_from == "bp":
-                        raise _Unusual
-                    bp_at = cfa + entry.bp_offset
-                    word(bp_at)
-            elif entry.type is OrcType.REGS:
-                # bp is most often among the registers. No rule of objtool's says otherwise.
-                if not 0 <= cfa <= end - self._regs.size_bytes or entry.bp_from is not None:
-                    raise _Unusual
-                registers = self._registers_at(data, cfa)
-                if self._regs.user_mode(registers):
-                    user_regs = cfa
-                    break
-                kernel_regs.append(len(ips))
-                regs_offsets.append(cfa)
-                ip_at, bp_at = cfa + self._regs.ip_offset, cfa + self._regs.bp_offset
-                sp_at = cfa + self._regs.sp_offset
-                next_sp = pointers[sp_at] = registers["sp"] - base
-                if not 0 <= next_sp < end:
-                    raise _Unusual
-            else:
-                raise _Unusual
-            if next_sp <= sp:
-                raise _Unusual
-            sp = next_sp
-        if sorted(ip_offsets) != ip_offsets:
+        while self.go_to_caller(self.rule_of_frame()):
+            pass
+        if sorted(self.ip_offsets) != self.ip_offsets:
             raise _Unusual
-        offsets = sorted(pointers)
+        offsets = sorted(self.pointers)
         return _FrameLayout(
-            _words_at(ip_offsets),
-            tuple(ips),
-            tuple(rewritten),
-            tuple(recovered),
+            _words_at(self.ip_offsets),
+            tuple(self.ips),
+            tuple(self.rewritten),
+            tuple(self.recovered),
             _words_at(offsets),
-            tuple([pointers[offset] for offset in offsets]),
-            tuple(ip_offsets),
-            tuple(kernel_regs),
-            tuple(regs_offsets),
-            user_regs,
+            tuple([self.pointers[offset] for offset in offsets]),
+            tuple(self.ip_offsets),
+            tuple(self.kernel_regs),
+            tuple(self.regs_offsets),
+            self.user_regs,
         )
+
+    def word(self, at: int) -> int:
+        if not 0 <= at <= len(self.data) - _WORD_BYTES:
+            raise _Unusual
+        return int.from_bytes(self.data[at : at + _WORD_BYTES], "little")
+
+    def rule_of_frame(self) -> OrcEntry:
+        """Note the current frame, and return its rule."""
+        ip = self.word(self.ip_at)
+        if ip in self.rules.first_exact_addrs or len(self.ips) == _MAX_FRAMES:
+            raise _Unusual
+        self.ips.append(ip)
+        self.ip_offsets.append(self.ip_at)
+        if ip in self.rules.trampolines:
+            ip = self.original(ip)
+        self.recovered.append(ip)
+        entry = self.rules.find(ip if self.signal else ip - 1) if ip else None
+        if entry is None or entry.type is OrcType.UNDEFINED or entry.indirect:
+            raise _Unusual
+        return entry
+
+    def original(self, trampoline: int) -> int:
+        """Return the return address of the current frame that the kernel has rewritten."""
+        number = len(self.ips) - 1
+        if not number:
+            raise _Unusual  # __unwind_start() does not recover it
+        if self.kernel_regs and self.kernel_regs[-1] == number:
+            raise _Unusual  # only one of them is recovered there, and by another word
+        self.recover = self.recover or self.make_recover()
+        ip = self.recover(trampoline, self.base + self.ip_at)
+        self.rewritten.append((number, ip))
+        return ip
+
+    def go_to_caller(self, entry: OrcEntry) -> bool:
+        """Go to the next outer frame.
+
+        :return: False if there is none in the kernel
+        """
+        if entry.type is OrcType.END_OF_STACK:
+            return False
+        cfa = self.cfa(entry)
+        self.signal = entry.signal
+        if entry.type is OrcType.CALL:
+            next_sp = self.leave_call(entry, cfa)
+        elif entry.type is OrcType.REGS:
+            next_sp = self.leave_regs(entry, cfa)
+            if self.user_regs is not None:
+                return False
+        else:
+            raise _Unusual
+        if next_sp <= self.sp:
+            raise _Unusual
+        self.sp = next_sp
+        return True
+
+    def cfa(self, entry: OrcEntry) -> int:
+        if entry.base == "sp":
+            return self.sp + entry.offset
+        if entry.base == "bp":
+            # The bp that was saved decides where the next frame lies.
+            bp = self.pointers[self.bp_at] = self.word(self.bp_at) - self.base
+            return bp + entry.offset
+        raise _Unusual
+
+    def leave_call(self, entry: OrcEntry, cfa: int) -> int:
+        """Note where ip and bp of the caller were saved, and return its sp."""
+        self.ip_at = cfa - _WORD_BYTES
+        if entry.bp_from == "bp":
+            raise _Unusual
+        if entry.bp_from == "cfa":
+            self.bp_at = cfa + entry.bp_offset
+            self.word(self.bp_at)  # it has to be on the stack
+        return cfa
+
+    def leave_regs(self, entry: OrcEntry, cfa: int) -> int:
+        """Note the ``pt_regs`` at *cfa*, and return the sp of the code that was interrupted."""
+        regs = self.rules.regs
+        # bp is most often among the registers. No rule of objtool's says otherwise.
+        if not 0 <= cfa <= len(self.data) - regs.size_bytes or entry.bp_from is not None:
+            raise _Unusual
+        registers = regs.read(self.data[cfa : cfa + regs.size_bytes])
+        if regs.user_mode(registers):
+            self.user_regs = cfa
+            return self.sp
+        self.kernel_regs.append(len(self.ips))
+        self.regs_offsets.append(cfa)
+        self.ip_at, self.bp_at = cfa + regs.ip_offset, cfa + regs.bp_offset
+        sp = self.pointers[cfa + regs.sp_offset] = registers["sp"] - self.base
+        if not 0 <= sp < len(self.data):
+            raise _Unusual
+        return sp
 
 
 def _is_same(
