@@ -3,19 +3,32 @@
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Callable, Optional
 
 import msgspec
 from drgn import FaultError, Program
 
-__all__ = ("FindStack", "NotInDump", "StackMemory", "TaskStackReader", "read_stack")
+__all__ = (
+    "FindStack",
+    "NotInDump",
+    "ReadWords",
+    "StackMemory",
+    "TaskStackReader",
+    "read_stack",
+    "words_at",
+)
 
 FindStack = Callable[[int], Optional["StackMemory"]]
 """``get_stack_info_noinstr()``: virtual address -> the stack that holds it; ``None`` if no stack may."""
 
+ReadWords = Callable[[bytes, int], tuple[int, ...]]
+"""(memory, where to begin in it) -> some words, at offsets from there."""
+
 _ADDRESS_SPACE_BYTES = 1 << 64
+_FORMATS = {4: "I", 8: "Q"}
 
 
 class NotInDump(Exception):
@@ -152,3 +165,16 @@ def _read_by_page(
             holes.append((addr, next_addr))
         addr = next_addr
     return bytes(data), tuple(holes)
+
+
+def words_at(offsets: Iterable[int], word_bytes: int) -> ReadWords:
+    """Return a function that reads the words at these offsets, all in one call.
+
+    :param offsets: In bytes, ascending; no two words overlap
+    :param word_bytes: 4 or 8
+    """
+    format_, end = "<", 0
+    for offset in offsets:
+        format_ += f"{offset - end}x{_FORMATS[word_bytes]}"
+        end = offset + word_bytes
+    return struct.Struct(format_).unpack_from

@@ -117,8 +117,6 @@ class Signature(msgspec.Struct, frozen=True):
     """The walk ends at user-mode ``pt_regs``."""
     regs: tuple[tuple[int, Registers], ...]
     """Virtual address and registers of each ``pt_regs``, those of user mode last."""
-    ip_offsets: tuple[int, ...]
-    """Offset from the saved stack pointer, in bytes, of the word that holds each of :attr:`ips`."""
 
     @property
     def key(self) -> tuple[tuple[int, ...], tuple[int, ...], bool]:

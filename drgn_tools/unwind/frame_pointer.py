@@ -361,8 +361,7 @@ class FramePointerWalker(Walker):
     def __init__(self, rules: UnwindRules, trampolines: frozenset[int] = frozenset()) -> None:
         self.encoding = rules.encoding.value
         self._rules = rules
-        self._trampolines = trampolines
-        self._fast_path = FastPath(rules)
+        self._fast_path = FastPath(rules, trampolines)
 
     def walk_sleeping(self, task: Task, stack: StackMemory, recover: Recover) -> Walk:
         """Walk the stack of a task that is not on a CPU: see :func:`walk_task_stack`."""
@@ -379,18 +378,4 @@ class FramePointerWalker(Walker):
         self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]
     ) -> Optional[Signature]:
         """Return the walk of :meth:`walk_sleeping` in short: see :class:`~.fast_path.FastPath`."""
-        found = self._fast_path.signature(stack, task.thread_sp)
-        if found is None or self._trampolines.isdisjoint(found.ips):
-            return found
-        # Where frames lie does not depend on their return addresses.
-        recover = recovery_of(task)
-        try:
-            ips = tuple(
-                [
-                    recover(ip, task.thread_sp + at) if ip in self._trampolines else ip
-                    for ip, at in zip(found.ips, found.ip_offsets)
-                ]
-            )
-        except NotInDump:
-            return None
-        return Signature(ips, found.kernel_regs, found.user_mode, found.regs, found.ip_offsets)
+        return self._fast_path.signature(stack, task.thread_sp, lambda: recovery_of(task))

@@ -4,8 +4,21 @@
 Where the frames of a stack lie is decided by a few of its words: the return addresses, and each bp and
 sp that a rule uses. Most stacks are like one that was seen before. So these words are first
 compared with those of the last stacks of the same kind (their frame layouts). If none is the same, the
-rules are followed one by one. A kind is a length and what entered the kernel. The length varies, because
-system calls begin at a random offset (CONFIG_RANDOMIZE_KSTACK_OFFSET).
+rules are followed one by one.
+
+A system call leaves a gap of random size on the stack (CONFIG_RANDOMIZE_KSTACK_OFFSET). Therefore the
+upper part of a frame layout counts from the end of the stack. Higher addresses above::
+
+    (end of the stack)
+    struct pt_regs of user mode      |
+    return to entry_SYSCALL_64       | upper part: negative offsets, from the end
+    bp of the caller                 <-+
+    (gap: add_random_kstack_offset)    |
+    ...                                |
+    bp of do_syscall_64() -------------+ lower part: offsets from thread.sp
+    ...                              |
+    struct inactive_task_frame       |
+    (thread.sp)
 
 If a stack has a signature, :meth:`.orc.OrcWalker.walk_sleeping` finds the same frames on it. If
 something about a stack is unusual, it has no signature. Pure, as the walker is.
@@ -13,9 +26,8 @@ something about a stack is unusual, it has no signature. Pure, as the walker is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from struct import Struct as Format
-from typing import Callable, Optional
+from collections.abc import Set
+from typing import Callable, Optional, Union
 
 import msgspec
 
@@ -24,7 +36,7 @@ from ..arch.x86.orc_entry import OrcEntry, OrcType
 from ..arch.x86.orc_tables import UnwindDataUnclear
 from ..arch.x86.pt_regs import X86Regs
 from ..bounded_cache import BoundedCache
-from ..kernel.stack_memory import NotInDump, StackMemory
+from ..kernel.stack_memory import NotInDump, ReadWords, StackMemory, words_at
 from .base import Recover, Signature
 
 __all__ = ("OrcFastPath",)
@@ -32,35 +44,70 @@ __all__ = ("OrcFastPath",)
 _WORD_BYTES = 8
 _MAX_KINDS = 8192
 """Kinds of stacks whose frame layouts are kept."""
-_MAX_FRAME_LAYOUTS = 16
+_MAX_FRAME_LAYOUTS = 32
 """Frame layouts of one kind that are tried, those used last first."""
 _MAX_FRAMES = 512
 """A stack with more frames is unusual."""
 
 
 class _FrameLayout(msgspec.Struct, frozen=True):
-    """Where the words lie that decide the frames of a stack, and what they are."""
+    """Where the words lie that decide the frames of a stack, and what they are.
 
-    unpack_ips: Callable[[bytes], tuple[int, ...]]
-    """The stack from ``thread.sp`` on -> the words that are addresses of code."""
-    ips: tuple[int, ...]
+    Positions are in bytes: from ``thread.sp`` up, or if negative, from the end of the stack down.
+    """
+
+    lower_bytes: int
+    """Size of the lower part."""
+    upper_bytes: int
+    """Size of the upper part."""
+    read_lower_ips: ReadWords
+    """Reads the addresses of code in the lower part."""
+    lower_ips: tuple[int, ...]
     """What they are. Some may be trampolines, which the kernel has written over return addresses."""
-    rewritten: tuple[tuple[int, int], ...]
-    """(index, original) of each trampoline among them."""
+    read_upper_ips: ReadWords
+    """The same for the upper part."""
+    upper_ips: tuple[int, ...]
+    """What they are."""
+    rewritten: tuple[tuple[int, int, int], ...]
+    """(trampoline, position, original) of each trampoline among them."""
     recovered: tuple[int, ...]
     """As :attr:`.base.Signature.ips`: with the originals."""
-    unpack_pointers: Callable[[bytes], tuple[int, ...]]
-    """The stack from ``thread.sp`` on -> the words that rules use and that are addresses of the stack."""
+    read_pointers: ReadWords
+    """Reads the words that rules use and that are addresses of the stack. All lie in the lower part."""
     leads_to: tuple[int, ...]
-    """What they are, as offsets from ``thread.sp`` in bytes."""
-    ip_offsets: tuple[int, ...]
-    """As :attr:`.base.Signature.ip_offsets`."""
+    """What they are, as positions."""
     kernel_regs: tuple[int, ...]
     """As :attr:`.base.Signature.kernel_regs`."""
-    regs_offsets: tuple[int, ...]
-    """Offset from ``thread.sp`` of each kernel-mode ``pt_regs``, in bytes."""
-    user_regs_offset: Optional[int]
-    """The same for the user-mode ``pt_regs`` at the end; ``None`` without one."""
+    regs_at: tuple[int, ...]
+    """Position of each kernel-mode ``pt_regs``."""
+    user_regs_at: Optional[int]
+    """Position of the user-mode ``pt_regs`` that end the walk; ``None`` without one."""
+
+    def is_that_of(self, data: bytes, base: int, make_recover: Callable[[], Recover]) -> bool:
+        """Return whether a stack has this frame layout.
+
+        :param data: The stack from ``thread.sp`` on
+        :param base: ``thread.sp``, a virtual address
+        """
+        upper_at = len(data) - self.upper_bytes
+        if upper_at < self.lower_bytes or self.read_lower_ips(data, 0) != self.lower_ips:
+            return False
+        if self.read_upper_ips(data, upper_at) != self.upper_ips:
+            return False
+        end = base + len(data)
+        pointers = tuple([at + (base if at >= 0 else end) for at in self.leads_to])
+        if self.read_pointers(data, 0) != pointers:
+            return False
+        if not self.rewritten:
+            return True
+        recover = make_recover()
+        try:
+            return all(
+                recover(trampoline, at + (base if at >= 0 else end)) == original
+                for trampoline, at, original in self.rewritten
+            )
+        except NotInDump:
+            return False
 
 
 class _Unusual(Exception):
@@ -92,7 +139,8 @@ class OrcFastPath:
         self._orig_ax = slice(from_end, from_end + _WORD_BYTES)
         self.first_exact_addrs = first_exact_addrs
         self.trampolines = trampolines
-        self._frame_layouts: BoundedCache[tuple[int, bytes], list[_FrameLayout]] = BoundedCache(
+        self._last_regs = slice(-regs.size_bytes, None)
+        self._frame_layouts: BoundedCache[Union[int, bytes], list[_FrameLayout]] = BoundedCache(
             _MAX_KINDS
         )
 
@@ -112,23 +160,32 @@ class OrcFastPath:
             return None
         if base + len(data) != stack.begin_addr + stack.size_bytes:
             return None
-        # The number of the system call, if user mode entered by one; any other word does no harm.
-        kind = len(data), data[self._orig_ax]
+        kind = self._kind(data)
         layouts = self._frame_layouts.get(kind, [])
         for number, known in enumerate(layouts):
-            if known.unpack_ips(data) != known.ips or not _is_same(known, data, base, make_recover):
-                continue
-            found = self._laid_out_as(stack, known)
-            if found is not None:
-                if number:
-                    layouts.insert(0, layouts.pop(number))
-                return found
+            if known.is_that_of(data, base, make_recover):
+                found = self._laid_out_as(stack, known)
+                if found is not None:
+                    if number:
+                        layouts.insert(0, layouts.pop(number))
+                    return found
         try:
             layout = _Path(self, data, base, make_recover).layout()
         except (_Unusual, NotInDump, UnwindDataUnclear):
             return None
         self._frame_layouts[kind] = [layout, *layouts[: _MAX_FRAME_LAYOUTS - 1]]
         return self._laid_out_as(stack, layout)
+
+    def _kind(self, data: bytes) -> Union[int, bytes]:
+        """Return what tells most stacks apart: the number of the system call, or the length of the stack.
+
+        Any other word in place of them does no harm.
+        """
+        if len(data) >= self.regs.size_bytes and self.regs.saved_in_user_mode(
+            data[self._last_regs]
+        ):
+            return data[self._orig_ax]
+        return len(data)
 
     def _laid_out_as(self, stack: StackMemory, layout: _FrameLayout) -> Optional[Signature]:
         """Return the signature of a stack with a known frame layout.
@@ -137,23 +194,23 @@ class OrcFastPath:
         """
         data, base = stack.data, stack.data_addr
         regs: tuple[tuple[int, Registers], ...] = ()
-        if layout.regs_offsets:
-            regs = tuple([(base + at, self._registers_at(data, at)) for at in layout.regs_offsets])
+        if layout.regs_at:
+            offsets = [at if at >= 0 else at + len(data) for at in layout.regs_at]
+            regs = tuple([(base + offset, self._registers_at(data, offset)) for offset in offsets])
             if any(self.regs.user_mode(registers) for _, registers in regs):
                 return None
-        at = layout.user_regs_offset
+        at = layout.user_regs_at
         if at is not None:
-            raw = data[at : at + self.regs.size_bytes]
+            offset = at if at >= 0 else at + len(data)
+            raw = data[offset : offset + self.regs.size_bytes]
             if not self.regs.saved_in_user_mode(raw):
                 return None
             registers = self.regs.read(raw)
             # Their sp need not be what the rules lead to, but the walk fails if it leads down this stack.
             if stack.on_stack(registers["sp"], 1):
                 return None
-            regs = (*regs, (base + at, registers))
-        return Signature(
-            layout.recovered, layout.kernel_regs, at is not None, regs, layout.ip_offsets
-        )
+            regs = (*regs, (base + offset, registers))
+        return Signature(layout.recovered, layout.kernel_regs, at is not None, regs)
 
     def _registers_at(self, data: bytes, at: int) -> Registers:
         return self.regs.read(data[at : at + self.regs.size_bytes])
@@ -162,7 +219,7 @@ class OrcFastPath:
 class _Path:
     """Follows the rules of one stack from frame to frame, and notes what decides where they lie.
 
-    All positions are offsets from ``thread.sp``.
+    All offsets are from ``thread.sp``, in bytes.
     """
 
     def __init__(
@@ -176,53 +233,94 @@ class _Path:
         self.ips: list[int] = []
         self.ip_offsets: list[int] = []
         self.recovered: list[int] = []
-        self.rewritten: list[tuple[int, int]] = []
+        self.rewritten: list[tuple[int, int]] = []  # (index, original)
         self.pointers: dict[int, int] = {}  # where an address of the stack lies -> where it leads
         self.kernel_regs: list[int] = []
         self.regs_offsets: list[int] = []
         self.user_regs: Optional[int] = None
         self.bp_at = rules.first_bp  # where the bp of the current frame was saved
-        self.ip_at = self.bp_at + _WORD_BYTES
-        self.sp = self.ip_at + _WORD_BYTES
+        self.sp = self.bp_at + 2 * _WORD_BYTES
         self.signal = False
+        # What was used of the stack, and of that what lies behind the last pointer that was followed.
+        self.used_end = self.sp + _WORD_BYTES  # the walk begins at sp, which has to be on the stack
+        self.upper_begin = len(data)
+        self.lower_bytes = self.lower_frames = self.lower_regs = 0
+        self.last_pointer: Optional[int] = None
 
     def layout(self) -> _FrameLayout:
         """Return the frame layout of the stack.
 
         :raises _Unusual: if the stack has no signature
         """
-        if self.sp >= len(self.data):  # the walk begins at sp, which has to be on the stack
+        if self.used_end > len(self.data):
             raise _Unusual
+        self.add_frame(self.bp_at + _WORD_BYTES)
         while self.go_to_caller(self.rule_of_frame()):
             pass
-        if sorted(self.ip_offsets) != self.ip_offsets:
+        if not self.pointers:
+            self.end_lower_part(upper_begin=len(self.data))
+        if self.upper_begin < self.lower_bytes:
             raise _Unusual
-        offsets = sorted(self.pointers)
+        if any(offset >= above for offset, above in zip(self.ip_offsets, self.ip_offsets[1:])):
+            raise _Unusual
+        frames, length = self.lower_frames, len(self.data)
+        pointers = sorted(self.pointers)
         return _FrameLayout(
-            _words_at(self.ip_offsets),
-            tuple(self.ips),
-            tuple(self.rewritten),
+            self.lower_bytes,
+            length - self.upper_begin,
+            words_at(self.ip_offsets[:frames], _WORD_BYTES),
+            tuple(self.ips[:frames]),
+            words_at([at - self.upper_begin for at in self.ip_offsets[frames:]], _WORD_BYTES),
+            tuple(self.ips[frames:]),
+            tuple(
+                (self.ips[i], self.position(self.ip_offsets[i], i < frames), original)
+                for i, original in self.rewritten
+            ),
             tuple(self.recovered),
-            _words_at(offsets),
-            tuple([self.pointers[offset] for offset in offsets]),
-            tuple(self.ip_offsets),
+            words_at(pointers, _WORD_BYTES),
+            tuple(self.position(self.pointers[at], at != self.last_pointer) for at in pointers),
             tuple(self.kernel_regs),
-            tuple(self.regs_offsets),
-            self.user_regs,
+            tuple(self.position(at, i < self.lower_regs) for i, at in enumerate(self.regs_offsets)),
+            None if self.user_regs is None else self.position(self.user_regs, not self.pointers),
         )
 
-    def word(self, at: int) -> int:
-        if not 0 <= at <= len(self.data) - _WORD_BYTES:
+    def position(self, offset: int, in_lower_part: bool) -> int:
+        return offset if in_lower_part else offset - len(self.data)
+
+    def use(self, at: int, size_bytes: int = _WORD_BYTES) -> bytes:
+        if at % _WORD_BYTES or not 0 <= at <= len(self.data) - size_bytes:
             raise _Unusual
-        return int.from_bytes(self.data[at : at + _WORD_BYTES], "little")
+        self.used_end = max(self.used_end, at + size_bytes)
+        self.upper_begin = min(self.upper_begin, at)
+        return self.data[at : at + size_bytes]
+
+    def follow(self, at: int) -> int:
+        """Return where a saved bp or sp leads. All that is found from there on is the upper part."""
+        if at in self.pointers:
+            raise _Unusual
+        to = int.from_bytes(self.use(at), "little") - self.base
+        if not 0 <= to < len(self.data):
+            raise _Unusual
+        self.pointers[at], self.last_pointer = to, at
+        self.end_lower_part(upper_begin=to)
+        return to
+
+    def end_lower_part(self, upper_begin: int) -> None:
+        # sp has to grow: the upper part must not begin below the last one of the lower part.
+        self.lower_bytes = max(self.used_end, self.sp)
+        self.lower_frames, self.lower_regs = len(self.ips), len(self.regs_offsets)
+        self.upper_begin = upper_begin
+
+    def add_frame(self, ip_at: int) -> None:
+        """Note a frame whose address lies at *ip_at*."""
+        self.ips.append(int.from_bytes(self.use(ip_at), "little"))
+        self.ip_offsets.append(ip_at)
 
     def rule_of_frame(self) -> OrcEntry:
-        """Note the current frame, and return its rule."""
-        ip = self.word(self.ip_at)
-        if ip in self.rules.first_exact_addrs or len(self.ips) == _MAX_FRAMES:
+        """Return the rule of the last frame that was noted."""
+        ip = self.ips[-1]
+        if ip in self.rules.first_exact_addrs or len(self.ips) > _MAX_FRAMES:
             raise _Unusual
-        self.ips.append(ip)
-        self.ip_offsets.append(self.ip_at)
         if ip in self.rules.trampolines:
             ip = self.original(ip)
         self.recovered.append(ip)
@@ -239,7 +337,7 @@ class _Path:
         if self.kernel_regs and self.kernel_regs[-1] == number:
             raise _Unusual  # only one of them is recovered there, and by another word
         self.recover = self.recover or self.make_recover()
-        ip = self.recover(trampoline, self.base + self.ip_at)
+        ip = self.recover(trampoline, self.base + self.ip_offsets[-1])
         self.rewritten.append((number, ip))
         return ip
 
@@ -269,67 +367,30 @@ class _Path:
         if entry.base == "sp":
             return self.sp + entry.offset
         if entry.base == "bp":
-            # The bp that was saved decides where the next frame lies.
-            bp = self.pointers[self.bp_at] = self.word(self.bp_at) - self.base
-            return bp + entry.offset
+            return self.follow(self.bp_at) + entry.offset
         raise _Unusual
 
     def leave_call(self, entry: OrcEntry, cfa: int) -> int:
-        """Note where ip and bp of the caller were saved, and return its sp."""
-        self.ip_at = cfa - _WORD_BYTES
+        """Note the caller and where its bp was saved, and return its sp."""
+        self.add_frame(cfa - _WORD_BYTES)
         if entry.bp_from == "bp":
             raise _Unusual
         if entry.bp_from == "cfa":
             self.bp_at = cfa + entry.bp_offset
-            self.word(self.bp_at)  # it has to be on the stack
+            self.use(self.bp_at)  # it has to be on the stack
         return cfa
 
     def leave_regs(self, entry: OrcEntry, cfa: int) -> int:
         """Note the ``pt_regs`` at *cfa*, and return the sp of the code that was interrupted."""
         regs = self.rules.regs
         # bp is most often among the registers. No rule of objtool's says otherwise.
-        if not 0 <= cfa <= len(self.data) - regs.size_bytes or entry.bp_from is not None:
+        if entry.bp_from is not None or cfa < self.sp:
             raise _Unusual
-        registers = regs.read(self.data[cfa : cfa + regs.size_bytes])
-        if regs.user_mode(registers):
+        if regs.saved_in_user_mode(self.use(cfa, regs.size_bytes)):
             self.user_regs = cfa
             return self.sp
         self.kernel_regs.append(len(self.ips))
         self.regs_offsets.append(cfa)
-        self.ip_at, self.bp_at = cfa + regs.ip_offset, cfa + regs.bp_offset
-        sp = self.pointers[cfa + regs.sp_offset] = registers["sp"] - self.base
-        if not 0 <= sp < len(self.data):
-            raise _Unusual
-        return sp
-
-
-def _is_same(
-    layout: _FrameLayout, data: bytes, base: int, make_recover: Callable[[], Recover]
-) -> bool:
-    """Return whether a stack has a frame layout, after its addresses of code were found equal."""
-    if layout.unpack_pointers(data) != tuple(map(base.__add__, layout.leads_to)):
-        return False
-    if not layout.rewritten:
-        return True
-    recover = make_recover()
-    try:
-        return all(
-            recover(layout.ips[index], base + layout.ip_offsets[index]) == original
-            for index, original in layout.rewritten
-        )
-    except NotInDump:
-        return False
-
-
-def _words_at(offsets: Sequence[int]) -> Callable[[bytes], tuple[int, ...]]:
-    """Return a function that returns the words of a stack at these offsets, which ascend.
-
-    :raises _Unusual: if two words overlap, on a stack that is not aligned
-    """
-    words, end = "<", 0
-    for offset in offsets:
-        if offset < end:
-            raise _Unusual
-        words += f"{offset - end}xQ"
-        end = offset + _WORD_BYTES
-    return Format(words).unpack_from
+        self.add_frame(cfa + regs.ip_offset)
+        self.bp_at = cfa + regs.bp_offset
+        return self.follow(cfa + regs.sp_offset)

@@ -64,7 +64,7 @@ def test_helpers_of_drgn_find_the_copy_of_each_cpu(
 
 @pytest.mark.lab
 def test_stock_kernel_is_the_same() -> None:
-    core = str(lab_file("debian.core"))
+    core = str(lab_file("debian.core").resolve())
     by_table, by_btf = without_variables(core), open_program(core=core)
     assert same_variables(by_table, by_btf) > 50
     assert audit_kernel(by_table) == audit_kernel(by_btf)

@@ -45,7 +45,7 @@ class MadeUp(Walker):
     def signature(
         self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]
     ) -> Optional[Signature]:
-        return Signature(tuple(step.ip for step in self.walk.steps), (), False, (), ())
+        return Signature(tuple(step.ip for step in self.walk.steps), (), False, ())
 
 
 class MissesFrames(MadeUp):

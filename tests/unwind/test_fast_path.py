@@ -22,7 +22,7 @@ from drgn_tools.arch.x86.frame_pointer_rules import UnwindRules
 from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64
 from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
 from drgn_tools.kernel.tasks import Task
-from drgn_tools.unwind.base import End, Recover, Signature
+from drgn_tools.unwind.base import End, Recover, Signature, nothing_rewritten
 from drgn_tools.unwind.fast_path import FastPath
 from drgn_tools.unwind.frame_pointer import FramePointerWalker, walk_task_stack
 
@@ -234,11 +234,14 @@ def seen_by_the_walk(stack: StackMemory, sp: int, rules: UnwindRules) -> Optiona
             for step in walk.steps
             if step.regs is not None and step.raw_regs is not None
         ),
-        ip_offsets=tuple(step.found_at - sp for step in in_kernel if step.found_at is not None),
     )
 
 
 # ---- the comparison
+
+
+def no_recovery() -> Recover:
+    return nothing_rewritten
 
 
 @every_kernel
@@ -259,21 +262,21 @@ def test_signature_of_any_stack_is_that_of_its_walk_whatever_was_seen_before(
     def compare(top: Top, items: list[Item], alike: list[Stack]) -> None:
         knows_the_others = FastPath(rules)
         first = Drawn(rules, top, items, (0xA0,) * 4).drawing
-        last = knows_the_others.signature(first.task_stack(), first.sp)
+        last = knows_the_others.signature(first.task_stack(), first.sp, no_recovery)
         for ips, damaged, view in alike:
             drawn = Drawn(rules, top, items, ips, bases[view.base])
             for what in damaged:
                 drawn.damage(what)
             stack, sp = drawn.seen(view)
             by_walk = seen_by_the_walk(stack, sp, rules)
-            found = knows_the_others.signature(stack, sp)
+            found = knows_the_others.signature(stack, sp, no_recovery)
             assert found is None or found == by_walk
-            assert found == FastPath(rules).signature(stack, sp)
+            assert found == FastPath(rules).signature(stack, sp, no_recovery)
             counts["stacks"] += 1
             counts["usual walks"] += by_walk is not None
             counts["signatures"] += found is not None
             if found is not None and last is not None:
-                counts["laid out as another"] += found.ip_offsets is last.ip_offsets
+                counts["laid out as another"] += found.kernel_regs is last.kernel_regs
             last = found or last
 
     compare()
@@ -292,7 +295,7 @@ def test_ordinary_stacks_have_a_signature(rules: UnwindRules) -> None:
         fast_path = FastPath(rules)
         for items in stacks:
             d = Drawn(rules, top, items, ips).drawing
-            found = fast_path.signature(d.task_stack(), d.sp)
+            found = fast_path.signature(d.task_stack(), d.sp, no_recovery)
             assert found is not None
             assert found == seen_by_the_walk(d.task_stack(), d.sp, d.rules)
 
@@ -315,7 +318,7 @@ def test_special_last_frame_is_seen_where_the_stack_before_had_an_ordinary_one(
         by_walk = seen_by_the_walk(d.task_stack(), d.sp, rules)
         assert by_walk is not None
         is_special = len(by_walk.ips) == 2
-        assert signature(d.task_stack(), d.sp) == (None if is_special else by_walk)
+        assert signature(d.task_stack(), d.sp, no_recovery) == (None if is_special else by_walk)
 
 
 @pytest.mark.parametrize("target", ["below", "itself", "overlap", "off the stack"])
@@ -331,16 +334,16 @@ def test_frame_pointer_that_does_not_lead_up_has_none(rules: UnwindRules, target
         "off the stack": d.end + 4096,
     }[target]
     signature = FastPath(rules).signature
-    assert signature(d.task_stack(), d.sp) is not None
+    assert signature(d.task_stack(), d.sp, no_recovery) is not None
     d.put(upper, bp)
-    assert signature(d.task_stack(), d.sp) is None
-    assert FastPath(rules).signature(d.task_stack(), d.sp) is None
+    assert signature(d.task_stack(), d.sp, no_recovery) is None
+    assert FastPath(rules).signature(d.task_stack(), d.sp, no_recovery) is None
 
 
 def test_first_frame_may_lie_where_the_stack_pointer_is() -> None:
     rules = replace(MACHINES["64-lsb"], frame_bp_offset=0)
     d = Drawn(rules, Top("syscall"), [Item(False, 3)], (0xA0,)).drawing
-    found = FastPath(rules).signature(d.task_stack(), d.sp)
+    found = FastPath(rules).signature(d.task_stack(), d.sp, no_recovery)
     assert found is not None
     assert found == seen_by_the_walk(d.task_stack(), d.sp, rules)
 
@@ -351,7 +354,7 @@ def test_first_frame_pointer_that_looks_encoded_has_none() -> None:
     d.frame(d.last_frame, 0, LAST_RET)
     d.sp = d.regs(d.last_frame - 512, ip=0xFA11, cs=KERNEL_CS, bp=d.last_frame) - 40
     assert [step.ip for step in d.walk().steps] == [LAST_RET]
-    assert FastPath(d.rules).signature(d.task_stack(), d.sp) is None
+    assert FastPath(d.rules).signature(d.task_stack(), d.sp, no_recovery) is None
 
 
 def interrupted() -> Drawing:
@@ -363,9 +366,9 @@ def interrupted() -> Drawing:
 def test_stack_with_a_hole_or_without_its_end_has_none() -> None:
     d = interrupted()
     stack, signature = d.task_stack(), FastPath(d.rules).signature
-    assert signature(stack, d.sp) is not None
-    assert signature(replace(stack, holes=((d.end - 8, d.end),)), d.sp) is None
-    assert signature(replace(stack, data=stack.data[:-8]), d.sp) is None
+    assert signature(stack, d.sp, no_recovery) is not None
+    assert signature(replace(stack, holes=((d.end - 8, d.end),)), d.sp, no_recovery) is None
+    assert signature(replace(stack, data=stack.data[:-8]), d.sp, no_recovery) is None
 
 
 @pytest.mark.parametrize("kernel", [name for name in MACHINES if "msb" in name])
@@ -382,7 +385,7 @@ def test_msb_stack_whose_pointers_all_look_encoded_has_none(kernel: str) -> None
         (half, True),
     ):
         d = Drawn(rules, Top("syscall"), [Item(False, 3)], (0xA0,), base).drawing
-        found = FastPath(rules).signature(d.task_stack(), d.sp)
+        found = FastPath(rules).signature(d.task_stack(), d.sp, no_recovery)
         assert (found is not None) is has_one
         if found is not None:
             assert found == seen_by_the_walk(d.task_stack(), d.sp, rules)
@@ -400,7 +403,7 @@ def signature_of_task(
 def test_signature_has_the_addresses_that_recovery_finds() -> None:
     d = interrupted()
     walk, asked = d.walk_and_note()
-    found = FastPath(d.rules).signature(d.task_stack(), d.sp)
+    found = FastPath(d.rules).signature(d.task_stack(), d.sp, no_recovery)
     assert found is not None
     asked_again = []
 

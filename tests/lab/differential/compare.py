@@ -21,7 +21,7 @@ from drgn_tools.unwind.orc import OrcWalker
 from drgn_tools.verdict.reliable import Judgement, judge
 
 from .library import Library, Stack, Walked
-from .words import HOW_OFTEN, MIXES, Code, Words, mutated
+from .words import HOW_OFTEN, MIXES, Code, Words, moved, mutated
 
 __all__ = ("Difference", "Figures", "compare_random_stacks")
 
@@ -216,15 +216,34 @@ class _Comparison:
             if self.random.randrange(2):
                 self.library.set_originals(words.originals(64))
             # A stack and its mutants one after the other: so the fast path knows its frame layout.
-            mutants = bytearray()
+            mutants = []
             for i, used in good:
-                one = data[n * i : n * (i + 1)]
-                mutants += one
+                one, sp = data[n * i : n * (i + 1)], sps[i] - self.begin
+                if self.random.randrange(2):
+                    one = self.of_system_call(one)
+                mutants.append((one, sp))
                 for _ in range(_MUTANTS):
-                    mutants += mutated(one, data[: 8 * 1024], used, self.random)
-            sps = array("Q", [sps[i] for i, _ in good for _ in range(_MUTANTS + 1)])
-            self.batch(f"mutants of {mix}", bytes(mutants), sps)
+                    other, at = one, sp
+                    if not self.random.randrange(4) and 0 < sp < n:
+                        other, at = moved(one, sp, self.begin, used, self.random)
+                    if other is one or self.random.randrange(2):
+                        other = mutated(other, data[: 8 * 1024], used, self.random)
+                    mutants.append((other, at))
+            sps = array("Q", [self.begin + sp for _, sp in mutants])
+            self.batch(f"mutants of {mix}", b"".join(stack for stack, _ in mutants), sps)
             left -= len(sps)
+
+    def of_system_call(self, stack: bytes) -> bytes:
+        """Return a stack that ends with the registers of a system call: its kind is not its length."""
+        regs = bytearray(stack[-_REGS_BYTES:])
+        self.put_registers(regs, orig_ax=self.random.randrange(2), cs=0x33)
+        return stack[:-_REGS_BYTES] + bytes(regs)
+
+    def put_registers(self, regs: bytearray, **values: int) -> None:
+        """Write registers into a ``struct pt_regs``."""
+        offsets = {name: at for name, at, _ in self.library.layout.regs.fields}
+        for name, value in values.items():
+            regs[offsets[name] : offsets[name] + 8] = value.to_bytes(8, "little")
 
     def thread_sp(self) -> int:
         random, words = self.random, self.stack_bytes // 8
@@ -264,16 +283,16 @@ class _Comparison:
             if self.same_walk(walked, walk):
                 self.same_verdict(walked, walk, judgement)
             if signature is not None:
-                good.append((i, self.words_used(sp, signature)))
-                self.same_signature(sp, walk, signature)
+                good.append((i, self.words_used(walk)))
+                self.same_signature(walk, signature)
         return good
 
-    def words_used(self, sp: int, signature: Signature) -> list[int]:
+    def words_used(self, walk: Walk) -> list[int]:
         """Return the offsets of the words of a stack with return addresses, saved bp and sp, and cs."""
-        first = sp - self.begin
-        used = [first + at + n for at in signature.ip_offsets for n in (0, -8, -8, -16)]
-        used += [addr - self.begin + at for addr, _ in signature.regs for at in (32, 128, 136, 152)]
-        return used
+        found = [step.found_at - self.begin for step in walk.steps if step.found_at is not None]
+        regs = [step.regs - self.begin for step in walk.steps if step.regs is not None]
+        used = [at + n for at in found for n in (0, -8, -8, -16)]
+        return used + [at + n for at in regs for n in (32, 128, 136, 152)]
 
     def frame_off_stack(self, sp: int) -> bool:
         """The kernel reads ``struct inactive_task_frame`` without a test of its bounds; on a real one
@@ -322,7 +341,7 @@ class _Comparison:
         if (judgement.verdict, entries) != (expected, walked.entry_count):
             self.differs("verdict", walked, judgement)
 
-    def same_signature(self, sp: int, walk: Walk, signature: Signature) -> None:
+    def same_signature(self, walk: Walk, signature: Signature) -> None:
         self.figures.signatures += 1
         kernel = [step for step in walk.steps if not step.user_mode]
         with_regs = [step for step in walk.steps if step.regs is not None]
@@ -336,7 +355,6 @@ class _Comparison:
                 for step in with_regs
                 if step.regs and step.raw_regs
             ),
-            tuple((step.found_at or 0) - sp for step in kernel),
         )
         if signature != expected or walk.end not in (End.USER_REGS, End.LAST_FRAME):
             self.differs("signature", f"{walk.end.value}, {expected}", signature)
@@ -371,16 +389,12 @@ class _Comparison:
 
     def registers(self, words: Words, mix: str) -> bytes:
         """Return a ``struct pt_regs``, most often with a sensible ip, sp and cs."""
-        names = {name: at for name, at, _ in self.library.layout.regs.fields}
         regs = bytearray(words.draw(mix, _REGS_BYTES // 8))
         kinds = [kind for kind, addrs in words.code.items() if addrs]
-        for name, value in (
-            ("ip", self.random.choice(words.code[self.random.choice(kinds)])),
-            ("cs", 0x10),
-            ("sp", words.of_stack()),
-        ):
-            if self.random.randrange(20):
-                regs[names[name] : names[name] + 8] = value.to_bytes(8, "little")
+        ip = self.random.choice(words.code[self.random.choice(kinds)])
+        sensible = {"ip": ip, "cs": 0x10, "sp": words.of_stack()}
+        put = {name: value for name, value in sensible.items() if self.random.randrange(20)}
+        self.put_registers(regs, **put)
         return bytes(regs)
 
     def running_batch(self, mix: str, stacks: list[Stack], data: bytes, regs: bytes) -> None:

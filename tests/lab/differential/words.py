@@ -287,3 +287,22 @@ def mutated(data: bytes, words: bytes, used: Sequence[int], random: Random) -> b
             taken = 8 * random.randrange(len(words) // 8)
             changed[at : at + 8] = words[taken : taken + 8]
     return bytes(changed)
+
+
+def moved(
+    data: bytes, sp: int, begin: int, used: Sequence[int], random: Random
+) -> tuple[bytes, int]:
+    """Return a stack with a gap of random size in it, and its ``thread.sp``, as an offset.
+
+    :param sp: ``thread.sp`` of the stack without the gap, as an offset
+    :param begin: Virtual address of the stack
+    :param used: As for :func:`mutated`. The gap is near one of them
+    """
+    at = min(max(random.choice(used or (0,)) + 8 * random.randrange(4), sp), len(data))
+    size = min(8 * random.randrange(1, 20), sp)
+    lower = bytearray(data[sp:at])
+    for i in range(0, len(lower) - 7, 8):
+        word = int.from_bytes(lower[i : i + 8], "little")
+        if begin + sp <= word < begin + at:
+            lower[i : i + 8] = (word - size).to_bytes(8, "little")
+    return data[: sp - size] + bytes(lower) + data[at - size :], sp - size
