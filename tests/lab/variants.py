@@ -28,6 +28,7 @@ GROUPS = {
     "crashes-years": "some of them with kernels of other years",
     "crashes-stock": "some of them with stock kernels: ORC",
     "formats": "one memory in the formats that dumps are made in",
+    "formats-stock": "the same of a stock kernel: ORC",
     "large": "thousands of tasks, for tests/bench",
     "live": "guests with Python, drgn and the project in them, which look at themselves",
     "live-stock": "the same with a kernel as Debian built it",
@@ -232,46 +233,6 @@ _OF_EACH_YEAR = _crashes_named(
 """One for each kind of stack."""
 
 
-def _in(year: str, variant: Variant) -> Variant:
-    """The same crash of the kernel of a year."""
-    assert variant.crash
-    return replace(
-        variant,
-        name=f"{variant.name}-{year}",
-        what=f"{variant.what}, {year}",
-        kernel=_OF_OTHER_YEARS[year],
-        group="crashes-years",
-        crash=_as_of_5_10(variant.crash) if year == "5.10" else variant.crash,
-    )
-
-
-_OF_STOCK = _crashes_named(
-    "hardirq-fault", "softirq-task", "nmi-irq", "null-call", "stack-overflow"
-)
-_STOCK_OF_YEARS = {
-    "5.10": _STOCK["5.10"],
-    "6.1": _DEBIAN,
-    "6.12": _STOCK["6.12"],
-    "7.2": _STOCK["7.2"],
-}
-
-
-def _of_stock(year: str, variant: Variant) -> Variant:
-    """The same crash of the kernel of a year as Debian built it."""
-    assert variant.crash
-    return replace(
-        variant,
-        name=f"{variant.name}-stock-{year}",
-        what=f"{variant.what}, {year} as Debian built it",
-        kernel=_STOCK_OF_YEARS[year],
-        unwinder="orc",
-        memory_mib=_STOCK_MIB,
-        append=(*_STOCK_APPEND, *variant.append),
-        group="crashes-stock",
-        crash=_as_of_5_10(variant.crash) if year == "5.10" else variant.crash,
-    )
-
-
 def _as_of_5_10(crash: Crash) -> Crash:
     """What 5.10 prints of it.
 
@@ -288,6 +249,58 @@ def _as_of_5_10(crash: Crash) -> Crash:
         oops=borders(crash.oops),
         panic=None if crash.oops is not None else borders(crash.panic),
         last_words="Kernel Offset: ",
+    )
+
+
+def _as_of_rt(crash: Crash) -> Crash:
+    """What a kernel with PREEMPT_RT prints of it: softirqs have no stack of their own."""
+    return replace(crash, panic="TASK") if crash.name == "softirq-task" else crash
+
+
+def _printed_by(year: str, crash: Crash) -> Crash:
+    if year == "5.10":
+        return _as_of_5_10(crash)
+    return _as_of_rt(crash) if year == "rt" else crash
+
+
+def _in(year: str, variant: Variant) -> Variant:
+    """The same crash of the kernel of a year."""
+    assert variant.crash
+    return replace(
+        variant,
+        name=f"{variant.name}-{year}",
+        what=f"{variant.what}, {year}",
+        kernel=_OF_OTHER_YEARS[year],
+        group="crashes-years",
+        crash=_printed_by(year, variant.crash),
+    )
+
+
+_OF_STOCK = _crashes_named(
+    "hardirq-fault", "softirq-task", "nmi-irq", "null-call", "stack-overflow"
+)
+_STOCK_OF_YEARS = {
+    "5.10": _STOCK["5.10"],
+    "6.1": _DEBIAN,
+    "6.12": _STOCK["6.12"],
+    "7.2": _STOCK["7.2"],
+    "rt": _STOCK["rt"],
+}
+
+
+def _of_stock(year: str, variant: Variant) -> Variant:
+    """The same crash of the kernel of a year as Debian built it."""
+    assert variant.crash
+    return replace(
+        variant,
+        name=f"{variant.name}-stock-{year}",
+        what=f"{variant.what}, {year} as Debian built it",
+        kernel=_STOCK_OF_YEARS[year],
+        unwinder="orc",
+        memory_mib=_STOCK_MIB,
+        append=(*_STOCK_APPEND, *variant.append),
+        group="crashes-stock",
+        crash=_printed_by(year, variant.crash),
     )
 
 
@@ -432,6 +445,16 @@ VARIANTS = (
         kernel=_LSB,
         unwinder="frame_pointer",
         group="formats",
+        formats=(*QEMU_FORMATS, *MAKEDUMPFILE_FORMATS),
+    ),
+    Variant(
+        name="formats-stock",
+        what="the same of Debian's own kernel",
+        kernel=_DEBIAN,
+        unwinder="orc",
+        memory_mib=_STOCK_MIB,
+        append=_STOCK_APPEND,
+        group="formats-stock",
         formats=(*QEMU_FORMATS, *MAKEDUMPFILE_FORMATS),
     ),
     Variant(
