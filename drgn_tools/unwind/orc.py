@@ -308,11 +308,11 @@ class _Unwinder(StackCursor):
 
 
 def _walk(
-    unwinder: _Unwinder, start: Callable[[], None], may_be_read: Callable[[int], bool]
+    unwinder: _Unwinder, start: Callable[[], None], partly_read: Optional[StackMemory] = None
 ) -> Walk:
     """Return the walk that *start* begins.
 
-    :param may_be_read: Memory at an address is missing only because nobody has read it yet
+    :param partly_read: A stack whose lower part is missing only because nobody has read it yet
     """
     steps: list[Step] = []
 
@@ -326,7 +326,8 @@ def _walk(
             unwinder.unwind_next_frame()
     except NotInDump as missing:
         # After an error the verdict is clear, whatever the frames are that are missing.
-        if not unwinder.error or may_be_read(missing.addr):
+        may_be_read = partly_read is not None and partly_read.is_below_data(missing.addr)
+        if not unwinder.error or may_be_read:
             return ended(End.NOT_IN_DUMP, missing.addr)
     except UnwindDataUnclear as unclear:
         if not unwinder.error:
@@ -368,7 +369,7 @@ class OrcWalker(Walker):
         return _walk(
             unwinder,
             lambda: unwinder.unwind_start_inactive(stack, task.thread_sp),
-            stack.is_below_data,
+            stack,
         )
 
     def walk_running(
@@ -379,7 +380,7 @@ class OrcWalker(Walker):
             return Walk((), End.USER_REGS)
         unwinder = _Unwinder(find_stack, self._rules, recover)
         unwinder.on_cpu = True
-        return _walk(unwinder, lambda: unwinder.unwind_start_at_regs(registers), lambda addr: False)
+        return _walk(unwinder, lambda: unwinder.unwind_start_at_regs(registers))
 
     def signature(
         self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]

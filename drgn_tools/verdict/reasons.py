@@ -132,19 +132,18 @@ def explain_changed(times: int) -> Explanation:
 
 def _ended(walk: Walk, frames: Sequence[Frame]) -> str:
     """Return why the walk of a task on a CPU ended: *frames* begin with the one that the CPU is in."""
-    trusted = [i for i, frame in enumerate(frames) if not frame.guessed]
     if walk.fault is None:
         return _broken(walk, place(frames[-1]))
-    return _fault(reason_of_error(walk), walk, frames, trusted[-1] if trusted else None)
+    at = max(i for i, frame in enumerate(frames) if not frame.guessed)
+    return _fault(reason_of_error(walk), walk, frames, at)
 
 
 def _broken(walk: Walk, last: str) -> str:
-    return f"frame pointer {walk.bad_addr or 0:#x} after {last} does not lead up the stack"
+    return f"frame pointer {_bad_addr(walk)} after {last} does not lead up the stack"
 
 
 def _fault(reason: Reason, walk: Walk, frames: Sequence[Frame], at: Optional[int]) -> str:
     where = "the saved stack pointer" if at is None else place(frames[at])
-    addr = f"{walk.bad_addr or 0:#x}"
     if reason is Reason.NO_UNWIND_DATA:
         return f"no unwind data for {where}"
     if reason is Reason.UNDEFINED_UNWIND_STATE:
@@ -152,18 +151,21 @@ def _fault(reason: Reason, walk: Walk, frames: Sequence[Frame], at: Optional[int
     if reason is Reason.REGISTER_NOT_SAVED:
         return f"the unwind data of {where} need a register that is not saved"
     if reason is Reason.OFF_STACK:
-        return f"{where} leads to {addr}, off the stack"
-    return f"{where} leads down the stack, to {addr}"
+        return f"{where} leads to {_bad_addr(walk)}, off the stack"
+    return f"{where} leads down the stack, to {_bad_addr(walk)}"
 
 
 def _unclear(walk: Walk, last: Sequence[Frame]) -> str:
     where = f" of {place(last[0])}" if last else ""
-    return f"the unwind data{where} are damaged at {walk.bad_addr or 0:#x}"
+    return f"the unwind data{where} are damaged at {_bad_addr(walk)}"
 
 
 def _missing(walk: Walk) -> str:
-    where = (walk.bad_addr or 0) & ADDRESS_MASK
-    return f"memory at {where:#x} is not in the dump"
+    return f"memory at {_bad_addr(walk)} is not in the dump"
+
+
+def _bad_addr(walk: Walk) -> str:
+    return f"{(walk.bad_addr or 0) & ADDRESS_MASK:#x}"
 
 
 def place(frame: Frame) -> str:

@@ -333,6 +333,24 @@ def test_rules_of_rewritten_return_addresses_are_those_of_the_originals(d: Drawn
     assert check(d, walker, original(B)) is None
 
 
+def test_return_address_above_kernel_mode_registers_is_recovered(d: DrawnOrc) -> None:
+    regs = [0] * 21
+    regs[16], regs[17], regs[19] = B, KERNEL_CS, d.end - 16
+    words_from_the_end(d, 0, 0, 0, 0, 0, 0, A, *regs, RETHOOK, 0, 0)
+    d.put(d.sp + 56 + 19 * 8, d.end - 24)
+    d.changes["trampolines"] = frozenset({RETHOOK})
+    d.returns(A, REGS)
+    d.rules_at[B] = call(8)
+    d.returns(C, END)
+    place = d.end - 24
+    found = check(d, d.walker(), lambda ip, at: C if (ip, at) == (RETHOOK, place) else ip)
+    assert found is not None and found.ips == (A, B, C)
+    # The ip of the registers is recovered by another rule than a return address.
+    d.put(d.sp + 56 + 16 * 8, RETHOOK)
+    d.rules_at[RETHOOK] = call(8)
+    assert check(d, d.walker(), lambda ip, at: C if ip == RETHOOK else ip) is None
+
+
 @pytest.mark.parametrize("gone", [False, True])
 def test_original_that_is_not_in_the_dump_is_unusual(d: DrawnOrc, gone: bool) -> None:
     ordinary(d)

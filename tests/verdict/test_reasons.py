@@ -241,7 +241,7 @@ def test_faults_of_an_orc_walk(reason: Reason, sentence: str, brief: str) -> Non
     # On a CPU the same is said of the last frame that is not a guess.
     guess = replace(STUB, guessed=True)
     walk = Walk((), End.ERROR, 0x77, fault=Fault(reason.value))
-    running = explain_running(7, walk, (SCHEDULE, IN_MODULE, guess))
+    running = explain_running(7, walk, (SCHEDULE, STUB, IN_MODULE, guess))
     assert running.sentence == f"running on CPU 7; {sentence}"
 
 
@@ -254,8 +254,11 @@ def test_damaged_unwind_data() -> None:
     walk = Walk((), End.UNWIND_DATA_UNCLEAR, 0x88)
     judgement = Judgement(Verdict.UNKNOWN, Reason.UNWIND_DATA_UNCLEAR, 0)
     sentence = "the unwind data of schedule+0x27 are damaged at 0x88"
-    assert explain(judgement, walk, (SCHEDULE,), ()) == Explanation(sentence, "unwind data unclear")
-    assert explain_running(7, walk, (SCHEDULE,)).sentence == f"running on CPU 7; {sentence}"
+    found = explain(judgement, walk, (STUB, SCHEDULE), ())
+    assert found == Explanation(sentence, "unwind data unclear")
+    assert explain_running(7, walk, (STUB, SCHEDULE)).sentence == f"running on CPU 7; {sentence}"
+    first = explain(replace(judgement, step=None), walk, (), ())
+    assert first and first.sentence == "the unwind data are damaged at 0x88"
 
 
 def test_running_says_on_which_cpu() -> None:

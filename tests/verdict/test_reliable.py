@@ -71,6 +71,11 @@ def test_missing_memory_is_unknown_but_only_if_nothing_was_decided_below_it() ->
     assert judged(call(), regs(False), end=End.NOT_IN_DUMP)[0] is Verdict.UNRELIABLE
 
 
+def test_damaged_unwind_data_are_unknown_after_the_last_good_frame() -> None:
+    got = judged(call(), call(), end=End.UNWIND_DATA_UNCLEAR)
+    assert got == (Verdict.UNKNOWN, Reason.UNWIND_DATA_UNCLEAR, 1)
+
+
 def test_text_that_cannot_be_told_is_unknown_at_that_frame() -> None:
     def is_text(ip: int) -> Optional[bool]:
         return True if ip in TEXT else None  # the list of modules is damaged
