@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from .. import __version__
 from ..errors import UsageError
@@ -57,7 +59,7 @@ Debuginfo is not needed: types and symbols come from the dump itself (BTF, kalls
 """
 
 
-class CommandLine(NamedTuple):
+class CommandLine(msgspec.Struct, frozen=True):
     """A command line, parsed and checked."""
 
     command: Command[Any]

@@ -20,7 +20,9 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import cached_property
-from typing import NamedTuple, Optional
+from typing import Optional
+
+import msgspec
 
 from ..errors import TypesError
 
@@ -146,7 +148,7 @@ class _RecordWords(dict[int, int]):
         return words
 
 
-class BtfMember(NamedTuple):
+class BtfMember(msgspec.Struct, frozen=True):
     """A member of a struct or union."""
 
     name: Optional[str]

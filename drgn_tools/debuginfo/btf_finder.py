@@ -293,12 +293,12 @@ class BtfFinder:
         )
 
     def _member(self, member: BtfMember, struct_bytes: int) -> TypeMember:
-        name, type_id, bit_offset, bits = member
+        bit_offset, bits = member.bit_offset, member.bit_field_size
         if not bits:
-            int_offset, bits = self._bit_field_of(type_id)
+            int_offset, bits = self._bit_field_of(member.type_id)
             bit_offset += int_offset
-        build = partial(self._member_type, type_id, bit_offset, bits, struct_bytes)
-        return TypeMember(build, name, bit_offset)
+        build = partial(self._member_type, member.type_id, bit_offset, bits, struct_bytes)
+        return TypeMember(build, member.name, bit_offset)
 
     def _bit_field_of(self, type_id: int) -> tuple[int, int]:
         # Without kind_flag, a bit field has an INT of its own as its type. Return that

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Optional
+from typing import Optional
 
+import msgspec
 from drgn import Symbol, SymbolBinding, SymbolKind
 
 __all__ = ("MAX_SYMBOLS", "KernelSymbol", "SymbolTable")
@@ -15,7 +16,7 @@ MAX_SYMBOLS = 4_000_000
 """Most symbols of one table that are read; a distribution's kernel has 200,000."""
 
 
-class KernelSymbol(NamedTuple):
+class KernelSymbol(msgspec.Struct, frozen=True):
     """A symbol that holds an address."""
 
     name: str
@@ -111,4 +112,5 @@ class SymbolTable:
         for index in indexes:
             symbol = self._symbol(index)
             if name is None or symbol.name == name:
-                yield Symbol(*symbol, *self._binding_and_kind(index))
+                binding, kind = self._binding_and_kind(index)
+                yield Symbol(symbol.name, symbol.start, symbol.size, binding, kind)

@@ -49,7 +49,7 @@ def function_code(prog: Program, name: str, most_bytes: int) -> Optional[bytes]:
     kallsyms = kallsyms_of(prog)
     if kallsyms is not None:
         found = kallsyms.at(addr)
-        size_bytes = found[2] if found else 0
+        size_bytes = found.size if found else 0
     else:
         size_bytes = prog.symbol(addr).size
     return read_or_none(prog, addr, min(size_bytes, most_bytes)) or b""

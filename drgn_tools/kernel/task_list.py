@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import attrgetter
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
+import msgspec
 from drgn import FaultError, Program
 
 from ..memory import ADDRESS_MASK, UNUSABLE, read_word_or_none
@@ -30,7 +31,7 @@ THREADS: Links = attrgetter("thread_node_next", "thread_node_prev")
 TASKS_BACKWARD: Links = attrgetter("tasks_prev", "tasks_next")
 
 
-class Cpu(NamedTuple):
+class Cpu(msgspec.Struct, frozen=True):
     """The run queue of one CPU."""
 
     number: int

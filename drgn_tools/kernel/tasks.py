@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import lru_cache
 from operator import itemgetter
 from struct import Struct
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Optional
 
 import msgspec
 from drgn import FaultError, Program
@@ -181,7 +181,9 @@ class TaskReader:
         self._size_bytes = layout.size_bytes
         self._names: BoundedCache[bytes, str] = BoundedCache(_MAX_NAMES)
         with probing(prog):
-            self._unpack, self._absent, self._in_order = _members(layout)
+            members = _members(layout)
+        self._unpack, self._absent = members.unpack, members.absent
+        self._in_order = members.in_order
 
     def read(self, addr: int) -> Task:
         """Read one task.
@@ -223,7 +225,7 @@ class TaskReader:
         return name
 
 
-class _Members(NamedTuple):
+class _Members(msgspec.Struct, frozen=True):
     """How to take all members out of the bytes of a task."""
 
     unpack: Callable[[bytes], tuple[Any, ...]]

@@ -10,8 +10,9 @@ import enum
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
-from typing import NamedTuple, Optional
+from typing import Optional
 
+import msgspec
 from drgn import Object, Program
 
 from ..bounded_cache import BoundedCache
@@ -46,7 +47,7 @@ class TextKind(enum.Enum):
     INIT = "init"
 
 
-class TextRange(NamedTuple):
+class TextRange(msgspec.Struct, frozen=True):
     """[start, end) of kernel text, virtual addresses."""
 
     start: int

@@ -7,7 +7,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple, Optional
+from typing import BinaryIO, Optional
+
+import msgspec
 
 from ..arch.machines import UNDERSTOOD, arch_of_elf, arch_of_utsname, elf_machine_name
 from ..errors import InputError
@@ -119,7 +121,7 @@ def compression_of(path: str) -> Optional[str]:
     )
 
 
-class CoreFile(NamedTuple):
+class CoreFile(msgspec.Struct, frozen=True):
     """What is needed to open a core dump."""
 
     path: str

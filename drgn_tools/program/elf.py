@@ -7,7 +7,9 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import BinaryIO, NamedTuple, Optional
+from typing import BinaryIO, Optional
+
+import msgspec
 
 from .read_at import read_at
 
@@ -24,7 +26,7 @@ _MAX_NOTES = 100_000
 _MAX_BUILD_ID_BYTES = 64  # the longest digest there is; that of a kernel has 20
 
 
-class Segment(NamedTuple):
+class Segment(msgspec.Struct, frozen=True):
     """One program header."""
 
     type: int
@@ -42,7 +44,7 @@ class Segment(NamedTuple):
     """p_align"""
 
 
-class Elf(NamedTuple):
+class Elf(msgspec.Struct, frozen=True):
     """The headers of an ELF file."""
 
     type: int
@@ -62,7 +64,7 @@ class Elf(NamedTuple):
         return max((segment.offset + segment.file_bytes for segment in self.segments), default=0)
 
 
-class Note(NamedTuple):
+class Note(msgspec.Struct, frozen=True):
     """One ELF note."""
 
     name: bytes

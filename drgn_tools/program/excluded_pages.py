@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
-from typing import NamedTuple, NoReturn, Optional
+from typing import NoReturn, Optional
 
+import msgspec
 from drgn import FaultError, Program, ProgramFlags
 
 from ..cache_key import cache_key
@@ -28,7 +29,7 @@ _ADDRESSES = 1 << 64
 _CACHE_KEY = cache_key(__name__)
 
 
-class Span(NamedTuple):
+class Span(msgspec.Struct, frozen=True):
     """A segment in one address space, virtual or physical."""
 
     begin: int
@@ -78,7 +79,7 @@ def excluded_ranges(spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
 
     Of several spans that have an address the last one counts: drgn reads from that segment.
     """
-    edges = sorted({edge for span in spans for edge in span})
+    edges = sorted({edge for span in spans for edge in (span.begin, span.in_file_end, span.end)})
     waiting = sorted(range(len(spans)), key=lambda i: spans[i].begin, reverse=True)
     covering: list[int] = []  # a heap: minus the number of a span
     for begin, end in zip(edges, edges[1:]):

@@ -11,7 +11,9 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import BinaryIO, NamedTuple, Optional
+from typing import BinaryIO, Optional
+
+import msgspec
 
 from .read_at import read_at
 
@@ -40,7 +42,7 @@ _INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE, in status
 _BLOCK_BYTES = tuple(1 << shift for shift in range(12, 19))
 
 
-class _Layout(NamedTuple):
+class _Layout(msgspec.Struct, frozen=True):
     """How the C compiler of the machine that wrote the file lays out the headers."""
 
     sizes_at: int
@@ -74,7 +76,7 @@ _MAX_BITMAP_BYTES = 1 << 31
 """A bit for each page of 64 TiB: as much as x86-64 has with page tables of four levels."""
 
 
-class KdumpHeader(NamedTuple):
+class KdumpHeader(msgspec.Struct, frozen=True):
     """What the headers of a kdump file say."""
 
     block_bytes: int

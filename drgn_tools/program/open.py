@@ -13,8 +13,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Optional, TypeVar, Union
 
+import msgspec
 from drgn import Architecture, BadDataError, FaultError, Platform, Program, ProgramFlags
 
 from ..arch.machines import ARCHES, UNDERSTOOD
@@ -139,7 +140,7 @@ def _silence_drgn() -> None:
         drgn_logger.addHandler(logging.NullHandler())
 
 
-class _VmcoreinfoFile(NamedTuple):
+class _VmcoreinfoFile(msgspec.Struct, frozen=True):
     name: str
     text: bytes
 

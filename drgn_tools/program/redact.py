@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Optional
+from typing import Optional
 from urllib.parse import unquote
+
+import msgspec
 
 from .url import query_parameters, user_infos, without_secrets
 
@@ -107,14 +109,14 @@ _WRITTEN = re.compile(
 it, stands for nothing."""
 
 
-class _Unquoted(NamedTuple):
+class _Unquoted(msgspec.Struct, frozen=True):
     content: bytes
     begins: list[int]
     """For each byte, and for the end, the index in the text."""
 
 
 def _found(text: _Unquoted, piece: str) -> Iterator[_Span]:
-    content, begins = text
+    content, begins = text.content, text.begins
     wanted = _unquoted(piece).content
     at = content.find(wanted) if wanted.strip() else -1
     while at >= 0:

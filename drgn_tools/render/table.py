@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
+import msgspec
 from tabulate import multiline_formats, tabulate
 
 from ..terminal.escape import escape_cell
@@ -33,8 +33,7 @@ Cell = Union[str, Sequence[str]]
 """Text, or lines of text."""
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     """A column of a table."""
 
     heading: str

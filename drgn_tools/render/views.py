@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Callable, Optional
+
+import msgspec
 
 from .. import __version__
 from ..analysis import flatten
@@ -19,8 +20,7 @@ from .table import Column, table_lines
 __all__ = ("FRAMES", "GROUPS", "TASKS", "TASKS_WITH_FRAMES", "View", "regs_view", "render")
 
 
-@dataclass(frozen=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """How one kind of record is shown in every format."""
 
     schema: str

@@ -226,7 +226,8 @@ def test_every_symbol_is_found_where_it_starts(demo_program: Program) -> None:
         first.setdefault(address, name)
     addresses = sorted(address for address in first if address >= text)
     for address, following in zip(addresses, addresses[1:]):
-        assert kallsyms.at(address) == (first[address], address, following - address)
+        expected = KernelSymbol(first[address], address, following - address)
+        assert kallsyms.at(address) == expected
 
 
 # ---- damage

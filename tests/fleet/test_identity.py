@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
 

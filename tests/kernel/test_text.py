@@ -277,8 +277,8 @@ def test_small_range_inside_another_hides_nothing_of_it(kernel: DrawnKernel) -> 
     text = KernelText(kernel.prog)
     inner, outer = text.find(LOADED + 0x10F), text.find(LOADED + 0x110)
     assert inner and outer
-    assert inner[:3] == (LOADED + 0x100, LOADED + 0x110, TextKind.FTRACE)
-    assert outer[:3] == (LOADED, LOADED + 0x1000, TextKind.FTRACE)
+    assert inner == TextRange(LOADED + 0x100, LOADED + 0x110, TextKind.FTRACE, owner=inner.owner)
+    assert outer == TextRange(LOADED, LOADED + 0x1000, TextKind.FTRACE, owner=outer.owner)
     # Each knows its struct ftrace_ops.
     assert inner.owner and outer.owner
     assert (inner.owner.trampoline, outer.owner.trampoline) == (LOADED + 0x100, LOADED)

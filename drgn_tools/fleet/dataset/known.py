@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import datetime
-from typing import NamedTuple, Optional
+from typing import Optional
+
+import msgspec
 
 from .database import connect
 from .dataset import Dataset
@@ -13,7 +15,7 @@ from .dataset import Dataset
 __all__ = ("KnownRecord", "known_records")
 
 
-class KnownRecord(NamedTuple):
+class KnownRecord(msgspec.Struct, frozen=True):
     """The final record of a source, as far as the next run needs it."""
 
     content_id: Optional[str]

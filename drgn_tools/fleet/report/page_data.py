@@ -9,8 +9,9 @@ All text is escaped here.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ... import __version__
 from ...terminal.escape import escape
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 __all__ = ("PAGE_LIMITS", "PageLimits", "page_data")
 
 
-@dataclass(frozen=True)
-class PageLimits:
+class PageLimits(msgspec.Struct, frozen=True):
     """The maximum number of things that a page shows one by one."""
 
     sources: int = 5_000

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
+
+import msgspec
 
 from ...terminal.escape import escape
 from .time_line import TimeLine
@@ -32,8 +33,7 @@ _AUDITS = """
 """
 
 
-@dataclass(frozen=True)
-class Audit:
+class Audit(msgspec.Struct, frozen=True):
     """The part of the record of a source that the page shows."""
 
     audit_id: str
@@ -90,8 +90,7 @@ def _kept_hosts(audits: Sequence[Audit], most: int) -> set[Optional[str]]:
     return kept
 
 
-@dataclass
-class _Line:
+class _Line(msgspec.Struct):
     # A source, or all sources of one build and time on the hosts that are not listed.
     source: Optional[str]
     host: Optional[int]
@@ -101,7 +100,7 @@ class _Line:
     tags: list[str]
     first: Optional[int] = None
     last: Optional[int] = None
-    counts: dict[str, int] = field(
+    counts: dict[str, int] = msgspec.field(
         default_factory=lambda: dict.fromkeys(("sources", *_STATUSES, *_VERDICTS), 0)
     )
 

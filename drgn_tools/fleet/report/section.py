@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
+
+import msgspec
 
 from ...render.table import Column
 from .values import Row, plain_row
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 __all__ = ("Found", "Section", "read_section")
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(msgspec.Struct, frozen=True):
     """A part of the report."""
 
     name: str
@@ -38,8 +38,7 @@ class Section:
     """Columns of its table; empty if they are simply those of the query."""
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """The rows of a section in one dataset."""
 
     columns: tuple[str, ...]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
+
+import msgspec
 
 from .source import Source
 
@@ -43,8 +44,7 @@ class Cause(str, enum.Enum):
         return self not in (Cause.INPUT, Cause.TYPES, Cause.BUG)
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """The limits of the audit of one dump."""
 
     seconds: float = 300.0
@@ -57,8 +57,7 @@ class Limits:
     """Audit no more tasks than this; ``None`` for all."""
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """One source to audit."""
 
     source: Source
@@ -70,21 +69,19 @@ class Job:
 
     def as_json(self) -> dict[str, Any]:
         """Return the job as plain values."""
-        return asdict(self)
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Job:
         """Return the job of which *values* is :meth:`as_json`."""
-        source = dict(values["source"])
-        source["symbols"] = tuple(source["symbols"])
-        return cls(Source(**source), values["key"], values["known"])
+        return msgspec.convert(values, cls)
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """The result of a job."""
 
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """The record of the source: values by column of :data:`~drgn_tools.fleet.dataset.schema.AUDITS`."""
     tasks: Optional[bytes] = None
     """Content of the Parquet file of its tasks; ``None`` if it could not be audited."""

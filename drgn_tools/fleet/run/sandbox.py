@@ -16,7 +16,9 @@ import sys
 import tempfile
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from ...errors import EXIT_BUG
 from .job import Cause, Job, Limits, Outcome
@@ -40,7 +42,7 @@ _MAX_STDERR_BYTES = 4096
 _STDERR_CHARACTERS = 200
 
 
-class _Death(NamedTuple):
+class _Death(msgspec.Struct, frozen=True):
     cause: Cause
     exit_code: int
     line: str

@@ -7,9 +7,10 @@ import glob
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Optional
+
+import msgspec
 
 from ...errors import InputError, UsageError
 from ...program.core_file import open_regular, shown
@@ -26,13 +27,12 @@ _NOT_A_CORE = (".txt", ".log", ".dmesg", ".json", ".jsonl", ".md", ".html", ".vm
 _MANIFEST = (".jsonl", ".ndjson")
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """One kernel to audit."""
 
     name: str
     """Name in the dataset: absolute path, URL without user info and query, or ``live:HOST@TIME``."""
-    core: str = field(repr=False)
+    core: str
     """Path or URL of the core; empty for a running kernel. A URL may hold a password or a signature."""
     symbols: tuple[str, ...] = ()
     """Paths of vmlinux and modules with DWARF."""
@@ -40,19 +40,22 @@ class Source:
     """Name of the machine; ``None`` to take it from the core."""
     time_us: Optional[int] = None
     """Time of the crash in microseconds since 1970; ``None`` to take it from the core or its file."""
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Other facts, as the manifest has them."""
     worker: Optional[str] = None
     """Address of the only Dask worker that can audit it; ``None`` if any can."""
 
+    def __repr__(self) -> str:
+        # Without the URL: it may hold a secret.
+        return f"Source({self.name!r})"
 
-@dataclass
-class Listing:
+
+class Listing(msgspec.Struct):
     """The sources of a run."""
 
-    sources: list[Source] = field(default_factory=list)
+    sources: list[Source] = msgspec.field(default_factory=list)
     """The sources, each once, in the order given."""
-    passed_over: list[str] = field(default_factory=list)
+    passed_over: list[str] = msgspec.field(default_factory=list)
     """Files in folders that are no cores by their name or first bytes."""
 
 

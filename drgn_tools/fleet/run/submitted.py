@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import queue
-from dataclasses import asdict
 from functools import partial
 from typing import Optional
 
+import msgspec
 from distributed import Client, Future
 
 from .dask_workers import SchedulerLostError
@@ -28,7 +28,7 @@ class Submitted:
         """
         self._client = client
         self._audit = audit
-        self._limits = asdict(limits)
+        self._limits = msgspec.structs.asdict(limits)
         self._plugin = plugin
         self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.jobs: dict[Future, Job] = {}
