@@ -350,13 +350,15 @@ class OrcWalker(Walker):
 
     def __init__(self, rules: OrcRules) -> None:
         self._rules = rules
-        self._fast_path = OrcFastPath(
-            rules.find,
-            rules.regs,
-            rules.frame_bp_offset,
-            rules.first_exact_addrs,
-            rules.trampolines,
-        )
+        self._fast_path: Optional[OrcFastPath] = None
+        if rules.starts_above_frame:
+            self._fast_path = OrcFastPath(
+                rules.find,
+                rules.regs,
+                rules.frame_bp_offset,
+                rules.first_exact_addrs,
+                rules.trampolines,
+            )
 
     def walk_sleeping(self, task: Task, stack: StackMemory, recover: Recover) -> Walk:
         """Walk the stack of a task that is not on a CPU, as the kernel would.
@@ -386,6 +388,6 @@ class OrcWalker(Walker):
         self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]
     ) -> Optional[Signature]:
         """Return the walk of :meth:`walk_sleeping` in short: see :class:`~.orc_fast_path.OrcFastPath`."""
-        if not self._rules.starts_above_frame:
+        if self._fast_path is None:
             return None
         return self._fast_path.signature(stack, task.thread_sp, lambda: recovery_of(task))

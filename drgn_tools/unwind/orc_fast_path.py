@@ -135,11 +135,12 @@ class OrcFastPath:
         self.find = find
         self.regs = regs
         self.first_bp = frame_bp_offset
-        from_end = regs.orig_ax_offset - regs.size_bytes
-        self._orig_ax = slice(from_end, from_end + _WORD_BYTES)
+        self._sp = slice(regs.sp_offset, regs.sp_offset + _WORD_BYTES)
+        orig_ax = regs.orig_ax_offset - regs.size_bytes  # from the end of the stack
+        self._orig_ax = slice(orig_ax, orig_ax + _WORD_BYTES)
+        self._cs = orig_ax + 2 * _WORD_BYTES  # 0 for most kernel threads
         self.first_exact_addrs = first_exact_addrs
         self.trampolines = trampolines
-        self._last_regs = slice(-regs.size_bytes, None)
         self._frame_layouts: BoundedCache[Union[int, bytes], list[_FrameLayout]] = BoundedCache(
             _MAX_KINDS
         )
@@ -158,9 +159,12 @@ class OrcFastPath:
         data, base = stack.data, stack.data_addr
         if stack.holes or thread_sp != base or base % _WORD_BYTES:
             return None
-        if base + len(data) != stack.begin_addr + stack.size_bytes:
+        length = len(data)
+        if base + length != stack.begin_addr + stack.size_bytes or length < self.regs.size_bytes:
             return None
-        kind = self._kind(data)
+        # What tells most stacks apart: the number of the system call; the length without one. It need not
+        # be right, because a frame layout is compared with the stack.
+        kind = data[self._orig_ax] if data[self._cs] else length
         layouts = self._frame_layouts.get(kind, [])
         for number, known in enumerate(layouts):
             if known.is_that_of(data, base, make_recover):
@@ -175,17 +179,6 @@ class OrcFastPath:
             return None
         self._frame_layouts[kind] = [layout, *layouts[: _MAX_FRAME_LAYOUTS - 1]]
         return self._laid_out_as(stack, layout)
-
-    def _kind(self, data: bytes) -> Union[int, bytes]:
-        """Return what tells most stacks apart: the number of the system call, or the length of the stack.
-
-        Any other word in place of them does no harm.
-        """
-        if len(data) >= self.regs.size_bytes and self.regs.saved_in_user_mode(
-            data[self._last_regs]
-        ):
-            return data[self._orig_ax]
-        return len(data)
 
     def _laid_out_as(self, stack: StackMemory, layout: _FrameLayout) -> Optional[Signature]:
         """Return the signature of a stack with a known frame layout.
@@ -205,11 +198,11 @@ class OrcFastPath:
             raw = data[offset : offset + self.regs.size_bytes]
             if not self.regs.saved_in_user_mode(raw):
                 return None
-            registers = self.regs.read(raw)
             # Their sp need not be what the rules lead to, but the walk fails if it leads down this stack.
-            if stack.on_stack(registers["sp"], 1):
+            sp = int.from_bytes(raw[self._sp], "little")
+            if stack.begin_addr <= sp < base + len(data):
                 return None
-            regs = (*regs, (base + offset, registers))
+            regs = (*regs, (base + offset, self.regs.read(raw)))
         return Signature(layout.recovered, layout.kernel_regs, at is not None, regs)
 
     def _registers_at(self, data: bytes, at: int) -> Registers:
@@ -242,7 +235,7 @@ class _Path:
         self.sp = self.bp_at + 2 * _WORD_BYTES
         self.signal = False
         # What was used of the stack, and of that what lies behind the last pointer that was followed.
-        self.used_end = self.sp + _WORD_BYTES  # the walk begins at sp, which has to be on the stack
+        self.used_end = self.sp
         self.upper_begin = len(data)
         self.lower_bytes = self.lower_frames = self.lower_regs = 0
         self.last_pointer: Optional[int] = None
@@ -252,8 +245,6 @@ class _Path:
 
         :raises _Unusual: if the stack has no signature
         """
-        if self.used_end > len(self.data):
-            raise _Unusual
         self.add_frame(self.bp_at + _WORD_BYTES)
         while self.go_to_caller(self.rule_of_frame()):
             pass

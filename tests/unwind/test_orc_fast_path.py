@@ -397,7 +397,10 @@ def test_sp_of_the_first_frame_has_to_be_on_the_stack(d: DrawnOrc) -> None:
     d.returns(A, END)
     assert d.walk_orc().fault is Fault.OFF_STACK
     assert check(d, d.walker()) is None
-    words_from_the_end(d, 0, 0, 0, 0, 0, 0, A, 0)
+    # There is always room for a struct pt_regs at the end.
+    words_from_the_end(d, 0, 0, 0, 0, 0, 0, A, *[0] * 13)
+    assert check(d, d.walker()) is None
+    words_from_the_end(d, 0, 0, 0, 0, 0, 0, A, *[0] * 14)
     assert check(d, d.walker()) is not None
 
 
