@@ -65,19 +65,18 @@ class _Unwinder(StackCursor):
         self.frame_header_bytes = 2 * self.word_bytes
         self.task_pt_regs = task_stack_end - rules.top_padding_bytes - rules.regs.size_bytes
         self.last_frame = self.task_pt_regs - self.frame_header_bytes
-        self.started = False  # the kernel's orig_sp != 0
-        self.error = False
+        # A state is a frame, at bp, or a pt_regs. Before the first it is neither (orig_sp is 0).
+        self.ip: int
         self.bp: Optional[int] = None
         self.next_bp: Optional[int] = None
         self.regs: Optional[int] = None
-        self.raw_regs = b""
-        self.regs_user_mode = False
-        self.regs_bp = 0
-        self.regs_sp = 0
+        self.raw_regs: bytes
+        self.regs_user_mode: bool
+        self.regs_bp: int
+        self.regs_sp: int
         self.on_cpu = False
         self.overflowed: Optional[str] = None
-        self.ip = 0
-        self.bad_bp: Optional[int] = None
+        self.bad_bp: Optional[int] = None  # unwind_error(): it could not be followed
 
     # ---- memory
 
@@ -152,8 +151,10 @@ class _Unwinder(StackCursor):
         """Move to the frame that *next_bp* points to, if it is safe. All checks come before the first change."""
         if self.regs is not None:
             prev_frame_end = self.regs + self.rules.regs.size_bytes
+        elif self.bp is not None:
+            prev_frame_end = self.bp + self.frame_header_bytes
         else:
-            prev_frame_end = (self.bp or 0) + self.frame_header_bytes
+            prev_frame_end = 0
 
         # Is the next frame pointer an encoded pointer to pt_regs?
         regs = decode_frame_pointer(next_bp, self.rules.encoding, self.word_bytes)
@@ -164,14 +165,15 @@ class _Unwinder(StackCursor):
 
         # If the next frame is not on the current stack, go to the next stack. A stack may be
         # empty, so this may pass several of them. The last one has no next_sp.
+        assert self.stack is not None  # not done
         prev_stack = self.stack
-        while self.stack is None or not self.stack.on_stack(frame, len_bytes):
-            next_sp = self.stack.next_sp if self.stack else None
+        while not self.stack.on_stack(frame, len_bytes):
+            next_sp = self.stack.next_sp
             if not self.get_stack_info(next_sp) and not self.get_overflowed_stack(next_sp, frame):
                 return False
 
         # The next frame must lie above the previous one and must not overlap it.
-        if self.started and self.stack is prev_stack and frame < prev_frame_end:
+        if self.stack is prev_stack and frame < prev_frame_end:
             return False
 
         if regs is not None:
@@ -189,7 +191,6 @@ class _Unwinder(StackCursor):
             ip = self.recover(self.word(addr_p), addr_p)
             self.regs, self.bp = None, next_bp
         self.ip = ip
-        self.started = True
         return True
 
     def unwind_next_frame(self) -> None:
@@ -224,7 +225,6 @@ class _Unwinder(StackCursor):
             next_bp = self.word(self.bp)
 
         if not self.update_stack_state(next_bp):
-            self.error = True
             self.stack = None
             self.bad_bp = next_bp
 
@@ -241,7 +241,6 @@ class _Unwinder(StackCursor):
         # The word must lie above the pt_regs and on this stack.
         prev_frame_end = self.regs + self.rules.regs.size_bytes
         if self.regs_sp < prev_frame_end or not self.stack.on_stack(self.regs_sp, self.word_bytes):
-            self.error = True
             self.stack, self.bad_bp = None, self.regs_sp
             return
         self.next_bp, self.regs = self.regs_bp, None
@@ -339,7 +338,7 @@ def _walk(unwinder: _Unwinder, bp: int, first_frame: int) -> Walk:
             unwinder.unwind_next_frame()
     except NotInDump as missing:
         return Walk(tuple(steps), End.NOT_IN_DUMP, missing.addr, unwinder.overflowed)
-    if unwinder.error:
+    if unwinder.bad_bp is not None:
         return Walk(tuple(steps), End.ERROR, unwinder.bad_bp, unwinder.overflowed)
     if not steps:
         return Walk((), End.EMPTY, overflowed=unwinder.overflowed)

@@ -122,6 +122,10 @@ def test_encoded_kernel_regs_are_a_frame_and_the_walk_goes_on_at_their_bp(
     assert ips(walk) == [0xA0, 0xFA11, 0xA2, 0xA3, 0x401000]
     assert walk.steps[1].regs == regs
     assert not walk.steps[1].user_mode
+    assert [step.found_at for step in walk.steps] == [
+        d.sp + 48, regs + d.reg_offset("ip"), caller + 8, d.last_frame + 8,
+        d.pt_regs + d.reg_offset("ip"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("encoding", [Encoding.LSB, Encoding.MSB])

@@ -217,6 +217,22 @@ def test_gap_of_random_size_below_the_registers_of_a_system_call(d: DrawnOrc) ->
     assert walker.signature(d.task(), d.stack_from(d.sp), no_recovery) is None
 
 
+def test_frame_pointer_below_the_gap_leads_as_far_as_before(d: DrawnOrc) -> None:
+    user_regs = [0] * 21
+    user_regs[16], user_regs[17] = 0x401000, USER_CS
+    walker = d.walker()
+    d.rules_at.update({A - 1: call_by_bp(), B - 1: call_by_bp(), C - 1: REGS})
+    for gap in (0, 5, 9):
+        words_from_the_end(d, *[0] * 6, A, 0, 0, 0, B, *[0] * gap, 0, C, *user_regs)
+        d.put(d.sp + 8 * 5, d.sp + 8 * 9)
+        d.put(d.sp + 8 * 9, d.end - 8 * 23)
+        found = walker.signature(d.task(), d.stack_from(d.sp), no_recovery)
+        assert found is not None and found.ips == (A, B, C)
+        d.rules_at.clear()
+    d.put(d.sp + 8 * 5, d.sp + 8 * 8)
+    assert walker.signature(d.task(), d.stack_from(d.sp), no_recovery) is None
+
+
 def test_gap_above_kernel_mode_registers(d: DrawnOrc) -> None:
     user_regs = [0] * 21
     user_regs[16], user_regs[17] = 0x401000, USER_CS

@@ -35,6 +35,7 @@ class Cpu:
         self.memory = {begin: bytearray(SIZE) for begin in (TASK, IRQ, NMI)}
         self.kinds = {TASK: "task", IRQ: "irq", NMI: "nmi"}
         self.next_sp: dict[int, int] = {}
+        self.holes: dict[int, tuple[tuple[int, int], ...]] = {}
         self.regs(TASK_PT_REGS, cs=USER_CS, ip=0x401000)
         self.frame(LAST_FRAME, 0, 0xA9)
 
@@ -64,7 +65,7 @@ class Cpu:
             SIZE,
             begin,
             bytes(self.memory[begin]),
-            (),
+            self.holes.get(begin, ()),
             self.kinds[begin],
             self.next_sp.get(begin),
         )
@@ -307,9 +308,9 @@ def test_the_walker_of_a_kernel_walks_from_the_registers_and_recovers() -> None:
     assert seen(walk) == [("task", 0xA2), ("task", 0xAA), ("task", 0x401000)]
 
 
-def overflowed(sp: int) -> Walk:
+def overflowed(sp: int, cpu: Optional[Cpu] = None) -> Walk:
     """#DF: sp of the interrupted code is below its stack, so it is on none."""
-    cpu = Cpu()
+    cpu = cpu or Cpu()
     outer = cpu.frame(TASK + 96, LAST_FRAME, 0xA1)
     regs = cpu.regs(NMI + SIZE - 168, ip=0xC0, cs=KERNEL_CS, bp=outer, sp=sp)
     frame = cpu.frame(NMI + 2048, regs | 1, 0xA0)
@@ -328,6 +329,13 @@ def test_a_stack_that_overflowed_is_shown_where_its_frame_pointer_is(sp: int) ->
         ("task", 0xA9),
         ("task", 0x401000),
     ]
+
+
+def test_a_stack_that_overflowed_has_done_so_also_if_a_part_of_it_is_missing() -> None:
+    cpu = Cpu()
+    cpu.holes[TASK] = ((LAST_FRAME, LAST_FRAME + 16),)
+    walk = overflowed(TASK - 8, cpu)
+    assert (walk.end, walk.bad_addr, walk.overflowed) == (End.NOT_IN_DUMP, LAST_FRAME + 8, "task")
 
 
 @pytest.mark.parametrize("sp", [TASK - SIZE - 8, 0, TASK + SIZE])
