@@ -217,6 +217,31 @@ def test_gap_of_random_size_below_the_registers_of_a_system_call(d: DrawnOrc) ->
     assert walker.signature(d.task(), d.stack_from(d.sp), no_recovery) is None
 
 
+@pytest.mark.parametrize("index", [8, 12], ids=["below the gap", "above it"])
+def test_rewritten_return_address_of_a_known_frame_layout(d: DrawnOrc, index: int) -> None:
+    ordinary(d)
+    d.changes["trampolines"] = frozenset({RETHOOK})
+    walker = d.walker()
+    words = [d.word(d.sp + 8 * i) for i in range(34)]
+    original = words[index]
+    words[index] = RETHOOK
+    for gap in (2, 0, 7):
+        words_from_the_end(d, *words[:9], *[0x22] * gap, *words[11:])
+        place = d.sp + 8 * index if index < 9 else d.end - 8 * (34 - index)
+
+        def recover(ip: int, at: int, place: int = place) -> int:
+            return original if (ip, at) == (RETHOOK, place) else ip
+
+        def recovery_of(task: Task, found: Recover = recover) -> Recover:
+            return found
+
+        signature = walker.signature(d.task(), d.stack_from(d.sp), recovery_of)
+        assert signature is not None and signature.ips == (A, B, C)
+        d.rules_at.clear()
+    # It is another one now, and there are no rules.
+    assert walker.signature(d.task(), d.stack_from(d.sp), no_recovery) is None
+
+
 def test_frame_pointer_below_the_gap_leads_as_far_as_before(d: DrawnOrc) -> None:
     user_regs = [0] * 21
     user_regs[16], user_regs[17] = 0x401000, USER_CS
