@@ -95,7 +95,7 @@ class _FrameLayout(msgspec.Struct, frozen=True):
         if self.read_upper_ips(data, upper_at) != self.upper_ips:
             return False
         end = base + len(data)
-        pointers = tuple([at + (base if at >= 0 else end) for at in self.leads_to])
+        pointers = tuple([_place(at, base, end) for at in self.leads_to])
         if self.read_pointers(data, 0) != pointers:
             return False
         if not self.rewritten:
@@ -103,11 +103,16 @@ class _FrameLayout(msgspec.Struct, frozen=True):
         recover = make_recover()
         try:
             return all(
-                recover(trampoline, at + (base if at >= 0 else end)) == original
+                recover(trampoline, _place(at, base, end)) == original
                 for trampoline, at, original in self.rewritten
             )
         except NotInDump:
             return False
+
+
+def _place(position: int, begin: int, end: int) -> int:
+    """Return where a position is: an address, or an offset if *begin* is 0."""
+    return position + (begin if position >= 0 else end)
 
 
 class _Unusual(Exception):
@@ -188,13 +193,13 @@ class OrcFastPath:
         data, base = stack.data, stack.data_addr
         regs: tuple[tuple[int, Registers], ...] = ()
         if layout.regs_at:
-            offsets = [at if at >= 0 else at + len(data) for at in layout.regs_at]
+            offsets = [_place(at, 0, len(data)) for at in layout.regs_at]
             regs = tuple([(base + offset, self._registers_at(data, offset)) for offset in offsets])
             if any(self.regs.user_mode(registers) for _, registers in regs):
                 return None
         at = layout.user_regs_at
         if at is not None:
-            offset = at if at >= 0 else at + len(data)
+            offset = _place(at, 0, len(data))
             raw = data[offset : offset + self.regs.size_bytes]
             if not self.regs.saved_in_user_mode(raw):
                 return None

@@ -295,6 +295,25 @@ def test_upper_part_must_not_reach_down_to_the_last_sp(d: DrawnOrc) -> None:
         assert (check(d, walker) is not None) is is_found
 
 
+def test_sp_of_interrupted_code_is_below_its_return_address(d: DrawnOrc) -> None:
+    # The rule leads to where sp is already: the walk fails, whatever lies there.
+    regs = [0] * 21
+    regs[16], regs[17], regs[19] = B, KERNEL_CS, d.end - 8 * 22
+    words_from_the_end(d, *[0] * 6, A, *regs, 0, C, *[0] * 22)
+    d.returns(A, REGS)
+    d.rules_at[B] = call(0)
+    d.returns(C, END)
+    assert d.walk_orc().fault is Fault.WRONG_DIRECTION
+    assert check(d, d.walker()) is None
+    d.rules_at[B] = call(8)
+    d.put(d.sp + 56 + 19 * 8, d.end - 8 * 23)
+    assert check(d, d.walker()) is not None
+    # It is at the end of the stack.
+    d.rules_at[B] = END
+    d.put(d.sp + 56 + 19 * 8, d.end)
+    assert check(d, d.walker()) is None
+
+
 def test_word_below_the_bp_that_leads_to_it(d: DrawnOrc) -> None:
     ordinary(d)
     d.returns(B, OrcEntry(OrcType.CALL, "bp", 0))
@@ -374,6 +393,30 @@ def test_rules_of_rewritten_return_addresses_are_those_of_the_originals(d: Drawn
     assert check(d, walker, original(B)) is None
 
 
+def test_frame_layouts_used_last_are_kept_by_kind(d: DrawnOrc) -> None:
+    ordinary(d)
+    walker = d.walker()
+    assert walker._fast_path is not None
+    kept = walker._fast_path._frame_layouts
+    first = d.returns(0xC000, call(16))
+    for i in range(40):
+        d.put(d.sp + 48, d.returns(first + 16 * i, call(16)))
+        assert check(d, walker) is not None
+    number = bytes(8)  # of the system call
+    assert list(kept) == [number]
+    assert [known.lower_ips[0] - first for known in kept[number]] == [
+        16 * i for i in range(39, 7, -1)
+    ]
+    d.put(d.sp + 48, first + 16 * 20)
+    assert check(d, walker) is not None
+    assert [known.lower_ips[0] - first for known in kept[number][:3]] == [16 * 20, 16 * 39, 16 * 38]
+    # One that did not come from user mode.
+    ordinary(d, user=False)
+    d.put(d.end - 168 + 17 * 8, 0)
+    assert check(d, walker) is not None
+    assert list(kept) == [number, 34 * 8]
+
+
 def test_return_address_above_kernel_mode_registers_is_recovered(d: DrawnOrc) -> None:
     regs = [0] * 21
     regs[16], regs[17], regs[19] = B, KERNEL_CS, d.end - 16
@@ -419,6 +462,11 @@ def test_user_registers_whose_sp_leads_down_the_stack_fail_the_walk(d: DrawnOrc)
     walker = d.walker()
     assert check(d, walker) is not None
     # Also with a frame layout that is known, and on a part of the stack that was not read.
+    for sp in (d.base - 1, d.end):
+        d.put(d.end - 168 + 19 * 8, sp)
+        assert check(d, walker) is not None
+    d.put(d.end - 168 + 19 * 8, d.end - 1)  # up, but on the stack: that is unusual
+    assert check(d, walker) is None
     for sp in (d.sp, d.base):
         d.put(d.end - 168 + 19 * 8, sp)
         assert d.walk_orc().fault is Fault.WRONG_DIRECTION
