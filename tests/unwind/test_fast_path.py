@@ -432,7 +432,9 @@ def signature_of_task(
 ) -> Optional[Signature]:
     walker = FramePointerWalker(d.rules, trampolines)
     task = cast(Task, SimpleNamespace(thread_sp=d.sp))
-    return walker.signature(task, d.task_stack(), lambda of: recover)
+    return walker.signature(
+        task, d.task_stack(), lambda of: recover if of is task else nothing_rewritten
+    )
 
 
 def test_signature_has_the_addresses_that_recovery_finds() -> None:

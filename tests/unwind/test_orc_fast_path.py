@@ -233,6 +233,7 @@ def test_rewritten_return_address_of_a_known_frame_layout(d: DrawnOrc, index: in
             return original if (ip, at) == (RETHOOK, place) else ip
 
         def recovery_of(task: Task, found: Recover = recover) -> Recover:
+            assert task == d.task()
             return found
 
         signature = walker.signature(d.task(), d.stack_from(d.sp), recovery_of)
