@@ -83,19 +83,19 @@ class _Unwinder(StackCursor):
         super().__init__(find)
         self.rules = rules
         self.recover = recover
-        self.ip = 0
-        self.sp = 0
-        self.bp = 0
+        self.ip: int
+        self.sp: int
+        self.bp: int
         self.regs: Optional[int] = None  # virtual address; the registers of a CPU have none
         self.registers: Optional[Mapping[str, int]] = None  # at regs; None if state->regs is NULL
         self.raw_regs: Optional[bytes] = None
         self.full_regs = False
         self.prev_registers: Optional[Mapping[str, int]] = None
-        self.signal = False
-        self.found_at: Optional[int] = None
+        self.signal: bool
+        self.found_at: int
         self.error = False
         self.fault: Optional[Fault] = None
-        self.bad_addr: Optional[int] = None
+        self.bad_addr: Optional[int]  # where the fault is, if there is one
         self.on_cpu = False
         self.overflowed: Optional[str] = None
         self.steps_left = _MAX_STEPS
@@ -116,11 +116,10 @@ class _Unwinder(StackCursor):
         """Unlike the kernel before v5.18, test the length also after a change of the stack."""
         if self.stack is not None and self.stack.on_stack(addr, len_bytes):
             return True
-        return (
-            self.get_stack_info(addr)
-            and self.stack is not None
-            and self.stack.on_stack(addr, len_bytes)
-        )
+        if not self.get_stack_info(addr):
+            return False
+        assert self.stack is not None  # it was found
+        return self.stack.on_stack(addr, len_bytes)
 
     def deref_stack(self, addr: int, len_bytes: int) -> Optional[bytes]:
         """Return memory of a stack; ``None`` if it lies off every stack, which ends the walk."""
@@ -219,9 +218,7 @@ class _Unwinder(StackCursor):
         raw = self.deref_stack(cfa, self.rules.regs.size_bytes - (0 if full else IRET_FRAME_OFFSET))
         if raw is None:
             return False
-        if full:
-            self.prev_registers = None
-        elif self.full_regs:
+        if not full and self.full_regs:
             self.prev_registers = self.registers
         self.regs = cfa if full else (cfa - IRET_FRAME_OFFSET) & ADDRESS_MASK
         self.raw_regs, self.registers = raw, self.rules.regs.read(raw)

@@ -18,7 +18,7 @@ class StackCursor:
 
     def __init__(self, find: FindStack) -> None:
         self.find = find
-        self.stack: Optional[StackMemory] = None
+        self.stack: Optional[StackMemory]
         """``None``: STACK_TYPE_UNKNOWN. The walk is done."""
         self.visited: set[str] = set()
         """:attr:`.StackMemory.kind` of each, ``stack_mask`` of the kernel."""

@@ -11,6 +11,8 @@ from drgn_tools.arch.x86.orc_entry import OrcEntry, OrcType
 from drgn_tools.arch.x86.orc_tables import UnwindDataUnclear
 from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
 from drgn_tools.unwind.base import End, Fault, Walk
+from drgn_tools.unwind.orc import _MAX_STEPS
+from drgn_tools.unwind.stack_cursor import only_stack
 from drgn_tools.verdict.reliable import Judgement, judge
 
 from ..support.drawn_orc import (
@@ -366,8 +368,10 @@ def test_walk_without_an_end_ends(d: DrawnOrc) -> None:
         OrcType.REGS, "bp", -0x300, bp_from="bp", bp_offset=0, signal=True
     )
     walk = d.walk_orc()
-    assert len(walk.steps) > 1000
-    assert walk.end is End.ERROR
+    assert len(walk.steps) == _MAX_STEPS
+    assert (walk.end, walk.fault) == (End.ERROR, Fault.WRONG_DIRECTION)
+    assert walk.bad_addr == 0x10  # sp
+    assert walk.steps[0].raw_regs is None and walk.steps[1].raw_regs is not None
     judgement = verdict(walk)
     assert judgement.reason is not None and judgement.reason.value == "too_many_entries"
 
@@ -552,6 +556,32 @@ def test_stack_is_not_visited_twice(d: DrawnOrc) -> None:
     walk = d.walk_cpu({"ip": 0xA050, "sp": IRQ + 0x100, "bp": IRQ}, lambda ip, at: ip, stack)
     assert ips(walk) == [WAIT, ENTRY]
     assert (walk.fault, walk.bad_addr) == (Fault.OFF_STACK, IRQ)
+
+
+@pytest.mark.parametrize("type_", [OrcType.CALL, OrcType.REGS])
+def test_walk_that_left_the_stacks_does_not_go_on_where_bp_is(d: DrawnOrc, type_: OrcType) -> None:
+    sleeping(d)
+    d.rules_at[0xA050] = call(8)
+    cfa = d.first + 8 + (1 << 20)
+    saved = IRQ + 0x100 - cfa
+    d.returns(WAIT, OrcEntry(type_, "sp", 1 << 20, bp_from="cfa", bp_offset=saved))
+    walk = d.walk_cpu({"ip": 0xA050, "sp": d.first}, lambda ip, at: ip, irq_stack())
+    assert ips(walk) == [WAIT]
+    off = cfa - 8 if type_ is OrcType.CALL else cfa
+    assert (walk.end, walk.fault, walk.bad_addr) == (End.ERROR, Fault.OFF_STACK, off)
+
+
+def test_code_of_a_cpu_that_nobody_called(d: DrawnOrc) -> None:
+    d.rules_at[0xA050] = END
+    assert d.walk_cpu({"ip": 0xA050, "sp": d.first}) == Walk((), End.EMPTY)
+
+
+def test_stack_begins_at_its_lowest_byte_and_ends_before_its_end(d: DrawnOrc) -> None:
+    stack = d.stack_from(d.sp)
+    find = only_stack(stack)
+    assert [find(addr) for addr in (d.base - 1, d.base, d.end - 1, d.end)] == [
+        None, stack, stack, None
+    ]  # fmt: skip
 
 
 def test_overflow_goes_on_in_the_stack_above_the_guard_page(d: DrawnOrc) -> None:
