@@ -15,7 +15,7 @@ from drgn import Program
 
 from ..cache_key import cache_key
 
-__all__ = ("build_id", "vmcoreinfo", "vmcoreinfo_symbol")
+__all__ = ("build_id", "vmcoreinfo", "vmcoreinfo_lines", "vmcoreinfo_symbol")
 
 _CACHE_KEY = cache_key(__name__)
 _MAX_VALUE_CHARS = 4096  # the whole note is one page, VMCOREINFO_BYTES
@@ -31,11 +31,18 @@ def vmcoreinfo(prog: Program) -> Mapping[str, str]:
     try:
         lines: Mapping[str, str] = prog.cache[_CACHE_KEY]
     except KeyError:
-        text = prog["VMCOREINFO"].string_().decode("ascii", "backslashreplace")
-        pairs = (line.partition("=") for line in text.split("\n"))
-        lines = {key: value[:_MAX_VALUE_CHARS] for key, equals, value in pairs if equals}
-        prog.cache[_CACHE_KEY] = lines
+        lines = prog.cache[_CACHE_KEY] = vmcoreinfo_lines(prog["VMCOREINFO"].string_())
     return lines
+
+
+def vmcoreinfo_lines(text: bytes) -> Mapping[str, str]:
+    """Return the ``KEY=VALUE`` lines of VMCOREINFO, as :func:`vmcoreinfo` does.
+
+    :param text: What the note holds
+    """
+    lines = text.split(b"\0", 1)[0].decode("ascii", "backslashreplace").split("\n")
+    pairs = (line.partition("=") for line in lines)
+    return {key: value[:_MAX_VALUE_CHARS] for key, equals, value in pairs if equals}
 
 
 def vmcoreinfo_symbol(prog: Program, name: str) -> Optional[int]:

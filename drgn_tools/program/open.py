@@ -20,12 +20,14 @@ from drgn import Architecture, BadDataError, FaultError, Platform, Program, Prog
 
 from ..arch.machines import ARCHES, UNDERSTOOD
 from ..cache_key import cache_key
+from ..debuginfo.vmcoreinfo import vmcoreinfo_lines
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
 from .core_file import CoreFile, check_core, compression_of, open_regular, shown
 from .drgn_modules import create_modules
 from .dwarf import is_kernel_image, load_dwarf, load_files
 from .excluded_pages import fault_on_excluded_pages
+from .kernel_memory import add_kernel_memory
 
 if TYPE_CHECKING:
     from .unpack import Progress
@@ -92,6 +94,9 @@ def open_program(
         failure = f"{name}: {cut_short or 'cannot be opened as a vmcore'}"
         _drgn_opens(partial(prog.set_core_dump, file.path), failure)
         fault_on_excluded_pages(prog, file.path)
+        text = file.vmcoreinfo if info is None else info.text
+        if text is not None:
+            add_kernel_memory(prog, vmcoreinfo_lines(text))
     elif kernel:
         from .kcore import open_running_kernel  # its imports cost time, and few need them
 

@@ -22,7 +22,16 @@ from drgn import FaultError
 
 from ...bounded_cache import BoundedCache
 
-__all__ = ("FIVE_LEVELS", "FOUR_LEVELS", "PAE", "TWO_LEVELS", "Mapping", "PageTables", "Paging")
+__all__ = (
+    "FIVE_LEVELS",
+    "FOUR_LEVELS",
+    "PAE",
+    "TWO_LEVELS",
+    "Mapping",
+    "PageTables",
+    "Paging",
+    "ReadPhysical",
+)
 
 _PAGE_PRESENT = 1 << 0
 _PAGE_PSE = 1 << 7

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Find the kernel's page tables where drgn has none or reads them wrongly.
+
+drgn 0.3.0 has no page tables of x86-32. On x86-64 it does not know the encryption bit of AMD's SME: with it
+every address in a page table looks like one far beyond the memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Optional
+
+from drgn import Program
+
+from ...memory import NOT_THERE
+from .page_tables import FIVE_LEVELS, FOUR_LEVELS, PAE, TWO_LEVELS, PageTables, ReadPhysical
+
+__all__ = ("kernel_page_tables",)
+
+_PAGE_OFFSETS_32 = (0xC000_0000, 0xB000_0000, 0x8000_0000, 0x7800_0000, 0x4000_0000)
+"""What CONFIG_PAGE_OFFSET may be (arch/x86/Kconfig, v6.12: VMSPLIT_*). VMCOREINFO does not have it."""
+_START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
+"""__START_KERNEL_map (arch/x86/include/asm/page_64_types.h)."""
+
+
+def kernel_page_tables(
+    prog: Program, vmcoreinfo: Mapping[str, str]
+) -> Optional[tuple[int, PageTables]]:
+    """Return the lowest address of the kernel and its page tables.
+
+    :param prog: A program of a core dump whose physical memory can be read
+    :param vmcoreinfo: VMCOREINFO of the dump
+    :return: ``None`` if drgn can read them itself, or if they cannot be found
+    """
+    # As SYMBOL(), virtual. On x86-64 it is another name of init_top_pgt.
+    root = _number(vmcoreinfo, "SYMBOL(swapper_pg_dir)", 16)
+    if root is None:
+        return None
+    find = _find_32 if prog.address_size() == 4 else _find_sme
+    return find(partial(_physical, prog), root, vmcoreinfo)
+
+
+def _find_32(
+    read_physical: ReadPhysical, root: int, vmcoreinfo: Mapping[str, str]
+) -> Optional[tuple[int, PageTables]]:
+    """Return PAGE_OFFSET and the page tables of x86-32.
+
+    They map themselves, at their physical address plus PAGE_OFFSET. That tells PAGE_OFFSET.
+    """
+    # arch_crash_save_vmcoreinfo() in arch/x86/kernel/vmcore_info_32.c, v6.12
+    paging = PAE if vmcoreinfo.get("CONFIG_X86_PAE") == "y" else TWO_LEVELS
+    for page_offset in _PAGE_OFFSETS_32:
+        if root < page_offset:
+            continue
+        tables = PageTables(read_physical, root - page_offset, paging)
+        if _maps(tables, root, root - page_offset):
+            return page_offset, tables
+    return None
+
+
+def _find_sme(
+    read_physical: ReadPhysical, root: int, vmcoreinfo: Mapping[str, str]
+) -> Optional[tuple[int, PageTables]]:
+    """Return the lowest address and the page tables of x86-64 with memory encryption."""
+    # arch_crash_save_vmcoreinfo() in arch/x86/kernel/vmcore_info_64.c, v6.12
+    mask = _number(vmcoreinfo, "NUMBER(sme_mask)", 10)
+    phys_base = _number(vmcoreinfo, "NUMBER(phys_base)", 10)
+    if not mask or phys_base is None or root < _START_KERNEL_MAP:
+        return None
+    five = vmcoreinfo.get("NUMBER(pgtable_l5_enabled)") == "1"
+    paging = FIVE_LEVELS if five else FOUR_LEVELS
+    physical = root - _START_KERNEL_MAP + phys_base
+    tables = PageTables(read_physical, physical, paging, mask)
+    if not _maps(tables, root, physical):
+        return None
+    return (1 << 64) - (1 << paging.address_bits - 1), tables
+
+
+def _maps(tables: PageTables, address: int, physical: int) -> bool:
+    try:
+        found = tables.find(address)
+    except NOT_THERE:
+        return False
+    return found is not None and found.physical + address - found.address == physical
+
+
+def _physical(prog: Program, address: int, size: int) -> bytes:
+    return bytes(prog.read(address, size, True))
+
+
+def _number(vmcoreinfo: Mapping[str, str], key: str, base: int) -> Optional[int]:
+    value = vmcoreinfo.get(key, "")
+    digits = "[0-9a-f]{1,16}" if base == 16 else "-?[0-9]{1,20}"
+    return int(value, base) if re.fullmatch(digits, value, re.IGNORECASE) else None
