@@ -17,6 +17,7 @@ from ..debuginfo.symbol_finder import find_symbols
 from ..errors import TypesError
 from .drgn_modules import set_image_addresses
 from .excluded_pages import fault_on_excluded_pages
+from .kernel_memory import add_kernel_memory
 
 __all__ = ("use_builtin_types",)
 
@@ -82,7 +83,8 @@ def use_builtin_types(prog: Program) -> None:
     """
     if _FINDER in prog.enabled_type_finders():
         return
-    fault_on_excluded_pages(prog)  # open_program() has done so; drgn itself has not
+    fault_on_excluded_pages(prog)  # open_program() has done both; drgn itself has not
+    add_kernel_memory(prog)
     if _FINDER not in prog.registered_type_finders():
         prog.cache[_CACHE_KEY] = _BuiltinTypes()
         prog.register_type_finder(_FINDER, prog.cache[_CACHE_KEY].find_type)

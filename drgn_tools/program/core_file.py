@@ -13,7 +13,7 @@ import msgspec
 
 from ..arch.machines import UNDERSTOOD, arch_of_elf, arch_of_utsname, elf_machine_name
 from ..errors import InputError
-from .elf import EM_386, ET_CORE, Elf, read_elf, read_notes
+from .elf import ET_CORE, Elf, read_elf, read_notes
 from .kdump import (
     KDUMP_MAGICS,
     KdumpHeader,
@@ -129,9 +129,7 @@ class CoreFile(msgspec.Struct, frozen=True):
     cut_short: Optional[str] = None
     """What of it is missing though it can be opened, in words; ``None`` if it is whole."""
     arch: Optional[str] = None
-    """As :attr:`.records.KernelInfo.arch`, if drgn cannot tell the machine from the file."""
-    vmcoreinfo: Optional[bytes] = None
-    """VMCOREINFO, if it is a note of an ELF file."""
+    """As :attr:`.records.KernelInfo.arch`, if libkdumpfile cannot tell the machine from the file."""
 
 
 def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> CoreFile:
@@ -165,7 +163,7 @@ def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: 
     if arch_of_elf(elf.machine) is None:
         machine = elf_machine_name(elf.machine)
         raise InputError(f"{name}: is a core dump of {machine}; only {UNDERSTOOD} are understood")
-    notes = {(note.name, note.type): note.description for note in read_notes(file, elf)}
+    notes = {(note.name, note.type) for note in read_notes(file, elf)}
     names = {note_name for note_name, _ in notes}
     is_kcore = (b"CORE", _NT_TASKSTRUCT) in notes
     if b"VMCOREINFO" not in names and not is_kcore and not have_vmcoreinfo:
@@ -176,12 +174,9 @@ def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: 
         if elf.announced_bytes > elf.file_bytes:
             raise InputError(f"{name}: is cut short: {_sizes(elf.announced_bytes, elf.file_bytes)}")
         raise InputError(f"{name}: {_NO_VMCOREINFO}{_QEMU_HINT if b'QEMU' in names else ''}")
-    cut_short = None
     if elf.announced_bytes > elf.file_bytes and not is_kcore:
-        cut_short = _CUT_SHORT.format(_sizes(elf.announced_bytes, elf.file_bytes))
-    # Of a 64-bit file drgn takes EM_386 for x86-32 with words of 64 bits.
-    arch = "i386" if elf.machine == EM_386 else None
-    return CoreFile(path, cut_short, arch, notes.get((b"VMCOREINFO", 0)))
+        return CoreFile(path, _CUT_SHORT.format(_sizes(elf.announced_bytes, elf.file_bytes)))
+    return CoreFile(path)
 
 
 def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:

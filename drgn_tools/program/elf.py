@@ -16,7 +16,6 @@ from .read_at import read_at
 __all__ = ("Elf", "Note", "build_id_among", "notes_in", "read_elf", "read_notes")
 
 ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
-EM_386 = 3
 PT_LOAD, PT_NOTE = 1, 4
 NT_GNU_BUILD_ID = 3
 

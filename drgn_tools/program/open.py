@@ -20,7 +20,6 @@ from drgn import Architecture, BadDataError, FaultError, Platform, Program, Prog
 
 from ..arch.machines import ARCHES, UNDERSTOOD
 from ..cache_key import cache_key
-from ..debuginfo.vmcoreinfo import vmcoreinfo_lines
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
 from .core_file import CoreFile, check_core, compression_of, open_regular, shown
@@ -94,9 +93,7 @@ def open_program(
         failure = f"{name}: {cut_short or 'cannot be opened as a vmcore'}"
         _drgn_opens(partial(prog.set_core_dump, file.path), failure)
         fault_on_excluded_pages(prog, file.path)
-        text = file.vmcoreinfo if info is None else info.text
-        if text is not None:
-            add_kernel_memory(prog, vmcoreinfo_lines(text))
+        add_kernel_memory(prog, file.path, None if info is None else info.text)
     elif kernel:
         from .kcore import open_running_kernel  # its imports cost time, and few need them
 

@@ -10,8 +10,9 @@ import pytest
 from drgn import FaultError
 
 from drgn_tools import audit_kernel, open_program
+from drgn_tools.arch.x86.kernel_page_tables import kernel_page_tables
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo, vmcoreinfo_lines
-from drgn_tools.program.kernel_memory import add_kernel_memory
+from drgn_tools.program.builtin_types import use_builtin_types
 
 from ..support.sme_core import SME_MASK, write_sme_core
 
@@ -29,11 +30,13 @@ def test_answers_are_those_without_encryption(sme_core: Path, demo_program: drgn
     assert audit_kernel(prog).tasks == audit_kernel(demo_program).tasks
 
 
-def test_drgn_alone_cannot_read_it(sme_core: Path, demo_program: drgn.Program) -> None:
+def test_program_that_drgn_opened(sme_core: Path, demo_program: drgn.Program) -> None:
     prog = drgn.Program()
     prog.set_core_dump(sme_core)
     with pytest.raises(FaultError):
         prog.read(demo_program["init_task"].address_, 8)
+    use_builtin_types(prog)  # as our plugin does
+    assert audit_kernel(prog).tasks == audit_kernel(demo_program).tasks
 
 
 @pytest.mark.parametrize(
@@ -55,5 +58,5 @@ def test_page_tables_that_are_not_there_are_not_used(sme_core: Path, key: str, v
     lines = dict(vmcoreinfo_lines(prog["VMCOREINFO"].string_()))
     if value == "other":
         value = {"1": "0", "0": "1"}[lines.get(key, "0")]
-    assert not add_kernel_memory(prog, {**lines, key: value})
-    assert add_kernel_memory(prog, lines)
+    assert kernel_page_tables(prog, {**lines, key: value}) is None
+    assert kernel_page_tables(prog, lines) is not None
