@@ -460,6 +460,16 @@ def test_signature_has_the_addresses_that_recovery_finds() -> None:
     assert signature_of_task(d, frozenset(found.ips), missing) is None
 
 
+def test_recovery_below_an_interrupt_of_user_mode() -> None:
+    items = [Item(False, 3)]
+    d = Drawn(MACHINES["64-lsb"], Top("interrupt"), items, (0xA0, 0xA3)).drawing
+    plain = FastPath(d.rules).signature(d.task_stack(), d.sp, no_recovery)
+    assert plain is not None and plain.ips and plain.user_mode
+    found = signature_of_task(d, frozenset(plain.ips), lambda addr, addr_p: addr + 1)
+    assert found is not None
+    assert found.ips == tuple(ip + 1 for ip in plain.ips)
+
+
 def test_recovery_is_asked_of_trampolines_only() -> None:
     d = interrupted()
     found = signature_of_task(d, frozenset(), lambda addr, addr_p: 0xB0)

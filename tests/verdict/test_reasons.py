@@ -254,9 +254,10 @@ def test_damaged_unwind_data() -> None:
     walk = Walk((), End.UNWIND_DATA_UNCLEAR, 0x88)
     judgement = Judgement(Verdict.UNKNOWN, Reason.UNWIND_DATA_UNCLEAR, 0)
     sentence = "the unwind data of schedule+0x27 are damaged at 0x88"
-    found = explain(judgement, walk, (STUB, SCHEDULE), ())
+    found = explain(judgement, walk, (STUB, IN_MODULE, SCHEDULE), ())
     assert found == Explanation(sentence, "unwind data unclear")
-    assert explain_running(7, walk, (STUB, SCHEDULE)).sentence == f"running on CPU 7; {sentence}"
+    running = explain_running(7, walk, (STUB, IN_MODULE, SCHEDULE))
+    assert running.sentence == f"running on CPU 7; {sentence}"
     first = explain(replace(judgement, step=None), walk, (), ())
     assert first and first.sentence == "the unwind data are damaged at 0x88"
 
