@@ -79,7 +79,7 @@ class _FrameLayout(msgspec.Struct, frozen=True):
     kernel_regs: tuple[int, ...]
     """As :attr:`.base.Signature.kernel_regs`."""
     regs_at: tuple[int, ...]
-    """Position of each kernel-mode ``pt_regs``."""
+    """Position of each kernel-mode ``pt_regs``. All lie in the lower part, because their sp is followed."""
     user_regs_at: Optional[int]
     """Position of the user-mode ``pt_regs`` that end the walk; ``None`` without one."""
 
@@ -193,8 +193,7 @@ class OrcFastPath:
         data, base = stack.data, stack.data_addr
         regs: tuple[tuple[int, Registers], ...] = ()
         if layout.regs_at:
-            offsets = [_place(at, 0, len(data)) for at in layout.regs_at]
-            regs = tuple([(base + offset, self._registers_at(data, offset)) for offset in offsets])
+            regs = tuple([(base + at, self._registers_at(data, at)) for at in layout.regs_at])
             if any(self.regs.user_mode(registers) for _, registers in regs):
                 return None
         at = layout.user_regs_at
@@ -242,8 +241,9 @@ class _Path:
         # What was used of the stack, and of that what lies behind the last pointer that was followed.
         self.used_end = self.sp
         self.upper_begin = len(data)
-        self.lower_bytes = self.lower_frames = self.lower_regs = 0
-        self.last_pointer: Optional[int] = None
+        self.lower_bytes: int
+        self.lower_frames: int
+        self.last_pointer: int
 
     def layout(self) -> _FrameLayout:
         """Return the frame layout of the stack.
@@ -276,7 +276,7 @@ class _Path:
             words_at(pointers, _WORD_BYTES),
             tuple(self.position(self.pointers[at], at != self.last_pointer) for at in pointers),
             tuple(self.kernel_regs),
-            tuple(self.position(at, i < self.lower_regs) for i, at in enumerate(self.regs_offsets)),
+            tuple(self.regs_offsets),
             None if self.user_regs is None else self.position(self.user_regs, not self.pointers),
         )
 
@@ -304,7 +304,7 @@ class _Path:
     def end_lower_part(self, upper_begin: int) -> None:
         # sp has to grow: the upper part must not begin below the last one of the lower part.
         self.lower_bytes = max(self.used_end, self.sp)
-        self.lower_frames, self.lower_regs = len(self.ips), len(self.regs_offsets)
+        self.lower_frames = len(self.ips)
         self.upper_begin = upper_begin
 
     def add_frame(self, ip_at: int) -> None:

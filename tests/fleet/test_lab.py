@@ -7,6 +7,7 @@ A small one of the bundled vmcore; one of 300 sources of all that the lab has.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -60,9 +61,11 @@ def fleet_run(dataset: Path, *arguments: str) -> tuple[int, str]:
     )
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) <= 11, (
-        done.stderr
-    )  # five failures, and that there are more
+    # Five failures, that there are more, and how the run ended. How often it says how far it is depends on the machine.
+    lines = [
+        line for line in done.stderr.splitlines() if not re.match(r"\d+ of \d+ sources\b", line)
+    ]
+    assert len(lines) <= 10, done.stderr
     return done.returncode, done.stderr
 
 

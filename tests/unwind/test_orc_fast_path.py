@@ -315,6 +315,65 @@ def test_sp_of_interrupted_code_is_below_its_return_address(d: DrawnOrc) -> None
     assert check(d, d.walker()) is None
 
 
+def test_words_that_a_shorter_stack_does_not_have(d: DrawnOrc) -> None:
+    regs = [0] * 21
+    regs[16], regs[17], regs[19] = B, KERNEL_CS, d.end - 8
+    words_from_the_end(d, *[0] * 6, A, *regs, *[0] * 9, C)
+    d.returns(A, REGS)
+    d.rules_at[B] = call(8)
+    d.returns(C, END)
+    walker = d.walker()
+    assert check(d, walker) is not None
+    # As long as the registers at its end need to be: those at A's CFA do not fit.
+    words_from_the_end(d, *[0] * 6, A, *[0] * 14, C)
+    d.returns(A, END)
+    d.put(d.end - 8 * 4, USER_CS)
+    assert check(d, walker) is not None
+
+
+def test_registers_whose_sp_leads_into_them_are_unusual(d: DrawnOrc) -> None:
+    regs = [0] * 21
+    regs[16], regs[17] = B, KERNEL_CS
+    words_from_the_end(d, *[0] * 6, A, *regs, *[0] * 4, 0, C, *[0] * 21)
+    bp_at = d.sp + 56 + 4 * 8
+    d.put(bp_at, d.end - 23 * 8)
+    d.put(d.sp + 56 + 19 * 8, d.sp + 56 + 8 * 8)
+    d.put(d.sp + 56 + 9 * 8, D)
+    d.returns(A, REGS)
+    d.rules_at[B] = call(16)
+    d.returns(D, call_by_bp())
+    d.returns(C, END)
+    assert [step.ip for step in d.walk_orc().steps] == [A, B, D, C]
+    assert check(d, d.walker()) is None
+
+
+def test_user_registers_at_a_distance_from_the_beginning(d: DrawnOrc) -> None:
+    walker = d.walker()
+    d.returns(A, REGS)
+    regs = [0] * 21
+    regs[16], regs[17] = 0x401000, USER_CS
+    for above in ([], [0, *regs]):
+        words_from_the_end(d, *[0] * 6, A, *regs, *above)
+        found = check(d, walker)
+        assert found is not None and [address for address, _ in found.regs] == [d.sp + 56]
+
+
+def test_bp_saved_in_the_lowest_word(d: DrawnOrc) -> None:
+    ordinary(d)
+    d.returns(A, call(16, bp=-72))
+    d.put(d.sp, d.sp + 88)
+    found = check(d, d.walker())
+    assert found is not None and found.ips == (A, B, C)
+
+
+@pytest.mark.parametrize(("frames", "is_usual"), [(512, True), (513, False)])
+def test_stack_with_very_many_frames(d: DrawnOrc, frames: int, is_usual: bool) -> None:
+    d.returns(A, call(8))
+    d.returns(C, END)
+    words_from_the_end(d, *[0] * 6, *[A] * (frames - 1), C, *[0] * 21)
+    assert (check(d, d.walker()) is not None) is is_usual
+
+
 def test_word_below_the_bp_that_leads_to_it(d: DrawnOrc) -> None:
     ordinary(d)
     d.returns(B, OrcEntry(OrcType.CALL, "bp", 0))
@@ -363,7 +422,7 @@ def test_frame_layout_is_that_of_the_words_it_rests_on(d: DrawnOrc) -> None:
 @pytest.mark.parametrize("address", [FORK, 0, 0xBAD])
 def test_address_without_an_ordinary_rule_is_unusual(d: DrawnOrc, address: int) -> None:
     ordinary(d)
-    d.rules_at[FORK - 1] = END
+    d.rules_at[FORK - 1] = d.rules_at[-1] = END
     d.put(d.sp + 64, address)
     assert check(d, d.walker()) is None
 
@@ -451,7 +510,16 @@ def test_original_that_is_not_in_the_dump_is_unusual(d: DrawnOrc, gone: bool) ->
     assert walker.signature(d.task(), d.stack_from(d.sp), lambda task: missing) is None
 
 
-@pytest.mark.parametrize("rule", [UNDEFINED, PARTIAL, OrcEntry(OrcType.CALL, "r10"), call(0)])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        UNDEFINED,
+        PARTIAL,
+        OrcEntry(OrcType.CALL, "r10"),
+        OrcEntry(OrcType.CALL, "bp", 16, True, 0),
+        call(0),
+    ],
+)
 def test_rule_that_is_not_ordinary_is_unusual(d: DrawnOrc, rule: OrcEntry) -> None:
     ordinary(d)
     d.returns(B, rule)
@@ -463,6 +531,7 @@ def test_user_registers_whose_sp_leads_down_the_stack_fail_the_walk(d: DrawnOrc)
     walker = d.walker()
     assert check(d, walker) is not None
     # Also with a frame layout that is known, and on a part of the stack that was not read.
+    d.put(d.end - 8, 0x2B)  # ss, right above sp
     for sp in (d.base - 1, d.end):
         d.put(d.end - 168 + 19 * 8, sp)
         assert check(d, walker) is not None

@@ -338,6 +338,11 @@ def test_a_stack_that_overflowed_has_done_so_also_if_a_part_of_it_is_missing() -
     assert (walk.end, walk.bad_addr, walk.overflowed) == (End.NOT_IN_DUMP, LAST_FRAME + 8, "task")
 
 
+def test_a_stack_that_overflowed_has_done_so_also_if_nothing_is_found_on_it() -> None:
+    walk = Cpu().walk(0xF0, sp=TASK - 8, bp=TASK + SIZE - 8)
+    assert walk == Walk((), End.EMPTY, overflowed="task")
+
+
 @pytest.mark.parametrize("sp", [TASK - SIZE - 8, 0, TASK + SIZE])
 def test_a_stack_pointer_that_left_its_stack_otherwise_ends_the_walk(sp: int) -> None:
     walk = overflowed(sp)
