@@ -239,6 +239,11 @@ def test_partial_regs_have_the_registers_of_the_complete_ones_below(d: DrawnOrc)
     d.put(d.first + 0x300 - 8, ENTRY)
     d.returns(ENTRY, END)
     assert ips(d.walk_orc()) == [SCHEDULE, INTERRUPTED, 0xA400, ENTRY]
+    # Also of the second that interrupted entry code.
+    d.rules_at[0xA400] = PARTIAL
+    d.put(d.first + 0x200, 0xA500, KERNEL_CS, 0, d.first + 0x240, 0x18)
+    d.rules_at[0xA500] = OrcEntry(OrcType.CALL, "r10")
+    assert ips(d.walk_orc()) == [SCHEDULE, INTERRUPTED, 0xA400, 0xA500, ENTRY]
     # Without complete ones they are not known.
     partial(d, OrcEntry(OrcType.CALL, "r10"))
     assert d.walk_orc().fault is Fault.REGISTER_NOT_SAVED
@@ -345,10 +350,11 @@ def test_words_that_a_rule_reads_off_the_stack(d: DrawnOrc, rule: OrcEntry) -> N
     assert (ips(walk), walk.fault) == ([SCHEDULE], Fault.OFF_STACK)
 
 
+@pytest.mark.parametrize("bp", [None, 0x80])
 @pytest.mark.parametrize("offset", [0, -8, -0x100])
-def test_rule_that_leads_down(d: DrawnOrc, offset: int) -> None:
+def test_rule_that_leads_down(d: DrawnOrc, offset: int, bp: Optional[int]) -> None:
     sleeping(d)
-    d.returns(SCHEDULE, call(offset))
+    d.returns(SCHEDULE, call(offset, bp))
     if offset:  # below it lies ret_addr
         d.put(d.first + offset - 8, WAIT)
     walk = d.walk_orc()

@@ -322,10 +322,11 @@ def test_words_that_a_shorter_stack_does_not_have(d: DrawnOrc) -> None:
     d.returns(A, REGS)
     d.rules_at[B] = call(8)
     d.returns(C, END)
+    d.put(d.end - 8 * 4, USER_CS)  # a system call, so that both are of one kind
     walker = d.walker()
     assert check(d, walker) is not None
-    # As long as the registers at its end need to be: those at A's CFA do not fit.
-    words_from_the_end(d, *[0] * 6, A, *[0] * 14, C)
+    # All return addresses are where they were, but it ends below the sp of the registers.
+    words_from_the_end(d, *[0] * 6, A, *[0] * 16, B, 0, C)
     d.returns(A, END)
     d.put(d.end - 8 * 4, USER_CS)
     assert check(d, walker) is not None
