@@ -15,7 +15,14 @@ from drgn import Program
 
 from ..cache_key import cache_key
 
-__all__ = ("build_id", "vmcoreinfo", "vmcoreinfo_lines", "vmcoreinfo_symbol")
+__all__ = (
+    "build_id",
+    "number_among",
+    "symbol_among",
+    "vmcoreinfo",
+    "vmcoreinfo_lines",
+    "vmcoreinfo_symbol",
+)
 
 _CACHE_KEY = cache_key(__name__)
 _MAX_VALUE_CHARS = 4096  # the whole note is one page, VMCOREINFO_BYTES
@@ -51,8 +58,25 @@ def vmcoreinfo_symbol(prog: Program, name: str) -> Optional[int]:
     :return: ``None`` if VMCOREINFO does not have it, or has no number there
     :raises KeyError: if the program is not a Linux kernel (drgn's ObjectNotFoundError)
     """
-    value = vmcoreinfo(prog).get(f"SYMBOL({name})", "")
+    return symbol_among(vmcoreinfo(prog), name)
+
+
+def symbol_among(lines: Mapping[str, str], name: str) -> Optional[int]:
+    """Return what :func:`vmcoreinfo_symbol` does.
+
+    :param lines: From :func:`vmcoreinfo_lines`
+    """
+    value = lines.get(f"SYMBOL({name})", "")
     return int(value, 16) if re.fullmatch("[0-9a-fA-F]{1,16}", value) else None
+
+
+def number_among(lines: Mapping[str, str], name: str) -> Optional[int]:
+    """Return ``NUMBER(name)``; ``None`` if VMCOREINFO does not have it, or has no number there.
+
+    :param lines: From :func:`vmcoreinfo_lines`
+    """
+    value = lines.get(f"NUMBER({name})", "")
+    return int(value) if re.fullmatch("-?[0-9]{1,20}", value) else None
 
 
 def build_id(prog: Program) -> Optional[str]:

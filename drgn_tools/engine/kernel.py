@@ -16,9 +16,8 @@ from ..kernel.live_tasks import LiveTaskList, is_live
 from ..kernel.task_list import TaskList
 from ..kernel.tasks import Task
 from ..kernel.text import KernelText
+from ..program.core_memory import correct_core_memory
 from ..program.dwarf import types_source
-from ..program.excluded_pages import fault_on_excluded_pages
-from ..program.kernel_memory import add_kernel_memory
 from ..program.open import source_of
 from ..records import KernelInfo, Reason, TaskStack
 from ..unwind.probe import probe_walker
@@ -83,8 +82,7 @@ class Kernel:
     """Its tasks, in the order of the task list, the idle tasks last."""
 
     def __init__(self, prog: Program) -> None:
-        fault_on_excluded_pages(prog)  # open_program() has done both; drgn itself does not
-        add_kernel_memory(prog)
+        correct_core_memory(prog)  # open_program() has done so; drgn itself does not
         self._prog = prog
         self.layout = layout_of(prog)
         self.tasks = (LiveTaskList if is_live(prog) else TaskList)(prog, self.layout.task)

@@ -15,9 +15,8 @@ from ..debuginfo.kallsyms import kallsyms_of
 from ..debuginfo.shared_tables import SharedTables
 from ..debuginfo.symbol_finder import find_symbols
 from ..errors import TypesError
+from .core_memory import correct_core_memory
 from .drgn_modules import set_image_addresses
-from .excluded_pages import fault_on_excluded_pages
-from .kernel_memory import add_kernel_memory
 
 __all__ = ("use_builtin_types",)
 
@@ -83,8 +82,7 @@ def use_builtin_types(prog: Program) -> None:
     """
     if _FINDER in prog.enabled_type_finders():
         return
-    fault_on_excluded_pages(prog)  # open_program() has done both; drgn itself has not
-    add_kernel_memory(prog)
+    correct_core_memory(prog)  # open_program() has done so; drgn itself has not
     if _FINDER not in prog.registered_type_finders():
         prog.cache[_CACHE_KEY] = _BuiltinTypes()
         prog.register_type_finder(_FINDER, prog.cache[_CACHE_KEY].find_type)

@@ -14,19 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
-from typing import NoReturn, Optional
+from typing import NoReturn
 
 import msgspec
-from drgn import FaultError, Program, ProgramFlags
+from drgn import FaultError, Program
 
-from ..cache_key import cache_key
-from .core_file import open_regular
-from .elf import PT_LOAD, Segment, read_elf
+from .elf import PT_LOAD, Elf, Segment
 
 __all__ = ("fault_on_excluded_pages",)
 
 _ADDRESSES = 1 << 64
-_CACHE_KEY = cache_key(__name__)
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -37,26 +34,11 @@ class Span(msgspec.Struct, frozen=True):
     end: int
 
 
-def fault_on_excluded_pages(prog: Program, path: Optional[str] = None) -> None:
+def fault_on_excluded_pages(prog: Program, elf: Elf) -> None:
     """Make reads of pages that an ELF dump leaves out raise a FaultError, not return zeros.
 
-    This is done once for a program; a second call does nothing, nor does a call for a program
-    that is not a core dump.
-
-    :param path: of the dump; by default the path that drgn has, which drgn cannot give if it is
-        not UTF-8
-    :raises InputError: if the dump is no longer where it was opened
+    :param elf: Headers of the dump that *prog* was opened from
     """
-    if prog.flags & ProgramFlags.IS_LIVE or _CACHE_KEY in prog.cache:
-        return
-    path = path or prog.core_dump_path
-    if path is None:
-        return
-    with open_regular(path) as file:
-        elf = read_elf(file)
-    prog.cache[_CACHE_KEY] = True
-    if elf is None:
-        return
     segments = [segment for segment in elf.segments if segment.type == PT_LOAD]
     if all(segment.file_bytes >= segment.memory_bytes for segment in segments):
         return

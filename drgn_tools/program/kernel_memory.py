@@ -1,59 +1,37 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read kernel memory through page tables of our own, where drgn cannot."""
+"""Kernel memory of an ELF core that drgn cannot translate: through page tables of our own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Optional
+from typing import TYPE_CHECKING
 
-from drgn import Program, ProgramFlags
+from drgn import Architecture, Program
 
-from ..arch.x86.kernel_page_tables import kernel_page_tables
-from ..arch.x86.page_tables import PageTables
-from ..cache_key import cache_key
-from ..debuginfo.vmcoreinfo import vmcoreinfo_lines
-from .core_file import open_regular
-from .elf import read_elf, read_notes
+if TYPE_CHECKING:
+    from ..arch.x86.page_tables import PageTables
 
 __all__ = ("add_kernel_memory",)
 
-_CACHE_KEY = cache_key(__name__)
 
-
-def add_kernel_memory(
-    prog: Program, path: Optional[str] = None, vmcoreinfo: Optional[bytes] = None
-) -> None:
+def add_kernel_memory(prog: Program, vmcoreinfo: Mapping[str, str]) -> None:
     """Let reads of kernel addresses go through our own page tables, if drgn cannot read the kernel's.
 
-    This is done once for a program; a second call does nothing, nor does a call for a program that is
-    not an ELF core dump. libkdumpfile, which reads the other dumps, knows memory encryption.
-
-    :param path: of the dump; by default the path that drgn has, which drgn cannot give if it is
-        not UTF-8
-    :param vmcoreinfo: VMCOREINFO, if it was given beside the dump
-    :raises InputError: if the dump is no longer where it was opened
+    :param prog: A program of an ELF core whose physical memory can be read
+    :param vmcoreinfo: VMCOREINFO of the dump
     """
-    if prog.flags & ProgramFlags.IS_LIVE or _CACHE_KEY in prog.cache:
+    assert prog.platform is not None  # it is a core dump
+    if prog.platform.arch is Architecture.X86_64 and vmcoreinfo.get("NUMBER(sme_mask)", "0") == "0":
         return
-    path = path or prog.core_dump_path
-    if path is None:
-        return
-    prog.cache[_CACHE_KEY] = True
-    text = _note(path) if vmcoreinfo is None else vmcoreinfo
-    found = None if text is None else kernel_page_tables(prog, vmcoreinfo_lines(text))
+    from ..arch.x86.kernel_page_tables import kernel_page_tables  # few dumps need its imports
+
+    found = kernel_page_tables(prog, vmcoreinfo)
     if found is None:
         return
     begin, tables = found
     end = 1 << 8 * prog.address_size()
     prog.add_memory_segment(begin, end - begin, partial(_read, tables), False)
-
-
-def _note(path: str) -> Optional[bytes]:
-    # Not prog["VMCOREINFO"]: see builtin_types.py about the first use of char.
-    with open_regular(path) as file:
-        elf = read_elf(file)
-        notes = read_notes(file, elf) if elf is not None else ()
-        return next((note.description for note in notes if note.name == b"VMCOREINFO"), None)
 
 
 def _read(tables: PageTables, address: int, count: int, offset: int, physical: bool) -> bytes:

@@ -23,10 +23,9 @@ from ..cache_key import cache_key
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
 from .core_file import CoreFile, check_core, compression_of, open_regular, shown
+from .core_memory import correct_core_memory
 from .drgn_modules import create_modules
 from .dwarf import is_kernel_image, load_dwarf, load_files
-from .excluded_pages import fault_on_excluded_pages
-from .kernel_memory import add_kernel_memory
 
 if TYPE_CHECKING:
     from .unpack import Progress
@@ -92,8 +91,7 @@ def open_program(
         name = shown(os.fspath(core))
         failure = f"{name}: {cut_short or 'cannot be opened as a vmcore'}"
         _drgn_opens(partial(prog.set_core_dump, file.path), failure)
-        fault_on_excluded_pages(prog, file.path)
-        add_kernel_memory(prog, file.path, None if info is None else info.text)
+        correct_core_memory(prog, file.path, None if info is None else info.text)
     elif kernel:
         from .kcore import open_running_kernel  # its imports cost time, and few need them
 

@@ -17,7 +17,7 @@ from drgn_tools.arch.x86.page_tables import (
     FOUR_LEVELS,
     PAE,
     TWO_LEVELS,
-    Mapping,
+    MappedPage,
     PageTables,
     Paging,
 )
@@ -44,9 +44,9 @@ def test_page(paging: Paging) -> None:
     drawn.map(high, 0x1234_5000 | PRESENT)
     drawn.map(high - PAGE, 0x6000)  # not present
     tables = drawn.tables()
-    assert tables.find(0xFFF) == Mapping(0, 0x5000, PAGE)
+    assert tables.find(0xFFF) == MappedPage(0, 0x5000, PAGE)
     assert tables.find(0x1000) is None
-    assert tables.find(high + 0x123) == Mapping(high, 0x1234_5000, PAGE)
+    assert tables.find(high + 0x123) == MappedPage(high, 0x1234_5000, PAGE)
     assert tables.find(high - 1) is None
     assert tables.find(high - 0x4000_0000) is None
     assert tables.find(high + PAGE) is None
@@ -83,14 +83,14 @@ def test_large_page(paging: Paging, level: int, size: int) -> None:
     drawn.map(3 * size, 2 * size | 0x1000 | PSE | PRESENT, level)
     drawn.map(5 * size, 2 * size | PSE, level)
     tables = drawn.tables()
-    assert tables.find(4 * size - 1) == Mapping(3 * size, 2 * size, size)
+    assert tables.find(4 * size - 1) == MappedPage(3 * size, 2 * size, size)
     assert tables.find(5 * size) is None
 
 
 def test_large_page_above_4_gib_of_two_levels() -> None:
     drawn = DrawnPageTables(TWO_LEVELS)
     drawn.map(8 << 20, (4 << 20) | 0xAB << 13 | PSE | PRESENT, 0)
-    assert drawn.tables().find(8 << 20) == Mapping(8 << 20, 0xAB << 32 | 4 << 20, 4 << 20)
+    assert drawn.tables().find(8 << 20) == MappedPage(8 << 20, 0xAB << 32 | 4 << 20, 4 << 20)
 
 
 @pytest.mark.parametrize("paging", [PAE, FOUR_LEVELS, FIVE_LEVELS], ids=lambda p: p.name)
@@ -99,17 +99,17 @@ def test_large_page_only_where_the_cpu_has_them(paging: Paging) -> None:
     drawn.map(0, 0x5000 | PRESENT)
     drawn.put(drawn.root, drawn.get(drawn.root) | PSE)
     drawn.put(place := drawn.map(0, 0x5000 | PRESENT), drawn.get(place) | PSE)  # there it is PAT
-    assert drawn.tables().find(0) == Mapping(0, 0x5000, PAGE)
+    assert drawn.tables().find(0) == MappedPage(0, 0x5000, PAGE)
 
 
 @every_mode
 def test_page_that_nobody_may_access(paging: Paging) -> None:
     drawn = DrawnPageTables(paging)
     drawn.map(0, 0x5000 | PROTNONE)
-    assert drawn.tables().find(0) == Mapping(0, 0x5000, PAGE)
+    assert drawn.tables().find(0) == MappedPage(0, 0x5000, PAGE)
     if paging.entry_bytes == 8:
         drawn.map(PAGE, (0x7000 ^ INVERTED) | PROTNONE)
-        assert drawn.tables().find(PAGE) == Mapping(PAGE, 0x7000, PAGE)
+        assert drawn.tables().find(PAGE) == MappedPage(PAGE, 0x7000, PAGE)
 
 
 @pytest.mark.parametrize("paging", [PAE, FOUR_LEVELS], ids=lambda p: p.name)
@@ -120,8 +120,8 @@ def test_encryption_bit_is_no_part_of_an_address(paging: Paging) -> None:
     drawn.map(4 << 20, 4 << 20 | bit | PSE | PRESENT, len(paging.index_bits) - 2)
     drawn.put(drawn.root, drawn.get(drawn.root) | bit)
     tables = drawn.tables(encryption_mask=bit)
-    assert tables.find(0) == Mapping(0, 0x5000, PAGE)
-    assert tables.find(5 << 20) == Mapping(4 << 20, 4 << 20, 2 << 20)
+    assert tables.find(0) == MappedPage(0, 0x5000, PAGE)
+    assert tables.find(5 << 20) == MappedPage(4 << 20, 4 << 20, 2 << 20)
     with pytest.raises(FaultError):
         drawn.tables().find(0)
 
@@ -165,7 +165,7 @@ def test_random_tables_end(paging: Paging, seed: int) -> None:
             drawn.put(table + i * paging.entry_bytes, target & -PAGE | dice.getrandbits(9))
     tables = drawn.tables()
     for _ in range(20):
-        found: Optional[Mapping] = None
+        found: Optional[MappedPage] = None
         try:
             found = tables.find(addr := dice.getrandbits(paging.address_bits))
         except FaultError:

@@ -14,7 +14,8 @@ from drgn import Architecture, FaultError, Platform, Program
 
 from drgn_tools import InputError, open_program
 from drgn_tools.program.builtin_types import use_builtin_types
-from drgn_tools.program.excluded_pages import Span, excluded_ranges, fault_on_excluded_pages
+from drgn_tools.program.core_memory import correct_core_memory
+from drgn_tools.program.excluded_pages import Span, excluded_ranges
 
 
 def which(spans: list[Span], address: int) -> Optional[Span]:
@@ -72,8 +73,8 @@ def test_what_is_left_out_faults(with_hole: tuple[Path, int, int, int]) -> None:
     by_drgn = Program()
     by_drgn.set_core_dump(path)
     assert by_drgn.read(physical + kept - 8, 16, True)[8:] == bytes(8)  # a guess
-    fault_on_excluded_pages(by_drgn)
-    fault_on_excluded_pages(by_drgn)
+    correct_core_memory(by_drgn)
+    correct_core_memory(by_drgn)
     with_types = Program()
     with_types.set_core_dump(path)
     use_builtin_types(with_types)  # as in drgn's REPL
@@ -91,13 +92,13 @@ def test_a_core_that_is_gone(with_hole: tuple[Path, int, int, int]) -> None:
     prog.set_core_dump(path)
     path.unlink()
     with pytest.raises(InputError, match="no such file"):
-        fault_on_excluded_pages(prog)
+        correct_core_memory(prog)
 
 
 def test_a_program_without_a_file_is_left_alone() -> None:
     prog = Program(Platform(Architecture.X86_64))
     prog.add_memory_segment(0x1000, 16, lambda address, count, offset, physical: bytes(count))
     before = dict(prog.cache)
-    fault_on_excluded_pages(prog)
+    correct_core_memory(prog)
     assert prog.read(0x1000, 16) == bytes(16)
     assert dict(prog.cache) == before  # a core dump that it may get later is not taken for done

@@ -7,13 +7,13 @@ every address in a page table looks like one far beyond the memory.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Optional
 
 from drgn import Program
 
+from ...debuginfo.vmcoreinfo import number_among, symbol_among
 from ...memory import NOT_THERE
 from .page_tables import FIVE_LEVELS, FOUR_LEVELS, PAE, TWO_LEVELS, PageTables, ReadPhysical
 
@@ -35,7 +35,7 @@ def kernel_page_tables(
     :return: ``None`` if drgn can read them itself, or if they cannot be found
     """
     # As SYMBOL(), virtual. On x86-64 it is another name of init_top_pgt.
-    root = _number(vmcoreinfo, "SYMBOL(swapper_pg_dir)", 16)
+    root = symbol_among(vmcoreinfo, "swapper_pg_dir")
     if root is None:
         return None
     find = _find_32 if prog.address_size() == 4 else _find_sme
@@ -65,11 +65,11 @@ def _find_sme(
 ) -> Optional[tuple[int, PageTables]]:
     """Return the lowest address and the page tables of x86-64 with memory encryption."""
     # arch_crash_save_vmcoreinfo() in arch/x86/kernel/vmcore_info_64.c, v6.12
-    mask = _number(vmcoreinfo, "NUMBER(sme_mask)", 10)
-    phys_base = _number(vmcoreinfo, "NUMBER(phys_base)", 10)
+    mask = number_among(vmcoreinfo, "sme_mask")
+    phys_base = number_among(vmcoreinfo, "phys_base")
     if not mask or phys_base is None or root < _START_KERNEL_MAP:
         return None
-    five = vmcoreinfo.get("NUMBER(pgtable_l5_enabled)") == "1"
+    five = number_among(vmcoreinfo, "pgtable_l5_enabled") == 1
     paging = FIVE_LEVELS if five else FOUR_LEVELS
     physical = root - _START_KERNEL_MAP + phys_base
     tables = PageTables(read_physical, physical, paging, mask)
@@ -88,9 +88,3 @@ def _maps(tables: PageTables, address: int, physical: int) -> bool:
 
 def _physical(prog: Program, address: int, size: int) -> bytes:
     return bytes(prog.read(address, size, True))
-
-
-def _number(vmcoreinfo: Mapping[str, str], key: str, base: int) -> Optional[int]:
-    value = vmcoreinfo.get(key, "")
-    digits = "[0-9a-f]{1,16}" if base == 16 else "-?[0-9]{1,20}"
-    return int(value, base) if re.fullmatch(digits, value, re.IGNORECASE) else None

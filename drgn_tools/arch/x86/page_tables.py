@@ -27,7 +27,7 @@ __all__ = (
     "FOUR_LEVELS",
     "PAE",
     "TWO_LEVELS",
-    "Mapping",
+    "MappedPage",
     "PageTables",
     "Paging",
     "ReadPhysical",
@@ -77,7 +77,7 @@ FOUR_LEVELS = Paging("four levels", 8, (9, 9, 9, 9), frozenset({1, 2}))
 FIVE_LEVELS = Paging("five levels", 8, (9, 9, 9, 9, 9), frozenset({2, 3}))
 
 
-class Mapping(msgspec.Struct, frozen=True):
+class MappedPage(msgspec.Struct, frozen=True):
     """A page that is mapped."""
 
     address: int
@@ -114,7 +114,7 @@ class PageTables:
         )
         self._tables: BoundedCache[int, bytes] = BoundedCache(_MAX_TABLES)
 
-    def find(self, addr: int) -> Optional[Mapping]:
+    def find(self, addr: int) -> Optional[MappedPage]:
         """Return the page that holds a virtual address; ``None`` if none is mapped there.
 
         :raises FaultError: if a table is missing
@@ -123,12 +123,12 @@ class PageTables:
             return None
         table = self._root_addr
         for shift, mask, may_be_page in self._levels:
-            entry = self._entry(table, addr >> shift & mask)
+            entry = self._entry(table, addr >> shift & mask, mask + 1)
             if may_be_page and self._is_large_page(entry):
-                return self._mapping(addr, self._large_page(entry, shift), shift)
+                return self._mapped_page(addr, self._large_page(entry, shift), shift)
             if shift == _PAGE_SHIFT:
                 page = self._page(entry)
-                return None if page is None else self._mapping(addr, page, shift)
+                return None if page is None else self._mapped_page(addr, page, shift)
             if not entry & _PAGE_PRESENT:
                 return None
             table = self._address_in(entry)
@@ -141,22 +141,21 @@ class PageTables:
         """
         found, end = b"", addr + size_bytes
         while addr < end:
-            mapping = self.find(addr)
-            if mapping is None:
+            page = self.find(addr)
+            if page is None:
                 raise FaultError("address is not mapped", addr)
-            offset = addr - mapping.address
-            count = min(end - addr, mapping.size_bytes - offset)
-            found += self._read_physical(mapping.physical + offset, count)
+            offset = addr - page.address
+            count = min(end - addr, page.size_bytes - offset)
+            found += self._read_physical(page.physical + offset, count)
             addr += count
         return found
 
     # ---- entries
 
-    def _entry(self, table: int, index: int) -> int:
+    def _entry(self, table: int, index: int, entries: int) -> int:
         size = self._paging.entry_bytes
         raw = self._tables.get(table)
         if raw is None:
-            entries = 1 << self._paging.index_bits[0 if table == self._root_addr else -1]
             raw = self._tables[table] = self._read_physical(table, entries * size)
         return int.from_bytes(raw[index * size : (index + 1) * size], "little")
 
@@ -188,9 +187,9 @@ class PageTables:
             entry = ~entry
         return self._address_in(entry)
 
-    def _mapping(self, addr: int, physical: int, shift: int) -> Mapping:
+    def _mapped_page(self, addr: int, physical: int, shift: int) -> MappedPage:
         size_bytes = 1 << shift
-        return Mapping(addr & ~(size_bytes - 1), physical, size_bytes)
+        return MappedPage(addr & ~(size_bytes - 1), physical, size_bytes)
 
     def _is_canonical(self, addr: int) -> bool:
         """Return whether an address exists: the bits above those that are translated equal the highest of them."""
