@@ -350,6 +350,15 @@ def _stock(year: str, what: str, *cannot: str) -> Variant:
     )
 
 
+_ON_DEBIAN = Variant(
+    name="debian",
+    what="Debian's own kernel of the day, ORC, oracle as a module",
+    kernel=_DEBIAN,
+    unwinder="orc",
+    memory_mib=_STOCK_MIB,
+    append=_STOCK_APPEND,
+)
+
 VARIANTS = (
     Variant(
         name="fp-lsb",
@@ -363,14 +372,7 @@ VARIANTS = (
         kernel=BuiltKernel("linux-source-6.12", ("base", "frame_pointer"), ("encode-msb-64",)),
         unwinder="frame_pointer",
     ),
-    Variant(
-        name="debian",
-        what="Debian's own kernel of the day, ORC, oracle as a module",
-        kernel=_DEBIAN,
-        unwinder="orc",
-        memory_mib=_STOCK_MIB,
-        append=_STOCK_APPEND,
-    ),
+    _ON_DEBIAN,
     Variant(
         name="fp-6.1",
         what="6.1 of bookworm, frame pointers",
@@ -453,13 +455,10 @@ VARIANTS = (
         group="formats",
         formats=(*QEMU_FORMATS, *MAKEDUMPFILE_FORMATS),
     ),
-    Variant(
+    replace(
+        _ON_DEBIAN,
         name="formats-stock",
         what="the same of Debian's own kernel",
-        kernel=_DEBIAN,
-        unwinder="orc",
-        memory_mib=_STOCK_MIB,
-        append=_STOCK_APPEND,
         group="formats-stock",
         formats=(*QEMU_FORMATS, *MAKEDUMPFILE_FORMATS),
     ),
@@ -484,13 +483,11 @@ VARIANTS = (
         group="large",
         crowd=20_000,
     ),
-    Variant(
+    replace(
+        _ON_DEBIAN,
         name="large-stock",
         what="Debian's own kernel with 20,000 tasks more",
-        kernel=_DEBIAN,
-        unwinder="orc",
         memory_mib=_LARGE_MIB + _STOCK_MIB,
-        append=_STOCK_APPEND,
         cannot=_WHAT_RUNS,
         group="large",
         crowd=20_000,
