@@ -83,7 +83,7 @@ class Reason(str, enum.Enum):
     NOT_ENCODED = "not_encoded"
     """Unknown: this kernel has neither encoded frame pointers nor the ORC unwinder."""
     NO_RELIABLE_STACKTRACE = "no_reliable_stacktrace"
-    """Unknown: the kernel has frame pointers, but was built without reliable stack traces."""
+    """Unknown: the kernel has frame pointers, but was built without reliable stack traces, or is of x86-32."""
     ENCODING_UNCLEAR = "encoding_unclear"
     """Unknown: the entry code could not be read, or has more than one encoding."""
     ORC_UNCLEAR = "orc_unclear"

@@ -123,6 +123,26 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
             },
         )
 
+    @property
+    def kernel_mode_bytes(self) -> int:
+        """How much of it entry code saves in kernel mode."""
+        return self.size_bytes
+
+    def saved_bytes(self, raw: bytes) -> int:
+        """Return how much of a ``struct pt_regs`` entry code has saved, in bytes.
+
+        :param raw: At least the first :attr:`kernel_mode_bytes` bytes of it
+        """
+        return self.size_bytes
+
+    def interrupted_sp(self, address: int, registers: Mapping[str, int]) -> int:
+        """Return the stack pointer of the code that was interrupted: kernel_stack_pointer().
+
+        :param address: Virtual address of the ``struct pt_regs``
+        :param registers: What :meth:`read` returned
+        """
+        return registers["sp"]
+
     def user_mode(self, registers: Mapping[str, int]) -> bool:
         """Return whether registers were saved in user mode.
 
@@ -197,6 +217,8 @@ class Arch(abc.ABC):
     """The registers that ``struct pt_regs`` holds."""
     register_rows: tuple[tuple[str, ...], ...]
     """The rows of a register dump, by the kernel's names. ``cs:ip`` is one entry."""
+    lacks_reliable_stacktrace: Optional[str] = None
+    """Sentence that says so, if no kernel of this architecture has reliable stack traces."""
     segments: frozenset[str]
     """Registers that are segment selectors: they have four hex digits."""
 
@@ -236,6 +258,22 @@ class Arch(abc.ABC):
             ``None`` if it has none
         :return: ``None`` if it is not entry code
         """
+
+    def entered_handler(self, raw: bytes) -> Optional[int]:
+        """Return the address of the C function that entry code called to handle an exception or interrupt.
+
+        :param raw: Memory of the ``struct pt_regs`` that it saved
+        :return: ``None`` if entry code does not leave it there
+        """
+        return None
+
+    def entry_of_handler(self, function: str) -> Optional[str]:
+        """Return what entered the kernel, in words, as :meth:`entry_of` does.
+
+        :param function: Symbol at the address that :meth:`entered_handler` returned
+        :return: ``None`` if it is not known
+        """
+        return None
 
     @abc.abstractmethod
     def is_interrupt_entry(self, function: str) -> bool:

@@ -144,6 +144,8 @@ class Frames:
         assert frame.regs is not None  # callers pick the frames that are a pt_regs
         registers = self._layout.regs.read(raw)
         entry = self.entry(frames[at - 1]) if at > 0 else None
+        if entry is None:
+            entry = self._entry_by_handler(raw)
         if frame.user_mode and self._may_miss_frames:
             entry = self._entry_by_orig_ax(entry, registers)
         return SavedRegs(
@@ -152,7 +154,9 @@ class Frames:
             user_mode=frame.user_mode,
             registers=registers,
             symbol=frame.symbol,
-            caller=self.interrupted_caller(task, frames, at, registers["sp"], stack),
+            caller=self.interrupted_caller(
+                task, frames, at, self._layout.regs.interrupted_sp(frame.regs, registers), stack
+            ),
         )
 
     def interrupted_caller(
@@ -213,6 +217,14 @@ class Frames:
         """
         arch = self._layout.arch
         return bool(frames) and arch.enters_from_user_mode(self.entry(frames[-1]))
+
+    def _entry_by_handler(self, raw: bytes) -> Optional[str]:
+        arch = self._layout.arch
+        handler = arch.entered_handler(raw)
+        symbol = self._symbolizer.name_exact(handler) if handler else None
+        if symbol is None or symbol.offset:
+            return None
+        return arch.entry_of_handler(symbol.name)
 
     def _entry_by_orig_ax(
         self, entry: Optional[str], registers: Mapping[str, int]

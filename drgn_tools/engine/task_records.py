@@ -8,7 +8,7 @@ from typing import Optional
 
 from drgn import Program
 
-from ..arch.base import Layout
+from ..arch.base import Layout, Registers
 from ..kernel.stack_memory import StackMemory, TaskStackReader
 from ..kernel.tasks import Task
 from ..kernel.text import KernelText, TextKind
@@ -117,7 +117,10 @@ class TaskRecords:
         if not signature.regs:
             return self._of_template(task, template)
 
-        def find_caller(frames: Sequence[Frame], at: int, sp: int) -> Optional[Frame]:
+        def find_caller(
+            frames: Sequence[Frame], at: int, address: int, registers: Registers
+        ) -> Optional[Frame]:
+            sp = self._layout.regs.interrupted_sp(address, registers)
             return self._frames.interrupted_caller(task, frames, at, sp, stack)
 
         frames, regs = template.with_regs(signature.regs, find_caller)

@@ -22,9 +22,9 @@ __all__ = ("Answer", "FindCaller", "Template", "Templates")
 _MAX_TEMPLATES = 20_000
 """Different stacks of a kernel that are cached."""
 
-FindCaller = Callable[[Sequence[Frame], int, int], Optional[Frame]]
-"""(frames, index of one that was interrupted, its stack pointer) -> frame of the interrupted function's
-caller; ``None`` if the walk did not skip it."""
+FindCaller = Callable[[Sequence[Frame], int, int, Registers], Optional[Frame]]
+"""(frames, index of one that was interrupted, address and registers of its ``pt_regs``) -> frame of the
+interrupted function's caller; ``None`` if the walk did not skip it."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ class Template(msgspec.Struct, frozen=True):
             at, (address, registers) = self.regs_at[i], found[i]
             frame, entry = frames[at], regs[i].entry
             all_frames[at] = Frame(frame.ip, frame.symbol, frame.stack, address, False, True)
-            caller = find_caller(all_frames, at, registers["sp"])
+            caller = find_caller(all_frames, at, address, registers)
             all_regs[i] = SavedRegs(address, entry, False, registers, frame.symbol, caller)
         return tuple(all_frames), tuple(all_regs)
 

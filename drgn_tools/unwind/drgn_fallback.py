@@ -4,7 +4,7 @@
 Its stacks are for people to read: there is no verdict on them. drgn knows ORC, but it does not
 recover rewritten return addresses, and it tells neither how a walk ended nor where a ``pt_regs``
 lies. Only the registers that user mode entered with are found: they are at the top of the task's
-stack.
+stack. Of x86-32, drgn 0.3.0 has no unwinder: there is nothing but these registers.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class DrgnWalker(Walker):
                 if not self._is_kernel_text(frame.pc):
                     return
                 yield frame
-        except (UnsupportedOperation, *UNUSABLE):
-            return
+        except (UnsupportedOperation, NotImplementedError, *UNUSABLE):
+            return  # drgn raises NotImplementedError for x86-32
 
     def _step(self, frame: StackFrame, may_be_interrupted: bool, stack: str = "task") -> Step:
         # drgn's frame of a pt_regs is interrupted, and its pc is exact. The innermost frame of a

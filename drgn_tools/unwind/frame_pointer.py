@@ -150,7 +150,7 @@ class _Unwinder(StackCursor):
     def update_stack_state(self, next_bp: int) -> bool:
         """Move to the frame that *next_bp* points to, if it is safe. All checks come before the first change."""
         if self.regs is not None:
-            prev_frame_end = self.regs + self.rules.regs.size_bytes
+            prev_frame_end = self.regs + self.rules.regs.saved_bytes(self.raw_regs)
         elif self.bp is not None:
             prev_frame_end = self.bp + self.frame_header_bytes
         else:
@@ -159,7 +159,7 @@ class _Unwinder(StackCursor):
         # Is the next frame pointer an encoded pointer to pt_regs?
         regs = decode_frame_pointer(next_bp, self.rules.encoding, self.word_bytes)
         if regs is not None:
-            frame, len_bytes = regs, self.rules.regs.size_bytes
+            frame, len_bytes = regs, self.rules.regs.kernel_mode_bytes
         else:
             frame, len_bytes = next_bp, self.frame_header_bytes
 
@@ -177,14 +177,19 @@ class _Unwinder(StackCursor):
             return False
 
         if regs is not None:
-            raw_regs = self.read(regs, self.rules.regs.size_bytes)
+            raw_regs = self.read(regs, len_bytes)
+            if (saved_bytes := self.rules.regs.saved_bytes(raw_regs)) > len_bytes:
+                if not self.stack.on_stack(regs, saved_bytes):
+                    return False
+                raw_regs = self.read(regs, saved_bytes)
             registers = self.rules.regs.read(raw_regs)
             user_mode = self.rules.regs.user_mode(registers)
             ip = registers["ip"]
             if not user_mode:
                 ip = self.recover(ip, regs + self.rules.regs.ip_offset)
             self.regs, self.raw_regs, self.bp = regs, raw_regs, None
-            self.regs_bp, self.regs_sp = registers["bp"], registers["sp"]
+            self.regs_bp = registers["bp"]
+            self.regs_sp = self.rules.regs.interrupted_sp(regs, registers)
             self.regs_user_mode = user_mode
         else:
             addr_p = next_bp + self.word_bytes
@@ -239,7 +244,7 @@ class _Unwinder(StackCursor):
         assert self.stack is not None  # not done
         assert self.regs is not None  # the caller has checked it
         # The word must lie above the pt_regs and on this stack.
-        prev_frame_end = self.regs + self.rules.regs.size_bytes
+        prev_frame_end = self.regs + self.rules.regs.saved_bytes(self.raw_regs)
         if self.regs_sp < prev_frame_end or not self.stack.on_stack(self.regs_sp, self.word_bytes):
             self.stack, self.bad_bp = None, self.regs_sp
             return

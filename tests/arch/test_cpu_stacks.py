@@ -164,3 +164,53 @@ def test_software_stacks_of_x86_32_have_the_interrupted_sp_at_their_start(
         assert m.find(addr) == (kind, begin, PAGE, 0xC123_4560)
     assert m.find(begin + PAGE + 4) is None
     assert m.find(begin - 4) is None
+
+
+def entry_area_32(m: Machine) -> int:
+    """The struct cpu_entry_area of the one CPU: two of its pages are stacks."""
+    k = m.kernel
+    k.struct("x86_hw_tss", "unsigned long back_link; unsigned long sp0; unsigned long sp")
+    k.struct("tss_struct", "struct x86_hw_tss x86_tss")
+    k.struct("entry_stack", "char stack[4096]")
+    k.struct("entry_stack_page", "struct entry_stack stack")
+    k.struct("doublefault_stack", "unsigned long stack[1000]; struct x86_hw_tss tss")
+    k.struct(
+        "cpu_entry_area",
+        "char gdt[4096]; char guard_entry_stack[4096]; struct entry_stack_page entry_stack_page;"
+        " char guard_doublefault_stack[4096]; struct doublefault_stack doublefault_stack",
+    )
+    area = k.new("struct cpu_entry_area")
+    k.variable("cpu_entry_area", "struct cpu_entry_area *", area)
+    tss = {"x86_tss": {"back_link": 0, "sp0": 1, "sp": 0xC123_4560}}
+    k.variable("cpu_tss_rw", "struct tss_struct", tss)
+    return area
+
+
+def test_entry_stack_of_x86_32() -> None:
+    m = Machine(drgn.Architecture.I386)
+    begin = entry_area_32(m) + 2 * PAGE
+    for addr in (begin, begin + PAGE - 1):
+        assert m.find(addr) == ("entry_trampoline", begin, PAGE, None)
+    assert m.find(begin - 1) is None
+    assert m.find(begin + PAGE) is None
+
+
+def test_double_fault_stack_of_x86_32_goes_on_where_the_task_gate_left_off() -> None:
+    m = Machine(drgn.Architecture.I386)
+    begin = entry_area_32(m) + 4 * PAGE
+    for addr in (begin, begin + 3999):
+        assert m.find(addr) == ("#df", begin, 4000, 0xC123_4560)
+    assert m.find(begin - 1) is None
+    assert m.find(begin + 4000) is None  # the TSS itself
+
+
+def test_x86_32_without_a_double_fault_stack_has_the_others() -> None:
+    m = Machine(drgn.Architecture.I386)
+    area = entry_area_32(m)
+    m.kernel.forget_type("doublefault_stack")
+    m.kernel.struct(
+        "cpu_entry_area", "char gdt[8192]; struct entry_stack_page entry_stack_page; char tss[8192]"
+    )
+    found = m.find(area + 2 * PAGE)
+    assert found is not None and found[0] == "entry_trampoline"
+    assert m.find(area + 4 * PAGE) is None

@@ -7,7 +7,7 @@ from typing import Optional
 
 import pytest
 
-from drgn_tools.arch.x86.entry import enters_from_user_mode, entry_of
+from drgn_tools.arch.x86.entry import enters_from_user_mode, entry_of, entry_of_handler
 from drgn_tools.kernel.text import TextKind
 
 
@@ -69,6 +69,29 @@ def test_stub_that_is_not_in_the_table_still_says_what_it_is(stub: str, entry: s
 )
 def test_what_is_no_entry_code_entered_nothing(stub: Optional[str]) -> None:
     assert entry_of(stub) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "entry"),
+    [
+        ("exc_page_fault", "page fault"),
+        ("exc_brand_new_fault", "brand new fault exception"),
+        ("sysvec_apic_timer_interrupt", "timer interrupt"),
+        ("sysvec_thermal", "thermal interrupt"),
+        # before 5.8
+        ("do_page_fault", "page fault"),
+        ("do_int3", "breakpoint"),
+        ("do_invalid_TSS", "invalid TSS exception"),
+        # what else may lie in that word
+        ("do_exit", None),
+        ("do_", None),
+        ("schedule", None),
+        ("asm_exc_page_fault", None),
+        ("", None),
+    ],
+)
+def test_handlers_that_x86_32_enters(function: str, entry: Optional[str]) -> None:
+    assert entry_of_handler(function) == entry
 
 
 def test_code_made_at_run_time_goes_by_its_kind_of_text() -> None:

@@ -67,6 +67,23 @@ def test_a_kernel_of_32_bits(kernel_32: DrawnKernel) -> None:
     assert layout.regs.size_bytes == 17 * 4
 
 
+FIXUP_FRAME = "90 81 4c 24 10 00 00 00 20"
+"""orl $CS_FROM_KERNEL, 4*4(%esp)"""
+
+
+@pytest.mark.parametrize(("code", "regs_bytes"), [(FIXUP_FRAME, 68), ("90 8d 6c 24 01", 60)])
+def test_before_5_3_entry_code_of_32_bits_saves_less_in_kernel_mode(
+    kernel_32: DrawnKernel, code: str, regs_bytes: int
+) -> None:
+    stub = kernel_32.new("char [64]", bytes.fromhex(code))
+    kernel_32.symbol("asm_common_interrupt", stub, size=64)
+    assert probe(kernel_32).regs.kernel_mode_bytes == regs_bytes
+
+
+def test_entry_code_of_64_bits_saves_the_same_in_every_mode(kernel: DrawnKernel) -> None:
+    assert probe(kernel).regs.kernel_mode_bytes == 21 * 8
+
+
 def test_it_is_probed_once(kernel: DrawnKernel) -> None:
     layout = probe(kernel)
     kernel.forget_type("task_struct")

@@ -9,7 +9,8 @@ import struct
 
 import pytest
 
-from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64, X86Regs
+from drgn_tools.arch.x86.machine import X86_32, X86_64
+from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64, SHORT_KERNEL_REGS_32, X86Regs
 
 
 def test_64_bit_registers_come_back_by_name_from_the_struct_as_the_kernel_declares_it() -> None:
@@ -20,11 +21,41 @@ def test_64_bit_registers_come_back_by_name_from_the_struct_as_the_kernel_declar
     assert list(REGS_64.read(raw).items()) == list(zip(order, range(100, 121)))
 
 
-def test_32_bit_registers_come_back_by_name() -> None:
-    order = "bx cx dx si di bp ax ds es fs gs orig_ax ip cs flags sp ss".split()
-    raw = struct.pack("<17I", *range(100, 117))
+ORDER_32 = "bx cx dx si di bp ax ds es fs gs orig_ax ip cs flags sp ss".split()
+"""arch/x86/include/asm/ptrace.h, in the order of the declaration."""
+
+
+def regs_32(**values: int) -> bytes:
+    return struct.pack("<17I", *(values.get(name, 100 + i) for i, name in enumerate(ORDER_32)))
+
+
+def test_32_bit_registers_come_back_by_name_but_the_word_of_gs_is_none() -> None:
+    raw = regs_32()
     assert REGS_32.size_bytes == len(raw) == 68
-    assert list(REGS_32.read(raw).items()) == list(zip(order, range(100, 117)))
+    expected = {name: 100 + i for i, name in enumerate(ORDER_32) if name != "gs"}
+    assert list(REGS_32.read(raw).items()) == list(expected.items())
+
+
+def test_entry_code_of_32_bits_leaves_its_handler_where_gs_is_declared() -> None:
+    assert X86_32.entered_handler(regs_32(gs=0xC123_4567)) == 0xC123_4567
+    assert X86_64.entered_handler(bytes(168)) is None
+
+
+def test_before_5_3_registers_of_kernel_mode_lack_sp_and_ss() -> None:
+    regs = SHORT_KERNEL_REGS_32
+    kernel, user, vm86 = regs_32(cs=0x60), regs_32(cs=0x73), regs_32(cs=0, flags=0x20202)
+    assert regs.kernel_mode_bytes == 60
+    assert [regs.saved_bytes(raw) for raw in (kernel[:60], kernel, user, vm86)] == [60, 60, 68, 68]
+    found = regs.read(kernel[:60])
+    assert found == regs.read(kernel)
+    assert {"sp", "ss"}.isdisjoint(found)
+    assert found["flags"] == REGS_32.read(kernel)["flags"]
+    assert regs.read(user) == REGS_32.read(user)
+    # The stack of the interrupted code begins where the CPU would have pushed its sp.
+    assert regs.interrupted_sp(0xF000, found) == 0xF000 + 60
+    assert regs.interrupted_sp(0xF000, regs.read(user)) == regs.read(user)["sp"]
+    assert REGS_32.interrupted_sp(0xF000, REGS_32.read(kernel)) == 115
+    assert (REGS_32.kernel_mode_bytes, REGS_32.saved_bytes(kernel)) == (68, 68)
 
 
 def test_selectors_are_16_bits_whatever_shares_their_word() -> None:

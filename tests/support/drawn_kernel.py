@@ -213,7 +213,10 @@ class DrawnKernel:
 def declare_stack_types(kernel: DrawnKernel, task_members: str = TASK_MEMBERS) -> None:
     """What a stack needs of the types and symbols of a kernel with CONFIG_SMP, 6.12 or so."""
     regs = REGS_64 if kernel.word_bytes == 8 else REGS_32
-    kernel.struct("pt_regs", "".join(f"unsigned long {name};" for name, _, _ in regs.fields))
+    names = [name for name, _, _ in regs.fields]
+    if kernel.word_bytes == 4:
+        names.insert(names.index("fs") + 1, "gs")
+    kernel.struct("pt_regs", "".join(f"unsigned long {name};" for name in names))
     kernel.struct("inactive_task_frame", "unsigned long r12; unsigned long bp; void *ret_addr")
     kernel.struct("thread_info", "unsigned long flags; unsigned int cpu")
     kernel.struct("refcount_struct", "int refs")

@@ -65,9 +65,13 @@ class Drawing:
         return next(offset for name, offset, _ in self.layout.fields if name == register)
 
     def regs(self, addr: int, **values: int) -> int:
-        """A struct pt_regs with these registers."""
+        """A struct pt_regs with these registers, as much of it as entry code saves."""
+        user_mode = self.layout.user_mode({"flags": 0, "cs": 0, **values})
+        end = self.layout.size_bytes if user_mode else self.layout.kernel_mode_bytes
         for name, offset, size in self.layout.fields:
             at = addr - self.base + offset
+            if offset >= end:
+                break
             self.memory[at : at + size] = values.get(name, 0).to_bytes(size, "little")
         return addr
 

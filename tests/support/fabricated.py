@@ -65,7 +65,7 @@ _NAMES_64 = (
     "cx", "dx", "si", "di", "orig_ax", "ip", "cs", "flags", "sp", "ss",
 )  # fmt: skip
 _NAMES_32 = (
-    "bx", "cx", "dx", "si", "di", "bp", "ax", "ds", "es", "fs", "gs",
+    "bx", "cx", "dx", "si", "di", "bp", "ax", "ds", "es", "fs",
     "orig_ax", "ip", "cs", "flags", "sp", "ss",
 )  # fmt: skip
 
@@ -393,7 +393,7 @@ TASK_32 = task(
     arch="i386",
     verdict=Verdict.UNKNOWN,
     reason=Reason.NO_RELIABLE_STACKTRACE,
-    why="this kernel was built without reliable stack traces (CONFIG_STACK_VALIDATION)",
+    why="x86-32 kernels have no reliable stack traces",
     brief="no_reliable_stacktrace",
     frames=(
         Frame(0xC1234567, symbol("schedule+0x27")),

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from drgn_tools.arch.x86.encoding import Encoding
 from drgn_tools.arch.x86.frame_pointer_rules import UnwindRules
-from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64
+from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64, SHORT_KERNEL_REGS_32
 from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
 from drgn_tools.kernel.tasks import Task
 from drgn_tools.unwind.base import End, Recover, Signature, nothing_rewritten
@@ -46,6 +46,7 @@ MACHINES = {
     "32-msb-vm86": UnwindRules(Encoding.MSB, REGS_32, 16, 12),
     "32-lsb": UnwindRules(Encoding.LSB, REGS_32, 8, 16),
     "32-lsb-vm86": UnwindRules(Encoding.LSB, REGS_32, 16, 12),
+    "32-lsb-short": UnwindRules(Encoding.LSB, SHORT_KERNEL_REGS_32, 8, 16),
 }
 every_kernel = pytest.mark.parametrize("rules", MACHINES.values(), ids=MACHINES)
 
@@ -143,7 +144,7 @@ class Drawn:
         for item, ip in zip(items, ips):
             gap = item.gap_words * d.word_bytes
             if item.is_regs:
-                self._regs(self._lowest - d.layout.size_bytes - gap, ip)
+                self._regs(self._lowest - d.layout.kernel_mode_bytes - gap, ip)
             else:
                 self._frame(self._lowest - 2 * d.word_bytes - gap, ip)
         d.inactive(self._lowest, self._outer, ADDRESSES[2])

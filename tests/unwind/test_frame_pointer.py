@@ -13,7 +13,7 @@ import pytest
 
 from drgn_tools.arch.x86.encoding import Encoding
 from drgn_tools.arch.x86.frame_pointer_rules import UnwindRules
-from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64, X86Regs
+from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64, SHORT_KERNEL_REGS_32, X86Regs
 from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
 from drgn_tools.unwind.base import End, Walk
 
@@ -354,6 +354,40 @@ def test_32_bit_virtual_8086_mode_is_user_mode() -> None:
     regs = d.regs(d.last_frame - 256, cs=0x60, flags=0x20000, bp=0)
     d.inactive(regs - 32, d.encode(regs), 0xA0)
     assert d.walk().end is End.USER_REGS
+
+
+def short_regs_drawing() -> Drawing:
+    return Drawing(SHORT_KERNEL_REGS_32, padding=8, thread_size=8192, bp_offset=16)
+
+
+def test_before_5_3_a_frame_may_begin_where_regs_of_kernel_mode_end() -> None:
+    # push %ebp has just been executed when the interrupt comes: the saved bp lies right above
+    # the flags that the CPU pushes.
+    for short, end in ((True, End.USER_REGS), (False, End.ERROR)):
+        d = short_regs_drawing()
+        d.user_regs()
+        d.frame(d.last_frame, 0, 0xA3)
+        interrupted = d.frame(d.last_frame - 64, d.last_frame, 0xA2)
+        regs = d.regs(interrupted - 60, bp=interrupted, ip=0xFA11, cs=0x60)
+        d.inactive(regs - 32, d.encode(regs), 0xA0)
+        if not short:
+            d.rules = UnwindRules(Encoding.LSB, REGS_32, 8, 16)
+        walk = d.walk()
+        assert walk.end is end
+        assert ips(walk)[:2] == [0xA0, 0xFA11]
+
+
+@pytest.mark.parametrize("cs", [0x60, 0x73])
+def test_before_5_3_regs_of_kernel_mode_may_lie_two_words_higher(cs: int) -> None:
+    # As long as those of user mode they would not be on the stack.
+    d = short_regs_drawing()
+    regs = d.regs(d.end - 60, bp=0, ip=0xFA11, cs=0x60)
+    d.put(regs + 52, cs)
+    d.inactive(regs - 32, d.encode(regs), 0xA0)
+    walk = d.walk()
+    assert walk.end is End.ERROR
+    assert ips(walk) == ([0xA0, 0xFA11] if cs == 0x60 else [0xA0])
+    assert walk.bad_addr == (0 if cs == 0x60 else d.encode(regs))
 
 
 # ---- memory that is not in the dump

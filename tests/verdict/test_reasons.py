@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Optional
 
 import pytest
+from drgn import Architecture
 from msgspec.structs import replace
 
 from drgn_tools.arch.base import Layout
@@ -348,6 +349,16 @@ def test_kernel_without_reliable_stack_traces_gives_no_verdict(layout: Layout) -
     assert no_verdict(replace(layout, reliable_stacktrace=False)) == NoVerdict(
         Reason.NO_RELIABLE_STACKTRACE,
         "this kernel was built without reliable stack traces (CONFIG_STACK_VALIDATION)",
+    )
+
+
+def test_x86_32_names_no_option_that_it_cannot_have() -> None:
+    kernel = DrawnKernel(Architecture.I386)
+    declare_stack_types(kernel)
+    encoded = Detection(Encoding.MSB, ())
+    layout = replace(layout_of(kernel.prog), detection=encoded, reliable_stacktrace=False)
+    assert no_verdict(layout) == NoVerdict(
+        Reason.NO_RELIABLE_STACKTRACE, "x86-32 kernels have no reliable stack traces"
     )
 
 

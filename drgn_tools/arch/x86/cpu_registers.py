@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Optional
 
 from drgn import Object, Program, UnsupportedOperation
 
+from ...cache_key import cache_key
 from ...kernel.tasks import Task
 from ...memory import UNUSABLE
 from ..base import RegsLayout
 
-__all__ = ("cpu_registers",)
+__all__ = ("cpu_registers", "keep_prstatus", "registers_in_prstatus")
+
+_CACHE_KEY = cache_key(__name__)
+_PR_REG_32 = 72
+"""``offsetof(struct elf_prstatus, pr_reg)`` on x86-32. A ``struct pt_regs`` follows (user_regs_struct in
+arch/x86/include/asm/user_32.h)."""
 
 _OTHER_NAMES = {"rflags": "flags", "eflags": "flags"}
 """drgn's name of a register -> the kernel's, for those of which it is not the same without r or e (rip -> ip)."""
@@ -27,17 +34,42 @@ def cpu_registers(prog: Program, regs: RegsLayout, task: Task) -> Optional[dict[
         (``orig_ax``) are left out.
     :return: ``None`` if the dump has none, as on a live kernel
     """
+    if _CACHE_KEY in prog.cache:
+        return registers_in_prstatus(prog.cache[_CACHE_KEY], regs, task.cpu)
     try:
         trace = prog.stack_trace(Object(prog, "struct task_struct *", task.addr))
         registers = trace[0].registers()
-    except (UnsupportedOperation, IndexError, *UNUSABLE):
-        return None
+    except (UnsupportedOperation, NotImplementedError, IndexError, *UNUSABLE):
+        return None  # drgn raises NotImplementedError for a running x86-32 kernel
     # If the task is just being switched, drgn returns the few registers that __switch_to_asm
     # saved on its stack. They are not what the CPU held.
     if "cs" not in registers:
         return None
     by_name = {_kernels_name(name): value for name, value in registers.items()}
     return {name: by_name[name] for name in regs.names if name in by_name}
+
+
+def keep_prstatus(prog: Program, prstatus: Sequence[bytes]) -> None:
+    """Keep the NT_PRSTATUS notes of a dump of x86-32, which drgn does not use.
+
+    :param prstatus: Their contents, those of CPU 0 first
+    """
+    prog.cache[_CACHE_KEY] = tuple(prstatus)
+
+
+def registers_in_prstatus(
+    prstatus: Sequence[bytes], regs: RegsLayout, cpu: int
+) -> Optional[dict[str, int]]:
+    """Return the registers of a CPU of x86-32.
+
+    :param prstatus: As for :func:`keep_prstatus`
+    :param cpu: Number of the CPU
+    :return: ``None`` if there is no whole note of it
+    """
+    if not 0 <= cpu < len(prstatus):
+        return None
+    raw = prstatus[cpu][_PR_REG_32 : _PR_REG_32 + regs.size_bytes]
+    return dict(regs.read(raw)) if len(raw) == regs.size_bytes else None
 
 
 def _kernels_name(name: str) -> str:

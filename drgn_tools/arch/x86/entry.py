@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import Optional
 
-__all__ = ("enters_from_user_mode", "entry_of", "is_interrupt_entry")
+__all__ = ("enters_from_user_mode", "entry_of", "entry_of_handler", "is_interrupt_entry")
 
 _STUBS = {
     # Exceptions: DECLARE_IDTENTRY* in arch/x86/include/asm/idtentry.h.
@@ -119,6 +119,22 @@ def entry_of(stub: Optional[str]) -> Optional[str]:
     for prefix, kind in (("asm_exc_", "exception"), ("asm_sysvec_", "interrupt")):
         if stub.startswith(prefix):
             return f"{stub[len(prefix) :].replace('_', ' ')} {kind}"
+    return None
+
+
+def entry_of_handler(function: str) -> Optional[str]:
+    """Return what entered the kernel, in words, as :func:`entry_of` does.
+
+    The entry stubs of x86-32 all go through ``handle_exception`` (``common_exception`` before v5.8).
+
+    :param function: Name of the C function that handles it
+    :return: ``None`` if it is not known
+    """
+    # exc_page_fault() and sysvec_apic_timer_interrupt(); before v5.8 do_page_fault().
+    if function.startswith(("exc_", "sysvec_")):
+        return entry_of(f"asm_{function}")
+    if function.startswith("do_"):
+        return _STUBS.get(f"asm_exc_{function[len('do_') :].lower()}")
     return None
 
 

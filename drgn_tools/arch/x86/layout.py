@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Optional, Union
 
@@ -14,7 +14,7 @@ from ...kernel.task_layout import probe_task_layout
 from ..base import Arch, Layout, Unwinder
 from .encoding import PROBE_SYMBOLS, Detection, Encoding, detect_encoding
 from .orc_tables import OrcImage, OrcProblem, probe_orc
-from .pt_regs import X86Regs, check_pt_regs
+from .pt_regs import REGS_32, SHORT_KERNEL_REGS_32, X86Regs, check_pt_regs
 
 __all__ = ("X86Layout", "probe_x86")
 
@@ -72,6 +72,7 @@ def probe_x86(prog: Program, arch: Arch, regs: X86Regs) -> X86Layout:
         check_pt_regs(prog, regs)
         page_bytes = prog["PAGE_SIZE"].value_()
         unwinder = _unwinder(prog)
+        entry_code = _entry_code(prog)
         return X86Layout(
             arch=arch,
             page_bytes=page_bytes,
@@ -82,10 +83,10 @@ def probe_x86(prog: Program, arch: Arch, regs: X86Regs) -> X86Layout:
                 _MAX_INACTIVE_FRAME_BYTES,
                 "struct inactive_task_frame",
             ),
-            regs=regs,
+            regs=_regs_of(regs, entry_code),
             task=probe_task_layout(prog, "thread.sp"),
             unwinder=unwinder,
-            detection=detect_encoding(_entry_code(prog), regs.word_bytes),
+            detection=detect_encoding(entry_code, regs.word_bytes),
             orc=probe_orc(prog) if unwinder == "orc" else None,
             has_old_reliable_rules=_has_old_reliable_rules(prog),
             reliable_stacktrace=_has_reliable_stacktrace(prog),
@@ -170,6 +171,17 @@ def _unwinder(prog: Program) -> Optional[Unwinder]:
 def _entry_code(prog: Program) -> dict[str, bytes]:
     found = {name: function_code(prog, name, _MAX_STUB_BYTES) for name in PROBE_SYMBOLS}
     return {name: code for name, code in found.items() if code is not None}
+
+
+_SETS_CS_FROM_KERNEL = bytes.fromhex("81 4c 24 10 00 00 00 20")
+"""``orl $CS_FROM_KERNEL, 4*4(%esp)`` in FIXUP_FRAME (arch/x86/entry/entry_32.S, v6.12)."""
+
+
+def _regs_of(regs: X86Regs, entry_code: Mapping[str, bytes]) -> X86Regs:
+    """Return which words of struct pt_regs entry code saves in kernel mode."""
+    if regs is not REGS_32 or any(_SETS_CS_FROM_KERNEL in code for code in entry_code.values()):
+        return regs
+    return SHORT_KERNEL_REGS_32
 
 
 def _has_reliable_stacktrace(prog: Program) -> bool:

@@ -13,7 +13,7 @@ from ...kernel.tasks import Task
 from ...kernel.text import TextRange
 from ..base import Arch, Layout
 from .cpu_registers import cpu_registers
-from .entry import enters_from_user_mode, entry_of, is_interrupt_entry
+from .entry import enters_from_user_mode, entry_of, entry_of_handler, is_interrupt_entry
 from .gate_area import gate_area
 from .layout import X86Layout, probe_x86
 from .pt_regs import REGS_32, REGS_64, SEGMENTS, X86Regs
@@ -36,7 +36,7 @@ _ROWS_32 = (
     ("cs:ip", "flags", "orig_ax"),
     ("ax", "bx", "cx", "dx"),
     ("si", "di", "bp", "sp"),
-    ("ds", "es", "fs", "gs", "ss"),
+    ("ds", "es", "fs", "ss"),
 )
 
 
@@ -47,6 +47,7 @@ class X86(Arch):
     :param regs: Layout of ``struct pt_regs``
     :param rows: As :attr:`.Arch.register_rows`
     :param title_prefix: What an oops puts before the name of a register: R of RAX, E of EAX
+    :param lacks_reliable_stacktrace: As :attr:`.Arch.lacks_reliable_stacktrace`
     """
 
     segments = SEGMENTS
@@ -54,12 +55,18 @@ class X86(Arch):
     """The registers that ``struct pt_regs`` holds."""
 
     def __init__(
-        self, name: str, regs: X86Regs, rows: tuple[tuple[str, ...], ...], title_prefix: str
+        self,
+        name: str,
+        regs: X86Regs,
+        rows: tuple[tuple[str, ...], ...],
+        title_prefix: str,
+        lacks_reliable_stacktrace: Optional[str] = None,
     ) -> None:
         self.name = name
         self.digits = 2 * regs.word_bytes
         self.regs = regs
         self.register_rows = rows
+        self.lacks_reliable_stacktrace = lacks_reliable_stacktrace
         self._title_prefix = title_prefix
 
     def register_title(self, name: str) -> str:
@@ -94,6 +101,15 @@ class X86(Arch):
         """Return what entered the kernel, in words: see :func:`~.entry.entry_of`."""
         return entry_of(stub)
 
+    def entered_handler(self, raw: bytes) -> Optional[int]:
+        """Return the address of the C function that entry code called: x86-32 leaves it in the ``pt_regs``."""
+        at = self.regs.handler_offset
+        return None if at is None else int.from_bytes(raw[at : at + self.regs.word_bytes], "little")
+
+    def entry_of_handler(self, function: str) -> Optional[str]:
+        """Return what entered the kernel, in words: see :func:`~.entry.entry_of_handler`."""
+        return entry_of_handler(function)
+
     def is_interrupt_entry(self, function: str) -> bool:
         """Return whether an interrupt takes the CPU away in this function, by its name."""
         return is_interrupt_entry(function)
@@ -108,4 +124,12 @@ class X86(Arch):
 
 
 X86_64 = X86("x86_64", REGS_64, _ROWS_64, "R")
-X86_32 = X86("i386", REGS_32, _ROWS_32, "E")
+X86_32 = X86(
+    "i386",
+    REGS_32,
+    _ROWS_32,
+    "E",
+    # arch/x86/Kconfig, v6.12: HAVE_RELIABLE_STACKTRACE if UNWINDER_ORC || STACK_VALIDATION, which
+    # both depend on X86_64.
+    lacks_reliable_stacktrace="x86-32 kernels have no reliable stack traces",
+)

@@ -5,12 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Optional
 
 from drgn import Program, sizeof
 
-from ..base import RegsLayout
+from ..base import Registers, RegsLayout
 
-__all__ = ("IRET_FRAME_OFFSET", "REGS_32", "REGS_64", "SEGMENTS", "X86Regs", "check_pt_regs")
+__all__ = (
+    "IRET_FRAME_OFFSET",
+    "REGS_32",
+    "REGS_64",
+    "SEGMENTS",
+    "SHORT_KERNEL_REGS_32",
+    "X86Regs",
+    "check_pt_regs",
+)
 
 _NAMES_64 = (
     "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax",
@@ -35,6 +44,9 @@ class X86Regs(RegsLayout, frozen=True, dict=True):
 
     has_vm86: bool
     """The CPU has virtual-8086 mode (x86-32), which is user mode with any selector."""
+    handler_offset: Optional[int] = None
+    """Offset of the word in which entry code leaves the address of the C function that it calls; ``None`` if
+    it leaves none (x86-64)."""
 
     @cached_property
     def _cs_offset(self) -> int:
@@ -73,7 +85,54 @@ class X86Regs(RegsLayout, frozen=True, dict=True):
         return not registers["orig_ax"] >> (8 * self.word_bytes - 1)
 
 
-def _natural(names: tuple[str, ...], word_bytes: int, has_vm86: bool) -> X86Regs:
+class ShortKernelRegs(X86Regs, frozen=True, dict=True):
+    """``struct pt_regs`` of x86-32 before v5.3. In kernel mode the CPU does not push sp and ss::
+
+        higher addresses above:
+          (stack of the interrupted code)    <- &regs->sp, which is its stack pointer
+          flags
+          cs
+          ip
+          ...                                <- regs
+
+    Since v5.3 FIXUP_FRAME in arch/x86/entry/entry_32.S saves them.
+    """
+
+    @property
+    def kernel_mode_bytes(self) -> int:
+        """KERNEL_REGS_SIZE in arch/x86/kernel/unwind_frame.c, v4.14: two words less."""
+        return self.sp_offset
+
+    def saved_bytes(self, raw: bytes) -> int:
+        """Follows regs_size() in arch/x86/kernel/unwind_frame.c, v4.14."""
+        return self.size_bytes if self.saved_in_user_mode(raw) else self.kernel_mode_bytes
+
+    def interrupted_sp(self, address: int, registers: Mapping[str, int]) -> int:
+        """Follows kernel_stack_pointer() in arch/x86/kernel/ptrace.c, v4.14, for a task's own stack."""
+        return registers["sp"] if "sp" in registers else address + self.sp_offset
+
+    def read(self, raw: bytes) -> Registers:
+        """Return register values by name; without sp and ss if they were saved in kernel mode.
+
+        :param raw: At least the :meth:`saved_bytes` bytes of one ``struct pt_regs``
+        """
+        whole = Registers(raw, self._places)
+        if self.user_mode(whole):
+            return whole
+        return Registers(raw, self._kernel_mode_places)
+
+    def saved_in_user_mode(self, raw: bytes) -> bool:
+        """Return :meth:`user_mode` of the registers in memory."""
+        return self.user_mode(Registers(raw, self._places))
+
+    @cached_property
+    def _kernel_mode_places(self) -> dict[str, slice]:
+        return {name: place for name, place in self._places.items() if name not in ("sp", "ss")}
+
+
+def _natural(
+    names: tuple[str, ...], word_bytes: int, has_vm86: bool, handler: Optional[str] = None
+) -> X86Regs:
     # Each register has a word. A selector has the low 16 bits of it.
     return X86Regs(
         word_bytes=word_bytes,
@@ -81,15 +140,29 @@ def _natural(names: tuple[str, ...], word_bytes: int, has_vm86: bool) -> X86Regs
         fields=tuple(
             (name, i * word_bytes, 2 if name in SEGMENTS else word_bytes)
             for i, name in enumerate(names)
+            if name != handler
         ),
         has_vm86=has_vm86,
+        handler_offset=None if handler is None else names.index(handler) * word_bytes,
     )
 
 
 REGS_64 = _natural(_NAMES_64, 8, has_vm86=False)
 """x86-64: 21 words. Up to v6.8 ``cs`` and ``ss`` are whole words with zeros in the upper bits."""
-REGS_32 = _natural(_NAMES_32, 4, has_vm86=True)
-"""x86-32: 17 words. Before v5.3, traps in kernel mode did not save sp and ss."""
+REGS_32 = _natural(_NAMES_32, 4, has_vm86=True, handler="gs")
+"""x86-32: 17 words. Before v5.3, traps in kernel mode did not save sp and ss.
+
+The word named gs is no register: exceptions and interrupts leave there what they enter (arch/x86/entry/entry_32.S,
+v6.12: "gs / function"), or the number of the vector. Up to v5.17 with some configurations, system calls saved gs there.
+"""
+SHORT_KERNEL_REGS_32 = ShortKernelRegs(
+    word_bytes=REGS_32.word_bytes,
+    size_bytes=REGS_32.size_bytes,
+    fields=REGS_32.fields,
+    has_vm86=True,
+    handler_offset=REGS_32.handler_offset,
+)
+"""x86-32 before v5.3."""
 
 
 IRET_FRAME_OFFSET = 16 * 8

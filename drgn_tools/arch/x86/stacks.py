@@ -42,8 +42,8 @@ class CpuStacks:
     Follows get_stack_info_noinstr() in arch/x86/kernel/dumpstack_64.c and
     get_stack_info() in dumpstack_32.c, v6.12, for ``task == current``.
 
-    The exception and irq stacks of kernels before v5.2 are not found, nor are the entry and
-    double fault stacks of x86-32.
+    The exception and irq stacks of kernels before v5.2 are not found, nor is the double fault stack
+    of x86-32 before v5.5.
 
     :param task: A task on a CPU
     """
@@ -56,7 +56,12 @@ class CpuStacks:
         self._others = (
             (CpuStacks._exception_stack, CpuStacks._irq_stack, CpuStacks._entry_stack)
             if layout.word_bytes == 8
-            else (CpuStacks._hardirq_stack_32, CpuStacks._softirq_stack_32)
+            else (
+                CpuStacks._entry_stack_32,
+                CpuStacks._hardirq_stack_32,
+                CpuStacks._softirq_stack_32,
+                CpuStacks._double_fault_stack_32,
+            )
         )
 
     def __call__(self, addr: int) -> Optional[StackMemory]:
@@ -132,6 +137,21 @@ class CpuStacks:
         if not stacks or not start <= addr < start + size:
             return None
         return self._stack("entry_trampoline", start, size)
+
+    def _entry_stack_32(self, addr: int) -> Optional[StackMemory]:
+        """Follows in_entry_stack(): of x86-32 there is a pointer to the struct cpu_entry_area."""
+        stack = self._cpu_variable("cpu_entry_area").entry_stack_page.stack
+        start, size = stack.address_, sizeof(stack)
+        return self._stack("entry_trampoline", start, size) if 0 <= addr - start < size else None
+
+    def _double_fault_stack_32(self, addr: int) -> Optional[StackMemory]:
+        """Follows in_doublefault_stack(): the task gate left the interrupted sp in the TSS of the CPU."""
+        stack = self._cpu_variable("cpu_entry_area").doublefault_stack.stack
+        start, size = stack.address_, sizeof(stack)
+        if not 0 <= addr - start < size:
+            return None
+        next_sp = self._cpu_variable("cpu_tss_rw").x86_tss.sp.value_()
+        return self._stack("#df", start, size, next_sp)
 
     def _hardirq_stack_32(self, addr: int) -> Optional[StackMemory]:
         return self._software_stack_32("irq", "hardirq_stack_ptr", addr)
