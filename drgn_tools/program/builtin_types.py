@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from drgn import Program, Type, TypeKindSet
+from drgn import Architecture, PlatformFlags, Program, Type, TypeKindSet
 
 from ..cache_key import PREFIX, cache_key
 from ..debuginfo.btf import Btf
@@ -67,6 +67,16 @@ def _open_btf(prog: Program) -> BtfFinder:
     return BtfFinder(prog, _BTF.get(parts, lambda: Btf(*parts)), kallsyms)
 
 
+def _has_wrong_platform(prog: Program) -> bool:
+    # drgn goes by the class of an ELF file. A program keeps its platform.
+    platform = prog.platform
+    return (
+        platform is not None
+        and platform.arch is Architecture.I386
+        and bool(platform.flags & PlatformFlags.IS_64_BIT)
+    )
+
+
 def use_builtin_types(prog: Program) -> None:
     """Give a program the types, variables and symbols that its kernel carries inside itself.
 
@@ -82,6 +92,11 @@ def use_builtin_types(prog: Program) -> None:
     """
     if _FINDER in prog.enabled_type_finders():
         return
+    if _has_wrong_platform(prog):
+        raise TypesError(
+            "drgn takes this dump for a machine that does not exist, x86-32 with words of 64 bits; "
+            "open it with drgn-tools shell -c"
+        )
     correct_core_memory(prog)  # open_program() has done so; drgn itself has not
     if _FINDER not in prog.registered_type_finders():
         prog.cache[_CACHE_KEY] = _BuiltinTypes()

@@ -13,6 +13,7 @@ import msgspec
 
 from ..arch.machines import UNDERSTOOD, arch_of_elf, arch_of_utsname, elf_machine_name
 from ..errors import InputError
+from .core_notes import read_core_notes
 from .elf import ET_CORE, Elf, read_elf, read_notes
 from .kdump import (
     KDUMP_MAGICS,
@@ -129,7 +130,9 @@ class CoreFile(msgspec.Struct, frozen=True):
     cut_short: Optional[str] = None
     """What of it is missing though it can be opened, in words; ``None`` if it is whole."""
     arch: Optional[str] = None
-    """As :attr:`.records.KernelInfo.arch`, if libkdumpfile cannot tell the machine from the file."""
+    """As :attr:`.records.KernelInfo.arch`, if drgn cannot tell the machine from the file."""
+    vmcoreinfo: Optional[bytes] = None
+    """VMCOREINFO of a dump of x86-32; drgn needs more than that of other machines."""
 
 
 def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> CoreFile:
@@ -174,9 +177,14 @@ def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: 
         if elf.announced_bytes > elf.file_bytes:
             raise InputError(f"{name}: is cut short: {_sizes(elf.announced_bytes, elf.file_bytes)}")
         raise InputError(f"{name}: {_NO_VMCOREINFO}{_QEMU_HINT if b'QEMU' in names else ''}")
+    cut_short = None
     if elf.announced_bytes > elf.file_bytes and not is_kcore:
-        return CoreFile(path, _CUT_SHORT.format(_sizes(elf.announced_bytes, elf.file_bytes)))
-    return CoreFile(path)
+        cut_short = _CUT_SHORT.format(_sizes(elf.announced_bytes, elf.file_bytes))
+    if arch_of_elf(elf.machine) != "i386":
+        return CoreFile(path, cut_short)
+    # drgn goes by the class of the file: it takes 64-bit ELF, as QEMU writes it and kexec with
+    # PAE, for x86-32 with words of 64 bits.
+    return CoreFile(path, cut_short, "i386", read_core_notes(file, elf).vmcoreinfo)
 
 
 def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
@@ -210,16 +218,21 @@ def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
             cut_short = _CUT_SHORT.format(_sizes(announced, file_bytes))
     if header.is_incomplete and cut_short is None:
         cut_short = _INCOMPLETE
-    return CoreFile(path, cut_short, _arch_to_give(header, name))
+    arch = _arch_to_give(header, name)
+    if arch != "i386":
+        return CoreFile(path, cut_short, arch)
+    return CoreFile(path, cut_short, arch, read_core_notes(file, None).vmcoreinfo)
 
 
 def _arch_to_give(header: KdumpHeader, name: str) -> Optional[str]:
     # libkdumpfile goes by the machine only where a kernel is named beside it
     # (uts_looks_sane() in its util.c, v0.5.4); QEMU's dump.c leaves the rest out.
     *rest, machine, _ = header.utsname
+    arch = arch_of_utsname(machine)
+    if arch == "i386":
+        return arch  # it does not know the name i686
     if not machine or any(rest):
         return None
-    arch = arch_of_utsname(machine)
     if arch is None:
         raise InputError(
             f"{name}: is a core dump of {shown(machine)}; only {UNDERSTOOD} are understood"

@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Correct what drgn reads wrongly in an ELF core: excluded pages, and kernel memory that it cannot translate."""
+"""Correct what drgn reads wrongly in a core dump, or not at all.
+
+In an ELF core: excluded pages. Of x86-32 and with memory encryption: memory at kernel addresses, which drgn
+cannot translate. Of x86-32 also the registers of CPUs.
+"""
 
 from __future__ import annotations
 
 from typing import Optional
 
-from drgn import Program, ProgramFlags
+from drgn import Architecture, Program, ProgramFlags
 
+from ..arch.x86.cpu_registers import keep_prstatus
 from ..cache_key import cache_key
 from ..debuginfo.vmcoreinfo import vmcoreinfo_lines
 from .core_file import open_regular
-from .elf import read_elf, read_notes
+from .core_notes import read_core_notes
+from .elf import read_elf
 from .excluded_pages import fault_on_excluded_pages
 from .kernel_memory import add_kernel_memory
 
@@ -22,10 +28,11 @@ _CACHE_KEY = cache_key(__name__)
 def correct_core_memory(
     prog: Program, path: Optional[str] = None, vmcoreinfo: Optional[bytes] = None
 ) -> None:
-    """Make reads of excluded pages fault, and reads of kernel addresses work.
+    """Make reads of excluded pages fault, and reads of kernel addresses and CPU registers work.
 
     This is done once for a program; a second call does nothing, nor does a call for a program
-    that is not a core dump. Dumps in other formats than ELF need nothing: libkdumpfile knows both.
+    that is not a core dump. Of x86-64, dumps in other formats than ELF need nothing: libkdumpfile
+    knows excluded pages and memory encryption.
 
     :param path: of the dump; by default the path that drgn has, which drgn cannot give if it is
         not UTF-8
@@ -37,16 +44,19 @@ def correct_core_memory(
     path = path or prog.core_dump_path
     if path is None:
         return
+    assert prog.platform is not None  # it is a core dump
+    is_x86_32 = prog.platform.arch is Architecture.I386
     with open_regular(path) as file:
         elf = read_elf(file)
-        if elf is not None and vmcoreinfo is None:
-            # Not prog["VMCOREINFO"]: see builtin_types.py about the first use of char.
-            notes = read_notes(file, elf)
-            found = (note.description for note in notes if note.name == b"VMCOREINFO")
-            vmcoreinfo = next(found, None)
+        # Not prog["VMCOREINFO"]: see builtin_types.py about the first use of char.
+        notes = read_core_notes(file, elf) if elf is not None or is_x86_32 else None
     prog.cache[_CACHE_KEY] = True
-    if elf is None:
+    if elf is not None:
+        fault_on_excluded_pages(prog, elf)
+    if notes is None:
         return
-    fault_on_excluded_pages(prog, elf)
-    if vmcoreinfo is not None:
-        add_kernel_memory(prog, vmcoreinfo_lines(vmcoreinfo))
+    text = vmcoreinfo or notes.vmcoreinfo
+    if text is not None:
+        add_kernel_memory(prog, vmcoreinfo_lines(text))
+    if is_x86_32:
+        keep_prstatus(prog, notes.prstatus)

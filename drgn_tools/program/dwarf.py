@@ -5,16 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal
+from typing import Literal, Optional
 
-from drgn import MissingDebugInfoError, ModuleFileStatus, Program
+from drgn import MissingDebugInfoError, ModuleFileStatus, Platform, Program
 
 from ..errors import TypesError
 from .build_id import build_id_by_drgn, check_build_id, check_build_id_in_memory
 from .core_file import open_regular, shown
 from .elf import ET_REL, read_elf
 
-__all__ = ("has_dwarf", "is_kernel_image", "load_dwarf", "load_files", "types_source")
+__all__ = (
+    "has_dwarf",
+    "is_kernel_image",
+    "linked_address",
+    "load_dwarf",
+    "load_files",
+    "types_source",
+)
 
 
 def has_dwarf(prog: Program) -> bool:
@@ -43,6 +50,19 @@ def is_kernel_image(path: str) -> bool:
             f"{shown(path)}: is not an ELF file; -s takes a vmlinux with debugging information"
         )
     return elf.type != ET_REL
+
+
+def linked_address(platform: Platform, image: str, symbol: str) -> Optional[int]:
+    """Return the address for which a symbol of a vmlinux was linked; with KASLR it is elsewhere in memory.
+
+    :return: ``None`` if the vmlinux has no such symbol
+    """
+    prog = Program(platform)
+    try:
+        prog.extra_module(image, create=True).try_file(image, force=True)
+        return int(prog.symbol(symbol).address)
+    except LookupError:
+        return None
 
 
 def load_dwarf(prog: Program, name: str, image: str, paths: Sequence[str]) -> None:

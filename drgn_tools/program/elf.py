@@ -21,7 +21,8 @@ NT_GNU_BUILD_ID = 3
 
 _PN_XNUM = 0xFFFF  # more segments than e_phnum can count: the number is in section 0
 _MAX_SEGMENTS = 1_000_000
-_MAX_NOTE_BYTES = 64 << 20  # of a file; a note for each of 8,192 CPUs takes 4 MB
+MAX_NOTE_BYTES = 64 << 20
+"""Notes of a file that are read; a note for each of 8,192 CPUs takes 4 MB."""
 _MAX_NOTES = 100_000
 _MAX_BUILD_ID_BYTES = 64  # the longest digest there is; that of a kernel has 20
 
@@ -133,7 +134,7 @@ def read_notes(file: BinaryIO, elf: Elf) -> Iterator[Note]:
 
 
 def _all_notes(file: BinaryIO, elf: Elf) -> Iterator[Note]:
-    left = _MAX_NOTE_BYTES  # of all segments: they may lie on one another
+    left = MAX_NOTE_BYTES  # of all segments: they may lie on one another
     for segment in elf.segments:
         if segment.type == PT_NOTE:
             data = read_at(file, segment.offset, min(segment.file_bytes, left))

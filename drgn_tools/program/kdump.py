@@ -15,6 +15,7 @@ from typing import BinaryIO, Optional
 
 import msgspec
 
+from .elf import MAX_NOTE_BYTES
 from .read_at import read_at
 
 __all__ = (
@@ -25,6 +26,7 @@ __all__ = (
     "holds_some_of_each",
     "is_flattened",
     "read_kdump",
+    "read_part",
 )
 
 _KDUMP_MAGIC, _FLATTENED_MAGIC = b"KDUMP   ", b"makedumpfile"
@@ -94,6 +96,10 @@ class KdumpHeader(msgspec.Struct, frozen=True):
     parts: tuple[tuple[int, int], ...]
     """[begin, end) in the file (unflattened) of each part that libkdumpfile takes as a whole:
     both bitmaps, and what the sub-header names."""
+    vmcoreinfo: tuple[int, int] = (0, 0)
+    """Offset in the file (unflattened) and size of VMCOREINFO, in bytes; size 0 if it has none."""
+    notes: tuple[int, int] = (0, 0)
+    """The same of the ELF notes, one behind the other."""
 
     @property
     def bitmaps_end(self) -> int:
@@ -172,7 +178,18 @@ def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
             (bitmaps + bitmap_blocks // 2 * block_bytes, bitmaps + bitmap_blocks * block_bytes),
             *_named_parts(version, places),
         ),
+        (places[0], places[1]) if version >= 3 else (0, 0),
+        (places[2], places[3]) if version >= 4 else (0, 0),
     )
+
+
+def read_part(file: BinaryIO, place: tuple[int, int]) -> bytes:
+    """Return a part that the sub-header names, not more than a dump has.
+
+    :param place: :attr:`KdumpHeader.vmcoreinfo` or :attr:`KdumpHeader.notes`
+    """
+    offset, size = place
+    return _read(file, offset, min(size, MAX_NOTE_BYTES))
 
 
 def _named_parts(version: int, places: Sequence[int]) -> Iterator[tuple[int, int]]:

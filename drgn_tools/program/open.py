@@ -20,12 +20,13 @@ from drgn import Architecture, BadDataError, FaultError, Platform, Program, Prog
 
 from ..arch.machines import ARCHES, UNDERSTOOD
 from ..cache_key import cache_key
+from ..debuginfo.vmcoreinfo import symbol_among, vmcoreinfo_lines
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
 from .core_file import CoreFile, check_core, compression_of, open_regular, shown
 from .core_memory import correct_core_memory
 from .drgn_modules import create_modules
-from .dwarf import is_kernel_image, load_dwarf, load_files
+from .dwarf import is_kernel_image, linked_address, load_dwarf, load_files
 
 if TYPE_CHECKING:
     from .unpack import Progress
@@ -82,6 +83,10 @@ def open_program(
         if core is None
         else _core_file(os.fspath(core), info is not None, progress, unpack_into)
     )
+    if file is not None and file.vmcoreinfo is not None:
+        info = _with_kernel_offset(
+            info or _VmcoreinfoFile(shown(file.path), file.vmcoreinfo), paths
+        )
     prog = _new_program(file, info)
     # drgn calls its plugins while the program is being opened; ours then does nothing.
     prog.cache[_CACHE_KEY] = None if core is None else os.fspath(core)
@@ -148,6 +153,24 @@ class _VmcoreinfoFile(msgspec.Struct, frozen=True):
 def _read_vmcoreinfo(path: str) -> _VmcoreinfoFile:
     with open_regular(path) as file:
         return _VmcoreinfoFile(shown(path), file.read(_MAX_VMCOREINFO_BYTES))
+
+
+def _with_kernel_offset(info: _VmcoreinfoFile, paths: Sequence[str]) -> _VmcoreinfoFile:
+    """Return VMCOREINFO with KERNELOFFSET, which that of x86-32 lacks. drgn needs it for a vmlinux.
+
+    :param info: VMCOREINFO of x86-32
+    :param paths: As *symbols* of :func:`open_program`
+    """
+    lines = vmcoreinfo_lines(info.text)
+    address = symbol_among(lines, "_stext")
+    image = next((path for path in paths if is_kernel_image(path)), None)
+    if image is None or address is None or "KERNELOFFSET" in lines:
+        return info
+    linked = linked_address(Platform(Architecture.I386), image, "_stext")
+    if linked is None or linked > address:
+        return info  # it is of another kernel: load_dwarf() says so
+    text = info.text.split(b"\0", 1)[0]
+    return _VmcoreinfoFile(info.name, b"%s\nKERNELOFFSET=%x\n" % (text, address - linked))
 
 
 def _core_file(

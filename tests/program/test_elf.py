@@ -135,7 +135,7 @@ def test_what_is_too_long_is_no_build_id() -> None:
 
 def test_no_more_is_read_of_notes_than_any_dump_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elf_module, "_MAX_NOTES", 10)
-    monkeypatch.setattr(elf_module, "_MAX_NOTE_BYTES", 200)
+    monkeypatch.setattr(elf_module, "MAX_NOTE_BYTES", 200)
     many = elf_file(ET_CORE, 62, [(PT_NOTE, note("A", 1, b"") * 5)] * 10)
     large = elf_file(ET_CORE, 62, [(PT_NOTE, note("A", 1, bytes(80)))] * 10)  # 96 bytes each
     for data, expected in ((many, 10), (large, 2)):
