@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Optional
 
-from drgn import Program
+from drgn import ModuleFileStatus, Program
 
 from ..debuginfo.kallsyms import kallsyms_of
 from ..errors import TypesError
@@ -24,16 +24,27 @@ def symbol_address(prog: Program, name: str) -> Optional[int]:
     """Address of the symbol *name* in the kernel image, ``None`` if there is none.
 
     The dump's own kallsyms come first, so that answers do not depend on whether
-    debuginfo was given.
+    debuginfo was given. Without CONFIG_KALLSYMS_ALL they have functions only.
     """
     kallsyms = kallsyms_of(prog)
     if kallsyms is not None:
         addresses = kallsyms.find(name)
-        return addresses[0] if addresses else None
+        if addresses:
+            return addresses[0]
+        if not _has_image_file(prog):
+            return None
     try:
         return int(prog.symbol(name).address)
     except LookupError:
         return None
+
+
+def _has_image_file(prog: Program) -> bool:
+    """Return whether a vmlinux is loaded, whose symbol table has all symbols."""
+    try:
+        return bool(prog.main_module().debug_file_status == ModuleFileStatus.HAVE)
+    except LookupError:
+        return False
 
 
 def function_code(prog: Program, name: str, most_bytes: int) -> Optional[bytes]:
