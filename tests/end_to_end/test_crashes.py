@@ -37,7 +37,7 @@ OFF_ITS_STACK = ("stack-overflow", "hardirq-overflow")
 
 _HELD_AGAINST_THE_CONSOLE = [
     (variant, types)
-    for group in ("crashes", "crashes-years", "crashes-stock")
+    for group in ("crashes", "crashes-years", "crashes-stock", "crashes-i386")
     for variant in variants_of(group)
     for types in (("btf", "dwarf") if variant.unwinder == "frame_pointer" else ("btf",))
 ]

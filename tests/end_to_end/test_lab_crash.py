@@ -120,7 +120,7 @@ def test_every_crash_is_one_the_module_knows() -> None:
     assert len(crashes) > 20
     for variant in crashes:
         assert variant.crash
-        assert variant.group in ("crashes", "crashes-years", "crashes-stock")
+        assert variant.group in ("crashes", "crashes-years", "crashes-stock", "crashes-i386")
         assert variant.name.startswith(f"crash-{variant.crash.name}")
         assert variant.crash.oops is not None or variant.crash.panic is not None
         assert variant.crash.name == "sysrq" or f'{{ "{variant.crash.name}", ' in source
@@ -178,8 +178,11 @@ def test_an_apt_of_our_own() -> None:
             folder = apt.apt_configuration(variant.kernel.suite).parent
             listed = (folder / "sources.list").read_text()
             assert listed.count("signed-by=") == len(listed.splitlines()) > 0
-            assert f" {variant.kernel.suite} main\n" in listed
+            suite = variant.kernel.suite.removesuffix("-i386")
+            assert f" {suite} main\n" in listed
             text = (folder / "apt.conf").read_text()
+            architecture = {"x86_64": "amd64"}.get(variant.kernel.arch, variant.kernel.arch)
+            assert f'APT::Architecture "{architecture}"' in text
             assert f'Dir::State::Lists "{folder}/lists"' in text
             assert 'Dir::Etc::SourceParts "/dev/null"' in text
 

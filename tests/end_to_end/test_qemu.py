@@ -48,7 +48,9 @@ def guest(tmp_path: Path) -> Iterator[Guest]:
     if kernel is None:
         pytest.fail(f"the lab was meant to build the kernel of {VARIANT.name}: make lab-all")
     socket = tmp_path / "qmp"
-    command = qemu_command(VARIANT, kernel, make_initramfs(kernel), mode="freeze")
+    command = qemu_command(
+        VARIANT, kernel, make_initramfs(kernel, VARIANT.kernel.arch), mode="freeze"
+    )
     with (
         Progress("freezing a guest") as progress,
         Machine([*command, *second_monitor(socket)], tmp_path / "console.log") as machine,

@@ -28,8 +28,11 @@ _PARTS = {
     "bullseye": ("debian bullseye", "debian-security bullseye-security"),
     "bookworm": ("debian bookworm", "debian-security bookworm-security"),
     "forky": ("debian forky",),
+    "bookworm-i386": ("debian bookworm",),
 }
 """Archive and suite of each line of sources.list."""
+_ARCHITECTURES = {"bookworm-i386": "i386"}
+"""Debian's name of the architecture, of what is not for amd64."""
 
 
 def apt_configuration(suite: str) -> Path:
@@ -51,7 +54,7 @@ def apt_configuration(suite: str) -> Path:
         "Dir::State::Status": "/dev/null",
         "Dir::Cache": folder / "cache",
         "APT::Sandbox::User": "",
-        "APT::Architecture": "amd64",
+        "APT::Architecture": _ARCHITECTURES.get(suite, "amd64"),
         "Acquire::Languages": "none",
     }
     configuration = folder / "apt.conf"

@@ -19,7 +19,7 @@ def boot(variant: Variant) -> int:
     """Returns QEMU's exit code. QEMU shares our terminal, so Ctrl-C goes to the guest."""
     require(BOOT)
     kernel = get_kernel(variant)
-    initramfs = make_initramfs(kernel, shell=True)
+    initramfs = make_initramfs(kernel, variant.kernel.arch, shell=True)
     say("Ctrl-A X ends the machine; the workload starts beside the shell")
     command = qemu_command(variant, kernel, initramfs, mode="shell")
     return subprocess.run([*command, "-serial", "mon:stdio"], check=False).returncode

@@ -49,7 +49,7 @@ class _View:
         return [
             frame
             for frame in task.frames
-            if frame.ip and not frame.regs and self.prog.read_u64(frame.at) != frame.ip
+            if frame.ip and not frame.regs and self.prog.read_word(frame.at) != frame.ip
         ]
 
     def ends_as_user(self, task: SheetTask) -> bool:
@@ -58,8 +58,17 @@ class _View:
         return not task.kthread and (self.sheet.unwinder == "orc" or _ends_in_user_mode(task))
 
     def verdict_is(self, task: SheetTask, on_frame_pointers: bool) -> bool:
-        """The kernel's verdict is the one given, on a kernel with frame pointers; ORC accepts all."""
-        return task.reliable == (on_frame_pointers or self.sheet.unwinder != "frame_pointer")
+        """The kernel's verdict is the one given, on a kernel with frame pointers; ORC accepts all.
+
+        x86-32 kernels give none.
+        """
+        expected = on_frame_pointers or self.sheet.unwinder != "frame_pointer"
+        return task.reliable in (None, expected)
+
+
+def _returned(task: SheetTask, ret: int) -> bool:
+    """stack_trace_save_tsk_reliable() returned that, if this kernel has it."""
+    return task.reliable is None or task.ret == ret
 
 
 def _kernel_regs(task: SheetTask) -> list[SheetFrame]:
@@ -78,7 +87,7 @@ def _absent_sleepers(v: _View) -> list[str]:
     there = {
         task.comm.decode("latin-1")
         for task in v.tasks
-        if (task.reliable and _ends_in_user_mode(task) and not _kernel_regs(task))
+        if (v.verdict_is(task, True) and _ends_in_user_mode(task) and not _kernel_regs(task))
         or _lost_in_kretprobe(v, task)
     }
     return sorted(SLEEPERS - there)
@@ -101,7 +110,8 @@ def _fault_from_kernel(v: _View) -> bool:
 def _fault_from_user(v: _View) -> bool:
     tasks = v.named("w-ufault-(load|store)")
     return len(tasks) == 2 and all(
-        not _kernel_regs(task) and _ends_in_user_mode(task) and task.reliable for task in tasks
+        not _kernel_regs(task) and _ends_in_user_mode(task) and v.verdict_is(task, True)
+        for task in tasks
     )
 
 
@@ -136,7 +146,7 @@ def _depth(wanted: int) -> Callable[[_View], bool]:
     def test(v: _View) -> bool:
         tasks = v.named(f"w-deep-{wanted}")
         ret = wanted if wanted < _LIMIT else _EINVAL
-        return len(tasks) == 1 and tasks[0].depth == wanted and tasks[0].ret == ret
+        return len(tasks) == 1 and tasks[0].depth == wanted and _returned(tasks[0], ret)
 
     return test
 
@@ -153,7 +163,7 @@ def _never_run(v: _View) -> bool:
 def _zombies(v: _View) -> bool:
     tasks = v.named("w-zombie|w-dead-leader")
     return len(tasks) == 2 and all(
-        not task.has_stack and task.ret == 0 and not task.frames for task in tasks
+        not task.has_stack and _returned(task, 0) and not task.frames for task in tasks
     )
 
 

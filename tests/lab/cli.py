@@ -95,7 +95,7 @@ def _build(args: argparse.Namespace) -> int:
 
     for variant in _chosen(args):
         kernel = get_kernel(variant)
-        make_initramfs(kernel)
+        make_initramfs(kernel, variant.kernel.arch)
         print(kernel.entry)
     return 0
 

@@ -56,7 +56,7 @@ def traces_of(said: str) -> dict[str, str]:
             break
         head = text[report.end() : start.start()]
         if not _REPORT.search(head):
-            kind = "oops" if re.search(rf"^{_STAMP}RIP: ", head, re.M) else "panic"
+            kind = "oops" if re.search(rf"^{_STAMP}[RE]IP: ", head, re.M) else "panic"
             end = _END.search(text, start.end())
             traces.setdefault(kind, text[start.end() : end.start() if end else len(text)])
     return traces

@@ -15,6 +15,9 @@ from typing import Any, Optional, Union
 import drgn
 from drgn.helpers.linux.printk import get_dmesg
 
+from drgn_tools import open_program
+
+from .arch import Arch, making_for, qemu_program
 from .cache import Entry, cache_dir, file_hash, find_entry, make_entry
 from .check import faults_of
 from .crash import faults_of_crash
@@ -26,7 +29,7 @@ from .initramfs import join_initramfs
 from .kernel import Kernel, build_crash_module, build_kernel, cached_crash_module, cached_kernel
 from .makedumpfile import get_makedumpfile
 from .packages import BOOT, program_version, require
-from .qemu import PROGRAM, Machine, qemu_command, shared_folder
+from .qemu import Machine, qemu_command, shared_folder
 from .run import Progress, say
 from .sheet import Sheet, SheetError, find_sheet, read_whole_sheet
 from .stock import (
@@ -129,14 +132,16 @@ def kernel_if_cached(variant: Variant) -> Optional[Kernel]:
 def get_kernel(variant: Variant) -> Kernel:
     """The kernel of a variant, built or fetched if need be."""
     if isinstance(variant.kernel, BuiltKernel):
-        kernel = build_kernel(variant.kernel)
+        with making_for(variant.kernel.arch):
+            kernel = build_kernel(variant.kernel)
+            if not variant.crash:
+                return kernel
+            return kernel.with_module(build_crash_module(variant.kernel, kernel))
+    with making_for(variant.kernel.arch):
+        kernel = get_stock_kernel(variant.kernel)
         if not variant.crash:
             return kernel
-        return kernel.with_module(build_crash_module(variant.kernel, kernel))
-    kernel = get_stock_kernel(variant.kernel)
-    if not variant.crash:
-        return kernel
-    return kernel.with_module(build_stock_crash_module(variant.kernel, kernel))
+        return kernel.with_module(build_stock_crash_module(variant.kernel, kernel))
 
 
 def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str]:
@@ -146,7 +151,7 @@ def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str
         **(crowd_inputs() if variant.crowd else {}),
         "kernel": kernel.entry.name,
         "initramfs": initramfs.name,
-        "qemu": program_version(PROGRAM),
+        "qemu": program_version(qemu_program(variant.kernel.arch)),
         "formats": f"{variant.formats} {program_of_formats(variant.formats)}",
         "command": without_paths(command, kernel, initramfs),
         "check": file_hash(_HERE / ("crash.py" if variant.crash else "check.py")),
@@ -165,7 +170,7 @@ def without_paths(command: list[str], kernel: Kernel, initramfs: Entry) -> str:
 def cached_dump(variant: Variant) -> Optional[Dump]:
     """The dump of a variant, if there is one that fits what is in the repository now."""
     kernel = kernel_if_cached(variant)
-    initramfs = cached_initramfs(kernel) if kernel else None
+    initramfs = cached_initramfs(kernel, variant.kernel.arch) if kernel else None
     if not kernel or not initramfs:
         return None
     entry = find_entry("dumps", variant.name, _inputs(variant, kernel, initramfs))
@@ -181,7 +186,7 @@ def make_dump(variant: Variant, *, fresh: bool = False, seconds: float = 300.0) 
     """
     require(BOOT)
     kernel = get_kernel(variant)
-    initramfs = make_initramfs(kernel)
+    initramfs = make_initramfs(kernel, variant.kernel.arch)
     if variant.formats:
         get_makedumpfile()
     inputs = _inputs(variant, kernel, initramfs.parent)
@@ -258,8 +263,7 @@ def _try(
         dump.core.chmod(0o644)
         formats += make_dump_files(dump.core, variant.formats, folder / "formats.log", progress)
         progress.update("checking the dump")
-        prog = drgn.Program()
-        prog.set_core_dump(dump.core)
+        prog = _open_core(dump.core, variant.kernel.arch, kernel.vmlinux)
         sheet = None
         if variant.crash:
             if variant.kdump:
@@ -277,6 +281,18 @@ def _try(
     about["formats"] = formats
     dump.about.write_text(json.dumps(about, indent=1) + "\n")
     return faults
+
+
+def _open_core(core: Path, arch: Arch, vmlinux: Path) -> drgn.Program:
+    """Open a dump to read its sheet: with drgn alone, where it can read the memory.
+
+    :param vmlinux: With DWARF; need not exist
+    """
+    if arch == "i386":
+        return open_program(core=core, symbols=[vmlinux] if vmlinux.exists() else [])
+    prog = drgn.Program()
+    prog.set_core_dump(core)
+    return prog
 
 
 def _log_in(prog: drgn.Program, kernel: Kernel) -> str:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Optional
 
+from .arch import Arch, compiler_flags
 from .cache import Entry, file_hash, find_entry, make_entry
 from .initramfs import write_initramfs
 from .kernel import Kernel
@@ -22,11 +23,12 @@ _FLAGS = ("-O2", "-Wall", "-Wextra", "-static", "-pthread", "-s")
 _BUSYBOX = Path("/bin/busybox")
 
 
-def _inputs(kernel: Kernel, shell: bool) -> dict[str, str]:
-    require(["gcc", "/usr/include/stdio.h", *(SHELL if shell else ())])
+def _inputs(kernel: Kernel, arch: Arch, shell: bool) -> dict[str, str]:
+    headers = "/usr/include/gnu/stubs-32.h" if arch == "i386" else "/usr/include/stdio.h"
+    require(["gcc", headers, *(SHELL if shell else ())])
     return {
         "workload": file_hash(*_SOURCES),
-        "flags": " ".join(_FLAGS),
+        "flags": " ".join((*_FLAGS, *compiler_flags(arch))),
         "gcc": program_version("gcc"),
         "modules": " ".join(f"{path.parent.name}/{path.name}" for path in kernel.modules),
         "builder": file_hash(Path(__file__), _HERE / "initramfs.py"),
@@ -38,12 +40,12 @@ def _name(kernel: Kernel, shell: bool) -> str:
     return f"{kernel.entry.name.rsplit('-', 1)[0]}{'-shell' if shell else ''}"
 
 
-def cached_initramfs(kernel: Kernel, *, shell: bool = False) -> Optional[Entry]:
+def cached_initramfs(kernel: Kernel, arch: Arch, *, shell: bool = False) -> Optional[Entry]:
     """Folder of the initramfs, if it was made."""
-    return find_entry("initramfs", _name(kernel, shell), _inputs(kernel, shell))
+    return find_entry("initramfs", _name(kernel, shell), _inputs(kernel, arch, shell))
 
 
-def make_initramfs(kernel: Kernel, *, shell: bool = False) -> Path:
+def make_initramfs(kernel: Kernel, arch: Arch, *, shell: bool = False) -> Path:
     """``initramfs.gz`` for a kernel; with ``shell`` there is a busybox in it, too."""
 
     def fill(folder: Path) -> None:
@@ -51,7 +53,7 @@ def make_initramfs(kernel: Kernel, *, shell: bool = False) -> Path:
             init = Path(work, "init")
             sources = [str(source) for source in _SOURCES if source.suffix == ".c"]
             run(
-                ["gcc", *_FLAGS, "-o", str(init), *sources],
+                ["gcc", *_FLAGS, *compiler_flags(arch), "-o", str(init), *sources],
                 progress,
                 log=folder / "build.log",
             )
@@ -63,5 +65,5 @@ def make_initramfs(kernel: Kernel, *, shell: bool = False) -> Path:
                 files["bin/busybox"] = _BUSYBOX.read_bytes()
             write_initramfs(folder / "initramfs.gz", files)
 
-    inputs = _inputs(kernel, shell)
+    inputs = _inputs(kernel, arch, shell)
     return make_entry("initramfs", _name(kernel, shell), inputs, fill) / "initramfs.gz"

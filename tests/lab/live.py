@@ -21,6 +21,7 @@ from typing import Any, Optional
 
 import drgn
 
+from .arch import qemu_program
 from .cache import Entry, exclusive, file_hash, find_entry, make_entry
 from .dump import SHEET_LINE, Dump, get_kernel, keep_for_a_look, kernel_if_cached, without_paths
 from .errors import LabError
@@ -28,7 +29,7 @@ from .guest import cached_initramfs, make_initramfs
 from .initramfs import join_initramfs
 from .kernel import Kernel
 from .packages import BOOT, program_version, require
-from .qemu import PROGRAM, Machine, qemu_command, second_console
+from .qemu import Machine, qemu_command, second_console
 from .root import PACKAGES, Root, archive_of_folder, cached_root, get_root
 from .run import Progress, say
 from .sheet import read_whole_sheet
@@ -95,7 +96,7 @@ def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry, root: Entry) -> 
         "project": file_hash(*_project_files()),
         "programs": file_hash(*_programs(), *_scripts()),
         "runner": file_hash(Path(__file__)),
-        "qemu": program_version(PROGRAM),
+        "qemu": program_version(qemu_program(variant.kernel.arch)),
         "command": without_paths(command, kernel, initramfs),
     }
 
@@ -109,7 +110,7 @@ def _command(variant: Variant, kernel: Kernel, initramfs: Path) -> list[str]:
 def cached_live(variant: Variant) -> Optional[LiveRun]:
     """What was found, if this project was run on this kernel."""
     kernel = kernel_if_cached(variant)
-    initramfs = cached_initramfs(kernel) if kernel else None
+    initramfs = cached_initramfs(kernel, variant.kernel.arch) if kernel else None
     root = cached_root()
     if not kernel or not initramfs or not root:
         return None
@@ -125,7 +126,7 @@ def make_live(variant: Variant, *, fresh: bool = False) -> LiveRun:
     """
     require(BOOT)
     kernel = get_kernel(variant)
-    initramfs = make_initramfs(kernel)
+    initramfs = make_initramfs(kernel, variant.kernel.arch)
     root = get_root()
     inputs = _inputs(variant, kernel, initramfs.parent, root.entry)
 

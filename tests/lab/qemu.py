@@ -14,6 +14,7 @@ from re import Pattern
 from types import TracebackType
 from typing import Any, Optional
 
+from .arch import cpu_model, qemu_program
 from .crowd import CROWD
 from .errors import LabError
 from .kernel import Kernel
@@ -22,7 +23,6 @@ from .variants import Variant
 
 __all__ = ("Machine", "qemu_command", "second_console", "second_monitor", "shared_folder")
 
-PROGRAM = "qemu-system-x86_64"
 _TAIL_LINES = 25
 _CRASHING = ("panic=0", "oops=panic", "panic_print=0x40")
 """Stay as it is, never go on after an oops, and print what the other CPUs are at."""
@@ -49,10 +49,10 @@ def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str
     if variant.crowd:
         append += [f"lab.live={CROWD}", f"crowd.tasks={variant.crowd}"]
     return [
-        PROGRAM,
+        qemu_program(variant.kernel.arch),
         "-machine", "q35",
         "-accel", "tcg,thread=multi",
-        "-cpu", "max",
+        "-cpu", cpu_model(variant.kernel.arch),
         "-m", str(variant.memory_mib),
         "-smp", str(variant.cpus),
         "-nodefaults",

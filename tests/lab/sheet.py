@@ -201,7 +201,7 @@ def _by_symbol(prog: drgn.Program) -> Optional[int]:
     """Follows the pointer ``rs_sheet`` that an oracle in the kernel image leaves."""
     try:
         pointer = prog.symbol("rs_sheet").address
-        address = int.from_bytes(prog.read(pointer, 8), "little")
+        address = int.from_bytes(prog.read(pointer, prog.address_size()), "little")
     except (LookupError, drgn.FaultError):
         return None
     return address if _is_sheet(prog, address) else None

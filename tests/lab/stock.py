@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Optional
@@ -65,6 +66,8 @@ def get_stock_kernel(kernel: StockKernel) -> Kernel:
             for module in kernel.early_modules:
                 if unpacked.early_module(module).exists():
                     shutil.copy2(unpacked.early_module(module), folder)
+            if unpacked.vmlinux.exists():
+                os.link(unpacked.vmlinux, folder / "vmlinux")
             log = folder / "build.log"
             compile_modules(
                 _make(unpacked), KERNEL_SOURCES, folder, log, progress, builtin_oracle=False

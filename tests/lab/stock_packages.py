@@ -55,6 +55,11 @@ class Unpacked(NamedTuple):
         return self.entry / f"{name}.ko"
 
     @property
+    def vmlinux(self) -> Path:
+        """With DWARF; exists only if the kernel has a :attr:`.StockKernel.debug_meta_package`."""
+        return self.entry / "vmlinux"
+
+    @property
     def packages(self) -> str:
         """Names and versions: of the image, then of what modules are built with."""
         return (self.entry / "packages").read_text().strip()
@@ -77,6 +82,8 @@ def unpacked_inputs(kernel: StockKernel) -> dict[str, str]:
     :raises LabError: apt does not know the packages
     """
     inputs = {"layout": _LAYOUT, "early": " ".join(kernel.early_modules)}
+    if kernel.debug_meta_package:
+        inputs["debug"] = kernel.debug_meta_package
     if kernel.suite:
         names = f"{kernel.meta_package} {kernel.headers_meta_package}"
         return {**inputs, "packages": names, "suite": kernel.suite}
@@ -175,6 +182,14 @@ def _fetch(kernel: StockKernel, folder: Path, at: Path, progress: Progress) -> N
     for name in kernel.early_modules:
         _copy_module(with_image, name, folder)
     run(["rm", "-r", str(with_image)], progress, log=log)
+    if kernel.debug_meta_package:
+        debug = _dependency(
+            suite, newest(suite, kernel.debug_meta_package), r"linux-image-[^ ,]+-dbg"
+        )
+        with_debug = folder / "debug"
+        _unpack(suite, [debug], with_debug, log, progress)
+        (with_debug / f"usr/lib/debug/boot/vmlinux-{release}").rename(folder / "vmlinux")
+        run(["rm", "-r", str(with_debug)], progress, log=log)
     root = folder / "root"
     _unpack(suite, packages[1:], root, log, progress)
     for makefile in (root / f"usr/src/{headers.name}").glob("*"):

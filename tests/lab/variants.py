@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Optional, Union
 
+from .arch import Arch
 from .errors import LabError
 
 __all__ = (
@@ -29,6 +30,8 @@ GROUPS = {
     "crashes-stock": "some of them with stock kernels: ORC",
     "formats": "one memory in the formats that dumps are made in",
     "formats-stock": "the same of a stock kernel: ORC",
+    "i386": "32-bit kernels",
+    "crashes-i386": "some of the crashes with a 32-bit kernel",
     "large": "thousands of tasks, for tests/bench",
     "live": "guests with Python, drgn and the project in them, which look at themselves",
     "live-stock": "the same with a kernel as Debian built it",
@@ -50,6 +53,8 @@ class BuiltKernel:
     """patches/NAME.patch, in this order."""
     suite: str = ""
     """Debian suite to fetch the package from; "" for one that is installed."""
+    arch: Arch = "x86_64"
+    """What it is built for."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,10 @@ class StockKernel:
     """Loaded before the oracle. Without qemu_fw_cfg the dump has no VMCOREINFO."""
     suite: str = ""
     """Debian suite to fetch the packages from; "" for what apt would install here today."""
+    arch: Arch = "x86_64"
+    """What it runs on."""
+    debug_meta_package: str = ""
+    """Depends on the package with its DWARF, for a kernel without BTF."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,20 @@ _WHAT_RUNS = frozenset(
     | {"kthread-module", "kthread-unwoken"}
 )
 """Cases that come with what keeps CPUs busy, and with the kernel threads of the helper."""
+_WHAT_X86_32_LACKS = frozenset({"ftrace", "bpf"})
+"""A handler of ftrace has no trampoline of its own there, and may not sleep; nor has BPF one."""
 _LSB = BuiltKernel("linux-source-6.12", ("base", "frame_pointer"))
+_I386 = {
+    name: BuiltKernel("linux-source-6.12", ("base", "i386", name), arch="i386")
+    for name in ("pae", "nopae")
+}
+_STOCK_I386 = StockKernel(
+    "linux-image-686-pae",
+    "linux-headers-686-pae",
+    suite="bookworm-i386",
+    arch="i386",
+    debug_meta_package="linux-image-686-pae-dbg",
+)
 _DEBIAN = StockKernel("linux-image-amd64", "linux-headers-amd64")
 _STOCK_MIB = 160
 _STOCK_APPEND = ("preempt=full",)
@@ -304,6 +326,48 @@ def _of_stock(year: str, variant: Variant) -> Variant:
     )
 
 
+_OF_I386 = _crashes_named(
+    "sysrq", "fault", "null-call", "hardirq-fault", "softirq-task", "hardirq-softirq", "nmi", "fgraph",
+)  # fmt: skip
+"""Its stacks have no guard page: one that overflows faults nowhere."""
+
+
+_OF_X86_32 = {
+    "softirq-task": ("", "SOFTIRQ"),
+    "hardirq-fault": ("", ""),
+    "hardirq-softirq": ("SOFTIRQ", "SOFTIRQ"),
+    "nmi": ("", ""),
+}
+"""Stacks that the traces of oops and panic go through, where they are others than of x86-64."""
+
+
+def _as_of_i386(crash: Crash) -> Crash:
+    """What x86-32 prints of it.
+
+    stack_type_name() has no name for the task's stack. Softirqs have a stack of their own, NMIs and
+    the timer interrupt have none.
+    """
+    oops, panic = _OF_X86_32.get(crash.name, (crash.oops or "", crash.panic or ""))
+    return replace(
+        crash,
+        oops=None if crash.oops is None else oops.replace("TASK", "").strip(),
+        panic=None if crash.panic is None else panic.replace("TASK", "").strip(),
+    )
+
+
+def _of_i386(variant: Variant) -> Variant:
+    """The same crash of a 32-bit kernel."""
+    assert variant.crash
+    return replace(
+        variant,
+        name=f"{variant.name}-i386",
+        what=f"{variant.what}, x86-32",
+        kernel=_I386["pae"],
+        group="crashes-i386",
+        crash=_as_of_i386(variant.crash),
+    )
+
+
 _KDUMP_MIB = 384
 _LIVE_MIB = 512
 _LARGE_MIB = 1280
@@ -428,6 +492,32 @@ VARIANTS = (
         append=("nokaslr",),
         group="kernels",
     ),
+    Variant(
+        name="i386-pae",
+        what="6.12 for x86-32: page tables of three levels (PAE)",
+        kernel=_I386["pae"],
+        unwinder="frame_pointer",
+        cannot=_WHAT_X86_32_LACKS,
+        group="i386",
+    ),
+    Variant(
+        name="i386-nopae",
+        what="6.12 for x86-32: page tables of two levels, virtual-8086 mode",
+        kernel=_I386["nopae"],
+        unwinder="frame_pointer",
+        cannot=_WHAT_X86_32_LACKS,
+        group="i386",
+    ),
+    Variant(
+        name="i386-stock",
+        what="Debian's own 6.1 for x86-32 (686-pae): no BTF, frame pointers",
+        kernel=_STOCK_I386,
+        unwinder="frame_pointer",
+        memory_mib=_STOCK_MIB,
+        append=_STOCK_APPEND,
+        cannot=_WHAT_X86_32_LACKS,
+        group="i386",
+    ),
     # It is not built to be preempted in the kernel; of kretprobes see fp-5.10.
     _stock(
         "5.10",
@@ -447,6 +537,7 @@ VARIANTS = (
         # With PREEMPT_RT nothing of a panic in an NMI reaches the console.
         if (year, variant.name) != ("rt", "crash-nmi-irq")
     ),
+    *(_of_i386(variant) for variant in _OF_I386),
     Variant(
         name="formats",
         what="a frozen machine, dumped by QEMU in all its formats, and by makedumpfile",

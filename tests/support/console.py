@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
 
 from drgn_tools import TaskStack
+from drgn_tools.arch.registry import arch_named
 
 __all__ = ("Entry", "Oops", "our_entries", "read_console", "what_both_saw")
 
@@ -21,13 +22,14 @@ _HEADER = re.compile(r"^CPU: (\d+) .*\bPID: (\d+) Comm: ")
 _BORDER = re.compile(r"^ ?<(/?)([A-Z#0-9_]+)>$")
 _CALL = re.compile(r"^ (\? )?([\w.]+\+0x[0-9a-f]+)/0x[0-9a-f]+((?: \[\w+\])?)$")
 _BARE = re.compile(r"^ 0x[0-9a-f]+$")
-_RIP = re.compile(
-    r"^(?:RIP|EIP): ([0-9a-f]{4}):(?:([\w.]+\+0x[0-9a-f]+)/0x[0-9a-f]+((?: \[\w+\])?)|(0x[0-9a-f]+))$"
+_IP = re.compile(
+    r"^[RE]IP: (?:([0-9a-f]{4}):)?"  # x86-32 prints no selector there
+    r"(?:([\w.]+\+0x[0-9a-f]+)/0x[0-9a-f]+((?: \[\w+\])?)|(0x[0-9a-f]+))$"
 )
 _BEHIND = re.compile(r"^(?:Modules linked in|Kernel Offset|---\[ end)")
 """What may follow a trace at once."""
 _REGISTER = re.compile(
-    r"\b(ORIG_RAX|EFLAGS|RSP|R[A-Z0-9]{2}): (?:[0-9a-f]{4,8}:)?([0-9a-f]{8,16})\b"
+    r"\b(ORIG_[RE]AX|EFLAGS|RSP|[RE][A-Z0-9]{2}): (?:[0-9a-f]{4,8}:)?([0-9a-f]{8,16})\b"
 )
 
 
@@ -92,8 +94,8 @@ def _oopses(lines: Iterator[str]) -> Iterator[Oops]:
         elif oops is not None and _BEHIND.match(line):
             yield oops
             header = oops = before = regs = None
-        elif match := _RIP.match(line):
-            regs = {"CS": int(match[1], 16)}
+        elif match := _IP.match(line):
+            regs = {"CS": int(match[1], 16)} if match[1] else {}
             what = (match[2] + match[3]) if match[2] else match[4]
             entry = Entry(stack, what, regs)
             if oops is None:
@@ -122,21 +124,10 @@ def our_entries(task: TaskStack) -> list[Entry]:
         registers = saved[frame.regs] if frame.regs is not None else None
         if i == 0 and registers is None:
             registers = task.cpu_registers
-        titled = None if registers is None else {_title(n): v for n, v in registers.items()}
+        title = arch_named(task.arch).register_title
+        titled = None if registers is None else {title(n): v for n, v in registers.items()}
         entries.append(Entry(frame.stack.upper(), what, titled))
     return entries
-
-
-def _title(name: str) -> str:
-    if name == "flags":
-        return "EFLAGS"
-    if name == "orig_ax":
-        return "ORIG_RAX"
-    if name in ("cs", "ss"):
-        return name.upper()
-    if name.startswith("r"):
-        return f"R{int(name[1:]):02}"
-    return f"R{name.upper()}"
 
 
 def what_both_saw(oops: Oops, ours: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:

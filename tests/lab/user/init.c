@@ -162,6 +162,7 @@ static void mount_shared_folder(void)
 
 static void load_crash_kernel(void)
 {
+#ifdef SYS_kexec_file_load
 	int kernel, initramfs;
 
 	mount_shared_folder();
@@ -172,6 +173,11 @@ static void load_crash_kernel(void)
 	close(kernel);
 	close(initramfs);
 	must(umount(SHARED), "umount");
+#else
+	/* x86-32 has no such system call. */
+	errno = ENOSYS;
+	must(-1, "kexec_file_load");
+#endif
 }
 
 _Noreturn static void save_vmcore(void)

@@ -571,6 +571,7 @@ void file_write_waiter(void)
 static void registers_in_syscall(void)
 {
 	i_am("w-regs-syscall", "S");
+#ifdef __x86_64__
 	asm volatile("mov $0x1515151515151515, %%r15\n\t"
 		     "mov $0x1414141414141414, %%r14\n\t"
 		     "mov $0x1313131313131313, %%r13\n\t"
@@ -588,6 +589,17 @@ static void registers_in_syscall(void)
 		     : : "i"(SYS_pause)
 		     : "r15", "r14", "r13", "r12", "r10", "r9", "r8", "rbx", "rdx", "rsi", "rdi",
 		       "rax", "rcx", "r11", "memory");
+#else
+	asm volatile("mov $0xb0b0b0b0, %%ebx\n\t"
+		     "mov $0xc0c0c0c0, %%ecx\n\t"
+		     "mov $0xd0d0d0d0, %%edx\n\t"
+		     "mov $0x51515151, %%esi\n\t"
+		     "mov $0xd1d1d1d1, %%edi\n\t"
+		     "int $0x80\n\t"
+		     "ud2"
+		     : : "a"(SYS_pause)
+		     : "ebx", "ecx", "edx", "esi", "edi", "memory");
+#endif
 }
 
 static void registers_in_fault(void)
@@ -600,6 +612,7 @@ static void registers_in_fault(void)
 		cannot("userfaultfd");
 		return;
 	}
+#ifdef __x86_64__
 	asm volatile("mov $0x1515151515151515, %%r15\n\t"
 		     "mov $0x1414141414141414, %%r14\n\t"
 		     "mov $0x1313131313131313, %%r13\n\t"
@@ -618,6 +631,17 @@ static void registers_in_fault(void)
 		     : : "a"(p)
 		     : "r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8", "rbx", "rcx", "rdx",
 		       "rsi", "rdi", "memory");
+#else
+	asm volatile("mov $0xb0b0b0b0, %%ebx\n\t"
+		     "mov $0xc0c0c0c0, %%ecx\n\t"
+		     "mov $0xd0d0d0d0, %%edx\n\t"
+		     "mov $0x51515151, %%esi\n\t"
+		     "mov $0xd1d1d1d1, %%edi\n\t"
+		     "movb $1, (%%eax)\n\t"
+		     "ud2"
+		     : : "a"(p)
+		     : "ebx", "ecx", "edx", "esi", "edi", "memory");
+#endif
 }
 
 /* ----------------------------------------------------------- the helper's part */
@@ -637,8 +661,14 @@ static void on_mutex(void)
 static void in_ftrace(void)
 {
 	i_am("w-ftrace", "S");
+#ifdef __x86_64__
 	if (helper("ftrace") < 0)
 		cannot("ftrace handler");
+#else
+	/* Without a trampoline of its own a handler runs with preemption disabled. */
+	errno = ENOSYS;
+	cannot("ftrace handler that sleeps");
+#endif
 }
 
 static int deep_calls;
