@@ -47,12 +47,12 @@ def fault_sleepers(prog: Program, args: Namespace) -> Iterator[str]:
 
 
 def read_code(task: Object, regs: SavedRegs) -> bytes:
-    """Return the machine code at the saved ip; empty if it is not in the dump."""
+    """Return the machine code at the saved ip; empty if it cannot be read."""
     try:
         if regs.user_mode:
             return bytes(access_remote_vm(task.mm, regs["ip"], CODE_BYTES))
         return bytes(task.prog_.read(regs["ip"], CODE_BYTES))
-    except FaultError:
+    except (FaultError, NotImplementedError):  # drgn does not read user memory of x86-32
         return b""
 
 

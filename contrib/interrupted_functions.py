@@ -23,14 +23,14 @@ from collections.abc import Iterator
 
 from drgn import Program
 
-from drgn_tools import TaskStack, Verdict, task_stacks
+from drgn_tools import TaskStack, task_stacks
 from drgn_tools.commands.script import run, script_parser, table
 
 
 def interrupted_functions(prog: Program, args: Namespace) -> Iterator[str]:
     places: dict[tuple[str, str], list[TaskStack]] = defaultdict(list)
     for task in task_stacks(prog):
-        if task.verdict is not Verdict.UNKNOWN:
+        if not task.on_cpu:
             for regs in task.regs:
                 if not regs.user_mode:
                     function = regs.symbol.name if regs.symbol else hex(regs["ip"])
