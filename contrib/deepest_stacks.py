@@ -40,7 +40,7 @@ def used_bytes(prog: Program, stack: TaskStack, size: int) -> Optional[int]:
         return int(begin + size - task.thread.sp.value_())
     # The CPU may be on another stack; the pt_regs it saved then has the sp of this one.
     # After a stack overflow, sp is in the guard page below.
-    saved = [regs["sp"] for regs in stack.regs if not regs.user_mode]
+    saved = [regs.registers.get("sp", 0) for regs in stack.regs if not regs.user_mode]
     pointers = [(stack.cpu_registers or {}).get("sp", 0), *saved]
     used = [begin + size - sp for sp in pointers if begin - GUARD_BYTES <= sp < begin + size]
     return max(used, default=None)

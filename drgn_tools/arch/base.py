@@ -263,7 +263,8 @@ class Arch(abc.ABC):
         """Return the address of the C function that entry code called to handle an exception or interrupt.
 
         :param raw: Memory of the ``struct pt_regs`` that it saved
-        :return: ``None`` if entry code does not leave it there
+        :return: ``None`` on an architecture where entry code does not leave it there. It may be
+            something else: a symbol that begins there tells.
         """
         return None
 

@@ -21,7 +21,13 @@ _ELF_MACHINES = {
     243: "riscv",
 }
 """e_machine (elf.h) -> name; for those that are not understood, to say what a file is."""
-_UTSNAME_MACHINES = {"x86_64": "x86_64", "i386": "i386", "i686": "i386"}
+_UTSNAME_MACHINES = {
+    "x86_64": "x86_64",
+    "i386": "i386",
+    "i486": "i386",
+    "i586": "i386",
+    "i686": "i386",
+}
 """utsname.machine -> name of the :class:`~.base.Arch`."""
 ARCHES = ("x86_64", "i386")
 """Names of the architectures that are understood, as drgn has them in lower case."""

@@ -145,7 +145,7 @@ class Frames:
         registers = self._layout.regs.read(raw)
         entry = self.entry(frames[at - 1]) if at > 0 else None
         if entry is None:
-            entry = self._entry_by_handler(raw)
+            entry = self._entry_by_handler(raw, frames[at - 2] if at > 1 else None)
         if frame.user_mode and self._may_miss_frames:
             entry = self._entry_by_orig_ax(entry, registers)
         return SavedRegs(
@@ -218,13 +218,19 @@ class Frames:
         arch = self._layout.arch
         return bool(frames) and arch.enters_from_user_mode(self.entry(frames[-1]))
 
-    def _entry_by_handler(self, raw: bytes) -> Optional[str]:
+    def _entry_by_handler(self, raw: bytes, called: Optional[Frame]) -> Optional[str]:
+        """Return what entered the kernel by the C function that entry code called.
+
+        :param called: The frame that entry code called
+        """
         arch = self._layout.arch
         handler = arch.entered_handler(raw)
-        symbol = self._symbolizer.name_exact(handler) if handler else None
-        if symbol is None or symbol.offset:
+        if handler is None:
             return None
-        return arch.entry_of_handler(symbol.name)
+        symbol = self._symbolizer.name_exact(handler)
+        if symbol is None or symbol.offset:
+            symbol = None if called is None else called.symbol
+        return None if symbol is None else arch.entry_of_handler(symbol.name)
 
     def _entry_by_orig_ax(
         self, entry: Optional[str], registers: Mapping[str, int]

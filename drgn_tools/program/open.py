@@ -40,6 +40,7 @@ logger = logging.getLogger("drgn_tools")
 
 _CACHE_KEY = cache_key(__name__)
 _MAX_VMCOREINFO_BYTES = 1 << 20
+_PAGE_BYTES = 4096
 
 
 def open_program(
@@ -83,10 +84,8 @@ def open_program(
         if core is None
         else _core_file(os.fspath(core), info is not None, progress, unpack_into)
     )
-    if file is not None and file.vmcoreinfo is not None:
-        info = _with_kernel_offset(
-            info or _VmcoreinfoFile(shown(file.path), file.vmcoreinfo), paths
-        )
+    if file is not None and file.arch == "i386":
+        info = _with_kernel_offset(info, file, shown(os.fspath(core or "")), paths)
     prog = _new_program(file, info)
     # drgn calls its plugins while the program is being opened; ours then does nothing.
     prog.cache[_CACHE_KEY] = None if core is None else os.fspath(core)
@@ -155,22 +154,32 @@ def _read_vmcoreinfo(path: str) -> _VmcoreinfoFile:
         return _VmcoreinfoFile(shown(path), file.read(_MAX_VMCOREINFO_BYTES))
 
 
-def _with_kernel_offset(info: _VmcoreinfoFile, paths: Sequence[str]) -> _VmcoreinfoFile:
-    """Return VMCOREINFO with KERNELOFFSET, which that of x86-32 lacks. drgn needs it for a vmlinux.
+def _with_kernel_offset(
+    given: Optional[_VmcoreinfoFile], file: CoreFile, name: str, paths: Sequence[str]
+) -> Optional[_VmcoreinfoFile]:
+    """Return VMCOREINFO of x86-32 with KERNELOFFSET, which it lacks. drgn needs that for a vmlinux.
 
-    :param info: VMCOREINFO of x86-32
+    :param given: What was given to use instead of what is in *file*
+    :param name: What to call the dump in a message
     :param paths: As *symbols* of :func:`open_program`
+    :raises TypesError: if the vmlinux is of another kernel
     """
-    lines = vmcoreinfo_lines(info.text)
+    text = file.vmcoreinfo if given is None else given.text
+    if text is None:
+        return given
+    lines = vmcoreinfo_lines(text)
     address = symbol_among(lines, "_stext")
     image = next((path for path in paths if is_kernel_image(path)), None)
     if image is None or address is None or "KERNELOFFSET" in lines:
-        return info
+        return given
     linked = linked_address(Platform(Architecture.I386), image, "_stext")
-    if linked is None or linked > address:
-        return info  # it is of another kernel: load_dwarf() says so
-    text = info.text.split(b"\0", 1)[0]
-    return _VmcoreinfoFile(info.name, b"%s\nKERNELOFFSET=%x\n" % (text, address - linked))
+    if linked is None or not linked <= address < 1 << 32 or (address - linked) % _PAGE_BYTES:
+        raise TypesError(
+            f"{shown(image)}: is not the vmlinux of this kernel: its _stext cannot be at {address:#x}"
+        )
+    text = text.split(b"\0", 1)[0]
+    text = b"%s\nKERNELOFFSET=%x\n" % (text, address - linked)
+    return _VmcoreinfoFile(name if given is None else given.name, text)
 
 
 def _core_file(

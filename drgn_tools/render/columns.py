@@ -128,6 +128,12 @@ def _orig_ax(found: TaskRegs) -> str:
     return str(signed) if abs(signed) < 1 << 16 else _hex(value)
 
 
+def _sp_of_regs(found: TaskRegs) -> str:
+    # Before v5.3, x86-32 does not save it in kernel mode.
+    sp = found.regs.registers.get("sp")
+    return "-" if sp is None else _hex(sp)
+
+
 REGS = (
     Column("PID", lambda found: str(found.task.pid), right=True),
     Column("COMM", lambda found: found.task.comm, floor=11),
@@ -135,7 +141,7 @@ REGS = (
     Column("ENTRY", lambda found: found.regs.entry or "-", floor=10),
     Column("MODE", lambda found: mode_name(found.regs.user_mode)[:4], optional=2),
     Column("IP", _ip_of_regs, floor=18),
-    Column("SP", lambda found: _hex(found.regs["sp"]), right=True),
+    Column("SP", _sp_of_regs, right=True),
     Column("ORIG_AX", _orig_ax, right=True, optional=1),
 )
 """Columns of a :class:`TaskRegs`."""

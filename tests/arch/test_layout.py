@@ -67,11 +67,14 @@ def test_a_kernel_of_32_bits(kernel_32: DrawnKernel) -> None:
     assert layout.regs.size_bytes == 17 * 4
 
 
-FIXUP_FRAME = "90 81 4c 24 10 00 00 00 20"
-"""orl $CS_FROM_KERNEL, 4*4(%esp)"""
-
-
-@pytest.mark.parametrize(("code", "regs_bytes"), [(FIXUP_FRAME, 68), ("90 8d 6c 24 01", 60)])
+@pytest.mark.parametrize(
+    ("code", "regs_bytes"),
+    [
+        ("90 81 4c 24 10 00 00 00 20", 68),  # orl $CS_FROM_KERNEL, 4*4(%esp)
+        ("90 81 4c 24 0c 00 00 00 20", 68),  # 3*4(%esp), of 5.3
+        ("90 8d 6c 24 01", 60),
+    ],
+)
 def test_before_5_3_entry_code_of_32_bits_saves_less_in_kernel_mode(
     kernel_32: DrawnKernel, code: str, regs_bytes: int
 ) -> None:

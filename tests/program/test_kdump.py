@@ -11,6 +11,7 @@ import pytest
 
 from drgn_tools import InputError, audit_kernel, open_program
 from drgn_tools.program import kdump as kdump_module
+from drgn_tools.program.core_file import check_core
 from drgn_tools.program.kdump import (
     KdumpHeader,
     announced_bytes,
@@ -143,6 +144,15 @@ def test_a_dump_of_another_machine(demo_core: str, tmp_path: Path) -> None:
     path = tmp_path / "vmcore"
     write_kdump(demo_core, path, names=(*QEMU_NAMES[:4], b"aarch64", b""))
     assert "is a core dump of aarch64; only x86_64 and i386" in refusal(path)
+
+
+@pytest.mark.parametrize("machine", ["i386", "i486", "i586", "i686"])
+def test_x86_32_has_many_names(demo_core: str, tmp_path: Path, machine: str) -> None:
+    path = tmp_path / "vmcore"
+    write_kdump(demo_core, path, names=(*MAKEDUMPFILE_NAMES[:4], machine.encode(), b""))
+    file = check_core(str(path), "vmcore")
+    assert file.arch == "i386"
+    assert file.vmcoreinfo is not None and b"OSRELEASE=" in file.vmcoreinfo
 
 
 def test_names_that_are_odd_are_libkdumpfiles_to_judge(demo_core: str, tmp_path: Path) -> None:

@@ -192,6 +192,14 @@ def test_columns_that_say_least_go_before_words_are_cut_short() -> None:
     assert gone == [{"CPU"}, {"CPU", "DEPTH"}, {"CPU", "DEPTH", "REGS"}]
 
 
+def test_registers_without_sp_have_a_dash_in_its_column() -> None:
+    (saved, *_) = TASK_32.regs
+    without = {n: v for n, v in saved.registers.items() if n not in ("sp", "ss")}
+    found = TaskRegs(TASK_32, replace(saved, registers=without))
+    column = next(column for column in columns.REGS if column.heading == "SP")
+    assert column.cell(found) == "-"
+
+
 def test_tables_of_regs_and_frames_fit_80_columns_if_they_must() -> None:
     for table, records in (
         (columns.REGS, list(saved_regs(normal_tasks()))),

@@ -16,8 +16,8 @@ from ..base import RegsLayout
 __all__ = ("cpu_registers", "keep_prstatus", "registers_in_prstatus")
 
 _CACHE_KEY = cache_key(__name__)
-_PR_REG_32 = 72
-"""``offsetof(struct elf_prstatus, pr_reg)`` on x86-32. A ``struct pt_regs`` follows (user_regs_struct in
+_PR_PID_32, _PR_REG_32 = slice(24, 28), 72
+"""``offsetof(struct elf_prstatus, pr_pid)`` and ``pr_reg`` on x86-32. There is a ``struct pt_regs`` (user_regs_struct in
 arch/x86/include/asm/user_32.h)."""
 
 _OTHER_NAMES = {"rflags": "flags", "eflags": "flags"}
@@ -35,7 +35,7 @@ def cpu_registers(prog: Program, regs: RegsLayout, task: Task) -> Optional[dict[
     :return: ``None`` if the dump has none, as on a live kernel
     """
     if _CACHE_KEY in prog.cache:
-        return registers_in_prstatus(prog.cache[_CACHE_KEY], regs, task.cpu)
+        return registers_in_prstatus(prog.cache[_CACHE_KEY], regs, task.pid, task.cpu)
     try:
         trace = prog.stack_trace(Object(prog, "struct task_struct *", task.addr))
         registers = trace[0].registers()
@@ -52,24 +52,36 @@ def cpu_registers(prog: Program, regs: RegsLayout, task: Task) -> Optional[dict[
 def keep_prstatus(prog: Program, prstatus: Sequence[bytes]) -> None:
     """Keep the NT_PRSTATUS notes of a dump of x86-32, which drgn does not use.
 
-    :param prstatus: Their contents, those of CPU 0 first
+    :param prstatus: Their contents, in the order of the file
     """
     prog.cache[_CACHE_KEY] = tuple(prstatus)
 
 
 def registers_in_prstatus(
-    prstatus: Sequence[bytes], regs: RegsLayout, cpu: int
+    prstatus: Sequence[bytes], regs: RegsLayout, pid: int, cpu: int
 ) -> Optional[dict[str, int]]:
     """Return the registers of a CPU of x86-32.
 
     :param prstatus: As for :func:`keep_prstatus`
+    :param pid: Of the task that the CPU ran
     :param cpu: Number of the CPU
-    :return: ``None`` if there is no whole note of it
+    :return: ``None`` if it is not clear which note is that of the CPU, or it is cut short
     """
-    if not 0 <= cpu < len(prstatus):
+    note = _note_of(prstatus, pid, cpu)
+    raw = b"" if note is None else note[_PR_REG_32 : _PR_REG_32 + regs.size_bytes]
+    if len(raw) < regs.size_bytes:
         return None
-    raw = prstatus[cpu][_PR_REG_32 : _PR_REG_32 + regs.size_bytes]
-    return dict(regs.read(raw)) if len(raw) == regs.size_bytes else None
+    return {name: value for name, value in regs.read(raw).items() if name != "orig_ax"}
+
+
+def _note_of(prstatus: Sequence[bytes], pid: int, cpu: int) -> Optional[bytes]:
+    # QEMU numbers the notes of all CPUs from 1 (target/i386/arch_dump.c). The kernel writes the
+    # pid of the task, and has no note of a CPU that was offline or did not answer.
+    pids = [int.from_bytes(note[_PR_PID_32], "little") for note in prstatus]
+    if pids == list(range(1, len(pids) + 1)) or pids[cpu : cpu + 1] == [pid]:
+        return prstatus[cpu] if 0 <= cpu < len(prstatus) else None
+    of_task = [note for note, its_pid in zip(prstatus, pids) if its_pid == pid]
+    return of_task[0] if len(of_task) == 1 else None
 
 
 def _kernels_name(name: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Optional
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from ...debuginfo.vmcoreinfo import number_among, symbol_among
 from ...memory import NOT_THERE
@@ -38,8 +38,9 @@ def kernel_page_tables(
     root = symbol_among(vmcoreinfo, "swapper_pg_dir")
     if root is None:
         return None
-    find = _find_32 if prog.address_size() == 4 else _find_sme
-    return find(partial(_physical, prog), root, vmcoreinfo)
+    if prog.address_size() == 4:
+        return _find_32(partial(_physical_below_4g, prog), root, vmcoreinfo)
+    return _find_sme(partial(_physical, prog), root, vmcoreinfo)
 
 
 def _find_32(
@@ -88,3 +89,10 @@ def _maps(tables: PageTables, address: int, physical: int) -> bool:
 
 def _physical(prog: Program, address: int, size: int) -> bytes:
     return bytes(prog.read(address, size, True))
+
+
+def _physical_below_4g(prog: Program, address: int, size: int) -> bytes:
+    # drgn takes physical addresses modulo 4 GiB, too, where a word has 32 bits (v0.3.0).
+    if address + size > 1 << 32:
+        raise FaultError("drgn cannot read physical memory above 4 GiB of x86-32", address)
+    return _physical(prog, address, size)

@@ -173,15 +173,19 @@ def _entry_code(prog: Program) -> dict[str, bytes]:
     return {name: code for name, code in found.items() if code is not None}
 
 
-_SETS_CS_FROM_KERNEL = bytes.fromhex("81 4c 24 10 00 00 00 20")
-"""``orl $CS_FROM_KERNEL, 4*4(%esp)`` in FIXUP_FRAME (arch/x86/entry/entry_32.S, v6.12)."""
+_SETS_CS_FROM_KERNEL = (
+    bytes.fromhex("81 4c 24 0c 00 00 00 20"),
+    bytes.fromhex("81 4c 24 10 00 00 00 20"),
+)
+"""``orl $CS_FROM_KERNEL, 3*4(%esp)``, later ``4*4(%esp)``, in FIXUP_FRAME (arch/x86/entry/entry_32.S, v5.3 and v6.12)."""
 
 
 def _regs_of(regs: X86Regs, entry_code: Mapping[str, bytes]) -> X86Regs:
     """Return which words of struct pt_regs entry code saves in kernel mode."""
-    if regs is not REGS_32 or any(_SETS_CS_FROM_KERNEL in code for code in entry_code.values()):
+    if regs is not REGS_32:
         return regs
-    return SHORT_KERNEL_REGS_32
+    code = b"".join(entry_code.values())
+    return regs if any(form in code for form in _SETS_CS_FROM_KERNEL) else SHORT_KERNEL_REGS_32
 
 
 def _has_reliable_stacktrace(prog: Program) -> bool:

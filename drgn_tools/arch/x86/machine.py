@@ -102,7 +102,10 @@ class X86(Arch):
         return entry_of(stub)
 
     def entered_handler(self, raw: bytes) -> Optional[int]:
-        """Return the address of the C function that entry code called: x86-32 leaves it in the ``pt_regs``."""
+        """Return the address of the C function that entry code called, which x86-32 leaves in the ``pt_regs``.
+
+        Up to v5.17 without CONFIG_X86_32_LAZY_GS, gs lies there instead.
+        """
         at = self.regs.handler_offset
         return None if at is None else int.from_bytes(raw[at : at + self.regs.word_bytes], "little")
 

@@ -152,8 +152,8 @@ REGS_64 = _natural(_NAMES_64, 8, has_vm86=False)
 REGS_32 = _natural(_NAMES_32, 4, has_vm86=True, handler="gs")
 """x86-32: 17 words. Before v5.3, traps in kernel mode did not save sp and ss.
 
-The word named gs is no register: exceptions and interrupts leave there what they enter (arch/x86/entry/entry_32.S,
-v6.12: "gs / function"), or the number of the vector. Up to v5.17 with some configurations, system calls saved gs there.
+The word named gs is left out: exceptions leave there the address of the C function that they enter
+(arch/x86/entry/entry_32.S, v6.12: "gs / function"). Up to v5.17 without CONFIG_X86_32_LAZY_GS, entry code saved gs there.
 """
 SHORT_KERNEL_REGS_32 = ShortKernelRegs(
     word_bytes=REGS_32.word_bytes,
