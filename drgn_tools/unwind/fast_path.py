@@ -163,7 +163,7 @@ class FastPath:
                 places.append((at + layout.bp_offset, at + layout.ip_offset))
                 bp, ip = registers["bp"], registers["ip"]
                 ips.append(ip)
-                lowest = at + layout.saved_bytes(data[at : at + layout.size_bytes])
+                lowest = at + layout.kernel_mode_bytes
             leads_to.append(bp - base)
         found = self._frame_layout(leads_to, places, kernel_regs, [addr - base for addr, _ in regs])
         if len(ips) > 1:

@@ -16,6 +16,7 @@ from drgn_tools.arch.x86.frame_pointer_rules import UnwindRules
 from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64, SHORT_KERNEL_REGS_32, X86Regs
 from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
 from drgn_tools.unwind.base import End, Walk
+from drgn_tools.unwind.frame_pointer import walk_from_regs
 
 from ..support.drawn_stack import BASE_64, KERNEL_CS, Drawing
 
@@ -388,6 +389,21 @@ def test_before_5_3_regs_of_kernel_mode_may_lie_two_words_higher(cs: int) -> Non
     assert walk.end is End.ERROR
     assert ips(walk) == ([0xA0, 0xFA11] if cs == 0x60 else [0xA0])
     assert walk.bad_addr == (0 if cs == 0x60 else d.encode(regs))
+
+
+def test_before_5_3_a_null_call_left_its_return_address_where_regs_end() -> None:
+    # call *%eax with eax 0: the CPU pushes flags, cs and ip right below the return address.
+    d = short_regs_drawing()
+    d.user_regs()
+    d.frame(d.last_frame, 0, 0xA3)
+    caller = d.frame(d.last_frame - 64, d.last_frame, 0xA2)
+    sp = d.put(caller - 128, 0xA1)
+    regs = d.regs(sp - 60, bp=caller, ip=0, cs=0x60)
+    panic = d.frame(regs - 64, d.encode(regs), 0xA0)
+    registers = {"ip": 0xF0, "sp": panic - 32, "bp": panic, "cs": 0x60, "flags": 0}
+    walk = walk_from_regs(registers, lambda addr: d.stack(), d.end, d.rules)
+    assert ips(walk) == [0xA0, 0, 0xA1, 0xA2, 0xA3, 0x401000]
+    assert walk.end is End.USER_REGS
 
 
 # ---- memory that is not in the dump
