@@ -13,8 +13,8 @@ from drgn.commands import CommandError
 
 from ..cache_key import cache_key
 from ..errors import DrgnToolsError
+from ..kernel.probing import has_dwarf
 from ..program.builtin_types import use_builtin_types
-from ..program.dwarf import has_dwarf
 from ..records import KernelAudit, KernelInfo, Reason, TaskStack
 from ..render.summary import unreadable_line
 from ..terminal.console import Console, ReaderGoneError, be_lenient, write_lines

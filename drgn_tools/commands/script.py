@@ -23,8 +23,8 @@ from drgn import NoDefaultProgramError, Program, ProgramFlags, get_default_prog,
 
 from ..analysis.audit import kernel_info
 from ..errors import DrgnToolsError, InputError
+from ..kernel.probing import has_dwarf
 from ..program.builtin_types import use_builtin_types
-from ..program.dwarf import has_dwarf
 from ..render.table import Column, table_lines
 from ..terminal.console import (
     EXIT_INTERRUPTED,

@@ -17,7 +17,7 @@ from ..debuginfo.kallsyms import kallsyms_of
 from ..errors import TypesError
 from ..memory import UNUSABLE, read_or_none
 
-__all__ = ("at_most", "function_code", "probing", "symbol_address")
+__all__ = ("at_most", "function_code", "has_dwarf", "probing", "symbol_address")
 
 
 def symbol_address(prog: Program, name: str) -> Optional[int]:
@@ -31,7 +31,7 @@ def symbol_address(prog: Program, name: str) -> Optional[int]:
         addresses = kallsyms.find(name)
         if addresses:
             return addresses[0]
-        if not _has_image_file(prog):
+        if not has_dwarf(prog):
             return None
     try:
         return int(prog.symbol(name).address)
@@ -39,8 +39,8 @@ def symbol_address(prog: Program, name: str) -> Optional[int]:
         return None
 
 
-def _has_image_file(prog: Program) -> bool:
-    """Return whether a vmlinux is loaded, whose symbol table has all symbols."""
+def has_dwarf(prog: Program) -> bool:
+    """Return whether DWARF of the kernel image is loaded, with its symbol table."""
     try:
         return bool(prog.main_module().debug_file_status == ModuleFileStatus.HAVE)
     except LookupError:

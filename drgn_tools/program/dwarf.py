@@ -7,29 +7,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal, Optional
 
-from drgn import MissingDebugInfoError, ModuleFileStatus, Platform, Program
+from drgn import MissingDebugInfoError, Platform, Program
 
 from ..errors import TypesError
+from ..kernel.probing import has_dwarf
 from .build_id import build_id_by_drgn, check_build_id, check_build_id_in_memory
 from .core_file import open_regular, shown
 from .elf import ET_REL, read_elf
 
 __all__ = (
-    "has_dwarf",
     "is_kernel_image",
     "linked_address",
     "load_dwarf",
     "load_files",
     "types_source",
 )
-
-
-def has_dwarf(prog: Program) -> bool:
-    """Return whether DWARF of the kernel image is loaded."""
-    try:
-        return bool(prog.main_module().debug_file_status == ModuleFileStatus.HAVE)
-    except LookupError:
-        return False
 
 
 def types_source(prog: Program) -> Literal["btf", "dwarf"]:

@@ -84,8 +84,8 @@ def open_program(
         if core is None
         else _core_file(os.fspath(core), info is not None, progress, unpack_into)
     )
-    if file is not None and file.arch == "i386":
-        info = _with_kernel_offset(info, file, shown(os.fspath(core or "")), paths)
+    if core is not None and file is not None and file.arch == "i386":
+        info = _with_kernel_offset(info, file, shown(os.fspath(core)), paths)
     prog = _new_program(file, info)
     # drgn calls its plugins while the program is being opened; ours then does nothing.
     prog.cache[_CACHE_KEY] = None if core is None else os.fspath(core)

@@ -8,10 +8,20 @@ import struct
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 from drgn import Program
+from drgn.helpers.linux.cpumask import for_each_online_cpu
+from drgn.helpers.linux.fs import path_lookup
+from drgn.helpers.linux.mm import cmdline, virt_to_page
+from drgn.helpers.linux.module import for_each_module
+from drgn.helpers.linux.percpu import per_cpu
+from drgn.helpers.linux.pid import find_task, for_each_task
+from drgn.helpers.linux.printk import get_dmesg
+from drgn.helpers.linux.sched import cpu_curr, task_state_to_char
+from drgn.helpers.linux.slab import for_each_slab_cache
 
 from drgn_tools import Reason, TypesError, Verdict, audit_kernel, open_program
 
@@ -136,3 +146,20 @@ def test_the_same_json_from_every_format(dump: Dump, tmp_path: Path) -> None:
     write_elf32(dump.core, elf32)
     assert json_of(kdump, symbols) == expected
     assert json_of(elf32, symbols) == expected
+
+
+def test_drgns_helpers_that_docs_repl_md_names(dump: Dump) -> None:
+    prog = opened(dump)
+    init = find_task(prog, 1)
+    assert len(list(for_each_task(prog))) > 100
+    assert task_state_to_char(init) == "S"
+    assert list(for_each_online_cpu(prog)) == [0, 1]
+    assert per_cpu(prog["runqueues"], 1).cpu.value_() == 1
+    assert cpu_curr(prog, 0).pid.value_() >= 0
+    assert get_dmesg(prog).startswith(b"[    0.000000] Linux version")
+    assert list(for_each_module(prog))
+    assert list(for_each_slab_cache(prog))
+    assert path_lookup(prog, "/proc").dentry
+    for helper in (prog.stack_trace, cmdline, partial(virt_to_page, prog)):
+        with pytest.raises(NotImplementedError):
+            helper(init)

@@ -414,6 +414,18 @@ def _stock(year: str, what: str, *cannot: str) -> Variant:
     )
 
 
+def _i386(name: str, what: str, kernel: Union[BuiltKernel, StockKernel]) -> Variant:
+    """A 32-bit kernel, frozen."""
+    return Variant(
+        name=f"i386-{name}",
+        what=what,
+        kernel=kernel,
+        unwinder="frame_pointer",
+        cannot=_WHAT_X86_32_LACKS,
+        group="i386",
+    )
+
+
 _ON_DEBIAN = Variant(
     name="debian",
     what="Debian's own kernel of the day, ORC, oracle as a module",
@@ -492,31 +504,16 @@ VARIANTS = (
         append=("nokaslr",),
         group="kernels",
     ),
-    Variant(
-        name="i386-pae",
-        what="6.12 for x86-32: page tables of three levels (PAE)",
-        kernel=_I386["pae"],
-        unwinder="frame_pointer",
-        cannot=_WHAT_X86_32_LACKS,
-        group="i386",
+    _i386("pae", "6.12 for x86-32: page tables of three levels (PAE)", _I386["pae"]),
+    _i386(
+        "nopae",
+        "6.12 for x86-32: page tables of two levels, virtual-8086 mode",
+        _I386["nopae"],
     ),
-    Variant(
-        name="i386-nopae",
-        what="6.12 for x86-32: page tables of two levels, virtual-8086 mode",
-        kernel=_I386["nopae"],
-        unwinder="frame_pointer",
-        cannot=_WHAT_X86_32_LACKS,
-        group="i386",
-    ),
-    Variant(
-        name="i386-stock",
-        what="Debian's own 6.1 for x86-32 (686-pae): no BTF, frame pointers",
-        kernel=_STOCK_I386,
-        unwinder="frame_pointer",
+    replace(
+        _i386("stock", "Debian's own 6.1 for x86-32 (686-pae): no BTF", _STOCK_I386),
         memory_mib=_STOCK_MIB,
         append=_STOCK_APPEND,
-        cannot=_WHAT_X86_32_LACKS,
-        group="i386",
     ),
     # It is not built to be preempted in the kernel; of kretprobes see fp-5.10.
     _stock(

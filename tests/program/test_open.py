@@ -30,7 +30,8 @@ from drgn_tools import open_program
 from drgn_tools.debuginfo.kallsyms import kallsyms_of
 from drgn_tools.debuginfo.vmcoreinfo import build_id, vmcoreinfo
 from drgn_tools.errors import InputError, UsageError
-from drgn_tools.program.dwarf import has_dwarf, types_source
+from drgn_tools.kernel.probing import has_dwarf
+from drgn_tools.program.dwarf import types_source
 from drgn_tools.program.elf import ET_REL
 from drgn_tools.program.open import input_error_if_vanished, opened_here
 

@@ -43,7 +43,7 @@ class CpuStacks:
     get_stack_info() in dumpstack_32.c, v6.12, for ``task == current``.
 
     The exception and irq stacks of kernels before v5.2 are not found, nor is the double fault stack
-    of x86-32 before v5.5.
+    of x86-32 where the struct cpu_entry_area has none.
 
     :param task: A task on a CPU
     """
