@@ -3,6 +3,9 @@
 
 An entry is a folder. It is filled under another name and appears by a rename, so
 it is there whole or not at all.
+
+The size of the cache is limited: a new dump replaces the older ones of its variant, and of what
+takes long to build those go that were not used for the longest time.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -33,6 +37,17 @@ __all__ = (
 
 INPUTS_FILE = "inputs.json"
 _PART_PREFIX = ".part-"
+_ONE_OF_A_NAME = ("dumps", "live")
+"""Kinds of which an entry replaces those of the same name: large, and made in a minute."""
+_LIMITS = {
+    "kernels": 8 << 30,
+    "trees": 24 << 30,
+    "sources": 6 << 30,
+    "roots": 2 << 30,
+    "initramfs": 1 << 30,
+    "modules": 1 << 30,
+}
+"""How many bytes a kind may take. All kernels and trees of the lab together need less."""
 
 Entry = Path
 """Folder of a finished entry."""
@@ -69,7 +84,11 @@ def entry_path(kind: str, name: str, inputs: Mapping[str, str]) -> Path:
 def find_entry(kind: str, name: str, inputs: Mapping[str, str]) -> Optional[Entry]:
     """The entry, if it was made."""
     path = entry_path(kind, name, inputs)
-    return path if (path / INPUTS_FILE).exists() else None
+    try:
+        os.utime(path / INPUTS_FILE)  # its last use
+    except FileNotFoundError:
+        return None
+    return path
 
 
 def make_entry(
@@ -94,6 +113,8 @@ def make_entry(
             return path  # somebody else made it while we waited
         for left_behind in path.parent.glob(f"{_PART_PREFIX}*"):
             shutil.rmtree(left_behind)  # of a process that was killed: we hold the lock
+        if kind in _ONE_OF_A_NAME:
+            _remove_others(path, name)
         part = Path(tempfile.mkdtemp(prefix=_PART_PREFIX, dir=path.parent))
         try:
             part.chmod(0o755)
@@ -110,7 +131,48 @@ def make_entry(
                 part.rename(path)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+        for limited in ("kernels", "trees") if kind == "kernels" else (kind,):
+            _keep_within_limit(limited, path)
     return path
+
+
+def _remove_others(path: Path, name: str) -> None:
+    """Remove the entries of a name that were made from other inputs."""
+    for entry in path.parent.glob(f"{name}-*"):
+        if entry != path and re.fullmatch(re.escape(name) + "-[0-9a-f]{16}", entry.name):
+            shutil.rmtree(entry)
+
+
+def _keep_within_limit(kind: str, made: Path) -> None:
+    """Remove the entries of a kind that were not used for the longest time, but not ``made``."""
+    folder = cache_dir() / kind
+    if kind not in _LIMITS or not folder.exists():
+        return
+    by_use = sorted(folder.iterdir(), key=_last_use)
+    sizes = {entry: _size(entry) for entry in by_use}
+    excess = sum(sizes.values()) - _LIMITS[kind]
+    for entry in by_use:
+        if excess <= 0:
+            return
+        if entry not in (made, by_use[-1]):
+            shutil.rmtree(entry)
+            excess -= sizes[entry]
+
+
+def _last_use(entry: Path) -> float:
+    """Seconds since the epoch. A tree of sources has a folder for each kernel built in it."""
+    inputs = entry / INPUTS_FILE
+    marks = [inputs] if inputs.exists() else [entry, *entry.glob("build-*")]
+    return max(path.stat().st_mtime for path in marks)
+
+
+def _size(entry: Path) -> int:
+    """Bytes on the disk."""
+    return sum(
+        os.lstat(os.path.join(folder, name)).st_blocks * 512
+        for folder, _, names in os.walk(entry)
+        for name in names
+    )
 
 
 _held: set[str] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib.util
 import os
 import shutil
@@ -347,10 +348,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except LabError as e:
         print(f"lab: error: {e}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nlab: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            raise
+        print(f"lab: error: {e}; `python -m tests.lab clean` makes room", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nlab: interrupted", file=sys.stderr)
+        return 130
     return code

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gzip
 import io
 import json
@@ -359,6 +360,62 @@ def test_entries_may_be_made_within_entries() -> None:
 
     cache.make_entry("things", "x", {}, fill)
     assert len(_entries()) == len(_entries("parts")) == 1
+
+
+def test_a_new_dump_replaces_the_older_ones_of_its_variant() -> None:
+    for name, inputs in (("x", "1"), ("x-y", "1"), ("x", "2"), ("x", "2")):
+        cache.make_entry("dumps", name, {"a": inputs}, lambda folder: None)
+    assert cache.find_entry("dumps", "x", {"a": "1"}) is None
+    assert cache.find_entry("dumps", "x", {"a": "2"})
+    assert cache.find_entry("dumps", "x-y", {"a": "1"})
+
+
+def test_of_kernels_those_used_last_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cache._LIMITS, "kernels", 3 << 20)
+
+    def fill(folder: Path) -> None:
+        (folder / "vmlinux").write_bytes(b"x" * (1 << 20))
+
+    def make(number: int) -> None:
+        entry = cache.make_entry("kernels", "x", {"a": str(number)}, fill)
+        os.utime(entry / cache.INPUTS_FILE, (number, number))
+
+    make(1)
+    make(2)
+    assert cache.find_entry("kernels", "x", {"a": "1"})  # which uses it
+    make(3)
+    assert [bool(cache.find_entry("kernels", "x", {"a": str(i)})) for i in (1, 2, 3)] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_of_trees_those_built_in_last_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cache._LIMITS, "trees", 3 << 20)
+    trees = cache.cache_dir() / "trees"
+    for name, built in (("old", 1), ("new", 3), ("older", 2)):
+        objects = trees / name / "build-x"
+        objects.mkdir(parents=True)
+        (objects / "vmlinux").write_bytes(b"x" * (2 << 20))
+        for folder in (objects, trees / name):
+            os.utime(folder, (built, built))
+    cache.make_entry("kernels", "x", {}, lambda folder: None)
+    assert _entries("trees") == ["new"]
+
+
+def test_full_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(variant: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/x/core")
+
+    monkeypatch.setattr("tests.lab.dump.cached_dump", full)
+    assert cli.main(["path", "fp-lsb"]) == 1
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert "/x/core" in err
+    assert "clean" in err
 
 
 # ------------------------------------------------------------- child processes
