@@ -54,27 +54,30 @@ def _encrypt(content: mmap.mmap, elf: Elf, root: int, levels: int) -> int:
     seen: set[int] = set()
     changed = 0
 
-    def place_of(physical: int) -> int:
-        for segment in elf.segments:
-            offset = physical - segment.physical_address
-            if segment.type == PT_LOAD and 0 <= offset < segment.file_bytes:
-                return segment.offset + offset
-        return -1
+    def places_of(physical: int) -> list[int]:
+        # In /proc/vmcore the kernel image has a segment of its own, and is in that of the direct map as well.
+        return [
+            segment.offset + physical - segment.physical_address
+            for segment in elf.segments
+            if segment.type == PT_LOAD
+            and 0 <= physical - segment.physical_address < segment.file_bytes
+        ]
 
     def encrypt(table: int, level: int) -> None:
         nonlocal changed
-        place = place_of(table)
-        if table in seen or place < 0:
+        places = places_of(table)
+        if table in seen or not places:
             return
         seen.add(table)
-        entries = list(ENTRIES.unpack_from(content, place))
+        entries = list(ENTRIES.unpack_from(content, places[0]))
         for i in range(256 if level == 0 else 0, 512):
             if entries[i] & PRESENT:
                 if level < levels - 1 and not entries[i] & PSE:
                     encrypt(entries[i] & ADDRESS, level + 1)
                 entries[i] |= SME_MASK
                 changed += 1
-        ENTRIES.pack_into(content, place, *entries)
+        for place in places:
+            ENTRIES.pack_into(content, place, *entries)
 
     encrypt(root, 0)
     return changed
