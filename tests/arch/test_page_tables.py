@@ -152,6 +152,16 @@ def test_missing_table_is_a_fault(paging: Paging) -> None:
 
 
 @every_mode
+def test_table_that_leads_to_itself(paging: Paging) -> None:
+    drawn = DrawnPageTables(paging)
+    for i in range(PAGE // paging.entry_bytes):
+        drawn.put(drawn.root + i * paging.entry_bytes, drawn.root | PRESENT)
+    # Most of these have an index that the top level of PAE does not have.
+    for address in (0, highest_page(paging), 0x7FFF_F000, 0x2AAA_A000):
+        assert drawn.tables().find(address) == MappedPage(address, drawn.root, PAGE)
+
+
+@every_mode
 @pytest.mark.parametrize("seed", range(20))
 def test_random_tables_end(paging: Paging, seed: int) -> None:
     dice = random.Random(seed)

@@ -154,10 +154,12 @@ class PageTables:
 
     def _entry(self, table: int, index: int, entries: int) -> int:
         size = self._paging.entry_bytes
+        end = (index + 1) * size
         raw = self._tables.get(table)
-        if raw is None:
+        # The top level of PAE has 4 entries. In damaged tables it may be one of 512 as well.
+        if raw is None or len(raw) < end:
             raw = self._tables[table] = self._read_physical(table, entries * size)
-        return int.from_bytes(raw[index * size : (index + 1) * size], "little")
+        return int.from_bytes(raw[end - size : end], "little")
 
     def _is_large_page(self, entry: int) -> bool:
         return entry & (_PAGE_PRESENT | _PAGE_PSE) == _PAGE_PRESENT | _PAGE_PSE
