@@ -25,10 +25,12 @@ def elf_file(
     bits: int = 64,
     order: str = "<",
     alignment: int = 0,
+    physical_addresses: Sequence[int] = (),
 ) -> bytes:
-    """An ELF file with segments (type, contents), physical and virtual address 0.
+    """An ELF file with segments (type, contents) at virtual address 0.
 
     :param alignment: p_align of all of them.
+    :param physical_addresses: p_paddr of each of them; by default 0.
     """
     ident = b"\x7fELF" + bytes([bits // 32, 1 if order == "<" else 2, 1]) + bytes(9)
     header_bytes, phdr_bytes = (64, 56) if bits == 64 else (52, 32)
@@ -51,16 +53,18 @@ def elf_file(
     )
     at = header_bytes + phdr_bytes * len(segments)
     phdrs, contents = b"", b""
-    for segment_type, data in segments:
+    for i, (segment_type, data) in enumerate(segments):
         offset = at + len(contents)
+        physical = physical_addresses[i] if physical_addresses else 0
         if bits == 64:
             phdrs += struct.pack(
-                order + "IIQQQQQQ", segment_type, 4, offset, 0, 0, len(data), len(data), alignment
+                order + "IIQQQQQQ",
+                *(segment_type, 4, offset, 0, physical, len(data), len(data), alignment),
             )
         else:
             phdrs += struct.pack(
                 order + "IIIIIIII",
-                *(segment_type, offset, 0, 0, len(data), len(data), 4, alignment),
+                *(segment_type, offset, 0, physical, len(data), len(data), 4, alignment),
             )
         contents += data
     return header + phdrs + contents
