@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Optional
 
@@ -22,11 +23,15 @@ from drgn_tools.arch.x86.page_tables import (
     Paging,
 )
 
-from ..conftest import lab_file
+from ..conftest import lab_dump, lab_file
+from ..lab.variants import VARIANTS, Variant
 from ..support.drawn_page_tables import PAGE, PRESENT, PSE, DrawnPageTables, mapped_pages
 
 MODES = {mode.name: mode for mode in (TWO_LEVELS, PAE, FOUR_LEVELS, FIVE_LEVELS)}
 every_mode = pytest.mark.parametrize("paging", MODES.values(), ids=MODES)
+
+ADDRESSES_VARIABLE = "DRGN_TOOLS_LAB_ADDRESSES"
+"""How many random addresses are compared with drgn on each dump of the lab beyond the core."""
 
 PROTNONE = 0x100
 INVERTED = (1 << 52) - PAGE
@@ -206,7 +211,10 @@ def compared_with_drgn(prog: drgn.Program, dice: random.Random, count: int) -> i
             return None
 
     def by_us(address: int) -> Optional[int]:
-        found = tables.find(address)
+        try:
+            found = tables.find(address)
+        except FaultError:
+            return None
         return None if found is None else found.physical + address - found.address
 
     pages = 0
@@ -220,11 +228,21 @@ def compared_with_drgn(prog: drgn.Program, dice: random.Random, count: int) -> i
         if not pages % 64:
             starts.append(address)
     for _ in range(count):
-        near = dice.choice(starts) + dice.randrange(-1 << 24, 1 << 24)
-        address = near if dice.randrange(4) else dice.getrandbits(64)
-        address &= (1 << 64) - 1
+        address = random_address(dice, starts, kernel_half)
         assert by_us(address) == by_drgn(address), hex(address)
     return pages
+
+
+def random_address(dice: random.Random, starts: list[int], kernel_half: int) -> int:
+    """Return an address near those in *starts*, in the kernel's half, in the part with its image, or any."""
+    kind = dice.randrange(8)
+    if kind < 5:
+        address = dice.choice(starts) + dice.randrange(-1 << 24, 1 << 24)
+    elif kind < 7:
+        address = -1 - dice.randrange(kernel_half if kind == 5 else 1 << 39)
+    else:
+        address = dice.getrandbits(64)
+    return address & (1 << 64) - 1
 
 
 def test_kernels_pages_are_where_drgn_finds_them(demo_program: drgn.Program) -> None:
@@ -237,4 +255,18 @@ def test_kernels_pages_of_the_lab_are_where_drgn_finds_them(variant: str) -> Non
     prog = open_program(core=lab_file(f"{variant}.core"))
     pages = compared_with_drgn(prog, random.Random(2), 1_000_000)
     print(f"\n{variant}: {pages} pages and 1,000,000 random addresses")
+    assert pages > 1000
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    "variant",
+    [v for v in VARIANTS if v.group != "core" and v.kernel.arch != "i386" and not v.live],
+    ids=lambda variant: variant.name,
+)
+def test_kernels_pages_of_every_dump_are_where_drgn_finds_them(variant: Variant) -> None:
+    prog = open_program(core=lab_dump(variant).core)
+    count = int(os.environ.get(ADDRESSES_VARIABLE, "50000"))
+    pages = compared_with_drgn(prog, random.Random(variant.name), count)
+    print(f"\n{variant.name}: {pages} pages and {count} random addresses")
     assert pages > 1000

@@ -19,7 +19,7 @@ from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo, vmcoreinfo_lines
 from drgn_tools.program.builtin_types import use_builtin_types
 
 from ..conftest import lab_dump
-from ..lab.variants import Variant, variants_of
+from ..lab.variants import Variant, variant_named, variants_of
 from ..support.kdump import QEMU_NAMES, flatten, write_kdump
 from ..support.sme_core import SME_MASK, write_sme_core
 from ..support.vmcore_layout import write_vmcore_layout
@@ -110,10 +110,12 @@ def test_without_the_name_of_the_bit_the_answers_differ(
 
 @pytest.mark.lab
 @pytest.mark.parametrize(
-    "variant", [*variants_of("formats"), *variants_of("formats-stock")], ids=lambda v: v.name
+    "variant",
+    [*variants_of("formats"), *variants_of("formats-stock"), variant_named("fp-no5lvl")],
+    ids=lambda variant: variant.name,
 )
 def test_dumps_of_the_lab(variant: Variant, tmp_path: Path) -> None:
-    """QEMU's dumps and a real /proc/vmcore, with frame pointers and with ORC."""
+    """QEMU's dumps and a real /proc/vmcore; frame pointers and ORC; five levels and four."""
     core = str(lab_dump(variant).core)
     elf, kdump = tmp_path / "elf", tmp_path / "kdump"
     changed = write_sme_core(core, elf)

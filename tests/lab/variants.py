@@ -504,6 +504,14 @@ VARIANTS = (
         append=("nokaslr",),
         group="kernels",
     ),
+    Variant(
+        name="fp-no5lvl",
+        what="the kernel of fp-lsb with page tables of four levels",
+        kernel=_LSB,
+        unwinder="frame_pointer",
+        append=("no5lvl",),
+        group="kernels",
+    ),
     _i386("pae", "6.12 for x86-32: page tables of three levels (PAE)", _I386["pae"]),
     _i386(
         "nopae",

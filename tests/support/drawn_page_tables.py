@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from drgn import FaultError
 
-from drgn_tools.arch.x86.page_tables import PageTables, Paging
+from drgn_tools.arch.x86.page_tables import PageTables, Paging, ReadPhysical
 
 PRESENT, PSE = 1, 0x80
 PAGE = 4096
@@ -66,22 +66,33 @@ class DrawnPageTables:
 
 
 def mapped_pages(
-    read: object, table: int, paging: Paging, begin: int = 0, level: int = 0, first: int = 0
+    read: ReadPhysical, table: int, paging: Paging, begin: int = 0
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield (virtual address, physical address, size) of each page that is mapped from *begin* up."""
-    shift = paging.shift(level)
-    size = paging.entry_bytes
-    count = 1 << paging.index_bits[level]
-    raw = read(table, count * size)  # type: ignore[operator]
-    for i in range(count):
-        entry = int.from_bytes(raw[i * size : (i + 1) * size], "little")
-        address = first | i << shift
-        if address + (1 << shift) <= begin or not entry & PRESENT:
-            continue
-        physical = entry & 0xF_FFFF_FFFF_F000
-        if level + 1 == len(paging.index_bits):
-            yield address, physical, 1 << shift
-        elif level in paging.large_page_levels and entry & PSE:
-            yield address, physical >> shift << shift, 1 << shift
-        else:
-            yield from mapped_pages(read, physical, paging, begin, level + 1, address)
+    """Yield (virtual address, physical address, size) of each page that is mapped from *begin* up.
+
+    Of a table that several entries lead to only the first is followed: KASAN maps terabytes through a few tables.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def below(table: int, level: int, first: int) -> Iterator[tuple[int, int, int]]:
+        if (table, level) in seen:
+            return
+        seen.add((table, level))
+        shift = paging.shift(level)
+        size = paging.entry_bytes
+        count = 1 << paging.index_bits[level]
+        raw = read(table, count * size)
+        for i in range(count):
+            entry = int.from_bytes(raw[i * size : (i + 1) * size], "little")
+            address = first | i << shift
+            if address + (1 << shift) <= begin or not entry & PRESENT:
+                continue
+            physical = entry & 0xF_FFFF_FFFF_F000
+            if level + 1 == len(paging.index_bits):
+                yield address, physical, 1 << shift
+            elif level in paging.large_page_levels and entry & PSE:
+                yield address, physical >> shift << shift, 1 << shift
+            else:
+                yield from below(physical, level + 1, address)
+
+    return below(table, 0, 0)
