@@ -235,6 +235,9 @@ class TaskStack(Drawn, msgspec.Struct, frozen=True, weakref=True):
     """Like :attr:`SavedRegs.caller`, for the function at :attr:`cpu_registers`."""
     arch: str = "x86_64"
     """As :attr:`KernelInfo.arch`; it decides the width of addresses and how registers are drawn."""
+    patch_state: Optional[int] = None
+    """``task->patch_state`` of live patching, read together with the stack: -1 without a transition, 0 for the old
+    version of the functions, 1 for the new. ``None`` on a kernel without live patching."""
 
     def __repr__(self) -> str:
         # Short, for lists of records at a prompt; str() is the whole stack.

@@ -23,6 +23,8 @@ __all__ = (
     "GROUP",
     "GROUP_CSV",
     "KERNEL",
+    "PATCH",
+    "PATCH_ANSWER",
     "REGS",
     "REGS_OF_TASK",
     "TASK",
@@ -142,6 +144,51 @@ TASK_WITH_FRAMES: Fields = {
     "cpu_caller": lambda task: task.cpu_caller and frame_label(task.cpu_caller),
 }
 """Fields of a :class:`~drgn_tools.records.TaskStack`."""
+
+
+PATCH_ANSWER: Fields = {
+    "task": lambda found: _address(found.stack.task),
+    "pid": lambda found: found.stack.pid,
+    "tgid": lambda found: found.stack.tgid,
+    "comm": lambda found: found.stack.comm,
+    "state": lambda found: found.stack.state,
+    "patch_state": lambda found: found.stack.patch_state,
+    "answer": lambda found: found.answer.value,
+    "function": lambda found: found.function,
+    "object": lambda found: found.function and (found.module or "vmlinux"),
+    "frame": lambda found: found.frame,
+    "reason": lambda found: found.stack.reason and found.stack.reason.value,
+    "why": lambda found: found.why,
+    "leaves_when": lambda found: found.leaves_when,
+    "notes": lambda found: list(found.notes),
+}
+"""Fields of a :class:`~drgn_tools.analysis.livepatch.TaskAnswer`."""
+
+_PATCH_FUNCTION: Fields = {
+    "name": lambda func: func.name,
+    "sympos": lambda func: func.sympos,
+    "old_addr": lambda func: _address(func.old_addr),
+    "old_size": lambda func: func.old_size,
+    "new_addr": lambda func: _address(func.new_addr),
+    "new_size": lambda func: func.new_size,
+    "nop": lambda func: func.nop,
+}
+
+_PATCH_OBJECT: Fields = {
+    "name": lambda obj: obj.name or "vmlinux",
+    "patched": lambda obj: obj.patched,
+    "functions": lambda obj: [as_object(_PATCH_FUNCTION, func) for func in obj.functions],
+}
+
+PATCH: Fields = {
+    "name": lambda listed: listed.patch.name,
+    "enabled": lambda listed: listed.patch.enabled,
+    "transition": lambda listed: listed.transition,
+    "replace": lambda listed: listed.patch.replace,
+    "objects": lambda listed: [as_object(_PATCH_OBJECT, obj) for obj in listed.patch.objects],
+    "forced": lambda listed: listed.patch.forced,
+}
+"""Fields of a :class:`~drgn_tools.analysis.livepatch.ListedPatch`."""
 
 
 def _of_task(name: str) -> Callable[[Union[TaskFrame, TaskRegs]], Any]:

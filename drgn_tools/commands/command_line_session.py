@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Callable, Optional
+from typing import Callable, Optional, TypeVar
 
 from ..analysis import audit as api
 from ..analysis.selection import Selection
@@ -20,6 +20,8 @@ from .session import Audit, Session
 from .source_options import KernelArguments, open_source
 
 __all__ = ("CommandLineSession",)
+
+T = TypeVar("T")
 
 _STREAMED_FORMATS = frozenset(("json", "jsonl", "csv", "text"))
 """Formats whose rows are written before all tasks were read."""
@@ -105,9 +107,13 @@ class CommandLineSession(Session):
             self.console.problem("warning", f"no task matches {filters}")
         return []
 
-    def _until_last(self, tasks: Iterable[TaskStack]) -> Iterator[TaskStack]:
+    def write(self, lines: Iterable[str]) -> None:
+        """See :meth:`Session.write`."""
+        write_lines(self._until_last(lines))
+
+    def _until_last(self, items: Iterable[T]) -> Iterator[T]:
         try:
-            yield from tasks
+            yield from items
         finally:
             self.console.end_progress()
 
@@ -118,8 +124,7 @@ class CommandLineSession(Session):
         """
         shown, unjudged = self._shown, self._unjudged
         self.console.note(verdict_line(shown.verdicts))
-        for problem in self._problems:
-            self.console.problem("warning", problem)
+        self.warn_of_problems()
         if unjudged is not None and unjudged.reasons:
             self.console.problem("warning", unjudged_line(unjudged.reasons, unjudged.why))
         elif shown.unreadable:
@@ -129,6 +134,12 @@ class CommandLineSession(Session):
         if self._problems or shown.unreadable or (unjudged is not None and unjudged.reasons):
             return EXIT_PARTIAL
         return EXIT_OK
+
+    def warn_of_problems(self) -> bool:
+        """Report what of the kernel could not be read; return whether there is any."""
+        for problem in self._problems:
+            self.console.problem("warning", problem)
+        return bool(self._problems)
 
 
 class _TaskCounts:

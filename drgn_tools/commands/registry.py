@@ -20,6 +20,7 @@ SUMMARIES = {
     "stack": "show stacks in full, with all saved registers",
     "regs": "list every saved pt_regs",
     "groups": "fold identical stacks together, with counts",
+    "livepatch": "show who holds a live patch back, or would, and why",
     "demo": "run tasks on the small real vmcore that comes with drgn-tools",
     "shell": "start drgn's REPL on the kernel, with drgn-tools imported",
     "fleet": "audit many kernels into one dataset, and report on it",
@@ -31,6 +32,7 @@ REPL_OPERANDS = {
     "stack": " [*pid*|*task*]...",
     "regs": " [*pids*]...",
     "groups": "",
+    "livepatch": "",
 }
 """The commands that are ``%`` commands of drgn's REPL, too, with what follows their options."""
 

@@ -112,8 +112,12 @@ class _ReplSession(Session):
         kept = list(tasks)
         if filters and not kept:
             self.console.problem("warning", f"no task matches {filters}")
+        self.write(lines(kept))
+        return kept
+
+    def write(self, lines: Iterable[str]) -> None:
+        """See :meth:`Session.write`."""
         be_lenient(sys.stdout)
         # %tasks | head -1: the records are returned all the same.
         with contextlib.suppress(ReaderGoneError):
-            write_lines(lines(kept))
-        return kept
+            write_lines(lines)

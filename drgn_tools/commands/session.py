@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Callable, ClassVar, Optional, Union
 
 from drgn import Program
@@ -71,6 +71,10 @@ class Session(ABC):
         """
 
     @abstractmethod
+    def write(self, lines: Iterable[str]) -> None:
+        """Print lines to stdout, of records that are no tasks."""
+
+    @abstractmethod
     def count_progress(self, done: int) -> None:
         """Show how many tasks were read so far."""
 
@@ -106,8 +110,17 @@ class Session(ABC):
         """
         return selection.of(tasks)
 
-    def rows(self, view: View, audit: Audit, records: Iterable[object]) -> Iterator[str]:
-        """Return the lines of records in the format of this session."""
+    def rows(
+        self,
+        view: View,
+        audit: Audit,
+        records: Iterable[object],
+        before: Mapping[str, object] = {},
+    ) -> Iterator[str]:
+        """Return the lines of records in the format of this session.
+
+        :param before: Members that a ``json`` document has before the records.
+        """
         return render(
-            view, self.style, audit.kernel, records, audit.problems, table_width(sys.stdout)
+            view, self.style, audit.kernel, records, audit.problems, table_width(sys.stdout), before
         )

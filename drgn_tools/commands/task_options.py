@@ -34,8 +34,11 @@ class TaskArguments(KernelArguments):
     """The filters as they were typed; empty if there are none."""
 
 
-def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add ``--max-tasks`` and the filters. :func:`check_filters` completes the arguments."""
+def add_filters(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    """Add ``--max-tasks`` and the filters. :func:`check_filters` completes the arguments.
+
+    :param without: Names of the filters that the command does not have.
+    """
     parser.add_argument(
         "--max-tasks",
         metavar="N",
@@ -50,6 +53,9 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         ("function", "GLOB", "a function anywhere on the stack"),
         ("verdict", "VERDICT", "reliable, unreliable, unknown"),
     ):
+        if name in without:
+            parser.set_defaults(**{name: []})
+            continue
         filters.add_argument(f"--{name}", metavar=metavar, action="append", default=[], help=what)
 
 

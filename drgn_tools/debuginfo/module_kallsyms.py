@@ -39,7 +39,10 @@ class ModuleKallsyms(SymbolTable):
         self, regions: Iterable[tuple[int, int]], symbols: Iterable[tuple[int, str, int]]
     ) -> None:
         self._regions = tuple(regions)
-        self._symbols = sorted(symbols, key=lambda symbol: symbol[0])  # stable: aliases keep order
+        self._table = list(symbols)
+        self._symbols = sorted(
+            self._table, key=lambda symbol: symbol[0]
+        )  # stable: aliases keep order
         self._addresses = [address for address, _, _ in self._symbols]
         self._index: dict[str, list[int]] = {}
         for index, (_, name, _) in enumerate(self._symbols):
@@ -70,6 +73,10 @@ class ModuleKallsyms(SymbolTable):
     def find(self, name: str) -> list[int]:
         """Return the virtual addresses of all symbols of a name."""
         return [self._addresses[index] for index in self._indexes_of(name)]
+
+    def find_in_table_order(self, name: str) -> list[int]:
+        """Do as :meth:`find`, in the order of module_kallsyms_on_each_symbol(): the ELF table's."""
+        return [address for address, other, _ in self._table if other == name]
 
     def symbols(self) -> Iterator[tuple[str, int]]:
         """Return (name, virtual address) of every symbol, by address."""

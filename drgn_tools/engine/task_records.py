@@ -252,6 +252,7 @@ class TaskRecords:
             cpu_registers,
             cpu_caller,
             self._layout.arch.name,
+            task.patch_state,
         )
 
 

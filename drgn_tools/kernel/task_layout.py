@@ -42,6 +42,8 @@ class TaskLayout(msgspec.Struct, frozen=True, kw_only=True):
     """``None`` on a kernel without CONFIG_SMP."""
     on_cpu: Optional[tuple[int, int]]
     """``None`` on a kernel without CONFIG_SMP."""
+    patch_state: Optional[tuple[int, int]]
+    """``None`` on a kernel without CONFIG_LIVEPATCH."""
     signal_thread_head: int
     """``offsetof(struct signal_struct, thread_head)``."""
 
@@ -98,6 +100,7 @@ def probe_task_layout(prog: Program, stack_pointer: str) -> TaskLayout:
         # THREAD_INFO_IN_TASK=y") (in v5.16), cpu is in struct thread_info.
         "cpu": optional("cpu", "thread_info.cpu"),
         "on_cpu": optional("on_cpu"),
+        "patch_state": optional("patch_state"),
     }
     size_bytes = max(offset + size for offset, size in filter(None, fields.values()))
     return TaskLayout(

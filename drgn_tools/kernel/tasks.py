@@ -46,11 +46,13 @@ _BLOCK_BYTES = 32 * 1024
 _MEMBERS = (
     "pid", "tgid", "comm", "state", "exit_state", "flags", "stack", "thread_sp", "tasks_next", "tasks_prev",
     "thread_node_next", "thread_node_prev", "signal", "nvcsw", "nivcsw", "stack_refcount", "cpu", "on_cpu",
+    "patch_state",
 )  # fmt: skip
 """Members of :class:`.task_layout.TaskLayout`, in the order in which :class:`TaskReader` takes them."""
-_WHERE_ABSENT = {"stack_refcount": 1, "cpu": 0, "on_cpu": 0}
+_WHERE_ABSENT = {"stack_refcount": 1, "cpu": 0, "on_cpu": 0, "patch_state": None}
 """Values for the members that not every kernel has."""
 _FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_SIGNED = frozenset(("patch_state",))
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -90,6 +92,8 @@ class Task(msgspec.Struct, frozen=True):
     """``task->thread_node.prev``."""
     signal_addr: int
     """``task->signal``, address of the ``struct signal_struct`` of its process."""
+    patch_state: Optional[int] = None
+    """``task->patch_state``; ``None`` on a kernel without live patching."""
 
     def was_at_rest_until(self, later: Task) -> bool:
         """Return whether the task did not run between two reads; its stack is then the same.
@@ -110,6 +114,7 @@ class Task(msgspec.Struct, frozen=True):
             self.thread_sp,
             self.has_stack,
             self.switches,
+            self.patch_state,  # another task may change it
         )
 
 
@@ -194,6 +199,7 @@ class TaskReader:
         (
             pid, tgid, comm, state, exit_state, flags, stack, thread_sp, tasks_next, tasks_prev,
             thread_node_next, thread_node_prev, signal, nvcsw, nivcsw, stack_refcount, cpu, on_cpu,
+            patch_state,
         ) = self._in_order(
             self._unpack(self._read_memory(addr, self._size_bytes)) + self._absent
         )  # fmt: skip
@@ -216,6 +222,7 @@ class TaskReader:
             thread_node_next,
             thread_node_prev,
             signal,
+            patch_state,
         )
 
     def _name(self, comm: bytes) -> str:
@@ -230,7 +237,7 @@ class _Members(msgspec.Struct, frozen=True):
 
     unpack: Callable[[bytes], tuple[Any, ...]]
     """Bytes of a task -> its members, in the order in which they lie in memory."""
-    absent: tuple[int, ...]
+    absent: tuple[Optional[int], ...]
     """Values for the members that this kernel does not have."""
     in_order: Callable[[tuple[Any, ...]], tuple[Any, ...]]
     """What :attr:`unpack` gives with :attr:`absent` behind it -> ordered as :data:`_MEMBERS`."""
@@ -245,6 +252,8 @@ def _members(layout: TaskLayout) -> _Members:
         kind = f"{size}s" if name == "comm" else _FORMATS.get(size)
         if kind is None or offset < end:
             raise ValueError(f"struct task_struct cannot have {size} bytes at {offset} for {name}")
+        if name in _SIGNED:
+            kind = kind.lower()
         format_ += f"{offset - end}x{kind}"
         end = offset + size
     names += _WHERE_ABSENT.keys() - places.keys()

@@ -9,12 +9,13 @@ from typing import Optional
 from ..analysis.flatten import TaskFrame, TaskRegs
 from ..analysis.grouping import StackGroup
 from ..analysis.labels import frame_label, function_label, mode_name, place, symbol_text
+from ..analysis.livepatch import TaskAnswer
 from ..analysis.waiting import kernel_frames, waiting_function
 from ..arch.registry import arch_named
 from ..records import KERNEL_WIDE, Frame, TaskStack
 from .table import Column
 
-__all__ = ("FRAMES", "GROUPS", "REGS", "TASKS", "TASKS_WITH_FRAMES")
+__all__ = ("FRAMES", "GROUPS", "LIVEPATCH", "REGS", "TASKS", "TASKS_WITH_FRAMES")
 
 _LETTERS_MAX = 4
 _NAMES_MAX = 4
@@ -145,6 +146,24 @@ REGS = (
     Column("ORIG_AX", _orig_ax, right=True, optional=1),
 )
 """Columns of a :class:`TaskRegs`."""
+
+_PATCH_STATES = {0: "old", 1: "new"}
+
+
+def _answer(found: TaskAnswer) -> str:
+    return found.answer.value.replace("_", " ")
+
+
+LIVEPATCH = (
+    Column("PID", lambda found: str(found.stack.pid), right=True),
+    Column("COMM", lambda found: found.stack.comm, floor=15),
+    Column("S", lambda found: found.stack.state),
+    Column("CODE", lambda found: _PATCH_STATES.get(found.stack.patch_state, "-"), optional=1),
+    Column("ANSWER", _answer),
+    Column("WHY", lambda found: [found.why or "", *found.notes], floor=26, wrap=True),
+    Column("LEAVES WHEN", lambda found: found.leaves_when or "", floor=24, wrap=True),
+)
+"""Columns of a :class:`TaskAnswer`."""
 
 FRAMES = (
     Column("PID", lambda found: str(found.task.pid), right=True),

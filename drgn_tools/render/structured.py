@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..analysis.record_fields import KERNEL, Fields, as_object
@@ -27,6 +27,7 @@ def json_lines(
     key: str,
     objects: Iterable[dict[str, Any]],
     problems: Sequence[str],
+    before: Mapping[str, Any] = {},
 ) -> Iterator[str]:
     """Yield the lines of one JSON document, with one object of its list on each line.
 
@@ -36,18 +37,21 @@ def json_lines(
     :param key: Name of the list.
     :param objects: Objects of the list; read one at a time.
     :param problems: Read after *objects*, so that the caller may append to it meanwhile.
+    :param before: Further members of the document, before the list.
     """
     yield f'{{"schema": {_json(schema)}, "tool": {_json(tool)},'
     yield f' "kernel": {_json(as_object(KERNEL, kernel))},'
+    for name, value in before.items():
+        yield f" {_json(name)}: {_json(value)},"
     yield f' "{key}": ['
     # Print one object late: JSON has a comma between objects, but not after the last.
-    before = None
+    last = None
     for object_ in objects:
-        if before is not None:
-            yield f"  {before},"
-        before = _json(object_)
-    if before is not None:
-        yield f"  {before}"
+        if last is not None:
+            yield f"  {last},"
+        last = _json(object_)
+    if last is not None:
+        yield f"  {last}"
     yield " ],"
     yield f' "problems": {_json(list(problems))}}}'
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional
 
 import msgspec
@@ -17,7 +17,16 @@ from . import columns
 from .structured import csv_lines, json_lines, jsonl_lines
 from .table import Column, table_lines
 
-__all__ = ("FRAMES", "GROUPS", "TASKS", "TASKS_WITH_FRAMES", "View", "regs_view", "render")
+__all__ = (
+    "FRAMES",
+    "GROUPS",
+    "LIVEPATCH",
+    "TASKS",
+    "TASKS_WITH_FRAMES",
+    "View",
+    "regs_view",
+    "render",
+)
 
 
 class View(msgspec.Struct, frozen=True):
@@ -63,6 +72,16 @@ GROUPS = View("drgn-tools.groups/1", "groups", fields.GROUP, fields.GROUP_CSV, c
 """A row for each group of identical stacks."""
 
 
+LIVEPATCH = View(
+    "drgn-tools.livepatch/1",
+    "tasks",
+    fields.PATCH_ANSWER,
+    fields.PATCH_ANSWER,
+    columns.LIVEPATCH,
+)
+"""A row for each task that a live patch has to wait for."""
+
+
 def regs_view(arch: str) -> View:
     """Return the view with a row for each ``pt_regs``.
 
@@ -80,6 +99,7 @@ def render(
     records: Iterable[Any],
     problems: Sequence[str] = (),
     width: Optional[int] = None,
+    before: Mapping[str, Any] = {},
 ) -> Iterator[str]:
     """Return the lines of records in one format.
 
@@ -89,6 +109,7 @@ def render(
     :param records: Read one at a time by ``json``, ``jsonl`` and ``csv``.
     :param problems: What could not be read, for ``json``; may be filled while *records* is read.
     :param width: Largest number of characters in a line of ``table``; ``None`` for any.
+    :param before: Members that a ``json`` document has before the records.
     :return: Lines without newlines, safe for a terminal.
     """
     if style == "csv":
@@ -100,4 +121,4 @@ def render(
     objects = (as_object(view.objects, record) for record in records)
     if style == "jsonl":
         return jsonl_lines(objects)
-    return json_lines(view.schema, __version__, kernel, view.key, objects, problems)
+    return json_lines(view.schema, __version__, kernel, view.key, objects, problems, before)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What would let a task switch to another version of a live patch, in words.
+
+A task switches by itself when it returns to user mode, and in the idle loop. For a task off its CPU
+the kernel tries it each second. After 15 seconds, and each 15 again, klp_send_signals() wakes those
+that are left: user tasks by the fake signal, kernel threads only if they sleep interruptibly
+(kernel/livepatch/transition.c, v6.12).
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ..records import TaskStack
+
+__all__ = ("leaves_when",)
+
+_NEVER_SIGNALLED = {
+    "D": "its wait is over (D: no signal ends it)",
+    "I": "its wait is over (I: no signal ends it)",
+    "T": "SIGCONT continues it",
+    "t": "its tracer continues it",
+}
+
+
+def leaves_when(
+    stack: TaskStack, answer: str, function: Optional[str], signals_sent: Optional[int]
+) -> Optional[str]:
+    """Return what would let a task switch, as the end of "It leaves when ...".
+
+    :param answer: Value of :class:`.livepatch.Answer`
+    :param function: The function that it is in, if the answer is ``in_function``
+    :param signals_sent: How often the fake signal was sent; ``None`` if that cannot be told
+    :return: ``None`` if the task is done, or nothing is in transition
+    """
+    if answer == "free":
+        return "the kernel asks next (each second)"
+    if answer == "running":
+        return _of_running(stack)
+    if answer == "no_reliable_stacktrace":
+        return "it patches itself, if ever" if stack.kthread else "it returns to user mode"
+    if answer == "in_function":
+        return _of_sleeper(stack, f"it leaves {function}", signals_sent)
+    if answer == "unreliable":
+        goal = "it sleeps with a reliable stack" if stack.kthread else "it returns to user mode"
+        return _of_sleeper(stack, goal, signals_sent)
+    return None
+
+
+def _of_running(stack: TaskStack) -> str:
+    if "idle" in stack.flags:
+        return "its idle loop goes round"
+    return "it leaves its CPU" if stack.kthread else "it returns to user mode"
+
+
+def _of_sleeper(stack: TaskStack, goal: str, signals_sent: Optional[int]) -> str:
+    if stack.state in _NEVER_SIGNALLED:
+        return _NEVER_SIGNALLED[stack.state]
+    if stack.state == "R":
+        return f"it has run on: {goal}" if stack.kthread else "it has run on, to user mode"
+    if stack.kthread:
+        woken = f" (woken {_times(signals_sent)}, in vain)" if signals_sent else ""
+        return f"{goal} by itself{woken}"
+    if signals_sent:
+        return f"its sleep ends (fake signal sent {_times(signals_sent)}, in vain)"
+    return "the fake signal ends its sleep (after 15 s)"
+
+
+def _times(count: Optional[int]) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What if this patch were loaded now? The question of :mod:`.livepatch`, of a patch that is not loaded.
+
+What the kernel does before it asks the first task is done here from the dump: it looks up the
+functions, refuses what it cannot patch, adds the functions that an atomic replace takes back
+(klp_init_object_loaded(), klp_add_nops(), klp_patch_func() in kernel/livepatch/).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import Optional
+
+import msgspec
+from drgn import Program
+
+from ..kernel.ftrace_locations import ftrace_locations
+from ..kernel.functions import Functions, NoSuchFunctionError
+from ..kernel.livepatch import KLP_PATCHED, Livepatches, PatchFunction, PatchObject, PatchRecord
+from .livepatch import CodeRange, Question, code_range
+from .planned_patch import PlannedFunction, PlannedPatch
+
+__all__ = ("Plan", "plan_patch")
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What would happen if the patch were loaded."""
+
+    patch: PatchRecord
+    """The patch as it would look on the kernel's lists; what cannot be known is 0."""
+    ranges: tuple[CodeRange, ...]
+    """The code that tasks would have to leave."""
+    refusals: tuple[str, ...] = ()
+    """Why the kernel would refuse to load it, a sentence each."""
+    later: tuple[str, ...] = ()
+    """Modules that are not loaded: their functions are patched when they are."""
+    problems: tuple[str, ...] = ()
+    """What could not be looked up, a sentence each."""
+
+    def question(self, has_reliable_stacktrace: bool) -> Question:
+        """Return what the kernel would ask of each task.
+
+        :param has_reliable_stacktrace: :attr:`.KernelInfo.reliable_stacktrace`
+        """
+        return Question(
+            self.ranges,
+            KLP_PATCHED,
+            has_reliable_stacktrace,
+            problems=self.problems,
+            is_planned=True,
+        )
+
+
+def plan_patch(prog: Program, planned: PlannedPatch, loaded: Livepatches) -> Plan:
+    """Return what would happen if a patch were loaded.
+
+    :param prog: A kernel
+    :param loaded: The live patches that it has now
+    """
+    return _Planner(prog, planned, loaded).plan()
+
+
+class _Planner:
+    def __init__(self, prog: Program, planned: PlannedPatch, loaded: Livepatches) -> None:
+        self._planned = planned
+        self._loaded = loaded
+        self._functions = Functions(prog)
+        self._hooks = ftrace_locations(prog)
+        self._refusals: list[str] = []
+        self._problems: list[str] = []
+        self._ranges: list[CodeRange] = []
+
+    def plan(self) -> Plan:
+        if self._loaded.transition is not None:
+            # -EBUSY of __klp_enable_patch()
+            self._refusals.append(
+                f"{self._loaded.transition.name} is in transition: the kernel takes no other patch"
+                " until that has ended"
+            )
+        if self._hooks is None:
+            self._problems.append("where ftrace can hook cannot be read")
+        objects = {
+            module: [
+                self._function(func) for func in self._planned.functions if func.module == module
+            ]
+            for module in dict.fromkeys(func.module for func in self._planned.functions)
+        }
+        if self._planned.replace:
+            self._add_nops(objects)
+        records = tuple(
+            PatchObject(module, self._is_loaded(module), tuple(filter(None, found)))
+            for module, found in objects.items()
+        )
+        later = tuple(obj.name for obj in records if obj.name is not None and not obj.patched)
+        problems = (*self._loaded.problems, *self._problems, *self._functions.problems)
+        return Plan(
+            PatchRecord(0, self._planned.name, False, self._planned.replace, False, records),
+            tuple(self._ranges_of(records)),
+            tuple(self._refusals),
+            later,
+            problems,
+        )
+
+    def _is_loaded(self, module: Optional[str]) -> bool:
+        return module is None or self._functions.is_loaded(module)
+
+    def _function(self, func: PlannedFunction) -> Optional[PatchFunction]:
+        """Return a function with its address and size, as klp_init_object_loaded() finds them."""
+        if not self._is_loaded(func.module):
+            return PatchFunction(0, func.name, func.sympos, 0, 0, 0, 0, False, False)
+        try:
+            address = self._functions.find(func.module, func.name, func.sympos)
+        except NoSuchFunctionError as e:
+            self._refusals.append(f"{func}: {e}")
+            return None
+        size = self._functions.size(address, func.module)
+        if size is None:
+            self._refusals.append(f"{func}: its size cannot be told")
+            return None
+        if not self._can_hook(address, size):
+            self._refusals.append(f"{func}: ftrace cannot hook it (notrace, or no function)")
+        return PatchFunction(0, func.name, func.sympos, address, size, 0, 0, False, False)
+
+    def _can_hook(self, address: int, size: int) -> bool:
+        """Follow ftrace_location() in kernel/trace/ftrace.c, v6.12: a record anywhere in the function."""
+        if self._hooks is None or address in self._loaded.versions:
+            return True
+        at = bisect_left(self._hooks, address)
+        return at < len(self._hooks) and self._hooks[at] < address + size
+
+    def _add_nops(self, objects: dict[Optional[str], list[Optional[PatchFunction]]]) -> None:
+        """Follow klp_add_nops(): an atomic replace goes back to the original of all other functions."""
+        for patch in self._loaded.patches:
+            for obj in patch.objects:
+                functions = objects.setdefault(obj.name, [])
+                for old in obj.functions:
+                    if not any(_is_same(func, old) for func in functions):
+                        functions.append(
+                            msgspec.structs.replace(
+                                old,
+                                address=0,
+                                new_addr=old.old_addr,
+                                new_size=old.old_size,
+                                nop=True,
+                                patched=False,
+                            )
+                        )
+
+    def _ranges_of(self, objects: Sequence[PatchObject]) -> Iterator[CodeRange]:
+        for obj in objects:
+            for func in obj.functions if obj.patched else ():
+                versions = self._loaded.versions.get(func.old_addr, ())
+                places = [(other.new_addr, other.new_size) for other in versions]
+                yield code_range(func.name, obj.name, [*places, (func.old_addr, func.old_size)])
+
+
+def _is_same(func: Optional[PatchFunction], other: PatchFunction) -> bool:
+    """Follow klp_find_func(): positions 0 and 1 are the same."""
+    return (
+        func is not None and func.name == other.name and max(func.sympos, 1) == max(other.sympos, 1)
+    )

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``livepatch``: who holds a live patch back, or would, and why."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Optional
+
+from ..analysis.planned_patch import PlannedFunction, PlannedPatch, parse_function
+from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, UsageError
+from .base import TaskCommand
+from .source_options import check_source
+from .task_options import TaskArguments, add_filters, check_filters
+
+if TYPE_CHECKING:
+    from ..analysis.livepatch import Answer, Question, TaskAnswer
+    from ..analysis.plan import Plan
+    from ..kernel.livepatch import Livepatches
+    from ..records import KernelInfo, TaskStack
+    from ..terminal.console import Console
+    from .session import Session
+
+__all__ = ("COMMAND", "LivepatchArguments", "LivepatchLook", "look_at_livepatch")
+
+_EXPLANATION = """\
+columns:
+  CODE         the version of the patched functions that the task is in: old or new
+  ANSWER       what the kernel finds when it tries to switch the task: done, free (it would be
+               switched when asked next), running, unreliable (its stack), in function, unknown
+  WHY          the reason; for "in function" the function that the kernel's own messages name
+  LEAVES WHEN  what would let the task switch
+
+Without --all only tasks are listed that hold the patch back. With --function or --ko the patch is
+one that is not loaded: which tasks would hold it back, and would the kernel take it at all?
+"""
+
+_EXAMPLES = """\
+--check makes the exit code 1 while a task holds the patch back, or if the kernel would refuse it. It
+makes it 5 if a task or the patch could not be read. 1 wins over 5.
+
+examples:
+  drgn-tools livepatch -k                          why is my patch stuck?
+  drgn-tools livepatch -k --watch                  who left, who is left, until it is done
+  drgn-tools livepatch -c vmcore --function tcp_sendmsg --function nf_tables:nft_do_chain
+  drgn-tools livepatch -c vmcore --ko livepatch-fix.ko
+"""
+
+_MAX_INTERVAL_S = 24 * 60 * 60.0
+
+
+class LivepatchArguments(TaskArguments):
+    """The command line of ``livepatch``."""
+
+    all: bool
+    planned: list[str]
+    ko: Optional[str]
+    replace: bool
+    # The REPL does not have these.
+    check: bool = False
+    watch: Optional[float] = None
+
+    functions: tuple[PlannedFunction, ...] = ()
+    """The functions of :attr:`planned`."""
+
+
+class LivepatchLook:
+    """One look at the patches of a kernel and all of its tasks, as it goes on.
+
+    :ivar answers: Number of tasks for each answer so far.
+    :ivar functions: Number of tasks that sleep in each function.
+    """
+
+    def __init__(
+        self,
+        patches: Livepatches,
+        question: Question,
+        plan: Optional[Plan],
+    ) -> None:
+        self.patches = patches
+        self.question = question
+        self.plan = plan
+        self.answers: Counter[Answer] = Counter()
+        self.functions: Counter[str] = Counter()
+
+    def answer(self, stacks: Iterable[TaskStack], everyone: bool) -> Iterator[TaskAnswer]:
+        """Yield the answers of tasks, counted.
+
+        :param everyone: Also those that hold nothing back.
+        """
+        for stack in stacks:
+            found = self.question.answer(stack)
+            self.answers[found.answer] += 1
+            if found.function is not None:
+                self.functions[found.function] += 1
+            if everyone or found.holds:
+                yield found
+
+    @property
+    def name(self) -> Optional[str]:
+        """Name of the patch that is asked about; ``None`` if there is none."""
+        if self.plan is not None:
+            return self.plan.patch.name
+        transition = self.patches.transition
+        return None if transition is None else transition.name
+
+    def summary(self) -> str:
+        """Return how many tasks hold it back, in a line."""
+        from ..render.livepatch import holders_line
+
+        return holders_line(self.name, self.answers, self.functions, self.plan is not None)
+
+    def exit_code(self, check: bool) -> int:
+        """Return the exit code of a look at which everything was read."""
+        from ..analysis.livepatch import HOLDING, Answer
+
+        findings = sum(self.answers[answer] for answer in HOLDING - {Answer.UNKNOWN})
+        refusals = self.plan is not None and self.plan.refusals
+        if check and (findings or refusals):
+            return EXIT_FINDINGS
+        if self.question.problems or (check and self.answers[Answer.UNKNOWN]):
+            return EXIT_PARTIAL
+        return EXIT_OK
+
+
+class Livepatch(TaskCommand[LivepatchArguments]):
+    """The command ``livepatch``."""
+
+    arguments = LivepatchArguments
+    explanation = _EXPLANATION
+    examples = _EXAMPLES
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--all", action="store_true", help="list all tasks, not only those that hold it back"
+        )
+        plan = parser.add_argument_group("what if a patch were loaded now")
+        plan.add_argument(
+            "--function",
+            dest="planned",
+            metavar="[MODULE:]NAME[,POS]",
+            action="append",
+            default=[],
+            help="a patch that replaces this function; POS chooses among symbols of one name, from 1",
+        )
+        plan.add_argument("--ko", metavar="FILE", help="the patch in this module file")
+        plan.add_argument(
+            "--replace",
+            action="store_true",
+            help="with --function: the patch replaces all that are loaded",
+        )
+        add_filters(parser, without=("function", "verdict"))
+
+    def add_command_line_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--check",
+            action="store_true",
+            help="exit code 1 while a task holds the patch back, 5 if that cannot be told",
+        )
+        parser.add_argument(
+            "--watch",
+            metavar="SECONDS",
+            nargs="?",
+            type=_interval,
+            const=1.0,
+            help="on a running kernel: look again after so many seconds (default: 1), until the"
+            " transition has ended",
+        )
+
+    def check(self, args: LivepatchArguments) -> None:
+        check_filters(args)
+        args.functions = tuple(map(parse_function, args.planned))
+        if args.ko is not None and args.planned:
+            raise UsageError("--ko and --function are two patches: give one of them")
+        if args.replace and not args.planned:
+            raise UsageError(
+                "--replace works only with --function: a file says itself what it replaces"
+            )
+
+    def check_command_line(self, args: LivepatchArguments) -> None:
+        check_source(args)
+        if args.watch is None:
+            return
+        if args.core is not None:
+            raise UsageError("--watch needs a running kernel: nothing changes in a vmcore")
+        if args.planned or args.ko is not None:
+            raise UsageError("--watch follows a transition: --function and --ko have none")
+        if args.format not in ("table", "jsonl"):
+            raise UsageError(f"--watch has no format {args.format}: it has table and jsonl")
+
+    def main(self, args: LivepatchArguments, console: Console) -> int:
+        from .command_line_session import CommandLineSession
+
+        session = CommandLineSession(args, console)
+        if args.watch is not None:
+            from .watch_livepatch import watch_livepatch
+
+            return watch_livepatch(args, args.watch, session)
+        look, _ = self._show(args, session)
+        session.console.note(look.summary())
+        incomplete = session.warn_of_problems()
+        for problem in look.question.problems:
+            session.console.problem("warning", problem)
+        code = look.exit_code(args.check)
+        return EXIT_PARTIAL if code == EXIT_OK and incomplete else code
+
+    def run(self, args: LivepatchArguments, session: Session) -> list[TaskAnswer]:
+        look, kept = self._show(args, session)
+        session.console.note(look.summary())
+        for problem in look.question.problems:
+            session.console.problem("warning", problem)
+        return kept
+
+    def _show(
+        self, args: LivepatchArguments, session: Session
+    ) -> tuple[LivepatchLook, list[TaskAnswer]]:
+        from ..analysis.livepatch import listed_patches
+        from ..analysis.record_fields import PATCH, as_object
+        from ..render.livepatch import patch_lines, plan_lines
+        from ..render.views import LIVEPATCH
+
+        audit = session.audit(args.max_tasks)
+        look = look_at_livepatch(args, session, audit.kernel)
+        patches = listed_patches(look.patches)
+        found = look.answer(session.select(audit, args.selection), args.all)
+        kept = list(found) if session.in_repl or session.style == "table" else None
+        lines = session.rows(
+            LIVEPATCH,
+            audit,
+            found if kept is None else kept,
+            {"patches": [as_object(PATCH, listed) for listed in patches]},
+        )
+        if session.style == "table":
+            above = [*patch_lines(patches), *(plan_lines(look.plan) if look.plan else ())]
+            lines = iter([*above, *([""] if above and kept else []), *(lines if kept else ())])
+        session.write(lines)
+        return look, kept if kept is not None and session.in_repl else []
+
+
+def look_at_livepatch(
+    args: LivepatchArguments, session: Session, kernel: KernelInfo
+) -> LivepatchLook:
+    """Read the patches of a kernel, and make the question of which the command line speaks.
+
+    :raises InputError: if the kernel has no live patching, or the file of ``--ko`` is no patch.
+    """
+    from ..analysis.livepatch import livepatches, transition_question
+    from ..analysis.plan import plan_patch
+    from ..kernel.functions import Functions
+    from ..program.open import input_error_if_vanished
+
+    prog = session.prog
+    with input_error_if_vanished(prog):
+        patches = livepatches(prog)
+        planned = _planned_patch(args, session)
+        if planned is None:
+            question = transition_question(patches, kernel.reliable_stacktrace, Functions(prog))
+            return LivepatchLook(patches, question, None)
+        plan = plan_patch(prog, planned, patches)
+        return LivepatchLook(patches, plan.question(kernel.reliable_stacktrace), plan)
+
+
+def _planned_patch(args: LivepatchArguments, session: Session) -> Optional[PlannedPatch]:
+    if args.ko is not None:
+        from ..analysis.patch_file import read_patch_file
+
+        return read_patch_file(session.prog, args.ko)
+    return PlannedPatch("the patch", args.functions, args.replace) if args.functions else None
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= _MAX_INTERVAL_S:
+        raise UsageError(f"--watch takes seconds, above 0 and up to a day, not {text!r}")
+    return seconds
+
+
+COMMAND = Livepatch()
