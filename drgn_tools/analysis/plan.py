@@ -63,6 +63,7 @@ def plan_patch(prog: Program, planned: PlannedPatch, loaded: Livepatches) -> Pla
 
 class _Planner:
     def __init__(self, prog: Program, planned: PlannedPatch, loaded: Livepatches) -> None:
+        self._prog = prog
         self._planned = planned
         self._loaded = loaded
         self._functions = Functions(prog)
@@ -78,6 +79,9 @@ class _Planner:
                 f"{self._loaded.transition.name} is in transition: the kernel takes no other patch"
                 " until that has ended"
             )
+        release = self._prog["UTS_RELEASE"].string_().decode("ascii", "backslashreplace")
+        if self._planned.release not in (None, release):
+            self._refusals.append(f"it was built for {self._planned.release}, this is {release}")
         if self._hooks is None:
             self._problems.append("where ftrace can hook cannot be read")
         objects = {

@@ -39,6 +39,8 @@ class PlannedPatch(msgspec.Struct, frozen=True):
     """In the order of the patch."""
     replace: bool = False
     """It replaces all patches that are loaded (atomic replace)."""
+    release: Optional[str] = None
+    """The kernel that it was built for (``vermagic``), if the kernel insists on it."""
 
 
 def parse_function(text: str) -> PlannedFunction:

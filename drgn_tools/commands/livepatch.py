@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Optional
 
 from ..analysis.planned_patch import PlannedFunction, PlannedPatch, parse_function
-from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, UsageError
+from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, InputError, UsageError
 from .base import TaskCommand
 from .source_options import check_source
 from .task_options import TaskArguments, add_filters, check_filters
@@ -29,7 +30,8 @@ columns:
   CODE         the version of the patched functions that the task is in: old or new
   ANSWER       what the kernel finds when it tries to switch the task: done, free (it would be
                switched when asked next), running, unreliable (its stack), in function, unknown
-  WHY          the reason; for "in function" the function that the kernel's own messages name
+  WHY          the reason; for "in function" the function that the kernel's own messages name, and
+               the number of the frame that returns into it
   LEAVES WHEN  what would let the task switch
 
 Without --all only tasks are listed that hold the patch back. With --function or --ko the patch is
@@ -171,6 +173,8 @@ class Livepatch(TaskCommand[LivepatchArguments]):
     def check(self, args: LivepatchArguments) -> None:
         check_filters(args)
         args.functions = tuple(map(parse_function, args.planned))
+        if args.ko is not None and not os.path.exists(args.ko):
+            raise InputError(f"{args.ko}: no such file")
         if args.ko is not None and args.planned:
             raise UsageError("--ko and --function are two patches: give one of them")
         if args.replace and not args.planned:

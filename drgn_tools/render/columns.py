@@ -154,13 +154,20 @@ def _answer(found: TaskAnswer) -> str:
     return found.answer.value.replace("_", " ")
 
 
+def _why_held(found: TaskAnswer) -> list[str]:
+    if found.function is None or found.frame is None:
+        return [found.why or "", *found.notes]
+    module = f" [{found.module}]" if found.module is not None else ""
+    return [f"{found.function}{module} (#{found.frame})", *found.notes]
+
+
 LIVEPATCH = (
     Column("PID", lambda found: str(found.stack.pid), right=True),
     Column("COMM", lambda found: found.stack.comm, floor=15),
     Column("S", lambda found: found.stack.state),
     Column("CODE", lambda found: _PATCH_STATES.get(found.stack.patch_state, "-"), optional=1),
     Column("ANSWER", _answer),
-    Column("WHY", lambda found: [found.why or "", *found.notes], floor=26, wrap=True),
+    Column("WHY", _why_held, floor=26, wrap=True),
     Column("LEAVES WHEN", lambda found: found.leaves_when or "", floor=24, wrap=True),
 )
 """Columns of a :class:`TaskAnswer`."""

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A relocatable ELF file, such as a kernel module: sections, symbols, relocations, data with pointers.
+
+In such a file a pointer is a relocation: the section and the offset that it will point to. The file
+may be damaged or hostile: every offset and count in it is checked, and what does not fit is an
+:class:`.InputError`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import BinaryIO, Optional
+
+import msgspec
+
+from ..errors import InputError
+from .elf import ET_REL
+from .read_at import read_at
+
+__all__ = ("ElfObject", "Place", "Relocation", "read_elf_object")
+
+_MAX_FILE_BYTES = 512 << 20
+_MAX_SECTIONS = 1 << 20
+_MAX_TEXT_BYTES = 4096
+_SHT_SYMTAB, _SHT_RELA, _SHT_NOBITS = 2, 4, 8
+_SHF_EXECINSTR = 4
+_SHN_LORESERVE, _SHN_XINDEX = 0xFF00, 0xFFFF
+_EM_X86_64 = 62
+_R_X86_64_PC32, _R_X86_64_PLT32 = 2, 4
+_PC_RELATIVE = frozenset((_R_X86_64_PC32, _R_X86_64_PLT32))
+
+_EHDR = struct.Struct("<16xHHIQQQIHHHHHH")
+_SHDR = struct.Struct("<IIQQQQIIQQ")
+_SYM = struct.Struct("<IBBHQQ")
+_RELA = struct.Struct("<QQq")
+
+
+class Section(msgspec.Struct, frozen=True):
+    """A section header."""
+
+    name: str
+    type: int
+    flags: int
+    offset: int
+    size: int
+    link: int
+    info: int
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it has machine code."""
+        return bool(self.flags & _SHF_EXECINSTR)
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A place in a section of the file."""
+
+    section: int
+    """Number of the section."""
+    offset: int
+    """In bytes from its start."""
+
+    def __add__(self, offset: int) -> Place:
+        return Place(self.section, self.offset + offset)
+
+
+class Relocation(msgspec.Struct, frozen=True):
+    """A relocation, and what it points to."""
+
+    offset: int
+    """In the section that it changes."""
+    symbol: str
+    """Name of its symbol; empty for a section."""
+    target: Optional[Place]
+    """``None`` if the symbol is not defined in this file."""
+
+
+class ElfObject:
+    """A relocatable file of x86-64, in memory.
+
+    :param data: The file
+    :param path: Its name, for errors
+    :raises InputError: if it is no such file, or damaged
+    """
+
+    def __init__(self, data: bytes, path: str) -> None:
+        self._data = data
+        self._path = path
+        self.sections = self._read_sections()
+        self._symbols = self._read_symbols()
+
+    def section(self, name: str) -> Optional[int]:
+        """Return the number of the first section of a name."""
+        return next((i for i, s in enumerate(self.sections) if s.name == name), None)
+
+    def contents(self, section: int) -> bytes:
+        """Return the bytes of a section; none if it has no room in the file (.bss)."""
+        found = self.sections[section]
+        if found.type == _SHT_NOBITS:
+            return b""
+        return self._bytes(found.offset, found.size, f"section {found.name!r}")
+
+    @lru_cache(maxsize=64)  # noqa: B019  # a few sections of one file
+    def relocations(self, section: int) -> tuple[Relocation, ...]:
+        """Return the relocations of a section, by offset."""
+        found: list[Relocation] = []
+        for other in self.sections:
+            if other.type == _SHT_RELA and other.info == section:
+                table = self._bytes(other.offset, other.size, f"section {other.name!r}")
+                found += self._relocations(table)
+        return tuple(sorted(found, key=lambda relocation: relocation.offset))
+
+    @lru_cache(maxsize=64)  # noqa: B019
+    def _pointers(self, section: int) -> Mapping[int, Relocation]:
+        return {relocation.offset: relocation for relocation in self.relocations(section)}
+
+    def pointer(self, place: Place) -> Optional[Place]:
+        """Return where the pointer at a place will point to; ``None`` for NULL.
+
+        :raises InputError: if it points out of the file
+        """
+        relocation = self._pointers(place.section).get(place.offset)
+        if relocation is None:
+            return None
+        if relocation.target is None:
+            raise self._damaged(f"a pointer to {relocation.symbol!r}, which it does not define")
+        return relocation.target
+
+    def number(self, place: Place, size: int) -> int:
+        """Return an unsigned number.
+
+        :param size: In bytes
+        """
+        data = self.contents(place.section)[max(place.offset, 0) :][:size]
+        if place.offset < 0 or len(data) < size:
+            raise self._damaged("a record that is not in its section")
+        return int.from_bytes(data, "little")
+
+    def text(self, place: Place) -> str:
+        """Return the C string at a place; bytes that are not ASCII come as ``\\xNN``."""
+        if place.offset < 0:
+            raise self._damaged("a name that is not in its section")
+        data = self.contents(place.section)[place.offset :][:_MAX_TEXT_BYTES]
+        if b"\0" not in data:
+            raise self._damaged("a name without an end")
+        return data.partition(b"\0")[0].decode("ascii", "backslashreplace")
+
+    # ---- tables
+
+    def _read_sections(self) -> tuple[Section, ...]:
+        if len(self._data) < 64 or self._data[:6] != b"\x7fELF\x02\x01":
+            raise InputError(
+                f"{self._path}: is no 64-bit ELF file: give the .ko file of a live patch"
+            )
+        type_, machine, _, _, _, shoff, _, _, _, _, shentsize, shnum, shstrndx = _EHDR.unpack_from(
+            self._data
+        )
+        if type_ != ET_REL or machine != _EM_X86_64:
+            raise InputError(f"{self._path}: is no kernel module of x86-64")
+        if shentsize != _SHDR.size:
+            raise self._damaged(f"section headers of {shentsize} bytes")
+        if shnum == 0 or shstrndx == _SHN_XINDEX:  # more than the header can count
+            first = _SHDR.unpack(self._bytes(shoff, _SHDR.size, "the section headers"))
+            shnum, shstrndx = shnum or first[5], first[6] if shstrndx == _SHN_XINDEX else shstrndx
+        if not shstrndx < shnum <= _MAX_SECTIONS:
+            raise self._damaged(f"{shnum} sections")
+        table = self._bytes(shoff, shnum * _SHDR.size, "the section headers")
+        headers = list(_SHDR.iter_unpack(table))
+        names = self._bytes(headers[shstrndx][4], headers[shstrndx][5], "the names of sections")
+        return tuple(
+            Section(_name_in(names, name), type_, flags, offset, size, link, info)
+            for name, type_, flags, _, offset, size, link, info, _, _ in headers
+        )
+
+    def _read_symbols(self) -> list[tuple[str, Optional[Place]]]:
+        table = next((s for s in self.sections if s.type == _SHT_SYMTAB), None)
+        if table is None or not table.link < len(self.sections):
+            raise self._damaged("no table of symbols")
+        strings = self.contents(table.link)
+        data = self._bytes(table.offset, table.size, "the symbols")
+        symbols: list[tuple[str, Optional[Place]]] = []
+        for name, _, _, section, value, _ in _SYM.iter_unpack(data[: len(data) // 24 * 24]):
+            is_here = 0 < section < min(_SHN_LORESERVE, len(self.sections))
+            symbols.append((_name_in(strings, name), Place(section, value) if is_here else None))
+        return symbols
+
+    def _relocations(self, table: bytes) -> Iterator[Relocation]:
+        for offset, info, addend in _RELA.iter_unpack(table[: len(table) // 24 * 24]):
+            number, type_ = info >> 32, info & 0xFFFF_FFFF
+            if number >= len(self._symbols):
+                raise self._damaged(f"a relocation with symbol {number}")
+            name, place = self._symbols[number]
+            # The CPU adds a relative address to that of the next instruction.
+            distance = addend + 4 if type_ in _PC_RELATIVE else addend
+            yield Relocation(offset, name, None if place is None else place + distance)
+
+    def _bytes(self, offset: int, size: int, what: str) -> bytes:
+        if offset + size > len(self._data):
+            raise self._damaged(f"{what} is not in the file: it may be cut off")
+        return self._data[offset : offset + size]
+
+    def _damaged(self, what: str) -> InputError:
+        return InputError(f"{self._path}: is damaged: {what}")
+
+
+def _name_in(strings: bytes, offset: int) -> str:
+    name = strings[offset : offset + _MAX_TEXT_BYTES].partition(b"\0")[0]
+    return name.decode("ascii", "backslashreplace")
+
+
+def read_elf_object(file: BinaryIO, path: str) -> ElfObject:
+    """Read a relocatable file.
+
+    :raises InputError: if it is no such file, or damaged
+    """
+    data = read_at(file, 0, _MAX_FILE_BYTES + 1)
+    if len(data) > _MAX_FILE_BYTES:
+        raise InputError(f"{path}: is larger than any kernel module")
+    return ElfObject(data, path)
