@@ -16,8 +16,8 @@ from ..records import TaskStack
 __all__ = ("leaves_when",)
 
 _NEVER_SIGNALLED = {
-    "D": "its wait is over (D: no signal ends it)",
-    "I": "its wait is over (I: no signal ends it)",
+    "D": "its wait ends; no signal can end it",
+    "I": "its wait ends; no signal can end it",
     "T": "SIGCONT continues it",
     "t": "its tracer continues it",
 }
@@ -57,14 +57,14 @@ def _of_sleeper(stack: TaskStack, goal: str, signals_sent: Optional[int]) -> str
     if stack.state in _NEVER_SIGNALLED:
         return _NEVER_SIGNALLED[stack.state]
     if stack.state == "R":
-        return f"it has run on: {goal}" if stack.kthread else "it has run on, to user mode"
+        return f"it runs on: {goal}" if stack.kthread else "it runs on, to user mode"
     if stack.kthread:
-        woken = f" (woken {_times(signals_sent)}, in vain)" if signals_sent else ""
+        woken = f"; {_signals(signals_sent)} did not do it" if signals_sent else ""
         return f"{goal} by itself{woken}"
     if signals_sent:
-        return f"its sleep ends (fake signal sent {_times(signals_sent)}, in vain)"
-    return "the fake signal ends its sleep (after 15 s)"
+        return f"its wait ends; {_signals(signals_sent)} did not end it"
+    return "a fake signal comes, after 15 s"
 
 
-def _times(count: Optional[int]) -> str:
-    return "once" if count == 1 else f"{count} times"
+def _signals(count: int) -> str:
+    return "a fake signal" if count == 1 else f"{count} fake signals"
