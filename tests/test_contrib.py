@@ -17,7 +17,6 @@ import pytest
 from drgn.helpers.linux.mm import access_remote_vm, follow_phys, vma_find, vma_name
 
 from drgn_tools import TaskStack, Verdict, task_stacks
-from drgn_tools.analysis.waiting import waiting_function
 from drgn_tools.commands.script import table
 
 ROOT = Path(__file__).parent.parent
@@ -98,37 +97,6 @@ def test_interrupted_functions_counts_every_kernel_mode_pt_regs(
     assert expected
     assert {(r["FUNCTION"], r["INTERRUPTED BY"]): int(r["TASKS"]) for r in rows} == expected
     assert [int(r["TASKS"]) for r in rows] == sorted(expected.values(), reverse=True)
-
-
-def test_livepatch_blockers_names_unreliable_running_and_tasks_in_the_function(
-    ask: Callable[..., Rows], stacks: list[TaskStack]
-) -> None:
-    sleeper = next(s for s in stacks if s.verdict is Verdict.RELIABLE and s.state == "S" and s.regs)
-    frame = waiting_function(sleeper)
-    assert frame is not None and frame.symbol is not None
-    function = frame.symbol.name
-    expected = {
-        s.pid
-        for s in stacks
-        if s.verdict is not Verdict.RELIABLE
-        or any(f.symbol and f.symbol.name == function for f in s.frames)
-    }
-    rows = ask("livepatch_blockers.py", function)
-    assert {int(r["PID"]) for r in rows} == expected
-    reasons = {int(r["PID"]): r["WHY"] for r in rows}
-    assert reasons[sleeper.pid] == f"in {frame.symbol}"
-    for s in stacks:
-        if s.verdict is not Verdict.RELIABLE and s.pid:
-            assert reasons[s.pid] == f"{s.verdict.value}: {s.why}"
-
-
-def test_livepatch_blockers_of_no_function_is_a_usage_error(run_script: RunScript) -> None:
-    result = run_script("livepatch_blockers.py", "no_such_function")
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr.splitlines() == [
-        "livepatch_blockers.py: error: this kernel has no function no_such_function"
-    ]
 
 
 def test_tasks_at_user_ip_has_every_user_mode_pt_regs_and_its_mapping(

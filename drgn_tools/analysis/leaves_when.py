@@ -39,11 +39,8 @@ def leaves_when(
         return _of_running(stack)
     if answer == "no_reliable_stacktrace":
         return "it patches itself, if ever" if stack.kthread else "it returns to user mode"
-    if answer == "in_function":
-        return _of_sleeper(stack, f"it leaves {function}", signals_sent)
-    if answer == "unreliable":
-        goal = "it sleeps with a reliable stack" if stack.kthread else "it returns to user mode"
-        return _of_sleeper(stack, goal, signals_sent)
+    if answer in ("in_function", "unreliable"):
+        return _of_sleeper(stack, function, signals_sent or 0)
     return None
 
 
@@ -53,18 +50,22 @@ def _of_running(stack: TaskStack) -> str:
     return "it leaves its CPU" if stack.kthread else "it returns to user mode"
 
 
-def _of_sleeper(stack: TaskStack, goal: str, signals_sent: Optional[int]) -> str:
+def _of_sleeper(stack: TaskStack, function: Optional[str], signals_sent: int) -> str:
+    """Return what moves a task off its CPU.
+
+    :param function: ``None`` if its stack is unreliable
+    """
+    sent = "a fake signal" if signals_sent == 1 else f"{signals_sent} fake signals"
     if stack.state in _NEVER_SIGNALLED:
         return _NEVER_SIGNALLED[stack.state]
-    if stack.state == "R":
-        return f"it runs on: {goal}" if stack.kthread else "it runs on, to user mode"
     if stack.kthread:
-        woken = f"; {_signals(signals_sent)} did not do it" if signals_sent else ""
-        return f"{goal} by itself{woken}"
+        goal = "it sleeps with a reliable stack" if function is None else f"it leaves {function}"
+        return f"{goal} by itself{f'; {sent} did not help' if signals_sent else ''}"
+    if stack.state == "R":
+        return "it runs on, to user mode"
     if signals_sent:
-        return f"its wait ends; {_signals(signals_sent)} did not end it"
-    return "a fake signal comes, after 15 s"
-
-
-def _signals(count: int) -> str:
-    return "a fake signal" if count == 1 else f"{count} fake signals"
+        return f"its wait ends; {sent} did not end it"
+    if function is None:
+        # Some faults are taken again: then the signal brings it no further.
+        return "it returns to user mode; a fake signal may help (15 s)"
+    return "a fake signal ends its wait (15 s)"

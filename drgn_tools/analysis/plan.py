@@ -17,7 +17,14 @@ from drgn import Program
 
 from ..kernel.ftrace_locations import ftrace_locations
 from ..kernel.functions import Functions, NoSuchFunctionError
-from ..kernel.livepatch import KLP_PATCHED, Livepatches, PatchFunction, PatchObject, PatchRecord
+from ..kernel.livepatch import (
+    KLP_PATCHED,
+    Livepatches,
+    PatchFunction,
+    PatchObject,
+    PatchRecord,
+    has_livepatching,
+)
 from .livepatch import CodeRange, Question, code_range
 from .planned_patch import PlannedFunction, PlannedPatch
 
@@ -73,6 +80,8 @@ class _Planner:
         self._ranges: list[CodeRange] = []
 
     def plan(self) -> Plan:
+        if not has_livepatching(self._prog):
+            self._refusals.append("this kernel has no live patching (CONFIG_LIVEPATCH is off)")
         if self._loaded.transition is not None:
             # -EBUSY of __klp_enable_patch()
             self._refusals.append(

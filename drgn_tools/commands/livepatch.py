@@ -252,15 +252,17 @@ def look_at_livepatch(
     from ..analysis.livepatch import livepatches, transition_question
     from ..analysis.plan import plan_patch
     from ..kernel.functions import Functions
+    from ..kernel.livepatch import Livepatches, has_livepatching
     from ..program.open import input_error_if_vanished
 
     prog = session.prog
     with input_error_if_vanished(prog):
-        patches = livepatches(prog)
         planned = _planned_patch(args, session)
         if planned is None:
+            patches = livepatches(prog)
             question = transition_question(patches, kernel.reliable_stacktrace, Functions(prog))
             return LivepatchLook(patches, question, None)
+        patches = livepatches(prog) if has_livepatching(prog) else Livepatches()
         plan = plan_patch(prog, planned, patches)
         return LivepatchLook(patches, plan.question(kernel.reliable_stacktrace), plan)
 

@@ -161,13 +161,19 @@ def _why_held(found: TaskAnswer) -> list[str]:
     return [f"{found.function}{module} (#{found.frame})", *found.notes]
 
 
+def _why_held_briefly(found: TaskAnswer) -> list[str]:
+    if found.function is None and found.why == found.stack.why:
+        return [found.stack.brief or found.why or "", *found.notes]
+    return _why_held(found)
+
+
 LIVEPATCH = (
     Column("PID", lambda found: str(found.stack.pid), right=True),
     Column("COMM", lambda found: found.stack.comm, floor=15),
     Column("S", lambda found: found.stack.state),
     Column("CODE", lambda found: _PATCH_STATES.get(found.stack.patch_state, "-"), optional=1),
     Column("ANSWER", _answer),
-    Column("WHY", _why_held, floor=26, wrap=True),
+    Column("WHY", _why_held, floor=26, brief=_why_held_briefly, wrap=True),
     Column("LEAVES WHEN", lambda found: found.leaves_when or "", floor=24, wrap=True),
 )
 """Columns of a :class:`TaskAnswer`."""

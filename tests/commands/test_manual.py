@@ -8,6 +8,7 @@ import re
 import pytest
 
 from drgn_tools.analysis import record_fields as fields
+from drgn_tools.analysis.livepatch import Answer
 from drgn_tools.analysis.selection import SORT_KEYS, STATES
 from drgn_tools.commands.main import main
 from drgn_tools.commands.registry import SUMMARIES
@@ -16,13 +17,14 @@ from drgn_tools.records import Reason, Verdict
 from ..support.command_line import ROOT
 
 MANUAL = (ROOT / "docs" / "commands.md").read_text()
+PAGES = MANUAL + (ROOT / "docs" / "livepatch.md").read_text()
 
 
 @pytest.mark.parametrize("command", SUMMARIES)
 def test_the_manual_has_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([command, "--help"])
     for option in set(re.findall(r"--[a-z-]+", capsys.readouterr().out)):
-        assert option in MANUAL
+        assert option in PAGES
 
 
 def test_the_manual_has_every_word_of_the_contract() -> None:
@@ -43,3 +45,9 @@ def test_the_manual_and_the_help_have_the_same_exit_codes(
     in_help = set(re.findall(r"(?:^  |; )(\d+) ", help_text, re.MULTILINE))
     assert in_help == set(re.findall(r"^\| (\d+) \|", MANUAL, re.MULTILINE))
     assert in_help == {"0", "1", "2", "3", "4", "5", "70", "74", "130", "141"}
+
+
+def test_the_page_of_live_patches_has_every_word_of_the_contract() -> None:
+    page = (ROOT / "docs" / "livepatch.md").read_text()
+    for word in (*fields.PATCH, *fields.PATCH_ANSWER, *Answer):
+        assert f"`{word}`" in page
