@@ -66,7 +66,7 @@ def _run(args: FleetArguments, console: Console) -> int:
         known = known_records(dataset)
         dataset.remove_tasks_except({record.audit_id for record in known.values()})
         recorder = Recorder(dataset, known)
-        jobs = planned_jobs(sources, known, args.redo)
+        jobs = planned_jobs(sources, known, args.redo, args.patch)
         for line in _run_planned(jobs, cluster, recorder, args, console):
             console.note(line)
     console.note(f"drgn-tools fleet report {args.output} shows the results")

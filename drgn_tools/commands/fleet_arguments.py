@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Optional
 
+from ..analysis.planned_patch import PlannedPatch, parse_function
 from ..errors import UsageError
 from ..fleet.run.job import Limits
 from ..terminal.parser import Arguments, Parser, add_log_options, checked_format, positive
@@ -64,6 +65,8 @@ class FleetArguments(Arguments):
     memory: int
     retries: int
     max_tasks: Optional[int]
+    patch_function: list[str]
+    patch: Optional[PlannedPatch] = None
     limit: Optional[int]
     redo: Optional[str]
     # report, forget
@@ -85,6 +88,8 @@ def parse_fleet_arguments(argv: Sequence[str]) -> FleetArguments:
     """
     args = _parser().parse_args(argv, FleetArguments())
     if args.fleet_command == "run":
+        functions = tuple(map(parse_function, args.patch_function))
+        args.patch = PlannedPatch(", ".join(map(str, functions)), functions) if functions else None
         if not args.sources and not args.live:
             raise UsageError("fleet run: give sources (cores, folders, manifests, URLs) or --live")
         if args.workers is not None and args.scheduler is not None:
@@ -192,6 +197,13 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         metavar="N",
         type=positive("--max-tasks"),
         help="audit no more than N tasks of each dump",
+    )
+    run.add_argument(
+        "--patch-function",
+        metavar="[MODULE:]NAME[,POS]",
+        action="append",
+        default=[],
+        help="ask each task whether it would hold back a live patch of this function; may be repeated",
     )
     which = run.add_argument_group("which sources")
     which.add_argument(

@@ -16,14 +16,13 @@ from .source_options import check_source
 from .task_options import TaskArguments, add_filters, check_filters
 
 if TYPE_CHECKING:
-    from ..analysis.livepatch import Answer, Question, TaskAnswer
-    from ..analysis.plan import Plan
-    from ..kernel.livepatch import Livepatches
-    from ..records import KernelInfo, TaskStack
+    from ..analysis.inquiry import Inquiry
+    from ..analysis.livepatch import Answer, TaskAnswer
+    from ..records import TaskStack
     from ..terminal.console import Console
-    from .session import Session
+    from .session import Audit, Session
 
-__all__ = ("COMMAND", "LivepatchArguments", "LivepatchLook", "look_at_livepatch")
+__all__ = ("COMMAND", "AnswerCounts", "LivepatchArguments", "look_at_livepatch")
 
 _EXPLANATION = """\
 columns:
@@ -50,6 +49,8 @@ examples:
 """
 
 _MAX_INTERVAL_S = 24 * 60 * 60.0
+_MAX_TRIES = 5
+"""How often a running kernel is read, if its patches change meanwhile."""
 
 
 class LivepatchArguments(TaskArguments):
@@ -67,61 +68,42 @@ class LivepatchArguments(TaskArguments):
     """The functions of :attr:`planned`."""
 
 
-class LivepatchLook:
-    """One look at the patches of a kernel and all of its tasks, as it goes on.
+class AnswerCounts:
+    """Answers of tasks, counted as they pass.
 
-    :ivar answers: Number of tasks for each answer so far.
-    :ivar functions: Number of tasks that sleep in each function.
+    :param inquiry: What is asked of them.
     """
 
-    def __init__(
-        self,
-        patches: Livepatches,
-        question: Question,
-        plan: Optional[Plan],
-    ) -> None:
-        self.patches = patches
-        self.question = question
-        self.plan = plan
-        self.answers: Counter[Answer] = Counter()
-        self.functions: Counter[str] = Counter()
+    def __init__(self, inquiry: Inquiry) -> None:
+        self.inquiry = inquiry
+        self._answers: Counter[Answer] = Counter()
+        self._functions: Counter[str] = Counter()
 
-    def answer(self, stacks: Iterable[TaskStack], everyone: bool) -> Iterator[TaskAnswer]:
-        """Yield the answers of tasks, counted.
-
-        :param everyone: Also those that hold nothing back.
-        """
+    def of(self, stacks: Iterable[TaskStack]) -> Iterator[TaskAnswer]:
+        """Yield the answer for each task."""
         for stack in stacks:
-            found = self.question.answer(stack)
-            self.answers[found.answer] += 1
+            found = self.inquiry.question.answer(stack)
+            self._answers[found.answer] += 1
             if found.function is not None:
-                self.functions[found.function] += 1
-            if everyone or found.holds:
-                yield found
-
-    @property
-    def name(self) -> Optional[str]:
-        """Name of the patch that is asked about; ``None`` if there is none."""
-        if self.plan is not None:
-            return self.plan.patch.name
-        transition = self.patches.transition
-        return None if transition is None else transition.name
+                self._functions[found.function] += 1
+            yield found
 
     def summary(self) -> str:
-        """Return how many tasks hold it back, in a line."""
+        """Return how many tasks hold the patch back, in a line."""
         from ..render.livepatch import holders_line
 
-        return holders_line(self.name, self.answers, self.functions, self.plan is not None)
+        is_planned = self.inquiry.plan is not None
+        return holders_line(self.inquiry.name, self._answers, self._functions, is_planned)
 
     def exit_code(self, check: bool) -> int:
-        """Return the exit code of a look at which everything was read."""
+        """Return the exit code, if all tasks could be read."""
         from ..analysis.livepatch import HOLDING, Answer
 
-        findings = sum(self.answers[answer] for answer in HOLDING - {Answer.UNKNOWN})
-        refusals = self.plan is not None and self.plan.refusals
-        if check and (findings or refusals):
+        plan, answers = self.inquiry.plan, self._answers
+        holding = sum(answers[answer] for answer in HOLDING - {Answer.UNKNOWN})
+        if check and (holding or (plan is not None and plan.refusals)):
             return EXIT_FINDINGS
-        if self.question.problems or (check and self.answers[Answer.UNKNOWN]):
+        if self.inquiry.question.problems or (check and answers[Answer.UNKNOWN]):
             return EXIT_PARTIAL
         return EXIT_OK
 
@@ -201,70 +183,73 @@ class Livepatch(TaskCommand[LivepatchArguments]):
             from .watch_livepatch import watch_livepatch
 
             return watch_livepatch(args, args.watch, session)
-        look, _ = self._show(args, session)
-        session.console.note(look.summary())
-        incomplete = session.warn_of_problems()
-        for problem in look.question.problems:
-            session.console.problem("warning", problem)
-        code = look.exit_code(args.check)
-        return EXIT_PARTIAL if code == EXIT_OK and incomplete else code
+        counts, _ = self._show(args, session)
+        self._say(counts, session)
+        code = counts.exit_code(args.check)
+        return EXIT_PARTIAL if session.warn_of_problems() and code == EXIT_OK else code
 
     def run(self, args: LivepatchArguments, session: Session) -> list[TaskAnswer]:
-        look, kept = self._show(args, session)
-        session.console.note(look.summary())
-        for problem in look.question.problems:
-            session.console.problem("warning", problem)
+        counts, kept = self._show(args, session)
+        self._say(counts, session)
         return kept
+
+    def _say(self, counts: AnswerCounts, session: Session) -> None:
+        session.console.note(counts.summary())
+        for problem in counts.inquiry.question.problems:
+            session.console.problem("warning", problem)
 
     def _show(
         self, args: LivepatchArguments, session: Session
-    ) -> tuple[LivepatchLook, list[TaskAnswer]]:
+    ) -> tuple[AnswerCounts, list[TaskAnswer]]:
         from ..analysis.livepatch import listed_patches
         from ..analysis.record_fields import PATCH, as_object
         from ..render.livepatch import patch_lines, plan_lines
         from ..render.views import LIVEPATCH
 
-        audit = session.audit(args.max_tasks)
-        look = look_at_livepatch(args, session, audit.kernel)
-        patches = listed_patches(look.patches)
-        found = look.answer(session.select(audit, args.selection), args.all)
-        kept = list(found) if session.in_repl or session.style == "table" else None
+        audit, inquiry = look_at_livepatch(args, session)
+        counts = AnswerCounts(inquiry)
+        answers = counts.of(session.select(audit, args.selection))
+        shown = (found for found in answers if args.all or found.holds)
+        is_table = session.style == "table"
+        kept = list(shown) if session.in_repl or is_table else []
+        patches = listed_patches(inquiry.patches)
         lines = session.rows(
             LIVEPATCH,
             audit,
-            found if kept is None else kept,
+            kept if session.in_repl or is_table else shown,
             {"patches": [as_object(PATCH, listed) for listed in patches]},
         )
-        if session.style == "table":
-            above = [*patch_lines(patches), *(plan_lines(look.plan) if look.plan else ())]
-            lines = iter([*above, *([""] if above and kept else []), *(lines if kept else ())])
+        if is_table:
+            above = [*patch_lines(patches), *plan_lines(inquiry.plan)]
+            table = [*([""] if above else []), *lines] if kept else []
+            lines = iter([*above, *table])
         session.write(lines)
-        return look, kept if kept is not None and session.in_repl else []
+        return counts, kept
 
 
-def look_at_livepatch(
-    args: LivepatchArguments, session: Session, kernel: KernelInfo
-) -> LivepatchLook:
-    """Read the patches of a kernel, and make the question of which the command line speaks.
+def look_at_livepatch(args: LivepatchArguments, session: Session) -> tuple[Audit, Inquiry]:
+    """Look at all tasks of a kernel, and at the patch that the command line speaks of.
+
+    On a running kernel the lists of patches are read before the tasks and after them, and both
+    again if something changed.
 
     :raises InputError: if the kernel has no live patching, or the file of ``--ko`` is no patch.
     """
-    from ..analysis.livepatch import livepatches, transition_question
-    from ..analysis.plan import plan_patch
-    from ..kernel.functions import Functions
-    from ..kernel.livepatch import Livepatches, has_livepatching
+    from ..analysis.inquiry import inquire
+    from ..kernel.live_tasks import is_live
     from ..program.open import input_error_if_vanished
 
     prog = session.prog
-    with input_error_if_vanished(prog):
-        planned = _planned_patch(args, session)
-        if planned is None:
-            patches = livepatches(prog)
-            question = transition_question(patches, kernel.reliable_stacktrace, Functions(prog))
-            return LivepatchLook(patches, question, None)
-        patches = livepatches(prog) if has_livepatching(prog) else Livepatches()
-        plan = plan_patch(prog, planned, patches)
-        return LivepatchLook(patches, plan.question(kernel.reliable_stacktrace), plan)
+    before = None
+    for _ in range(_MAX_TRIES):
+        audit = session.audit(args.max_tasks)
+        with input_error_if_vanished(prog):
+            planned = _planned_patch(args, session)
+            inquiry = inquire(prog, audit.kernel.reliable_stacktrace, planned)
+        if not is_live(prog) or inquiry.patches == before:
+            break
+        before = inquiry.patches
+    return audit, inquiry
 
 
 def _planned_patch(args: LivepatchArguments, session: Session) -> Optional[PlannedPatch]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..analysis.transition_watch import TransitionWatch
 from ..errors import EXIT_OK
 from ..render.livepatch import event_line
-from .livepatch import LivepatchArguments, look_at_livepatch
+from .livepatch import AnswerCounts, LivepatchArguments, look_at_livepatch
 
 if TYPE_CHECKING:
     from .command_line_session import CommandLineSession
@@ -29,13 +29,13 @@ def watch_livepatch(args: LivepatchArguments, every_s: float, session: CommandLi
     watch = TransitionWatch()
     for number in itertools.count(1):
         began = time.monotonic()
-        audit = session.audit_all(args.max_tasks)
-        look = look_at_livepatch(args, session, audit.kernel)
-        found = list(look.answer(session.select(audit, args.selection), everyone=True))
-        events = watch.look(look.patches, found, time.time())
+        audit, inquiry = look_at_livepatch(args, session)
+        counts = AnswerCounts(inquiry)
+        answers = list(counts.of(session.select(audit, args.selection)))
+        events = watch.look(inquiry.patches, answers, time.time())
         session.write(event_line(event, args.format) for event in events)
-        if look.name is None and not look.question.problems:
+        if inquiry.name is None and not inquiry.question.problems:
             break
-        session.console.progress(f"look {number}: {look.summary()}")
+        session.console.progress(f"look {number}: {counts.summary()}")
         time.sleep(max(0.0, began + every_s - time.monotonic()))
     return EXIT_OK

@@ -40,8 +40,10 @@ def patch_lines(patches: Sequence[ListedPatch]) -> Iterator[str]:
             yield escape(f"  {_object_text(obj)}")
 
 
-def plan_lines(plan: Plan) -> Iterator[str]:
-    """Yield what would happen if a patch were loaded now."""
+def plan_lines(plan: Optional[Plan]) -> Iterator[str]:
+    """Yield what would happen if a patch were loaded now; nothing if there is none."""
+    if plan is None:
+        return
     replace = ", replaces all older patches" if plan.patch.replace else ""
     yield escape(f"{plan.patch.name}: not loaded{replace}")
     for obj in plan.patch.objects:

@@ -24,8 +24,8 @@ from ..support.repl import ROOT, SAID, Repl
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        ('"livepatch_blockers.py"', "required: FUNCTION"),
-        ('"livepatch_blockers.py", "no_such_function"', "error: this kernel has no function"),
+        ('"verdict_diff.py"', "required: VMCORE"),
+        ('"verdict_diff.py", "no_such_file"', "error: no_such_file"),
         ('"syscalls.py", "--help"', "Which system calls are the tasks in"),
         ('"syscalls.py", "read"', "w-pipe-read"),
     ],

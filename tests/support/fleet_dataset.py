@@ -25,6 +25,7 @@ from typing import Any, Optional
 from msgspec.structs import replace
 
 from drgn_tools import __version__
+from drgn_tools.analysis.livepatch import CodeRange, Question, TaskAnswer
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key
 from drgn_tools.fleet.dataset.parquet import audit_file, tasks_file
 from drgn_tools.records import Frame, KernelAudit, KernelInfo, Reason, TaskStack, Verdict
@@ -45,6 +46,8 @@ class Source:
     """By column of ``audits``; what is not given is null."""
     tasks: Optional[tuple[TaskStack, ...]] = None
     """``None`` of a failure."""
+    answers: tuple[TaskAnswer, ...] = ()
+    """Of each task about a live patch; empty if none was asked about."""
 
     def __getitem__(self, column: str) -> Any:
         return self.record.get(column)
@@ -54,7 +57,11 @@ def write_dataset(path: Path, sources: Iterable[Source]) -> Dataset:
     """A dataset of *sources* in the new folder *path*."""
     dataset = Dataset.create(path)
     for source in sources:
-        tasks = None if source.tasks is None else tasks_file(source["audit_id"], source.tasks)
+        tasks = (
+            None
+            if source.tasks is None
+            else tasks_file(source["audit_id"], source.tasks, source.answers)
+        )
         dataset.commit(
             source_key(source["source"]), source["audit_id"], audit_file(source.record), tasks
         )
@@ -208,6 +215,23 @@ def _of_tasks(
     return of_audit(source, KernelAudit(kernel, tuple(tasks)), **columns)
 
 
+PATCHED_FUNCTION = "vfs_read"
+
+
+def asked_about_patch(source: Source) -> Source:
+    """A source whose tasks were asked about a patch of a function that is not loaded."""
+    addresses = {
+        frame.ip
+        for task in source.tasks or ()
+        for frame in task.frames
+        if frame.symbol is not None and frame.symbol.name == PATCHED_FUNCTION
+    }
+    ranges = [CodeRange(PATCHED_FUNCTION, None, ip, ip + 1) for ip in sorted(addresses)]
+    question = Question(ranges, 1, True, is_planned=True)
+    record = {**source.record, "patch": PATCHED_FUNCTION, "patch_transition": "planned"}
+    return Source(record, source.tasks, tuple(map(question.answer, source.tasks or ())))
+
+
 _QUIET = (fabricated.SLEEPER, *fabricated.KTHREADS, fabricated.IN_MODULE, fabricated.ZOMBIE)
 _USUAL = (*_QUIET, fabricated.FAULTING, fabricated.RUNNING)
 _SICK = (*_QUIET, *_clones(fabricated.PREEMPTED, 30, 700), *_clones(fabricated.TOO_DEEP, 2, 800))
@@ -216,7 +240,7 @@ _SICK = (*_QUIET, *_clones(fabricated.PREEMPTED, 30, 700), *_clones(fabricated.T
 def _each_host() -> Iterable[Source]:
     # Six hosts alike, and one of the same release with much more that is unreliable.
     for number in range(6):
-        yield _of_tasks(
+        source = _of_tasks(
             f"/var/crash/web-{number}/vmcore",
             OTHER_BUILD if number == 5 else fabricated.KERNEL,
             (*_moved(_USUAL, number << 32), *_clones(fabricated.SLEEPER, number, 900)),
@@ -224,6 +248,7 @@ def _each_host() -> Iterable[Source]:
             time=day(number),
             tags={"role": "web", "rack": str(number % 2)},
         )
+        yield asked_about_patch(source) if number < 3 else source
     yield _of_tasks(
         "s3://dumps/sick/vmcore", fabricated.KERNEL, _SICK, host="sick", time=day(40),
         tags={"role": "web"}, seconds=99.5, peak_memory_bytes=4_000_000_000,

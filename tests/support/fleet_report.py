@@ -92,6 +92,8 @@ COLUMNS = {
     "reasons": "verdict reason tasks audits hosts releases first_seen last_seen",
     "stacks": "stack_hash verdict reason tasks audits hosts releases first_seen last_seen source "
     "pid comm functions",
+    "livepatch": "patch answer function tasks audits hosts releases comms on_hosts first_seen "
+    "last_seen",
     "outliers": "kind source host release value unit median score detail",
     "failures": "status source host exit_code cause attempts quarantined line",
 }

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...analysis.labels import frame_label, function_label, symbol_text
+from ...analysis.livepatch import TaskAnswer
 from ...analysis.record_fields import TASK
 from ...records import Frame, SavedRegs, TaskStack
 from .schema import AUDITS, FRAME_TYPE, REGS_TYPE, TASKS
@@ -30,18 +31,32 @@ def audit_file(record: Mapping[str, Any]) -> bytes:
     return _parquet(pa.Table.from_arrays(columns, schema=AUDITS))
 
 
-def tasks_file(audit_id: str, tasks: Sequence[TaskStack]) -> bytes:
+def tasks_file(
+    audit_id: str, tasks: Sequence[TaskStack], answers: Sequence[TaskAnswer] = ()
+) -> bytes:
     """Return the content of a Parquet file with the rows of :data:`TASKS`, in the order of *tasks*.
 
     :param audit_id: The ``audit_id`` of the record that the tasks belong to.
+    :param answers: What each task said about a live patch; empty if none was asked about.
     """
+    given: dict[str, Sequence[Any]] = {
+        "audit_id": [audit_id] * len(tasks),
+        "patch_answer": [found.answer.value for found in answers] or [None] * len(tasks),
+        "patch_function": [_patched_function(found) for found in answers] or [None] * len(tasks),
+    }
     columns = [
-        pa.array([audit_id] * len(tasks), field.type)
-        if field.name == "audit_id"
+        pa.array(given[field.name], field.type)
+        if field.name in given
         else _COLUMN[field.name](tasks)
         for field in TASKS
     ]
     return _parquet(pa.Table.from_arrays(columns, schema=TASKS))
+
+
+def _patched_function(found: TaskAnswer) -> Optional[str]:
+    if found.function is None or found.module is None:
+        return found.function
+    return f"{found.function} [{found.module}]"
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -138,6 +153,7 @@ _VALUE: Mapping[str, Callable[[TaskStack], Any]] = {
     "task": lambda task: task.task,
     "stack_hash": stack_hash,
     "brief": lambda task: task.brief,
+    "patch_state": lambda task: task.patch_state,
 }
 """Columns that JSON does not have, or writes in another way."""
 

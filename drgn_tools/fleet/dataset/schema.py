@@ -56,6 +56,10 @@ AUDITS = pa.schema(
         "worker": pa.string(),  # host that audited it
         "tool": pa.string(),  # version
         "audited_at": _TIME,
+        "patch": pa.string(),  # live patch that tasks were asked about; null if none was
+        "patch_transition": pa.string(),  # patching, unpatching, unclear; planned: it is not loaded
+        "patch_refusals": _TEXTS,  # why the kernel would not load it
+        "patch_problems": _TEXTS,  # what of the patch could not be read
     },
     metadata={"schema": SCHEMA},
 )
@@ -116,6 +120,9 @@ TASKS = pa.schema(
         "stack_hash": pa.string(),  # stack_hash()
         "interrupted": _TEXTS,  # functions of the kernel-mode pt_regs, innermost first
         "brief": pa.string(),
+        "patch_state": pa.int64(),  # task_struct.patch_state
+        "patch_answer": pa.string(),  # answer of `drgn-tools livepatch`; null if no patch was asked about
+        "patch_function": pa.string(),  # with its module: of the answer in_function
     },
     metadata={"schema": SCHEMA},
 )

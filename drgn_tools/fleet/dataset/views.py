@@ -9,7 +9,7 @@ from .schema import AUDITS, TASKS
 
 __all__ = ("VIEWS",)
 
-_OF_AUDIT = "source, host, release, build_id, unwinder, time, tags"
+_OF_AUDIT = "source, host, release, build_id, unwinder, time, tags, patch"
 """Columns of the record of a source that the view ``tasks`` adds to each task."""
 
 _OF_TASK = "source, host, release, time, audit_id, task, pid, comm, verdict, reason, stack_hash"

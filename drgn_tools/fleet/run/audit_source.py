@@ -20,6 +20,7 @@ from .facts import facts_of_audit, facts_of_file, facts_of_machine, microseconds
 from .fetch import Core
 from .identity import file_id, joint_id
 from .job import Cause, Job, Outcome
+from .livepatch import ask_about_patch
 from .out_of_memory import is_out_of_memory
 from .record import Facts, failed, of_source
 from .remote import errors_of
@@ -58,21 +59,23 @@ def _outcome(
     facts: Facts = {}
     try:
         if source.core:
-            facts["content_id"] = _content_id(source, core, max_tasks)
+            facts["content_id"] = _content_id(job, core, max_tasks)
             if facts["content_id"] == job.known:
                 return Outcome(unchanged=True)
             facts.update(facts_of_file(core))
         else:
             facts.update(time=microseconds(time.time()), time_from="now")
         identified(facts)
-        audit = _audit(_open(source, core, scratch), max_tasks, facts)
+        prog = _open(source, core, scratch)
+        audit = _audit(prog, max_tasks, facts)
+        answers = ask_about_patch(prog, audit, job.patch)
     except DrgnToolsError as e:
         if is_out_of_memory(e):
             raise MemoryError from e
         cause = Cause.TYPES if isinstance(e, TypesError) else Cause.INPUT
         return Outcome({**facts, **failed(source, cause, e.exit_code, str(e))})
-    record = {**facts, **facts_of_audit(audit), **of_source(source)}
-    return Outcome(record, tasks_file(record["audit_id"], audit.tasks))
+    record = {**facts, **facts_of_audit(audit), **answers.facts, **of_source(source)}
+    return Outcome(record, tasks_file(record["audit_id"], audit.tasks, answers.of_tasks))
 
 
 def _open(source: Source, core: Core, scratch: Path) -> Program:
@@ -89,9 +92,10 @@ def _audit(prog: Program, max_tasks: Optional[int], facts: Facts) -> KernelAudit
     return audit
 
 
-def _content_id(source: Source, core: Core, max_tasks: Optional[int]) -> str:
+def _content_id(job: Job, core: Core, max_tasks: Optional[int]) -> str:
     # Everything that the record depends on.
-    given = (source.host, source.time_us, sorted(source.tags.items()), max_tasks)
+    source, patch = job.source, () if job.patch is None else (job.patch,)
+    given = (source.host, source.time_us, sorted(source.tags.items()), max_tasks, *patch)
     symbols = []
     for path in source.symbols:
         with errors_of(path):

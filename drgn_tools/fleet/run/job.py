@@ -12,6 +12,7 @@ from typing import Any, Optional
 
 import msgspec
 
+from ...analysis.planned_patch import PlannedPatch
 from .source import Source
 
 __all__ = ("Cause", "Job", "Limits", "Outcome")
@@ -66,6 +67,8 @@ class Job(msgspec.Struct, frozen=True):
     """:func:`~drgn_tools.fleet.dataset.dataset.source_key` of its name."""
     known: Optional[str] = None
     """``content_id`` of its final record. If its content is still the same, nothing is done."""
+    patch: Optional[PlannedPatch] = None
+    """A live patch that is not loaded, about which each task is asked."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the job as plain values."""

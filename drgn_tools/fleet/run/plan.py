@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Optional
 
+from ...analysis.planned_patch import PlannedPatch
 from ..dataset.dataset import source_key
 from ..dataset.known import KnownRecord
 from .job import Job
@@ -16,7 +17,10 @@ __all__ = ("planned_jobs",)
 
 
 def planned_jobs(
-    sources: Iterable[Source], known: Mapping[str, KnownRecord], redo: Optional[str] = None
+    sources: Iterable[Source],
+    known: Mapping[str, KnownRecord],
+    redo: Optional[str] = None,
+    patch: Optional[PlannedPatch] = None,
 ) -> list[Job]:
     """Return a job for each source: first those without a record, then those that were audited longest ago.
 
@@ -24,9 +28,10 @@ def planned_jobs(
 
     :param known: The final records by the name of the source.
     :param redo: ``failed`` or ``all`` to audit these even if their content is the same.
+    :param patch: :attr:`.Job.patch` of each.
     """
     jobs = [
-        Job(source, source_key(source.name), _known_content(known.get(source.name), redo))
+        Job(source, source_key(source.name), _known_content(known.get(source.name), redo), patch)
         for source in sources
     ]
     return sorted(jobs, key=lambda job: _turn(job, known.get(job.source.name)))

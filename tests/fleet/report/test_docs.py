@@ -18,7 +18,7 @@ from drgn_tools.fleet.dataset.dataset import Dataset
 from drgn_tools.fleet.dataset.views import VIEWS
 from drgn_tools.fleet.report.sections import SECTIONS
 
-from ...support.fleet_dataset import Source, audited, failed, write_dataset
+from ...support.fleet_dataset import Source, asked_about_patch, audited, failed, write_dataset
 from ...support.fleet_report import sql
 
 DOC = Path(__file__).parents[3] / "docs" / "fleet-report.md"
@@ -36,7 +36,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory, demo_core: str) -> Dataset:
     text = (DOC.parent / "fleet.md").read_text()
     manifest = [json.loads(line) for line in re.findall(r'^ {4}({"core": .*})', text, re.MULTILINE)]
     assert len(manifest) == 3
-    one = audited(demo_core)
+    one = asked_about_patch(audited(demo_core))
     sources = [
         Source(
             {
@@ -48,6 +48,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory, demo_core: str) -> Dataset:
                 "time": datetime.fromisoformat(source["time"][:-1]),
             },
             one.tasks,
+            one.answers,
         )
         for source in manifest
     ]
@@ -62,6 +63,6 @@ def test_the_queries_of_the_docs_find_something(tried: Dataset, query: str) -> N
 
 def test_the_docs_name_all_there_is() -> None:
     text = DOC.read_text()
-    assert len(_examples()) == 5
+    assert len(_examples()) == 6
     for name in (*SECTIONS, *VIEWS):
         assert f"| `{name}` |" in text

@@ -10,6 +10,7 @@ from .failures import FAILURES
 from .functions import FUNCTIONS
 from .hosts import HOSTS
 from .kernels import KERNELS
+from .livepatch import LIVEPATCH
 from .outliers import OUTLIERS
 from .reasons import REASONS
 from .stacks import STACKS
@@ -19,6 +20,16 @@ __all__ = ("SECTIONS",)
 
 SECTIONS: Mapping[str, Section] = {
     section.name: section
-    for section in (SUMMARY, KERNELS, HOSTS, FUNCTIONS, REASONS, STACKS, OUTLIERS, FAILURES)
+    for section in (
+        SUMMARY,
+        KERNELS,
+        HOSTS,
+        FUNCTIONS,
+        REASONS,
+        STACKS,
+        LIVEPATCH,
+        OUTLIERS,
+        FAILURES,
+    )
 }
 """All sections by name, in the order of the report."""
