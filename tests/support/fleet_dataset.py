@@ -215,7 +215,7 @@ def _of_tasks(
     return of_audit(source, KernelAudit(kernel, tuple(tasks)), **columns)
 
 
-PATCHED_FUNCTION = "vfs_read"
+PATCHED_FUNCTION = "do_wait"
 
 
 def asked_about_patch(source: Source) -> Source:
