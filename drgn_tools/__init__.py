@@ -36,6 +36,7 @@ from .errors import DrgnToolsError, InputError, TaskNotFoundError, TypesError, U
 
 if TYPE_CHECKING:
     from .analysis.audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
+    from .analysis.inquiry import livepatch_answers
     from .program.open import open_program
     from .records import (
         Frame,
@@ -67,6 +68,7 @@ __all__ = (
     "audit_kernel",
     "crashed_stack",
     "kernel_info",
+    "livepatch_answers",
     "open_program",
     "task_stack",
     "task_stacks",
@@ -78,6 +80,7 @@ _ON_USE = {
     "audit_kernel": "analysis.audit",
     "crashed_stack": "analysis.audit",
     "kernel_info": "analysis.audit",
+    "livepatch_answers": "analysis.inquiry",
     "task_stack": "analysis.audit",
     "task_stacks": "analysis.audit",
     "open_program": "program.open",

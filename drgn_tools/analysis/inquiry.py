@@ -7,14 +7,17 @@ from typing import Optional
 
 import msgspec
 from drgn import Program
+from drgn.helpers.common.prog import takes_program_or_default
 
+from ..engine.kernel import kernel_of
 from ..kernel.functions import Functions
 from ..kernel.livepatch import Livepatches, has_livepatching
-from .livepatch import Question, livepatches, transition_question
+from .audit import task_stacks
+from .livepatch import Question, TaskAnswer, livepatches, transition_question
 from .plan import Plan, plan_patch
-from .planned_patch import PlannedPatch
+from .planned_patch import PlannedPatch, parse_function
 
-__all__ = ("Inquiry", "inquire")
+__all__ = ("Inquiry", "inquire", "livepatch_answers")
 
 
 class Inquiry(msgspec.Struct, frozen=True):
@@ -54,3 +57,21 @@ def inquire(
     patches = livepatches(prog) if has_livepatching(prog) else Livepatches()
     plan = plan_patch(prog, planned, patches)
     return Inquiry(patches, plan.question(has_reliable_stacktrace), plan)
+
+
+@takes_program_or_default
+def livepatch_answers(prog: Program, *functions: str, replace: bool = False) -> list[TaskAnswer]:
+    """Return for each task whether it holds a live patch back, and why.
+
+    :param functions: ``[MODULE:]NAME[,POS]``: functions of a patch that is not loaded. Without any,
+        the patch in transition is asked about.
+    :param replace: The patch that is not loaded replaces all that are
+    :raises UsageError: if a name is malformed
+    :raises InputError: if the kernel has no live patching, and no functions are given
+    :raises TypesError: if types that this needs are missing or damaged
+    """
+    planned = tuple(map(parse_function, functions))
+    patch = PlannedPatch("the patch", planned, replace) if planned else None
+    reliable = kernel_of(prog).layout.reliable_stacktrace
+    stacks = list(task_stacks(prog))
+    return [*map(inquire(prog, reliable, patch).question.answer, stacks)]
