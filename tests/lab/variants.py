@@ -35,6 +35,7 @@ GROUPS = {
     "large": "thousands of tasks, for tests/bench",
     "live": "guests with Python, drgn and the project in them, which look at themselves",
     "live-stock": "the same with a kernel as Debian built it",
+    "livepatch": "live patches in transition, with the kernel's own answer about each task",
 }
 
 QEMU_FORMATS = ("kdump-zlib", "kdump-lzo", "kdump-snappy")
@@ -126,6 +127,8 @@ class Variant:
     """It cannot say that it is frozen: with PREEMPT_RT, threads write to the console."""
     formats: tuple[str, ...] = ()
     """The same memory in other formats, too (see formats.py): core.NAME beside the core."""
+    livepatch: str = ""
+    """What becomes of a live patch in it: one of livepatch.SCENARIOS."""
 
 
 _WHAT_RUNS = frozenset(
@@ -426,6 +429,45 @@ def _i386(name: str, what: str, kernel: Union[BuiltKernel, StockKernel]) -> Vari
     )
 
 
+_LIVEPATCH_SCENARIOS = {
+    "stalled": "lab_patch1 is held back; and the same machine before it was loaded",
+    "signalled": "the same after the kernel's fake signals",
+    "replaced": "lab_patch1 was forced, and lab_patch2 that replaces it is held back",
+    "disabled": "lab_patch1 is being disabled, and held back",
+    "late": "a module that lab_patch1 patches is loaded while that is held back",
+}
+_LIVEPATCH = Variant(
+    name="klp",
+    what="6.12, frame pointers",
+    kernel=BuiltKernel("linux-source-6.12", ("base", "frame_pointer", "livepatch")),
+    unwinder="frame_pointer",
+    group="livepatch",
+)
+
+
+def _livepatch(scenario: str) -> Variant:
+    """A live patch in transition, on a kernel with frame pointers."""
+    return replace(
+        _LIVEPATCH,
+        name=f"klp-{scenario}",
+        what=f"{_LIVEPATCH_SCENARIOS[scenario]}; {_LIVEPATCH.what}",
+        livepatch=scenario,
+    )
+
+
+def _livepatch_stock(year: str, scenario: str) -> Variant:
+    """The same on the kernel of a year as Debian built it."""
+    return replace(
+        _livepatch(scenario),
+        name=f"klp-{scenario}-stock-{year}",
+        what=f"{_LIVEPATCH_SCENARIOS[scenario]}; {year} as Debian built it",
+        kernel=_STOCK_OF_YEARS[year],
+        unwinder="orc",
+        memory_mib=_STOCK_MIB,
+        append=_STOCK_APPEND,
+    )
+
+
 _ON_DEBIAN = Variant(
     name="debian",
     what="Debian's own kernel of the day, ORC, oracle as a module",
@@ -639,6 +681,9 @@ VARIANTS = (
         live="lockdown.py",
         bare=True,
     ),
+    *(_livepatch(scenario) for scenario in _LIVEPATCH_SCENARIOS),
+    *(_livepatch_stock("6.12", scenario) for scenario in _LIVEPATCH_SCENARIOS),
+    *(_livepatch_stock(year, name) for year in ("6.1", "7.2") for name in ("stalled", "replaced")),
 )
 
 
