@@ -44,6 +44,7 @@ __all__ = (
     "SHEET_LINE",
     "Dump",
     "cached_dump",
+    "describe",
     "get_kernel",
     "keep_for_a_look",
     "kernel_if_cached",
@@ -89,7 +90,7 @@ class Dump:
 
     @property
     def about(self) -> Path:
-        """How it was made (see _describe)."""
+        """How it was made (see describe())."""
         return self.entry / "core.json"
 
     def read_about(self) -> dict[str, Any]:
@@ -277,7 +278,7 @@ def _try(
             except SheetError as e:
                 return [str(e)]
             faults = faults_of(variant, sheet, prog, console)
-    about = _describe(variant, kernel, inputs, prog, sheet, console)
+    about = describe(variant, kernel, inputs, prog, sheet, console)
     about["formats"] = formats
     dump.about.write_text(json.dumps(about, indent=1) + "\n")
     return faults
@@ -352,7 +353,7 @@ def _has_sheet(core: Path) -> bool:
     return True
 
 
-def _describe(
+def describe(
     variant: Variant,
     kernel: Kernel,
     inputs: dict[str, str],
@@ -360,6 +361,7 @@ def _describe(
     sheet: Optional[Sheet],
     console: str,
 ) -> dict[str, Union[str, int, list[str], dict[str, str], None]]:
+    """What ``core.json`` says of a dump, from what its kernel and its console say."""
     vmcoreinfo = prog["VMCOREINFO"].string_().decode("ascii", "replace")
     fields = dict(line.split("=", 1) for line in vmcoreinfo.splitlines() if "=" in line)
     return {

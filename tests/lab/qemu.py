@@ -46,6 +46,8 @@ def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str
     if variant.live:
         # A tmpfs takes no more than half of the memory.
         append += [f"lab.live={variant.live}", "rootfstype=ramfs"]
+    if variant.livepatch:
+        append += [f"lab.livepatch={variant.livepatch}", "ignore_loglevel"]
     if variant.crowd:
         append += [f"lab.live={CROWD}", f"crowd.tasks={variant.crowd}"]
     return [
