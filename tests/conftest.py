@@ -21,6 +21,7 @@ from drgn_tools import open_program
 from .lab.cache import cache_dir
 from .lab.dump import Dump, cached_dump
 from .lab.live import LiveRun, cached_live
+from .lab.livepatch import LivepatchDump, cached_livepatch
 from .lab.variants import Variant
 
 LAB_VARIABLE = "DRGN_TOOLS_LAB_DUMPS"
@@ -132,6 +133,15 @@ def lab_dump(variant: Variant) -> Dump:
     """A dump in the lab's cache, or skip (group not asked for) or fail (asked for, missing)."""
     need_group(variant.group)
     dump = cached_dump(variant)
+    if dump is None:
+        pytest.fail(f"the lab was meant to make {variant.name}, but it is not in its cache")
+    return dump
+
+
+def lab_livepatch(variant: Variant) -> LivepatchDump:
+    """The dumps of a machine with a live patch; skip or fail as lab_dump() does."""
+    need_group(variant.group)
+    dump = cached_livepatch(variant)
     if dump is None:
         pytest.fail(f"the lab was meant to make {variant.name}, but it is not in its cache")
     return dump

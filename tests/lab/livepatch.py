@@ -123,13 +123,15 @@ def build_livepatch_modules(kernel: Union[BuiltKernel, StockKernel], built: Kern
     name = _module_name(kernel)
 
     def fill(folder: Path) -> None:
-        with exclusive("kernels"), Progress(f"building {name}") as progress:
-            log = folder / "build.log"
+        log = folder / "build.log"
+        with Progress(f"building {name}") as progress:
             if isinstance(kernel, StockKernel):
                 make = _make(get_unpacked(kernel))
-            else:
+                compile_modules(make, _MODULE_SOURCES, folder, log, progress)
+                return
+            with exclusive("kernels"):
                 _, make = _compile(kernel, get_source(kernel), log, progress)
-            compile_modules(make, _MODULE_SOURCES, folder, log, progress)
+                compile_modules(make, _MODULE_SOURCES, folder, log, progress)
 
     return make_entry("modules", name, _module_inputs(built), fill)
 

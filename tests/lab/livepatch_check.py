@@ -6,10 +6,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from .livepatch_sheet import LivepatchSheet
+from .livepatch_sheet import LivepatchAnswer, LivepatchSheet
 from .variants import Variant
 
-__all__ = ("EXPECTED", "faults_of_moment")
+__all__ = ("EXPECTED", "faults_of_moment", "in_words")
 
 _Expected = Mapping[str, str]
 """Of a task by name: what the kernel says of it ("blocked FUNCTION", "unreliable", "done", "free")."""
@@ -90,24 +90,22 @@ def _faults(variant: Variant, sheet: LivepatchSheet, console: str) -> Iterator[s
 
 def _unexpected(sheet: LivepatchSheet, expected: _Expected) -> Iterator[str]:
     for name, wanted in expected.items():
-        found = [_in_words(sheet, name, i) for i in range(len(sheet.named(name)))]
+        found = [in_words(sheet, answer) for answer in sheet.named(name)]
         if found != [wanted]:
             yield f"{name}: {', '.join(found) or 'missing'}, not {wanted}"
 
 
-def _in_words(sheet: LivepatchSheet, name: str, which: int) -> str:
-    answer = sheet.named(name)[which]
-    return f"{sheet.kind_of(answer)} {answer.func}".rstrip()
+def in_words(sheet: LivepatchSheet, answer: LivepatchAnswer) -> str:
+    """What the kernel said, as in EXPECTED."""
+    kind = sheet.kind_of(answer)
+    return f"{kind} {answer.func}" if kind == "blocked" else kind
 
 
 def _spinners(variant: Variant, sheet: LivepatchSheet) -> Iterator[str]:
     """Of those that spin in a function in transition one runs, others were preempted in it."""
     kthreads = "kv" if sheet.moment in ("replaced", "disabled") else "k"
-    found = {
-        _in_words(sheet, name, 0)
-        for name in (f"{kthreads}-spin/1a", f"{kthreads}-spin/1b")
-        if sheet.named(name)
-    }
+    names = (f"{kthreads}-spin/1a", f"{kthreads}-spin/1b")
+    found = {in_words(sheet, answer) for name in names for answer in sheet.named(name)}
     # Registers of kernel mode on a stack: unreliable with frame pointers only.
     preempted = "unreliable" if variant.unwinder == "frame_pointer" else "blocked lab_old_spin"
     if preempted not in found or not found <= {preempted, "running"}:

@@ -93,6 +93,7 @@ noinline void lab_old_spin(void)
 {
 	while (!lab_may_go())
 		cpu_relax();
+	atomic_inc(&gone);
 }
 
 /*

@@ -292,6 +292,9 @@ static void replaced(void)
 	load_patch1_and_stall();
 	give_or_fail(PATCHES "/lab_patch1/force", "1");
 	wait_for_end_of_transition();
+	/* Or they run where those of now are meant to. */
+	give_or_fail(TARGET, "go k-spin/1a");
+	give_or_fail(TARGET, "go k-spin/1b");
 	start_tasks("v", "kthreads kv");
 	hold_at("before");
 	load("lab_patch2");
