@@ -57,15 +57,17 @@ noinline int lab_wait(int how)
 }
 EXPORT_SYMBOL_GPL(lab_wait);
 
-/* Nobody lets these go. */
-void lab_sleep_for_good(void);
-noinline void lab_sleep_for_good(void)
+static bool over;	/* never, but the compiler does not know */
+
+/* Nobody lets these go. A call that is known not to return may be the last of its function. */
+static noinline void lab_stay(void)
 {
-	for (;;) {
+	while (!READ_ONCE(over)) {
 		set_current_state(TASK_UNINTERRUPTIBLE);
 		schedule();
 		not_a_tail_call();
 	}
+	__set_current_state(TASK_RUNNING);
 }
 
 void lab_set_late(int (*function)(int how))
@@ -100,6 +102,16 @@ noinline void lab_old_spin(void)
  * lab_falls_off() ends in a call that does not return, so its return address is
  * the first byte of lab_next(), which is patched and not on the stack at all.
  */
+void lab_sleep_for_good(void);
+noinline void lab_sleep_for_good(void)
+{
+	for (;;) {
+		set_current_state(TASK_UNINTERRUPTIBLE);
+		schedule();
+		not_a_tail_call();
+	}
+}
+
 int lab_falls_off(void);
 int lab_next(void);
 asm(".pushsection .text\n"
@@ -151,21 +163,21 @@ noinline int lab_deep(int calls)
 static int k_old(void *how)
 {
 	lab_old_sleep((long)how);
-	lab_sleep_for_good();
+	lab_stay();
 	return 0;
 }
 
 static int k_plain(void *how)
 {
 	lab_wait((long)how);
-	lab_sleep_for_good();
+	lab_stay();
 	return 0;
 }
 
 static int k_spin(void *unused)
 {
 	lab_old_spin();
-	lab_sleep_for_good();
+	lab_stay();
 	return 0;
 }
 
@@ -173,7 +185,7 @@ static int k_late(void *unused)
 {
 	lab_old_sleep(LAB_LATE);
 	late_function(LAB_UNINTERRUPTIBLE);
-	lab_sleep_for_good();
+	lab_stay();
 	return 0;
 }
 
