@@ -28,6 +28,7 @@ from .errors import LabError
 from .guest import cached_initramfs, make_initramfs
 from .initramfs import join_initramfs
 from .kernel import Kernel
+from .livepatch import cached_livepatch_initramfs, make_livepatch_initramfs
 from .packages import BOOT, program_version, require
 from .qemu import Machine, qemu_command, second_console
 from .root import PACKAGES, Root, archive_of_folder, cached_root, get_root
@@ -107,10 +108,22 @@ def _command(variant: Variant, kernel: Kernel, initramfs: Path) -> list[str]:
     return qemu_command(with_audits, kernel, initramfs, mode=mode)
 
 
+def _cached_initramfs(variant: Variant, kernel: Kernel) -> Optional[Entry]:
+    if variant.livepatch:
+        return cached_livepatch_initramfs(variant, kernel)
+    return cached_initramfs(kernel, variant.kernel.arch)
+
+
+def _make_initramfs(variant: Variant, kernel: Kernel) -> Path:
+    if variant.livepatch:
+        return make_livepatch_initramfs(variant, kernel) / "initramfs.gz"
+    return make_initramfs(kernel, variant.kernel.arch)
+
+
 def cached_live(variant: Variant) -> Optional[LiveRun]:
     """What was found, if this project was run on this kernel."""
     kernel = kernel_if_cached(variant)
-    initramfs = cached_initramfs(kernel, variant.kernel.arch) if kernel else None
+    initramfs = _cached_initramfs(variant, kernel) if kernel else None
     root = cached_root()
     if not kernel or not initramfs or not root:
         return None
@@ -126,7 +139,7 @@ def make_live(variant: Variant, *, fresh: bool = False) -> LiveRun:
     """
     require(BOOT)
     kernel = get_kernel(variant)
-    initramfs = make_initramfs(kernel, variant.kernel.arch)
+    initramfs = _make_initramfs(variant, kernel)
     root = get_root()
     inputs = _inputs(variant, kernel, initramfs.parent, root.entry)
 
@@ -173,7 +186,7 @@ def _project(variant: Variant, kernel: Kernel, root: Root, log: Path) -> bytes:
         for path in _scripts():
             shutil.copyfile(path, contrib / path.name)
         root.compile(folder, progress, log)
-        if not variant.bare:
+        if not variant.bare and not variant.livepatch:
             shutil.copy(build_storm_module(variant.kernel, kernel), live)
         return archive_of_folder(folder)
 

@@ -39,9 +39,10 @@ from .variants import BuiltKernel, StockKernel, Variant, kernel_name
 __all__ = (
     "MOMENTS",
     "LivepatchDump",
-    "build_livepatch_modules",
     "cached_livepatch",
+    "cached_livepatch_initramfs",
     "make_livepatch",
+    "make_livepatch_initramfs",
 )
 
 _HERE = Path(__file__).parent
@@ -118,7 +119,7 @@ def _module_name(kernel: Union[BuiltKernel, StockKernel]) -> str:
     return f"livepatch-{kernel_name(kernel)}"
 
 
-def build_livepatch_modules(kernel: Union[BuiltKernel, StockKernel], built: Kernel) -> Entry:
+def _build_modules(kernel: Union[BuiltKernel, StockKernel], built: Kernel) -> Entry:
     """Builds the modules, unless that was done before; returns the folder with the .ko files."""
     name = _module_name(kernel)
 
@@ -148,7 +149,19 @@ def _initramfs_inputs(kernel: Kernel, modules: Entry) -> dict[str, str]:
     }
 
 
-def _make_initramfs(variant: Variant, kernel: Kernel, modules: Entry) -> Entry:
+def cached_livepatch_initramfs(variant: Variant, kernel: Kernel) -> Optional[Entry]:
+    """Folder of the initramfs, if it was made of the modules that are in the repository now."""
+    name = _module_name(variant.kernel)
+    modules = find_entry("modules", name, _module_inputs(kernel))
+    if not modules:
+        return None
+    return find_entry("initramfs", name, _initramfs_inputs(kernel, modules))
+
+
+def make_livepatch_initramfs(variant: Variant, kernel: Kernel) -> Entry:
+    """Folder of ``initramfs.gz``, with the modules and the init of a guest with live patches."""
+    modules = _build_modules(variant.kernel, kernel)
+
     def fill(folder: Path) -> None:
         with Progress("making the initramfs") as progress, tempfile.TemporaryDirectory() as work:
             init = Path(work, "init")
@@ -196,14 +209,8 @@ def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str
 def cached_livepatch(variant: Variant) -> Optional[LivepatchDump]:
     """The dumps of a variant, if there are some that fit what is in the repository now."""
     kernel = kernel_if_cached(variant)
-    if not kernel:
-        return None
-    name = _module_name(variant.kernel)
-    modules = find_entry("modules", name, _module_inputs(kernel))
-    if not modules:
-        return None
-    initramfs = find_entry("initramfs", name, _initramfs_inputs(kernel, modules))
-    if not initramfs:
+    initramfs = cached_livepatch_initramfs(variant, kernel) if kernel else None
+    if not kernel or not initramfs:
         return None
     entry = find_entry("dumps", variant.name, _inputs(variant, kernel, initramfs))
     return LivepatchDump(entry) if entry else None
@@ -220,8 +227,8 @@ def make_livepatch(
     """
     require(BOOT)
     kernel = get_kernel(variant)
-    modules = build_livepatch_modules(variant.kernel, kernel)
-    initramfs = _make_initramfs(variant, kernel, modules)
+    modules = _build_modules(variant.kernel, kernel)
+    initramfs = make_livepatch_initramfs(variant, kernel)
     inputs = _inputs(variant, kernel, initramfs)
 
     def fill(folder: Path) -> None:

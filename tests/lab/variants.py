@@ -128,7 +128,7 @@ class Variant:
     formats: tuple[str, ...] = ()
     """The same memory in other formats, too (see formats.py): core.NAME beside the core."""
     livepatch: str = ""
-    """What becomes of a live patch in it: one of livepatch.SCENARIOS."""
+    """What becomes of a live patch in it: one of the scenarios of livepatch_user/init.c."""
 
 
 _WHAT_RUNS = frozenset(
@@ -468,6 +468,20 @@ def _livepatch_stock(year: str, scenario: str) -> Variant:
     )
 
 
+def _watched(variant: Variant) -> Variant:
+    """A live patch in transition, and this project in the guest, which looks at it."""
+    return replace(
+        variant,
+        name=variant.name.replace("stalled", "watch"),
+        what=variant.what.replace(
+            _LIVEPATCH_SCENARIOS["stalled"], "lab_patch1 is held back, and watched until it is not"
+        ),
+        memory_mib=_LIVE_MIB,
+        live="livepatch.py",
+        livepatch="watch",
+    )
+
+
 _ON_DEBIAN = Variant(
     name="debian",
     what="Debian's own kernel of the day, ORC, oracle as a module",
@@ -684,6 +698,8 @@ VARIANTS = (
     *(_livepatch(scenario) for scenario in _LIVEPATCH_SCENARIOS),
     *(_livepatch_stock("6.12", scenario) for scenario in _LIVEPATCH_SCENARIOS),
     *(_livepatch_stock(year, name) for year in ("6.1", "7.2") for name in ("stalled", "replaced")),
+    _watched(_livepatch("stalled")),
+    _watched(_livepatch_stock("6.12", "stalled")),
 )
 
 

@@ -3,8 +3,8 @@
  * The init of a guest with live patches: starts tasks in and out of what is patched, has the patches
  * loaded, and has the kernel say what it thinks of each task.
  *
- * lab.livepatch=NAME on the kernel command line names the scenario, see the end of this file. How the
- * host hears of trouble is in ../user/expected.c.
+ * lab.livepatch=NAME on the kernel command line names the scenario, see the end of this file. In one of
+ * them, lab.live=NAME names a program in /live. How the host hears of trouble is in ../user/expected.c.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -59,6 +59,23 @@ static void load(const char *name)
 	fd = must(open(path, O_RDONLY | O_CLOEXEC), path);
 	must(syscall(SYS_finit_module, fd, "", 0), path);
 	close(fd);
+}
+
+/* What follows a word of the kernel command line, up to a space. */
+static const char *word_on_command_line(const char *word)
+{
+	static char line[4096];
+	int fd = must(open("/proc/cmdline", O_RDONLY | O_CLOEXEC), "/proc/cmdline");
+	char *at;
+
+	must(read(fd, line, sizeof(line) - 1), "/proc/cmdline");
+	close(fd);
+	at = strstr(line, word);
+	if (!at)
+		fail("there is no %s", word);
+	at += strlen(word);
+	at[strcspn(at, " \n")] = 0;
+	return at;
 }
 
 static void stay_on(int cpu)
@@ -125,20 +142,22 @@ static void wait_for_end_of_transition(void)
 /* What is behind the dash of their names. */
 static const struct sleeper {
 	const char *name, *line, *states;
+	int for_good;		/* klp_target cannot let it go */
 } sleepers[] = {
-	{ "old-s", "old 0", "S" },
-	{ "old-d", "old 1", "D" },
-	{ "old-i", "old 2", "I" },
-	{ "plain", "plain 0", "S" },
-	{ "deep", "deep 20", "D" },
-	{ "too-deep", "deep 110", "D" },
-	{ "same1", "same1 1", "D" },
-	{ "same2", "same2 1", "D" },
-	{ "off", "off", "D" },
-	{ "cold", "cold", "D" },
+	{ "old-s", "old 0", "S", 0 },
+	{ "old-d", "old 1", "D", 0 },
+	{ "old-i", "old 2", "I", 0 },
+	{ "plain", "plain 0", "S", 0 },
+	{ "deep", "deep 20", "D", 0 },
+	{ "too-deep", "deep 110", "D", 0 },
+	{ "same1", "same1 1", "D", 0 },
+	{ "same2", "same2 1", "D", 0 },
+	{ "off", "off", "D", 1 },
+	{ "cold", "cold", "D", 0 },
 };
 
 static const char *prefix;	/* "w": the first ones; "v": those of later */
+static int all_can_leave;	/* start nobody who never leaves */
 
 static void be(const char *name, const char *states)
 {
@@ -150,6 +169,8 @@ static void be(const char *name, const char *states)
 
 static void sleep_as(const struct sleeper *s)
 {
+	if (all_can_leave && s->for_good)
+		return;
 	be(s->name, s->states);
 	give(TARGET, s->line);
 	for (;;)
@@ -229,7 +250,8 @@ static void start_tasks(const char *name, const char *kthreads)
 	prefix = name;
 	process(be_process_of_sleepers);
 	process(eventfd_reader);
-	process(fault_in_kernel);
+	if (!all_can_leave)
+		process(fault_in_kernel);
 	give_or_fail(TARGET, kthreads);
 	wait_for_all();
 }
@@ -333,6 +355,37 @@ static void late(void)
 	hold_at("late");
 }
 
+/* Returns when the program has ended well. */
+static void run_live(const char *name)
+{
+	char path[128];
+	pid_t pid = must(fork(), "fork");
+	int status;
+
+	snprintf(path, sizeof(path), "/live/%s", name);
+	if (!pid) {
+		static char *const env[] = {
+			"PATH=/usr/bin:/bin", "HOME=/tmp", "TERM=dumb", "LANG=C.UTF-8", NULL,
+		};
+		int fd = must(open("/dev/console", O_RDWR), "/dev/console");
+
+		for (int i = 0; i < 3; i++)
+			dup2(fd, i);
+		execle(path, path, NULL, env);
+		fail("%s: %s", path, strerror(errno));
+	}
+	must(waitpid(pid, &status, 0), "waitpid");
+	tell("LAB-LIVE", "%d", status);
+}
+
+/* The program loads the patch, and lets the tasks go. */
+static void watch(void)
+{
+	all_can_leave = 1;
+	start_tasks("w", "kthreads k");
+	run_live(word_on_command_line("lab.live="));
+}
+
 static const struct scenario {
 	const char *name;
 	void (*run)(void);
@@ -342,6 +395,7 @@ static const struct scenario {
 	{ "replaced", replaced },
 	{ "disabled", disabled },
 	{ "late", late },
+	{ "watch", watch },
 };
 
 static void run_scenario(const char *name)
@@ -371,27 +425,12 @@ static void load_modules(void)
 		fclose(f);
 }
 
-static const char *scenario_on_command_line(void)
-{
-	static char line[4096];
-	int fd = must(open("/proc/cmdline", O_RDONLY | O_CLOEXEC), "/proc/cmdline");
-	char *at;
-
-	must(read(fd, line, sizeof(line) - 1), "/proc/cmdline");
-	close(fd);
-	at = strstr(line, "lab.livepatch=");
-	if (!at)
-		fail("no scenario");
-	at += strlen("lab.livepatch=");
-	at[strcspn(at, " \n")] = 0;
-	return at;
-}
-
 int main(void)
 {
 	mkdir("/proc", 0755);
 	mkdir("/sys", 0755);
 	mkdir("/dev", 0755);
+	mkdir("/tmp", 01777);
 	mount("proc", "/proc", "proc", 0, NULL);
 	mount("dev", "/dev", "devtmpfs", 0, NULL);
 	mount("sys", "/sys", "sysfs", 0, NULL);
@@ -400,8 +439,8 @@ int main(void)
 	give_or_fail("/proc/dynamic_debug/control", "func klp_try_switch_task +p");
 	if (!must(fork(), "fork")) {
 		prctl(PR_SET_NAME, "lab-driver");
-		stay_on(0);
-		run_scenario(scenario_on_command_line());
+		stay_on(0);	/* kernel threads spin on the other one */
+		run_scenario(word_on_command_line("lab.livepatch="));
 	}
 	for (;;)
 		wait(NULL);
