@@ -22,8 +22,8 @@ from guest import ENVIRONMENT, TIMEOUT, drgn_tools, report, say
 SYS_FINIT_MODULE = 313
 PATCH = "lab_patch1"
 TRANSITION = Path(f"/sys/kernel/livepatch/{PATCH}/transition")
-LEAVE = ("w-old-s", "k-old-d", "k-spin/1a", "all")
-"""Who is let go, in this order."""
+LEAVE = ("w-old-d", "k-old-d", "k-spin/1a", "all")
+"""Who is let go, in this order. Those that sleep interruptibly left with the first fake signal."""
 
 
 def load_patch() -> None:
