@@ -16,7 +16,7 @@ in this order:
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Optional
 
 import msgspec
@@ -331,16 +331,17 @@ def transition_question(
     """
     problems = list(patches.problems)
     ranges = []
+    old_addrs: set[int] = set()
     patch = patches.transition
-    patch_name = "" if patch is None else patch.name
     for obj in () if patch is None else patch.objects:
         for func in obj.functions if obj.patched else ():
             versions = _versions_from(func, patches)
             if versions is None:
                 problems.append(f"{func.name} is not on the stack of versions of its function")
                 continue
-            problems += _wrong_sizes(func, obj.name, patch_name, functions)
+            old_addrs.add(func.old_addr)
             ranges.append(code_range(func.name, obj.name, versions))
+    problems += _contradictions(old_addrs, patches, functions)
     rounds = patches.signals_count
     return Question(
         ranges,
@@ -380,14 +381,38 @@ def _versions_from(func: PatchFunction, patches: Livepatches) -> Optional[list[t
     return [*previous, (func.old_addr, func.old_size)]
 
 
-def _wrong_sizes(
+def _contradictions(
+    old_addrs: Container[int], patches: Livepatches, functions: Functions
+) -> Iterator[str]:
+    """Yield what of the versions of functions contradicts the symbol tables, a sentence each.
+
+    :param old_addrs: Addresses of the original functions
+    """
+    for patch in patches.patches:
+        for obj in patch.objects:
+            for func in obj.functions:
+                if func.patched and func.old_addr in old_addrs:
+                    yield from _contradictions_of(func, obj.name, patch.name, functions)
+
+
+def _contradictions_of(
     func: PatchFunction, module: Optional[str], patch_name: str, functions: Functions
 ) -> Iterator[str]:
-    """Yield what of a function contradicts the symbol tables."""
+    name = f"{func.name} of {patch_name}"
+    if module is not None and not functions.is_loaded(module):
+        yield f"{name} is patched, but {module} is not loaded"
+    elif functions.is_named(func.old_addr, module, func.name) is False:
+        yield f"old_func of {name} is {func.old_addr:#x}, where no symbol has this name"
+    new_module = module if func.nop else patch_name
     for what, address, size, where in (
-        ("old_size", func.old_addr, func.old_size, module),
-        ("new_size", func.new_addr, func.new_size, module if func.nop else patch_name),
+        ("old", func.old_addr, func.old_size, module),
+        ("new", func.new_addr, func.new_size, new_module),
     ):
+        if not functions.has_symbols(where):
+            continue
+        # A stripped module may have no symbol for new_func itself. The kernel takes the one before.
         expected = functions.size(address, where)
-        if expected is not None and size != expected:
-            yield f"{what} of {func.name} is {size:#x}, but its symbol has {expected:#x} bytes"
+        if expected is None:
+            yield f"{what}_func of {name} is {address:#x}, where no symbol is"
+        elif size != expected:
+            yield f"{what}_size of {name} is {size:#x}, but its symbol has {expected:#x} bytes"

@@ -63,6 +63,32 @@ class Functions:
             )
         return found[max(sympos - 1, 0)]
 
+    def is_named(self, address: int, module: Optional[str], name: str) -> Optional[bool]:
+        """Return whether a symbol of a name starts at an address.
+
+        It may have a suffix of link-time optimization, which v6.1 ignores (cleanup_symbol_name() in
+        kernel/kallsyms.c).
+
+        :param module: Name of the module; ``None`` for the kernel image
+        :return: ``None`` if the symbols cannot be read
+        """
+        table = self._table(module)
+        if table is None:
+            return None
+        symbol = table.at(address)
+        return address in table.find(name) or (
+            symbol is not None
+            and symbol.start == address
+            and symbol.name.startswith(f"{name}.llvm.")
+        )
+
+    def has_symbols(self, module: Optional[str]) -> bool:
+        """Return whether the symbols of a module can be read.
+
+        :param module: Name of the module; ``None`` for the kernel image
+        """
+        return self._table(module) is not None
+
     def size(self, address: int, module: Optional[str]) -> Optional[int]:
         """Return what kallsyms_lookup_size_offset() has as the size of a function.
 

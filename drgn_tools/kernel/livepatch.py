@@ -312,11 +312,17 @@ class _Reader:
         patches: tuple[PatchRecord, ...],
         versions: Mapping[int, tuple[PatchFunction, ...]],
     ) -> None:
-        stacked = {func.address for stack in versions.values() for func in stack}
+        stacked = {func.address: func for stack in versions.values() for func in stack}
         for patch in patches:
             for obj in patch.objects:
                 for func in obj.functions:
-                    if func.patched != (func.address in stacked) or func.patched != obj.patched:
+                    is_stacked = stacked.pop(func.address, None) is not None
+                    if func.patched != is_stacked or func.patched != obj.patched:
                         self._problems.append(
                             f"{patch.name} contradicts itself on whether {func.name} is patched"
                         )
+        for func in stacked.values():
+            self._problems.append(f"a version of {func.name} is of no patch on the list")
+        for address, stack in versions.items():
+            if any(func.old_addr != address for func in stack):
+                self._problems.append(f"the versions of {stack[0].name} are of several functions")
