@@ -182,14 +182,14 @@ class Question:
         if hit is not None:
             return self._in_function(stack, *hit)
         if self.problems:
-            return self._record(stack, Answer.UNKNOWN, f"the patch is unclear: {self.problems[0]}")
+            return self._record(stack, Answer.UNKNOWN, self._unclear())
         return self._record(stack, Answer.FREE)
 
     def _answer_without_ranges(self, stack: TaskStack) -> tuple[Optional[Answer], Optional[str]]:
         state = stack.patch_state
         if not self._is_planned:
             if self.target is None:
-                return Answer.UNKNOWN, f"the patch is unclear: {self.problems[0]}"
+                return Answer.UNKNOWN, self._unclear()
             if state is None:
                 return Answer.UNKNOWN, "task_struct of this kernel has no patch_state"
             if not KLP_IDLE <= state <= KLP_PATCHED:
@@ -209,6 +209,9 @@ class Question:
         if stack.verdict is Verdict.UNKNOWN:
             return Answer.UNKNOWN, stack.why
         return None, None
+
+    def _unclear(self) -> str:
+        return ": ".join(("the patch is unclear", *self.problems[:1]))
 
     def _hit(self, stack: TaskStack) -> Optional[tuple[CodeRange, int]]:
         """Return the range that the kernel names, and the number of the innermost frame in it."""
