@@ -37,6 +37,7 @@ class TransitionWatch:
         self._patch: Optional[tuple[str, str]] = None
         self._since = 0.0
         self._holding: dict[tuple[int, int], tuple[float, TaskAnswer]] = {}
+        """Tasks that held the patch back and are not done: since when, and how it was last."""
         self._looks = 0
 
     def look(
@@ -44,9 +45,14 @@ class TransitionWatch:
     ) -> Iterator[TransitionEvent]:
         """Yield what changed since the look before.
 
+        A look at which the patches contradict themselves tells nothing: they may have changed
+        while they were read.
+
         :param answers: Of all tasks
         :param now: Seconds since the epoch
         """
+        if patches.target is None:
+            return
         self._looks += 1
         patch = next(
             (
@@ -75,19 +81,20 @@ class TransitionWatch:
     def _compared(
         self, patch: str, answers: Iterable[TaskAnswer], now: float
     ) -> Iterator[TransitionEvent]:
-        # A task that is only free or running at this moment is still in the old version.
-        holding = {
+        # A task that is only free at this moment is still in the old version.
+        waiting = {
             (found.stack.task, found.stack.pid): found
             for found in answers
             if found.answer is not Answer.DONE
         }
-        gone = {key: held for key, held in self._holding.items() if key not in holding}
+        gone = {key: held for key, held in self._holding.items() if key not in waiting}
         yield from self._left(patch, gone, now)
-        for key, found in holding.items():
-            since = self._holding[key][0] if key in self._holding else now
-            before = self._holding[key][1] if key in self._holding else None
+        for key, found in waiting.items():
+            if not found.holds:
+                continue
+            since, before = self._holding.get(key, (now, None))
             self._holding[key] = since, found
-            if found.holds and (before is None or _place(before) != _place(found)):
+            if before is None or _place(before) != _place(found):
                 yield TransitionEvent(now, "holds", patch, found, now - since)
 
     def _left(
@@ -95,8 +102,7 @@ class TransitionWatch:
     ) -> Iterator[TransitionEvent]:
         for key, (since, found) in gone.items():
             del self._holding[key]
-            if found.holds:
-                yield TransitionEvent(now, "left", patch, found, now - since)
+            yield TransitionEvent(now, "left", patch, found, now - since)
 
 
 def _place(found: TaskAnswer) -> tuple[Answer, Optional[str]]:
