@@ -58,6 +58,7 @@ class _PatchFile:
         self._prog = prog
         self._elf = elf
         self._path = path
+        self._left = _MAX_RECORDS
 
     def read(self) -> PlannedPatch:
         elf, info = self._elf, self._modinfo()
@@ -79,7 +80,7 @@ class _PatchFile:
 
     def _modinfo(self) -> dict[str, str]:
         section = self._elf.section(".modinfo")
-        data = b"" if section is None else self._elf.contents(section)
+        data = b"" if section is None else bytes(self._elf.contents(section))
         lines = (line.decode("ascii", "backslashreplace") for line in data.split(b"\0"))
         pairs = (line.partition("=") for line in lines)
         return {name: value for name, _, value in pairs}
@@ -124,7 +125,12 @@ class _PatchFile:
         record_bytes = size // (len(offsets) // 3)
         name, objname = offsets[1], offsets[2]
         has_sympos = name == 5 * _WORD_BYTES
-        if offsets[0] != 0 or objname != name + _WORD_BYTES or name not in (32, 40):
+        if (
+            offsets[0] != 0
+            or objname != name + _WORD_BYTES
+            or name not in (32, 40)
+            or record_bytes < objname + _WORD_BYTES
+        ):
             raise InputError(f"{self._path}: .kpatch.funcs has an unknown form")
         found: dict[Optional[str], list[PlannedFunction]] = {}
         for record in self._records(section, record_bytes):
@@ -179,12 +185,13 @@ class _PatchFile:
 
     def _argument_of_enable(self) -> Place:
         """Return where the ``struct klp_patch`` lies that the module passes to klp_enable_patch()."""
+        enable = self._elf.symbols_named("klp_enable_patch")
         for number, section in enumerate(self._elf.sections):
             if not section.is_code:
                 continue
             before: Optional[Place] = None
             for relocation in self._elf.relocations(number):
-                if relocation.symbol == "klp_enable_patch" and before is not None:
+                if relocation.symbol in enable and before is not None:
                     return before
                 target = relocation.target
                 if target is not None and not self._elf.sections[target.section].is_code:
@@ -210,6 +217,10 @@ class _PatchFile:
     ) -> PlannedFunction:
         if name is None:
             raise InputError(f"{self._path}: is damaged: a function without a name")
+        self._left -= 1
+        if self._left < 0:
+            # Objects may share their functions, so a small file can have any number of them.
+            raise InputError(f"{self._path}: replaces more than {_MAX_RECORDS} functions")
         module_name = None if module is None else self._elf.text(module)
         return PlannedFunction(
             self._elf.text(name),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import BinaryIO, Optional
+from typing import BinaryIO, Optional, Union
 
 import msgspec
 
@@ -22,8 +22,11 @@ from .read_at import read_at
 __all__ = ("ElfObject", "Place", "Relocation", "read_elf_object")
 
 _MAX_FILE_BYTES = 512 << 20
-_MAX_SECTIONS = 1 << 20
-_MAX_TEXT_BYTES = 4096
+_MAX_SECTIONS = 1 << 17
+_MAX_RELOCATIONS = 2_000_000
+"""Of those sections that are asked about: sections may overlap, so that a small file has many."""
+_MAX_TEXT_BYTES = 1024
+_MAX_SECTION_NAME_BYTES = 512
 _SHT_SYMTAB, _SHT_RELA, _SHT_NOBITS = 2, 4, 8
 _SHF_EXECINSTR = 4
 _SHN_LORESERVE, _SHN_XINDEX = 0xFF00, 0xFFFF
@@ -71,8 +74,8 @@ class Relocation(msgspec.Struct, frozen=True):
 
     offset: int
     """In the section that it changes."""
-    symbol: str
-    """Name of its symbol; empty for a section."""
+    symbol: int
+    """Number of its symbol."""
     target: Optional[Place]
     """``None`` if the symbol is not defined in this file."""
 
@@ -86,30 +89,42 @@ class ElfObject:
     """
 
     def __init__(self, data: bytes, path: str) -> None:
-        self._data = data
+        self._data = memoryview(data)
         self._path = path
         self.sections = self._read_sections()
-        self._symbols = self._read_symbols()
+        self._symbols, self._strings = self._read_symbols()
+        self._tables: dict[int, list[Section]] = {}
+        for section in self.sections:
+            if section.type == _SHT_RELA:
+                self._tables.setdefault(section.info, []).append(section)
+        self._relocations_left = _MAX_RELOCATIONS
 
     def section(self, name: str) -> Optional[int]:
         """Return the number of the first section of a name."""
         return next((i for i, s in enumerate(self.sections) if s.name == name), None)
 
-    def contents(self, section: int) -> bytes:
+    def contents(self, section: int) -> memoryview:
         """Return the bytes of a section; none if it has no room in the file (.bss)."""
         found = self.sections[section]
         if found.type == _SHT_NOBITS:
-            return b""
+            return self._data[:0]
         return self._bytes(found.offset, found.size, f"section {found.name!r}")
+
+    def symbols_named(self, name: str) -> frozenset[int]:
+        """Return the numbers of all symbols of a name."""
+        wanted = name.encode() + b"\0"
+        return frozenset(
+            number
+            for number, (at, _, _, _, _, _) in enumerate(_SYM.iter_unpack(self._symbols))
+            if self._strings[at : at + len(wanted)] == wanted
+        )
 
     @lru_cache(maxsize=64)  # noqa: B019  # a few sections of one file
     def relocations(self, section: int) -> tuple[Relocation, ...]:
         """Return the relocations of a section, by offset."""
         found: list[Relocation] = []
-        for other in self.sections:
-            if other.type == _SHT_RELA and other.info == section:
-                table = self._bytes(other.offset, other.size, f"section {other.name!r}")
-                found += self._relocations(table)
+        for other in self._tables.get(section, ()):
+            found += self._relocations(other)
         return tuple(sorted(found, key=lambda relocation: relocation.offset))
 
     @lru_cache(maxsize=64)  # noqa: B019
@@ -125,7 +140,8 @@ class ElfObject:
         if relocation is None:
             return None
         if relocation.target is None:
-            raise self._damaged(f"a pointer to {relocation.symbol!r}, which it does not define")
+            name = _name_in(self._strings, self._symbol(relocation.symbol)[0], _MAX_TEXT_BYTES)
+            raise self._damaged(f"a pointer to {name!r}, which it does not define")
         return relocation.target
 
     def number(self, place: Place, size: int) -> int:
@@ -133,24 +149,29 @@ class ElfObject:
 
         :param size: In bytes
         """
-        data = self.contents(place.section)[max(place.offset, 0) :][:size]
-        if place.offset < 0 or len(data) < size:
+        data = self._at(place, size, "a record")
+        if len(data) < size:
             raise self._damaged("a record that is not in its section")
         return int.from_bytes(data, "little")
 
     def text(self, place: Place) -> str:
         """Return the C string at a place; bytes that are not ASCII come as ``\\xNN``."""
-        if place.offset < 0:
-            raise self._damaged("a name that is not in its section")
-        data = self.contents(place.section)[place.offset :][:_MAX_TEXT_BYTES]
-        if b"\0" not in data:
+        text, end, _ = self._at(place, _MAX_TEXT_BYTES, "a name").partition(b"\0")
+        if not end:
             raise self._damaged("a name without an end")
-        return data.partition(b"\0")[0].decode("ascii", "backslashreplace")
+        return text.decode("ascii", "backslashreplace")
+
+    def _at(self, place: Place, size: int, what: str) -> bytes:
+        """Return the bytes at a place, as far as they are in its section."""
+        contents = self.contents(place.section)
+        if not 0 <= place.offset <= len(contents):
+            raise self._damaged(f"{what} that is not in its section")
+        return bytes(contents[place.offset : place.offset + size])
 
     # ---- tables
 
     def _read_sections(self) -> tuple[Section, ...]:
-        if len(self._data) < 64 or self._data[:6] != b"\x7fELF\x02\x01":
+        if len(self._data) < 64 or bytes(self._data[:6]) != b"\x7fELF\x02\x01":
             raise InputError(
                 f"{self._path}: is no 64-bit ELF file: give the .ko file of a live patch"
             )
@@ -170,43 +191,53 @@ class ElfObject:
         headers = list(_SHDR.iter_unpack(table))
         names = self._bytes(headers[shstrndx][4], headers[shstrndx][5], "the names of sections")
         return tuple(
-            Section(_name_in(names, name), type_, flags, offset, size, link, info)
+            Section(
+                _name_in(names, name, _MAX_SECTION_NAME_BYTES),
+                *(type_, flags, offset, size, link, info),
+            )
             for name, type_, flags, _, offset, size, link, info, _, _ in headers
         )
 
-    def _read_symbols(self) -> list[tuple[str, Optional[Place]]]:
+    def _read_symbols(self) -> tuple[memoryview, bytes]:
+        """Return the table of symbols, and their names."""
         table = next((s for s in self.sections if s.type == _SHT_SYMTAB), None)
         if table is None or not table.link < len(self.sections):
             raise self._damaged("no table of symbols")
-        strings = self.contents(table.link)
-        data = self._bytes(table.offset, table.size, "the symbols")
-        symbols: list[tuple[str, Optional[Place]]] = []
-        for name, _, _, section, value, _ in _SYM.iter_unpack(data[: len(data) // 24 * 24]):
-            is_here = 0 < section < min(_SHN_LORESERVE, len(self.sections))
-            symbols.append((_name_in(strings, name), Place(section, value) if is_here else None))
-        return symbols
+        symbols = self._bytes(table.offset, table.size, "the symbols")
+        return symbols[: len(symbols) // _SYM.size * _SYM.size], bytes(self.contents(table.link))
 
-    def _relocations(self, table: bytes) -> Iterator[Relocation]:
-        for offset, info, addend in _RELA.iter_unpack(table[: len(table) // 24 * 24]):
+    def _symbol(self, number: int) -> tuple[int, Optional[Place]]:
+        """Return where the name of a symbol is, and where it is defined in this file."""
+        if number >= len(self._symbols) // _SYM.size:
+            raise self._damaged(f"a relocation with symbol {number}")
+        name, _, _, section, value, _ = _SYM.unpack_from(self._symbols, number * _SYM.size)
+        is_here = 0 < section < min(_SHN_LORESERVE, len(self.sections))
+        return name, Place(section, value) if is_here else None
+
+    def _relocations(self, section: Section) -> Iterator[Relocation]:
+        table = self._bytes(section.offset, section.size, f"section {section.name!r}")
+        count = len(table) // _RELA.size
+        self._relocations_left -= count
+        if self._relocations_left < 0:
+            raise self._damaged(f"more than {_MAX_RELOCATIONS} relocations")
+        for offset, info, addend in _RELA.iter_unpack(table[: count * _RELA.size]):
             number, type_ = info >> 32, info & 0xFFFF_FFFF
-            if number >= len(self._symbols):
-                raise self._damaged(f"a relocation with symbol {number}")
-            name, place = self._symbols[number]
+            _, place = self._symbol(number)
             # The CPU adds a relative address to that of the next instruction.
             distance = addend + 4 if type_ in _PC_RELATIVE else addend
-            yield Relocation(offset, name, None if place is None else place + distance)
+            yield Relocation(offset, number, None if place is None else place + distance)
 
-    def _bytes(self, offset: int, size: int, what: str) -> bytes:
+    def _bytes(self, offset: int, size: int, what: str) -> memoryview:
         if offset + size > len(self._data):
-            raise self._damaged(f"{what} is not in the file: it may be cut off")
+            raise self._damaged(f"it ends before {what}, as if cut off")
         return self._data[offset : offset + size]
 
     def _damaged(self, what: str) -> InputError:
         return InputError(f"{self._path}: is damaged: {what}")
 
 
-def _name_in(strings: bytes, offset: int) -> str:
-    name = strings[offset : offset + _MAX_TEXT_BYTES].partition(b"\0")[0]
+def _name_in(strings: Union[bytes, memoryview], offset: int, size: int) -> str:
+    name = bytes(strings[offset : offset + size]).partition(b"\0")[0]
     return name.decode("ascii", "backslashreplace")
 
 
