@@ -265,3 +265,4 @@ class DrawnPatches:
                 },
             )
         kernel.variable("ftrace_pages_start", "unsigned long", following)
+        self.image()
