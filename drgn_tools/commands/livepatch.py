@@ -172,6 +172,8 @@ class Livepatch(TaskCommand[LivepatchArguments]):
             raise UsageError("--watch needs a running kernel: nothing changes in a vmcore")
         if args.planned or args.ko is not None:
             raise UsageError("--watch follows a transition: --function and --ko have none")
+        if args.all or args.check:
+            raise UsageError("--all and --check do not work with --watch")
         if args.format not in ("table", "jsonl"):
             raise UsageError(f"--watch has no format {args.format}: it has table and jsonl")
 
