@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A dump with a live patch in transition whose lists of patches are overwritten, word by word."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import drgn
+from drgn import Object, TypeKind, sizeof
+from drgn.helpers.linux.list import list_for_each_entry
+
+from drgn_tools import audit_kernel, open_program
+from drgn_tools.analysis.livepatch import Question, TaskAnswer, transition_question
+from drgn_tools.kernel.functions import Functions
+from drgn_tools.kernel.livepatch import read_livepatches
+from drgn_tools.kernel.probing import symbol_address
+
+_VARIABLES = {
+    "klp_patches": "struct list_head",
+    "klp_ops": "struct list_head",
+    "klp_transition_patch": "unsigned long",
+    "klp_target_state": "int",
+    "klp_signals_cnt": "int",
+}
+_OFFSETS = (0, 8, 16, 24, -8)
+"""Where a pointer into a struct may point."""
+
+
+class Span:
+    """A struct or a variable in the dump, which can be overwritten."""
+
+    def __init__(self, prog: drgn.Program, name: str, address: int, type_name: str) -> None:
+        self.name = name
+        self.address = address
+        self.type = prog.type(type_name)
+        self.original = prog.read(address, sizeof(self.type))
+        self.data = bytearray(self.original)
+        prog.add_memory_segment(address, len(self.data), self._read)
+
+    def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        return bytes(self.data[offset : offset + count])
+
+    def mend(self) -> None:
+        self.data[:] = self.original
+
+    def member_at(self, offset: int) -> str:
+        """Which member it is, for messages."""
+        if self.type.kind != TypeKind.STRUCT:
+            return self.name
+        before = [m for m in self.type.members if m.bit_offset // 8 <= offset]
+        return f"{self.name}.{before[-1].name}"
+
+
+class DamagedPatches:
+    """The patches of a dump, the answers for all tasks, and dice.
+
+    :param core: Path of the dump.
+    """
+
+    def __init__(self, core: str, seed: object) -> None:
+        self.prog = open_program(core=core)
+        self.audit = audit_kernel(self.prog)
+        self.spans = list(self._spans())
+        self.question, self.whole = self.look()
+        self._dice = random.Random(str(seed))
+        words = (
+            int.from_bytes(span.original[at : at + 8], "little")
+            for span in self.spans
+            for at in range(0, len(span.original), 8)
+        )
+        self._words = [word for word in words if word]
+
+    def _spans(self) -> Iterator[Span]:
+        prog = self.prog
+        found = [(name, self._variable(name), type_) for name, type_ in _VARIABLES.items()]
+        for patch in self._entries("klp_patches", "struct klp_patch", "list"):
+            found.append(("patch", patch.value_(), "struct klp_patch"))
+            objects = patch.obj_list.address_of_()
+            for obj in list_for_each_entry("struct klp_object", objects, "node"):
+                found.append(("object", obj.value_(), "struct klp_object"))
+                functions = obj.func_list.address_of_()
+                for func in list_for_each_entry("struct klp_func", functions, "node"):
+                    found.append(("func", func.value_(), "struct klp_func"))
+        for ops in self._entries("klp_ops", "struct klp_ops", "node"):
+            found.append(("ops", ops.value_(), "struct klp_ops"))
+        for name, address, type_name in found:
+            yield Span(prog, name, address, type_name)
+
+    def _variable(self, name: str) -> int:
+        address = symbol_address(self.prog, name)
+        assert address is not None, name
+        return address
+
+    def _entries(self, head: str, type_name: str, member: str) -> Iterator[Object]:
+        list_ = Object(self.prog, "struct list_head", address=self._variable(head))
+        yield from list_for_each_entry(type_name, list_.address_of_(), member)
+
+    def look(self) -> tuple[Question, list[TaskAnswer]]:
+        """What is asked of each task, and the answers."""
+        question = transition_question(
+            read_livepatches(self.prog),
+            self.audit.kernel.reliable_stacktrace,
+            Functions(self.prog),
+        )
+        return question, [question.answer(stack) for stack in self.audit]
+
+    def damage(self) -> list[str]:
+        """Overwrite one word or a few; tells which."""
+        dice = self._dice
+        return [self._damage_one() for _ in range(dice.choice((1, 1, 1, 2, 3)))]
+
+    def _damage_one(self) -> str:
+        dice = self._dice
+        span = dice.choice(self.spans)
+        at = dice.randrange(0, len(span.data), 8)
+        size = min(8, len(span.data) - at)
+        old = int.from_bytes(span.data[at : at + size], "little")
+        new = dice.choice(
+            (
+                0,
+                dice.getrandbits(64),
+                old ^ 1 << dice.randrange(8 * size),
+                old + dice.choice((-0x1000, -8, -1, 1, 8, 0x98, 0x1000)),
+                dice.choice(self._words),
+                dice.choice(self.spans).address + dice.choice(_OFFSETS),
+                old & ~0xFF | dice.choice((0, 1, 2, 7, 0xFF)),
+            )
+        )
+        span.data[at : at + size] = (new % (1 << 8 * size)).to_bytes(size, "little")
+        return f"{span.member_at(at)} {old:#x} -> {new % (1 << 8 * size):#x}"
+
+    def mend(self) -> None:
+        """Undo all damage."""
+        for span in self.spans:
+            span.mend()
