@@ -392,6 +392,8 @@ def _contradictions(
     :param old_addrs: Addresses of the original functions
     """
     for patch in patches.patches:
+        if not functions.is_loaded(patch.name):
+            yield f"the module of the patch {patch.name} is not loaded"
         for obj in patch.objects:
             for func in obj.functions:
                 if func.patched and func.old_addr in old_addrs:

@@ -421,6 +421,15 @@ def test_a_function_of_a_module_that_is_not_there() -> None:
     assert asked_of(drawn).problems == ("tgt_read of patch1 is patched, but target is not loaded",)
 
 
+def test_a_patch_whose_module_is_not_there() -> None:
+    # Its functions would be held against the symbols of no module.
+    drawn = DrawnPatches(KLP_PATCHED)
+    drawn.patch("patch1", (None, [replace(VFS_READ, new=0)]))
+    drawn.patch("patch2", (None, [replace_new(VFS_READ, PATCH2)]), transition=True)
+    drawn.load(without="patch1")
+    assert asked_of(drawn).problems == ("the module of the patch patch1 is not loaded",)
+
+
 def test_what_cannot_be_compared_is_no_problem() -> None:
     drawn = DrawnPatches(KLP_PATCHED)
     drawn.patch("patch1", (None, [replace(VFS_READ, old_size=0x80)]), transition=True)
