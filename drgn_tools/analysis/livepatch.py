@@ -23,7 +23,6 @@ import msgspec
 from drgn import Program
 from drgn.helpers.common.prog import takes_program_or_default
 
-from ..bounded_cache import BoundedCache
 from ..errors import InputError
 from ..kernel.functions import Functions
 from ..kernel.live_tasks import is_live
@@ -39,6 +38,7 @@ from ..kernel.livepatch import (
 )
 from ..program.open import source_of
 from ..records import TaskStack, Verdict
+from .first_range import FirstRange
 from .leaves_when import leaves_when
 from .waiting import kernel_frames
 
@@ -56,8 +56,6 @@ __all__ = (
 
 _MAX_TRIES = 5
 """How often the lists of a running kernel are read, if they change meanwhile."""
-_MAX_ADDRESSES = 100_000
-"""How many return addresses are remembered."""
 _SIGNALS_TIMEOUT = 15
 """kernel/livepatch/transition.c: rounds of a transition from one fake signal to the next."""
 
@@ -167,8 +165,10 @@ class Question:
         self._has_reliable_stacktrace = has_reliable_stacktrace
         self._signals_sent = signals_sent
         self._is_planned = is_planned
-        # Many tasks return to the same addresses.
-        self._range_at: BoundedCache[int, Optional[int]] = BoundedCache(_MAX_ADDRESSES)
+        self._first_range = FirstRange([(code.start, code.end) for code in self.ranges])
+        older = [(span, at) for at, code in enumerate(self.ranges) for span in code.older]
+        self._first_older = FirstRange([span for span, _ in older])
+        self._range_of_older = [at for _, at in older]
 
     def answer(self, stack: TaskStack) -> TaskAnswer:
         """Return the kernel's answer for a task.
@@ -217,21 +217,13 @@ class Question:
         """Return the range that the kernel names, and the number of the innermost frame in it."""
         hits = []
         for number, frame in enumerate(kernel_frames(stack)):
-            at = self._first_range_at(frame.ip)
+            at = self._first_range.at(frame.ip)
             if at is not None:
                 hits.append((at, number))
         if not hits:
             return None
         at, number = min(hits)
         return self.ranges[at], number
-
-    def _first_range_at(self, ip: int) -> Optional[int]:
-        try:
-            return self._range_at[ip]
-        except KeyError:
-            numbers = (i for i, code in enumerate(self.ranges) if code.start <= ip < code.end)
-            number = self._range_at[ip] = next(numbers, None)
-            return number
 
     def _in_function(self, stack: TaskStack, code: CodeRange, frame: int) -> TaskAnswer:
         where = code.name if code.module is None else f"{code.name} [{code.module}]"
@@ -267,16 +259,14 @@ class Question:
                 f"{code.name} is not on the stack itself: the call before it does not return, so"
                 f" the return address is the first byte of {code.name}"
             )
-        older = [code for code in self.ranges if code.older]
-        if not older or stack.verdict is not Verdict.RELIABLE:
+        if not self._range_of_older or stack.verdict is not Verdict.RELIABLE:
             return
-        ips = {frame.ip for frame in kernel_frames(stack)}
-        for code in older:
-            if any(start <= ip < end for start, end in code.older for ip in ips):
-                yield (
-                    f"it is in a version of {code.name} before the last, which the kernel does not"
-                    " check"
-                )
+        older = {self._first_older.at(frame.ip) for frame in kernel_frames(stack)}
+        for at in sorted({self._range_of_older[number] for number in older if number is not None}):
+            yield (
+                f"it is in a version of {self.ranges[at].name} before the last, which the kernel"
+                " does not check"
+            )
 
 
 # ---- what the kernel asks now
