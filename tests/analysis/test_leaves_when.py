@@ -40,10 +40,10 @@ def test_who_does_not_wait_has_nothing_to_wait_for(answer: str, state: str) -> N
         ("I", True, NO_SIGNAL),
         ("T", False, "SIGCONT continues it"),
         ("t", False, "its tracer continues it"),
-        ("S", False, "a fake signal comes, after 15 s"),
+        ("S", False, "a fake signal ends its wait (15 s)"),
         ("S", True, "it leaves f by itself"),
         ("R", False, "it runs on, to user mode"),
-        ("R", True, "it runs on: it leaves f"),
+        ("R", True, "it leaves f by itself"),
     ],
 )
 def test_in_a_function_the_state_decides(state: str, kthread: bool, expected: str) -> None:
@@ -54,10 +54,10 @@ def test_in_a_function_the_state_decides(state: str, kthread: bool, expected: st
     ("state", "kthread", "expected"),
     [
         ("D", False, NO_SIGNAL),
-        ("S", False, "a fake signal comes, after 15 s"),
+        ("S", False, "it returns to user mode; a fake signal may help (15 s)"),
         ("S", True, "it sleeps with a reliable stack by itself"),
         ("R", False, "it runs on, to user mode"),
-        ("R", True, "it runs on: it sleeps with a reliable stack"),
+        ("R", True, "it sleeps with a reliable stack by itself"),
     ],
 )
 def test_with_an_unreliable_stack_the_state_decides(
@@ -67,14 +67,15 @@ def test_with_an_unreliable_stack_the_state_decides(
 
 
 def test_a_fake_signal_that_was_sent_is_not_promised() -> None:
-    assert when("in_function", sent=1) == "its wait ends; a fake signal did not end it"
-    assert when("in_function", sent=3) == "its wait ends; 3 fake signals did not end it"
+    for answer in ("in_function", "unreliable"):
+        assert when(answer, sent=1) == "its wait ends; a fake signal did not end it"
+        assert when(answer, sent=3) == "its wait ends; 3 fake signals did not end it"
     assert when("in_function", kthread=True, sent=1) == (
-        "it leaves f by itself; a fake signal did not do it"
+        "it leaves f by itself; a fake signal did not help"
     )
     # No signal is said to have failed that was never sent to such a task.
     assert when("in_function", "D", sent=3) == NO_SIGNAL
-    assert when("in_function", sent=None) == "a fake signal comes, after 15 s"
+    assert when("in_function", sent=None) == "a fake signal ends its wait (15 s)"
 
 
 def test_on_a_cpu() -> None:

@@ -404,7 +404,7 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         "frame": 1,
         "reason": None,
         "why": "sleeping on tgt_read [target], frame 1",
-        "leaves_when": "it leaves tgt_read by itself; 2 fake signals did not do it",
+        "leaves_when": "it leaves tgt_read by itself; 2 fake signals did not help",
         "notes": [
             "tgt_read is not on the stack itself: the call before it does not return, so the"
             " return address is the first byte of tgt_read"
@@ -440,14 +440,15 @@ def offer_looks(
     slept: list[float] = []
     offer_kernel(monkeypatch, drawn)
 
-    def audit_kernel(prog: object, **_: Any) -> KernelAudit:
+    def audit_under_way(prog: object, **_: Any) -> KernelAudit:
+        assert rest, "it looks on after the end"
         tasks = rest.pop(0)
         if not rest:
             drawn.kernel.put_word(drawn.transition, 0)
             drawn.kernel.put(drawn.target, (-1).to_bytes(4, "little", signed=True))
         return KernelAudit(KERNEL, tuple(tasks))
 
-    monkeypatch.setattr("drgn_tools.analysis.audit.audit_kernel", audit_kernel)
+    monkeypatch.setattr("drgn_tools.analysis.audit.audit_under_way", audit_under_way)
     monkeypatch.setattr("time.sleep", slept.append)
     return slept
 

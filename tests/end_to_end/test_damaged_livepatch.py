@@ -3,32 +3,29 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from drgn_tools.analysis.livepatch import Answer
 
-from ..conftest import need_group
+from ..conftest import lab_livepatch
+from ..lab.variants import Variant, variants_of
 from ..support.damaged_livepatch import DamagedPatches
 
 RUNS = 1000
 
-CORES_VARIABLE = "DRGN_TOOLS_LIVEPATCH_CORES"
-"""Dumps with a live patch in transition, separated as in PATH."""
-_CORES = [path for path in os.environ.get(CORES_VARIABLE, "").split(os.pathsep) if path]
+_VARIANTS = [variant for variant in variants_of("livepatch") if not variant.live]
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize(
-    "core", _CORES or [None], ids=[Path(c).parent.name for c in _CORES] or ["none"]
-)
-def test_words_of_the_lists_are_overwritten(core: str | None) -> None:
-    if core is None:
-        need_group("livepatch")
-        pytest.fail(f"the lab was meant to run, but {CORES_VARIABLE} names no dump")
+@pytest.mark.parametrize("variant", _VARIANTS, ids=[variant.name for variant in _VARIANTS])
+def test_words_of_the_lists_are_overwritten(variant: Variant) -> None:
+    overwrite(str(lab_livepatch(variant).core))
+
+
+def overwrite(core: str) -> None:
+    """Overwrite words of a dump, 1,000 times."""
     damaged = DamagedPatches(core, RUNS)
     assert damaged.question.problems == ()
     assert {Answer.IN_FUNCTION, Answer.UNRELIABLE} <= {found.answer for found in damaged.whole}
