@@ -30,6 +30,7 @@ GROUPS = {
     "crashes-stock": "some of them with stock kernels: ORC",
     "formats": "one memory in the formats that dumps are made in",
     "formats-stock": "the same of a stock kernel: ORC",
+    "formats-i386": "the same of a 32-bit kernel",
     "i386": "32-bit kernels",
     "crashes-i386": "some of the crashes with a 32-bit kernel",
     "large": "thousands of tasks, for tests/bench",
@@ -556,6 +557,12 @@ VARIANTS = (
         name="formats-stock",
         what="the same of Debian's own kernel",
         group="formats-stock",
+        formats=(*QEMU_FORMATS, *MAKEDUMPFILE_FORMATS),
+    ),
+    replace(
+        _i386("pae", "the same of a 32-bit kernel", _I386["pae"]),
+        name="formats-i386",
+        group="formats-i386",
         formats=(*QEMU_FORMATS, *MAKEDUMPFILE_FORMATS),
     ),
     Variant(
