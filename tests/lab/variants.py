@@ -331,6 +331,18 @@ _OF_I386 = _crashes_named(
     "sysrq", "fault", "null-call", "hardirq-fault", "softirq-task", "hardirq-softirq", "nmi", "fgraph",
 )  # fmt: skip
 """Its stacks have no guard page: one that overflows faults nowhere."""
+_OF_I386_ALONE = (
+    _crash("double-fault", "a double fault: no stack at all", oops="", panic="#DF"),
+    _crash("device-fault", "a page fault in a device's interrupt", oops="IRQ", panic="IRQ"),
+    _crash(
+        "device-softirq",
+        "the same in one that hit a softirq after an interrupt",
+        oops="IRQ SOFTIRQ",
+        panic="IRQ SOFTIRQ",
+    ),
+    _crash("device-nmi", "panic in an NMI that hit a device's interrupt", panic="IRQ", append=_NMI),
+)
+"""On x86-64 any interrupt has that stack."""
 
 
 _OF_X86_32 = {
@@ -543,7 +555,7 @@ VARIANTS = (
         # With PREEMPT_RT nothing of a panic in an NMI reaches the console.
         if (year, variant.name) != ("rt", "crash-nmi-irq")
     ),
-    *(_of_i386(variant) for variant in _OF_I386),
+    *(_of_i386(variant) for variant in (*_OF_I386, *_OF_I386_ALONE)),
     Variant(
         name="formats",
         what="a frozen machine, dumped by QEMU in all its formats, and by makedumpfile",
