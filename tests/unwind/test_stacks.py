@@ -446,6 +446,14 @@ def test_only_from_hidden_regs_may_a_stack_pointer_be_lost() -> None:
     assert (walk.end, seen(walk)) == (End.ERROR, [("nmi", 0xB1), ("nmi", 0xB0)])
 
 
+def test_a_frame_is_not_followed_to_a_stack_whose_stack_pointer_is_lost() -> None:
+    cpu = Cpu()
+    cpu.next_sp[NMI] = 0x1000
+    frame = cpu.frame(NMI + 2048, TASK + 2048, 0xA0)
+    walk = cpu.walk(0xF0, sp=NMI + 2000, bp=frame)
+    assert (walk.end, seen(walk)) == (End.ERROR, [("nmi", 0xA0)])
+
+
 def test_recovery_is_asked_of_where_a_double_fault_happened() -> None:
     cpu = Cpu()
     double_fault(cpu, 0x1000)
