@@ -141,6 +141,7 @@ _I386 = {
     name: BuiltKernel("linux-source-6.12", ("base", "i386", name), arch="i386")
     for name in ("pae", "nopae")
 }
+_I386_LSB = replace(_I386["pae"], patches=("encode-lsb-32",))
 _STOCK_I386 = StockKernel(
     "linux-image-686-pae",
     "linux-headers-686-pae",
@@ -530,6 +531,11 @@ VARIANTS = (
         "nopae",
         "6.12 for x86-32: page tables of two levels, virtual-8086 mode",
         _I386["nopae"],
+    ),
+    _i386(
+        "lsb",
+        "6.12 for x86-32, regs encoded by setting the lowest bit (as 4.10 to 4.13 did)",
+        _I386_LSB,
     ),
     replace(
         _i386("stock", "Debian's own 6.1 for x86-32 (686-pae): no BTF", _STOCK_I386),
