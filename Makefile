@@ -13,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LAB_DUMPS ?= build/lab
-LAB_GROUPS := kernels stock i386 crashes crashes-years crashes-stock crashes-i386 formats formats-stock large live live-stock livepatch
+LAB_GROUPS := kernels stock i386 crashes crashes-years crashes-stock crashes-i386 formats formats-stock formats-i386 large live live-stock livepatch
 
 .PHONY: demo test test-page lint lab test-lab lab-all test-lab-all bench golden mutants clean
 

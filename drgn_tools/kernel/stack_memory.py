@@ -56,6 +56,8 @@ class StackMemory(msgspec.Struct, frozen=True):
     """Name of the stack; a walk visits each once (``stack_mask`` of struct unwind_state)."""
     next_sp: Optional[int] = None
     """``stack_info.next_sp``: where the interrupted stack left off; ``None`` for a task's own."""
+    hidden_regs: Optional[int] = None
+    """Virtual address of the ``pt_regs`` of the interrupted code on this stack, if no frame pointer leads to them."""
 
     @property
     def end_addr(self) -> int:

@@ -75,6 +75,7 @@ class _Unwinder(StackCursor):
         self.regs_bp: int
         self.regs_sp: int
         self.on_cpu = False
+        self.been_at_hidden_regs = False
         self.overflowed: Optional[str] = None
         self.bad_bp: Optional[int] = None  # unwind_error(): it could not be followed
 
@@ -88,17 +89,21 @@ class _Unwinder(StackCursor):
         assert self.stack is not None  # as above
         return int.from_bytes(self.stack.read(addr, self.word_bytes), "little")
 
-    def get_overflowed_stack(self, sp: Optional[int], frame: int) -> bool:
-        """Go to the stack of *frame*, if *sp* is in the guard page below it.
+    def get_stack_of_frame(self, sp: Optional[int], frame: int, sp_is_lost: bool) -> bool:
+        """Go to the stack of *frame*, if *sp* is in the guard page below it or is lost.
 
         The kernel finds no stack for such an *sp* and ends. But a frame pointer that was saved
         before the stack overflowed is still valid.
         """
-        stack = self.find(frame) if self.on_cpu and sp else None
-        if stack is None or stack.kind in self.visited or not _below(stack, sp or 0):
+        stack = self.find(frame) if self.on_cpu and (sp or sp_is_lost) else None
+        if stack is None or stack.kind in self.visited:
+            return False
+        if _below(stack, sp or 0):
+            self.overflowed = stack.kind
+        elif not sp_is_lost:
             return False
         self.visited.add(stack.kind)
-        self.stack, self.overflowed = stack, stack.kind
+        self.stack = stack
         return True
 
     # ---- the end of the stack
@@ -167,9 +172,12 @@ class _Unwinder(StackCursor):
         # empty, so this may pass several of them. The last one has no next_sp.
         assert self.stack is not None  # not done
         prev_stack = self.stack
+        sp_is_lost = self.regs is not None and self.regs == prev_stack.hidden_regs
         while not self.stack.on_stack(frame, len_bytes):
             next_sp = self.stack.next_sp
-            if not self.get_stack_info(next_sp) and not self.get_overflowed_stack(next_sp, frame):
+            if not self.get_stack_info(next_sp) and not self.get_stack_of_frame(
+                next_sp, frame, sp_is_lost
+            ):
                 return False
 
         # The next frame must lie above the previous one and must not overlap it.
@@ -182,21 +190,24 @@ class _Unwinder(StackCursor):
                 if not self.stack.on_stack(regs, saved_bytes):
                     return False
                 raw_regs = self.read(regs, saved_bytes)
-            registers = self.rules.regs.read(raw_regs)
-            user_mode = self.rules.regs.user_mode(registers)
-            ip = registers["ip"]
-            if not user_mode:
-                ip = self.recover(ip, regs + self.rules.regs.ip_offset)
-            self.regs, self.raw_regs, self.bp = regs, raw_regs, None
-            self.regs_bp = registers["bp"]
-            self.regs_sp = self.rules.regs.interrupted_sp(regs, registers)
-            self.regs_user_mode = user_mode
+            self.move_to_regs(regs, raw_regs)
         else:
             addr_p = next_bp + self.word_bytes
-            ip = self.recover(self.word(addr_p), addr_p)
+            self.ip = self.recover(self.word(addr_p), addr_p)
             self.regs, self.bp = None, next_bp
-        self.ip = ip
         return True
+
+    def move_to_regs(self, regs: int, raw_regs: bytes) -> None:
+        registers = self.rules.regs.read(raw_regs)
+        user_mode = self.rules.regs.user_mode(registers)
+        ip = registers["ip"]
+        if not user_mode:
+            ip = self.recover(ip, regs + self.rules.regs.ip_offset)
+        self.ip = ip
+        self.regs, self.raw_regs, self.bp = regs, raw_regs, None
+        self.regs_bp = registers["bp"]
+        self.regs_sp = self.rules.regs.interrupted_sp(regs, registers)
+        self.regs_user_mode = user_mode
 
     def unwind_next_frame(self) -> None:
         # Have we reached the end?
@@ -228,10 +239,27 @@ class _Unwinder(StackCursor):
         else:
             assert self.bp is not None  # a state is a frame or a pt_regs
             next_bp = self.word(self.bp)
+            if next_bp == 0 and self.unwind_double_fault():
+                return
 
         if not self.update_stack_state(next_bp):
             self.stack = None
             self.bad_bp = next_bp
+
+    def unwind_double_fault(self) -> bool:
+        """Move to the ``pt_regs`` of a double fault of x86-32, if this is its outermost frame.
+
+        Unlike the kernel, which ends here: a task gate pushes nothing, and doublefault_shim() does not
+        encode the ``pt_regs`` that it makes (arch/x86/kernel/doublefault_32.c, v6.12, says so). The
+        fault had no stack to be pushed to, so the sp in them may be any number.
+        """
+        assert self.stack is not None  # not done
+        regs = self.stack.hidden_regs
+        if regs is None or self.been_at_hidden_regs:
+            return False
+        self.been_at_hidden_regs = True
+        self.move_to_regs(regs, self.read(regs, self.rules.regs.size_bytes))
+        return True
 
     def unwind_null_call(self) -> None:
         """Move from the ``pt_regs`` of a call of NULL to the caller.

@@ -12,7 +12,7 @@ import pytest
 from drgn_tools.arch.base import Layout
 from drgn_tools.arch.x86.pt_regs import REGS_32, REGS_64
 from drgn_tools.arch.x86.stacks import CpuStacks
-from drgn_tools.kernel.stack_memory import NotInDump
+from drgn_tools.kernel.stack_memory import NotInDump, StackMemory
 from drgn_tools.kernel.tasks import Task
 
 from ..support.drawn_kernel import PAGE_BYTES as PAGE
@@ -64,6 +64,10 @@ class Machine:
 
     def find(self, addr: int) -> Optional[tuple[str, int, int, Optional[int]]]:
         """Kind, begin, size, next_sp of the stack that holds *addr*."""
+        stack = self.stack(addr)
+        return stack and (stack.kind, stack.begin_addr, stack.size_bytes, stack.next_sp)
+
+    def stack(self, addr: int) -> Optional[StackMemory]:
         layout = SimpleNamespace(
             word_bytes=self.kernel.word_bytes,
             page_bytes=PAGE,
@@ -73,8 +77,7 @@ class Machine:
         )
         task = SimpleNamespace(cpu=0, stack_addr=self.kernel.nowhere + PAGE)
         stacks = CpuStacks(self.kernel.prog, cast(Layout, layout), cast(Task, task))
-        stack = stacks(addr)
-        return stack and (stack.kind, stack.begin_addr, stack.size_bytes, stack.next_sp)
+        return stacks(addr)
 
 
 def sp_of_regs_that_end_at(m: Machine, end: int) -> None:
@@ -166,10 +169,16 @@ def test_software_stacks_of_x86_32_have_the_interrupted_sp_at_their_start(
     assert m.find(begin - 4) is None
 
 
+TSS = {name: 0x5A00 + i for i, name in enumerate(REGS_32.names)} | {"sp": 0xC123_4560, "gs": 0x33}
+"""What a task gate saved."""
+TYPES = dict.fromkeys(("cs", "ss", "ds", "es", "fs", "gs"), "short")
+
+
 def entry_area_32(m: Machine) -> int:
     """The struct cpu_entry_area of the one CPU: two of its pages are stacks."""
     k = m.kernel
-    k.struct("x86_hw_tss", "unsigned long back_link; unsigned long sp0; unsigned long sp")
+    words = ("back_link", "sp0", *TSS)
+    k.struct("x86_hw_tss", "; ".join(f"unsigned {TYPES.get(w, 'long')} {w}" for w in words))
     k.struct("tss_struct", "struct x86_hw_tss x86_tss")
     k.struct("entry_stack", "char stack[4096]")
     k.struct("entry_stack_page", "struct entry_stack stack")
@@ -181,7 +190,7 @@ def entry_area_32(m: Machine) -> int:
     )
     area = k.new("struct cpu_entry_area")
     k.variable("cpu_entry_area", "struct cpu_entry_area *", area)
-    tss = {"x86_tss": {"back_link": 0, "sp0": 1, "sp": 0xC123_4560}}
+    tss = {"x86_tss": {"back_link": 0, "sp0": 1, **TSS}}
     k.variable("cpu_tss_rw", "struct tss_struct", tss)
     return area
 
@@ -202,6 +211,24 @@ def test_double_fault_stack_of_x86_32_goes_on_where_the_task_gate_left_off() -> 
         assert m.find(addr) == ("#df", begin, 4000, 0xC123_4560)
     assert m.find(begin - 1) is None
     assert m.find(begin + 4000) is None  # the TSS itself
+
+
+def test_pt_regs_made_of_the_tss_are_found_on_the_double_fault_stack() -> None:
+    m = Machine(drgn.Architecture.I386)
+    begin = entry_area_32(m) + 4 * PAGE
+    stack = m.stack(begin)
+    assert stack is not None and stack.hidden_regs is None
+    regs = begin + 3000
+    for name, offset, _ in REGS_32.fields:
+        m.kernel.put_word(regs + offset, 0 if name == "orig_ax" else TSS[name])
+    assert REGS_32.handler_offset is not None
+    m.kernel.put_word(regs + REGS_32.handler_offset, TSS["gs"])
+    stack = m.stack(begin)
+    assert stack is not None and stack.hidden_regs == regs
+    # A register that differs makes them those of something else.
+    m.kernel.put_word(regs + REGS_32.handler_offset, 0)
+    stack = m.stack(begin)
+    assert stack is not None and stack.hidden_regs is None
 
 
 def test_x86_32_without_a_double_fault_stack_has_the_others() -> None:

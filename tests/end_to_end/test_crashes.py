@@ -15,7 +15,7 @@ from drgn_tools.kernel.symbolizer import Symbolizer
 from drgn_tools.kernel.text import KernelText
 
 from ..conftest import lab_dump
-from ..lab.variants import Variant, variants_of
+from ..lab.variants import Variant, variant_named, variants_of
 from ..support.console import Entry, Oops, our_entries, read_console, what_both_saw
 
 ENDS_AT_THE_OOPS = ("null-call", "wild-call", "stack-overflow", "hardirq-overflow")
@@ -33,6 +33,14 @@ was there before: the trampoline of rethook it prints as if somebody had called 
 """
 OFF_ITS_STACK = ("stack-overflow", "hardirq-overflow")
 """With ORC the kernel's trace goes on to the end: a rule tells where the caller is, not a word."""
+LOST_ITS_STACK = "double-fault"
+"""The kernel's traces have the callers of the code that faulted neither as entries nor with a ``?``.
+
+On x86-32 a double fault comes by a task gate. No frame pointer leads to the registers of the oops,
+and the sp in them is on no stack.
+"""
+SAME_CALLERS = "crash-fault-i386"
+"""A crash whose console has those that it would have had."""
 
 
 _HELD_AGAINST_THE_CONSOLE = [
@@ -71,6 +79,8 @@ def test_stack_of_the_cpu_that_died_is_the_consoles(variant: Variant, types: str
     if overflow and variant.unwinder == "orc":
         overflow = ends_early = False
     compared = 0
+    if crash.name == LOST_ITS_STACK:
+        compared = lost_stack_trace(panics.pop(), oopses.pop(), ours)
     for panic in panics:
         if ends_early:
             compared += ending_trace(panic, oopses[0], ours)
@@ -129,6 +139,27 @@ def overflow_trace(oops: Oops, ours: Sequence[Entry]) -> int:
     (again,) = {entry for entry in places(calls) if "lab_overflow+" in entry[1]}
     assert places(calls).count(again) == places(oops.clues).count(again) > 50
     return same(theirs, both[:1]) + len(calls)
+
+
+def lost_stack_trace(panic: Oops, oops: Oops, ours: Sequence[Entry]) -> int:
+    """The console ends at the registers of the oops, where ours goes on to the callers."""
+    theirs, both = what_both_saw(panic, ours)
+    registers, from_registers = what_both_saw(oops, ours)
+    assert len(registers) == 1
+    caller, *callers, from_user = from_registers[1:]
+    assert both[len(theirs) + 1 :] == from_registers[1:]
+    assert caller.what.partition("+")[0] == "crash_double_fault"
+    assert from_user.registers is not None
+    assert places(callers) == places(callers_of_a_crash())
+    return same(theirs, both[: len(theirs)]) + same(registers, from_registers[:1])
+
+
+def callers_of_a_crash() -> list[Entry]:
+    """Those in the kernel, as the console of another crash has them."""
+    said = lab_dump(variant_named(SAME_CALLERS)).said.read_text(errors="replace")
+    entries = read_console(said)[0].entries
+    names = [entry.what.partition("+")[0] for entry in entries]
+    return entries[names.index("crash_write") : -1]
 
 
 def warning_trace(oops: Oops, ours: Sequence[Entry]) -> int:

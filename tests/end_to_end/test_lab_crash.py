@@ -203,12 +203,20 @@ def test_program_headers_are_moved_to_where_makedumpfile_looks(tmp_path: Path) -
     struct.pack_into("<HH", header, 60, 2, 1)
     core, copy = tmp_path / "core", tmp_path / "copy"
     core.write_bytes(bytes(header) + bytes(128) + programs + b"notes and memory")
-    formats._copy_with_headers_in_a_row(core, copy)
+    formats._copy_with_headers_in_a_row(core, copy, "x86_64")
     data = copy.read_bytes()
     assert data[64:176] == programs
     assert data[176:] == core.read_bytes()[176:]
     assert struct.unpack_from("<QQ", data, 32) == (64, 0)
     assert struct.unpack_from("<6H", data, 52) == (64, 56, 2, 0, 0, 0)
+
+
+def test_program_headers_of_x86_32_are_as_vmcore_has_them() -> None:
+    note = struct.pack("<2I6Q", 4, 0, 400, 0, 0, 100, 100, 0)
+    memory = struct.pack("<2I6Q", 1, 0, 500, 0, 0x100000, 4096, 4096, 0)
+    rom = struct.pack("<2I6Q", 1, 0, 4596, 0, 0xFFFC0000, 0x40000, 0x40000, 0)
+    mapped = struct.pack("<2I6Q", 1, 0, 500, 0xC0100000, 0x100000, 4096, 4096, 0)
+    assert list(formats._as_of_vmcore_32(note + memory + rom)) == [note, mapped]
 
 
 def test_formats_are_known() -> None:
@@ -220,8 +228,8 @@ def test_formats_are_known() -> None:
 def test_a_makedumpfile_says_what_it_cannot() -> None:
     said = "makedumpfile: version 1.7.8\nlzo\tenabled\nsnappy\tdisabled\nzstd\tenabled\n\n"
     assert formats._unsupported(said) == {"snappy"}
-    assert formats.program_of_formats(QEMU_FORMATS) == ""
-    assert formats.program_of_formats(["zlib"]) == ""  # not fetched
+    assert formats.program_of_formats(QEMU_FORMATS, "x86_64") == ""
+    assert formats.program_of_formats(["zlib"], "x86_64") == ""  # not fetched
 
 
 def test_a_makedumpfile_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -229,5 +237,6 @@ def test_a_makedumpfile_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     own.write_text("#!/bin/sh\nprintf 'version 2\\nsnappy\\tenabled\\n'\n")
     own.chmod(0o755)
     monkeypatch.setenv("DRGN_TOOLS_LAB_MAKEDUMPFILE", str(own))
-    assert formats.program_of_formats(["zlib"]) == "version 2 snappy enabled"
-    assert formats.get_makedumpfile() == own
+    assert formats.program_of_formats(["zlib"], "x86_64") == "version 2 snappy enabled"
+    assert formats.program_of_formats(["zlib"], "i386") == ""
+    assert formats.get_makedumpfile("x86_64") == own

@@ -29,9 +29,10 @@ _PARTS = {
     "bookworm": ("debian bookworm", "debian-security bookworm-security"),
     "forky": ("debian forky",),
     "bookworm-i386": ("debian bookworm",),
+    "forky-i386": ("debian forky",),
 }
 """Archive and suite of each line of sources.list."""
-_ARCHITECTURES = {"bookworm-i386": "i386"}
+_ARCHITECTURES = {"bookworm-i386": "i386", "forky-i386": "i386"}
 """Debian's name of the architecture, of what is not for amd64."""
 
 

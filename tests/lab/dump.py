@@ -153,7 +153,7 @@ def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str
         "kernel": kernel.entry.name,
         "initramfs": initramfs.name,
         "qemu": program_version(qemu_program(variant.kernel.arch)),
-        "formats": f"{variant.formats} {program_of_formats(variant.formats)}",
+        "formats": f"{variant.formats} {program_of_formats(variant.formats, variant.kernel.arch)}",
         "command": without_paths(command, kernel, initramfs),
         "check": file_hash(_HERE / ("crash.py" if variant.crash else "check.py")),
     }
@@ -189,7 +189,7 @@ def make_dump(variant: Variant, *, fresh: bool = False, seconds: float = 300.0) 
     kernel = get_kernel(variant)
     initramfs = make_initramfs(kernel, variant.kernel.arch)
     if variant.formats:
-        get_makedumpfile()
+        get_makedumpfile(variant.kernel.arch)
     inputs = _inputs(variant, kernel, initramfs.parent)
 
     def fill(folder: Path) -> None:
@@ -262,7 +262,9 @@ def _try(
                         formats.append(name)
                 console = machine.console()
         dump.core.chmod(0o644)
-        formats += make_dump_files(dump.core, variant.formats, folder / "formats.log", progress)
+        formats += make_dump_files(
+            dump.core, variant.kernel.arch, variant.formats, folder / "formats.log", progress
+        )
         progress.update("checking the dump")
         prog = _open_core(dump.core, variant.kernel.arch, kernel.vmlinux)
         sheet = None

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .arch import Arch
 from .makedumpfile import find_makedumpfile, get_makedumpfile
 from .run import Progress, run
 from .variants import MAKEDUMPFILE_FORMATS
@@ -29,6 +30,9 @@ _OPTIONS = {
 }
 _EHDR, _PHDR = 64, 56
 """Bytes of an ELF header and of a program header."""
+_PT_LOAD = 1
+_PAGE_OFFSET_32 = 0xC000_0000
+_FOUR_GIB = 1 << 32
 
 
 def _abilities(program: Path) -> str:
@@ -44,7 +48,7 @@ def _unsupported(abilities: str) -> set[str]:
 
 
 def make_dump_files(
-    core: Path, formats: Sequence[str], log: Path, progress: Progress
+    core: Path, arch: Arch, formats: Sequence[str], log: Path, progress: Progress
 ) -> Iterator[str]:
     """Has makedumpfile write ``core`` as CORE.FORMAT; yields the formats that it knows.
 
@@ -53,7 +57,7 @@ def make_dump_files(
     wanted = [name for name in formats if name in MAKEDUMPFILE_FORMATS]
     if not wanted:
         return
-    program = get_makedumpfile()
+    program = get_makedumpfile(arch)
     missing = _unsupported(_abilities(program))
     plain = core.with_name(f"{core.name}.plain")
     try:
@@ -61,7 +65,7 @@ def make_dump_files(
             if name in missing:
                 continue
             if not plain.exists():
-                _copy_with_headers_in_a_row(core, plain)
+                _copy_with_headers_in_a_row(core, plain, arch)
             progress.update(f"makedumpfile: {name}")
             _make(program, plain, core, name, log, progress)
             yield name
@@ -85,7 +89,7 @@ def _make(program: Path, plain: Path, core: Path, name: str, log: Path, progress
         file.chmod(0o644)
 
 
-def _copy_with_headers_in_a_row(core: Path, copy: Path) -> None:
+def _copy_with_headers_in_a_row(core: Path, copy: Path, arch: Arch) -> None:
     """makedumpfile (up to 1.7.8) takes the program headers to follow the ELF header at once.
 
     QEMU 7.2 has section headers in between, and says that its ELF header has 8 bytes.
@@ -97,16 +101,36 @@ def _copy_with_headers_in_a_row(core: Path, copy: Path) -> None:
         (number,) = struct.unpack_from("<H", header, 56)
         file.seek(at)
         programs = file.read(number * _PHDR)
+        if arch == "i386":
+            programs = b"".join(_as_of_vmcore_32(programs))
         struct.pack_into("<QQ", header, 32, _EHDR, 0)  # e_phoff, e_shoff
         struct.pack_into("<H", header, 52, _EHDR)  # e_ehsize
+        struct.pack_into("<H", header, 56, len(programs) // _PHDR)
         struct.pack_into("<HH", header, 60, 0, 0)  # e_shnum, e_shstrndx
         file.seek(0)
         file.write(header + programs)
 
 
-def program_of_formats(formats: Sequence[str]) -> str:
+def _as_of_vmcore_32(programs: bytes) -> Iterator[bytes]:
+    """Program headers of x86-32 as those of /proc/vmcore are; makedumpfile needs that.
+
+    Memory has the virtual address of the direct mapping: all of it, in a guest that is so small.
+    The ROM at the end of 4 GiB is left out, because the kernel has no struct page of it.
+    """
+    for at in range(0, len(programs), _PHDR):
+        header = bytearray(programs[at : at + _PHDR])
+        (kind,) = struct.unpack_from("<I", header)
+        physical, _, size = struct.unpack_from("<3Q", header, 24)
+        if kind == _PT_LOAD:
+            if physical + size == _FOUR_GIB:
+                continue
+            struct.pack_into("<Q", header, 16, physical + _PAGE_OFFSET_32)
+        yield bytes(header)
+
+
+def program_of_formats(formats: Sequence[str], arch: Arch) -> str:
     """The makedumpfile that a dump depends on, and what it can; "" without need of one."""
     if not set(formats) & set(MAKEDUMPFILE_FORMATS):
         return ""
-    program = find_makedumpfile()
+    program = find_makedumpfile(arch)
     return " ".join(_abilities(program).split()) if program else ""

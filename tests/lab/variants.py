@@ -30,6 +30,7 @@ GROUPS = {
     "crashes-stock": "some of them with stock kernels: ORC",
     "formats": "one memory in the formats that dumps are made in",
     "formats-stock": "the same of a stock kernel: ORC",
+    "formats-i386": "the same of a 32-bit kernel",
     "i386": "32-bit kernels",
     "crashes-i386": "some of the crashes with a 32-bit kernel",
     "large": "thousands of tasks, for tests/bench",
@@ -143,6 +144,7 @@ _I386 = {
     name: BuiltKernel("linux-source-6.12", ("base", "i386", name), arch="i386")
     for name in ("pae", "nopae")
 }
+_I386_LSB = replace(_I386["pae"], patches=("encode-lsb-32",))
 _STOCK_I386 = StockKernel(
     "linux-image-686-pae",
     "linux-headers-686-pae",
@@ -333,6 +335,18 @@ _OF_I386 = _crashes_named(
     "sysrq", "fault", "null-call", "hardirq-fault", "softirq-task", "hardirq-softirq", "nmi", "fgraph",
 )  # fmt: skip
 """Its stacks have no guard page: one that overflows faults nowhere."""
+_OF_I386_ALONE = (
+    _crash("double-fault", "a double fault: no stack at all", oops="", panic="#DF"),
+    _crash("device-fault", "a page fault in a device's interrupt", oops="IRQ", panic="IRQ"),
+    _crash(
+        "device-softirq",
+        "the same in one that hit a softirq after an interrupt",
+        oops="IRQ SOFTIRQ",
+        panic="IRQ SOFTIRQ",
+    ),
+    _crash("device-nmi", "panic in an NMI that hit a device's interrupt", panic="IRQ", append=_NMI),
+)
+"""On x86-64 any interrupt has that stack."""
 
 
 _OF_X86_32 = {
@@ -574,6 +588,11 @@ VARIANTS = (
         "6.12 for x86-32: page tables of two levels, virtual-8086 mode",
         _I386["nopae"],
     ),
+    _i386(
+        "lsb",
+        "6.12 for x86-32, regs encoded by setting the lowest bit (as 4.10 to 4.13 did)",
+        _I386_LSB,
+    ),
     replace(
         _i386("stock", "Debian's own 6.1 for x86-32 (686-pae): no BTF", _STOCK_I386),
         memory_mib=_STOCK_MIB,
@@ -598,7 +617,7 @@ VARIANTS = (
         # With PREEMPT_RT nothing of a panic in an NMI reaches the console.
         if (year, variant.name) != ("rt", "crash-nmi-irq")
     ),
-    *(_of_i386(variant) for variant in _OF_I386),
+    *(_of_i386(variant) for variant in (*_OF_I386, *_OF_I386_ALONE)),
     Variant(
         name="formats",
         what="a frozen machine, dumped by QEMU in all its formats, and by makedumpfile",
@@ -612,6 +631,12 @@ VARIANTS = (
         name="formats-stock",
         what="the same of Debian's own kernel",
         group="formats-stock",
+        formats=(*QEMU_FORMATS, *MAKEDUMPFILE_FORMATS),
+    ),
+    replace(
+        _i386("pae", "the same of a 32-bit kernel", _I386["pae"]),
+        name="formats-i386",
+        group="formats-i386",
         formats=(*QEMU_FORMATS, *MAKEDUMPFILE_FORMATS),
     ),
     Variant(

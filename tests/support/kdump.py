@@ -24,6 +24,8 @@ RECORD = struct.Struct(">qq")
 MAKEDUMPFILE_NAMES = (b"Linux", b"lab", b"6.12.0", b"#1 SMP", b"x86_64", b"(none)")
 QEMU_NAMES = (b"", b"", b"", b"", b"x86_64", b"")
 """What dump/dump.c of QEMU has to say of a guest, 7.2 as well as 10."""
+QEMU_NAMES_32 = (b"", b"", b"", b"", b"i686", b"")
+"""The same of one of 32 bits."""
 
 
 def snappy(data: bytes) -> bytes:

@@ -35,6 +35,7 @@ class Cpu:
         self.memory = {begin: bytearray(SIZE) for begin in (TASK, IRQ, NMI)}
         self.kinds = {TASK: "task", IRQ: "irq", NMI: "nmi"}
         self.next_sp: dict[int, int] = {}
+        self.hidden_regs: dict[int, int] = {}
         self.holes: dict[int, tuple[tuple[int, int], ...]] = {}
         self.regs(TASK_PT_REGS, cs=USER_CS, ip=0x401000)
         self.frame(LAST_FRAME, 0, 0xA9)
@@ -68,6 +69,7 @@ class Cpu:
             self.holes.get(begin, ()),
             self.kinds[begin],
             self.next_sp.get(begin),
+            self.hidden_regs.get(begin),
         )
 
     def walk(
@@ -376,3 +378,84 @@ def test_a_call_of_null_without_a_frame_pointer_skips_to_the_first_frame() -> No
     cpu = Cpu()
     cpu.put(TASK + 2000, 0xCA11)
     assert cpu.walk(0, sp=TASK + 2000, bp=0).steps == ()
+
+
+# ---- a double fault of x86-32: no frame pointer leads to its pt_regs
+
+OUTERMOST = NMI + 3000 & -8
+
+
+def double_fault(cpu: Cpu, sp: int, saved_bp: int = 0, **regs: int) -> Walk:
+    """The last frame on its stack, and below it the pt_regs that are a variable of that function."""
+    outer = cpu.frame(TASK + 2048, LAST_FRAME, 0xA1)
+    values = {"ip": 0xC0, "cs": KERNEL_CS, "bp": outer, "sp": sp, **regs}
+    cpu.hidden_regs[NMI] = cpu.regs(NMI + 2048, **values)
+    cpu.next_sp[NMI] = sp
+    cpu.frame(OUTERMOST, saved_bp, 0xA0)
+    return cpu.walk(0xF0, sp=NMI + 2000, bp=OUTERMOST)
+
+
+@pytest.mark.parametrize(
+    ("sp", "overflowed"),
+    [(TASK + 2000, None), (TASK - 8, "task"), (TASK - SIZE - 8, None), (0x1000, None), (0, None)],
+)
+def test_a_double_fault_shows_its_callers_wherever_its_stack_pointer_is(
+    sp: int, overflowed: Optional[str]
+) -> None:
+    walk = double_fault(Cpu(), sp)
+    assert (walk.end, walk.overflowed) == (End.USER_REGS, overflowed)
+    assert seen(walk) == [
+        ("nmi", 0xA0),
+        ("nmi", 0xC0),
+        ("task", 0xA1),
+        ("task", 0xA9),
+        ("task", 0x401000),
+    ]
+    assert [step.regs for step in walk.steps] == [None, NMI + 2048, None, None, TASK_PT_REGS]
+
+
+def test_a_double_fault_of_user_mode_ends_there() -> None:
+    walk = double_fault(Cpu(), 0x7FFF_0000, cs=USER_CS)
+    assert (walk.end, seen(walk)) == (End.USER_REGS, [("nmi", 0xA0), ("nmi", 0xC0)])
+
+
+def test_a_double_fault_that_leads_back_to_its_own_stack_ends() -> None:
+    walk = double_fault(Cpu(), 0x1000, bp=OUTERMOST)
+    assert (walk.end, walk.bad_addr) == (End.ERROR, 0)
+    assert seen(walk) == [("nmi", 0xA0), ("nmi", 0xC0), ("nmi", 0xA0)]
+
+
+def test_a_double_fault_whose_frame_pointer_is_lost_too_is_an_error() -> None:
+    walk = double_fault(Cpu(), 0x1000, bp=0x2000)
+    assert (walk.end, walk.bad_addr) == (End.ERROR, 0x2000)
+    assert seen(walk) == [("nmi", 0xA0), ("nmi", 0xC0)]
+
+
+def test_a_frame_pointer_goes_before_hidden_regs() -> None:
+    walk = double_fault(Cpu(), TASK + 2000, saved_bp=TASK + 2048)
+    assert [ip for _, ip in seen(walk)] == [0xA0, 0xA1, 0xA9, 0x401000]
+
+
+def test_only_from_hidden_regs_may_a_stack_pointer_be_lost() -> None:
+    # Those of an interrupt on the same stack, encoded, lie below.
+    cpu = Cpu()
+    regs = cpu.regs(NMI + 1024, ip=0xB0, cs=KERNEL_CS, bp=TASK + 2048)
+    below = cpu.frame(NMI + 512, regs | 1, 0xB1)
+    double_fault(cpu, 0x1000)
+    walk = cpu.walk(0xF0, sp=NMI + 512, bp=below)
+    assert (walk.end, seen(walk)) == (End.ERROR, [("nmi", 0xB1), ("nmi", 0xB0)])
+
+
+def test_a_frame_is_not_followed_to_a_stack_whose_stack_pointer_is_lost() -> None:
+    cpu = Cpu()
+    cpu.next_sp[NMI] = 0x1000
+    frame = cpu.frame(NMI + 2048, TASK + 2048, 0xA0)
+    walk = cpu.walk(0xF0, sp=NMI + 2000, bp=frame)
+    assert (walk.end, seen(walk)) == (End.ERROR, [("nmi", 0xA0)])
+
+
+def test_recovery_is_asked_of_where_a_double_fault_happened() -> None:
+    cpu = Cpu()
+    double_fault(cpu, 0x1000)
+    walk = cpu.walk(0xF0, NMI + 2000, OUTERMOST, recover=lambda addr, addr_p: addr + 1)
+    assert [ip for _, ip in seen(walk)] == [0xA1, 0xC1, 0xA2, 0xAA, 0x401000]

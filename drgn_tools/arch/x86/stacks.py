@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Optional
 
+import msgspec
 from drgn import FaultError, Object, Program, sizeof
 
 from ...kernel.per_cpu import per_cpu
@@ -150,8 +151,27 @@ class CpuStacks:
         start, size = stack.address_, sizeof(stack)
         if not 0 <= addr - start < size:
             return None
-        next_sp = self._cpu_variable("cpu_tss_rw").x86_tss.sp.value_()
-        return self._stack("#df", start, size, next_sp)
+        tss = self._cpu_variable("cpu_tss_rw").x86_tss
+        stack = self._stack("#df", start, size, tss.sp.value_())
+        if stack is None:
+            return None
+        return msgspec.structs.replace(stack, hidden_regs=self._copy_of_tss(tss, stack))
+
+    def _copy_of_tss(self, tss: Object, stack: StackMemory) -> Optional[int]:
+        """Return the virtual address of the pt_regs that doublefault_shim() made of a TSS.
+
+        They are a variable of that function (arch/x86/kernel/doublefault_32.c, v5.10 to v7.2).
+        """
+        layout = self._layout.regs
+        raw = bytearray(layout.size_bytes)
+        offsets = {name: offset for name, offset, _ in layout.fields if name != "orig_ax"}
+        if layout.handler_offset is not None:
+            offsets["gs"] = layout.handler_offset
+        for name, offset in offsets.items():
+            value = tss.member_(name).value_()
+            raw[offset : offset + layout.word_bytes] = value.to_bytes(layout.word_bytes, "little")
+        at = stack.data.find(raw)
+        return None if at < 0 else stack.data_addr + at
 
     def _hardirq_stack_32(self, addr: int) -> Optional[StackMemory]:
         return self._software_stack_32("irq", "hardirq_stack_ptr", addr)

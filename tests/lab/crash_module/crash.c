@@ -12,6 +12,7 @@
 #include <linux/interrupt.h>
 #include <linux/kernel.h>
 #include <linux/kprobes.h>
+#include <linux/mc146818rtc.h>
 #include <linux/module.h>
 #include <linux/perf_event.h>
 #include <linux/proc_fs.h>
@@ -35,6 +36,7 @@ noinline int lab_overflow(int calls);
 noinline int lab_victim(int n);
 noinline void lab_probed(void);
 noinline void lab_hang(void);
+noinline void lab_lose_stack(void);
 
 static int spinning;
 
@@ -422,12 +424,106 @@ static void crash_lockup(void)
 	lab_die("another CPU is hung");
 }
 
+#ifdef CONFIG_X86_32
+
+/* --- no stack at all: those of x86-32 have no guard page to run into --- */
+
+/* The push faults, and so does the exception, which would be pushed there, too. */
+noinline void lab_lose_stack(void)
+{
+	asm volatile("movl %0, %%esp\n\tpushl %0" : : "r" (NEVER_MAPPED) : "memory");
+}
+
+static void crash_double_fault(void)
+{
+	lab_lose_stack();
+	not_a_tail_call();
+}
+
+/* --- interrupts of a device: on x86-32 they have a stack, the timer's have none --- */
+
+#define CLOCK_LINE 8
+#define TICKS_64_HZ (RTC_REF_CLCK_32KHZ | 10)
+
+static struct task_struct *to_be_hit;
+static bool softirq_to_be_hit;
+
+static irqreturn_t clock_ticked(int line, void *unused)
+{
+	spin_lock(&rtc_lock);
+	CMOS_READ(RTC_INTR_FLAGS); /* or this was the last one */
+	spin_unlock(&rtc_lock);
+	if (current == to_be_hit && !in_serving_softirq() == !softirq_to_be_hit)
+		when_fired();
+	return IRQ_HANDLED;
+}
+
+/* The real-time clock is to interrupt this CPU and call a function. */
+static void listen_to_clock(void (*function)(void))
+{
+	int ret;
+
+	when_fired = function;
+	ret = request_irq(CLOCK_LINE, clock_ticked, 0, "lab", NULL);
+	if (!ret)
+		ret = irq_set_affinity(CLOCK_LINE, cpumask_of(raw_smp_processor_id()));
+	if (ret)
+		pr_emerg("LAB-FAILED interrupt of the clock: %d\n", ret);
+}
+
+/* The current task is hit, or the softirq that runs on top of it. */
+static void hit_by_clock(void)
+{
+	unsigned long flags;
+
+	softirq_to_be_hit = in_serving_softirq();
+	to_be_hit = current;
+	spin_lock_irqsave(&rtc_lock, flags);
+	CMOS_WRITE(TICKS_64_HZ, RTC_FREQ_SELECT);
+	CMOS_WRITE(CMOS_READ(RTC_CONTROL) | RTC_PIE, RTC_CONTROL);
+	CMOS_READ(RTC_INTR_FLAGS);
+	spin_unlock_irqrestore(&rtc_lock, flags);
+	lab_spin(FOR_GOOD);
+}
+
+static void crash_device_fault(void)
+{
+	listen_to_clock(lab_fault);
+	hit_by_clock();
+}
+
+static void crash_device_nmi(void)
+{
+	listen_to_clock(ask_for_nmi);
+	hit_by_clock();
+}
+
+static void soft_timer_waits_for_clock(struct timer_list *timer)
+{
+	hit_by_clock();
+}
+
+/* An interrupt, with a fault in it, on top of a softirq on top of a task: three stacks. */
+static void crash_device_softirq(void)
+{
+	listen_to_clock(lab_fault);
+	hit_by_softirq(soft_timer_waits_for_clock);
+}
+
+#endif /* CONFIG_X86_32 */
+
 static const struct {
 	const char *name;
 	void (*function)(void);
 } crashes[] = {
 	{ "bug", crash_bug },
 	{ "debug", crash_debug },
+#ifdef CONFIG_X86_32
+	{ "device-fault", crash_device_fault },
+	{ "device-nmi", crash_device_nmi },
+	{ "device-softirq", crash_device_softirq },
+	{ "double-fault", crash_double_fault },
+#endif
 	{ "fault", crash_fault },
 	{ "fgraph", crash_fgraph },
 	{ "hang", hang_on_this_cpu },
