@@ -67,8 +67,12 @@ def test_answers_agree_with_themselves(sheet: LivepatchSheet) -> None:
         assert answer.pending == (answer.patch_state != sheet.target)
 
 
-def test_console_said_the_same(made: LivepatchDump, sheet: LivepatchSheet) -> None:
+def test_console_said_the_same(
+    variant: Variant, made: LivepatchDump, sheet: LivepatchSheet
+) -> None:
     """Of tasks that sleep, the last round before the machine was held said it."""
+    if variant.unwinder == "frame_pointer":
+        pytest.skip("this kernel has no dynamic debug messages")
     last = {line.pid: line for line in lines_said(made.log.read_text(errors="replace"))}
     compared = 0
     for answer in sheet.tasks:

@@ -453,7 +453,7 @@ _LIVEPATCH_SCENARIOS = {
 _LIVEPATCH = Variant(
     name="klp",
     what="6.12, frame pointers",
-    kernel=BuiltKernel("linux-source-6.12", ("base", "frame_pointer", "livepatch")),
+    kernel=_LSB,
     unwinder="frame_pointer",
     group="livepatch",
 )
