@@ -107,6 +107,8 @@ def test_the_kernels_log_says_the_same(made: LivepatchDump) -> None:
     """The last line about each task that sleeps: dynamic debug of klp_try_switch_task()."""
     _, ours = ask(made.core)
     last = {line.pid: line for line in lines_said(made.log.read_text(errors="replace"))}
+    if not last:
+        pytest.skip("this kernel has no dynamic debug messages")
     compared = 0
     for found in ours.values():
         if found.stack.state == "R" or found.answer not in (Answer.IN_FUNCTION, Answer.UNRELIABLE):
