@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections import Counter
 
 import pytest
 
-from ..conftest import lab_livepatch
+from ..conftest import lab_livepatch, lab_run
 from ..lab.livepatch import MOMENTS, LivepatchDump
 from ..lab.livepatch_check import EXPECTED, in_words
 from ..lab.livepatch_sheet import LivepatchSheet, lines_said
@@ -17,6 +18,7 @@ from ..lab.variants import Variant, variants_of
 pytestmark = pytest.mark.lab
 
 _VARIANTS = [variant for variant in variants_of("livepatch") if not variant.live]
+_WATCHED = [variant for variant in variants_of("livepatch") if variant.live]
 _FREED = ("stalled", "replaced", "disabled")
 """Moments right after a task was let go."""
 
@@ -97,3 +99,17 @@ def test_the_same_tasks_were_there_before(
     assert len(asleep) >= 10
     for answer in asleep:
         assert entries[answer.task] == answer.entries
+
+
+# ---- a guest in which the tasks are let go, one after the other
+
+
+@pytest.mark.parametrize("variant", _WATCHED, ids=[variant.name for variant in _WATCHED])
+def test_a_transition_that_is_watched_ends(variant: Variant) -> None:
+    run = lab_run(variant)
+    said = run.log.read_text(errors="replace")
+    assert "livepatch: 'lab_patch1': patching complete" in said
+    assert re.findall("(?:BUG: |WARNING: |Oops: ).*", said) == []
+    (stalled,) = run.read_found()["stalled"]
+    waiting = {comm for comm, state in stalled["after"].values() if state == 0}
+    assert {"w-old-d", "k-old-d", "k-spin/1a", "w-same2"} <= waiting
