@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +21,7 @@ from drgn_tools.analysis.patch_file import read_patch_file
 from drgn_tools.analysis.waiting import kernel_frames
 from drgn_tools.engine.kernel import kernel_of
 
-from ..conftest import lab_livepatch
+from ..conftest import lab_livepatch, lab_run
 from ..lab.livepatch import MOMENTS, LivepatchDump
 from ..lab.livepatch_sheet import LivepatchAnswer, LivepatchSheet, lines_said
 from ..lab.variants import Variant, variants_of
@@ -191,3 +192,54 @@ def test_command_line(made: LivepatchDump, variant: Variant) -> None:
     held = {int(task["task"], 16) for task in report["tasks"]}
     assert held >= {said.task for said in sheet.tasks if sheet.kind_of(said) == "blocked"}
     assert not held & {said.task for said in sheet.tasks if sheet.kind_of(said) == "done"}
+
+
+# ---- a guest that watches its own transition
+
+
+_WATCHED = [variant for variant in variants_of("livepatch") if variant.live]
+
+
+@pytest.fixture(scope="module", params=_WATCHED, ids=[variant.name for variant in _WATCHED])
+def found(request: pytest.FixtureRequest) -> dict[str, Any]:
+    run: dict[str, list[Any]] = lab_run(request.param).read_found()
+    return {name: reports[0] for name, reports in run.items() if reports}
+
+
+def test_a_live_look_has_the_patch_state_of_every_thread(found: dict[str, Any]) -> None:
+    """/proc/PID/patch_state was read before and after: where it did not change, ours is the same."""
+    stalled = found["stalled"]
+    assert stalled["found"]["code"] == 0
+    report = json.loads(stalled["found"]["out"])
+    ours = {str(task["pid"]): task for task in report["tasks"]}
+    same = 0
+    for pid, (_comm, state) in stalled["before"].items():
+        if stalled["after"].get(pid, [None, None])[1] != state or pid not in ours:
+            continue
+        same += 1
+        assert ours[pid]["patch_state"] == state
+        assert (ours[pid]["answer"] == "done") == (state == 1)
+    assert same >= 40
+    assert [patch["transition"] for patch in report["patches"]] == ["patching"]
+    held = {task["comm"] for task in report["tasks"] if task["answer"] == "in_function"}
+    assert {"w-old-d", "k-old-d", "w-same2", "w-off"} <= held
+
+
+def test_a_watch_sees_who_leaves_and_the_end(found: dict[str, Any]) -> None:
+    watch = found["watch"]
+    assert watch["code"] == 0
+    lines = [(at, line) for at, stream, line in watch["lines"] if stream == "out"]
+    said = [line for _, line in lines]
+    assert "lab_patch1: transition begins" in said[0]
+    assert re.search(r"lab_patch1: transition ends after \d+ s$", said[-1].rstrip())
+    for at, name in watch["gone"]:
+        if name == "all":
+            continue
+        holds = next(
+            when for when, line in lines if f" {name} " in line and "holds it back" in line
+        )
+        left = next(when for when, line in lines if f" {name} " in line and " left after " in line)
+        assert holds < at < left
+    assert lines[-1][0] >= watch["ended"] - 1
+    done = found["done"]
+    assert (done["code"], "no live patch is in transition" in done["err"]) == (0, True)
