@@ -238,19 +238,21 @@ def look_at_livepatch(args: LivepatchArguments, session: Session) -> tuple[Audit
     :raises InputError: if the kernel has no live patching, or the file of ``--ko`` is no patch.
     """
     from ..analysis.inquiry import inquire
+    from ..analysis.livepatch import livepatches
     from ..kernel.live_tasks import is_live
+    from ..kernel.livepatch import has_livepatching
     from ..program.open import input_error_if_vanished
 
     prog = session.prog
-    before = None
+    changes = is_live(prog) and has_livepatching(prog)
     for _ in range(_MAX_TRIES):
+        before = livepatches(prog) if changes else None
         audit = session.audit(args.max_tasks)
         with input_error_if_vanished(prog):
             planned = _planned_patch(args, session)
             inquiry = inquire(prog, audit.kernel.reliable_stacktrace, planned)
-        if not is_live(prog) or inquiry.patches == before:
+        if before is None or before.is_as(inquiry.patches):
             break
-        before = inquiry.patches
     return audit, inquiry
 
 

@@ -117,6 +117,10 @@ class Livepatches(msgspec.Struct, frozen=True):
     problems: tuple[str, ...] = ()
     """What cannot be read or contradicts itself, a sentence each. Then functions may be missing."""
 
+    def is_as(self, other: Livepatches) -> bool:
+        """Return whether nothing changed but the count of rounds."""
+        return self == msgspec.structs.replace(other, signals_count=self.signals_count)
+
 
 def has_livepatching(prog: Program) -> bool:
     """Return whether a kernel has live patching (CONFIG_LIVEPATCH), with lists as of v5.1."""

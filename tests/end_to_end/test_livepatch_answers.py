@@ -210,7 +210,7 @@ def test_a_live_look_has_the_patch_state_of_every_thread(found: dict[str, Any]) 
     """/proc/PID/patch_state was read before and after: where it did not change, ours is the same."""
     stalled = found["stalled"]
     assert stalled["found"]["code"] == 0
-    report = json.loads(stalled["found"]["out"])
+    report = json.loads(stalled["found"]["stdout"])
     ours = {str(task["pid"]): task for task in report["tasks"]}
     same = 0
     for pid, (_comm, state) in stalled["before"].items():
@@ -242,4 +242,4 @@ def test_a_watch_sees_who_leaves_and_the_end(found: dict[str, Any]) -> None:
         assert holds < at < left
     assert lines[-1][0] >= watch["ended"] - 1
     done = found["done"]
-    assert (done["code"], "no live patch is in transition" in done["err"]) == (0, True)
+    assert (done["code"], "no live patch is in transition" in done["stderr"]) == (0, True)

@@ -364,3 +364,9 @@ def test_no_pointer_of_a_list_can_be_bent_unnoticed(data: st.DataObject) -> None
     drawn.kernel.put_word(at, to)
     found = read(drawn)
     assert bool(found.problems) == (to != before)
+
+
+def test_a_further_round_is_no_change() -> None:
+    some = Livepatches(target=KLP_PATCHED, signals_count=3)
+    assert some.is_as(Livepatches(target=KLP_PATCHED, signals_count=4))
+    assert not some.is_as(Livepatches(target=KLP_UNPATCHED, signals_count=3))
