@@ -9,6 +9,7 @@ from typing import Optional
 from drgn import Program
 
 from ..arch.base import Layout, Registers
+from ..kernel.live_tasks import is_live
 from ..kernel.stack_memory import StackMemory, TaskStackReader
 from ..kernel.tasks import Task
 from ..kernel.text import KernelText, TextKind
@@ -16,7 +17,13 @@ from ..records import Frame, Reason, SavedRegs, TaskStack, Verdict
 from ..unwind.base import End, Walk, Walker
 from ..unwind.recovery import RecoverLayout, Recovery
 from ..verdict.no_verdict import NoVerdict
-from ..verdict.reasons import Explanation, explain, explain_changed, explain_running
+from ..verdict.reasons import (
+    Explanation,
+    explain,
+    explain_changed,
+    explain_running,
+    explain_without_registers,
+)
 from ..verdict.reliable import Judgement, judge
 from .frames import Frames
 from .templates import Answer, Template, Templates
@@ -192,7 +199,8 @@ class TaskRecords:
         judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
         registers = self._layout.arch.cpu_registers(self._prog, task)
         if registers is None:
-            return self._record(task, _answer(judgement, explain_running(task.cpu)), True)
+            explanation = explain_without_registers(task.cpu, is_live(self._prog))
+            return self._record(task, _answer(judgement, explanation), True)
         find_stack = self._layout.arch.cpu_stacks(self._prog, self._layout, task)
         walk = self._walker.walk_running(
             task, registers, find_stack, self._recovery(task, current=True)

@@ -2,7 +2,7 @@
 """Correct what drgn reads wrongly in a core dump, or not at all.
 
 In an ELF core: excluded pages. Of x86-32 and with memory encryption: memory at kernel addresses, which drgn
-cannot translate. Of x86-32 also the registers of CPUs.
+cannot translate. Of x86-32 also the registers of CPUs, and of any machine that a kdump file has none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def correct_core_memory(
     """Make reads of excluded pages fault, and reads of kernel addresses and CPU registers work.
 
     This is done once for a program; a second call does nothing, nor does a call for a program
-    that is not a core dump. Of x86-64, dumps in other formats than ELF need nothing: libkdumpfile
+    that is not a core dump. Of x86-64, memory in other formats than ELF needs nothing: libkdumpfile
     knows excluded pages and memory encryption.
 
     :param path: of the dump; by default the path that drgn has, which drgn cannot give if it is
@@ -49,14 +49,13 @@ def correct_core_memory(
     with open_regular(path) as file:
         elf = read_elf(file)
         # Not prog["VMCOREINFO"]: see builtin_types.py about the first use of char.
-        notes = read_core_notes(file, elf) if elf is not None or is_x86_32 else None
+        notes = read_core_notes(file, elf)
     prog.cache[_CACHE_KEY] = True
     if elf is not None:
         fault_on_excluded_pages(prog, elf)
-    if notes is None:
-        return
     text = vmcoreinfo or notes.vmcoreinfo
-    if text is not None:
+    if text is not None and (elf is not None or is_x86_32):
         add_kernel_memory(prog, vmcoreinfo_lines(text))
-    if is_x86_32:
+    # drgn raises a plain Exception where it looks for registers in a kdump file without any (v0.3.0).
+    if is_x86_32 or (elf is None and not notes.prstatus):
         keep_prstatus(prog, notes.prstatus)

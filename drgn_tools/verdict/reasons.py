@@ -13,7 +13,14 @@ from ..records import Frame, Reason, SavedRegs
 from ..unwind.base import End, Walk
 from .reliable import MAX_STACK_ENTRIES, Judgement, reason_of_error
 
-__all__ = ("Explanation", "explain", "explain_changed", "explain_running", "place")
+__all__ = (
+    "Explanation",
+    "explain",
+    "explain_changed",
+    "explain_running",
+    "explain_without_registers",
+    "place",
+)
 
 _PREEMPTION = (
     "preempt_schedule_irq",
@@ -95,27 +102,37 @@ def explain(
     return Explanation(_missing(walk), "not in the dump")
 
 
-def explain_running(
-    cpu: int, walk: Optional[Walk] = None, frames: Sequence[Frame] = ()
-) -> Explanation:
+def explain_without_registers(cpu: int, is_live: bool) -> Explanation:
+    """Return in words that a task is on a CPU, and that there are no registers to walk its stack from.
+
+    :param cpu: Number of the CPU
+    :param is_live: Whether the kernel is running: nobody can read its registers
+    """
+    brief = f"running on CPU {cpu}"
+    return Explanation(
+        brief if is_live else f"{brief}; the dump does not have its registers", brief
+    )
+
+
+def explain_running(cpu: int, walk: Walk, frames: Sequence[Frame]) -> Explanation:
     """Return in words that a task is on a CPU, which leaves its verdict unknown, and how its stack is damaged.
 
     :param cpu: Number of the CPU
-    :param walk: The walk from the registers of the CPU; ``None`` if the dump has no registers of it
+    :param walk: The walk from the registers of the CPU
     :param frames: The frame that the CPU is in, then one for each step of *walk*
     """
     brief = f"running on CPU {cpu}"
     sentence = [brief]
-    if walk is not None and walk.overflowed is not None:
+    if walk.overflowed is not None:
         brief += ", stack overflow"
         sentence.append(f"the {walk.overflowed} stack overflowed")
-    if walk is not None and walk.end is End.ERROR:
+    if walk.end is End.ERROR:
         sentence.append(_ended(walk, frames))
-    elif walk is not None and walk.end is End.UNWIND_DATA_UNCLEAR:
+    elif walk.end is End.UNWIND_DATA_UNCLEAR:
         sentence.append(_unclear(walk, frames[-1:]))
-    elif walk is not None and walk.end is End.NOT_IN_DUMP:
+    elif walk.end is End.NOT_IN_DUMP:
         sentence.append(_missing(walk))
-    elif walk is not None and walk.end is End.EMPTY:
+    elif walk.end is End.EMPTY:
         sentence.append("its registers lead to no frame")
     return Explanation("; ".join(sentence), brief)
 

@@ -17,7 +17,14 @@ from drgn_tools.arch.x86.orc_tables import OrcImage, OrcProblem
 from drgn_tools.records import Frame, Reason, SavedRegs, Verdict
 from drgn_tools.unwind.base import End, Fault, Walk
 from drgn_tools.verdict.no_verdict import NoVerdict, no_verdict
-from drgn_tools.verdict.reasons import Explanation, explain, explain_changed, explain_running, place
+from drgn_tools.verdict.reasons import (
+    Explanation,
+    explain,
+    explain_changed,
+    explain_running,
+    explain_without_registers,
+    place,
+)
 from drgn_tools.verdict.reliable import Judgement
 
 from ..support.drawn_kernel import DrawnKernel, declare_stack_types
@@ -264,7 +271,10 @@ def test_damaged_unwind_data() -> None:
 
 
 def test_running_says_on_which_cpu() -> None:
-    assert explain_running(7) == Explanation("running on CPU 7", "running on CPU 7")
+    assert explain_without_registers(7, True) == Explanation("running on CPU 7", "running on CPU 7")
+    assert explain_without_registers(7, False) == Explanation(
+        "running on CPU 7; the dump does not have its registers", "running on CPU 7"
+    )
 
 
 @pytest.mark.parametrize(

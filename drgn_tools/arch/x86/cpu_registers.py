@@ -50,7 +50,9 @@ def cpu_registers(prog: Program, regs: RegsLayout, task: Task) -> Optional[dict[
 
 
 def keep_prstatus(prog: Program, prstatus: Sequence[bytes]) -> None:
-    """Keep the NT_PRSTATUS notes of a dump of x86-32, which drgn does not use.
+    """Keep the NT_PRSTATUS notes of a dump, to be used instead of what drgn finds.
+
+    drgn uses none of x86-32. A dump of another machine may be given without any notes.
 
     :param prstatus: Their contents, in the order of the file
     """
