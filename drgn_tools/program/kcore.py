@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,10 @@ def open_running_kernel(prog: Program) -> None:
     :param prog: a new program
     :raises InputError: in one line, what is missing and what to do
     """
+    if _is_masked():
+        raise InputError(
+            f"{_NAME}: there is nothing in {_KCORE}: containers hide it; run this on the host"
+        )
     try:
         prog.set_kernel()
     except FileNotFoundError as e:
@@ -42,6 +47,19 @@ def open_running_kernel(prog: Program) -> None:
         if os.geteuid() == 0 or not _can_use_sudo():
             raise InputError(f"{_NAME}: {_reason(e)}") from e
         _open_by_sudo(prog)
+
+
+def _is_masked() -> bool:
+    """Return whether something else lies over the file: an empty one, or a device (/dev/null).
+
+    The kernel's own is a regular file and its size is that of the addresses in it
+    (kcore_update_ram() in fs/proc/kcore.c, v6.12).
+    """
+    try:
+        status = os.stat(_KCORE)
+    except OSError:
+        return False  # opening it tells why
+    return not stat.S_ISREG(status.st_mode) or status.st_size == 0
 
 
 def _can_use_sudo() -> bool:

@@ -19,7 +19,7 @@ from drgn_tools.program import kcore
 class Refusing:
     """Stands for a Program that the system gives no /proc/kcore."""
 
-    def __init__(self, error: OSError) -> None:
+    def __init__(self, error: Exception) -> None:
         self._error = error
         self.opened: Optional[int] = None
 
@@ -49,6 +49,27 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+@pytest.mark.parametrize("mask", ["an empty file", "/dev/null", "a folder"])
+def test_a_kcore_that_a_container_hides(
+    mask: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kcore"
+    if mask == "an empty file":
+        path.touch()
+    elif mask == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to(mask)
+    monkeypatch.setattr(kcore, "_KCORE", str(path))
+    prog = Refusing(ValueError("not an ELF core file"))  # what drgn says of an empty file
+    with pytest.raises(InputError, match="containers hide it; run this on the host"):
+        kcore.open_running_kernel(cast(drgn.Program, prog))
+    path.unlink() if mask != "a folder" else path.rmdir()
+    path.write_bytes(b"something")
+    with pytest.raises(ValueError, match="not an ELF core file"):
+        kcore.open_running_kernel(cast(drgn.Program, prog))
 
 
 def test_a_kernel_without_kcore_is_named() -> None:
