@@ -12,13 +12,27 @@ from typing import Optional
 __all__ = ("ARCHES", "UNDERSTOOD", "arch_of_elf", "arch_of_utsname", "elf_machine_name")
 
 _ELF_MACHINES = {
+    2: "sparc",
     3: "i386",
+    4: "m68k",
+    8: "mips",
+    15: "parisc",
+    20: "ppc",
     21: "ppc64",
-    22: "s390x",
+    22: "s390",
     40: "arm",
+    42: "sh",
+    43: "sparc64",
+    50: "ia64",
     62: "x86_64",
+    92: "openrisc",
+    94: "xtensa",
     183: "aarch64",
+    189: "microblaze",
     243: "riscv",
+    252: "csky",
+    258: "loongarch",
+    0x9026: "alpha",
 }
 """e_machine (elf.h) -> name; for those that are not understood, to say what a file is."""
 _UTSNAME_MACHINES = {
@@ -46,7 +60,7 @@ def arch_of_elf(machine: int) -> Optional[str]:
 
 
 def elf_machine_name(machine: int) -> str:
-    """Return what people call a machine: ``aarch64``, or ``ELF machine 258``.
+    """Return what people call a machine: ``aarch64``, or ``ELF machine 999``.
 
     :param machine: e_machine of an ELF header
     """

@@ -12,9 +12,10 @@ from typing import BinaryIO, Optional
 import msgspec
 
 from ..arch.machines import UNDERSTOOD, arch_of_elf, arch_of_utsname, elf_machine_name
+from ..debuginfo.vmcoreinfo import vmcoreinfo_lines
 from ..errors import InputError
 from .core_notes import read_core_notes
-from .elf import ET_CORE, Elf, read_elf, read_notes
+from .elf import ET_CORE, PT_LOAD, Elf, has_section, read_elf, read_notes
 from .kdump import (
     KDUMP_MAGICS,
     KdumpHeader,
@@ -23,22 +24,31 @@ from .kdump import (
     holds_some_of_each,
     is_flattened,
     is_flattened_elf,
+    machine_named,
     read_kdump,
 )
+from .other_formats import name_format
 from .url import without_secrets
 
-__all__ = ("CoreFile", "check_core", "compression_of", "open_regular", "shown")
+__all__ = (
+    "OTHER_VMCOREINFO",
+    "CoreFile",
+    "check_core",
+    "compression_of",
+    "open_regular",
+    "shown",
+)
+
+OTHER_VMCOREINFO = (
+    "search its memory for one with --vmcoreinfo auto, or give one with --vmcoreinfo FILE"
+)
+"""What to do if a dump has no VMCOREINFO, or a wrong one."""
 
 _COMPRESSED_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _ELF_TYPES = {1: "object file", 2: "executable", 3: "executable or library"}
 _NT_PRPSINFO, _NT_TASKSTRUCT, _NT_AUXV = 3, 4, 6
 
 _CUT_SHORT = "the file is cut short: {}; what lay behind is missing"
-_SAVED_GUEST_MAGICS = (b"LibvirtQEMU", b"QEVM")
-_SAVED_GUEST = (
-    "is the saved state of a QEMU guest, not a dump of its memory; "
-    "dump the guest with virsh dump --memory-only"
-)
 _NO_END = "the file is cut short: the mark at the end of the flattened format is missing"
 _INCOMPLETE = "makedumpfile could not write all of the file; what it did not is missing"
 _PART = (
@@ -56,12 +66,19 @@ _NO_HEADERS = (
 )
 _NOT_IN_IT = "is damaged: not all of its headers are in it"
 _NO_VMCOREINFO = (
-    "has no VMCOREINFO, which says where things are in the kernel's memory; "
-    "give it with --vmcoreinfo"
+    "has no VMCOREINFO, which says where things are in the kernel's memory; " + OTHER_VMCOREINFO
 )
-_QEMU_HINT = (
-    " (for a dump made by QEMU, start the guest with -device vmcoreinfo and load qemu_fw_cfg)"
+_QEMU_HINT = " (QEMU dumps have one if the guest has -device vmcoreinfo and loads qemu_fw_cfg)"
+_NO_MEMORY = "has no memory in it: none of its {} segments is PT_LOAD"
+_XEN_GUEST = (
+    "is a dump of a Xen guest by xl dump-core, which drgn does not read; "
+    "dump the guest with kdump inside it"
 )
+_XEN_HOST = "is a dump of the Xen hypervisor, without VMCOREINFO of a Linux kernel; "
+_XEN_NOTES = {b"Xen", b"VMCOREINFO_XEN"}
+_VMCOREINFO_CUT = "its VMCOREINFO is cut short or damaged: it lacks {}; " + OTHER_VMCOREINFO
+_NEEDED = ("OSRELEASE", "PAGESIZE", "SYMBOL(swapper_pg_dir)")
+"""Lines of VMCOREINFO without which drgn opens no dump (v0.3.0)."""
 
 
 def shown(path: str) -> str:
@@ -132,7 +149,9 @@ class CoreFile(msgspec.Struct, frozen=True):
     arch: Optional[str] = None
     """As :attr:`.records.KernelInfo.arch`, if drgn cannot tell the machine from the file."""
     vmcoreinfo: Optional[bytes] = None
-    """VMCOREINFO of a dump of x86-32; drgn needs more than that of other machines."""
+    """VMCOREINFO of the dump, lines of text; ``None`` if it has none."""
+    walks_page_tables: bool = False
+    """drgn itself translates addresses: in ELF with physical addresses. In kdump libkdumpfile does."""
 
 
 def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> CoreFile:
@@ -146,13 +165,11 @@ def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> CoreFile:
     with open_regular(path) as file:
         magic = file.read(12)
         if magic.startswith(KDUMP_MAGICS):
-            return _check_kdump(file, path, name)
+            return _check_kdump(file, path, name, have_vmcoreinfo)
         if not magic:
             raise InputError(f"{name}: is empty")
-        if magic.startswith(_SAVED_GUEST_MAGICS):
-            raise InputError(f"{name}: {_SAVED_GUEST}")
         if not magic.startswith(b"\x7fELF"):
-            raise InputError(f"{name}: is no core dump: neither ELF nor kdump")
+            raise InputError(f"{name}: {name_format(file)}")
         elf = read_elf(file)
         if elf is None:
             raise InputError(f"{name}: is cut short or damaged: its ELF headers are not whole")
@@ -164,30 +181,47 @@ def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: 
         what = _ELF_TYPES.get(elf.type, "file of another kind")
         raise InputError(f"{name}: is an ELF {what}, not a core dump; symbols are given with -s")
     if arch_of_elf(elf.machine) is None:
-        machine = elf_machine_name(elf.machine)
-        raise InputError(f"{name}: is a core dump of {machine}; only {UNDERSTOOD} are understood")
+        raise InputError(f"{name}: {_other_machine(elf_machine_name(elf.machine))}")
+    if has_section(file, b".xen_pages"):
+        raise InputError(f"{name}: {_XEN_GUEST}")
     notes = {(note.name, note.type) for note in read_notes(file, elf)}
     names = {note_name for note_name, _ in notes}
     is_kcore = (b"CORE", _NT_TASKSTRUCT) in notes
-    if b"VMCOREINFO" not in names and not is_kcore and not have_vmcoreinfo:
+    if b"VMCOREINFO" not in names and not is_kcore:
         if (b"CORE", _NT_AUXV) in notes or (b"CORE", _NT_PRPSINFO) in notes:
             raise InputError(
                 f"{name}: is a core dump of a userspace process, not of a Linux kernel"
             )
-        if elf.announced_bytes > elf.file_bytes:
+        if not have_vmcoreinfo and elf.announced_bytes > elf.file_bytes:
             raise InputError(f"{name}: is cut short: {_sizes(elf.announced_bytes, elf.file_bytes)}")
-        raise InputError(f"{name}: {_NO_VMCOREINFO}{_QEMU_HINT if b'QEMU' in names else ''}")
+    if all(segment.type != PT_LOAD for segment in elf.segments):
+        raise InputError(f"{name}: {_NO_MEMORY.format(len(elf.segments))}")
+    vmcoreinfo = read_core_notes(file, elf).vmcoreinfo
+    if not have_vmcoreinfo and not is_kcore:
+        if vmcoreinfo is None and names & _XEN_NOTES:
+            raise InputError(f"{name}: {_XEN_HOST}{OTHER_VMCOREINFO}")
+        if vmcoreinfo is None:
+            raise InputError(f"{name}: {_NO_VMCOREINFO}{_QEMU_HINT if b'QEMU' in names else ''}")
+        _check_lines(vmcoreinfo, name)
     cut_short = None
     if elf.announced_bytes > elf.file_bytes and not is_kcore:
         cut_short = _CUT_SHORT.format(_sizes(elf.announced_bytes, elf.file_bytes))
-    if arch_of_elf(elf.machine) != "i386":
-        return CoreFile(path, cut_short)
-    # drgn goes by the class of the file: it takes 64-bit ELF, as QEMU writes it and kexec with
-    # PAE, for x86-32 with words of 64 bits.
-    return CoreFile(path, cut_short, "i386", read_core_notes(file, elf).vmcoreinfo)
+    # drgn goes by the class of the file: it takes 64-bit ELF of x86-32, as QEMU writes it and kexec
+    # with PAE, for x86-32 with words of 64 bits.
+    arch = "i386" if arch_of_elf(elf.machine) == "i386" else None
+    # drgn's rule: if all of them are 0, they are no addresses.
+    has_physical = any(s.physical_address for s in elf.segments if s.type == PT_LOAD)
+    return CoreFile(path, cut_short, arch, vmcoreinfo, has_physical)
 
 
-def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
+def _check_lines(vmcoreinfo: bytes, name: str) -> None:
+    lines = vmcoreinfo_lines(vmcoreinfo)
+    missing = [key for key in _NEEDED if not lines.get(key)]
+    if missing:
+        raise InputError(f"{name}: {_VMCOREINFO_CUT.format(', '.join(missing))}")
+
+
+def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) -> CoreFile:
     file_bytes = file.seek(0, 2)
     flattened = is_flattened(file)
     if is_flattened_elf(file):
@@ -198,6 +232,9 @@ def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
     if header is None:
         if file_bytes < _KDUMP_HEADERS_BYTES:
             raise InputError(f"{name}: is cut short: its headers are not whole")
+        machine = machine_named(file)
+        if machine and arch_of_utsname(machine) is None:
+            raise InputError(f"{name}: {_other_machine(machine)}")
         raise InputError(f"{name}: {cut_short or _NO_HEADERS}")
     if header.part is not None and header.part != (0, header.max_pfn):
         begin, end = header.part
@@ -219,9 +256,12 @@ def _check_kdump(file: BinaryIO, path: str, name: str) -> CoreFile:
     if header.is_incomplete and cut_short is None:
         cut_short = _INCOMPLETE
     arch = _arch_to_give(header, name)
-    if arch != "i386":
-        return CoreFile(path, cut_short, arch)
-    return CoreFile(path, cut_short, arch, read_core_notes(file, None).vmcoreinfo)
+    vmcoreinfo = read_core_notes(file, None).vmcoreinfo
+    if not have_vmcoreinfo:
+        if vmcoreinfo is None:
+            raise InputError(f"{name}: {_NO_VMCOREINFO}")
+        _check_lines(vmcoreinfo, name)
+    return CoreFile(path, cut_short, arch, vmcoreinfo)
 
 
 def _arch_to_give(header: KdumpHeader, name: str) -> Optional[str]:
@@ -234,10 +274,12 @@ def _arch_to_give(header: KdumpHeader, name: str) -> Optional[str]:
     if not machine or any(rest):
         return None
     if arch is None:
-        raise InputError(
-            f"{name}: is a core dump of {shown(machine)}; only {UNDERSTOOD} are understood"
-        )
+        raise InputError(f"{name}: {_other_machine(machine)}")
     return arch
+
+
+def _other_machine(machine: str) -> str:
+    return f"is a core dump of {shown(machine)}; only {UNDERSTOOD} are understood"
 
 
 def _sizes(announced: int, found: int) -> str:

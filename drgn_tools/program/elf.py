@@ -13,14 +13,18 @@ import msgspec
 
 from .read_at import read_at
 
-__all__ = ("Elf", "Note", "build_id_among", "notes_in", "read_elf", "read_notes")
+__all__ = ("Elf", "Note", "build_id_among", "has_section", "notes_in", "read_elf", "read_notes")
 
 ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
 PT_LOAD, PT_NOTE = 1, 4
 NT_GNU_BUILD_ID = 3
 
+_HEADER_BYTES = {b"\1": 52, b"\2": 64}
+"""Size of the ELF header by its class (e_ident[EI_CLASS]): of 32-bit and of 64-bit files."""
 _PN_XNUM = 0xFFFF  # more segments than e_phnum can count: the number is in section 0
 _MAX_SEGMENTS = 1_000_000
+_MAX_SECTIONS = 1000
+_MAX_SECTION_NAMES_BYTES = 1 << 16
 MAX_NOTE_BYTES = 64 << 20
 """Notes of a file that are read; a note for each of 8,192 CPUs takes 4 MB."""
 _MAX_NOTES = 100_000
@@ -77,7 +81,8 @@ def read_elf(file: BinaryIO) -> Optional[Elf]:
     """Return the headers of an ELF file, ``None`` if it is none or ends within them."""
     file_bytes = file.seek(0, os.SEEK_END)
     header = read_at(file, 0, 64)
-    if header[:4] != b"\x7fELF" or len(header) < 64 or header[4] not in (1, 2):
+    header_bytes = _HEADER_BYTES.get(header[4:5])
+    if header[:4] != b"\x7fELF" or header_bytes is None or len(header) < header_bytes:
         return None
     order = ">" if header[5] == 2 else "<"
     if header[4] == 2:
@@ -91,7 +96,7 @@ def read_elf(file: BinaryIO) -> Optional[Elf]:
         if len(section) < at + 4:
             return None
         (phnum,) = struct.unpack_from(order + "I", section, at)
-    if phnum > _MAX_SEGMENTS or phentsize not in (0, phdr.size):
+    if phnum > _MAX_SEGMENTS or (phnum and phentsize not in (0, phdr.size)):
         return None
     table = read_at(file, phoff, phnum * phdr.size)
     if len(table) < phnum * phdr.size:
@@ -100,6 +105,30 @@ def read_elf(file: BinaryIO) -> Optional[Elf]:
     fields_at = (0, 2, 5, 3, 4, 6, 7) if header[4] == 2 else (0, 1, 4, 2, 3, 5, 7)
     segments = tuple(Segment(*(p[at] for at in fields_at)) for p in phdr.iter_unpack(table))
     return Elf(type_, machine, order, segments, file_bytes)
+
+
+def has_section(file: BinaryIO, name: bytes) -> bool:
+    """Return whether an ELF file has a section of a name; ``False``, too, if its section headers are damaged."""
+    header = read_at(file, 0, 64)
+    order = ">" if header[5:6] == b"\2" else "<"
+    # e_shoff and what follows e_phnum; sh_name, sh_offset and sh_size of a section header
+    wide = header[4:5] == b"\2"
+    at, word, shdr_bytes, places = (40, "Q", 64, (24, 32)) if wide else (32, "I", 40, (16, 20))
+    if len(header) < _HEADER_BYTES.get(header[4:5], 1 << 32):
+        return False
+    (table,) = struct.unpack_from(order + word, header, at)
+    _, count, names = struct.unpack_from(order + "3H", header, 58 if wide else 46)
+    headers = read_at(file, table, min(count, _MAX_SECTIONS) * shdr_bytes)
+    if len(headers) < (names + 1) * shdr_bytes:
+        return False
+    offset, size = (
+        struct.unpack_from(order + word, headers, names * shdr_bytes + place)[0] for place in places
+    )
+    strings = read_at(file, offset, min(size, _MAX_SECTION_NAMES_BYTES))
+    return any(
+        strings.startswith(name + b"\0", struct.unpack_from(order + "I", headers, begin)[0])
+        for begin in range(0, len(headers) - shdr_bytes + 1, shdr_bytes)
+    )
 
 
 def notes_in(data: bytes, byteorder: str = "<", alignment: int = 4) -> Iterator[Note]:

@@ -8,6 +8,7 @@ The layouts are those of makedumpfile's diskdump_mod.h and makedumpfile.h
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -22,9 +23,11 @@ __all__ = (
     "KDUMP_MAGICS",
     "KdumpHeader",
     "announced_bytes",
+    "dumped_pages",
     "has_end",
     "holds_some_of_each",
     "is_flattened",
+    "machine_named",
     "read_kdump",
     "read_part",
 )
@@ -74,6 +77,7 @@ _MAX_RECORDS_IN_ALL = 1 << 24
 _PAGE_DESCRIPTOR = struct.Struct("<qIIQ")  # offset, size, flags, page flags
 _LAST_DESCRIPTORS = 10_000
 _BITMAP_CHUNK_BYTES = 1 << 16
+_NOT_ZERO = re.compile(rb"[^\0]+")
 _MAX_BITMAP_BYTES = 1 << 31
 """A bit for each page of 64 TiB: as much as x86-64 has with page tables of four levels."""
 
@@ -183,13 +187,22 @@ def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
     )
 
 
+def machine_named(file: BinaryIO) -> str:
+    """Return utsname.machine, which lies at the same place in the header of any machine; "" if there is none."""
+    header = _read(file, 0, _HEADER_BYTES)
+    return list(_uts_fields(header))[4] if header.startswith(_KDUMP_MAGIC) else ""
+
+
 def read_part(file: BinaryIO, place: tuple[int, int]) -> bytes:
     """Return a part that the sub-header names, not more than a dump has.
 
     :param place: :attr:`KdumpHeader.vmcoreinfo` or :attr:`KdumpHeader.notes`
     """
     offset, size = place
-    return _read(file, offset, min(size, MAX_NOTE_BYTES))
+    size = min(size, MAX_NOTE_BYTES)
+    if is_flattened(file):
+        return _read_records(file, offset, size, _MAX_RECORDS_IN_ALL)
+    return read_at(file, offset, size)
 
 
 def _named_parts(version: int, places: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -231,19 +244,50 @@ def announced_bytes(file: BinaryIO, header: KdumpHeader) -> int:
     return max((descriptors_end, *map(int, ends)))
 
 
+def dumped_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Return [begin, end) of the physical memory that is in a dump, by its second bitmap; flattened or not.
+
+    A byte of the bitmap counts as a whole: of its 8 pages one or more are in the dump.
+    """
+    header = read_kdump(file)
+    if header is None:
+        return
+    bytes_at_once = 8 * header.block_bytes
+    for first, bits in _second_bitmap(file, header):
+        for run in _NOT_ZERO.finditer(bits):
+            yield (first + run.start()) * bytes_at_once, (first + run.end()) * bytes_at_once
+
+
+def _second_bitmap(file: BinaryIO, header: KdumpHeader) -> Iterator[tuple[int, bytes]]:
+    """Return pieces of the second bitmap: which of its bytes is the first, and the bytes."""
+    end = header.bitmaps_end
+    begin = end - header.bitmap_blocks * header.block_bytes // 2
+    end = min(end, begin + _MAX_BITMAP_BYTES)
+    records: Iterable[tuple[int, int, int]] = [(begin, end - begin, begin)]
+    if is_flattened(file):
+        records = islice(_records(file), _MAX_RECORDS_IN_ALL)
+    for offset, size, place in records:
+        piece_end = min(offset + size, end)
+        for at in range(max(offset, begin), piece_end, _BITMAP_CHUNK_BYTES):
+            count = min(_BITMAP_CHUNK_BYTES, piece_end - at)
+            yield at - begin, read_at(file, place + at - offset, count)
+
+
 def _ones(bits: bytes) -> int:
     return bin(int.from_bytes(bits.strip(b"\0"), "little")).count("1")
 
 
 def _read(file: BinaryIO, at: int, size: int) -> bytes:
     """Bytes of the dump, whichever form the file has; of a flattened one, of its start only."""
-    return _read_records(file, at, size) if is_flattened(file) else read_at(file, at, size)
+    if is_flattened(file):
+        return _read_records(file, at, size, _MAX_RECORDS)
+    return read_at(file, at, size)
 
 
-def _read_records(file: BinaryIO, at: int, size: int) -> bytes:
+def _read_records(file: BinaryIO, at: int, size: int, max_records: int) -> bytes:
     found = bytearray(size)
     missing = size
-    for offset, record_bytes, place in islice(_records(file), _MAX_RECORDS):
+    for offset, record_bytes, place in islice(_records(file), max_records):
         begin, end = max(at, offset), min(at + size, offset + record_bytes)
         if begin < end:
             data = read_at(file, place + begin - offset, end - begin)

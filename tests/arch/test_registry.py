@@ -27,7 +27,8 @@ def test_utsname_names_a_machine(machine: str, arch: str | None) -> None:
         (62, "x86_64", "x86_64"),
         (3, "i386", "i386"),
         (183, None, "aarch64"),
-        (258, None, "ELF machine 258"),
+        (258, None, "loongarch"),
+        (999, None, "ELF machine 999"),
     ],
 )
 def test_an_elf_header_names_a_machine(machine: int, arch: str | None, name: str) -> None:

@@ -31,6 +31,7 @@ from ..support.kdump import write_kdump
 
 X86_64, AARCH64 = 62, 183
 VMCOREINFO = note("VMCOREINFO", 0, b"OSRELEASE=6.12.0\nPAGESIZE=4096\n")
+MEMORY = (PT_LOAD, bytes(4096))
 
 
 def _pn_xnum(section_headers_at: int) -> bytes:
@@ -157,7 +158,7 @@ def test_odd_names(name: str) -> None:
     ("contents", "says"),
     [
         (b"", "is empty"),
-        (b"not a vmcore\n", "neither ELF nor kdump"),
+        (b"not a vmcore\n", "is text"),
         (b"\x7fELV" * 1000, "neither ELF nor kdump"),
         (b"LibvirtQEMUSave\0" + bytes(100), "virsh dump --memory-only"),
         (b"QEVM\0\0\0\x03" + bytes(100), "virsh dump --memory-only"),
@@ -176,17 +177,39 @@ def test_odd_names(name: str) -> None:
             "is a core dump of a userspace process, not of a Linux kernel",
         ),
         (
-            elf_file(ET_CORE, X86_64, [(PT_NOTE, note("CORE", 1, bytes(336)))]),
-            "has no VMCOREINFO",
+            elf_file(ET_CORE, X86_64, [(PT_NOTE, note("CORE", 1, bytes(336))), MEMORY]),
+            "has no VMCOREINFO, which says where things are in the kernel's memory; search its "
+            "memory for one with --vmcoreinfo auto, or give one with --vmcoreinfo FILE",
         ),
         (
-            elf_file(ET_CORE, X86_64, [(PT_NOTE, note("QEMU", 0, bytes(432)))]),
-            "start the guest with -device vmcoreinfo",
+            elf_file(ET_CORE, X86_64, [(PT_NOTE, note("QEMU", 0, bytes(432))), MEMORY]),
+            "QEMU dumps have one if the guest has -device vmcoreinfo",
+        ),
+        (
+            elf_file(ET_CORE, X86_64, [(PT_NOTE, note("Xen", 0x1000001, bytes(80))), MEMORY]),
+            "is a dump of the Xen hypervisor, without VMCOREINFO of a Linux kernel",
         ),
         (PN_XNUM_NOWHERE, "its ELF headers are not whole"),
         (
-            elf_file(ET_CORE, X86_64, [(PT_NOTE, note("VMCOREINFO", 0, b"nonsense"))]),
-            "cannot be opened as a vmcore: VMCOREINFO does not contain valid OSRELEASE",
+            elf_file(ET_CORE, X86_64, [(PT_NOTE, note("VMCOREINFO", 0, b"nonsense")), MEMORY]),
+            "its VMCOREINFO is cut short or damaged: it lacks OSRELEASE, PAGESIZE, "
+            "SYMBOL(swapper_pg_dir); search its memory for one with --vmcoreinfo auto",
+        ),
+        (
+            elf_file(
+                ET_CORE,
+                X86_64,
+                [
+                    (
+                        PT_NOTE,
+                        note(
+                            "VMCOREINFO", 0, b"OSRELEASE=6\nPAGESIZE=0\nSYMBOL(swapper_pg_dir)=10\n"
+                        ),
+                    ),
+                    MEMORY,
+                ],
+            ),
+            "cannot be opened as a vmcore: VMCOREINFO does not contain valid PAGESIZE",
         ),
     ],
 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import random
 import shutil
 import struct
 import subprocess
@@ -18,12 +19,13 @@ from drgn_tools.program.elf import (
     PT_LOAD,
     PT_NOTE,
     build_id_among,
+    has_section,
     notes_in,
     read_elf,
     read_notes,
 )
 
-from ..support.elf_writer import elf_file, note
+from ..support.elf_writer import elf_file, note, with_sections
 
 
 def test_both_word_sizes_and_byte_orders() -> None:
@@ -50,6 +52,36 @@ def test_headers_that_are_not_whole() -> None:
     for length in range(64 + 56):
         assert read_elf(io.BytesIO(data[:length])) is None
     assert read_elf(io.BytesIO(b"\x7fELF" + bytes(100))) is None
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("bits", "header_bytes"), [(32, 52), (64, 64)])
+def test_a_header_without_segments_is_whole(bits: int, header_bytes: int, order: str) -> None:
+    data = bytearray(elf_file(ET_CORE, 22, [], bits, order))
+    assert len(data) == header_bytes
+    struct.pack_into(order + "H", data, 42 if bits == 32 else 54, 77)  # e_phentsize
+    for length in range(header_bytes):
+        assert read_elf(io.BytesIO(data[:length])) is None
+    elf = read_elf(io.BytesIO(data))
+    assert elf is not None
+    assert (elf.type, elf.machine, elf.segments) == (ET_CORE, 22, ())
+    assert not has_section(io.BytesIO(data), b".xen_pages")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [32, 64])
+def test_sections_by_name(bits: int, order: str) -> None:
+    data = with_sections(elf_file(ET_CORE, 62, [], bits, order), [".note.Xen", ".xen_pages"])
+    for name, has in ((b".xen_pages", True), (b".xen_page", False), (b"", True), (b"pages", False)):
+        assert has_section(io.BytesIO(data), name) is has
+    for length in range(len(data)):
+        assert not has_section(io.BytesIO(data[:length]), b".xen_pages")
+    rng = random.Random(1)
+    for _ in range(2000):  # whatever they say: no error
+        damaged = bytearray(data)
+        for _ in range(3):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        has_section(io.BytesIO(damaged), b".xen_pages")
 
 
 def test_notes_end_where_they_are_cut() -> None:

@@ -68,3 +68,21 @@ def elf_file(
             )
         contents += data
     return header + phdrs + contents
+
+
+def with_sections(elf: bytes, names: Sequence[str]) -> bytes:
+    """The same file with empty sections of these names, and the section that holds the names."""
+    wide, order = elf[4] == 2, "<" if elf[5] == 1 else ">"
+    strings = b"\0" + b"".join(name.encode() + b"\0" for name in (*names, ".shstrtab"))
+    offsets = [0, *(strings.index(b"\0" + name.encode() + b"\0") + 1 for name in names)]
+    offsets.append(strings.index(b"\0.shstrtab\0") + 1)
+    headers = b""
+    for offset in offsets:
+        at, size = (len(elf), len(strings)) if offset == offsets[-1] else (0, 0)
+        words = (offset, 3, 0, 0, at, size, 0, 0, 0, 0)
+        headers += struct.pack(order + ("IIQQQQIIQQ" if wide else "10I"), *words)
+    data = bytearray(elf + strings + headers)
+    table, count = len(elf) + len(strings), len(offsets)
+    struct.pack_into(order + ("Q" if wide else "I"), data, 40 if wide else 32, table)
+    struct.pack_into(order + "2H", data, 60 if wide else 48, count, count - 1)
+    return bytes(data)
