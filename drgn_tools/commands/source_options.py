@@ -66,7 +66,9 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         help="vmlinux or module with DWARF, instead of the dump's own BTF; may be repeated",
     )
     types.add_argument(
-        "--vmcoreinfo", metavar="PATH", help="file to take VMCOREINFO from, instead of the dump"
+        "--vmcoreinfo",
+        metavar="PATH",
+        help="file to take VMCOREINFO from, instead of the dump; auto: search the dump's memory if its own does not fit",
     )
 
 

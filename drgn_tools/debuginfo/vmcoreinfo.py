@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Optional
-
-from drgn import Program
+from typing import TYPE_CHECKING, Optional
 
 from ..cache_key import cache_key
 
+if TYPE_CHECKING:
+    from drgn import Program  # core_file.py reads files without it
+
 __all__ = (
     "build_id",
+    "keep_vmcoreinfo",
+    "kernel_offset",
     "number_among",
     "symbol_among",
     "vmcoreinfo",
@@ -40,6 +43,16 @@ def vmcoreinfo(prog: Program) -> Mapping[str, str]:
     except KeyError:
         lines = prog.cache[_CACHE_KEY] = vmcoreinfo_lines(prog["VMCOREINFO"].string_())
     return lines
+
+
+def keep_vmcoreinfo(prog: Program, text: bytes) -> None:
+    """Make :func:`vmcoreinfo` return the lines of this text.
+
+    It then needs no type of the program: drgn settles on what a char is when it first makes a string.
+
+    :param text: What the note holds
+    """
+    prog.cache[_CACHE_KEY] = vmcoreinfo_lines(text)
 
 
 def vmcoreinfo_lines(text: bytes) -> Mapping[str, str]:
@@ -68,6 +81,15 @@ def symbol_among(lines: Mapping[str, str], name: str) -> Optional[int]:
     """
     value = lines.get(f"SYMBOL({name})", "")
     return int(value, 16) if re.fullmatch("[0-9a-fA-F]{1,16}", value) else None
+
+
+def kernel_offset(lines: Mapping[str, str]) -> int:
+    """Return KERNELOFFSET, by how much KASLR moved the kernel image; 0 if VMCOREINFO does not say.
+
+    :param lines: From :func:`vmcoreinfo_lines`
+    """
+    value = lines.get("KERNELOFFSET", "")
+    return int(value, 16) if re.fullmatch("[0-9a-fA-F]{1,16}", value) else 0
 
 
 def number_among(lines: Mapping[str, str], name: str) -> Optional[int]:

@@ -20,13 +20,28 @@ from drgn import Architecture, BadDataError, FaultError, Platform, Program, Prog
 
 from ..arch.machines import ARCHES, UNDERSTOOD
 from ..cache_key import cache_key
-from ..debuginfo.vmcoreinfo import symbol_among, vmcoreinfo_lines
+from ..debuginfo.vmcoreinfo import (
+    keep_vmcoreinfo,
+    kernel_offset,
+    symbol_among,
+    vmcoreinfo,
+    vmcoreinfo_lines,
+)
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
-from .core_file import CoreFile, check_core, compression_of, open_regular, shown
+from .core_file import (
+    OTHER_VMCOREINFO,
+    CoreFile,
+    check_core,
+    compression_of,
+    open_regular,
+    shown,
+)
 from .core_memory import correct_core_memory
 from .drgn_modules import create_modules
 from .dwarf import is_kernel_image, linked_address, load_dwarf, load_files
+from .find_vmcoreinfo import STUB, vmcoreinfo_in_memory, vmcoreinfo_of_symbol
+from .vmcoreinfo_fit import fits, has_idle_task, misfit
 
 if TYPE_CHECKING:
     from .unpack import Progress
@@ -37,6 +52,9 @@ Path = Union[str, "os.PathLike[str]"]
 T = TypeVar("T")
 
 logger = logging.getLogger("drgn_tools")
+
+AUTO = "auto"
+"""As *vmcoreinfo* of :func:`open_program`."""
 
 _CACHE_KEY = cache_key(__name__)
 _MAX_VMCOREINFO_BYTES = 1 << 20
@@ -61,30 +79,36 @@ def open_program(
     :param qemu: QMP socket of a QEMU guest: a path, or ``host:port``
     :param symbols: paths of the vmlinux and modules with DWARF of this very kernel; no other files
         are used. Without a vmlinux among them types come from BTF.
-    :param vmcoreinfo: path of a file with VMCOREINFO, to use instead of what is in the dump
+    :param vmcoreinfo: path of a file with VMCOREINFO, to use instead of what is in the dump. Or ``auto``:
+        if what is in the dump does not fit its memory, use one that is found there and fits
     :param progress: called with how much of a packed core is unpacked
     :param unpack_into: existing folder to unpack it into, instead of the cache folder
     :param modules: create drgn's modules (``Program.modules()``), which drgn's own unwinder needs on
         ORC kernels; without a vmlinux this takes 2 ms for each loaded module
     :return: a program that drgn's own helpers work on
-    :raises UsageError: if none or several of the three are given
+    :raises UsageError: if none or several of the three are given, or ``auto`` without a core
     :raises InputError: if a file cannot be opened, or is not what it should be
     :raises TypesError: if there are no usable types, or *symbols* are of another kernel
     """
     if (core is not None) + bool(kernel) + (qemu is not None) != 1:
         raise UsageError("which kernel? give one of core, kernel and qemu")
+    is_auto = vmcoreinfo == AUTO
+    if is_auto and core is None:
+        raise UsageError(f"--vmcoreinfo {AUTO} searches a dump: it goes with -c only")
     paths = [os.fspath(path) for path in symbols]
     for path in paths:
         with open_regular(path):
             pass
     _silence_drgn()
-    info = None if vmcoreinfo is None else _read_vmcoreinfo(os.fspath(vmcoreinfo))
+    info = None if vmcoreinfo is None or is_auto else _read_vmcoreinfo(os.fspath(vmcoreinfo))
     file = (
         None
         if core is None
-        else _core_file(os.fspath(core), info is not None, progress, unpack_into)
+        else _core_file(os.fspath(core), vmcoreinfo is not None, progress, unpack_into)
     )
-    if core is not None and file is not None and file.arch == "i386":
+    if core is not None and file is not None:
+        if is_auto:
+            info = _search_vmcoreinfo(file, shown(os.fspath(core)))
         info = _with_kernel_offset(info, file, shown(os.fspath(core)), paths)
     prog = _new_program(file, info)
     # drgn calls its plugins while the program is being opened; ours then does nothing.
@@ -93,9 +117,7 @@ def open_program(
     if core is not None:
         assert file is not None
         name = shown(os.fspath(core))
-        failure = f"{name}: {cut_short or 'cannot be opened as a vmcore'}"
-        _drgn_opens(partial(prog.set_core_dump, file.path), failure)
-        correct_core_memory(prog, file.path, None if info is None else info.text)
+        _open_core(prog, file, info, name)
     elif kernel:
         from .kcore import open_running_kernel  # its imports cost time, and few need them
 
@@ -109,6 +131,11 @@ def open_program(
         opens = partial(open_guest, prog, qemu, name)
         _drgn_opens(opens, f"{name}: cannot be used as a QMP socket")
     _check_kernel(prog, name)
+    text = _text_of(file, info)
+    if text is not None:
+        keep_vmcoreinfo(prog, text)
+        with input_error_if_vanished(prog):
+            _check_fit(prog, name, info, file, paths)
     try:
         with input_error_if_vanished(prog):
             _load_types(prog, name, paths, modules)
@@ -146,6 +173,7 @@ def _silence_drgn() -> None:
 
 class _VmcoreinfoFile(msgspec.Struct, frozen=True):
     name: str
+    """Of the file, or of the dump in whose memory it was found."""
     text: bytes
 
 
@@ -157,12 +185,14 @@ def _read_vmcoreinfo(path: str) -> _VmcoreinfoFile:
 def _with_kernel_offset(
     given: Optional[_VmcoreinfoFile], file: CoreFile, name: str, paths: Sequence[str]
 ) -> Optional[_VmcoreinfoFile]:
-    """Return VMCOREINFO of x86-32 with KERNELOFFSET, which it lacks. drgn needs that for a vmlinux.
+    """Return VMCOREINFO with KERNELOFFSET, which it lacks on x86-32, or if it is cut short.
+
+    drgn needs that for a vmlinux.
 
     :param given: What was given to use instead of what is in *file*
     :param name: What to call the dump in a message
     :param paths: As *symbols* of :func:`open_program`
-    :raises TypesError: if the vmlinux is of another kernel
+    :raises TypesError: if the vmlinux is of another kernel, of x86-32; of x86-64 its build ID tells
     """
     text = file.vmcoreinfo if given is None else given.text
     if text is None:
@@ -172,8 +202,12 @@ def _with_kernel_offset(
     image = next((path for path in paths if is_kernel_image(path)), None)
     if image is None or address is None or "KERNELOFFSET" in lines:
         return given
-    linked = linked_address(Platform(Architecture.I386), image, "_stext")
-    if linked is None or not linked <= address < 1 << 32 or (address - linked) % _PAGE_BYTES:
+    arch = Architecture.I386 if file.arch == "i386" else Architecture.X86_64
+    linked = linked_address(Platform(arch), image, "_stext")
+    bits = 32 if arch is Architecture.I386 else 64
+    if linked is None or not linked <= address < 1 << bits or (address - linked) % _PAGE_BYTES:
+        if arch is Architecture.X86_64:
+            return given
         raise TypesError(
             f"{shown(image)}: is not the vmlinux of this kernel: its _stext cannot be at {address:#x}"
         )
@@ -191,6 +225,95 @@ def _core_file(
 
         path = str(unpacked(path, progress, unpack_into))
     return check_core(path, name, have_vmcoreinfo)
+
+
+def _search_vmcoreinfo(file: CoreFile, name: str) -> Optional[_VmcoreinfoFile]:
+    """Return VMCOREINFO that is in the memory of a dump and fits it; ``None`` if the dump's own fits.
+
+    :param name: What to call the dump in a message
+    :raises InputError: If there is none
+    """
+    if file.vmcoreinfo is not None and _fitting_program(file, None, name) is not None:
+        return None
+    stub = _VmcoreinfoFile(name, STUB)
+    prog = _new_program(file, stub)
+    _open_core(prog, file, stub, name)
+    tried = 0
+    with open_regular(file.path) as opened, input_error_if_vanished(prog):
+        for text in vmcoreinfo_in_memory(opened, prog):
+            found = _VmcoreinfoFile(name, text)
+            fitting = _fitting_program(file, found, name)
+            if fitting is not None:
+                own = vmcoreinfo_of_symbol(fitting)
+                return found if own is None else _VmcoreinfoFile(name, own)
+            tried += 1
+    what = f"{tried} were tried, none fits" if tried else "there is none"
+    raise InputError(
+        f"{name}: its memory was searched for VMCOREINFO, but {what}; give it with --vmcoreinfo FILE"
+    )
+
+
+def _fitting_program(
+    file: CoreFile, info: Optional[_VmcoreinfoFile], name: str
+) -> Optional[Program]:
+    try:
+        prog = _new_program(file, info)
+        _open_core(prog, file, info, name)
+    except InputError:  # drgn makes nothing of this text
+        return None
+    with input_error_if_vanished(prog):
+        return prog if fits(prog, file.walks_page_tables) else None
+
+
+def _open_core(prog: Program, file: CoreFile, info: Optional[_VmcoreinfoFile], name: str) -> None:
+    failure = f"{name}: {file.cut_short or 'cannot be opened as a vmcore'}"
+    _drgn_opens(partial(prog.set_core_dump, file.path), failure)
+    correct_core_memory(prog, file.path, None if info is None else info.text)
+
+
+def _text_of(file: Optional[CoreFile], info: Optional[_VmcoreinfoFile]) -> Optional[bytes]:
+    if info is not None:
+        return info.text
+    return None if file is None else file.vmcoreinfo
+
+
+def _check_fit(
+    prog: Program,
+    name: str,
+    info: Optional[_VmcoreinfoFile],
+    file: Optional[CoreFile],
+    paths: Sequence[str],
+) -> None:
+    """Refuse a kernel that is not where VMCOREINFO says.
+
+    :param info: What was given to use instead of what the kernel has
+    :param file: The dump, if it is one
+    :param paths: As *symbols* of :func:`open_program`
+    :raises InputError: Saying what was looked for, and where
+    """
+    walks_page_tables = file is not None and file.walks_page_tables
+    if fits(prog, walks_page_tables):
+        return
+    has_symbols = fits(prog, False) or _has_idle_task(prog, paths)
+    seen = misfit(prog, walks_page_tables, has_symbols)
+    if seen is None:
+        return
+    if file is not None and file.cut_short is not None:
+        raise InputError(f"{name}: {file.cut_short}, the kernel with it: {seen}")
+    whose = "its VMCOREINFO" if info is None or info.name == name else f"VMCOREINFO of {info.name}"
+    remedy = OTHER_VMCOREINFO
+    if prog.flags & ProgramFlags.IS_LIVE:
+        remedy = "give the right one with --vmcoreinfo FILE, or none"
+    raise InputError(f"{name}: {whose} does not fit its memory: {seen}; {remedy}")
+
+
+def _has_idle_task(prog: Program, paths: Sequence[str]) -> bool:
+    image = next((path for path in paths if is_kernel_image(path)), None)
+    assert prog.platform is not None  # it is a kernel
+    linked = None if image is None else linked_address(prog.platform, image, "init_task")
+    if linked is None:
+        return False
+    return has_idle_task(prog, linked + kernel_offset(vmcoreinfo(prog)))
 
 
 def _new_program(file: Optional[CoreFile], vmcoreinfo: Optional[_VmcoreinfoFile]) -> Program:

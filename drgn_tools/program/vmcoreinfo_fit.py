@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether VMCOREINFO is of the memory that it comes with.
+
+It says at which addresses things are. With that of another boot nothing is where it should be: neither the
+kernel's release at ``init_uts_ns`` nor kallsyms. With a wrong phys_base alone these can be read where a
+segment of the dump has their virtual addresses, as of /proc/vmcore, but not what page tables lead to: stacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Optional
+
+from drgn import Architecture, Program
+
+from ..debuginfo.kallsyms import kallsyms_of
+from ..debuginfo.vmcoreinfo import number_among, symbol_among, vmcoreinfo
+from ..memory import NOT_THERE, read_or_none, read_up_to
+
+__all__ = ("fits", "has_idle_task", "misfit")
+
+_UTS_NAMESPACE_BYTES = 512
+"""More than init_uts_ns has before the end of its release: a kref at most, then three names of 65 bytes."""
+_TASK_STRUCT_BYTES = 1 << 14
+_IDLE_TASK = b"swapper"
+"""How comm of init_task begins (INIT_TASK_COMM)."""
+_START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
+"""__START_KERNEL_map (arch/x86/include/asm/page_64_types.h)."""
+_PAGE_BYTES = 4096
+_ADDRESSES = 1 << 64
+_SOMETHING_ELSE, _NOTHING = "something else is there", "nothing can be read there"
+
+
+def fits(prog: Program, walks_page_tables: bool) -> bool:
+    """Return whether the kernel is where its VMCOREINFO says.
+
+    No single thing decides: memory may be missing, and the release may have been written over.
+
+    :param walks_page_tables: Whether drgn itself walks the page tables of this dump, not libkdumpfile
+    """
+    lines = vmcoreinfo(prog)
+    if walks_page_tables and _misplaced_page_tables(prog, lines) is not None:
+        return False
+    return _has_release(prog, lines) or bool(kallsyms_of(prog))
+
+
+def has_idle_task(prog: Program, address: int) -> bool:
+    """Return whether init_task is at a virtual address."""
+    return _IDLE_TASK in read_up_to(prog, address, _TASK_STRUCT_BYTES)
+
+
+def misfit(prog: Program, walks_page_tables: bool, has_symbols: bool) -> Optional[str]:
+    """Return what of the kernel is not where VMCOREINFO says, for a message.
+
+    :param walks_page_tables: As for :func:`fits`
+    :param has_symbols: Whether something of the kernel is where its symbols say
+    :return: ``None`` if that is not known of anything
+    """
+    lines = vmcoreinfo(prog)
+    if has_symbols:
+        return _misplaced_page_tables(prog, lines) if walks_page_tables else None
+    release = _printable(lines.get("OSRELEASE", ""))
+    address = symbol_among(lines, "init_uts_ns")
+    if address is not None:
+        seen = _SOMETHING_ELSE if read_up_to(prog, address, _UTS_NAMESPACE_BYTES) else _NOTHING
+        what = f"init_uts_ns with release {release} should be at {address:#x}"
+        return f"{what}, but {seen}{_lacking(prog, lines)}"
+    address = symbol_among(lines, "swapper_pg_dir")
+    if address is None or read_up_to(prog, address, 1):
+        return None
+    return f"swapper_pg_dir should be at {address:#x}, but {_NOTHING}{_lacking(prog, lines)}"
+
+
+def _has_release(prog: Program, lines: Mapping[str, str]) -> bool:
+    address, release = symbol_among(lines, "init_uts_ns"), lines.get("OSRELEASE", "")
+    if address is None or not release:
+        return False
+    # OFFSET(uts_namespace.name) is not in VMCOREINFO of every kernel.
+    return release.encode() + b"\0" in read_up_to(prog, address, _UTS_NAMESPACE_BYTES)
+
+
+def _misplaced_page_tables(prog: Program, lines: Mapping[str, str]) -> Optional[str]:
+    """Return how one sees that the page tables of x86-64 are not where phys_base leads to; ``None`` if they may be.
+
+    drgn 0.3.0 takes it for 0 where VMCOREINFO has none. Before v4.10 it has SYMBOL(phys_base) instead: Linux
+    kernel commit 401721ecd1dc ("kexec: export the value of phys_base instead of symbol address").
+    """
+    assert prog.platform is not None  # it is a kernel
+    address = symbol_among(lines, "swapper_pg_dir")
+    if (
+        prog.platform.arch is not Architecture.X86_64
+        or address is None
+        or "SYMBOL(phys_base)" in lines
+    ):
+        return None
+    tables = read_or_none(prog, address, _PAGE_BYTES)
+    physical = address - _START_KERNEL_MAP + (number_among(lines, "phys_base") or 0)
+    if tables is None:
+        return None
+    found = _read_physical(prog, physical % _ADDRESSES)
+    if found == tables:
+        return None
+    seen = _SOMETHING_ELSE if found else _NOTHING
+    what = f"swapper_pg_dir should be at the physical address {physical % _ADDRESSES:#x}"
+    return f"{what}, but {seen}{_lacking(prog, lines)}"
+
+
+def _read_physical(prog: Program, address: int) -> Optional[bytes]:
+    try:
+        return bytes(prog.read(address, _PAGE_BYTES, True))
+    except NOT_THERE:
+        return None
+
+
+def _lacking(prog: Program, lines: Mapping[str, str]) -> str:
+    assert prog.platform is not None  # it is a kernel
+    key = "NUMBER(phys_base)"
+    is_lacking = prog.platform.arch is Architecture.X86_64 and key not in lines
+    return f" ({key} is missing in it)" if is_lacking else ""
+
+
+def _printable(text: str) -> str:
+    text = text[:64]
+    return text if text.isprintable() else repr(text)
