@@ -23,6 +23,7 @@ _MAX_IMAGE_BYTES = 1 << 30
 _MAX_HOLE_BYTES = 64 << 20
 """Pages of the image that were freed after boot may be missing; a longer hole ends the search."""
 _SYS_KERNEL_BTF = "/sys/kernel/btf/vmlinux"
+_A_VARIABLE = "init_task"
 _HINT = "give the vmlinux of this kernel with -s"
 
 
@@ -42,15 +43,20 @@ def read_btf(prog: Program, kallsyms: Kallsyms) -> bytes:
     start, stop = kallsyms.find("__start_BTF"), kallsyms.find("__stop_BTF")
     if start and stop and start[0] < stop[0] <= start[0] + MAX_BTF_BYTES:
         return _read(prog, start[0], stop[0] - start[0])
-    found = _headers_in_image(prog, kallsyms)
+    missing: list[int] = []
+    found = _headers_in_image(prog, kallsyms, missing)
+    or_else = ""
     for total, address in sorted(found, reverse=True):  # those of modules are smaller
         try:
             data = _read(prog, address, total)
             if Btf(data).find(Kind.STRUCT, "task_struct") is not None:
                 return data
         except TypesError:
-            continue
-    raise TypesError(f"this kernel has no BTF (CONFIG_DEBUG_INFO_BTF=n); {_HINT}")
+            or_else = f", or what is at {address:#x} is one that is damaged or not all in the dump"
+    # A symbol table that has variables (CONFIG_KALLSYMS_ALL) would have __start_BTF, too.
+    if missing and not or_else and not kallsyms.find(_A_VARIABLE):
+        or_else = f", or it is not in the dump (memory at {missing[0]:#x} is missing)"
+    raise TypesError(f"this kernel has no BTF (CONFIG_DEBUG_INFO_BTF=n){or_else}; {_HINT}")
 
 
 def _read(prog: Program, address: int, size: int) -> bytes:
@@ -63,8 +69,13 @@ def _read(prog: Program, address: int, size: int) -> bytes:
     return data
 
 
-def _headers_in_image(prog: Program, kallsyms: Kallsyms) -> Iterator[tuple[int, int]]:
-    """Return (size, virtual address) of all that looks like BTF in the kernel image."""
+def _headers_in_image(
+    prog: Program, kallsyms: Kallsyms, missing: list[int]
+) -> Iterator[tuple[int, int]]:
+    """Return (size, virtual address) of all that looks like BTF in the kernel image.
+
+    :param missing: Gets the virtual addresses where memory is missing
+    """
     at = vmcoreinfo_symbol(prog, "_stext")
     if at is None:
         return
@@ -72,6 +83,7 @@ def _headers_in_image(prog: Program, kallsyms: Kallsyms) -> Iterator[tuple[int, 
     while at < end:
         chunk = read_up_to(prog, at, _CHUNK_BYTES)
         if not chunk:
+            missing.append(at)
             at = _end_of_hole(prog, at, end)
             continue
         place = chunk.find(BTF_MAGIC)

@@ -77,9 +77,12 @@ def probing(prog: Program) -> Iterator[None]:
     except TypesError:
         raise
     except UNUSABLE as e:
+        what, remedy = "its type information", "give the vmlinux of this kernel with -s"
+        if has_dwarf(prog):  # that of a vmlinux
+            what, remedy = "the DWARF of its vmlinux", "leave -s out to use BTF"
         raise TypesError(
-            f"{prog.core_dump_path or 'kernel'}: its type information lacks what a stack needs,"
-            f" or is damaged ({e}); give the vmlinux of this kernel with -s"
+            f"{prog.core_dump_path or 'kernel'}: {what} lacks what a stack needs,"
+            f" or is damaged ({e}); {remedy}"
         ) from e
 
 

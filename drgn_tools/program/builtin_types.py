@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from drgn import Architecture, PlatformFlags, Program, Type, TypeKindSet
+from drgn import Architecture, PlatformFlags, Program, ProgramFlags, Type, TypeKindSet
 
 from ..cache_key import PREFIX, cache_key
 from ..debuginfo.btf import Btf
@@ -17,6 +17,7 @@ from ..debuginfo.symbol_finder import find_symbols
 from ..errors import TypesError
 from .core_memory import correct_core_memory
 from .drgn_modules import set_image_addresses
+from .vmcoreinfo_fit import fits, misfit
 
 __all__ = ("use_builtin_types",)
 
@@ -24,6 +25,7 @@ _FINDER = PREFIX
 """Name of the finders of types, objects and symbols in drgn."""
 
 _CACHE_KEY = cache_key(__name__)
+_OTHER_VMCOREINFO = "open it with drgn-tools shell -c FILE --vmcoreinfo auto"
 
 _BTF: SharedTables[Btf] = SharedTables()
 
@@ -59,6 +61,11 @@ class _BuiltinTypes:
 def _open_btf(prog: Program) -> BtfFinder:
     kallsyms = kallsyms_of(prog)
     if kallsyms is None or not len(kallsyms):
+        # open_program() has looked at it; drgn itself has not.
+        is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
+        seen = None if is_live or fits(prog, False) else misfit(prog, False, False)
+        if seen is not None:
+            raise TypesError(f"VMCOREINFO does not fit this memory: {seen}; {_OTHER_VMCOREINFO}")
         raise TypesError(
             "the symbol table of this kernel (kallsyms) is not in the dump, or cannot be found there; "
             "give the vmlinux of this kernel with -s"

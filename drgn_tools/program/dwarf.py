@@ -12,8 +12,10 @@ from drgn import MissingDebugInfoError, Platform, Program
 from ..errors import TypesError
 from ..kernel.probing import has_dwarf
 from .build_id import build_id_by_drgn, check_build_id, check_build_id_in_memory
-from .core_file import open_regular, shown
-from .elf import ET_REL, read_elf
+from .core_file import compression_of, open_regular, shown
+from .elf import ET_CORE, ET_REL, read_elf
+from .kdump import KDUMP_MAGICS
+from .read_at import read_at
 
 __all__ = (
     "is_kernel_image",
@@ -22,6 +24,8 @@ __all__ = (
     "load_files",
     "types_source",
 )
+
+_NO_ELF = "is not an ELF file"
 
 
 def types_source(prog: Program) -> Literal["btf", "dwarf"]:
@@ -33,15 +37,23 @@ def is_kernel_image(path: str) -> bool:
     """Return whether an ELF file is a vmlinux and not a kernel module.
 
     :raises InputError: if it cannot be opened
-    :raises TypesError: if it is not an ELF file
+    :raises TypesError: if it is neither
     """
+    compression = compression_of(path)
     with open_regular(path) as file:
         elf = read_elf(file)
-    if elf is None:
-        raise TypesError(
-            f"{shown(path)}: is not an ELF file; -s takes a vmlinux with debugging information"
-        )
-    return elf.type != ET_REL
+        magic = read_at(file, 0, 12)
+    what = None
+    if compression is not None:
+        what = f"is packed with {compression}: unpack it"
+    elif magic.startswith(KDUMP_MAGICS) or (elf is not None and elf.type == ET_CORE):
+        what = "is a core dump, which is given with -c"
+    elif elf is None:
+        is_elf = magic.startswith(b"\x7fELF")
+        what = "is cut short or damaged: its ELF headers are not whole" if is_elf else _NO_ELF
+    if what is not None:
+        raise TypesError(f"{shown(path)}: {what}; -s takes a vmlinux with debugging information")
+    return elf is not None and elf.type != ET_REL
 
 
 def linked_address(platform: Platform, image: str, symbol: str) -> Optional[int]:

@@ -141,7 +141,7 @@ def open_program(
             _load_types(prog, name, paths, modules)
     except TypesError as e:
         if cut_short is not None and not paths:
-            raise InputError(f"{name}: {cut_short}, the kernel's own types with it") from e
+            raise InputError(f"{name}: {cut_short}; {e.__cause__ or e}") from e
         raise
     if cut_short is not None:
         logger.warning("%s: %s", name, cut_short)

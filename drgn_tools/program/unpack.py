@@ -41,6 +41,8 @@ _SPARE_BYTES = 64 << 20
 """How much is left free on the disk."""
 
 
+_OTHER_CACHE = "set XDG_CACHE_HOME to a folder with room for it, or unpack it yourself"
+
 _ABANDONED_AFTER_S = 24 * 3600
 """A file that is still being unpacked is written to more often than this."""
 
@@ -66,7 +68,8 @@ def unpacked(
         return Path(path)
     folder = _cache_folder() if into is None else Path(into)
     key = _key(path)
-    return _cached(folder, key) or _unpack(path, compression, folder, key, progress)
+    remedy = _OTHER_CACHE if into is None else "unpack it yourself"
+    return _cached(folder, key) or _unpack(path, compression, folder, key, remedy, progress)
 
 
 def _cached(folder: Path, key: str) -> Optional[Path]:
@@ -115,11 +118,16 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _unpack(
-    path: str, compression: str, folder: Path, key: str, progress: Optional[Progress]
+    path: str,
+    compression: str,
+    folder: Path,
+    key: str,
+    remedy: str,
+    progress: Optional[Progress],
 ) -> Path:
     with open_regular(path) as packed:
         chunks = _chunks(packed, path, compression)
-        return _write(_reported(chunks, packed, progress), path, folder, key)
+        return _write(_reported(chunks, packed, progress), path, folder, key, remedy)
 
 
 def _chunks(packed: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
@@ -136,7 +144,7 @@ def _chunks(packed: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
         ) from e
 
 
-def _write(chunks: Iterator[bytes], path: str, folder: Path, key: str) -> Path:
+def _write(chunks: Iterator[bytes], path: str, folder: Path, key: str, remedy: str) -> Path:
     # Into a file of its own first, so that nobody meets half a core.
     unfinished: Optional[str] = None
     try:
@@ -150,8 +158,7 @@ def _write(chunks: Iterator[bytes], path: str, folder: Path, key: str) -> Path:
         return target
     except OSError as e:
         raise InputError(
-            f"{shown(path)}: cannot be unpacked into {shown(str(folder))}: {e.strerror or e}; "
-            "set XDG_CACHE_HOME to a folder on a larger disk, or unpack it yourself"
+            f"{shown(path)}: cannot be unpacked into {shown(str(folder))}: {e.strerror or e}; {remedy}"
         ) from e
     finally:
         if unfinished is not None:

@@ -84,6 +84,26 @@ def test_search_ends_soon_after_memory_does(
     assert len([size for size in reads if size > 1]) < 5
 
 
+@pytest.mark.parametrize("has_variables", [False, True])
+def test_whether_there_is_none_is_known_only_of_a_whole_image(
+    kernel: DrawnKernel, monkeypatch: pytest.MonkeyPatch, has_variables: bool
+) -> None:
+    exclude(kernel, kernel.base + 3 * PAGE_BYTES, PAGE_BYTES)
+    if has_variables:  # then a symbol of BTF would be there as well
+        monkeypatch.setattr(find_btf, "_A_VARIABLE", "_stext")
+    with pytest.raises(TypesError, match="this kernel has no BTF") as caught:
+        found(kernel)
+    missing = f"or it is not in the dump (memory at {kernel.base + 3 * PAGE_BYTES:#x} is missing)"
+    assert (missing in str(caught.value)) is not has_variables
+
+
+def test_one_that_is_not_whole_is_not_called_none(kernel: DrawnKernel) -> None:
+    kernel.put(kernel.base + 3 * PAGE_BYTES - 30, BTF)
+    exclude(kernel, kernel.base + 3 * PAGE_BYTES, PAGE_BYTES)
+    with pytest.raises(TypesError, match=r"or what is at 0x[0-9a-f]* is one that is damaged"):
+        found(kernel)
+
+
 class _NoBtfSymbols:
     # A symbol table that has lost the two symbols around BTF.
     def __init__(self, kallsyms: Kallsyms) -> None:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 from pathlib import Path
 
 import pytest
 
 from drgn_tools.errors import InputError, TypesError
 from drgn_tools.program.dwarf import is_kernel_image
-from drgn_tools.program.elf import ET_DYN, ET_EXEC, ET_REL
+from drgn_tools.program.elf import ET_CORE, ET_DYN, ET_EXEC, ET_REL
 
 from ..support.elf_writer import elf_file
 
@@ -27,6 +29,24 @@ def test_file_that_is_not_elf_is_named(tmp_path: Path) -> None:
     path = tmp_path / "vmlinux"
     path.write_bytes(b"MZ" * 64)
     with pytest.raises(TypesError, match=f"^{path}: is not an ELF file; -s takes a vmlinux"):
+        is_kernel_image(str(path))
+
+
+@pytest.mark.parametrize(
+    ("contents", "what"),
+    [
+        (gzip.compress(elf_file(ET_EXEC, 62, [])), "is packed with gzip: unpack it"),
+        (lzma.compress(elf_file(ET_EXEC, 62, [])), "is packed with xz: unpack it"),
+        (elf_file(ET_CORE, 62, []), "is a core dump, which is given with -c"),
+        (b"KDUMP   " + bytes(999), "is a core dump, which is given with -c"),
+        (elf_file(ET_EXEC, 62, [(1, b"")])[:100], "is cut short or damaged: its ELF headers"),
+        (b"", "is not an ELF file"),
+    ],
+)
+def test_what_else_may_be_given_as_symbols(tmp_path: Path, contents: bytes, what: str) -> None:
+    path = tmp_path / "vmlinux"
+    path.write_bytes(contents)
+    with pytest.raises(TypesError, match=f"^{path}: {what}.*; -s takes a vmlinux with debug"):
         is_kernel_image(str(path))
 
 
