@@ -63,9 +63,12 @@ def _open_btf(prog: Program) -> BtfFinder:
     if kallsyms is None or not len(kallsyms):
         # open_program() has looked at it; drgn itself has not.
         is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
-        seen = None if is_live or fits(prog, False) else misfit(prog, False, False)
-        if seen is not None:
-            raise TypesError(f"VMCOREINFO does not fit this memory: {seen}; {_OTHER_VMCOREINFO}")
+        found = None if is_live or fits(prog, False) else misfit(prog, False, False)
+        if found is not None:
+            or_else = ", or the kernel is not in the dump" if found.may_be_missing else ""
+            raise TypesError(
+                f"VMCOREINFO does not fit this memory{or_else}: {found.seen}; {_OTHER_VMCOREINFO}"
+            )
         raise TypesError(
             "the symbol table of this kernel (kallsyms) is not in the dump, or cannot be found there; "
             "give the vmlinux of this kernel with -s"

@@ -31,6 +31,7 @@ from .other_formats import name_format
 from .url import without_secrets
 
 __all__ = (
+    "NO_VMCOREINFO",
     "OTHER_VMCOREINFO",
     "CoreFile",
     "check_core",
@@ -43,6 +44,9 @@ OTHER_VMCOREINFO = (
     "search its memory for one with --vmcoreinfo auto, or give one with --vmcoreinfo FILE"
 )
 """What to do if a dump has no VMCOREINFO, or a wrong one."""
+NO_VMCOREINFO = (
+    "has no VMCOREINFO, which says where things are in the kernel's memory; " + OTHER_VMCOREINFO
+)
 
 _COMPRESSED_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _ELF_TYPES = {1: "object file", 2: "executable", 3: "executable or library"}
@@ -65,9 +69,6 @@ _NO_HEADERS = (
     "that is neither x86_64 nor i386"
 )
 _NOT_IN_IT = "is damaged: not all of its headers are in it"
-_NO_VMCOREINFO = (
-    "has no VMCOREINFO, which says where things are in the kernel's memory; " + OTHER_VMCOREINFO
-)
 _QEMU_HINT = " (QEMU dumps have one if the guest has -device vmcoreinfo and loads qemu_fw_cfg)"
 _NO_MEMORY = "has no memory in it: none of its {} segments is PT_LOAD"
 _XEN_GUEST = (
@@ -201,7 +202,7 @@ def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: 
         if vmcoreinfo is None and names & _XEN_NOTES:
             raise InputError(f"{name}: {_XEN_HOST}{OTHER_VMCOREINFO}")
         if vmcoreinfo is None:
-            raise InputError(f"{name}: {_NO_VMCOREINFO}{_QEMU_HINT if b'QEMU' in names else ''}")
+            raise InputError(f"{name}: {NO_VMCOREINFO}{_QEMU_HINT if b'QEMU' in names else ''}")
         _check_lines(vmcoreinfo, name)
     cut_short = None
     if elf.announced_bytes > elf.file_bytes and not is_kcore:
@@ -259,7 +260,7 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
     vmcoreinfo = read_core_notes(file, None).vmcoreinfo
     if not have_vmcoreinfo:
         if vmcoreinfo is None:
-            raise InputError(f"{name}: {_NO_VMCOREINFO}")
+            raise InputError(f"{name}: {NO_VMCOREINFO}")
         _check_lines(vmcoreinfo, name)
     return CoreFile(path, cut_short, arch, vmcoreinfo)
 

@@ -30,6 +30,7 @@ from ..debuginfo.vmcoreinfo import (
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
 from .core_file import (
+    NO_VMCOREINFO,
     OTHER_VMCOREINFO,
     CoreFile,
     check_core,
@@ -130,7 +131,7 @@ def open_program(
         name = shown(qemu)
         opens = partial(open_guest, prog, qemu, name)
         _drgn_opens(opens, f"{name}: cannot be used as a QMP socket")
-    _check_kernel(prog, name)
+    _check_kernel(prog, name, file)
     text = _text_of(file, info)
     if text is not None:
         keep_vmcoreinfo(prog, text)
@@ -247,9 +248,9 @@ def _search_vmcoreinfo(file: CoreFile, name: str) -> Optional[_VmcoreinfoFile]:
                 own = vmcoreinfo_of_symbol(fitting)
                 return found if own is None else _VmcoreinfoFile(name, own)
             tried += 1
-    what = f"{tried} were tried, none fits" if tried else "there is none"
+    what = f"{tried} found, none fits" if tried else "none found"
     raise InputError(
-        f"{name}: its memory was searched for VMCOREINFO, but {what}; give it with --vmcoreinfo FILE"
+        f"{name}: its memory was searched for VMCOREINFO: {what}; give one with --vmcoreinfo FILE"
     )
 
 
@@ -295,16 +296,24 @@ def _check_fit(
     if fits(prog, walks_page_tables):
         return
     has_symbols = fits(prog, False) or _has_idle_task(prog, paths)
-    seen = misfit(prog, walks_page_tables, has_symbols)
-    if seen is None:
+    found = misfit(prog, walks_page_tables, has_symbols)
+    if found is None:
         return
     if file is not None and file.cut_short is not None:
-        raise InputError(f"{name}: {file.cut_short}, the kernel with it: {seen}")
+        raise InputError(f"{name}: {file.cut_short}, the kernel with it: {found.seen}")
     whose = "its VMCOREINFO" if info is None or info.name == name else f"VMCOREINFO of {info.name}"
     remedy = OTHER_VMCOREINFO
     if prog.flags & ProgramFlags.IS_LIVE:
         remedy = "give the right one with --vmcoreinfo FILE, or none"
-    raise InputError(f"{name}: {whose} does not fit its memory: {seen}; {remedy}")
+    elif (
+        info is not None
+        and file is not None
+        and file.vmcoreinfo is not None
+        and _fitting_program(file, None, name) is not None
+    ):
+        remedy = "leave it out: what the dump has itself fits"
+    or_else = ", or the kernel is not in the dump" if found.may_be_missing else ""
+    raise InputError(f"{name}: {whose} does not fit its memory{or_else}: {found.seen}; {remedy}")
 
 
 def _has_idle_task(prog: Program, paths: Sequence[str]) -> bool:
@@ -366,7 +375,9 @@ def _one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _check_kernel(prog: Program, name: str) -> None:
+def _check_kernel(prog: Program, name: str, file: Optional[CoreFile]) -> None:
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL and file is not None and not file.vmcoreinfo:
+        raise InputError(f"{name}: {NO_VMCOREINFO}")  # a copy of /proc/kcore, say
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise InputError(f"{name}: is not the memory of a Linux kernel")
     arch = prog.platform.arch.name.lower() if prog.platform else "an unknown machine"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 
 from drgn import Program
 
@@ -33,6 +34,10 @@ def open_guest(prog: Program, address: str, name: str) -> None:
     if re.match(r"[^/.][^/]*:\d+$|:\d+$", address):
         prog.set_qemu_qmp(address)
         return
+    if os.path.exists(address) and not stat.S_ISSOCK(os.stat(address).st_mode):
+        raise InputError(
+            f"{name}: is not a socket; QEMU makes one with -qmp unix:PATH,server=on,wait=off"
+        )
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_TIMEOUT_S)
         connection.connect(address)

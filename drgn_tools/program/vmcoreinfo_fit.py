@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Optional
 
+import msgspec
 from drgn import Architecture, Program
 
 from ..debuginfo.kallsyms import kallsyms_of
 from ..debuginfo.vmcoreinfo import number_among, symbol_among, vmcoreinfo
 from ..memory import NOT_THERE, read_or_none, read_up_to
 
-__all__ = ("fits", "has_idle_task", "misfit")
+__all__ = ("Misfit", "fits", "has_idle_task", "misfit")
 
 _UTS_NAMESPACE_BYTES = 512
 """More than init_uts_ns has before the end of its release: a kref at most, then three names of 65 bytes."""
@@ -29,6 +30,15 @@ _START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 _PAGE_BYTES = 4096
 _ADDRESSES = 1 << 64
 _SOMETHING_ELSE, _NOTHING = "something else is there", "nothing can be read there"
+
+
+class Misfit(msgspec.Struct, frozen=True):
+    """What of the kernel is not where VMCOREINFO says."""
+
+    seen: str
+    """What was looked for, at which address, and what was there, for a message."""
+    may_be_missing: bool
+    """The kernel may as well be missing in the dump: no memory was found that contradicts VMCOREINFO."""
 
 
 def fits(prog: Program, walks_page_tables: bool) -> bool:
@@ -49,8 +59,8 @@ def has_idle_task(prog: Program, address: int) -> bool:
     return _IDLE_TASK in read_up_to(prog, address, _TASK_STRUCT_BYTES)
 
 
-def misfit(prog: Program, walks_page_tables: bool, has_symbols: bool) -> Optional[str]:
-    """Return what of the kernel is not where VMCOREINFO says, for a message.
+def misfit(prog: Program, walks_page_tables: bool, has_symbols: bool) -> Optional[Misfit]:
+    """Return what of the kernel is not where VMCOREINFO says.
 
     :param walks_page_tables: As for :func:`fits`
     :param has_symbols: Whether something of the kernel is where its symbols say
@@ -60,15 +70,17 @@ def misfit(prog: Program, walks_page_tables: bool, has_symbols: bool) -> Optiona
     if has_symbols:
         return _misplaced_page_tables(prog, lines) if walks_page_tables else None
     release = _printable(lines.get("OSRELEASE", ""))
-    address = symbol_among(lines, "init_uts_ns")
-    if address is not None:
-        seen = _SOMETHING_ELSE if read_up_to(prog, address, _UTS_NAMESPACE_BYTES) else _NOTHING
-        what = f"init_uts_ns with release {release} should be at {address:#x}"
-        return f"{what}, but {seen}{_lacking(prog, lines)}"
-    address = symbol_among(lines, "swapper_pg_dir")
-    if address is None or read_up_to(prog, address, 1):
-        return None
-    return f"swapper_pg_dir should be at {address:#x}, but {_NOTHING}{_lacking(prog, lines)}"
+    address, what = symbol_among(lines, "init_uts_ns"), f"init_uts_ns with release {release}"
+    if address is None:
+        address, what = symbol_among(lines, "swapper_pg_dir"), "swapper_pg_dir"
+        if address is None or read_up_to(prog, address, 1):
+            return None
+    is_there = bool(read_up_to(prog, address, 1))
+    seen = _SOMETHING_ELSE if is_there else _NOTHING
+    return Misfit(
+        f"{what} should be at {address:#x}, but {seen}{_lacking(prog, lines)}",
+        not is_there and _read_physical(prog, _physical(prog, lines, address)) is None,
+    )
 
 
 def _has_release(prog: Program, lines: Mapping[str, str]) -> bool:
@@ -79,7 +91,7 @@ def _has_release(prog: Program, lines: Mapping[str, str]) -> bool:
     return release.encode() + b"\0" in read_up_to(prog, address, _UTS_NAMESPACE_BYTES)
 
 
-def _misplaced_page_tables(prog: Program, lines: Mapping[str, str]) -> Optional[str]:
+def _misplaced_page_tables(prog: Program, lines: Mapping[str, str]) -> Optional[Misfit]:
     """Return how one sees that the page tables of x86-64 are not where phys_base leads to; ``None`` if they may be.
 
     drgn 0.3.0 takes it for 0 where VMCOREINFO has none. Before v4.10 it has SYMBOL(phys_base) instead: Linux
@@ -94,18 +106,29 @@ def _misplaced_page_tables(prog: Program, lines: Mapping[str, str]) -> Optional[
     ):
         return None
     tables = read_or_none(prog, address, _PAGE_BYTES)
-    physical = address - _START_KERNEL_MAP + (number_among(lines, "phys_base") or 0)
     if tables is None:
         return None
-    found = _read_physical(prog, physical % _ADDRESSES)
+    physical = _physical(prog, lines, address)
+    found = _read_physical(prog, physical)
     if found == tables:
         return None
     seen = _SOMETHING_ELSE if found else _NOTHING
-    what = f"swapper_pg_dir should be at the physical address {physical % _ADDRESSES:#x}"
-    return f"{what}, but {seen}{_lacking(prog, lines)}"
+    what = f"swapper_pg_dir should be at the physical address {physical:#x}"
+    return Misfit(f"{what}, but {seen}{_lacking(prog, lines)}", found is None)
 
 
-def _read_physical(prog: Program, address: int) -> Optional[bytes]:
+def _physical(prog: Program, lines: Mapping[str, str], address: int) -> Optional[int]:
+    """Return where VMCOREINFO of x86-64 says that the kernel image is; ``None`` for another machine."""
+    assert prog.platform is not None  # it is a kernel
+    if prog.platform.arch is not Architecture.X86_64:
+        return None
+    return (address - _START_KERNEL_MAP + (number_among(lines, "phys_base") or 0)) % _ADDRESSES
+
+
+def _read_physical(prog: Program, address: Optional[int]) -> Optional[bytes]:
+    if address is None:
+        return None
+    address -= address % _PAGE_BYTES
     try:
         return bytes(prog.read(address, _PAGE_BYTES, True))
     except NOT_THERE:

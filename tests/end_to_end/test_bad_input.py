@@ -31,6 +31,7 @@ from ..support.kdump import write_kdump
 
 X86_64, AARCH64 = 62, 183
 VMCOREINFO = note("VMCOREINFO", 0, b"OSRELEASE=6.12.0\nPAGESIZE=4096\n")
+KCORE_NOTES = note("CORE", 1, bytes(336)) + note("CORE", 3, bytes(136)) + note("CORE", 4, bytes(9))
 MEMORY = (PT_LOAD, bytes(4096))
 
 
@@ -188,6 +189,10 @@ def test_odd_names(name: str) -> None:
         (
             elf_file(ET_CORE, X86_64, [(PT_NOTE, note("Xen", 0x1000001, bytes(80))), MEMORY]),
             "is a dump of the Xen hypervisor, without VMCOREINFO of a Linux kernel",
+        ),
+        (
+            elf_file(ET_CORE, X86_64, [(PT_NOTE, KCORE_NOTES), MEMORY]),  # before v4.19
+            "has no VMCOREINFO",
         ),
         (PN_XNUM_NOWHERE, "its ELF headers are not whole"),
         (
@@ -451,6 +456,12 @@ def test_what_drgn_says_of_a_file_is_in_one_line(error: Exception, says: str) ->
     with pytest.raises(InputError, match=f"^vmcore: cannot be opened: {says}$") as raised:
         _drgn_opens(refuse, "vmcore: cannot be opened")
     assert raised.value.__cause__ is error
+
+
+def test_qemu_that_is_a_file(demo_core: str) -> None:
+    code, message = refusal(qemu=demo_core)
+    assert code == EXIT_INPUT
+    assert message.startswith(f"{demo_core}: is not a socket; ")
 
 
 def test_qemu_that_does_not_listen(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def refusal(**arguments: object) -> tuple[int, str]:
         open_program(**arguments)  # type: ignore[arg-type]
     message = str(raised.value)
     assert message.isprintable()
-    assert len(message) < 400
+    assert len(message) < 500  # with two paths of a temporary folder in it
     return raised.value.exit_code, message
 
 
@@ -128,10 +128,15 @@ def test_what_was_looked_for_and_where(demo_core: str, wrong: str, tmp_path: Pat
     release = lines["OSRELEASE"]
     release = release if release.isprintable() else repr(release)
     start = (
-        f"{core}: its VMCOREINFO does not fit its memory: init_uts_ns with release {release} "
-        f"should be at 0x{lines['SYMBOL(init_uts_ns)']}, but "
+        f"init_uts_ns with release {release} should be at 0x{lines['SYMBOL(init_uts_ns)']}, but "
     )
-    assert message.startswith(start)
+    # Of another boot, that place may be one that this machine does not have.
+    assert re.match(
+        re.escape(f"{core}: its VMCOREINFO does not fit its memory")
+        + "(, or the kernel is not in the dump)?: "
+        + re.escape(start),
+        message,
+    )
     assert message.endswith(
         "; search its memory for one with --vmcoreinfo auto, or give one with --vmcoreinfo FILE"
     )
@@ -163,7 +168,10 @@ def test_a_file_is_named(demo_core: str, text: str, tmp_path: Path) -> None:
     path.write_text(of_another_boot(text))
     code, message = refusal(core=demo_core, vmcoreinfo=path)
     assert code == EXIT_INPUT
-    assert message.startswith(f"{demo_core}: VMCOREINFO of {path} does not fit its memory: ")
+    assert message.startswith(f"{demo_core}: VMCOREINFO of {path} does not fit its memory")
+    assert message.endswith("; leave it out: what the dump has itself fits")
+    core = core_with(demo_core, tmp_path / "vmcore", None)
+    assert "; search its memory for one with " in refusal(core=core, vmcoreinfo=path)[1]
 
 
 def test_other_bytes_are_not_called_missing(demo_core: str, text: str, tmp_path: Path) -> None:
@@ -286,15 +294,15 @@ def test_auto_that_finds_nothing_says_so(demo_core: str, text: str, tmp_path: Pa
     code, message = refusal(core=core, vmcoreinfo="auto")
     assert (code, message) == (
         EXIT_INPUT,
-        f"{core}: its memory was searched for VMCOREINFO, but there is none; "
-        "give it with --vmcoreinfo FILE",
+        f"{core}: its memory was searched for VMCOREINFO: none found; "
+        "give one with --vmcoreinfo FILE",
     )
     with open(core, "r+b") as file:
         elf = read_elf(file)
         assert elf is not None
         file.seek(next(s for s in elf.segments if s.type == PT_LOAD).offset + 0x1000)
         file.write(of_another_boot(text).encode() + b"\0")
-    assert "but 1 were tried, none fits; " in refusal(core=core, vmcoreinfo="auto")[1]
+    assert "VMCOREINFO: 1 found, none fits; " in refusal(core=core, vmcoreinfo="auto")[1]
 
 
 @pytest.mark.parametrize("where", [{"kernel": True}, {"qemu": "/nonexistent"}])
