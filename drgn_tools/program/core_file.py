@@ -152,7 +152,8 @@ class CoreFile(msgspec.Struct, frozen=True):
     vmcoreinfo: Optional[bytes] = None
     """VMCOREINFO of the dump, lines of text; ``None`` if it has none."""
     walks_page_tables: bool = False
-    """drgn itself translates addresses: in ELF with physical addresses. In kdump libkdumpfile does."""
+    """drgn itself translates addresses, by tables that stay as they are: in ELF with physical addresses.
+    In kdump libkdumpfile does."""
 
 
 def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> CoreFile:
@@ -210,9 +211,9 @@ def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: 
     # drgn goes by the class of the file: it takes 64-bit ELF of x86-32, as QEMU writes it and kexec
     # with PAE, for x86-32 with words of 64 bits.
     arch = "i386" if arch_of_elf(elf.machine) == "i386" else None
-    # drgn's rule: if all of them are 0, they are no addresses.
+    # drgn's rule: if all physical addresses are 0, they are none. The tables of a running kernel change.
     has_physical = any(s.physical_address for s in elf.segments if s.type == PT_LOAD)
-    return CoreFile(path, cut_short, arch, vmcoreinfo, has_physical)
+    return CoreFile(path, cut_short, arch, vmcoreinfo, has_physical and not is_kcore)
 
 
 def _check_lines(vmcoreinfo: bytes, name: str) -> None:

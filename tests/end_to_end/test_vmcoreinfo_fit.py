@@ -15,8 +15,9 @@ import pytest
 
 from drgn_tools import DrgnToolsError, audit_kernel, open_program
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo, vmcoreinfo_lines
-from drgn_tools.errors import EXIT_INPUT, EXIT_USAGE
+from drgn_tools.errors import EXIT_INPUT, EXIT_USAGE, TypesError
 from drgn_tools.program import find_vmcoreinfo
+from drgn_tools.program.builtin_types import use_builtin_types
 from drgn_tools.program.elf import ET_EXEC, PT_LOAD, PT_NOTE, read_elf
 from drgn_tools.program.find_vmcoreinfo import vmcoreinfo_in_memory
 
@@ -249,7 +250,8 @@ def test_auto_where_there_is_none(
 def test_auto_with_the_layout_of_proc_vmcore(
     demo_core: str, demo_program: drgn.Program, text: str, tmp_path: Path
 ) -> None:
-    # The kernel image has its virtual addresses in the file: a wrong phys_base does not matter.
+    # The kernel image has its virtual addresses in the file. With a wrong phys_base it can be read,
+    # but no stack.
     whole = tmp_path / "whole"
     write_vmcore_layout(Path(demo_core), whole, demo_program)
     expected = [t.frames for t in audit_kernel(demo_program).tasks if not t.on_cpu]
@@ -257,10 +259,14 @@ def test_auto_with_the_layout_of_proc_vmcore(
         core = core_with(str(whole), tmp_path / "vmcore", make(text))
         audit = audit_kernel(open_program(core=core, vmcoreinfo="auto"))
         assert [t.frames for t in audit.tasks if not t.on_cpu] == expected
-        if name in ("another boot", "another kernel"):
-            code, message = refusal(core=core)
-            assert code == EXIT_INPUT
-            assert "its VMCOREINFO does not fit its memory" in message
+        code, message = refusal(core=core)
+        assert code == EXIT_INPUT
+        assert "its VMCOREINFO does not fit its memory" in message
+        elsewhere = name in ("another boot", "another kernel")
+        what = (
+            "init_uts_ns with" if elsewhere else "swapper_pg_dir should be at the physical address"
+        )
+        assert what in message
 
 
 def test_auto_takes_the_dumps_own_if_that_fits(
@@ -352,3 +358,10 @@ def test_the_search_has_an_end(demo_program: drgn.Program, tmp_path: Path) -> No
     path.write_bytes(elf_file(4, 62, [(PT_LOAD, texts)]))
     with open(path, "rb") as file:
         assert len(list(vmcoreinfo_in_memory(file, demo_program))) == 1000
+
+
+def test_a_program_that_drgn_opened(demo_core: str, text: str) -> None:
+    prog = drgn.Program(vmcoreinfo=of_another_boot(text).encode())
+    prog.set_core_dump(demo_core)
+    with pytest.raises(TypesError, match=r"^VMCOREINFO does not fit this memory.*init_uts_ns with"):
+        use_builtin_types(prog)  # as our plugin does
