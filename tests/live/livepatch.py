@@ -98,9 +98,14 @@ class Watch:
         for line in pipe:
             self.lines.append([time.monotonic(), name, line])
 
+    @property
+    def said(self) -> int:
+        """How many lines it wrote to stdout."""
+        return sum(stream == "out" for _, stream, _ in self.lines)
+
     def has_said_more_than(self, lines: int) -> bool:
-        """It wrote more than so many lines, or has ended."""
-        return len(self.lines) > lines or self._process.poll() is not None
+        """It wrote more than so many lines to stdout, or has ended."""
+        return self.said > lines or self._process.poll() is not None
 
     def end(self) -> int:
         """Wait until it has ended."""
@@ -121,7 +126,7 @@ watch = Watch()
 wait_until("watch says nothing", partial(watch.has_said_more_than, 0))
 gone: list[list[object]] = []
 for name in LEAVE:
-    said = len(watch.lines)
+    said = watch.said
     if name == "all":
         load("lab_absent")  # k-late calls a function of it as it leaves
     gone.append([time.monotonic(), name])
