@@ -166,12 +166,16 @@ class Btf:
 
     Types that come after a record of unknown kind are not seen.
 
+    That of a module continues the BTF of the kernel image: its IDs and the offsets of its strings
+    begin where those of the image end, and it refers to types and strings of the image.
+
     :param data: all of the BTF from its header on, little-endian (x86)
     :param pointer_bytes: size of a pointer, which is not in the BTF
+    :param base: what *data* continues
     :raises TypesError: if there is no BTF header, or its sections lie outside *data*
     """
 
-    def __init__(self, data: bytes, pointer_bytes: int = 8) -> None:
+    def __init__(self, data: bytes, pointer_bytes: int = 8, base: Optional[Btf] = None) -> None:
         total = header_bytes(data)
         if total is None:
             raise damaged("no valid header")
@@ -187,19 +191,28 @@ class Btf:
         start = hdr_len + str_off
         self._strings = data[start : start + str_len]
         self._pointer_bytes = pointer_bytes
+        self._base = base
+        self.first_id: int = len(base) if base else 0
+        """The first type ID that is not of *base*."""
+        self.first_string: int = base.end_string if base else 0
+        """The first offset of a string that is not of *base*."""
+        self.end_string: int = self.first_string + len(self._strings)
+        """What the offset of a next string would be."""
         self._starts, infos = self._record_starts()
-        self._enum_flags_count = any(map(_tells_of_enum_flags, infos))
+        self._enum_flags_count: bool = any(map(_tells_of_enum_flags, infos)) or (
+            base is not None and base._enum_flags_count
+        )
         self._found: dict[tuple[Kind, str], Optional[int]] = {}
         self._enumerators: dict[str, Optional[tuple[int, int]]] = {}
         self._expanded: dict[int, int] = {}
         self._insides: dict[int, Optional[int]] = {}
 
     def _record_starts(self) -> tuple[list[int], Collection[int]]:
-        # Where each record starts, by type ID, in words; ID 0 has none. And all
-        # the info words there are.
+        # Where each record starts, by type ID from the first on, in words; ID 0 has
+        # none. And all the info words there are.
         record_words = _RecordWords()
         infos = self._words[1:]  # of a record that starts where the index says
-        starts = [0]
+        starts = [] if self.first_id else [0]
         append = starts.append
         at, end = 0, len(infos) - 1
         while at < end:
@@ -207,15 +220,16 @@ class Btf:
             at += record_words[infos[at]]
         if at > len(self._words):  # the last runs over the end, or is of unknown kind
             starts.pop()
-        if len(starts) - 1 > MAX_TYPES:
-            raise damaged(f"{len(starts) - 1} types")
+        if self.first_id + len(starts) - 1 > MAX_TYPES:
+            raise damaged(f"{self.first_id + len(starts) - 1} types")
         return starts, record_words
 
     @cached_property
     def _name_column(self) -> bytes:
-        # The name offset of each type, by type ID.
+        # The name offset of each type, by type ID from the first on.
         column = array("I", map(self._words.__getitem__, self._starts))
-        column[0] = 0
+        if not self.first_id:
+            column[0] = 0
         if sys.byteorder == "big":
             column.byteswap()
         return column.tobytes()
@@ -225,36 +239,45 @@ class Btf:
         # The first of each name. Kernels have a few hundred, those of each CPU; that a name is
         # not among all strings takes longer to find out, and most that are asked for are not.
         found: dict[str, int] = {}
-        starts, words, type_id = self._starts, self._words, 0
+        starts, words, index = self._starts, self._words, 0
         kinds = self._records[3::4]  # of what are info words; a byte is found quicker than four
         place = -1
         while (place := kinds.find(Kind.VAR, place + 1)) >= 0:
             if words[place] != Kind.VAR << 24:
                 continue
-            type_id = bisect_right(starts, place, type_id) - 1
-            if starts[type_id] == place - 1:
+            index = max(bisect_right(starts, place, index) - 1, 0)
+            if starts[index : index + 1] == [place - 1]:
+                type_id = self.first_id + index
                 with suppress(TypesError):  # a damaged name is that of none
                     found.setdefault(self.name(type_id) or "", type_id)
         return found
 
     def __len__(self) -> int:
-        """Number of types, ``void`` counted in."""
-        return len(self._starts)
+        """Number of types, ``void`` and those of the base counted in."""
+        return self.first_id + len(self._starts)
 
-    def _start(self, type_id: int) -> int:
-        if not 0 < type_id < len(self._starts):
+    def _record(self, type_id: int) -> tuple[array[int], int]:
+        # The words that hold a record, and where in them it starts.
+        if type_id < self.first_id and self._base is not None:
+            return self._base._record(type_id)
+        if not 0 < type_id < len(self):
             raise damaged(f"type {type_id} of {len(self)}")
-        return self._starts[type_id]
+        return self._words, self._starts[type_id - self.first_id]
+
+    def _word(self, type_id: int, number: int) -> int:
+        # A word of a record. One of the three that all have, or one that its kind has.
+        words, start = self._record(type_id)
+        return words[start + number]
 
     def kind(self, type_id: int) -> Kind:
         """Return the kind of a type."""
         if not type_id:
             return Kind.VOID
-        return _KINDS[(self._words[self._start(type_id) + 1] & _KIND_MASK) >> 24]
+        return _KINDS[(self._word(type_id, 1) & _KIND_MASK) >> 24]
 
     def kind_flag(self, type_id: int) -> bool:
         """Return the kind_flag: member offsets hold bit-field sizes, a FWD is a union."""
-        return bool(self._words[self._start(type_id) + 1] & _KIND_FLAG)
+        return bool(self._word(type_id, 1) & _KIND_FLAG)
 
     # ---- names
 
@@ -262,6 +285,9 @@ class Btf:
         # None for the empty string: anonymous.
         if not offset:
             return None
+        if offset < self.first_string and self._base is not None:
+            return self._base._string(offset)
+        offset -= self.first_string
         end = self._strings.find(b"\0", offset, offset + MAX_NAME_BYTES)
         if end < 0:
             raise damaged(f"no string at {offset}")
@@ -269,17 +295,26 @@ class Btf:
 
     def name(self, type_id: int) -> Optional[str]:
         """Return the name of a type, ``None`` if it is anonymous."""
-        return self._string(self._words[self._start(type_id)])
+        return self._string(self._word(type_id, 0))
 
     def _name_offset(self, name: str) -> Optional[int]:
         # Where the first string that is this begins.
         if not name or "\0" in name:
             return None
-        place = self._strings.find(b"\0%b\0" % name.encode("utf-8", "surrogatepass"))
-        return place + 1 if place >= 0 else None
+        of_base = self._base._name_offset(name) if self._base is not None else None
+        if of_base is not None:
+            return of_base
+        string = name.encode("utf-8", "surrogatepass") + b"\0"
+        if self.first_string and self._strings.startswith(string):
+            return self.first_string  # those of a module need not begin with the empty string
+        place = self._strings.find(b"\0" + string)
+        return self.first_string + place + 1 if place >= 0 else None
 
     def find(self, kind: Kind, name: str) -> Optional[int]:
-        """Return the ID of the first type of this kind and name, ``None`` if there is none."""
+        """Return the ID of the first type of this kind and name, ``None`` if there is none.
+
+        Those of the base do not count.
+        """
         key = (kind, name)
         if key not in self._found:
             self._found[key] = self._find(kind, name)
@@ -293,17 +328,18 @@ class Btf:
             return None
         return next(
             (
-                type_id
-                for type_id in _places(self._name_column, offset)
-                if self.kind(type_id) == kind
+                self.first_id + index
+                for index in _places(self._name_column, offset)
+                if self.kind(self.first_id + index) == kind
             ),
             None,
         )
 
     def ids(self, *kinds: Kind) -> Iterator[int]:
-        """Return the IDs of all types of these kinds."""
+        """Return the IDs of all types of these kinds; those of the base do not count."""
         words, wanted = self._words, {kind << 24 for kind in kinds}
-        for type_id, start in enumerate(self._starts[1:], 1):
+        first = 0 if self.first_id else 1
+        for type_id, start in enumerate(self._starts[first:], self.first_id + first):
             if words[start + 1] & _KIND_MASK in wanted:
                 yield type_id
 
@@ -311,30 +347,31 @@ class Btf:
 
     def _items(self, type_id: int, words_each: int) -> tuple[array[int], ...]:
         # The vlen items behind a record, column by column.
-        start = self._start(type_id) + 3
-        end = start + words_each * (self._words[start - 2] & _VLEN_MASK)
-        return tuple(self._words[start + column : end : words_each] for column in range(words_each))
+        words, start = self._record(type_id)
+        start += 3
+        end = start + words_each * (words[start - 2] & _VLEN_MASK)
+        return tuple(words[start + column : end : words_each] for column in range(words_each))
 
     def referred(self, type_id: int) -> int:
         """Return what a pointer, qualifier, typedef, tag, FUNC, VAR or FUNC_PROTO refers to."""
-        return self._words[self._start(type_id) + 2]
+        return self._word(type_id, 2)
 
     def size(self, type_id: int) -> int:
         """Return the size in bytes of an INT, FLOAT, ENUM, ENUM64, STRUCT or UNION."""
-        size = self._words[self._start(type_id) + 2]
+        size = self._word(type_id, 2)
         if size > MAX_TYPE_BYTES:
             raise damaged(f"type {type_id} has {size} bytes")
         return size
 
     def int_encoding(self, type_id: int) -> tuple[int, int, int]:
         """Return encoding (1 signed, 2 char, 4 bool), bit offset and size in bits of an INT."""
-        word = self._words[self._start(type_id) + 3]
+        word = self._word(type_id, 3)
         return word >> 24 & 0xF, word >> 16 & 0xFF, word & 0xFF
 
     def array(self, type_id: int) -> tuple[int, int]:
         """Return element type and length of an ARRAY."""
-        start = self._start(type_id)
-        return self._words[start + 3], self._words[start + 5]
+        words, start = self._record(type_id)
+        return words[start + 3], words[start + 5]
 
     def members(self, type_id: int) -> list[BtfMember]:
         """Return the members of a STRUCT or UNION, in order."""
@@ -380,7 +417,10 @@ class Btf:
         return [(self._string(name) or "", value) for name, value in zip(names, values)]
 
     def find_enumerator(self, name: str) -> Optional[tuple[int, int]]:
-        """Return enum type and value of the first enumerator of a name, ``None`` if there is none."""
+        """Return enum type and value of the first enumerator of a name, ``None`` if there is none.
+
+        Those of the base do not count.
+        """
         if name not in self._enumerators:
             self._enumerators[name] = self._find_enumerator(name)
         return self._enumerators[name]
@@ -390,13 +430,16 @@ class Btf:
         if offset is None:
             return None
         for word in _places(self._records, offset):
-            type_id = bisect_right(self._starts, word) - 1
+            index = bisect_right(self._starts, word) - 1
+            if index < 0:
+                continue
+            start, type_id = self._starts[index], self.first_id + index
             kind = self.kind(type_id)
             if kind not in _ENUMS:
                 continue
             words_each = 2 if kind == Kind.ENUM else 3
-            number, column = divmod(word - self._starts[type_id] - 3, words_each)
-            if column == 0 and 0 <= number < self._words[self._starts[type_id] + 1] & _VLEN_MASK:
+            number, column = divmod(word - start - 3, words_each)
+            if column == 0 and 0 <= number < self._words[start + 1] & _VLEN_MASK:
                 return type_id, self.enumerators(type_id)[number][1]
         return None
 
@@ -421,7 +464,10 @@ class Btf:
         """Return the complete struct or union that a FWD stands for, ``None`` if there is none."""
         name = self.name(type_id)
         kind = Kind.UNION if self.kind_flag(type_id) else Kind.STRUCT
-        return self.find(kind, name) if name is not None else None
+        if name is None:
+            return None
+        of_base = self._base.find(kind, name) if self._base is not None else None
+        return of_base if of_base is not None else self.find(kind, name)
 
     def byte_size(self, type_id: int) -> int:
         """Return the size of an object of this type in bytes.

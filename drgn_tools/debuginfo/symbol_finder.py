@@ -16,7 +16,7 @@ from .kallsyms import kallsyms_of
 from .module_kallsyms import ModuleKallsyms
 from .modules import listed_modules
 
-__all__ = ("find_symbols",)
+__all__ = ("find_symbols", "module_addresses")
 
 _MAX_MODULES = 10_000
 """More modules than any kernel has loaded."""
@@ -42,6 +42,11 @@ def _matching(prog: Program, name: Optional[str], address: Optional[int]) -> Ite
         yield from kallsyms.drgn_symbols(name, address)
     for table in _module_tables(prog):
         yield from table.drgn_symbols(name, address)
+
+
+def module_addresses(prog: Program, name: str) -> list[int]:
+    """Return the virtual addresses of all symbols of modules that have a name."""
+    return [address for table in _module_tables(prog) for address in table.find(name)]
 
 
 def _module_tables(prog: Program) -> list[ModuleKallsyms]:

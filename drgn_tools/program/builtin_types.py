@@ -74,7 +74,7 @@ def _open_btf(prog: Program) -> BtfFinder:
             "give the vmlinux of this kernel with -s"
         )
     parts = (read_btf(prog, kallsyms), prog.address_size())
-    return BtfFinder(prog, _BTF.get(parts, lambda: Btf(*parts)), kallsyms)
+    return BtfFinder(prog, _BTF.get(parts, lambda: Btf(*parts)), kallsyms, _FINDER)
 
 
 def _has_wrong_platform(prog: Program) -> bool:

@@ -13,6 +13,7 @@ from drgn import Object, Program, Qualifiers, TypeKind, offsetof, sizeof
 
 from drgn_tools.debuginfo.btf import MAX_CHAIN, Btf, Kind, header_bytes
 from drgn_tools.debuginfo.btf_finder import BtfFinder
+from drgn_tools.debuginfo.btf_types import BtfTypes
 from drgn_tools.debuginfo.global_types import GLOBALS
 from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
 from drgn_tools.errors import TypesError
@@ -35,7 +36,8 @@ def program(
         prog.add_memory_segment(
             MEMORY, len(memory), lambda address, count, offset, physical: memory[offset:][:count]
         )
-    finder = BtfFinder(prog, Btf(encoder.encode()), table(symbols) if symbols else None)
+    kallsyms = table(symbols) if symbols else None
+    finder = BtfFinder(prog, Btf(encoder.encode()), kallsyms, "btf")
     prog.register_type_finder("btf", finder.find_type, enable_index=0)
     prog.register_object_finder("btf", finder.find_object, enable_index=0)
     return prog
@@ -529,13 +531,13 @@ def test_every_type_of_a_real_kernel_can_be_built(demo_program: Program) -> None
     assert kallsyms is not None
     (start,), (stop,) = kallsyms.find("__start_BTF"), kallsyms.find("__stop_BTF")
     btf = Btf(demo_program.read(start, stop - start))
-    finder = BtfFinder(demo_program, btf, kallsyms)
+    types = BtfTypes(demo_program, btf)
     no_types = (Kind.FUNC, Kind.VAR, Kind.DATASEC, Kind.DECL_TAG)
     built = 0
     for type_id in range(len(btf)):
         if btf.kind(type_id) in no_types:
             continue
-        type_ = finder.type(type_id)
+        type_ = types.type(type_id)
         built += 1
         if type_.kind in (TypeKind.STRUCT, TypeKind.UNION) and type_.members:
             for member in type_.members:

@@ -14,22 +14,33 @@ Member = tuple[Optional[str], int, int]
 
 
 class BtfEncoder:
-    """Every method adds one type and returns its ID."""
+    """Every method adds one type and returns its ID.
 
-    def __init__(self) -> None:
+    :param base: What this continues, of which all is written: that of the kernel image.
+    """
+
+    def __init__(self, base: Optional[BtfEncoder] = None) -> None:
         self.types = bytearray()
-        self.strings = bytearray(b"\0")
-        self.count = 0
+        self.base = base
+        self.strings = bytearray(b"" if base else b"\0")
+        self.first_string = len(base.strings) if base else 0
+        self.count = base.count if base else 0
 
     def string(self, text: Optional[str]) -> int:
         if not text:
             return 0
         string = text.encode() + b"\0"
-        at = self.strings.find(b"\0" + string)
-        if at < 0:
-            at = len(self.strings) - 1
+        if self.base is not None:
+            place = self.base.strings.find(b"\0" + string)
+            if place >= 0:
+                return place + 1
+        if self.strings.startswith(string):
+            return self.first_string
+        at = self.strings.find(b"\0" + string) + 1
+        if not at:
+            at = len(self.strings)
             self.strings += string
-        return at + 1
+        return self.first_string + at
 
     def add(
         self,

@@ -27,7 +27,7 @@ def without_variables(core: str) -> drgn.Program:
     variables = list(btf.ids(Kind.VAR))
     assert len(variables) > 100
     for type_id in variables:
-        struct.pack_into("<I", data, header_bytes + types_offset + 4 * btf._start(type_id), 0)
+        struct.pack_into("<I", data, header_bytes + types_offset + 4 * btf._record(type_id)[1], 0)
     (start,) = kallsyms.find("__start_BTF")
     overlay(prog, start, bytes(data))
     use_builtin_types(prog)
