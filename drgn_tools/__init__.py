@@ -37,6 +37,7 @@ from .errors import DrgnToolsError, InputError, TaskNotFoundError, TypesError, U
 if TYPE_CHECKING:
     from .analysis.audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
     from .analysis.inquiry import livepatch_answers
+    from .program.declare import declare
     from .program.open import open_program
     from .records import (
         Frame,
@@ -67,6 +68,7 @@ __all__ = (
     "Verdict",
     "audit_kernel",
     "crashed_stack",
+    "declare",
     "kernel_info",
     "livepatch_answers",
     "open_program",
@@ -83,6 +85,7 @@ _ON_USE = {
     "livepatch_answers": "analysis.inquiry",
     "task_stack": "analysis.audit",
     "task_stacks": "analysis.audit",
+    "declare": "program.declare",
     "open_program": "program.open",
 }
 
