@@ -16,6 +16,7 @@ from drgn import FaultError, MainModule, Module, Program, ProgramFlags
 from drgn.commands import parse_shell_command
 from drgn.commands.linux import linux_kernel_custom_command
 
+from ..cache_key import PREFIX
 from ..drawn import Drawn
 from .registry import REPL_OPERANDS, SUMMARIES
 
@@ -24,8 +25,9 @@ __all__ = ("drgn_prog_set",)
 # A child of the logger "drgn", so that drgn's -q and --log-level work.
 logger = logging.getLogger("drgn.encoded_stacks")
 
-BTF_FINDER = "btf"
-"""Name of our debuginfo finder. ``drgn --no-symbols-by btf`` turns it off."""
+BTF_FINDER = PREFIX
+"""Name of our debuginfo finder. ``drgn --no-symbols-by encoded_stacks`` turns it off. "btf" would be
+a name for one of drgn's own."""
 
 
 def drgn_prog_set(prog: Program) -> None:
@@ -50,7 +52,7 @@ def _use_builtin_types(prog: Program) -> None:
     from ..errors import DrgnToolsError
     from ..program.builtin_types import use_builtin_types
 
-    before = prog.enabled_type_finders()
+    before = prog.enabled_object_finders()
     try:
         use_builtin_types(prog)
     # Reading a live kernel may be refused. An exception here would end drgn.
@@ -58,7 +60,7 @@ def _use_builtin_types(prog: Program) -> None:
         logger.warning("%s", error)
         return
     # drgn asks again each time debuginfo is loaded.
-    if prog.enabled_type_finders() != before:
+    if prog.enabled_object_finders() != before:
         logger.warning(
             "found no debuginfo: types and symbols are the BTF and kallsyms of the kernel itself"
         )
@@ -108,5 +110,5 @@ if "drgn.cli" in sys.modules:
     display_str(Drawn)
     # A plugin cannot reach the global names of the REPL. Python's own site module also puts
     # functions for people at a prompt into builtins (exit, help). Existing names stay.
-    for _function in ("crashed_stack", "kernel_info", "task_stack", "task_stacks"):
+    for _function in ("crashed_stack", "declare", "kernel_info", "task_stack", "task_stacks"):
         vars(builtins).setdefault(_function, _on_use(_function))

@@ -24,6 +24,9 @@ __all__ = ("use_builtin_types",)
 _FINDER = PREFIX
 """Name of the finders of types, objects and symbols in drgn."""
 
+_BTF_OF_DRGN = "btf"
+"""Name that a type finder of drgn would have that reads BTF itself (0.3.0 has none)."""
+
 _CACHE_KEY = cache_key(__name__)
 _OTHER_VMCOREINFO = "open it with drgn-tools shell -c FILE --vmcoreinfo auto"
 
@@ -87,10 +90,21 @@ def _has_wrong_platform(prog: Program) -> bool:
     )
 
 
+def _has_btf_of_drgn(prog: Program) -> bool:
+    # It may be there and have read no BTF yet, or none of this kernel: what counts is an answer.
+    if _BTF_OF_DRGN not in prog.enabled_type_finders():
+        return False
+    try:
+        return bool(prog.type("struct task_struct").is_complete())
+    except LookupError:
+        return False
+
+
 def use_builtin_types(prog: Program) -> None:
     """Give a program the types, variables and symbols that its kernel carries inside itself.
 
-    They come last: debuginfo that is loaded, now or later, goes first. drgn also learns where the
+    They come last: debuginfo that is loaded, now or later, goes first. Where drgn reads the BTF of
+    this kernel itself, types are drgn's alone; variables that BTF leaves out are still ours. drgn also learns where the
     kernel image lies, so that its own unwinder finds the ORC table there. This is done once for a
     program; a second call does nothing.
 
@@ -100,7 +114,7 @@ def use_builtin_types(prog: Program) -> None:
     :raises TypesError: if the kernel has no BTF or kallsyms, they are not in the dump, or damaged
     :raises InputError: if the dump is no longer where drgn opened it
     """
-    if _FINDER in prog.enabled_type_finders():
+    if _FINDER in prog.enabled_object_finders():
         return
     if _has_wrong_platform(prog):
         raise TypesError(
@@ -112,7 +126,8 @@ def use_builtin_types(prog: Program) -> None:
         prog.cache[_CACHE_KEY] = _BuiltinTypes()
         prog.register_type_finder(_FINDER, prog.cache[_CACHE_KEY].find_type)
     others = prog.enabled_type_finders()
-    prog.set_enabled_type_finders([*others, _FINDER])
+    if not _has_btf_of_drgn(prog):
+        prog.set_enabled_type_finders([*others, _FINDER])
     try:
         prog.type("char")
         finder = prog.cache[_CACHE_KEY].open(prog)

@@ -44,7 +44,7 @@ def test_drgn_can_be_told_not_to(demo_core: str) -> None:
         "except LookupError: print('no types', flush=True)\n"
         "run_command(prog, 'tasks | head -1')"
     )
-    for off in ("--no-symbols-by=btf", "--no-default-symbols"):
+    for off in ("--no-symbols-by=encoded_stacks", "--no-default-symbols"):
         result = run_drgn("-c", demo_core, off, "-e", code)
         assert re.match(r"no types\nPID +COMM ", result.stdout)
         assert SAID not in result.stderr
@@ -191,6 +191,7 @@ def test_plugin_imports_nothing_heavy_and_takes_a_fraction_of_drgns_own_start() 
     print(f"plugin: {ours * 1e3:.1f} ms, drgn itself: {drgns * 1e3:.1f} ms")
     assert runs[0][2] == [
         "drgn_tools",
+        "drgn_tools.cache_key",
         "drgn_tools.commands",
         "drgn_tools.commands.plugin",
         "drgn_tools.commands.registry",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Optional
 
 import pytest
-from drgn import Program
+from drgn import Program, Type, TypeKind, TypeKindSet
 
 from drgn_tools.cache_key import PREFIX
 from drgn_tools.debuginfo.kallsyms import kallsyms_of
@@ -62,3 +62,44 @@ def test_a_failure_leaves_the_program_as_it_was(demo_core: str) -> None:
         assert prog.enabled_type_finders() == finders
     with pytest.raises(LookupError):
         prog.type("struct task_struct")
+
+
+# ---- a drgn that reads BTF itself
+
+
+def with_btf_of_drgn(core: str, answers: Program) -> Program:
+    """The core with a finder of the name that drgn's would have, which answers as another program."""
+    prog = Program()
+    prog.set_core_dump(core)
+
+    def find(
+        prog: Program, kinds: TypeKindSet, name: str, filename: Optional[str]
+    ) -> Optional[Type]:
+        if kinds == TypeKindSet({TypeKind.STRUCT}) and answers.cache.get("finds"):
+            return prog.struct_type(name, 8, [])
+        return None
+
+    prog.register_type_finder("btf", find, enable_index=-1)
+    return prog
+
+
+@pytest.mark.parametrize("finds", [True, False])
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_types_step_aside_where_drgn_reads_btf_itself(
+    demo_core: str, finds: bool, is_enabled: bool
+) -> None:
+    answers = Program()
+    answers.cache["finds"] = finds
+    prog = with_btf_of_drgn(demo_core, answers)
+    if not is_enabled:
+        prog.set_enabled_type_finders(["dwarf"])
+    use_builtin_types(prog)
+    use_builtin_types(prog)
+    drgn_reads = finds and is_enabled
+    assert (PREFIX in prog.enabled_type_finders()) is not drgn_reads
+    assert (prog.type("struct task_struct").size == 8) is drgn_reads
+    # What BTF leaves out is ours, with drgn's types.
+    assert prog.enabled_object_finders().count(PREFIX) == 1
+    assert prog.enabled_symbol_finders().count(PREFIX) == 1
+    assert (prog["modules"].type_.size == 8) is drgn_reads
+    assert prog.symbol("schedule").name == "schedule"
