@@ -2,8 +2,8 @@
 """The BTF of loaded modules: each continues that of the kernel image (``btf_modules``).
 
 The kernel keeps it as long as a module is loaded (kernel/bpf/btf.c, CONFIG_DEBUG_INFO_BTF_MODULES,
-since v5.11). What a module was built against other than this kernel is left out, as the kernel
-itself does, and so is what is damaged or not in the dump; a line of the log names it.
+since v5.11). Left out is what does not continue the BTF of this kernel, is damaged, or is not in the
+dump; a line of the log (``drgn_tools``, level info) names the module.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ logger = logging.getLogger("drgn_tools")
 
 _MAX_MODULES = 10_000
 """More modules than any kernel has loaded."""
-_MAX_BYTES = 256 << 20
-"""More than all modules of a distribution have together, which is some 50 MB."""
+_MAX_BYTES = 128 << 20
+"""A bound on what all of them have together."""
 
 
 def module_btfs(prog: Program, base: Btf) -> list[Btf]:
