@@ -41,6 +41,7 @@ test-lab: lab
 
 lab-all: $(VENV)/.for-tests
 	$(BIN)/python -m tests.lab dump $(addprefix --group ,core $(LAB_GROUPS))
+	$(BIN)/python -m tests.lab debuginfo stock-6.12
 	$(BIN)/python -m tests.lab dump -o $(LAB_DUMPS) --all
 
 test-lab-all: lab-all

@@ -37,7 +37,7 @@ __all__ = (
 
 INPUTS_FILE = "inputs.json"
 _PART_PREFIX = ".part-"
-_ONE_OF_A_NAME = ("dumps", "live")
+_ONE_OF_A_NAME = ("debuginfo", "dumps", "live")
 """Kinds of which an entry replaces those of the same name: large, and made in a minute."""
 _LIMITS = {
     "kernels": 8 << 30,

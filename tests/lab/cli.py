@@ -135,6 +135,15 @@ def _make(variant: Variant, args: argparse.Namespace) -> Path:
     return dump.copy_to(args.output, variant.name) if args.output else dump.core
 
 
+def _debuginfo(args: argparse.Namespace) -> int:
+    from .debuginfo import get_debuginfo
+    from .dump import make_dump
+
+    for variant in args.variants:
+        print(get_debuginfo(variant, make_dump(variant)))
+    return 0
+
+
 def _packages(args: argparse.Namespace) -> int:
     needed = packages_of((*BUILD, *STOCK, *SUITES, *BOOT, *SHELL))
     needed |= {
@@ -208,6 +217,7 @@ def _clean(args: argparse.Namespace) -> int:
     kinds = ["dumps", "failed", "initramfs", "live"]
     if args.all:
         kinds += ["roots", "modules", "kernels", "trees", "sources", "unwinders", "tools", "apt"]
+        kinds += ["debuginfo"]
     with contextlib.ExitStack() as locks:
         for kind in kinds:
             locks.enter_context(exclusive(kind))
@@ -291,6 +301,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long the guest may take (default: %(default).0f)",
     )
+
+    sub = command(
+        "debuginfo", _debuginfo, "fetch the vmlinux of a stock kernel's dump; print its path"
+    )
+    sub.add_argument("variants", nargs="+", type=_variant, metavar="VARIANT", help=names)
 
     sub = command("path", _path, "print the path of the cached dump")
     sub.add_argument("variant", type=_variant, metavar="VARIANT", help=names)

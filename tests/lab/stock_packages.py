@@ -22,7 +22,7 @@ from .errors import LabError
 from .run import Progress, run
 from .variants import StockKernel, kernel_name
 
-__all__ = ("Unpacked", "compiler_of", "find_unpacked", "get_unpacked", "unpacked_inputs")
+__all__ = ("Unpacked", "compiler_of", "find_unpacked", "get_unpacked", "unpack", "unpacked_inputs")
 
 
 _LAYOUT = "1"
@@ -173,7 +173,7 @@ def _fetch(kernel: StockKernel, folder: Path, at: Path, progress: Progress) -> N
     image, headers, _, kbuild = packages
     release = image.name[len("linux-image-") :]
     with_image = folder / "image"
-    _unpack(suite, [image, *_parts(suite, image)], with_image, log, progress)
+    unpack(suite, [image, *_parts(suite, image)], with_image, log, progress)
     for name in ("vmlinuz", "config"):
         _first_of(
             with_image / f"boot/{name}-{release}",
@@ -187,17 +187,17 @@ def _fetch(kernel: StockKernel, folder: Path, at: Path, progress: Progress) -> N
             suite, newest(suite, kernel.debug_meta_package), r"linux-image-[^ ,]+-dbg"
         )
         with_debug = folder / "debug"
-        _unpack(suite, [debug], with_debug, log, progress)
+        unpack(suite, [debug], with_debug, log, progress)
         (with_debug / f"usr/lib/debug/boot/vmlinux-{release}").rename(folder / "vmlinux")
         run(["rm", "-r", str(with_debug)], progress, log=log)
     root = folder / "root"
-    _unpack(suite, packages[1:], root, log, progress)
+    unpack(suite, packages[1:], root, log, progress)
     for makefile in (root / f"usr/src/{headers.name}").glob("*"):
         if makefile.name in ("Makefile", ".kernelvariables"):
             relocate(makefile, at / "root")
     if not _runs_here(kbuild):
         libraries = [newest(suite, name) for name in sorted(_libraries(suite, kbuild))]
-        _unpack(suite, libraries, root, log, progress)
+        unpack(suite, libraries, root, log, progress)
         for program in sorted((root / "usr/lib").glob("linux-kbuild-*/**/*")):
             if program.is_file() and not program.is_symlink():
                 _run_with_own_libc(program, at / "root")
@@ -205,7 +205,8 @@ def _fetch(kernel: StockKernel, folder: Path, at: Path, progress: Progress) -> N
     (folder / "compiler").write_text(f"{headers.depends}\n")
 
 
-def _unpack(suite: str, packages: list[Package], root: Path, log: Path, progress: Progress) -> None:
+def unpack(suite: str, packages: list[Package], root: Path, log: Path, progress: Progress) -> None:
+    """Fetches packages and unpacks their files below ``root``."""
     root.mkdir(exist_ok=True)
     wanted = [f"{package.name}={package.version}" for package in packages]
     for archive in download(suite, wanted, root, log, progress):
