@@ -217,6 +217,15 @@ def test_lockdown_keeps_root_out() -> None:
     the_line(locked["refused"][0], about="lockdown")
 
 
+def test_types_of_modules_and_variables_are_those_of_a_running_kernel(
+    found: dict[str, list[Any]],
+) -> None:
+    assert found["module_type"][0][:3] == ["kobj", "size", "select"]
+    ours, kernels = found["uptimes"][0]
+    assert abs(ours - kernels) < 2
+    assert found["declared"] == [2]
+
+
 def test_kptr_restrict_keeps_nobody_out_who_is_root(found: dict[str, list[Any]]) -> None:
     (allowed,) = found["kptr_restrict"]
     assert allowed["code"] == 0
