@@ -74,8 +74,11 @@ class SymbolTable:
         start = self._addresses[following - 1] if following else 0
         if not following or start < region[0]:
             return range(0)
-        # A damaged table is not sorted.
-        return range(min(self._first_at(start), following - 1), following)
+        first = self._first_at(start)
+        # A damaged table is not sorted: what is found first may lie anywhere, also behind the address.
+        if first >= following or self._addresses[first] != start:
+            first = following - 1
+        return range(first, following)
 
     def _symbol(self, index: int) -> KernelSymbol:
         start = self._addresses[index]

@@ -258,8 +258,18 @@ def test_unsorted_addresses() -> None:
     addresses = [TEXT + rng.randrange(1 << 20) for _ in range(500)]
     kallsyms = Kallsyms(b"\x02Tx" * 500, TOKENS, addresses)
     for _ in range(500):
-        found = kallsyms.at(TEXT + rng.randrange(1 << 20))
-        assert found is None or found.size >= 0
+        address = TEXT + rng.randrange(1 << 20)
+        found = kallsyms.at(address)
+        assert found is None or (found.size >= 0 and found.start <= address)
+
+
+def test_addresses_that_descend_for_a_while() -> None:
+    # A fuzzer was told "cpu_in_idle+-0xa8": of aliases the first was one that lies behind.
+    offsets = [0, 0x10, 0x20, 0x90, 0x30, 0x40, 0x50, 0x30, 0x60, 0x70]
+    kallsyms = Kallsyms(b"\x02Tx" * len(offsets), TOKENS, [TEXT + each for each in offsets])
+    for each in range(0x70):
+        found = kallsyms.at(TEXT + each)
+        assert found is None or found.start <= TEXT + each
 
 
 def test_random_damage(demo_core: str, demo_program: Program) -> None:
