@@ -51,7 +51,7 @@ def _task_of_pid(prog: Program, layout: TaskLayout, tasks: TaskList, pid: int) -
 
     try:
         addr = find_task(prog, pid).value_() if pid else tasks.cpus[0].idle_addr
-        task = read_task(prog, layout, addr)
+        task = None if addr is None else read_task(prog, layout, addr)
     except (IndexError, *UNUSABLE):
         task = None
     if task is not None and task.pid == pid:

@@ -176,7 +176,9 @@ class Kernel:
 
 def _flags_of(crashed_addr: Optional[int], tasks: TaskList) -> dict[int, tuple[str, ...]]:
     """Return the flags that do not depend on a task's stack, by the address of the task."""
-    idle: dict[int, tuple[str, ...]] = {cpu.idle_addr: ("idle",) for cpu in tasks.cpus}
+    idle: dict[int, tuple[str, ...]] = {
+        cpu.idle_addr: ("idle",) for cpu in tasks.cpus if cpu.idle_addr is not None
+    }
     if crashed_addr is None:
         return idle
     return {**idle, crashed_addr: ("crashed", *idle.get(crashed_addr, ()))}

@@ -56,7 +56,7 @@ class LiveTaskList(TaskList):
             for thread in self._threads(leader):
                 tasks.setdefault(thread.addr, thread)
         for cpu in self.cpus:
-            idle = self._read(cpu.idle_addr)
+            idle = None if cpu.idle_addr is None else self._read(cpu.idle_addr)
             if idle is not None:
                 tasks.setdefault(idle.addr, idle)
         yield from tasks.values()

@@ -20,6 +20,8 @@ __all__ = ("TASKS", "THREADS", "Cpu", "Links", "TaskList")
 
 _MAX_TASKS = 8 * 1024 * 1024
 """Twice PID_MAX_LIMIT of a 64-bit kernel (linux/threads.h)."""
+_INIT_TASK_COMM = "swapper"
+"""How the names of idle tasks begin: linux/init_task.h and init_idle() in kernel/sched/core.c (v6.12)."""
 
 Links = Callable[[Task], tuple[int, int]]
 """A task -> (node ahead, node behind) on one of its lists, in the direction of a walk."""
@@ -37,8 +39,9 @@ class Cpu(msgspec.Struct, frozen=True):
     number: int
     curr_addr: int
     """``runqueues.curr``: address of the ``struct task_struct`` that is running there."""
-    idle_addr: int
-    """``runqueues.idle``: address of the ``struct task_struct`` of its idle task."""
+    idle_addr: Optional[int]
+    """``runqueues.idle``: address of the ``struct task_struct`` of its idle task; ``None`` if it leads to what
+    is no idle task."""
 
 
 class _ListWalk:
@@ -92,7 +95,7 @@ class TaskList:
         """The CPUs that were online, as far as they can be read."""
         self._problems_of_cpus = tuple(self.problems)
         self._current = frozenset(cpu.curr_addr for cpu in self.cpus)
-        self._idle = frozenset(cpu.idle_addr for cpu in self.cpus)
+        self._idle = frozenset(cpu.idle_addr for cpu in self.cpus if cpu.idle_addr is not None)
 
     def _reader(self) -> TaskReader:
         return TaskReader(self._prog, self._layout, reading_neighbours(self._prog.read))
@@ -122,7 +125,7 @@ class TaskList:
                     seen.add(task.addr)
                     yield task
         for cpu in self.cpus:
-            if cpu.idle_addr not in seen:
+            if cpu.idle_addr is not None and cpu.idle_addr not in seen:
                 seen.add(cpu.idle_addr)
                 idle = self._read(cpu.idle_addr)
                 if idle is not None:
@@ -239,11 +242,25 @@ class TaskList:
         except UNUSABLE as e:
             self.problems.append(f"which tasks are running cannot be read: {e}")
             return
+        idle_tasks: set[int] = set()
         for number in numbers:
             try:
                 rq = per_cpu(runqueues, number)
-                cpu = Cpu(number, int(rq.curr.value_()), int(rq.idle.value_()))
+                curr, idle = int(rq.curr.value_()), int(rq.idle.value_())
             except UNUSABLE as e:
                 self.problems.append(f"what runs on CPU {number} cannot be read: {e}")
+                continue
+            # Any memory can be read as a task.
+            if idle in idle_tasks or not self._may_be_idle(idle):
+                self.problems.append(
+                    f"the run queue of CPU {number} leads to {idle:#x}, which is not its idle task"
+                )
+                yield Cpu(number, curr, None)
             else:
-                yield cpu
+                idle_tasks.add(idle)
+                yield Cpu(number, curr, idle)
+
+    def _may_be_idle(self, addr: int) -> bool:
+        """Return whether an idle task is at an address, or it is not in the dump."""
+        task = self._read(addr)
+        return task is None or (not task.pid and task.comm.startswith(_INIT_TASK_COMM))

@@ -275,9 +275,31 @@ def test_idle_task_that_is_not_in_the_dump_is_said() -> None:
 
 def test_idle_task_of_two_cpus_is_given_once() -> None:
     m = Machine()
-    m.idle[1] = m.idle[0]
+    shared = m.idle[1] = m.idle[0]
     m.boot()
-    assert names(m.look()) == ["swapper/0"]
+    tasks = m.look()
+    assert names(tasks) == ["swapper/0"]
+    assert tasks.problems == [
+        f"the run queue of CPU 1 leads to {shared:#x}, which is not its idle task"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("comm", "pid"),
+    [("", 0), ("xwapper/1", 0), ("swapper/1", 1)],
+)
+def test_what_is_no_idle_task_is_not_taken_for_one(comm: str, pid: int) -> None:
+    # A fuzzer let run queues lead to zeros, and to the middle of other tasks.
+    m = Machine()
+    m.process(1)
+    m.idle[1] = other = m.task(pid, comm)
+    m.boot()
+    tasks = m.look()
+    assert names(tasks) == ["task1", "swapper/0"]
+    assert tasks.cpus[1] == Cpu(1, m.current[1], None)
+    assert tasks.problems == [
+        f"the run queue of CPU 1 leads to {other:#x}, which is not its idle task"
+    ]
 
 
 # ---- a damaged list of processes
