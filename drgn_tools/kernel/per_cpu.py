@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from drgn import Object, sizeof
 
-__all__ = ("cpus_in", "per_cpu")
+__all__ = ("cpus_in", "has_impossible_cpus", "per_cpu")
 
 _MAX_MASK_BYTES = 1024
 """NR_CPUS is 8,192 at most (MAXSMP)."""
@@ -21,14 +21,29 @@ def cpus_in(mask: Object) -> list[int]:
     :param mask: ``struct cpumask``
     :raises UNUSABLE: if it is not in the dump, or its type is damaged
     """
-    prog = mask.prog_
+    bits, count = _bits_in(mask), _nr_cpu_ids(mask)
+    return [cpu for cpu in range(min(count, bits.bit_length())) if bits >> cpu & 1]
+
+
+def has_impossible_cpus(mask: Object) -> bool:
+    """Return whether a mask has CPUs that there cannot be: it is damaged then, or the number of CPUs.
+
+    :param mask: ``struct cpumask``
+    :raises UNUSABLE: as :func:`cpus_in`
+    """
+    return bool(_bits_in(mask) >> max(_nr_cpu_ids(mask), 0))
+
+
+def _bits_in(mask: Object) -> int:
+    data = mask.prog_.read(mask.bits.address_, min(sizeof(mask.bits), _MAX_MASK_BYTES))
+    return int.from_bytes(data, "little")
+
+
+def _nr_cpu_ids(mask: Object) -> int:
     try:
-        count = prog["nr_cpu_ids"].value_()
+        return int(mask.prog_["nr_cpu_ids"].value_())
     except KeyError:  # CONFIG_SMP=n
-        count = 1
-    data = prog.read(mask.bits.address_, min(sizeof(mask.bits), _MAX_MASK_BYTES))
-    bits = int.from_bytes(data, "little")
-    return [cpu for cpu in range(min(count, 8 * len(data))) if bits >> cpu & 1]
+        return 1
 
 
 def per_cpu(variable: Object, cpu: int) -> Object:

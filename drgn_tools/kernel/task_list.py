@@ -11,7 +11,7 @@ import msgspec
 from drgn import FaultError, Program
 
 from ..memory import ADDRESS_MASK, UNUSABLE, read_word_or_none
-from .per_cpu import cpus_in, per_cpu
+from .per_cpu import cpus_in, has_impossible_cpus, per_cpu
 from .probing import symbol_address
 from .task_layout import TaskLayout
 from .tasks import Task, TaskReader, reading_neighbours
@@ -231,8 +231,13 @@ class TaskList:
             return [0]  # CONFIG_SMP=n
         # stop_this_cpu() in arch/x86/kernel/process.c (v6.12), by which panic() stops
         # the others, takes them off the online mask; only a hot-unplug, off the active one.
-        masks = (self._prog[f"__cpu_{name}_mask"] for name in ("online", "active"))
-        return sorted({cpu for mask in masks for cpu in cpus_in(mask)})
+        masks = [self._prog[f"__cpu_{name}_mask"] for name in ("online", "active")]
+        numbers = sorted({cpu for mask in masks for cpu in cpus_in(mask)})
+        if not numbers or any(map(has_impossible_cpus, masks)):
+            self.problems.append(
+                "which CPUs were online cannot be read: their masks are damaged, or their number"
+            )
+        return numbers
 
     def _read_cpus(self) -> Iterator[Cpu]:
         prog = self._prog

@@ -251,6 +251,33 @@ def test_a_cpu_that_was_unplugged_is_neither() -> None:
     assert names(tasks) == ["task1", "swapper/0"]
 
 
+@pytest.mark.parametrize(
+    ("masks", "nr_cpu_ids", "found"),
+    [
+        ((0b11, 0b11), 1, [0]),
+        ((0b11, 0b111), 2, [0, 1]),
+        ((0b10_0000, 0b1_0000), 2, []),
+        ((0, 0), 2, []),
+        ((0b11, 0b11), 0, []),
+    ],
+)
+def test_masks_of_cpus_that_cannot_be_are_said(
+    masks: tuple[int, int], nr_cpu_ids: int, found: list[int]
+) -> None:
+    # A fuzzer took CPUs away: their idle tasks were missing without a word.
+    m = Machine()
+    m.process(1)
+    m.boot()
+    for name, mask in zip(("online", "active"), masks):
+        m.kernel.put_word(m.kernel.prog[f"__cpu_{name}_mask"].address_, mask)
+    m.kernel.constant("nr_cpu_ids", nr_cpu_ids, "unsigned int")
+    tasks = m.look()
+    assert [cpu.number for cpu in tasks.cpus] == found
+    assert tasks.problems == [
+        "which CPUs were online cannot be read: their masks are damaged, or their number"
+    ]
+
+
 def test_without_the_mask_of_cpus_what_runs_cannot_be_told() -> None:
     m = Machine()
     m.process(1)
