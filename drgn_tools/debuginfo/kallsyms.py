@@ -18,7 +18,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from operator import add
+from operator import add, le
 from typing import Optional, Union, overload
 
 from drgn import FaultError, Program, SymbolBinding, SymbolKind
@@ -83,6 +83,11 @@ class _Offsets(Sequence[int]):
         offset = self._offsets[index]
         return ~offset if offset < 0 else self._base + offset & self._mask
 
+    def are_ascending(self) -> bool:
+        """Return whether each address behind the negative offsets is as high as the one before."""
+        offsets = self._offsets[self._first :]
+        return all(map(le, offsets, offsets[1:]))
+
     def first_at(self, address: int) -> int:
         """Return what bisect_left() would, many times as fast."""
         return bisect_left(self._offsets, address - self._base, self._first)
@@ -146,6 +151,16 @@ class Kallsyms(SymbolTable):
             for index in self._names.find(name)
             if not types or self._names[index][:1] in types
         ]
+
+    def is_sound(self) -> bool:
+        """Return whether the table looks like one of scripts/kallsyms.c, all of it.
+
+        Only then is a kernel without a symbol one that does not have it. This takes some 0.1 s.
+        """
+        addresses = self._addresses
+        if isinstance(addresses, _Offsets):
+            return addresses.are_ascending() and self._names.are_sound()
+        return all(map(le, addresses, addresses[1:])) and self._names.are_sound()
 
     def room_at(self, address: int) -> int:
         """Return how many bytes a variable has: up to the next symbol.

@@ -18,6 +18,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import repeat
+from operator import le
 from typing import Optional
 
 __all__ = ("MAX_NAMES_BYTES", "MAX_NAME_BYTES", "SEQ_BYTES", "SymbolNames")
@@ -70,6 +71,11 @@ class _InOrder:
         at = SEQ_BYTES * place
         return min(int.from_bytes(self._seqs[at : at + SEQ_BYTES], "big"), len(self) - 1)
 
+    def numbers(self) -> list[int]:
+        """Return all numbers, as they are in the table."""
+        high, middle, low = (self._seqs[at::SEQ_BYTES] for at in range(SEQ_BYTES))
+        return [h << 16 | m << 8 | n for h, m, n in zip(high, middle, low)]
+
     def __getitem__(self, place: int) -> str:
         return self._names[self.number(place)][1:]
 
@@ -94,6 +100,9 @@ class SymbolNames:
         self._twins: dict[str, list[int]] = {}
         self._in_order: Optional[_InOrder] = None
         self._samples: list[str] = []
+        self._are_sound: Optional[bool] = None
+        self._has_seqs = False
+        """There is such a table, or was before it was damaged."""
         if seqs is not None and len(seqs) == SEQ_BYTES * count == SEQ_BYTES * len(self):
             self._use(_InOrder(self, seqs))
 
@@ -104,6 +113,10 @@ class SymbolNames:
         if all(a < b for a, b in zip(samples, samples[1:])):
             self._in_order = in_order
             self._samples = [name for name, _ in samples]
+        else:
+            # Other bytes are no numbers of symbols, of which each is there once.
+            numbers = [number for _, number in samples]
+            self._has_seqs = len(set(numbers)) > len(numbers) // 2
 
     def __len__(self) -> int:
         """Return the number of symbols."""
@@ -156,6 +169,34 @@ class SymbolNames:
             elif following.partition(".")[0] != name:
                 break
         return sorted(found)
+
+    def are_sound(self) -> bool:
+        """Return whether all may be names of symbols, and lie in the order that the kernel says.
+
+        A damaged token or code changes names, and few names stay in their place then. Kernels without
+        ``kallsyms_seqs_of_names`` have no order to check. The answer is kept: several dumps may
+        share the names.
+        """
+        if self._are_sound is None:
+            self._are_sound = self._check()
+        return self._are_sound
+
+    def _check(self) -> bool:
+        names = self.all()
+        joined = "".join(names)
+        if len(names) != len(self) or not (joined.isascii() and joined.isprintable()):
+            return False
+        if " " in joined:
+            return False
+        if self._in_order is None:
+            return not self._has_seqs
+        numbers = self._in_order.numbers()
+        if max(numbers) >= len(names):
+            return False
+        # Names with a period are left out: see find().
+        ordered = (names[number][1:] for number in numbers)
+        in_order = [name for name in ordered if "." not in name]
+        return all(map(le, in_order, in_order[1:]))
 
     def _scanned(self, name: str) -> list[int]:
         if not self._last:

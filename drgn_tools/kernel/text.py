@@ -16,6 +16,7 @@ import msgspec
 from drgn import Object, Program
 
 from ..bounded_cache import BoundedCache
+from ..debuginfo.kallsyms import kallsyms_of
 from ..debuginfo.modules import listed_modules, module_memory, module_name
 from ..memory import UNUSABLE, follow_pointers, list_entries
 from .probing import symbol_address
@@ -79,6 +80,7 @@ class KernelText:
         self._prog = prog
         self._address_bits = 8 * prog.address_size()
         self._found: BoundedCache[int, Optional[TextRange]] = BoundedCache(_MAX_ADDRESSES)
+        self._symbols_are_checked = False
         # The kernel asks for core text first and for init text last.
         self._core = list(self._image_text("_stext", "_etext", TextKind.CORE, "schedule"))
         self._init = list(self._image_text("_sinittext", "_einittext", TextKind.INIT))
@@ -126,7 +128,17 @@ class KernelText:
         """
         if self.find(addr) is not None:
             return True
+        self._check_symbols()
         return None if self.problems else False
+
+    def _check_symbols(self) -> None:
+        # A list whose symbol is missing counts as one that this kernel was built without.
+        if self._symbols_are_checked:
+            return
+        self._symbols_are_checked = True
+        kallsyms = kallsyms_of(self._prog)
+        if kallsyms is not None and not kallsyms.is_sound():
+            self.problems.append("the table of symbols (kallsyms) is damaged")
 
     def _image_text(
         self, start_symbol: str, end_symbol: str, kind: TextKind, inside: str = ""

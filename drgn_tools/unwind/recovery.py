@@ -108,8 +108,10 @@ def probe_recovery(prog: Program) -> RecoverLayout:
 def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
     handler = symbol_address(prog, "return_to_handler")
     task = prog.type("struct task_struct")
-    if handler is None or not task.has_member("ret_stack"):
+    if not task.has_member("ret_stack"):
         return None  # CONFIG_FUNCTION_GRAPH_TRACER=n
+    if handler is None:
+        raise LookupError("no symbol return_to_handler, though tasks have a ret_stack")
     # Since Linux kernel commit 42675b723b48 ("function_graph: Convert ret_stack to
     # a series of longs") (in v6.11), ret_stack points to words. Before that, to
     # an array of struct ftrace_ret_stack.
@@ -136,8 +138,10 @@ def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
 def _probe_rethook(prog: Program) -> Optional[Rethook]:
     trampoline = symbol_address(prog, "arch_rethook_trampoline")
     task = prog.type("struct task_struct")
-    if trampoline is None or not task.has_member("rethooks"):
+    if not task.has_member("rethooks"):
         return None  # CONFIG_RETHOOK=n, or before v5.18
+    if trampoline is None:
+        raise LookupError("no symbol arch_rethook_trampoline, though tasks have rethooks")
     node = prog.type("struct rethook_node")
     return Rethook(
         trampoline=trampoline,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import struct
+from array import array
 from collections.abc import Mapping, Sequence
 
 import drgn
@@ -13,7 +14,7 @@ from drgn import Program
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_tools.cache_key import cache_key
-from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
+from drgn_tools.debuginfo.kallsyms import Kallsyms, _Offsets, kallsyms_of
 from drgn_tools.debuginfo.symbol_finder import find_symbols
 from drgn_tools.debuginfo.symbol_names import MAX_NAME_BYTES
 from drgn_tools.debuginfo.symbol_table import KernelSymbol
@@ -261,6 +262,15 @@ def test_unsorted_addresses() -> None:
         address = TEXT + rng.randrange(1 << 20)
         found = kallsyms.at(address)
         assert found is None or (found.size >= 0 and found.start <= address)
+
+
+def test_addresses_that_do_not_ascend_are_damage() -> None:
+    offsets = [0, 0x10, 0x10, 0x20]
+    for damaged, is_sound in ((offsets, True), ([0, 0x10, 0xF, 0x20], False)):
+        addresses = [TEXT + each for each in damaged]
+        assert Kallsyms(b"\x02Tx" * 4, TOKENS, addresses).is_sound() is is_sound
+        forms = _Offsets(array("i", [-0x100, *damaged]), TEXT, (1 << 64) - 1)
+        assert Kallsyms(b"\x02Tx" * 5, TOKENS, forms).is_sound() is is_sound
 
 
 def test_addresses_that_descend_for_a_while() -> None:

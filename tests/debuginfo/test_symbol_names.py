@@ -110,6 +110,44 @@ def test_single_damaged_numbers_raise_nothing() -> None:
             assert set(names.find(name)) <= set(table(MANY, None).find(name))
 
 
+# ---- whether what is missing is really missing
+
+
+@pytest.mark.parametrize("seqs", [None, seqs_of(MANY), seqs_of(MANY, up_to_the_period)])
+def test_whole_names_are_sound(seqs: bytes | None) -> None:
+    assert table(MANY, seqs).are_sound()
+
+
+@pytest.mark.parametrize("bad", ["T\xe9", "T\n", "Ta b", "T\0"])
+@pytest.mark.parametrize("seqs", [None, seqs_of([*MANY, "Tzz"])])
+def test_a_name_that_is_none_is_damage(bad: str, seqs: bytes | None) -> None:
+    data = b"".join(bytes([len(n)]) + n.encode("latin-1") for n in (*MANY, bad))
+    assert not SymbolNames(data, TOKENS, len(MANY) + 1, seqs).are_sound()
+
+
+def test_a_name_out_of_its_place_is_damage() -> None:
+    seqs = seqs_of(MANY)
+    for number in range(0, len(MANY), 97):
+        damaged = [*MANY]
+        damaged[number] = MANY[number][0] + "~" + MANY[number][1:]
+        assert not table(damaged, seqs).are_sound()
+
+
+def test_a_token_that_changes_every_name_is_damage() -> None:
+    data = b"".join(bytes([len(name)]) + name.encode() for name in MANY)
+    for letter in "57":
+        tokens = [*TOKENS]
+        tokens[ord(letter)] = "K"
+        assert not SymbolNames(data, tokens, len(MANY), seqs_of(MANY)).are_sound()
+
+
+@pytest.mark.parametrize("seqs", [seqs_of(MANY)[::-1], b"\0\x0f\xff" * len(MANY)])
+def test_numbers_of_which_some_are_damaged(seqs: bytes) -> None:
+    # Half of it is still there.
+    half = len(seqs) // SEQ_BYTES // 2 * SEQ_BYTES
+    assert not table(MANY, seqs_of(MANY)[: len(seqs) - half] + seqs[:half]).are_sound()
+
+
 def test_no_names() -> None:
     assert len(table([], b"")) == 0
     assert table([], b"").find("read") == table([], b"").find("") == []
@@ -120,6 +158,7 @@ def test_the_demo_kernel_has_such_an_order(demo_program: Program) -> None:
     assert kallsyms is not None
     names = kallsyms._names
     assert names._in_order is not None
+    assert kallsyms.is_sound()
     by_number = names.all()
     for number in random.Random(1).sample(range(len(names)), 1000):
         assert names[number] == by_number[number]

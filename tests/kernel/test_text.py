@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
+import drgn
 import pytest
 
+from drgn_tools.debuginfo.kallsyms import Kallsyms
 from drgn_tools.kernel import text as text_module
 from drgn_tools.kernel.symbolizer import Symbolizer
 from drgn_tools.kernel.text import KernelText, TextKind, TextRange
@@ -65,6 +67,22 @@ def test_everything_else_is_no_text(kernel: DrawnKernel) -> None:
     for addr in (0, 1, 0x40_1000, LOADED, 0xFFFF_FFFF_FF60_0000, (1 << 64) - 1):
         assert text.is_kernel_text(addr) is False
     assert text.is_kernel_text(CORE) is True
+
+
+def test_damaged_symbols_leave_it_open_what_is_text(
+    demo_program: drgn.Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A list whose symbol has another name is not looked for. A fuzzer made stacks unreliable so.
+    text = KernelText(demo_program)
+    assert text.is_kernel_text(LOADED) is False
+    assert text.problems == []
+    monkeypatch.setattr(Kallsyms, "is_sound", lambda _: False)
+    text = KernelText(demo_program)
+    assert text.is_kernel_text(demo_program.symbol("schedule").address) is True
+    assert text.problems == []
+    assert text.is_kernel_text(LOADED) is None
+    assert text.is_kernel_text(LOADED + 1) is None
+    assert text.problems == ["the table of symbols (kallsyms) is damaged"]
 
 
 @pytest.mark.parametrize("missing", ["_stext", "_etext", "_sinittext", "_einittext"])
