@@ -119,16 +119,22 @@ def follow_pointers(pointer: Object, member: str) -> Iterator[Object]:
 def list_entries(head: Object, type_name: str, member: str) -> Iterator[Object]:
     """Return the entries of a list, as list_for_each_entry() in linux/list.h passes them.
 
+    Every node has to point back to the node before it, so that nothing is passed over. That holds
+    for lists that RCU protects, too: list_add_rcu() and list_del_rcu() in linux/rculist.h.
+
     :param head: ``struct list_head``
     :param type_name: type of an entry, such as ``struct module``
     :param member: name of the ``struct list_head`` in it
     :return: pointers to *type_name*; what they point to may not be in the dump
-    :raises ValueError: if the list runs into a loop that does not lead through *head*: what
-        should follow is missing
+    :raises ValueError: if a node does not point back, as where the list leads past nodes, or into
+        a loop that does not lead through *head*
     :raises UNUSABLE: if the list leads out of the dump
     """
-    end = head.address_of_().value_()
+    previous = end = head.address_of_().value_()
     for node in follow_pointers(head.next.read_(), "next"):
-        if node.value_() == end:
+        if node.prev.value_() != previous:
+            raise ValueError(f"{node.value_():#x} does not point back to what led to it")
+        previous = node.value_()
+        if previous == end:
             return
         yield container_of(node, type_name, member)

@@ -86,4 +86,21 @@ def test_list_bent_into_a_loop_ends_there(back_to: int) -> None:
 def test_list_that_leads_out_of_the_dump_ends_there() -> None:
     kernel, entries, head = drawn_list()
     kernel.put_word(entries[2] + 8, kernel.nowhere + 8)
-    assert found(head, FaultError) == [*entries, kernel.nowhere]
+    assert found(head, FaultError) == entries
+
+
+@pytest.mark.parametrize("passed_over", [1, 2, 3])
+def test_list_that_leads_past_entries_ends_there(passed_over: int) -> None:
+    # A fuzzer made a list of modules empty, and another one shorter: nothing said so.
+    kernel, entries, head = drawn_list()
+    assert head.address_ is not None
+    nodes = [*(entry + 8 for entry in entries), head.address_]
+    kernel.put_word(head.address_, nodes[passed_over])
+    assert found(head, ValueError) == []
+
+
+def test_list_that_leads_past_its_last_entries_ends_there() -> None:
+    kernel, entries, head = drawn_list()
+    assert head.address_ is not None
+    kernel.put_word(entries[0] + 8, head.address_)
+    assert found(head, ValueError) == entries[:1]
