@@ -33,6 +33,9 @@ __all__ = ("TaskRecords",)
 _RELIABLE = Answer(Verdict.RELIABLE)
 _EARLY_ENDS = frozenset((End.ERROR, End.NOT_IN_DUMP, End.UNWIND_DATA_UNCLEAR, End.EMPTY))
 """The stack of a task on a CPU has more frames than the walk found."""
+_UNCLEAR_ENDS = frozenset((End.NOT_IN_DUMP, End.UNWIND_DATA_UNCLEAR))
+"""The kernel would have gone on; we could not look."""
+_REASONS_OF_UNCLEAR_ENDS = frozenset((Reason.UNREADABLE, Reason.UNWIND_DATA_UNCLEAR))
 
 
 class TaskRecords:
@@ -142,7 +145,7 @@ class TaskRecords:
         regs = self._saved_regs(task, walk, frames, stack)
         answer = self._no_answer or self._judged(walk, frames, regs, needs_user_regs)
         regs_at = tuple(i for i, step in enumerate(walk.steps) if step.regs is not None)
-        flags = tuple(self._flags(walk, frames))
+        flags = tuple(self._flags(walk, frames, answer))
         return Template(answer, tuple(frames), tuple(regs), flags, regs_at)
 
     def _judged(
@@ -167,7 +170,7 @@ class TaskRecords:
             if step.raw_regs is not None
         ]
 
-    def _flags(self, walk: Walk, frames: Sequence[Frame]) -> Iterator[str]:
+    def _flags(self, walk: Walk, frames: Sequence[Frame], answer: Answer) -> Iterator[str]:
         """Yield what is unusual about a stack, though it does not change the kernel's verdict."""
         if walk.end is End.EMPTY:
             yield "empty_walk"
@@ -186,6 +189,9 @@ class TaskRecords:
             and walk.end is End.USER_REGS
             and not self._frames.is_complete(frames[:-1])
         ):
+            yield "ends_early"
+        # An inner frame has decided, or the whole kernel: the reason does not say it.
+        if walk.end in _UNCLEAR_ENDS and answer.reason not in _REASONS_OF_UNCLEAR_ENDS:
             yield "ends_early"
 
     def _is_init_text(self, ip: int) -> bool:

@@ -89,7 +89,8 @@ def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str]) -> Iterator[st
             yield from _box(f"registers of CPU {task.cpu}", task.cpu_registers, arch)
             if task.cpu_caller is not None:
                 yield _skipped(task.cpu_caller, digits)
-    if task.on_cpu and "ends_early" in task.flags:
+    reaches_user_mode = bool(task.frames) and task.frames[-1].user_mode
+    if "ends_early" in task.flags and (task.on_cpu or not reaches_user_mode):
         yield "     ... the unwinder could not go on"
     yield from _change_of_stack(stack, None if several else "task")
 

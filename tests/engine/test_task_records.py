@@ -138,6 +138,21 @@ def test_running_task_whose_walk_breaks_off_ends_early(machine: Machine, end: En
     assert record.reason is Reason.RUNNING
 
 
+@pytest.mark.parametrize("end", [End.NOT_IN_DUMP, End.UNWIND_DATA_UNCLEAR])
+def test_sleeping_task_says_that_frames_are_missing(machine: Machine, end: End) -> None:
+    # The reason says so if the last frame decides, but not if an inner one does. A fuzzer found it.
+    walk = Walk((machine.call("schedule"),), end)
+    last_decides = machine.records(MadeUp(walk)).sleeping(machine.user, is_idle=False)
+    assert last_decides.verdict is Verdict.UNKNOWN
+    assert last_decides.flags == ()
+    walk = Walk((machine.call("schedule"),) * 100, end)
+    inner_decides = machine.records(MadeUp(walk)).sleeping(machine.user, is_idle=False)
+    assert inner_decides.reason is Reason.TOO_MANY_ENTRIES
+    assert inner_decides.flags == ("ends_early",)
+    assert "... the unwinder could not go on" in str(inner_decides)
+    assert "could not go on" not in str(last_decides)
+
+
 def user_regs(machine: Machine) -> Step:
     """What user mode entered with, as drgn's walker finds it."""
     raw = bytes(machine.layout.regs.size_bytes)
