@@ -7,6 +7,7 @@
 # make test-lab-all  the same with all kernels, machines that crashed, dump formats, and guests that run
 #                    (an hour the first time)
 # make bench     how fast it is, as ratios: docs/speed.md (BENCH=--quick for a look, BENCH=--help)
+# make fuzz      damage whole dumps by seed: docs/reliability.md (SEED=0 COUNT=2000 JOBS=1, FUZZ=--help)
 # make mutants   what changes of unwind/ and verdict/ the tests do not notice (half an hour)
 
 PYTHON ?= python3
@@ -14,8 +15,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LAB_DUMPS ?= build/lab
 LAB_GROUPS := kernels stock i386 crashes crashes-years crashes-stock crashes-i386 formats formats-stock formats-i386 large live live-stock livepatch
+SEED ?= 0
+COUNT ?= 2000
+JOBS ?= 1
 
-.PHONY: demo test test-page lint lab test-lab lab-all test-lab-all bench golden mutants clean
+.PHONY: demo test test-page lint lab test-lab lab-all test-lab-all bench fuzz golden mutants clean
 
 demo: $(VENV)/.for-use
 	@$(BIN)/drgn-tools demo
@@ -50,6 +54,9 @@ test-lab-all: lab-all
 
 bench: $(VENV)/.for-tests
 	$(BIN)/python -m tests.bench $(BENCH)
+
+fuzz: $(VENV)/.for-tests
+	$(BIN)/python -m tests.fuzz --seed $(SEED) --count $(COUNT) --jobs $(JOBS) $(FUZZ)
 
 # Writes what the commands print now into tests/golden; read the diff before committing.
 golden: $(VENV)/.for-tests

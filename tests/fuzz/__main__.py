@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Damage whole dumps, and hold the answers against those of the whole ones.
+
+    python -m tests.fuzz --seed 0 --count 2000      # make fuzz SEED=0 COUNT=2000
+    python -m tests.fuzz --dump NAME --seed 17 --count 1 --write vmcore
+
+The bundled dump, and those of the lab's cache that are small, take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from drgn_tools.data import demo_vmcore
+from drgn_tools.program.unpack import unpacked
+
+from ..lab.cache import cache_dir
+from .damage import KINDS, damage
+from .files import Victim
+from .run import Dump, Tally, cases
+from .whole import Whole
+
+_LAB = {
+    "debian": "core",
+    "stock-7.2": "core",
+    "i386-pae": "core",
+    "i386-nopae": "core",
+    "kdump": "core.zlib",
+    "formats-stock": "core.zlib",
+    "crash-nmi-irq": "core",
+    "crash-fgraph": "core",
+    "crash-kretprobe": "core",
+    "crash-hardirq-fault-stock-6.12": "core",
+    "fp-5.10": "core",
+}
+"""Dumps of the lab, and which of their files: every unwinder, format and machine."""
+_SLICE = 500
+"""Damaged dumps of one worker."""
+
+
+def dumps() -> Iterator[Dump]:
+    """The dumps that are there."""
+    yield Dump("demo", Path(unpacked(str(demo_vmcore()))))
+    for name, file in _LAB.items():
+        for folder in sorted((cache_dir() / "dumps").glob(f"{name}-" + "[0-9a-f]" * 16)):
+            if (folder / file).exists():
+                yield Dump(name, folder / file)
+                break
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--count", type=int, default=2000, help="how many damaged dumps")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--dump", action="append", help="only this dump (may be repeated)")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="only this kind")
+    parser.add_argument("--log", type=Path, help="file to add a line of JSON to for each")
+    parser.add_argument("--write", type=Path, help="write the damaged dump of --seed, and end")
+    args = parser.parse_args()
+    chosen = [d for d in dumps() if not args.dump or d.name in args.dump]
+    if not chosen:
+        parser.error("there is no such dump")
+    if args.write:
+        write(chosen[0], args.seed, args.kind or (), args.write)
+        return 0
+    with ExitStack() as stack:
+        log = stack.enter_context(open(args.log, "a")) if args.log else None
+        tally = Tally(log)
+        # Each dump has a row of the seeds, so that more dumps do not give them others.
+        each, more = divmod(args.count, len(chosen))
+        slices = [
+            (dump, range(at, min(at + _SLICE, end)))
+            for number, dump in enumerate(chosen)
+            for end in [args.seed + each + (number < more)]
+            for at in range(args.seed, end, _SLICE)
+        ]
+
+        def work(slice_: tuple[Dump, range]) -> None:
+            for said in cases(*slice_, args.kind or ()):
+                tally.count(slice_[0], said)
+
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(work, slices))
+    print(tally.table())
+    for finding in tally.findings:
+        print(finding)
+    return 1 if tally.findings else 0
+
+
+def write(dump: Dump, seed: int, kinds: list[str], path: Path) -> None:
+    """Write one damaged dump, and say what is wrong with it."""
+    whole = Whole(dump.path)
+    case = damage(whole, dump.name, seed, kinds)
+    with Victim(whole.file, path).changed(case.changes):
+        kept = path.with_name(f".{path.name}")
+        kept.write_bytes(path.read_bytes())
+    kept.replace(path)
+    print(json.dumps({"kind": case.kind, "what": case.what}))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What has to hold of the answers for a damaged dump. docs/reliability.md says it in full.
+
+A task's answer rests on its own memory, on what its frames use (their modules, their ORC rules), and on what
+all tasks share. If none of that was touched, the answer is as before, or it is unknown.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from drgn_tools import Frame, KernelAudit, SavedRegs, TaskStack, Verdict
+from drgn_tools.errors import EXIT_INPUT, EXIT_TYPES, DrgnToolsError
+
+from ..support.wrong_answers import wrong_of_task
+from .damage import Damage
+from .whole import Whole
+
+__all__ = ("Promise", "faults_of_answers", "faults_of_error", "other_answers", "promise")
+
+
+class Promise(enum.Enum):
+    """What is promised for tasks that were not touched."""
+
+    SAME = "same"
+    """The same answer, or unknown."""
+    SAME_BUT_NAMES = "same but for names"
+    """The same, but functions may have other names: the table of names is damaged."""
+    NONE = "none"
+    """An answer: what says where all things are is damaged."""
+
+
+_TABLES_OF_PLACES = frozenset({"types"})
+_TABLES_OF_NAMES = frozenset({"symbols"})
+
+
+def promise(damage: Damage) -> Promise:
+    """What is promised in spite of some damage."""
+    if damage.is_in_headers or damage.touched & _TABLES_OF_PLACES:
+        return Promise.NONE
+    if damage.touched & _TABLES_OF_NAMES:
+        return Promise.SAME_BUT_NAMES
+    return Promise.SAME
+
+
+def faults_of_error(error: DrgnToolsError) -> Iterator[str]:
+    """What is wrong with a refusal."""
+    if error.exit_code not in (EXIT_INPUT, EXIT_TYPES):
+        yield f"exit code {error.exit_code}: {error}"
+    if "\n" in str(error) or not str(error):
+        yield f"not one line: {error}"
+
+
+def faults_of_answers(found: KernelAudit) -> Iterator[str]:
+    """What no answer may be, whatever the damage."""
+    for stack in found:
+        if (stack.verdict is Verdict.RELIABLE) != (stack.reason is None):
+            yield f"pid {stack.pid}: {stack.verdict} with reason {stack.reason}"
+        if stack.verdict is Verdict.UNKNOWN and not stack.why:
+            yield f"pid {stack.pid}: unknown without a reason"
+        for frame in stack.frames:
+            if frame.symbol is not None and frame.symbol.offset < 0:
+                yield f"pid {stack.pid}: {frame!r} lies before its function"
+
+
+def other_answers(whole: Whole, found: KernelAudit, damage: Damage) -> Iterator[str]:
+    """Answers for tasks that were not touched, that are neither as before nor unknown."""
+    without_names = promise(damage) is Promise.SAME_BUT_NAMES
+    gives_no_verdicts = found.kernel.notes != whole.audit.kernel.notes
+    answers = {stack.task: stack for stack in found}
+    for address, stack in answers.items():
+        if address not in whole.records:
+            yield f"task {address:#x} is not one: {stack!r}"
+    for address, stack in whole.records.items():
+        if address in damage.touched or whole.rests_on[address] & damage.touched:
+            continue
+        now = answers.get(address)
+        if now is None:
+            if not found.problems:
+                yield f"pid {stack.pid} is missing, and nothing says so"
+        elif now != stack:
+            if gives_no_verdicts and now.verdict is Verdict.UNKNOWN:
+                continue  # the stacks are drgn's, and the note on the kernel says so
+            if without_names:
+                stack, now = nameless(stack), nameless(now)
+            for what in _other(stack, now):
+                yield f"pid {stack.pid} {stack.comm}: {what}"
+
+
+def _other(whole: TaskStack, found: TaskStack) -> Iterator[str]:
+    own = ("pid", "tgid", "comm", "state", "cpu", "kthread")
+    for name in own:
+        if getattr(whole, name) != getattr(found, name):
+            yield f"{name} is {getattr(found, name)!r}, was {getattr(whole, name)!r}"
+    yield from wrong_of_task(whole, found)
+
+
+def nameless(stack: TaskStack) -> TaskStack:
+    """An answer without the names of functions, and what follows from names alone."""
+    return replace(
+        stack,
+        frames=tuple(map(_nameless_frame, stack.frames)),
+        regs=tuple(map(_nameless_regs, stack.regs)),
+        cpu_caller=None,
+    )
+
+
+def _nameless_frame(frame: Frame) -> Frame:
+    return replace(frame, symbol=None, exact=False)  # where a new task begins goes by a name
+
+
+def _nameless_regs(regs: SavedRegs) -> SavedRegs:
+    return replace(regs, symbol=None, entry=None, caller=None)

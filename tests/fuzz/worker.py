@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Opens damaged dumps one after the other, in a process with little memory.
+
+    python -m tests.fuzz.worker DUMP NAME FIRST_SEED COUNT STEP [KIND...]
+
+One line of JSON before each dump, one behind it: who runs this sees which dump a crash or a hang
+is of. What dumps share (types, symbols) is kept by the process, so to open the next takes some
+10 ms.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import json
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, Optional
+
+from drgn_tools import DrgnToolsError, KernelAudit, audit_kernel, open_program
+
+from .damage import Damage, damage
+from .files import Victim
+from .properties import Promise, faults_of_answers, faults_of_error, other_answers, promise
+from .whole import Whole
+
+__all__ = ("MEMORY_BYTES", "SECONDS", "check", "main")
+
+MEMORY_BYTES = 512 << 20
+SECONDS = 10
+"""Of CPU time, for one dump: the machine may be busy."""
+_MAX_FAULTS = 6
+_RESTART_BYTES = 420 << 20
+"""Memory that a process may keep before it is replaced: what it has is not the next dump's fault."""
+
+
+class Hang(BaseException):
+    """A dump took too long."""
+
+
+def _hang(_: int, frame: Optional[FrameType]) -> NoReturn:
+    where = "".join(traceback.format_stack(frame)[-6:])
+    raise Hang(where)
+
+
+def audit_of(path: Path, whole: Whole) -> KernelAudit:
+    """All answers, in words, too, if they are others: that may be what fails."""
+    found = audit_kernel(open_program(core=path))
+    for stack in found:
+        if whole.records.get(stack.task) != stack:
+            str(stack)
+    return found
+
+
+def check(whole: Whole, victim: Victim, case: Damage) -> dict[str, Any]:
+    """Open one damaged dump. What is said of it: outcome and faults."""
+    faults: list[str] = []
+    others: list[str] = []
+    with victim.changed(case.changes) as path:
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        try:
+            found = audit_of(path, whole)
+            outcome = "same" if found.tasks == whole.audit.tasks else "other"
+            if found.problems:
+                outcome = "problems"
+        except DrgnToolsError as e:
+            outcome = "refused"
+            faults += faults_of_error(e)
+            found = None
+        except Hang as e:
+            outcome, found = "hang", None
+            faults.append(f"took longer than {SECONDS} s: {e}")
+        except BaseException as e:
+            if isinstance(e, KeyboardInterrupt):
+                raise
+            outcome, found = "exception", None
+            faults.append("".join(traceback.format_exception(type(e), e, e.__traceback__)))
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    if found is not None:
+        faults += faults_of_answers(found)
+        others += other_answers(whole, found, case)
+        if promise(case) is not Promise.NONE:
+            faults += others
+    return {"outcome": outcome, "faults": faults[:_MAX_FAULTS], "others": others[:_MAX_FAULTS]}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line above."""
+    path, name, first, count, step, *kinds = arguments
+    faulthandler.enable()
+    signal.signal(signal.SIGPROF, _hang)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    whole = Whole(Path(path))
+    with tempfile.TemporaryDirectory(prefix="drgn-tools-fuzz-") as folder:
+        victim = Victim(whole.file, Path(folder) / "vmcore")
+        seeds = range(int(first), int(first) + int(count) * int(step), int(step))
+        for number, seed in enumerate(seeds):
+            say({"begin": seed})
+            began = time.process_time()
+            case = damage(whole, name, seed, kinds)
+            said = check(whole, victim, case)
+            if number % 8 == 0:
+                gc.collect()
+            say(
+                {
+                    "seed": seed,
+                    "kind": case.kind,
+                    "touched": sorted({o for o in case.touched if isinstance(o, str)}),
+                    "tasks": sum(isinstance(o, int) for o in case.touched),
+                    "headers": case.is_in_headers,
+                    "what": case.what,
+                    "seconds": round(time.process_time() - began, 3),
+                    **said,
+                }
+            )
+            if address_space() > _RESTART_BYTES:
+                break
+
+
+def address_space() -> int:
+    """Bytes of address space of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def say(line: dict[str, Any]) -> None:
+    """Tell who runs this."""
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
