@@ -15,13 +15,15 @@ from drgn import FaultError, Object, SymbolBinding, SymbolKind
 from ..memory import UNUSABLE, read_up_to
 from .modules import module_memory
 from .symbol_names import MAX_NAME_BYTES, MAX_NAMES_BYTES
-from .symbol_table import MAX_SYMBOLS, SymbolTable
+from .symbol_table import SymbolTable
 
 __all__ = ("ModuleKallsyms",)
 
 _ELF_BINDINGS = {0: SymbolBinding.LOCAL, 1: SymbolBinding.GLOBAL, 2: SymbolBinding.WEAK}
 _ELF_KINDS = {1: SymbolKind.OBJECT, 2: SymbolKind.FUNC}
 _SHN_UNDEF = 0
+_MAX_SYMBOLS = 200_000
+"""Limit for one module: amdgpu has some 50,000. All that a damaged module may say takes 100 MB."""
 
 
 class ModuleKallsyms(SymbolTable):
@@ -102,7 +104,9 @@ def _read_symbols(module: Object) -> Iterator[tuple[int, str, int]]:
     # /proc/kallsyms vs module insertion race.") (in v4.5), the table has a
     # struct of its own; before that plain members.
     table = module.kallsyms if module.type_.type.has_member("kallsyms") else module
-    count = min(table.num_symtab.value_(), MAX_SYMBOLS)
+    count = table.num_symtab.value_()
+    if count > _MAX_SYMBOLS:
+        raise FaultError(f"no module has {count} symbols", table.symtab.value_())
     if prog.address_size() == 8:
         symbol = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, shndx, value, size
         fields = (0, 1, 3, 4)

@@ -191,7 +191,7 @@ class SymbolNames:
         if self._in_order is None:
             return not self._has_seqs
         numbers = self._in_order.numbers()
-        if max(numbers) >= len(names):
+        if max(numbers, default=-1) >= len(names):
             return False
         # Names with a period are left out: see find().
         ordered = (names[number][1:] for number in numbers)

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import drgn
 import pytest
 from drgn.helpers.linux.kallsyms import module_kallsyms
 
 from drgn_tools import open_program
+from drgn_tools.debuginfo import module_kallsyms as module_kallsyms_file
 from drgn_tools.debuginfo.module_kallsyms import ModuleKallsyms
 from drgn_tools.debuginfo.modules import listed_modules
 from drgn_tools.debuginfo.symbol_table import KernelSymbol
@@ -60,6 +62,17 @@ def test_module_find_and_symbols() -> None:
         "lo_open",
         "lo_fops",
     ]
+
+
+def test_more_symbols_than_a_module_has_are_none(
+    demo_program: drgn.Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A fuzzer let a module have 4,000,000: their tuples took more memory than there was.
+    (module,) = listed_modules(demo_program["modules"])
+    count = module.kallsyms.num_symtab.value_()
+    for limit in (count, count - 1):
+        monkeypatch.setattr(module_kallsyms_file, "_MAX_SYMBOLS", limit)
+        assert (ModuleKallsyms.of(module) is not None) is (limit == count)
 
 
 @pytest.mark.lab

@@ -150,6 +150,7 @@ def test_numbers_of_which_some_are_damaged(seqs: bytes) -> None:
 
 def test_no_names() -> None:
     assert len(table([], b"")) == 0
+    assert table([], b"").are_sound()
     assert table([], b"").find("read") == table([], b"").find("") == []
 
 
