@@ -132,7 +132,7 @@ def has_section(file: BinaryIO, name: bytes) -> bool:
 
 
 def notes_in(data: bytes, byteorder: str = "<", alignment: int = 4) -> Iterator[Note]:
-    """Return the notes in the contents of a PT_NOTE segment, as far as they are whole.
+    """Return the notes in the contents of a PT_NOTE segment, as far as they are whole, and no dump has more.
 
     :param alignment: p_align of the segment. With 8, descriptions and notes begin at multiples of
         8 bytes from the start, with all else at multiples of 4. That is the rule of
@@ -143,7 +143,9 @@ def notes_in(data: bytes, byteorder: str = "<", alignment: int = 4) -> Iterator[
     header = struct.Struct(byteorder + "III")
     padding = 7 if alignment == 8 else 3
     at = 0
-    while at + header.size <= len(data):
+    for _ in range(_MAX_NOTES):
+        if at + header.size > len(data):
+            break
         name_bytes, description_bytes, type_ = header.unpack_from(data, at)
         name = at + header.size
         description = name + name_bytes + padding & ~padding

@@ -199,7 +199,7 @@ def read_part(file: BinaryIO, place: tuple[int, int]) -> bytes:
     :param place: :attr:`KdumpHeader.vmcoreinfo` or :attr:`KdumpHeader.notes`
     """
     offset, size = place
-    size = min(size, MAX_NOTE_BYTES)
+    size = min(size, MAX_NOTE_BYTES, file.seek(0, os.SEEK_END))
     if is_flattened(file):
         return _read_records(file, offset, size, _MAX_RECORDS_IN_ALL)
     return read_at(file, offset, size)

@@ -26,7 +26,7 @@ from ..lab.sheet import read_sheet
 from ..lab.variants import Variant, variant_named, variants_of
 from ..support.answers import compare
 from ..support.kdump import PAGE, QEMU_NAMES, QEMU_NAMES_32, unflatten, write_kdump
-from .test_missing_pages import wrong
+from ..support.wrong_answers import wrong
 
 pytestmark = pytest.mark.lab
 

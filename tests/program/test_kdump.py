@@ -12,6 +12,8 @@ import pytest
 from drgn_tools import InputError, audit_kernel, open_program
 from drgn_tools.program import kdump as kdump_module
 from drgn_tools.program.core_file import check_core
+from drgn_tools.program.core_notes import read_core_notes
+from drgn_tools.program.elf import notes_in
 from drgn_tools.program.kdump import (
     KdumpHeader,
     announced_bytes,
@@ -19,9 +21,10 @@ from drgn_tools.program.kdump import (
     is_flattened,
     is_flattened_elf,
     read_kdump,
+    read_part,
 )
 
-from ..end_to_end.test_missing_pages import pages_read, wrong
+from ..end_to_end.test_missing_pages import pages_read
 from ..support.kdump import (
     COMPRESSIONS,
     MAKEDUMPFILE_NAMES,
@@ -32,6 +35,7 @@ from ..support.kdump import (
     unflatten,
     write_kdump,
 )
+from ..support.wrong_answers import wrong
 
 
 @pytest.fixture(scope="module")
@@ -381,3 +385,21 @@ def test_a_bitmap_larger_than_that_of_any_machine_is_not_counted(
         assert announced_bytes(file, header_of(400)) == header_of(400).bitmaps_end + 8 * 24
         # Half of it is more than that: then the descriptors are not looked at.
         assert announced_bytes(file, header_of(600)) == header_of(600).bitmaps_end
+
+
+def test_notes_of_which_next_to_nothing_is_in_a_flattened_file(kdump: Path, tmp_path: Path) -> None:
+    # A fuzzer found that a file of 10 KB had 64 MiB of notes, 5,600,000 of them, and all were kept.
+    flat = tmp_path / "flat"
+    with open(kdump, "rb") as file, open(flat, "wb") as out:
+        headers = bytearray(file.read(2 * PAGE))
+        struct.pack_into("<QQ", headers, PAGE + 48, 2 * PAGE, 1 << 62)
+        out.write((b"makedumpfile".ljust(16, b"\0") + RECORD.pack(1, 1)).ljust(4096, b"\0"))
+        out.write(RECORD.pack(0, len(headers)) + headers + RECORD.pack(-1, -1))
+    with open(flat, "rb") as file:
+        header = read_kdump(file)
+        assert header is not None
+        assert header.notes == (2 * PAGE, 1 << 62)
+        assert len(read_part(file, header.notes)) <= flat.stat().st_size
+        assert read_core_notes(file, None).prstatus == ()
+    empty_notes = bytes(12 * 300_000)
+    assert len(list(notes_in(empty_notes))) == 100_000
