@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -106,6 +107,56 @@ def tables_of(
     kernel: DrawnKernel, entries: Sequence[tuple[int, bytes]] = SIMPLE, **changes: Any
 ) -> OrcTables:
     return OrcTables(kernel.prog, image_of(kernel, entries, **changes), KernelText(kernel.prog))
+
+
+# ---- where the kernel looks
+
+
+LOOKUP = f"unsigned int [{(CORE_END - CORE) // 256 + 1}]"
+
+
+def with_lookup(kernel: DrawnKernel, image: OrcImage, entries: Sequence[tuple[int, bytes]]) -> None:
+    """What orc_init() makes of the table: for each 256 bytes of text the number of an entry."""
+    assert image.lookup_addr is not None
+    addresses = [address for address, _ in entries]
+    for block in range((CORE_END - CORE) // 256 + 1):
+        number = max(bisect_right(addresses, CORE + 256 * block) - 1, 0)
+        kernel.put(image.lookup_addr + 4 * block, number.to_bytes(4, "little"))
+
+
+def long_table() -> list[tuple[int, bytes]]:
+    return [(CORE + 16 * number, raw(8 + 8 * (number % 7))) for number in range(256)]
+
+
+def test_what_the_kernel_looks_up_agrees_with_a_sound_table(kernel: DrawnKernel) -> None:
+    image = image_of(kernel, long_table(), lookup_addr=kernel.new(LOOKUP))
+    with_lookup(kernel, image, long_table())
+    tables = OrcTables(kernel.prog, image, KernelText(kernel.prog))
+    plain = tables_of(kernel, long_table())
+    for address in range(CORE, CORE + 0x1100, 5):
+        assert tables.find(address) == plain.find(address)
+
+
+def test_an_entry_where_the_kernel_does_not_look_is_unclear(kernel: DrawnKernel) -> None:
+    # A fuzzer filled a page of addresses with ones: they lie in the table itself, behind all code, and
+    # ascend. The search ended before them, at a rule of other code.
+    entries = long_table()
+    image = image_of(kernel, entries, lookup_addr=kernel.new(LOOKUP))
+    with_lookup(kernel, image, entries)
+    kernel.put(image.ips_addr + 4 * 64, b"\xff" * 4 * 64)
+    tables = OrcTables(kernel.prog, image, KernelText(kernel.prog))
+    plain = OrcTables(kernel.prog, replace(image, lookup_addr=None), KernelText(kernel.prog))
+    damaged = range(entries[80][0], entries[110][0], 5)
+    for address in damaged:
+        with pytest.raises(UnwindDataUnclear):
+            tables.find(address)
+        assert plain.find(address) == plain.find(entries[63][0])
+    assert tables.find(entries[20][0]) == plain.find(entries[20][0]) == rule(8 + 8 * 6)
+
+
+def test_without_what_the_kernel_looks_up_the_table_alone_decides(kernel: DrawnKernel) -> None:
+    tables = tables_of(kernel, long_table(), lookup_addr=kernel.nowhere)
+    assert tables.find(CORE + 16) == rule(16)
 
 
 # ---- the image

@@ -47,6 +47,8 @@ _MAX_CODE_BYTES = 1 << 31
 """The kernel image has 1 GiB at most (KERNEL_IMAGE_SIZE)."""
 _NEIGHBOURS = 8
 """Entries before and behind the one that is found that must be sane, too."""
+_LOOKUP_BLOCK_BYTES = 256
+"""LOOKUP_BLOCK_SIZE (asm/orc_lookup.h, v4.14)."""
 _MAX_EQUAL = 4
 """Equal entries in a row: objtool merges them, so there are two at most, where sections meet."""
 _HEADER_BYTES = 20
@@ -93,6 +95,9 @@ class OrcImage(msgspec.Struct, frozen=True):
     first_exact_addrs: frozenset[int]
     """Virtual addresses at which __unwind_start() takes the first frame for that of a task that never ran.
     Empty before v5.8."""
+    lookup_addr: Optional[int] = None
+    """``orc_lookup``: virtual address of the numbers of the entries of each 256 bytes of text; ``None`` if its
+    symbol is missing."""
 
 
 def probe_orc(prog: Program) -> Union[OrcImage, OrcProblem]:
@@ -145,6 +150,7 @@ def _probe_orc(prog: Program) -> Union[OrcImage, OrcProblem]:
         entries_addr=entries[0],
         count=count,
         code=(text,) if init_text is None else (text, init_text),
+        lookup_addr=symbol_address(prog, "orc_lookup"),
         ftrace_caller=symbol_address(prog, "ftrace_caller"),
         ftrace_regs_caller=symbol_address(prog, "ftrace_regs_caller"),
         # If the kernel has no symbols of data, except __start_* of its sections (CONFIG_KALLSYMS_ALL=n,
@@ -203,11 +209,19 @@ class _Table:
     :param ips_addr: Virtual address of the addresses
     :param entries_addr: Virtual address of the entries
     :param count: Number of both
+    :param lookup: Of the image: virtual address of ``orc_lookup``, and [start, end) of the text that it is for
     """
 
     def __init__(
-        self, prog: Program, form: OrcForm, ips_addr: int, entries_addr: int, count: int
+        self,
+        prog: Program,
+        form: OrcForm,
+        ips_addr: int,
+        entries_addr: int,
+        count: int,
+        lookup: Optional[tuple[int, tuple[int, int]]] = None,
     ) -> None:
+        self._lookup = lookup
         self._prog = prog
         self._form = form
         self._ips_addr = ips_addr
@@ -231,7 +245,26 @@ class _Table:
                 found, low = middle, middle + 1
             else:
                 high = middle - 1
+        if not self._is_where_the_kernel_looks(addr, found):
+            raise UnwindDataUnclear(self._ips_addr + found * _ADDRESS_BYTES)
         return self._checked(found)
+
+    def _is_where_the_kernel_looks(self, addr: int, found: int) -> bool:
+        """Return whether an entry is among those in which orc_find() looks for an address.
+
+        It knows from ``orc_lookup``, which orc_init() made, the entries of each block of text. If pages of
+        the table are damaged but still sorted, the search ends elsewhere.
+        """
+        if self._lookup is None:
+            return True
+        lookup_addr, (start, end) = self._lookup
+        if not start <= addr < end:
+            return True
+        at = lookup_addr + (addr - start) // _LOOKUP_BLOCK_BYTES * 4
+        bounds = read_or_none(self._prog, at & ADDRESS_MASK, 8)
+        if bounds is None:
+            return True
+        return int.from_bytes(bounds[:4], "little") <= found <= int.from_bytes(bounds[4:], "little")
 
     def _checked(self, found: int) -> OrcEntry:
         # If this is damaged or zeros, its neighbours are as well. A rule out of garbage may lead anywhere,
@@ -289,7 +322,10 @@ class OrcTables:
         self._prog = prog
         self._image = image
         self._text = text
-        self._table = _Table(prog, image.form, image.ips_addr, image.entries_addr, image.count)
+        lookup = None if image.lookup_addr is None else (image.lookup_addr, image.code[0])
+        self._table = _Table(
+            prog, image.form, image.ips_addr, image.entries_addr, image.count, lookup
+        )
         self._module_tables: dict[int, Optional[_Table]] = {}
         self._modules: Optional[list[tuple[int, int, Object]]] = None
         self._module_starts: list[int] = []
