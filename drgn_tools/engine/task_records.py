@@ -191,7 +191,8 @@ class TaskRecords:
         ):
             yield "ends_early"
         # An inner frame has decided, or the whole kernel: the reason does not say it.
-        if walk.end in _UNCLEAR_ENDS and answer.reason not in _REASONS_OF_UNCLEAR_ENDS:
+        is_unclear = walk.end in _UNCLEAR_ENDS and answer.reason not in _REASONS_OF_UNCLEAR_ENDS
+        if is_unclear or walk.has_more:
             yield "ends_early"
 
     def _is_init_text(self, ip: int) -> bool:

@@ -104,6 +104,8 @@ class Walk(msgspec.Struct, frozen=True):
     """:attr:`.StackMemory.kind` of a stack that overflowed: its stack pointer is below its low end."""
     fault: Optional[Fault] = None
     """After ERROR, what the fault is; ``None`` for a frame pointer."""
+    has_more: bool = False
+    """After ERROR the kernel would show more frames that it guesses, but memory or unwind data is missing for them."""
 
 
 class Signature(msgspec.Struct, frozen=True):

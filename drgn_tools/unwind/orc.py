@@ -312,9 +312,10 @@ def _walk(
     :param partly_read: A stack whose lower part is missing only because nobody has read it yet
     """
     steps: list[Step] = []
+    has_more = False
 
     def ended(end: End, addr: Optional[int] = None, fault: Optional[Fault] = None) -> Walk:
-        return Walk(tuple(steps), end, addr, unwinder.overflowed, fault)
+        return Walk(tuple(steps), end, addr, unwinder.overflowed, fault, has_more)
 
     try:
         start()
@@ -326,9 +327,11 @@ def _walk(
         may_be_read = partly_read is not None and partly_read.is_below_data(missing.addr)
         if not unwinder.error or may_be_read:
             return ended(End.NOT_IN_DUMP, missing.addr)
+        has_more = True
     except UnwindDataUnclear as unclear:
         if not unwinder.error:
             return ended(End.UNWIND_DATA_UNCLEAR, unclear.addr)
+        has_more = True
     if unwinder.error:
         return ended(End.ERROR, unwinder.bad_addr, unwinder.fault)
     if not steps:

@@ -151,6 +151,10 @@ def test_sleeping_task_says_that_frames_are_missing(machine: Machine, end: End) 
     assert inner_decides.flags == ("ends_early",)
     assert "... the unwinder could not go on" in str(inner_decides)
     assert "could not go on" not in str(last_decides)
+    for has_more in (False, True):
+        walk = Walk((machine.call("schedule"),), End.ERROR, has_more=has_more)
+        after_error = machine.records(MadeUp(walk)).sleeping(machine.user, is_idle=False)
+        assert after_error.flags == (("ends_early",) if has_more else ())
 
 
 def user_regs(machine: Machine) -> Step:

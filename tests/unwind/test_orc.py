@@ -450,6 +450,8 @@ def test_memory_missing_after_an_error_does_not_matter(d: DrawnOrc) -> None:
     whole = StackMemory(d.base, d.size, d.base, bytes(d.memory), (hole,))
     walk = d.walker().walk_sleeping(d.task(), whole, lambda ip, at: ip)
     assert (ips(walk), walk.end, walk.fault) == ([SCHEDULE], End.ERROR, Fault.NO_UNWIND_DATA)
+    assert walk.has_more
+    assert not d.walk_orc().has_more
 
 
 @pytest.mark.parametrize(
@@ -473,6 +475,7 @@ def test_rule_that_cannot_be_read_ends_the_walk(d: DrawnOrc, error: Exception, e
     del rules[SCHEDULE - 1]
     d.starts(SCHEDULE, bp=d.first - 8)
     assert (d.walk_orc().end, d.walk_orc().fault) == (End.ERROR, Fault.NO_UNWIND_DATA)
+    assert d.walk_orc().has_more
 
 
 # ---- rewritten return addresses
