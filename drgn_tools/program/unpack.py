@@ -9,6 +9,7 @@ temporary one is used and removed at exit. Runs of zeros become holes.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import hashlib
 import os
 import shutil
@@ -110,11 +111,22 @@ def _key(path: str) -> str:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    # Files that were being unpacked when a process was killed.
+    # Files that were being unpacked when a process was killed. Their time alone does not tell: the
+    # clock may have jumped, in either direction.
     for unfinished in folder.glob("unpacking-*"):
         with suppress(OSError):
-            if time.time() - unfinished.stat().st_mtime > _ABANDONED_AFTER_S:
+            age_s = time.time() - unfinished.stat().st_mtime
+            if abs(age_s) > _ABANDONED_AFTER_S and not _is_locked(unfinished):
                 unfinished.unlink()
+
+
+def _is_locked(path: Path) -> bool:
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _unpack(
@@ -151,9 +163,12 @@ def _write(chunks: Iterator[bytes], path: str, folder: Path, key: str, remedy: s
         _remove_abandoned(folder)
         fd, unfinished = tempfile.mkstemp(prefix="unpacking-", dir=folder)
         with open(fd, "wb") as out:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _write_sparsely(chunks, out)
-        target = folder / f"{key}-{os.path.getsize(unfinished)}.core"
-        os.replace(unfinished, target)
+            out.flush()
+            target = folder / f"{key}-{os.path.getsize(unfinished)}.core"
+            os.replace(unfinished, target)
         unfinished = None
         return target
     except OSError as e:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
@@ -177,6 +178,52 @@ def test_a_writer_that_is_killed_leaves_nothing_half(tmp_path: Path) -> None:
             assert tasks == content[:1] * 2_000_000
         with dataset.locked():
             assert not list(path.glob("**/.unfinished-*"))
+
+
+def killed_at(step: int, commit: Callable[[], None]) -> bool:
+    """Do *commit* in a process that is killed before its system call of that number; false if it has done."""
+    pid = os.fork()
+    if pid:
+        _, status = os.waitpid(pid, 0)
+        return os.WIFSIGNALED(status)
+    left = step
+
+    def stepped(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            return call(*arguments, **options)
+
+        return counted
+
+    builtins.open = stepped(open)  # type: ignore[assignment]
+    os.fsync, os.replace = stepped(os.fsync), stepped(os.replace)
+    try:
+        commit()
+    finally:
+        os._exit(0)
+
+
+def test_a_writer_that_is_killed_at_each_step(dataset: Dataset) -> None:
+    steps = 0
+    while True:
+        dataset.commit("aa", "1", b"audit 1", b"tasks 1")
+        # A process that is killed has made no record, or all of it.
+        was_killed = killed_at(steps, lambda: dataset.commit("aa", "2", b"audit 2", b"tasks 2"))
+        found = files(dataset)
+        number = found["audits/aa.parquet"][-1:].decode()
+        assert found["audits/aa.parquet"] == f"audit {number}".encode()
+        assert found[f"tasks/aa-{number}.parquet"] == f"tasks {number}".encode()
+        assert was_killed or number == "2"
+        with dataset.locked():  # the next run
+            dataset.remove_tasks_except({number})
+            assert sorted(files(dataset)) == ["audits/aa.parquet", f"tasks/aa-{number}.parquet"]
+        if not was_killed:
+            break
+        steps += 1
+    assert steps == 6  # open, fsync and rename, of the tasks and of the record
 
 
 def test_what_a_killed_run_left_half_written_goes_with_the_next(dataset: Dataset) -> None:

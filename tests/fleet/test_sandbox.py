@@ -253,6 +253,51 @@ def test_what_cannot_be_audited_kills_nobody(
     assert sandbox_pids() == before
 
 
+KILL_AT = """
+import builtins, os, signal, sys
+
+plain_import = builtins.__import__
+
+def kill(*_):
+    open({once!r}, "x").close()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def import_and_look(*arguments, **options):
+    found = plain_import(*arguments, **options)
+    module = sys.modules.get("drgn_tools.fleet.run.audit_source")
+    if hasattr(module, "_content_id"):  # all of it is there
+        builtins.__import__ = plain_import
+        if not os.path.exists({once!r}):
+            setattr(module, {step!r}, kill)
+    return found
+
+builtins.__import__ = import_and_look
+"""
+STEPS = ("_content_id", "_open", "_audit", "tasks_file")
+"""Functions of a sandbox process: it looks which dump it is, opens it, audits it, packs what was found."""
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_process_that_is_killed_at_each_step(
+    step: str, sandboxes: Sandboxes, demo_core: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = tmp_path / "killed"
+    (tmp_path / "site").mkdir()
+    script = KILL_AT.format(step=step, once=str(once))
+    (tmp_path / "site" / "sitecustomize.py").write_text(script)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    record = audit_in_sandbox(job(demo_core), LIMITS, sandboxes).record
+    assert once.exists()
+    assert (record["status"], record["cause"]) == ("failed", "crashed")
+    assert record["exit_code"] == 128 + signal.SIGKILL
+    # What it knew of the dump before is in the record: a run that goes on lets it be.
+    assert (record.get("content_id") is None) is (step == "_content_id")
+    once.unlink()
+    again = audit_in_sandbox(job(demo_core), replace(LIMITS, retries=1), sandboxes)
+    assert (again.record["status"], again.record["attempts"]) == ("audited", 2)
+    assert again.tasks is not None
+
+
 # ---- who is used again, and who ends
 
 

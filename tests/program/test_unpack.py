@@ -12,6 +12,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -172,6 +173,30 @@ def test_a_copy_that_somebody_cut_short_is_made_again(packed: Path, cache: Path)
     unpacked(str(packed)).write_bytes(b"garbage")
     assert unpacked(str(packed)).read_bytes() == good
     assert len(list(cache.rglob("*.core"))) == 1
+
+
+@pytest.mark.parametrize("jump_s", [40 * 24 * 3600, -40 * 24 * 3600])
+def test_a_clock_that_jumps_takes_nothing_away_from_who_unpacks(
+    jump_s: int, packed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    now = time.time() + jump_s
+    monkeypatch.setattr(unpack_module, "time", SimpleNamespace(time=lambda: now))
+    seen = []
+
+    def progress(done: int, total: int) -> None:
+        # Another process begins to unpack something, after the jump.
+        unpack_module._remove_abandoned(cache)
+        seen.append(len(list(cache.glob("unpacking-*"))))
+
+    assert unpacked(str(packed), progress).parent == cache
+    assert seen
+    assert set(seen) == {1}
+    # Of a process that is gone, it goes, also if it seems to be of a time to come.
+    left = cache / "unpacking-left"
+    left.touch()
+    unpack_module._remove_abandoned(cache)
+    assert not left.exists()
 
 
 def test_what_a_killed_run_left_behind_goes_away(packed: Path, cache: Path) -> None:
