@@ -334,3 +334,37 @@ def test_readers_see_whole_files_while_it_is_written(dataset: Dataset) -> None:
     finally:
         stop.set()
         writer.join()
+
+
+# ---- a clock that jumps
+
+
+def test_records_of_any_time_are_known_and_come_in_turn(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("duckdb", reason="needs the extra drgn-tools[fleet]")
+    from drgn_tools.fleet.dataset.known import known_records
+    from drgn_tools.fleet.dataset.parquet import audit_file
+    from drgn_tools.fleet.run import record as record_module
+    from drgn_tools.fleet.run.job import Cause
+    from drgn_tools.fleet.run.plan import planned_jobs
+    from drgn_tools.fleet.run.source import Source
+
+    clocks = {"early": 0, "now": time.time_ns(), "before": -(10**18), "last": (1 << 63) - 1}
+    sources = [Source(name=name, core=name) for name in clocks]
+    for source in sources:
+        now = clocks[source.name]
+        monkeypatch.setattr(record_module.time, "time_ns", lambda now=now: now)
+        record = record_module.failed(source, Cause.INPUT, 3, "is empty")
+        dataset.commit(source_key(source.name), record["audit_id"], audit_file(record), None)
+    monkeypatch.undo()
+    known = known_records(dataset)
+    assert {name: record.audited_at.year for name, record in known.items()} == {
+        "early": 1970,
+        "now": time.gmtime().tm_year,
+        "before": 1938,
+        "last": 2262,
+    }
+    # What was audited longest ago comes first: a wrong time costs a source its turn, and no more.
+    turns = [each.source.name for each in planned_jobs(sources, known)]
+    assert turns == ["before", "early", "now", "last"]
