@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -94,7 +94,7 @@ def main() -> int:
     return 1 if tally.findings else 0
 
 
-def write(dump: Dump, seed: int, kinds: list[str], path: Path) -> None:
+def write(dump: Dump, seed: int, kinds: Sequence[str], path: Path) -> None:
     """Write one damaged dump, and say what is wrong with it."""
     whole = Whole(dump.path)
     case = damage(whole, dump.name, seed, kinds)

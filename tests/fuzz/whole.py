@@ -89,13 +89,14 @@ class Whole:
         if self.word_bytes == 4:
             found = kernel_page_tables(self.prog, info)
             assert found is not None
-            self._root, self._paging = found[1]._root_addr, found[1]._paging
+            self._root = found[1]._root_addr
+            self._paging: Paging = found[1]._paging
             return
         root, phys_base = symbol_among(info, "swapper_pg_dir"), number_among(info, "phys_base")
         assert root is not None and phys_base is not None
         self._root = root - _START_KERNEL_MAP + phys_base
         five = number_among(info, "pgtable_l5_enabled") == 1
-        self._paging: Paging = FIVE_LEVELS if five else FOUR_LEVELS
+        self._paging = FIVE_LEVELS if five else FOUR_LEVELS
 
     def map(self, address: int) -> Mapping:
         """Where a virtual address leads. Raises LookupError if nowhere."""

@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any, NoReturn, Optional
 
 from drgn_tools import DrgnToolsError, KernelAudit, audit_kernel, open_program
+from drgn_tools.render.views import TASKS_WITH_FRAMES, render
 
 from .damage import Damage, damage
 from .files import Victim
@@ -51,11 +52,14 @@ def _hang(_: int, frame: Optional[FrameType]) -> NoReturn:
 
 
 def audit_of(path: Path, whole: Whole) -> KernelAudit:
-    """All answers, in words, too, if they are others: that may be what fails."""
+    """All answers, and those that are others in every format: that may be what fails."""
     found = audit_kernel(open_program(core=path))
-    for stack in found:
-        if whole.records.get(stack.task) != stack:
-            str(stack)
+    changed = [stack for stack in found if whole.records.get(stack.task) != stack]
+    lines = [line for stack in changed for line in str(stack).split("\n")]
+    for style in ("json", "csv", "table"):
+        lines += render(TASKS_WITH_FRAMES, style, found.kernel, changed, found.problems, 120)
+    unsafe = [line for line in lines if not line.isprintable()]
+    assert not unsafe, f"a terminal may act on {unsafe[0]!r}"
     return found
 
 
