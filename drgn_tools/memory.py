@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Optional
 
-from drgn import FaultError, Object, Program, container_of
+from drgn import BadDataError, FaultError, Object, Program, container_of
 
 from .errors import TypesError
 
@@ -24,6 +24,7 @@ __all__ = (
 
 UNUSABLE = (
     AttributeError,
+    BadDataError,
     FaultError,
     LookupError,
     OverflowError,
@@ -32,7 +33,7 @@ UNUSABLE = (
     ValueError,
 )
 """What the use of a drgn object raises if memory or types are missing, or the types are damaged
-(a member of another name, an integer where a pointer should be)."""
+(a member of another name, an integer where a pointer should be), or unwind data that drgn reads are."""
 
 NOT_THERE = (FaultError, OverflowError)
 """What a read raises if memory is missing, or if a damaged table leads to where no address is."""

@@ -92,11 +92,11 @@ def _around_token_table(
     read: ReadUpTo, token_table: int, token_index: int, word_bytes: int
 ) -> Iterator[dict[str, int]]:
     markers = _markers(read, token_table)
+    start = token_table - 4 * len(markers)
+    if markers and markers[-1] == 0:
+        markers.pop()  # padding
     if len(markers) < 2:
         return
-    start = token_table - 4 * len(markers)
-    if markers[-1] == 0:
-        markers.pop()  # padding
     names = _names(read, start, markers, word_bytes)
     if names is None:
         return

@@ -27,6 +27,8 @@ MAX_NAME_BYTES = 512
 """KSYM_NAME_LEN, since v6.1."""
 MAX_NAMES_BYTES = 64 << 20
 """Limit for all names of a table; those of a distribution's kernel take 5 MB."""
+_MAX_EXPANDED_BYTES = 24 << 20
+"""The same expanded: of 200,000 symbols 5 MB. Damaged tokens may be long, and all names are in memory twice."""
 SEQ_BYTES = 3
 """Size of a number in ``kallsyms_seqs_of_names``."""
 
@@ -135,7 +137,7 @@ class SymbolNames:
     def all(self) -> list[str]:
         """Return what :meth:`__getitem__` does of all symbols.
 
-        :return: nothing if the names take more than :data:`MAX_NAMES_BYTES`
+        :return: nothing if the names take more than 24 MiB
         """
         # All at once takes half the time: every code becomes its token, every
         # length a separator.
@@ -146,8 +148,8 @@ class SymbolNames:
                 pieces[start] = "\0"
                 if data[start] & 0x80:
                     pieces[start + 1] = ""
-            if len(max(self._tokens, key=len)) * len(pieces) > MAX_NAMES_BYTES:
-                pieces = pieces if sum(map(len, pieces)) <= MAX_NAMES_BYTES else []
+            if len(max(self._tokens, key=len)) * len(pieces) > _MAX_EXPANDED_BYTES:
+                pieces = pieces if sum(map(len, pieces)) <= _MAX_EXPANDED_BYTES else []
             self._decoded = "".join(pieces).split("\0")[1:]
         return self._decoded
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from contextlib import suppress
 from itertools import islice
 
-from drgn import BadDataError, Object, Program
+from drgn import Object, Program
 
 from ..cache_key import cache_key
 from ..debuginfo.modules import listed_modules
@@ -28,7 +28,7 @@ _MAX_MODULES = 10_000
 _MAX_ATTRIBUTES = 4096
 """Sections, or notes, of a module; with -ffunction-sections there may be a thousand."""
 
-_NOT_CREATED = (*UNUSABLE, BadDataError, MemoryError, OSError)
+_NOT_CREATED = (*UNUSABLE, MemoryError, OSError)
 """What drgn raises for a damaged module (a size that is too large to allocate, too), and, on the
 running kernel, for one that is unloaded meanwhile."""
 

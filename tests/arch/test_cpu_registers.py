@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
+import drgn
 import pytest
 
 from drgn_tools import Reason, Verdict, audit_kernel, crashed_stack, open_program
+from drgn_tools.arch.x86 import cpu_registers as cpu_registers_module
 from drgn_tools.commands.main import main
 
 from ..conftest import lab_dump
@@ -81,3 +85,18 @@ def test_stack_without_a_pid_is_of_the_task_that_crashed(
     both = capsys.readouterr().out
     assert both.startswith(drawn)
     assert both.count("VERDICT: unknown: running on CPU") == 2
+
+
+@pytest.mark.parametrize("error", [drgn.BadDataError("unknown ORC SP base register 0"), KeyError()])
+def test_registers_that_drgn_cannot_find_are_none(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # drgn unwinds the stack as well, though only its innermost frame is wanted. A fuzzer damaged ORC.
+    def stack_trace(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cpu_registers_module, "Object", lambda *_: None)
+    prog: Any = SimpleNamespace(cache={}, stack_trace=stack_trace)
+    task: Any = SimpleNamespace(addr=1)
+    regs: Any = None
+    assert cpu_registers_module.cpu_registers(prog, regs, task) is None

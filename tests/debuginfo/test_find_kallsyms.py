@@ -169,3 +169,15 @@ def test_tables_at_an_end_of_the_addresses(offsets_last: bool, end: str) -> None
     read = partial(read_up_to, prog)
     assert list(find_kallsyms(read, first, 8)), "there are tables, as far as can be seen"
     assert kallsyms_of(prog) is None
+
+
+def test_markers_of_which_only_padding_follows_the_first() -> None:
+    # A guided fuzzer found it: two zeros before the tokens are one marker and its padding.
+    tokens = b"".join(bytes((code or 1, 0)) for code in range(256))
+    index = struct.pack("<256H", *range(0, 512, 2))
+    data = b"\xff" * 4096 + bytes(8) + tokens + index + bytes(4096)
+
+    def read(address: int, size: int) -> bytes:
+        return data[address - BASE : address - BASE + size] if address >= BASE else b""
+
+    assert list(find_kallsyms(read, BASE, 8)) == []

@@ -148,6 +148,18 @@ def test_numbers_of_which_some_are_damaged(seqs: bytes) -> None:
     assert not table(MANY, seqs_of(MANY)[: len(seqs) - half] + seqs[:half]).are_sound()
 
 
+def test_names_that_take_too_much_are_not_expanded() -> None:
+    # A fuzzer made tokens of 500 characters out of short ones.
+    codes = b"\x64" + b"a" * 100
+    for length, count in ((20, 10_000), (500, 1000)):
+        tokens = ["", *("x" * length for _ in range(255))]
+        names = SymbolNames(codes * count, tokens, count)
+        is_too_much = length * 100 * count > 24 << 20
+        assert (names.all() == []) is is_too_much
+        assert len(names) == count
+        assert names.are_sound() is not is_too_much
+
+
 def test_no_names() -> None:
     assert len(table([], b"")) == 0
     assert table([], b"").are_sound()
