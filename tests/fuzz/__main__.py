@@ -39,7 +39,7 @@ _LAB = {
     "fp-5.10": "core",
 }
 """Dumps of the lab, and which of their files: every unwinder, format and machine."""
-_SLICE = 500
+_SLICE = 250
 """Damaged dumps of one worker."""
 
 
@@ -75,11 +75,11 @@ def main() -> int:
         tally = Tally(log)
         # Each dump has a row of the seeds, so that more dumps do not give them others.
         each, more = divmod(args.count, len(chosen))
+        # They take turns: who stops a long run has had some of each.
         slices = [
-            (dump, range(at, min(at + _SLICE, end)))
+            (dump, range(at, min(at + _SLICE, args.seed + each + (number < more))))
+            for at in range(args.seed, args.seed + each + 1, _SLICE)
             for number, dump in enumerate(chosen)
-            for end in [args.seed + each + (number < more)]
-            for at in range(args.seed, end, _SLICE)
         ]
 
         def work(slice_: tuple[Dump, range]) -> None:
