@@ -85,8 +85,10 @@ class DrgnWalker(Walker):
                 if not self._is_kernel_text(frame.pc):
                     return
                 yield frame
-        except (UnsupportedOperation, NotImplementedError, *UNUSABLE):
-            return  # drgn raises NotImplementedError for x86-32
+        except (UnsupportedOperation, NotImplementedError, MemoryError, *UNUSABLE):
+            # drgn raises NotImplementedError for x86-32, and MemoryError if a damaged module has any
+            # number of ORC entries.
+            return
 
     def _step(self, frame: StackFrame, may_be_interrupted: bool, stack: str = "task") -> Step:
         # drgn's frame of a pt_regs is interrupted, and its pc is exact. The innermost frame of a

@@ -87,7 +87,9 @@ def test_stack_without_a_pid_is_of_the_task_that_crashed(
     assert both.count("VERDICT: unknown: running on CPU") == 2
 
 
-@pytest.mark.parametrize("error", [drgn.BadDataError("unknown ORC SP base register 0"), KeyError()])
+@pytest.mark.parametrize(
+    "error", [drgn.BadDataError("unknown ORC SP base register 0"), MemoryError(), KeyError()]
+)
 def test_registers_that_drgn_cannot_find_are_none(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,9 +154,11 @@ def test_an_entry_where_the_kernel_does_not_look_is_unclear(kernel: DrawnKernel)
     assert tables.find(entries[20][0]) == plain.find(entries[20][0]) == rule(8 + 8 * 6)
 
 
-def test_without_what_the_kernel_looks_up_the_table_alone_decides(kernel: DrawnKernel) -> None:
+def test_what_the_kernel_looks_up_is_needed(kernel: DrawnKernel) -> None:
+    # A fuzzer damaged the page table that leads there, and pages of addresses with it.
     tables = tables_of(kernel, long_table(), lookup_addr=kernel.nowhere)
-    assert tables.find(CORE + 16) == rule(16)
+    with pytest.raises(NotInDump):
+        tables.find(CORE + 16)
 
 
 # ---- the image

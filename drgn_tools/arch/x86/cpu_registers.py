@@ -39,8 +39,10 @@ def cpu_registers(prog: Program, regs: RegsLayout, task: Task) -> Optional[dict[
     try:
         trace = prog.stack_trace(Object(prog, "struct task_struct *", task.addr))
         registers = trace[0].registers()
-    except (UnsupportedOperation, NotImplementedError, IndexError, *UNUSABLE):
-        return None  # drgn raises NotImplementedError for a running x86-32 kernel
+    except (UnsupportedOperation, NotImplementedError, IndexError, MemoryError, *UNUSABLE):
+        # drgn raises NotImplementedError for a running x86-32 kernel, and MemoryError if a damaged
+        # module has any number of ORC entries.
+        return None
     # If the task is just being switched, drgn returns the few registers that __switch_to_asm
     # saved on its stack. They are not what the CPU held.
     if "cs" not in registers:

@@ -254,6 +254,8 @@ class _Table:
 
         It knows from ``orc_lookup``, which orc_init() made, the entries of each block of text. If pages of
         the table are damaged but still sorted, the search ends elsewhere.
+
+        :raises NotInDump: if that is missing
         """
         if self._lookup is None:
             return True
@@ -261,9 +263,7 @@ class _Table:
         if not start <= addr < end:
             return True
         at = lookup_addr + (addr - start) // _LOOKUP_BLOCK_BYTES * 4
-        bounds = read_or_none(self._prog, at & ADDRESS_MASK, 8)
-        if bounds is None:
-            return True
+        bounds = self._read(at, 8)
         return int.from_bytes(bounds[:4], "little") <= found <= int.from_bytes(bounds[4:], "little")
 
     def _checked(self, found: int) -> OrcEntry:
