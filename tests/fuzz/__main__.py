@@ -83,8 +83,12 @@ def main() -> int:
         ]
 
         def work(slice_: tuple[Dump, range]) -> None:
-            for said in cases(*slice_, args.kind or ()):
-                tally.count(slice_[0], said)
+            dump, seeds = slice_
+            if not dump.path.exists():  # the lab has made another one
+                print(f"skipped, gone: {dump.path}")
+                return
+            for said in cases(dump, seeds, args.kind or ()):
+                tally.count(dump, said)
 
         with ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(work, slices))
