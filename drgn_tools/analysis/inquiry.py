@@ -10,10 +10,12 @@ from drgn import Program
 from drgn.helpers.common.prog import takes_program_or_default
 
 from ..engine.kernel import kernel_of
+from ..errors import UsageError
 from ..kernel.functions import Functions
 from ..kernel.livepatch import Livepatches, has_livepatching
 from .audit import task_stacks
 from .livepatch import Question, TaskAnswer, livepatches, transition_question
+from .patch_file import read_patch_file
 from .plan import Plan, plan_patch
 from .planned_patch import PlannedPatch, parse_function
 
@@ -60,18 +62,25 @@ def inquire(
 
 
 @takes_program_or_default
-def livepatch_answers(prog: Program, *functions: str, replace: bool = False) -> list[TaskAnswer]:
+def livepatch_answers(
+    prog: Program, *functions: str, replace: bool = False, ko: Optional[str] = None
+) -> list[TaskAnswer]:
     """Return for each task whether it holds a live patch back, and why.
 
     :param functions: ``[MODULE:]NAME[,POS]``: functions of a patch that is not loaded. Without any,
         the patch in transition is asked about.
     :param replace: The patch that is not loaded replaces all that are
-    :raises UsageError: if a name is malformed
-    :raises InputError: if the kernel has no live patching, and no functions are given
+    :param ko: Path of the module file of a patch that is not loaded, instead of *functions*
+    :raises UsageError: if a name is malformed, or the kernel would refuse the patch
+    :raises InputError: if the kernel has no live patching, or the file is no live patch
     :raises TypesError: if types that this needs are missing or damaged
     """
-    planned = tuple(map(parse_function, functions))
+    planned = tuple(dict.fromkeys(map(parse_function, functions)))
     patch = PlannedPatch("the patch", planned, replace) if planned else None
-    reliable = kernel_of(prog).layout.reliable_stacktrace
+    if ko is not None:
+        patch = read_patch_file(prog, ko)
     stacks = list(task_stacks(prog))
-    return [*map(inquire(prog, reliable, patch).question.answer, stacks)]
+    inquiry = inquire(prog, kernel_of(prog).layout.reliable_stacktrace, patch)
+    if inquiry.plan is not None and inquiry.plan.refusals:
+        raise UsageError(f"the kernel would refuse this patch: {'; '.join(inquiry.plan.refusals)}")
+    return [inquiry.question.answer(stack) for stack in stacks]

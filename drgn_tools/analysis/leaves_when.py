@@ -16,8 +16,8 @@ from ..records import TaskStack
 __all__ = ("leaves_when",)
 
 _NEVER_SIGNALLED = {
-    "D": "its wait ends; no signal can end it",
-    "I": "its wait ends; no signal can end it",
+    "D": "its wait ends; no fake signal ends it",
+    "I": "its wait ends; no fake signal ends it",
     "T": "SIGCONT continues it",
     "t": "its tracer continues it",
 }
@@ -67,5 +67,5 @@ def _of_sleeper(stack: TaskStack, function: Optional[str], signals_sent: int) ->
         return f"its wait ends; {sent} did not end it"
     if function is None:
         # Some faults are taken again: then the signal brings it no further.
-        return "it returns to user mode; a fake signal may help (15 s)"
-    return "a fake signal ends its wait (15 s)"
+        return "it returns to user mode; a fake signal may help (within 15 s)"
+    return "a fake signal ends its wait (within 15 s)"

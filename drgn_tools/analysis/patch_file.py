@@ -73,10 +73,8 @@ class _PatchFile:
         if not functions:
             raise InputError(f"{self._path}: replaces no function")
         name = info.get("name") or os.path.basename(self._path).split(".ko")[0]
-        # check_modinfo() in kernel/module/main.c leaves the release out if there are CRCs.
         has_crcs = any(s.name in ("__versions", "__version_ext_crcs") for s in elf.sections)
-        release = None if has_crcs else info.get("vermagic", "").split(" ")[0] or None
-        return PlannedPatch(name, tuple(functions), replace, release)
+        return PlannedPatch(name, tuple(functions), replace, info.get("vermagic", ""), has_crcs)
 
     def _modinfo(self) -> dict[str, str]:
         section = self._elf.section(".modinfo")

@@ -25,10 +25,14 @@ from ..kernel.livepatch import (
     PatchRecord,
     has_livepatching,
 )
+from ..kernel.probing import symbol_address
+from ..memory import NOT_THERE
 from .livepatch import CodeRange, Question, code_range
 from .planned_patch import PlannedFunction, PlannedPatch
 
 __all__ = ("Plan", "plan_patch")
+
+_MAX_VERMAGIC_BYTES = 1024
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -88,9 +92,8 @@ class _Planner:
                 f"{self._loaded.transition.name} is in transition: the kernel takes no other patch"
                 " until that has ended"
             )
-        release = self._prog["UTS_RELEASE"].string_().decode("ascii", "backslashreplace")
-        if self._planned.release not in (None, release):
-            self._refusals.append(f"it was built for {self._planned.release}, this is {release}")
+        if self._planned.vermagic is not None:
+            self._check_vermagic(self._planned.vermagic)
         if self._hooks is None:
             self._problems.append("where ftrace can hook cannot be read")
         objects = {
@@ -114,6 +117,28 @@ class _Planner:
             later,
             problems,
         )
+
+    def _check_vermagic(self, given: str) -> None:
+        """Follow same_magic() in kernel/module/version.c and main.c, v6.12: CONFIG_MODVERSIONS ignores the release."""
+        expected = self._vermagic()
+        if expected is None:
+            release = self._prog["UTS_RELEASE"].string_().decode("ascii", "backslashreplace")
+            given, expected = given.partition(" ")[0], release
+            same = given == expected or self._planned.has_crcs
+        elif self._planned.has_crcs and "modversions" in expected.split():
+            same = given.partition(" ")[2] == expected.partition(" ")[2]
+        else:
+            same = given == expected
+        if not same:
+            self._refusals.append(f"it was built for {given.strip()}, this is {expected.strip()}")
+
+    def _vermagic(self) -> Optional[str]:
+        address = symbol_address(self._prog, "vermagic")
+        try:
+            text: bytes = self._prog.read_c_string(address or 0, max_size=_MAX_VERMAGIC_BYTES)
+        except NOT_THERE:
+            return None
+        return text.decode("ascii", "backslashreplace") or None
 
     def _is_loaded(self, module: Optional[str]) -> bool:
         return module is None or self._functions.is_loaded(module)

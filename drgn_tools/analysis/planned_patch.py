@@ -12,7 +12,9 @@ from ..errors import UsageError
 
 __all__ = ("PlannedFunction", "PlannedPatch", "parse_function")
 
-_FUNCTION = re.compile(r"(?:(?P<module>[^:,\s]+):)?(?P<name>[^:,\s]+)(?:,(?P<sympos>\d{1,9}))?")
+_FUNCTION = re.compile(
+    r"(?:(?P<module>[\w-]+):)?(?P<name>[A-Za-z_][\w.$]*)(?:,(?P<sympos>[1-9]\d{0,8}))?", re.ASCII
+)
 
 
 class PlannedFunction(msgspec.Struct, frozen=True):
@@ -39,8 +41,10 @@ class PlannedPatch(msgspec.Struct, frozen=True):
     """In the order of the patch."""
     replace: bool = False
     """It replaces all patches that are loaded (atomic replace)."""
-    release: Optional[str] = None
-    """The kernel that it was built for (``vermagic``), if the kernel insists on it."""
+    vermagic: Optional[str] = None
+    """``vermagic`` of its module file: the kernel that it was built for. ``None`` without a file."""
+    has_crcs: bool = False
+    """Its file has the CRCs of the symbols that it uses."""
 
 
 def parse_function(text: str) -> PlannedFunction:
@@ -51,7 +55,7 @@ def parse_function(text: str) -> PlannedFunction:
     match = _FUNCTION.fullmatch(text)
     if match is None:
         raise UsageError(
-            f"--function takes [MODULE:]NAME[,POS], as in ext4:ext4_read, not {text!r}"
+            f"a function is given as [MODULE:]NAME[,POS], as in ext4:ext4_sync_file, not {text!r}"
         )
     module = match["module"]
     return PlannedFunction(

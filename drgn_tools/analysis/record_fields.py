@@ -25,6 +25,7 @@ __all__ = (
     "KERNEL",
     "PATCH",
     "PATCH_ANSWER",
+    "PLAN",
     "REGS",
     "REGS_OF_TASK",
     "TASK",
@@ -189,6 +190,14 @@ PATCH: Fields = {
     "forced": lambda listed: listed.patch.forced,
 }
 """Fields of a :class:`~drgn_tools.analysis.livepatch.ListedPatch`."""
+
+PLAN: Fields = {
+    "name": lambda plan: plan.patch.name,
+    "replace": lambda plan: plan.patch.replace,
+    "refusals": lambda plan: list(plan.refusals),
+    "objects": lambda plan: [as_object(_PATCH_OBJECT, obj) for obj in plan.patch.objects],
+}
+"""Fields of a :class:`~drgn_tools.analysis.plan.Plan`."""
 
 
 def _of_task(name: str) -> Callable[[Union[TaskFrame, TaskRegs]], Any]:

@@ -91,7 +91,7 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
 
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of what stands before the words of a command."""
-    commands = "\n".join(f"  {name:<8}{summary}" for name, summary in SUMMARIES.items())
+    commands = "\n".join(f"  {name:<10}{summary}" for name, summary in SUMMARIES.items())
     parser = Parser(
         prog="drgn-tools",
         usage="drgn-tools [options] COMMAND ...",

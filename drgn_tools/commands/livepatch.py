@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Optional
 
 from ..analysis.planned_patch import PlannedFunction, PlannedPatch, parse_function
 from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, InputError, UsageError
+from ..terminal.console import table_width
 from .base import TaskCommand
-from .source_options import check_source
+from .source_options import GivenOnce, check_source
 from .task_options import TaskArguments, add_filters, check_filters
 
 if TYPE_CHECKING:
@@ -88,19 +90,25 @@ class AnswerCounts:
                 self._functions[found.function] += 1
             yield found
 
+    @property
+    def total(self) -> int:
+        """Number of tasks that passed."""
+        return sum(self._answers.values())
+
     def summary(self) -> str:
         """Return how many tasks hold the patch back, in a line."""
         from ..render.livepatch import holders_line
 
-        is_planned = self.inquiry.plan is not None
-        return holders_line(self.inquiry.name, self._answers, self._functions, is_planned)
+        return holders_line(self.inquiry.name, self._answers, self._functions, self.inquiry.plan)
 
     def exit_code(self, check: bool) -> int:
         """Return the exit code, if all tasks could be read."""
         from ..analysis.livepatch import HOLDING, Answer
 
         plan, answers = self.inquiry.plan, self._answers
-        holding = sum(answers[answer] for answer in HOLDING - {Answer.UNKNOWN})
+        # A task that runs at this moment does not count against a patch that is not loaded.
+        not_certain = {Answer.UNKNOWN} if plan is None else {Answer.UNKNOWN, Answer.RUNNING}
+        holding = sum(answers[answer] for answer in HOLDING - not_certain)
         if check and (holding or (plan is not None and plan.refusals)):
             return EXIT_FINDINGS
         if self.inquiry.question.problems or (check and answers[Answer.UNKNOWN]):
@@ -128,7 +136,9 @@ class Livepatch(TaskCommand[LivepatchArguments]):
             default=[],
             help="a patch that replaces this function; POS chooses among symbols of one name, from 1",
         )
-        plan.add_argument("--ko", metavar="FILE", help="the patch in this module file")
+        plan.add_argument(
+            "--ko", metavar="FILE", action=GivenOnce, help="the patch in this module file"
+        )
         plan.add_argument(
             "--replace",
             action="store_true",
@@ -154,9 +164,9 @@ class Livepatch(TaskCommand[LivepatchArguments]):
 
     def check(self, args: LivepatchArguments) -> None:
         check_filters(args)
-        args.functions = tuple(map(parse_function, args.planned))
+        args.functions = tuple(dict.fromkeys(map(parse_function, args.planned)))
         if args.ko is not None and not os.path.exists(args.ko):
-            raise InputError(f"{args.ko}: no such file")
+            raise InputError(f"--ko {args.ko!r}: no such file")
         if args.ko is not None and args.planned:
             raise UsageError("--ko and --function are two patches: give one of them")
         if args.replace and not args.planned:
@@ -186,16 +196,21 @@ class Livepatch(TaskCommand[LivepatchArguments]):
 
             return watch_livepatch(args, args.watch, session)
         counts, _ = self._show(args, session)
-        self._say(counts, session)
+        self._say(args, counts, session)
         code = counts.exit_code(args.check)
         return EXIT_PARTIAL if session.warn_of_problems() and code == EXIT_OK else code
 
     def run(self, args: LivepatchArguments, session: Session) -> list[TaskAnswer]:
         counts, kept = self._show(args, session)
-        self._say(counts, session)
+        self._say(args, counts, session)
         return kept
 
-    def _say(self, counts: AnswerCounts, session: Session) -> None:
+    def _say(self, args: LivepatchArguments, counts: AnswerCounts, session: Session) -> None:
+        plan = counts.inquiry.plan
+        for refusal in () if plan is None else plan.refusals:
+            session.console.problem("warning", f"the kernel would refuse the patch: {refusal}")
+        if args.filters and not counts.total:
+            session.console.problem("warning", f"no task matches {args.filters}")
         session.console.note(counts.summary())
         for problem in counts.inquiry.question.problems:
             session.console.problem("warning", problem)
@@ -204,9 +219,9 @@ class Livepatch(TaskCommand[LivepatchArguments]):
         self, args: LivepatchArguments, session: Session
     ) -> tuple[AnswerCounts, list[TaskAnswer]]:
         from ..analysis.livepatch import listed_patches
-        from ..analysis.record_fields import PATCH, as_object
+        from ..analysis.record_fields import PATCH, PLAN, as_object
         from ..render.livepatch import patch_lines, plan_lines
-        from ..render.views import LIVEPATCH
+        from ..render.views import LIVEPATCH, PLANNED_LIVEPATCH
 
         audit, inquiry = look_at_livepatch(args, session)
         counts = AnswerCounts(inquiry)
@@ -216,13 +231,17 @@ class Livepatch(TaskCommand[LivepatchArguments]):
         kept = list(shown) if session.in_repl or is_table else []
         patches = listed_patches(inquiry.patches)
         lines = session.rows(
-            LIVEPATCH,
+            LIVEPATCH if inquiry.plan is None else PLANNED_LIVEPATCH,
             audit,
             kept if session.in_repl or is_table else shown,
-            {"patches": [as_object(PATCH, listed) for listed in patches]},
+            {
+                "patches": [as_object(PATCH, listed) for listed in patches],
+                "planned": inquiry.plan and as_object(PLAN, inquiry.plan),
+            },
         )
         if is_table:
-            above = [*patch_lines(patches), *plan_lines(inquiry.plan)]
+            width = table_width(sys.stdout)
+            above = [*patch_lines(patches, width), *plan_lines(inquiry.plan, width)]
             table = [*([""] if above else []), *lines] if kept else []
             lines = iter([*above, *table])
         session.write(lines)
@@ -258,8 +277,10 @@ def look_at_livepatch(args: LivepatchArguments, session: Session) -> tuple[Audit
 
 def _planned_patch(args: LivepatchArguments, session: Session) -> Optional[PlannedPatch]:
     if args.ko is not None:
+        from ..analysis.livepatch import livepatches
         from ..analysis.patch_file import read_patch_file
 
+        livepatches(session.prog)  # or its error: without live patching the file says nothing
         return read_patch_file(session.prog, args.ko)
     return PlannedPatch("the patch", args.functions, args.replace) if args.functions else None
 

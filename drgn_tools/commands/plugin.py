@@ -110,5 +110,12 @@ if "drgn.cli" in sys.modules:
     display_str(Drawn)
     # A plugin cannot reach the global names of the REPL. Python's own site module also puts
     # functions for people at a prompt into builtins (exit, help). Existing names stay.
-    for _function in ("crashed_stack", "declare", "kernel_info", "task_stack", "task_stacks"):
+    for _function in (
+        "crashed_stack",
+        "declare",
+        "kernel_info",
+        "livepatch_answers",
+        "task_stack",
+        "task_stacks",
+    ):
         vars(builtins).setdefault(_function, _on_use(_function))

@@ -32,7 +32,14 @@ examples:
   echo 'print(task_stack(51).verdict)' | drgn-tools shell -c vmcore
 """
 
-_FUNCTIONS = ("crashed_stack", "declare", "kernel_info", "task_stack", "task_stacks")
+_FUNCTIONS = (
+    "crashed_stack",
+    "declare",
+    "kernel_info",
+    "livepatch_answers",
+    "task_stack",
+    "task_stacks",
+)
 """Names in :mod:`drgn_tools` that are imported for the user."""
 
 

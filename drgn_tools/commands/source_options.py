@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..terminal.console import Console
 
 __all__ = (
+    "GivenOnce",
     "KernelArguments",
     "SourceArguments",
     "add_source_options",
@@ -49,12 +50,12 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         "-c",
         "--core",
         metavar="PATH",
-        action=_GivenOnce,
+        action=GivenOnce,
         help="vmcore: ELF or makedumpfile's format, also compressed with xz, zstd or gzip",
     )
     source.add_argument("-k", "--kernel", action="store_true", help="the running kernel")
     source.add_argument(
-        "--qemu", metavar="SOCK", action=_GivenOnce, help="QEMU guest with a QMP socket"
+        "--qemu", metavar="SOCK", action=GivenOnce, help="QEMU guest with a QMP socket"
     )
     types = parser.add_argument_group("types and symbols")
     types.add_argument(
@@ -120,7 +121,7 @@ def open_source(args: SourceArguments, console: Console, modules: bool = False) 
         console.end_progress()
 
 
-class _GivenOnce(argparse.Action):
+class GivenOnce(argparse.Action):
     # argparse would take the last of two values without a word, and show the wrong kernel. An
     # option before the command and the same option after it belong to two parsers: after wins.
     _value: Optional[object] = None

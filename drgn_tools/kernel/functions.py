@@ -21,6 +21,19 @@ class NoSuchFunctionError(LookupError):
     """The kernel would not find a function. ``str()`` says why, in a few words."""
 
 
+_MAX_POSITIONS = 4
+
+
+def _positions(module: Optional[str], name: str, addresses: list[int]) -> str:
+    """Return how to name each of several symbols, and where it is."""
+    prefix = "" if module is None else f"{module}:"
+    each = [
+        f"{prefix}{name},{number} at {address:#x}"
+        for number, address in enumerate(addresses[:_MAX_POSITIONS], 1)
+    ]
+    return ", ".join(each) + (" ..." if len(addresses) > _MAX_POSITIONS else "")
+
+
 class Functions:
     """Looks up functions in the symbol tables that are in the dump itself.
 
@@ -55,7 +68,7 @@ class Functions:
             raise NoSuchFunctionError("there is no such symbol")
         if not sympos and len(found) > 1:
             raise NoSuchFunctionError(
-                f"{len(found)} symbols have this name: choose one, as in {name},1"
+                f"{len(found)} symbols have this name: choose one of {_positions(module, name, found)}"
             )
         if sympos > len(found):
             raise NoSuchFunctionError(

@@ -171,6 +171,8 @@ class ElfObject:
     # ---- tables
 
     def _read_sections(self) -> tuple[Section, ...]:
+        if not self._data:
+            raise InputError(f"{self._path}: is empty")
         if len(self._data) < 64 or bytes(self._data[:6]) != b"\x7fELF\x02\x01":
             raise InputError(
                 f"{self._path}: is no 64-bit ELF file: give the .ko file of a live patch"

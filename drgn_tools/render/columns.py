@@ -15,7 +15,15 @@ from ..arch.registry import arch_named
 from ..records import KERNEL_WIDE, Frame, TaskStack
 from .table import Column
 
-__all__ = ("FRAMES", "GROUPS", "LIVEPATCH", "REGS", "TASKS", "TASKS_WITH_FRAMES")
+__all__ = (
+    "FRAMES",
+    "GROUPS",
+    "LIVEPATCH",
+    "PLANNED_LIVEPATCH",
+    "REGS",
+    "TASKS",
+    "TASKS_WITH_FRAMES",
+)
 
 _LETTERS_MAX = 4
 _NAMES_MAX = 4
@@ -158,25 +166,40 @@ def _why_held(found: TaskAnswer) -> list[str]:
     if found.function is None or found.frame is None:
         return [found.why or "", *found.notes]
     module = f" [{found.module}]" if found.module is not None else ""
-    return [f"{found.function}{module} (#{found.frame})", *found.notes]
+    frame = found.stack.frames[found.frame]
+    # After a patch, the code of a function is another's: of the replacement.
+    other = frame.symbol is not None and frame.symbol.name != found.function
+    in_ = f": {function_label(frame)}" if other else ""
+    return [f"{found.function}{module} (#{found.frame}{in_})", *found.notes]
 
 
 def _why_held_briefly(found: TaskAnswer) -> list[str]:
     if found.function is None and found.why == found.stack.why:
-        return [found.stack.brief or found.why or "", *found.notes]
+        brief = None if found.stack.reason in KERNEL_WIDE else found.stack.brief
+        return [brief or found.why or "", *found.notes]
     return _why_held(found)
 
 
-LIVEPATCH = (
+_HELD_BACK = (
     Column("PID", lambda found: str(found.stack.pid), right=True),
     Column("COMM", lambda found: found.stack.comm, floor=15),
     Column("S", lambda found: found.stack.state),
-    Column("CODE", lambda found: _PATCH_STATES.get(found.stack.patch_state, "-"), optional=1),
+)
+_ANSWER = (
     Column("ANSWER", _answer),
     Column("WHY", _why_held, floor=26, brief=_why_held_briefly, wrap=True),
     Column("LEAVES WHEN", lambda found: found.leaves_when or "", floor=24, wrap=True),
 )
+
+LIVEPATCH = (
+    *_HELD_BACK,
+    Column("CODE", lambda found: _PATCH_STATES.get(found.stack.patch_state, "-"), optional=1),
+    *_ANSWER,
+)
 """Columns of a :class:`TaskAnswer`."""
+
+PLANNED_LIVEPATCH = (*_HELD_BACK, *_ANSWER)
+"""The same about a patch that is not loaded: no task has moved."""
 
 FRAMES = (
     Column("PID", lambda found: str(found.task.pid), right=True),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,8 +27,11 @@ _WORDS = {
 }
 
 
-def patch_lines(patches: Sequence[ListedPatch]) -> Iterator[str]:
-    """Yield a line for each patch and each of its objects; nothing if there are none."""
+def patch_lines(patches: Sequence[ListedPatch], width: int) -> Iterator[str]:
+    """Yield the lines of each patch and each of its objects; nothing if there are none.
+
+    :param width: Largest number of characters in a line, if names are not longer.
+    """
     for listed in patches:
         patch = listed.patch
         words = [
@@ -36,59 +40,65 @@ def patch_lines(patches: Sequence[ListedPatch]) -> Iterator[str]:
             *(["forced"] if patch.forced else []),
         ]
         yield escape(f"{patch.name}: {', '.join(words)}")
-        for obj in patch.objects:
-            yield escape(f"  {_object_text(obj)}")
+        yield from _object_lines(patch.objects, width)
 
 
-def plan_lines(plan: Optional[Plan]) -> Iterator[str]:
-    """Yield what would happen if a patch were loaded now; nothing if there is none."""
+def plan_lines(plan: Optional[Plan], width: int) -> Iterator[str]:
+    """Yield what is known of a patch that is not loaded; nothing if there is none.
+
+    :param width: As for :func:`patch_lines`.
+    """
     if plan is None:
         return
     replace = ", replaces all older patches" if plan.patch.replace else ""
     yield escape(f"{plan.patch.name}: not loaded{replace}")
-    for obj in plan.patch.objects:
-        yield escape(f"  {_object_text(obj)}")
-    for refusal in plan.refusals:
-        yield escape(f"  would be refused: {refusal}")
+    yield from _object_lines(plan.patch.objects, width)
 
 
-def _object_text(obj: PatchObject) -> str:
-    names = ", ".join(
-        f"{func.name}{f',{func.sympos}' if func.sympos else ''}{' (back to the original)' if func.nop else ''}"
-        for func in obj.functions
-    )
-    note = "" if obj.patched else " (not loaded: patched when it is)"
-    return f"{obj.name or 'vmlinux'}{note}: {names or 'no functions'}"
+def _object_lines(objects: Sequence[PatchObject], width: int) -> Iterator[str]:
+    for obj in objects:
+        names = ", ".join(
+            f"{func.name}{f',{func.sympos}' if func.sympos else ''}{' (back to the original)' if func.nop else ''}"
+            for func in obj.functions
+        )
+        note = "" if obj.patched else " (not loaded; patched once it is)"
+        text = escape(f"{obj.name or 'vmlinux'}{note}: {names or 'none of the functions'}")
+        yield from textwrap.wrap(
+            text, width, initial_indent="  ", subsequent_indent="      ", break_long_words=False
+        )
 
 
 def holders_line(
     name: Optional[str],
     answers: Mapping[Answer, int],
     functions: Counter[str],
-    is_planned: bool = False,
+    plan: Optional[Plan] = None,
 ) -> str:
     """Return a line that says how many tasks hold a patch back, and with what.
 
     :param name: Name of the patch in transition; ``None`` if there is none.
     :param answers: Number of tasks for each answer.
     :param functions: Number of tasks that sleep in each function.
-    :param is_planned: The patch is not loaded.
+    :param plan: What would happen to the patch, if it is one that is not loaded.
     """
-    total = sum(answers.values())
     if name is None:
         return "no live patch is in transition"
+    total = sum(answers.values())
     holding = sum(number for answer, number in answers.items() if answer in HOLDING)
-    verb = "would hold" if is_planned else "hold"
-    if not holding:
-        verb = "would hold" if is_planned else "holds"
-        return f"none of {total} tasks {verb} {name} back"
     each = [f"{number} in {function}" for function, number in functions.most_common()]
     each += [
         f"{answers[answer]} {words}" for answer, words in _WORDS.items() if answers.get(answer)
     ]
-    if holding == 1 and not is_planned:
-        verb = "holds"
-    return f"{holding} of {total} tasks {verb} {name} back: {', '.join(each)}"
+    verb = "would hold" if plan is not None else "holds" if holding == 1 else "hold"
+    tasks = "task" if total == 1 else "tasks"
+    if not holding:
+        verb = "would hold" if plan is not None else "holds"
+        line = f"none of {total} {tasks} {verb} {name} back"
+    else:
+        line = f"{holding} of {total} {tasks} {verb} {name} back: {', '.join(each)}"
+    if plan is None:
+        return line
+    return f"the kernel would {'refuse' if plan.refusals else 'take'} {name}; {line}"
 
 
 def event_line(event: TransitionEvent, style: str) -> str:

@@ -21,6 +21,7 @@ __all__ = (
     "FRAMES",
     "GROUPS",
     "LIVEPATCH",
+    "PLANNED_LIVEPATCH",
     "TASKS",
     "TASKS_WITH_FRAMES",
     "View",
@@ -80,6 +81,9 @@ LIVEPATCH = View(
     columns.LIVEPATCH,
 )
 """A row for each task that a live patch has to wait for."""
+
+PLANNED_LIVEPATCH = msgspec.structs.replace(LIVEPATCH, columns=columns.PLANNED_LIVEPATCH)
+"""The same about a patch that is not loaded."""
 
 
 def regs_view(arch: str) -> View:
