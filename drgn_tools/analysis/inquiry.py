@@ -77,6 +77,7 @@ def livepatch_answers(
     """
     planned = tuple(dict.fromkeys(map(parse_function, functions)))
     patch = PlannedPatch("the patch", planned, replace) if planned else None
+    livepatches(prog)  # or its error: without live patching there is nothing to plan
     if ko is not None:
         patch = read_patch_file(prog, ko)
     stacks = list(task_stacks(prog))

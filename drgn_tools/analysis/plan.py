@@ -130,7 +130,8 @@ class _Planner:
         else:
             same = given == expected
         if not same:
-            self._refusals.append(f"it was built for {given.strip()}, this is {expected.strip()}")
+            built = f"it was built for {given.strip()}" if given else "its file has no vermagic"
+            self._refusals.append(f"{built}, this is {expected.strip()}")
 
     def _vermagic(self) -> Optional[str]:
         address = symbol_address(self._prog, "vermagic")

@@ -88,7 +88,7 @@ def parse_fleet_arguments(argv: Sequence[str]) -> FleetArguments:
     """
     args = _parser().parse_args(argv, FleetArguments())
     if args.fleet_command == "run":
-        functions = tuple(map(parse_function, args.patch_function))
+        functions = tuple(dict.fromkeys(map(parse_function, args.patch_function)))
         args.patch = PlannedPatch(", ".join(map(str, functions)), functions) if functions else None
         if not args.sources and not args.live:
             raise UsageError("fleet run: give sources (cores, folders, manifests, URLs) or --live")

@@ -12,7 +12,7 @@ from drgn_tools.analysis.livepatch import Answer
 
 from ..support.fabricated import task
 
-NO_SIGNAL = "its wait ends; no signal can end it"
+NO_SIGNAL = "its wait ends; no fake signal ends it"
 
 
 def when(
@@ -40,7 +40,7 @@ def test_who_does_not_wait_has_nothing_to_wait_for(answer: str, state: str) -> N
         ("I", True, NO_SIGNAL),
         ("T", False, "SIGCONT continues it"),
         ("t", False, "its tracer continues it"),
-        ("S", False, "a fake signal ends its wait (15 s)"),
+        ("S", False, "a fake signal ends its wait (within 15 s)"),
         ("S", True, "it leaves f by itself"),
         ("R", False, "it runs on, to user mode"),
         ("R", True, "it leaves f by itself"),
@@ -54,7 +54,7 @@ def test_in_a_function_the_state_decides(state: str, kthread: bool, expected: st
     ("state", "kthread", "expected"),
     [
         ("D", False, NO_SIGNAL),
-        ("S", False, "it returns to user mode; a fake signal may help (15 s)"),
+        ("S", False, "it returns to user mode; a fake signal may help (within 15 s)"),
         ("S", True, "it sleeps with a reliable stack by itself"),
         ("R", False, "it runs on, to user mode"),
         ("R", True, "it sleeps with a reliable stack by itself"),
@@ -75,7 +75,7 @@ def test_a_fake_signal_that_was_sent_is_not_promised() -> None:
     )
     # No signal is said to have failed that was never sent to such a task.
     assert when("in_function", "D", sent=3) == NO_SIGNAL
-    assert when("in_function", sent=None) == "a fake signal ends its wait (15 s)"
+    assert when("in_function", sent=None) == "a fake signal ends its wait (within 15 s)"
 
 
 def test_on_a_cpu() -> None:

@@ -70,18 +70,18 @@ def refuses(read: Read, what: object, says: str) -> None:
 @pytest.mark.parametrize("argument_type", [R_X86_64_32S, R_X86_64_64, R_X86_64_PC32])
 def test_by_hand(read: Read, replace: bool, argument_type: int) -> None:
     found = read(by_hand(replace=replace, argument_type=argument_type))
-    assert found == PlannedPatch("fix", IN_ORDER, replace, "6.12.0")
+    assert found == PlannedPatch("fix", IN_ORDER, replace, MODINFO["vermagic"])
 
 
 def test_klp_build(read: Read) -> None:
-    assert read(klp_build()) == PlannedPatch("fix", IN_ORDER, True, "6.12.0")
+    assert read(klp_build()) == PlannedPatch("fix", IN_ORDER, True, MODINFO["vermagic"])
 
 
 @pytest.mark.parametrize("has_more", [False, True])
 def test_kpatch_build(read: Read, has_more: bool) -> None:
     # The hook puts objects and functions at the head of its lists.
     found = read(kpatch_build(has_more=has_more))
-    assert found == PlannedPatch("fix", IN_ORDER[::-1], True, "6.12.0")
+    assert found == PlannedPatch("fix", IN_ORDER[::-1], True, MODINFO["vermagic"])
 
 
 def test_kpatch_build_before_it_had_sympos(read: Read) -> None:
@@ -112,13 +112,23 @@ def test_a_call_of_another_function_does_not_count(read: Read) -> None:
 def test_without_a_name_the_file_has_one(read: Read) -> None:
     elf = by_hand(elf=begin({"livepatch": "Y"}))
     found = read(elf)
-    assert (found.name, found.release) == ("a-fix", None)
+    assert (found.name, found.vermagic) == ("a-fix", "")
 
 
-def test_the_release_counts_only_without_crcs(read: Read) -> None:
+@pytest.mark.parametrize("section", ["__versions", "__version_ext_crcs"])
+def test_the_kernel_it_was_built_for_and_whether_it_has_crcs(read: Read, section: str) -> None:
     # check_modinfo() in kernel/module/main.c, same_magic() with has_crcs.
-    assert read(by_hand(elf=begin(has_crcs=True))).release is None
-    assert read(by_hand(elf=begin())).release == "6.12.0"
+    elf = begin()
+    elf.section(section, bytes(64))
+    found = read(by_hand(elf=elf))
+    assert (found.vermagic, found.has_crcs) == (MODINFO["vermagic"], True)
+    found = read(by_hand(elf=begin()))
+    assert (found.vermagic, found.has_crcs) == (MODINFO["vermagic"], False)
+
+
+def test_the_blank_that_ends_vermagic_stays(read: Read) -> None:
+    vermagic = "6.12.0 SMP preempt mod_unload modversions "
+    assert read(by_hand(elf=begin({**MODINFO, "vermagic": vermagic}))).vermagic == vermagic
 
 
 def test_what_the_new_code_refers_to_is_not_what_it_replaces(read: Read) -> None:
@@ -134,7 +144,7 @@ def test_what_the_new_code_refers_to_is_not_what_it_replaces(read: Read) -> None
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        (b"", "is no 64-bit ELF file"),
+        (b"", "is empty"),
         (b"\x7fELF", "is no 64-bit ELF file"),
         (b"#!/bin/sh\n" * 20, "is no 64-bit ELF file"),
         (elf_file(1, 3, [], bits=32) + bytes(64), "is no 64-bit ELF file"),
@@ -296,6 +306,8 @@ def test_damaged_bytes_give_a_patch_or_one_line(
         ("ext4:ext4_write,1", EXT4_WRITE),
         ("snd-hda-core:f", PlannedFunction("f", "snd_hda_core")),
         ("f.isra.0", PlannedFunction("f.isra.0")),
+        ("f$g", PlannedFunction("f$g")),
+        ("f,10", PlannedFunction("f", None, 10)),
     ],
 )
 def test_a_function_by_name(text: str, expected: PlannedFunction) -> None:
@@ -305,8 +317,13 @@ def test_a_function_by_name(text: str, expected: PlannedFunction) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":", "a:", ":f", "f,", "f,x", "f,-1", "f,1,2", "a:b:c", "f g", "f,1234567890", "f\n"],
+    [
+        *("", ":", "a:", ":f", "f,", "f,x", "f,-1", "f,1,2", "a:b:c", "f g", "f,1234567890", "f\n"),
+        # Positions count from 1, and none of these can be the name of a symbol.
+        *("f,0", "f,01", "f+0x5", "f+0x5/0x10", "vfs_*", "f?", "0xffffffff81000000", "1f", "f()"),
+        *("fs/f", "ext4/x:f", "ext*:f", "f-g", "\u00e4", "f,\u0663"),
+    ],
 )
 def test_a_malformed_name_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--function takes \[MODULE:\]NAME\[,POS\]"):
+    with pytest.raises(UsageError, match=r"a function is given as \[MODULE:\]NAME\[,POS\]"):
         parse_function(text)

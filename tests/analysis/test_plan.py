@@ -97,14 +97,19 @@ def test_one_of_several_symbols(function: str, start: int) -> None:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        ("same", "same: 2 symbols have this name: choose one, as in same,1"),
+        (
+            "same",
+            "same: 2 symbols have this name: choose one of"
+            f" same,1 at {IMAGE['same']:#x}, same,2 at {SECOND_SAME:#x}",
+        ),
         ("same,3", "same,3: there is no symbol number 3: 2 have this name"),
         ("vfs_read,2", "vfs_read,2: there is no symbol number 2: 1 have this name"),
         ("vfs_reat", "vfs_reat: there is no such symbol"),
         ("target:vfs_read", "target:vfs_read: there is no such symbol"),
         (
             "target:tgt_same",
-            "target:tgt_same: 2 symbols have this name: choose one, as in tgt_same,1",
+            "target:tgt_same: 2 symbols have this name: choose one of"
+            f" target:tgt_same,1 at {TARGET + 0x300:#x}, target:tgt_same,2 at {TARGET + 0x200:#x}",
         ),
         ("no_hook", "no_hook: ftrace cannot hook it (notrace, or no function)"),
     ],
@@ -148,12 +153,81 @@ def test_a_hook_counts_up_to_the_end_of_the_function() -> None:
     )
 
 
-def test_a_release_that_is_another_is_refused() -> None:
+def test_of_many_symbols_only_the_first_are_named() -> None:
     drawn = drawn_kernel()
-    assert refused(plan(drawn, "vfs_read", release="6.12.0")) == ()
-    assert refused(plan(drawn, "vfs_read", release="6.13.0")) == (
+    drawn.image(*(("many", SECOND_SAME + 8 * number) for number in range(1, 6)))
+    each = ", ".join(f"many,{number} at {SECOND_SAME + 8 * number:#x}" for number in range(1, 5))
+    assert refused(plan(drawn, "many")) == (
+        f"many: 5 symbols have this name: choose one of {each} ...",
+    )
+
+
+# ---- the kernel that a module file was built for
+
+
+REST = " SMP preempt mod_unload "
+WITH_CRCS = " SMP preempt mod_unload modversions "
+
+
+@pytest.mark.parametrize(
+    ("kernel", "given", "has_crcs", "is_taken"),
+    [
+        ("6.12.0" + REST, "6.12.0" + REST, False, True),
+        ("6.12.0" + REST, "6.13.0" + REST, False, False),
+        ("6.12.0" + REST, "6.12.0 SMP mod_unload ", False, False),
+        ("6.12.0" + REST, "6.12.0", False, False),
+        # CRCs mean nothing to a kernel without CONFIG_MODVERSIONS.
+        ("6.12.0" + REST, "6.12.0" + REST, True, True),
+        ("6.12.0" + REST, "6.13.0" + REST, True, False),
+        ("6.12.0" + REST, "6.12.0" + WITH_CRCS, True, False),
+        # With it, the release does not count if the file has CRCs.
+        ("6.12.0" + WITH_CRCS, "6.13.0" + WITH_CRCS, True, True),
+        ("6.12.0" + WITH_CRCS, "6.12.0" + REST, True, False),
+        ("6.12.0" + WITH_CRCS, "6.13.0" + REST, True, False),
+        ("6.12.0" + WITH_CRCS, "6.13.0" + WITH_CRCS, False, False),
+        ("6.12.0" + WITH_CRCS, "6.12.0" + WITH_CRCS, False, True),
+        # A release is no option.
+        ("6.12.0-modversions" + REST, "6.13.0" + REST, True, False),
+    ],
+)
+def test_vermagic_as_the_kernel_compares_it(
+    kernel: str, given: str, has_crcs: bool, is_taken: bool
+) -> None:
+    drawn = drawn_kernel()
+    drawn.vermagic(kernel)
+    found = plan(drawn, "vfs_read", vermagic=given, has_crcs=has_crcs)
+    assert refused(found) == (
+        () if is_taken else (f"it was built for {given.strip()}, this is {kernel.strip()}",)
+    )
+    assert starts(found) == [("vfs_read", VFS_READ.old)]
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_without_the_vermagic_of_the_kernel_its_release_counts(is_damaged: bool) -> None:
+    drawn = drawn_kernel()
+    if is_damaged:
+        drawn.kernel.symbol("vermagic", drawn.kernel.nowhere)
+        drawn.image()
+    assert refused(plan(drawn, "vfs_read", vermagic="6.12.0" + REST)) == ()
+    assert refused(plan(drawn, "vfs_read", vermagic="6.13.0" + REST)) == (
         "it was built for 6.13.0, this is 6.12.0",
     )
+    # Whether CRCs replace it, the release does not tell.
+    assert refused(plan(drawn, "vfs_read", vermagic="6.13.0" + REST, has_crcs=True)) == ()
+
+
+def test_a_file_without_vermagic_is_refused() -> None:
+    drawn = drawn_kernel()
+    drawn.vermagic("6.12.0" + REST)
+    assert refused(plan(drawn, "vfs_read", vermagic="")) == (
+        "its file has no vermagic, this is 6.12.0 SMP preempt mod_unload",
+    )
+
+
+def test_a_patch_without_a_file_fits_each_kernel() -> None:
+    drawn = drawn_kernel()
+    drawn.vermagic("6.12.0" + REST)
+    assert refused(plan(drawn, "vfs_read")) == ()
 
 
 # ---- on top of other patches

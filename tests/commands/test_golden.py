@@ -78,7 +78,7 @@ DEMO = (
     "livepatch --function pipe_read --function do_wait,1",
     "livepatch --function pipe_read --check --quiet --format csv",
     "livepatch --function pipe_read --function nonsense --function xfs:xfs_sync --format json",
-    "livepatch --all --comm 'w-pipe*' --function lab_helper:spinner",
+    "livepatch --all --comm w-pipe* --function lab_helper:spinner",
     "regs",
     "regs --mode kernel",
     "regs --format json",

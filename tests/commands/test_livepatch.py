@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from drgn_tools.commands.main import main
-from drgn_tools.records import Frame, KernelAudit, Reason, TaskStack, Verdict
+from drgn_tools.records import Frame, KernelAudit, Reason, Symbol, TaskStack, Verdict
 
 from ..support.command_line import joined, offer, refused
 from ..support.drawn_livepatch import (
@@ -105,8 +105,17 @@ def rows(text: str) -> list[list[str]]:
     ("argv", "says"),
     [
         (["livepatch"], "give -c VMCORE, -k for the running kernel"),
-        (["livepatch", "-c", "a", "--function", "a b"], "--function takes [MODULE:]NAME[,POS]"),
-        (["livepatch", "-c", "a", "--function", "f,x"], "--function takes [MODULE:]NAME[,POS]"),
+        *(
+            (
+                ["livepatch", "-c", "a", "--function", name],
+                f"a function is given as [MODULE:]NAME[,POS], as in ext4:ext4_sync_file, not {name!r}",
+            )
+            for name in ("a b", "f,x", "f,0", "f+0x5", "vfs_*")
+        ),
+        (
+            ["livepatch", "-c", "a", "--ko", __file__, "--ko", "b.ko"],
+            f"--ko {__file__} and --ko b.ko: give one",
+        ),
         (["livepatch", "-c", "a", "--replace"], "--replace works only with --function"),
         (
             ["livepatch", "-c", "a", "--ko", __file__, "--replace"],
@@ -142,13 +151,13 @@ def test_a_file_that_is_not_there_opens_nothing(
 ) -> None:
     assert main(["livepatch", "-c", "a", "--ko", "/no/such.ko"]) == 3
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "drgn-tools: error: /no/such.ko: no such file\n")
+    assert (out, err) == ("", "drgn-tools: error: --ko '/no/such.ko': no such file\n")
 
 
 def test_a_kernel_without_live_patching_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    drawn = DrawnPatches()
+    drawn = hooked(DrawnPatches())
     drawn.kernel.forget_symbol("klp_enable_patch")
     drawn.image()
     offer_kernel(monkeypatch, drawn, FREE)
@@ -157,6 +166,17 @@ def test_a_kernel_without_live_patching_is_one_line(
     assert out == ""
     assert err.count("\n") == 1
     assert "this kernel has no live patching (CONFIG_LIVEPATCH is off)" in err
+    # A file says nothing then, not even whether it is one.
+    path = tmp_path / "fix.ko"
+    for data in (by_hand().bytes(), b"no module"):
+        path.write_bytes(data)
+        assert main(["livepatch", "-c", "vmcore", "-q", "--ko", str(path)]) == 3
+        assert capsys.readouterr() == (out, err)
+    # Functions are looked up all the same.
+    assert main(["livepatch", "-c", "vmcore", "-q", "--function", "vfs_reat"]) == 0
+    said = capsys.readouterr().err
+    assert "refuse the patch: this kernel has no live patching (CONFIG_LIVEPATCH is off)" in said
+    assert "refuse the patch: vfs_reat: there is no such symbol" in said
 
 
 # ---- exit codes
@@ -234,9 +254,17 @@ def test_nothing_loaded_prints_nothing(
 @pytest.mark.parametrize(
     ("function", "code", "says"),
     [
-        ("vfs_read", 1, "1 of 2 tasks would hold the patch back: 1 in vfs_read"),
-        ("vfs_write", 0, "none of 2 tasks would hold the patch back"),
-        ("same", 1, "would be refused: same: 2 symbols have this name"),
+        (
+            "vfs_read",
+            1,
+            "the kernel would take the patch; 1 of 2 tasks would hold the patch back: 1 in vfs_read\n",
+        ),
+        (
+            "vfs_write",
+            0,
+            "the kernel would take the patch; none of 2 tasks would hold the patch back\n",
+        ),
+        ("same", 1, "warning: the kernel would refuse the patch: same: 2 symbols have this name"),
     ],
 )
 def test_what_if(
@@ -251,7 +279,61 @@ def test_what_if(
     assert main(argv) == 0
     assert main([*argv, "--check"]) == code
     out, err = capsys.readouterr()
-    assert says in out + err
+    assert err.count(says) == 2
+    assert "refuse" not in out
+
+
+@pytest.mark.parametrize(
+    ("tasks", "code"),
+    [
+        # What runs at this moment does not count against a patch that is not loaded.
+        ((RUNNING, FREE), 0),
+        ((RUNNING, IN_READ), 1),
+        ((RUNNING, UNRELIABLE), 1),
+        ((RUNNING, UNREADABLE), 5),
+    ],
+)
+def test_check_of_a_plan_ignores_tasks_that_run(
+    tasks: tuple[TaskStack, ...],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    offer_kernel(monkeypatch, hooked(DrawnPatches()), *map(at_rest, tasks))
+    argv = ["livepatch", "-c", "vmcore", "--function", "vfs_read"]
+    assert main([*argv, "--check"]) == code
+    out, err = capsys.readouterr()
+    assert ["6", "running"] in [[row[0], row[3]] for row in rows(out)]
+    assert "1 on a CPU" in err
+    assert main([*argv, "--function", "vfs_reat", "--check"]) == 1
+
+
+@pytest.mark.parametrize("style", ["table", "json", "jsonl", "csv"])
+def test_refusals_are_warnings_in_every_format(
+    style: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offer_kernel(monkeypatch, hooked(DrawnPatches()), at_rest(FREE))
+    argv = ["livepatch", "-c", "vmcore", "--function", "vfs_reat", "--function", "no_such,2"]
+    assert main([*argv, "--format", style]) == 0
+    _, err = capsys.readouterr()
+    assert err.splitlines()[-3:] == [
+        "drgn-tools: warning: the kernel would refuse the patch: vfs_reat: there is no such symbol",
+        "drgn-tools: warning: the kernel would refuse the patch: no_such,2: there is no such symbol",
+        "the kernel would refuse the patch; none of 1 task would hold the patch back",
+    ]
+    # A warning is not for -q.
+    assert main([*argv, "--format", style, "-q", "--check"]) == 1
+    assert capsys.readouterr().err.splitlines() == err.splitlines()[-3:-1]
+
+
+def test_a_function_given_twice_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offer_kernel(monkeypatch, hooked(DrawnPatches()), at_rest(FREE))
+    twice = ("vfs_write", "vfs_read", "vmlinux:vfs_write")
+    argv = [word for name in twice for word in ("--function", name)]
+    assert main(["livepatch", "-c", "vmcore", *argv]) == 0
+    assert capsys.readouterr().out == "the patch: not loaded\n  vmlinux: vfs_write, vfs_read\n"
 
 
 def test_what_if_of_a_kernel_whose_hooks_cannot_be_read(
@@ -273,9 +355,9 @@ def test_what_if_of_a_module_file(
     assert out.splitlines()[:3] == [
         "fix: not loaded",
         "  vmlinux: vfs_read",
-        "  ext4 (not loaded: patched when it is): f",
+        "  ext4 (not loaded; patched once it is): f",
     ]
-    assert "1 of 1 tasks would hold fix back: 1 in vfs_read" in err
+    assert "the kernel would take fix; 1 of 1 task would hold fix back: 1 in vfs_read\n" in err
     path.write_bytes(b"no module")
     assert main(["livepatch", "-c", "vmcore", "--ko", str(path)]) == 3
     out, err = capsys.readouterr()
@@ -312,7 +394,7 @@ def test_the_table_has_who_holds_it_back(
         "patch1: patching",
         "  vmlinux: vfs_read, vfs_write",
         "  target: tgt_read",
-        "  absent (not loaded: patched when it is): absent_fn",
+        "  absent (not loaded; patched once it is): absent_fn",
         "",
     ]
     assert [row[0] for row in rows(out)] == ["3", "4", "5", "6"]
@@ -334,7 +416,71 @@ def test_filters_choose_who_is_asked(
     assert main(["livepatch", "-c", "vmcore", "--comm", "reads"]) == 0
     out, err = capsys.readouterr()
     assert [row[0] for row in rows(out)] == ["4"]
-    assert "1 of 1 tasks holds patch1 back" in err
+    assert "1 of 1 task holds patch1 back" in err
+    assert "no task matches" not in err
+
+
+def test_filters_that_match_no_task_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offer_kernel(monkeypatch, hooked(patching()), *ALL)
+    for more in ([], ["--format", "json"], ["--function", "vfs_read"]):
+        assert main(["livepatch", "-c", "vmcore", "--comm", "no*", "--state", "D", *more]) == 0
+        assert "drgn-tools: warning: no task matches --comm 'no*' --state D\n" in (
+            capsys.readouterr().err
+        )
+    # Tasks that match and are free are tasks.
+    assert main(["livepatch", "-c", "vmcore", "--pid", "2"]) == 0
+    assert "no task matches" not in capsys.readouterr().err
+    offer_kernel(monkeypatch, patching())
+    assert main(["livepatch", "-c", "vmcore"]) == 0
+    assert "no task matches" not in capsys.readouterr().err
+
+
+def test_a_task_in_a_replacement_is_shown_in_that(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = DrawnPatches()
+    drawn.patch("patch1", (None, [VFS_READ]))
+    at = Frame(VFS_READ.new + 8, Symbol("patch1_0", 8, "patch1"))
+    stack = replace(at_rest(FREE), frames=(Frame(0x9000), at))
+    offer_kernel(monkeypatch, hooked(drawn), stack)
+    argv = ["livepatch", "-c", "vmcore", "--function", "vfs_read"]
+    assert main(argv) == 0
+    assert "vfs_read (#1: patch1_0 [patch1])" in " ".join(capsys.readouterr().out.split())
+    assert main([*argv, "--format", "json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["tasks"]
+    assert (found["function"], found["frame"]) == ("vfs_read", 1)
+
+
+def test_a_plan_has_no_column_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offer_kernel(monkeypatch, hooked(DrawnPatches()), at_rest(IN_READ))
+    argv = ["livepatch", "-c", "vmcore"]
+    assert main([*argv, "--function", "vfs_read"]) == 0
+    headings = "PID  COMM    S  ANSWER       WHY            LEAVES WHEN"
+    assert headings in capsys.readouterr().out.splitlines()
+    assert main([*argv, "--all"]) == 0
+    assert "CODE" in capsys.readouterr().out
+
+
+def test_lines_about_patches_wrap_at_the_width(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    drawn = hooked(DrawnPatches())
+    many = [Func(f"function_number_{i}", IMAGE["vfs_read"], 0, PATCH2) for i in range(20)]
+    drawn.patch("patch1", (None, many))
+    offer_kernel(monkeypatch, drawn, at_rest(FREE))
+    assert main(["livepatch", "-c", "vmcore"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "patch1: enabled"
+    assert len(lines) > 1
+    assert all(len(line) <= 100 for line in lines)
+    assert lines[0].startswith("  vmlinux: function_number_0, ")
+    assert all(line.startswith("      function_number_") for line in lines[1:])
+    assert sum(line.count("function_number_") for line in lines) == 20
 
 
 def test_text_of_the_dump_does_not_reach_the_terminal(
@@ -365,6 +511,7 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     assert document["schema"] == "drgn-tools.livepatch/1"
     assert document["kernel"]["release"] == KERNEL.release
     assert document["problems"] == ["the task list loops"]
+    assert document["planned"] is None
     (patch,) = document["patches"]
     assert list(patch)[:5] == ["name", "enabled", "transition", "replace", "objects"]
     assert (patch["name"], patch["enabled"], patch["transition"]) == ("patch1", True, "patching")
@@ -412,6 +559,34 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     }
     assert document["tasks"][2]["object"] == "vmlinux"
     assert document["tasks"][4]["reason"] == "kernel_mode_regs"
+
+
+def test_json_has_the_patch_that_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = DrawnPatches()
+    drawn.patch("patch1", (None, [VFS_READ]))
+    offer_kernel(monkeypatch, hooked(drawn), at_rest(FREE))
+    names = ("vfs_write", "vfs_reat", "ext4:f,2")
+    argv = ["livepatch", "-c", "vmcore", "--format", "json"]
+    argv += [word for name in names for word in ("--function", name)]
+    for more in ([], ["--replace"]):
+        assert main([*argv, *more]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert [patch["name"] for patch in document["patches"]] == ["patch1"]
+        planned = document["planned"]
+        assert list(planned) == ["name", "replace", "refusals", "objects"]
+        assert (planned["name"], planned["replace"]) == ("the patch", bool(more))
+        assert planned["refusals"] == ["vfs_reat: there is no such symbol"]
+        image, module = planned["objects"]
+        assert (image["name"], image["patched"]) == ("vmlinux", True)
+        assert [(func["name"], func["nop"]) for func in image["functions"]] == [
+            ("vfs_write", False),
+            *([("vfs_read", True)] if more else []),
+        ]
+        assert image["functions"][0]["old_addr"] == f"{VFS_WRITE.old:#x}"
+        assert (module["name"], module["patched"]) == ("ext4", False)
+        assert [(func["name"], func["sympos"]) for func in module["functions"]] == [("f", 2)]
 
 
 def test_jsonl_and_csv_have_the_same_fields(
@@ -530,8 +705,8 @@ def test_repl_livepatch(terminal: Repl) -> None:
         ("%livepatch --check", "unrecognized arguments: --check"),
         ("%livepatch --watch", "unrecognized arguments: --watch"),
         ("%livepatch --replace", "--replace works only with --function"),
-        ("%livepatch --function a,b", "--function takes [MODULE:]NAME[,POS]"),
-        ("%livepatch --ko /no/such.ko", "/no/such.ko: no such file"),
+        ("%livepatch --function a,b", "a function is given as [MODULE:]NAME[,POS]"),
+        ("%livepatch --ko /no/such.ko", "--ko '/no/such.ko': no such file"),
     ],
 )
 def test_repl_a_mistake_is_one_line(terminal: Repl, line: str, says: str) -> None:

@@ -155,7 +155,8 @@ SHOFF = struct.unpack_from("<Q", sample().bytes(), 40)[0]
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "is no 64-bit ELF file: give the .ko file of a live patch"),
+        (b"", "is empty"),
+        (b"\x7f", "is no 64-bit ELF file: give the .ko file of a live patch"),
         (sample().bytes()[:63], "is no 64-bit ELF file: give the .ko file of a live patch"),
         (changed("<B", 4, 1), "is no 64-bit ELF file: give the .ko file of a live patch"),
         (changed("<B", 5, 2), "is no 64-bit ELF file: give the .ko file of a live patch"),

@@ -15,8 +15,8 @@ from drgn_tools.analysis.livepatch import Answer, ListedPatch, TaskAnswer
 from drgn_tools.analysis.plan import Plan
 from drgn_tools.analysis.transition_watch import TransitionEvent
 from drgn_tools.kernel.livepatch import PatchFunction, PatchObject, PatchRecord
-from drgn_tools.records import Verdict
-from drgn_tools.render.columns import LIVEPATCH
+from drgn_tools.records import Frame, Reason, Symbol, Verdict
+from drgn_tools.render.columns import LIVEPATCH, PLANNED_LIVEPATCH
 from drgn_tools.render.livepatch import event_line, holders_line, patch_lines, plan_lines
 
 from ..support.fabricated import HOSTILE_COMM, task
@@ -32,23 +32,29 @@ FIX = PatchRecord(
     False,
     (PatchObject(None, True, (READ, SECOND)), PatchObject("ext4", False, (NOP,))),
 )
+FRAMES = tuple(Frame(0x1000 + number, Symbol("f", number, "mod")) for number in range(4))
 HELD = TaskAnswer(
-    task(42, "reader"), Answer.IN_FUNCTION, "f", "mod", 3, "sleeping on f [mod], frame 3"
+    task(42, "reader", frames=FRAMES),
+    Answer.IN_FUNCTION,
+    "f",
+    "mod",
+    3,
+    "sleeping on f [mod], frame 3",
 )
 
 
 def lines(patch: PatchRecord, transition: Optional[str] = None) -> list[str]:
-    return list(patch_lines([ListedPatch(patch, transition)]))
+    return list(patch_lines([ListedPatch(patch, transition)], 80))
 
 
 def test_a_patch_and_its_objects() -> None:
     assert lines(FIX) == [
         "fix: enabled",
         "  vmlinux: vfs_read, same,2",
-        "  ext4 (not loaded: patched when it is): vfs_write (back to the original)",
+        "  ext4 (not loaded; patched once it is): vfs_write (back to the original)",
     ]
     assert lines(replace(FIX, objects=(PatchObject("empty", True, ()),)))[1] == (
-        "  empty: no functions"
+        "  empty: none of the functions"
     )
 
 
@@ -75,17 +81,38 @@ def test_what_happens_to_a_patch(
 def test_names_of_the_dump_are_escaped() -> None:
     evil = "e\x1b[31m\nvil"
     patch = replace(FIX, name=evil, objects=(PatchObject(evil, True, (replace(READ, name=evil),)),))
-    for found in (*lines(patch), *plan_lines(Plan(patch, (), (evil,)))):
+    for found in (*lines(patch), *plan_lines(Plan(patch, (), (evil,)), 80)):
         assert found.isprintable()
 
 
-def test_a_plan_and_its_refusals() -> None:
-    assert list(plan_lines(Plan(replace(FIX, replace=True), (), ("f: no", "g: no")))) == [
+def test_a_plan() -> None:
+    # Refusals are warnings: see tests/commands/test_livepatch.py.
+    assert list(plan_lines(Plan(replace(FIX, replace=True), (), ("f: no", "g: no")), 80)) == [
         "fix: not loaded, replaces all older patches",
         "  vmlinux: vfs_read, same,2",
-        "  ext4 (not loaded: patched when it is): vfs_write (back to the original)",
-        "  would be refused: f: no",
-        "  would be refused: g: no",
+        "  ext4 (not loaded; patched once it is): vfs_write (back to the original)",
+    ]
+    assert list(plan_lines(None, 80)) == []
+
+
+def test_names_wrap_at_the_width() -> None:
+    functions = [replace(READ, name=f"function_{number}") for number in range(5)]
+    patch = replace(FIX, objects=(PatchObject(None, True, (*functions, NOP)),))
+    expected = [
+        "fix: enabled",
+        "  vmlinux: function_0,",
+        "      function_1, function_2,",
+        "      function_3, function_4,",
+        "      vfs_write (back to the",
+        "      original)",
+    ]
+    assert list(patch_lines([ListedPatch(patch, None)], 30)) == expected
+    assert list(plan_lines(Plan(patch, ()), 30)) == ["fix: not loaded", *expected[1:]]
+    # A name stays whole.
+    long = replace(FIX, objects=(PatchObject(None, True, (replace(READ, name="f" * 40),)),))
+    assert list(patch_lines([ListedPatch(long, None)], 30))[1:] == [
+        "  vmlinux:",
+        "      " + "f" * 40,
     ]
 
 
@@ -93,10 +120,11 @@ def test_a_plan_and_its_refusals() -> None:
     ("answers", "functions", "planned", "expected"),
     [
         ({}, {}, False, "none of 0 tasks holds fix back"),
+        ({Answer.FREE: 1}, {}, False, "none of 1 task holds fix back"),
         ({Answer.DONE: 3, Answer.FREE: 2}, {}, False, "none of 5 tasks holds fix back"),
         ({Answer.FREE: 2}, {}, True, "none of 2 tasks would hold fix back"),
-        ({Answer.IN_FUNCTION: 1}, {"f": 1}, False, "1 of 1 tasks holds fix back: 1 in f"),
-        ({Answer.IN_FUNCTION: 1}, {"f": 1}, True, "1 of 1 tasks would hold fix back: 1 in f"),
+        ({Answer.IN_FUNCTION: 1}, {"f": 1}, False, "1 of 1 task holds fix back: 1 in f"),
+        ({Answer.IN_FUNCTION: 1}, {"f": 1}, True, "1 of 1 task would hold fix back: 1 in f"),
         (
             {
                 Answer.DONE: 1,
@@ -121,7 +149,16 @@ def test_a_plan_and_its_refusals() -> None:
 def test_how_many_hold_it_back(
     answers: Mapping[Answer, int], functions: dict[str, int], planned: bool, expected: str
 ) -> None:
-    assert holders_line("fix", answers, Counter(functions), planned) == expected
+    asked = Counter(functions)
+    if not planned:
+        assert holders_line("fix", answers, asked) == expected
+        return
+    assert holders_line("fix", answers, asked, Plan(FIX, ())) == (
+        f"the kernel would take fix; {expected}"
+    )
+    assert holders_line("fix", answers, asked, Plan(FIX, (), ("f: no",))) == (
+        f"the kernel would refuse fix; {expected}"
+    )
 
 
 def test_without_a_transition_nobody_holds_anything_back() -> None:
@@ -178,14 +215,52 @@ def cells(found: TaskAnswer) -> dict[str, Any]:
 
 def test_a_row() -> None:
     held = replace(HELD, leaves_when="it leaves f", notes=("note",))
-    found = cells(replace(held, stack=task(42, "reader", patch_state=0)))
+    found = cells(replace(held, stack=task(42, "reader", frames=FRAMES, patch_state=0)))
     assert found["PID"] == "42"
     assert found["CODE"] == "old"
     assert found["ANSWER"] == "in function"
     assert found["WHY"] == ["f [mod] (#3)", "note"]
     assert found["LEAVES WHEN"] == "it leaves f"
     for state, code in ((1, "new"), (-1, "-"), (7, "-"), (None, "-")):
-        assert cells(replace(held, stack=task(1, patch_state=state)))["CODE"] == code
+        assert cells(replace(held, stack=task(1, frames=FRAMES, patch_state=state)))["CODE"] == code
     image = cells(replace(HELD, module=None))
     assert image["WHY"] == ["f (#3)"]
     assert cells(TaskAnswer(task(1), Answer.FREE))["WHY"] == [""]
+
+
+def test_a_plan_has_no_column_for_the_code() -> None:
+    # No task has moved yet.
+    headings = [column.heading for column in LIVEPATCH]
+    assert "CODE" in headings
+    assert [column.heading for column in PLANNED_LIVEPATCH] == [
+        heading for heading in headings if heading != "CODE"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("symbol", "expected"),
+    [
+        (Symbol("f", 3, "mod"), "f [mod] (#3)"),
+        (Symbol("klp_f", 3, "fix"), "f [mod] (#3: klp_f [fix])"),
+        (Symbol("g", 0, None), "f [mod] (#3: g)"),
+        (None, "f [mod] (#3)"),
+    ],
+)
+def test_a_frame_in_another_function_names_that(symbol: Optional[Symbol], expected: str) -> None:
+    held = replace(HELD, stack=task(42, frames=(*FRAMES[:3], Frame(0x1234, symbol))))
+    assert cells(held)["WHY"] == [expected]
+    (brief,) = [column.brief for column in LIVEPATCH if column.heading == "WHY"]
+    assert brief is not None
+    assert brief(held) == [expected]
+
+
+def test_what_all_stacks_of_a_kernel_share_is_not_brief() -> None:
+    (brief,) = [column.brief for column in LIVEPATCH if column.heading == "WHY"]
+    assert brief is not None
+    for reason, expected in (
+        (Reason.KERNEL_MODE_REGS, "page fault"),
+        (Reason.NOT_ENCODED, "a page fault in f"),
+    ):
+        stack = task(1, reason=reason, why="a page fault in f", brief="page fault")
+        found = TaskAnswer(stack, Answer.UNRELIABLE, why=stack.why)
+        assert brief(found) == [expected]

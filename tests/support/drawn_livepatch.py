@@ -156,6 +156,11 @@ class DrawnPatches:
         """The symbols of the image are not in the dump; drgn has its own."""
         self.kernel.prog.cache[cache_key(kallsyms.__name__)] = None
 
+    def vermagic(self, text: str) -> None:
+        """What a module file is compared with."""
+        self.kernel.symbol("vermagic", self.text(text))
+        self.image()
+
     # ---- patches
 
     def at(self, address: int, designator: str) -> int:
