@@ -90,7 +90,10 @@ def test_shell_is_drgns_repl_on_a_terminal(demo_core: str, tmp_path: Path) -> No
             while chunk := terminal.read(4096):
                 text += chunk
     assert process.wait(60) == 0
-    imported = b"from drgn_tools import crashed_stack, kernel_info, livepatch_answers, task_stack, task_stacks"
+    imported = (
+        b"from drgn_tools import crashed_stack, declare, kernel_info, livepatch_answers,"
+        b" task_stack, task_stacks"
+    )
     assert imported in b" ".join(text.split())
     assert b"PID: 1  TASK: " in text
     assert b"PID  COMM" in text
