@@ -179,8 +179,8 @@ class Memory:
             self.write(at + 0x60, "<QIII", data, len(encoded), *first)
             self.memory[data : data + len(encoded)] = encoded
             data += -(-len(encoded) // 16) * 16
-        for node, following in zip(nodes, [*nodes[1:], nodes[0]]):
-            self.write(node, "<Q", following)
+        for before, node, following in zip([nodes[-1], *nodes], nodes, [*nodes[1:], nodes[0]]):
+            self.write(node, "<QQ", following, before)
 
     def write(self, at: int, format: str, *values: int) -> None:
         struct.pack_into(format, self.memory, at, *values)
