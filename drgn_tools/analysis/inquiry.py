@@ -14,7 +14,13 @@ from ..errors import UsageError
 from ..kernel.functions import Functions
 from ..kernel.livepatch import Livepatches, has_livepatching
 from .audit import task_stacks
-from .livepatch import Question, TaskAnswer, livepatches, transition_question
+from .livepatch import (
+    Question,
+    TaskAnswer,
+    livepatches,
+    require_livepatching,
+    transition_question,
+)
 from .patch_file import read_patch_file
 from .plan import Plan, plan_patch
 from .planned_patch import PlannedPatch, parse_function
@@ -77,7 +83,7 @@ def livepatch_answers(
     """
     planned = tuple(dict.fromkeys(map(parse_function, functions)))
     patch = PlannedPatch("the patch", planned, replace) if planned else None
-    livepatches(prog)  # or its error: without live patching there is nothing to plan
+    require_livepatching(prog)
     if ko is not None:
         patch = read_patch_file(prog, ko)
     stacks = list(task_stacks(prog))

@@ -51,6 +51,7 @@ __all__ = (
     "TaskAnswer",
     "listed_patches",
     "livepatches",
+    "require_livepatching",
     "transition_question",
 )
 
@@ -272,6 +273,17 @@ class Question:
 # ---- what the kernel asks now
 
 
+def require_livepatching(prog: Program) -> None:
+    """Check that a kernel has live patching.
+
+    :raises InputError: if it has none
+    """
+    if not has_livepatching(prog):
+        raise InputError(
+            f"{source_of(prog)}: this kernel has no live patching (CONFIG_LIVEPATCH is off)"
+        )
+
+
 @takes_program_or_default
 def livepatches(prog: Program) -> Livepatches:
     """Return the live patches of a kernel.
@@ -279,10 +291,7 @@ def livepatches(prog: Program) -> Livepatches:
     :raises InputError: if the kernel has no live patching
     :raises TypesError: if its types are missing or damaged
     """
-    if not has_livepatching(prog):
-        raise InputError(
-            f"{source_of(prog)}: this kernel has no live patching (CONFIG_LIVEPATCH is off)"
-        )
+    require_livepatching(prog)
     for _ in range(_MAX_TRIES if is_live(prog) else 1):
         found = read_livepatches(prog)
         if not found.problems:

@@ -44,8 +44,6 @@ class Plan(msgspec.Struct, frozen=True):
     """The code that tasks would have to leave."""
     refusals: tuple[str, ...] = ()
     """Why the kernel would refuse to load it, a sentence each."""
-    later: tuple[str, ...] = ()
-    """Modules that are not loaded: their functions are patched when they are."""
     problems: tuple[str, ...] = ()
     """What could not be looked up, a sentence each."""
 
@@ -81,7 +79,6 @@ class _Planner:
         self._hooks = ftrace_locations(prog)
         self._refusals: list[str] = []
         self._problems: list[str] = []
-        self._ranges: list[CodeRange] = []
 
     def plan(self) -> Plan:
         if not has_livepatching(self._prog):
@@ -108,13 +105,11 @@ class _Planner:
             PatchObject(module, self._is_loaded(module), tuple(filter(None, found)))
             for module, found in objects.items()
         )
-        later = tuple(obj.name for obj in records if obj.name is not None and not obj.patched)
         problems = (*self._loaded.problems, *self._problems, *self._functions.problems)
         return Plan(
             PatchRecord(0, self._planned.name, False, self._planned.replace, False, records),
             tuple(self._ranges_of(records)),
             tuple(self._refusals),
-            later,
             problems,
         )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Optional
 from ..analysis.planned_patch import PlannedFunction, PlannedPatch, parse_function
 from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, InputError, UsageError
 from ..terminal.console import table_width
+from ..terminal.parser import interval
 from .base import TaskCommand
 from .source_options import GivenOnce, check_source
 from .task_options import TaskArguments, add_filters, check_filters
@@ -50,7 +51,6 @@ examples:
   drgn-tools livepatch -c vmcore --ko livepatch-fix.ko
 """
 
-_MAX_INTERVAL_S = 24 * 60 * 60.0
 _MAX_TRIES = 5
 """How often a running kernel is read, if its patches change meanwhile."""
 
@@ -156,7 +156,7 @@ class Livepatch(TaskCommand[LivepatchArguments]):
             "--watch",
             metavar="SECONDS",
             nargs="?",
-            type=_interval,
+            type=interval("--watch"),
             const=1.0,
             help="on a running kernel: look again after so many seconds (default: 1), until the"
             " transition has ended",
@@ -263,12 +263,13 @@ def look_at_livepatch(args: LivepatchArguments, session: Session) -> tuple[Audit
     from ..program.open import input_error_if_vanished
 
     prog = session.prog
+    with input_error_if_vanished(prog):
+        planned = _planned_patch(args, session)
     changes = is_live(prog) and has_livepatching(prog)
     for _ in range(_MAX_TRIES):
         before = livepatches(prog) if changes else None
         audit = session.audit(args.max_tasks)
         with input_error_if_vanished(prog):
-            planned = _planned_patch(args, session)
             inquiry = inquire(prog, audit.kernel.reliable_stacktrace, planned)
         if before is None or before.is_as(inquiry.patches):
             break
@@ -277,22 +278,12 @@ def look_at_livepatch(args: LivepatchArguments, session: Session) -> tuple[Audit
 
 def _planned_patch(args: LivepatchArguments, session: Session) -> Optional[PlannedPatch]:
     if args.ko is not None:
-        from ..analysis.livepatch import livepatches
+        from ..analysis.livepatch import require_livepatching
         from ..analysis.patch_file import read_patch_file
 
-        livepatches(session.prog)  # or its error: without live patching the file says nothing
+        require_livepatching(session.prog)
         return read_patch_file(session.prog, args.ko)
     return PlannedPatch("the patch", args.functions, args.replace) if args.functions else None
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds <= _MAX_INTERVAL_S:
-        raise UsageError(f"--watch takes seconds, above 0 and up to a day, not {text!r}")
-    return seconds
 
 
 COMMAND = Livepatch()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Optional
 from ..analysis.selection import SORT_KEYS, sort_tasks
 from ..errors import UsageError
 from ..records import TaskStack
+from ..terminal.parser import interval
 from .base import TaskCommand
 from .source_options import check_source
 from .task_options import TaskArguments, add_filters, add_pids
@@ -45,8 +46,6 @@ examples:
   drgn-tools tasks -c vmcore --sort verdict | head -20
   drgn-tools tasks -c vmcore --check -q > /dev/null && echo every stack off its CPU can be trusted
 """
-
-_MAX_INTERVAL_S = 24 * 60 * 60.0
 
 
 class TasksArguments(TaskArguments):
@@ -84,7 +83,7 @@ class Tasks(TaskCommand[TasksArguments]):
         live.add_argument(
             "--watch",
             metavar="SECONDS",
-            type=_interval,
+            type=interval("--watch"),
             help="look again after so many seconds, and show the tasks whose verdict changed",
         )
         live.add_argument(
@@ -135,16 +134,6 @@ def add_check_option(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="exit code 1 if a listed task is unreliable, 5 if one cannot be judged",
     )
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds <= _MAX_INTERVAL_S:
-        raise UsageError(f"--watch takes seconds, above 0 and up to a day, not {text!r}")
-    return seconds
 
 
 COMMAND = Tasks()

@@ -18,8 +18,11 @@ __all__ = (
     "add_format_option",
     "add_log_options",
     "checked_format",
+    "interval",
     "positive",
 )
+
+_MAX_INTERVAL_S = 24 * 60 * 60.0
 
 ROW_FORMATS = ("table", "json", "jsonl", "csv")
 """Formats of every command with ``--format``; all formats of tabulate come in addition."""
@@ -94,6 +97,25 @@ def positive(option: str) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def interval(option: str) -> Callable[[str], float]:
+    """Return a converter for the value of an option that takes seconds, up to a day.
+
+    :param option: Name of the option, for the error message.
+    :return: Function from text to seconds. It raises :class:`UsageError`.
+    """
+
+    def seconds(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 < value <= _MAX_INTERVAL_S:
+            raise UsageError(f"{option} takes seconds, above 0 and up to a day, not {text!r}")
+        return value
+
+    return seconds
 
 
 def checked_format(name: Optional[str], command: str, formats: Sequence[str] = ROW_FORMATS) -> str:
