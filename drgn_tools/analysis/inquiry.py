@@ -14,14 +14,9 @@ from ..errors import UsageError
 from ..kernel.functions import Functions
 from ..kernel.livepatch import Livepatches, has_livepatching
 from .audit import task_stacks
-from .livepatch import (
-    Question,
-    TaskAnswer,
-    livepatches,
-    require_livepatching,
-    transition_question,
-)
+from .livepatch import livepatches, require_livepatching, transition_question
 from .patch_file import read_patch_file
+from .patch_question import Question, TaskAnswer
 from .plan import Plan, plan_patch
 from .planned_patch import PlannedPatch, parse_function
 

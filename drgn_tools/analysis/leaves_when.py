@@ -28,7 +28,7 @@ def leaves_when(
 ) -> Optional[str]:
     """Return what would let a task switch, as the end of "It leaves when ...".
 
-    :param answer: Value of :class:`.livepatch.Answer`
+    :param answer: Value of :class:`.patch_question.Answer`
     :param function: The function that it is in, if the answer is ``in_function``
     :param signals_sent: How often the fake signal was sent; ``None`` if that cannot be told
     :return: ``None`` if the task is done, or nothing is in transition

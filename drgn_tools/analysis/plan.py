@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What if this patch were loaded now? The question of :mod:`.livepatch`, of a patch that is not loaded.
+"""What if this patch were loaded now? The question of :mod:`.patch_question`, of a patch that is not loaded.
 
 What the kernel does before it asks the first task is done here from the dump: it looks up the
 functions, refuses what it cannot patch, adds the functions that an atomic replace takes back
@@ -27,7 +27,7 @@ from ..kernel.livepatch import (
 )
 from ..kernel.probing import symbol_address
 from ..memory import NOT_THERE
-from .livepatch import CodeRange, Question, code_range
+from .patch_question import CodeRange, Question, code_range
 from .planned_patch import PlannedFunction, PlannedPatch
 
 __all__ = ("Plan", "plan_patch")

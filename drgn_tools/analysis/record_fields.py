@@ -163,7 +163,7 @@ PATCH_ANSWER: Fields = {
     "leaves_when": lambda found: found.leaves_when,
     "notes": lambda found: list(found.notes),
 }
-"""Fields of a :class:`~drgn_tools.analysis.livepatch.TaskAnswer`."""
+"""Fields of a :class:`~drgn_tools.analysis.patch_question.TaskAnswer`."""
 
 _PATCH_FUNCTION: Fields = {
     "name": lambda func: func.name,

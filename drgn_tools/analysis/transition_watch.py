@@ -9,7 +9,8 @@ from typing import Optional
 import msgspec
 
 from ..kernel.livepatch import Livepatches
-from .livepatch import Answer, TaskAnswer, listed_patches
+from .livepatch import listed_patches
+from .patch_question import Answer, TaskAnswer
 
 __all__ = ("TransitionEvent", "TransitionWatch")
 

@@ -20,7 +20,7 @@ from .task_options import TaskArguments, add_filters, check_filters
 
 if TYPE_CHECKING:
     from ..analysis.inquiry import Inquiry
-    from ..analysis.livepatch import Answer, TaskAnswer
+    from ..analysis.patch_question import Answer, TaskAnswer
     from ..records import TaskStack
     from ..terminal.console import Console
     from .session import Audit, Session
@@ -103,7 +103,7 @@ class AnswerCounts:
 
     def exit_code(self, check: bool) -> int:
         """Return the exit code, if all tasks could be read."""
-        from ..analysis.livepatch import HOLDING, Answer
+        from ..analysis.patch_question import HOLDING, Answer
 
         plan, answers = self.inquiry.plan, self._answers
         # A task that runs at this moment does not count against a patch that is not loaded.

@@ -9,7 +9,7 @@ from typing import Optional
 from ..analysis.flatten import TaskFrame, TaskRegs
 from ..analysis.grouping import StackGroup
 from ..analysis.labels import frame_label, function_label, mode_name, place, symbol_text
-from ..analysis.livepatch import TaskAnswer
+from ..analysis.patch_question import TaskAnswer
 from ..analysis.waiting import kernel_frames, waiting_function
 from ..arch.registry import arch_named
 from ..records import KERNEL_WIDE, Frame, TaskStack

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Optional
 
-from ..analysis.livepatch import HOLDING, Answer, ListedPatch
+from ..analysis.livepatch import ListedPatch
+from ..analysis.patch_question import HOLDING, Answer
 from ..analysis.plan import Plan
 from ..analysis.record_fields import PATCH_ANSWER, as_object
 from ..analysis.transition_watch import TransitionEvent

@@ -11,7 +11,7 @@ from drgn import Program
 
 from drgn_tools import livepatch_answers
 from drgn_tools.analysis import inquiry
-from drgn_tools.analysis.livepatch import Answer
+from drgn_tools.analysis.patch_question import Answer
 from drgn_tools.errors import InputError, UsageError
 from drgn_tools.records import Frame
 

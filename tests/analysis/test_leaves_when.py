@@ -8,7 +8,7 @@ from typing import Optional
 import pytest
 
 from drgn_tools.analysis.leaves_when import leaves_when
-from drgn_tools.analysis.livepatch import Answer
+from drgn_tools.analysis.patch_question import Answer
 
 from ..support.fabricated import task
 

@@ -11,16 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from drgn_tools.analysis.livepatch import (
+from drgn_tools.analysis.livepatch import listed_patches, livepatches, transition_question
+from drgn_tools.analysis.patch_question import (
     HOLDING,
     Answer,
     CodeRange,
     Question,
     TaskAnswer,
     code_range,
-    listed_patches,
-    livepatches,
-    transition_question,
 )
 from drgn_tools.errors import InputError
 from drgn_tools.kernel.functions import Functions

@@ -8,7 +8,8 @@ from typing import Any, Optional
 import pytest
 from msgspec.structs import replace
 
-from drgn_tools.analysis.livepatch import Answer, CodeRange, transition_question
+from drgn_tools.analysis.livepatch import transition_question
+from drgn_tools.analysis.patch_question import Answer, CodeRange
 from drgn_tools.analysis.plan import Plan, plan_patch
 from drgn_tools.analysis.planned_patch import PlannedPatch, parse_function
 from drgn_tools.kernel.functions import Functions

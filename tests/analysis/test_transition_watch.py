@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from msgspec.structs import replace
 
-from drgn_tools.analysis.livepatch import Answer, TaskAnswer
+from drgn_tools.analysis.patch_question import Answer, TaskAnswer
 from drgn_tools.analysis.transition_watch import TransitionEvent, TransitionWatch
 from drgn_tools.kernel.livepatch import KLP_IDLE, KLP_PATCHED, Livepatches, PatchRecord
 

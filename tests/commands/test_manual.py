@@ -8,7 +8,7 @@ import re
 import pytest
 
 from drgn_tools.analysis import record_fields as fields
-from drgn_tools.analysis.livepatch import Answer
+from drgn_tools.analysis.patch_question import Answer
 from drgn_tools.analysis.selection import SORT_KEYS, STATES
 from drgn_tools.commands.main import main
 from drgn_tools.commands.registry import SUMMARIES

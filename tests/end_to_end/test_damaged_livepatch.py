@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from drgn_tools.analysis.livepatch import Answer
+from drgn_tools.analysis.patch_question import Answer
 
 from ..conftest import lab_livepatch
 from ..lab.variants import Variant, variant_named

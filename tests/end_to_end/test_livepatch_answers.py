@@ -16,8 +16,8 @@ import pytest
 
 from drgn_tools import open_program, task_stacks
 from drgn_tools.analysis.inquiry import Inquiry, inquire
-from drgn_tools.analysis.livepatch import Answer, TaskAnswer
 from drgn_tools.analysis.patch_file import read_patch_file
+from drgn_tools.analysis.patch_question import Answer, TaskAnswer
 from drgn_tools.analysis.waiting import kernel_frames
 from drgn_tools.engine.kernel import kernel_of
 

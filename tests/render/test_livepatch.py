@@ -11,7 +11,8 @@ from typing import Any, Optional
 import pytest
 from msgspec.structs import replace
 
-from drgn_tools.analysis.livepatch import Answer, ListedPatch, TaskAnswer
+from drgn_tools.analysis.livepatch import ListedPatch
+from drgn_tools.analysis.patch_question import Answer, TaskAnswer
 from drgn_tools.analysis.plan import Plan
 from drgn_tools.analysis.transition_watch import TransitionEvent
 from drgn_tools.kernel.livepatch import PatchFunction, PatchObject, PatchRecord

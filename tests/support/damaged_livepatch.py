@@ -11,7 +11,8 @@ from drgn import Object, TypeKind, sizeof
 from drgn.helpers.linux.list import list_for_each_entry
 
 from drgn_tools import audit_kernel, open_program
-from drgn_tools.analysis.livepatch import Question, TaskAnswer, transition_question
+from drgn_tools.analysis.livepatch import transition_question
+from drgn_tools.analysis.patch_question import Question, TaskAnswer
 from drgn_tools.kernel.functions import Functions
 from drgn_tools.kernel.livepatch import read_livepatches
 from drgn_tools.kernel.probing import symbol_address

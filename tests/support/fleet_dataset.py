@@ -25,7 +25,7 @@ from typing import Any, Optional
 from msgspec.structs import replace
 
 from drgn_tools import __version__
-from drgn_tools.analysis.livepatch import CodeRange, Question, TaskAnswer
+from drgn_tools.analysis.patch_question import CodeRange, Question, TaskAnswer
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key
 from drgn_tools.fleet.dataset.parquet import audit_file, tasks_file
 from drgn_tools.records import Frame, KernelAudit, KernelInfo, Reason, TaskStack, Verdict

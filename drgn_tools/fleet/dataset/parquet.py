@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...analysis.labels import frame_label, function_label, symbol_text
-from ...analysis.livepatch import TaskAnswer
+from ...analysis.patch_question import TaskAnswer
 from ...analysis.record_fields import TASK
 from ...records import Frame, SavedRegs, TaskStack
 from .schema import AUDITS, FRAME_TYPE, REGS_TYPE, TASKS

@@ -10,7 +10,8 @@ import msgspec
 from drgn import Program
 
 from ...analysis.inquiry import Inquiry, inquire
-from ...analysis.livepatch import TaskAnswer, listed_patches
+from ...analysis.livepatch import listed_patches
+from ...analysis.patch_question import TaskAnswer
 from ...analysis.planned_patch import PlannedPatch
 from ...errors import TypesError
 from ...kernel.livepatch import has_livepatching

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ....analysis.livepatch import HOLDING
+from ....analysis.patch_question import HOLDING
 from ....render.table import Column
 from ..cells import names
 from ..section import Section
