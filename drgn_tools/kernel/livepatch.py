@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping
 from typing import Optional
 
 import msgspec
-from drgn import Object, Program, container_of
+from drgn import Object, Program
 
 from ..debuginfo.modules import module_name
 from ..debuginfo.symbol_names import MAX_NAME_BYTES
-from ..memory import UNUSABLE, follow_pointers
+from ..memory import UNUSABLE, list_entries
 from .probing import probing, symbol_address
 
 __all__ = (
@@ -268,19 +268,13 @@ class _Reader:
                 self._problems.append(f"no symbol {what} in the dump")
                 return
             head = Object(self._prog, "struct list_head", address=address)
-        end = before = head.address_of_().value_()
         count = 0
         try:
-            for node in follow_pointers(head.next.read_(), "next"):
-                if node.prev.value_() != before:
-                    raise ValueError(f"{node.value_():#x} does not point back")
-                before = node.value_()
-                if before == end:
-                    return
+            for entry in list_entries(head, type_name, member):
                 count += 1
                 if count > most:
                     raise ValueError("it does not end")
-                yield container_of(node, type_name, member)
+                yield entry
         except UNUSABLE as e:
             self._problems.append(f"the list {what} is damaged after {count} entries: {e}")
 
