@@ -43,7 +43,6 @@ for script in (
     ["deepest_stacks.py"],
     ["fault_sleepers.py"],
     ["interrupted_functions.py"],
-    ["livepatch_blockers.py", "pipe_read"],
 ):
     report("contrib", run("-m", "drgn", "-k", "-q", f"/live/contrib/{script[0]}", *script[1:]))
 
