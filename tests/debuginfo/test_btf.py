@@ -637,6 +637,10 @@ def test_variables_equal_dwarf() -> None:
             continue  # not in this kernel, or (phys_base) defined in assembly
         compared += 1
         assert found.address_ == expected.address_, name
+        if expected.type_.kind == TypeKind.ARRAY and expected.type_.length is None:
+            # DWARF does not know how long linux_banner is; its symbol does.
+            assert found.type_.type.type_name() == expected.type_.type.type_name(), name
+            continue
         assert found.type_.type_name() == expected.type_.type_name(), name
         assert sizeof(found) == sizeof(expected), name
     print(f"{compared} variables compared")

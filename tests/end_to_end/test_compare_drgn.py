@@ -43,10 +43,20 @@ def row(variant: Variant) -> Row:
     return measure(variant.name.partition("crash-")[2], dump, kernel.modules, None)
 
 
+def lasting(table: str) -> list[list[str]]:
+    """The cells of a table that stay when its dumps are made anew.
+
+    The timer interrupts a task wherever it happens to be: the number of frames, and with it what drgn
+    has of them, is another one in each dump.
+    """
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    return [[*cells[:2], cells[3]] if "`<IRQ>`" in cells[1:2] else cells for cells in lines]
+
+
 @pytest.mark.lab
 def test_table_of_crashes_is_what_is_measured() -> None:
     rows = [row(variant) for variant in variants_of("crashes")]
-    assert table_in(DOCUMENT.read_text(), "crashes") == crash_table(rows)
+    assert lasting(table_in(DOCUMENT.read_text(), "crashes")) == lasting(crash_table(rows))
     # Past a stack that overflowed we go on, and see through a kretprobe: test_crashes.py
     # holds that against the oops.
     others = ("stack-overflow", "hardirq-overflow", "kretprobe-below")
