@@ -49,8 +49,8 @@ def lasting(table: str) -> list[list[str]]:
     The timer interrupts a task wherever it happens to be: the number of frames, and with it what drgn
     has of them, is another one in each dump.
     """
-    lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
-    return [[*cells[:2], cells[3]] if "`<IRQ>`" in cells[1:2] else cells for cells in lines]
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if " | " in line]
+    return [[*cells[:2], cells[3]] if "`<IRQ>`" in cells[1] else cells for cells in lines]
 
 
 @pytest.mark.lab
