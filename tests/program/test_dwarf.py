@@ -35,7 +35,7 @@ def test_file_that_is_not_elf_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("contents", "what"),
     [
-        (gzip.compress(elf_file(ET_EXEC, 62, [])), "is packed with gzip: unpack it"),
+        (gzip.compress(elf_file(ET_EXEC, 62, []), mtime=0), "is packed with gzip: unpack it"),
         (lzma.compress(elf_file(ET_EXEC, 62, [])), "is packed with xz: unpack it"),
         (elf_file(ET_CORE, 62, []), "is a core dump, which is given with -c"),
         (b"KDUMP   " + bytes(999), "is a core dump, which is given with -c"),
