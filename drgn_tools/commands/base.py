@@ -43,6 +43,15 @@ class Command(ABC, Generic[A]):
     """Whether options may stand before the name of the command."""
 
     @abstractmethod
+    def parser(self, name: str) -> argparse.ArgumentParser:
+        """Return the parser of what follows the name of the command.
+
+        Man pages and shell completion are made from it, too.
+
+        :param name: Name of the command.
+        """
+
+    @abstractmethod
     def parse(self, name: str, words: Sequence[str], before: argparse.Namespace) -> A:
         """Parse and check a command line. Imports neither drgn nor tabulate unless it has to.
 
@@ -93,8 +102,8 @@ class KernelCommand(Command[K]):
         """
         check_source(args)
 
-    def parse(self, name: str, words: Sequence[str], before: argparse.Namespace) -> K:
-        """See :meth:`Command.parse`."""
+    def parser(self, name: str) -> argparse.ArgumentParser:
+        """See :meth:`Command.parser`."""
         parser = Parser(
             prog=f"drgn-tools {name}",
             description=f"{SUMMARIES[name]}.",
@@ -107,7 +116,11 @@ class KernelCommand(Command[K]):
         if self.formats:
             add_format_option(output, self.formats)
         add_log_options(output)
-        args = parser.parse_args(words, self.arguments(**vars(before)))
+        return parser
+
+    def parse(self, name: str, words: Sequence[str], before: argparse.Namespace) -> K:
+        """See :meth:`Command.parse`."""
+        args = self.parser(name).parse_args(words, self.arguments(**vars(before)))
         args.format = checked_format(args.format, name, self.formats)
         self.check(args)
         self.check_command_line(args)

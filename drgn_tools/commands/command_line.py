@@ -27,7 +27,7 @@ from .source_options import add_source_options
 if TYPE_CHECKING:
     from .base import Command
 
-__all__ = ("CommandLine", "parse_command_line")
+__all__ = ("CommandLine", "parse_command_line", "whole_parser")
 
 _EXIT_CODES = """\
 exit codes:
@@ -89,9 +89,35 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     return CommandLine(command, args)
 
 
+def whole_parser() -> argparse.ArgumentParser:
+    """Return one parser with all commands, from which man pages and completion are made.
+
+    It parses what :func:`parse_command_line` does, but checks less, and imports every command.
+    """
+    parser = _options_before()
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, summary in SUMMARIES.items():
+        of_command = load_command(name).parser(name)
+        commands.add_parser(
+            name,
+            help=summary,
+            parents=[of_command],
+            add_help=False,  # the parent has it
+            description=of_command.description,
+            epilog=of_command.epilog,
+        )
+    return parser
+
+
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of what stands before the words of a command."""
-    commands = "\n".join(f"  {name:<10}{summary}" for name, summary in SUMMARIES.items())
+    parser = _options_before()
+    parser.add_argument("command", nargs=argparse.PARSER, metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser
+
+
+def _options_before() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {name:<12}{summary}" for name, summary in SUMMARIES.items())
     parser = Parser(
         prog="drgn-tools",
         usage="drgn-tools [options] COMMAND ...",
@@ -101,7 +127,6 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"{_EXAMPLES}\n{_EXIT_CODES}",
     )
     parser.add_argument("--version", action="version", version=f"drgn-tools {__version__}")
-    parser.add_argument("command", nargs=argparse.PARSER, metavar="COMMAND", help=argparse.SUPPRESS)
     add_source_options(parser)
     output = parser.add_argument_group(
         "output", "stack and groups have one more format each: see their --help"

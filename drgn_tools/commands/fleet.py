@@ -24,7 +24,7 @@ from ..program.core_file import shown
 from ..program.url import without_secrets
 from ..terminal.console import Console, OutputError, table_width, write_lines
 from .base import Command
-from .fleet_arguments import FleetArguments, parse_fleet_arguments
+from .fleet_arguments import FleetArguments, fleet_parser, parse_fleet_arguments
 
 if TYPE_CHECKING:
     from ..fleet.run.cluster import Cluster
@@ -43,7 +43,10 @@ def fleet(args: FleetArguments, console: Console) -> int:
     """
     missing = [name for name in _EXTRA if find_spec(name) is None]
     if missing:
-        raise UsageError(f"fleet needs {', '.join(missing)}: pip install 'drgn-tools[fleet]'")
+        raise UsageError(
+            f"fleet needs {', '.join(missing)}: pip install {' '.join(missing)}"
+            " (in a clone of drgn-tools: pip install '.[fleet]')"
+        )
     return _COMMANDS[args.fleet_command](args, console)
 
 
@@ -190,6 +193,9 @@ class Fleet(Command[FleetArguments]):
     """The command ``fleet``, which has commands of its own."""
 
     options_may_come_first = False
+
+    def parser(self, name: str) -> argparse.ArgumentParser:
+        return fleet_parser()
 
     def parse(self, name: str, words: Sequence[str], before: argparse.Namespace) -> FleetArguments:
         return parse_fleet_arguments(words)

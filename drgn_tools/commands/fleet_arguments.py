@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..fleet.run.job import Limits
 from ..terminal.parser import Arguments, Parser, add_log_options, checked_format, positive
 
-__all__ = ("FleetArguments", "parse_fleet_arguments")
+__all__ = ("FleetArguments", "fleet_parser", "parse_fleet_arguments")
 
 _RUN_EPILOG = """\
 A source is a core, a folder (which is searched), a shell pattern, a manifest (*.jsonl: lines of
@@ -86,7 +86,7 @@ def parse_fleet_arguments(argv: Sequence[str]) -> FleetArguments:
     :raises UsageError: If they are wrong.
     :raises SystemExit: If ``--help`` was given; the help was printed.
     """
-    args = _parser().parse_args(argv, FleetArguments())
+    args = fleet_parser().parse_args(argv, FleetArguments())
     if args.fleet_command == "run":
         functions = tuple(dict.fromkeys(map(parse_function, args.patch_function)))
         args.patch = PlannedPatch(", ".join(map(str, functions)), functions) if functions else None
@@ -106,7 +106,8 @@ def parse_fleet_arguments(argv: Sequence[str]) -> FleetArguments:
     return args
 
 
-def _parser() -> Parser:
+def fleet_parser() -> Parser:
+    """Return the parser of what follows ``fleet``."""
     parser = Parser(
         prog="drgn-tools fleet",
         description="Audit many kernels, cores and running ones, into one dataset; report on it.",

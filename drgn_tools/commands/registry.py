@@ -24,6 +24,7 @@ SUMMARIES = {
     "demo": "run tasks on the small real vmcore that comes with drgn-tools",
     "shell": "start drgn's REPL on the kernel, with drgn-tools imported",
     "fleet": "audit many kernels into one dataset, and report on it",
+    "completion": "print the completion script of a shell: bash, zsh or fish",
 }
 """Every command of ``drgn-tools``, with what it does."""
 

@@ -239,7 +239,7 @@ def _zstd_chunks(packed: BinaryIO) -> Iterator[bytes]:
         return _zstd_program_chunks(packed)
     raise InputError(
         f"{shown(packed.name)}: is packed with zstd, which nothing here can unpack: "
-        "install the zstd program, or pip install drgn-tools[zstd]"
+        "install the zstd program, or pip install zstandard"
     )
 
 

@@ -479,7 +479,7 @@ def test_without_the_extra(missing: tuple[str, ...], tmp_path: Path) -> None:
         assert done.stdout == ""
         assert done.stderr.startswith("drgn-tools: error: fleet needs ")
         assert ", ".join(missing) in done.stderr
-        assert done.stderr.endswith(": pip install 'drgn-tools[fleet]'\n")
+        assert done.stderr.endswith(" (in a clone of drgn-tools: pip install '.[fleet]')\n")
         assert done.stderr.count("\n") == 1
     assert not os.path.exists(dataset)
 

@@ -20,7 +20,7 @@ Open = Callable[..., Any]
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip(
-        "playwright.sync_api", reason="needs playwright: pip install 'drgn-tools[page-test]'"
+        "playwright.sync_api", reason="needs playwright: pip install '.[page-test]'"
     )
     chromium = os.environ.get("DRGN_TOOLS_CHROMIUM") or shutil.which("chromium")
     if not chromium:

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Shell completion, made from the command line's parser by shtab."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import shtab
+
+from drgn_tools.commands.base import KernelCommand
+from drgn_tools.commands.command_line import whole_parser
+from drgn_tools.commands.registry import SUMMARIES, load_command
+from drgn_tools.records import Verdict
+from drgn_tools.terminal.parser import ROW_FORMATS
+
+__all__ = ("completion",)
+
+_FILES = {"PATH", "FILE", "SOCK", "SOURCE", "VMCORE"}
+_FOLDERS = {"DATASET"}
+
+_TABULATE_FORMATS = ("github", "grid", "html", "latex", "orgtbl", "plain", "rst", "simple", "tsv")
+"""Those of tabulate's that are offered. It takes all of them, but they differ by version."""
+
+
+def completion(shell: str) -> str:
+    """Return the completion script of one of :data:`SHELLS`."""
+    parser = whole_parser()
+    for command, action in _actions(parser, ""):
+        _offer_values(command, action)
+    script: str = shtab.complete(parser, shell)
+    # What shtab writes for any number of operands is for one.
+    return script.replace('"(*)::', '"*:') if shell == "zsh" else script
+
+
+def _actions(
+    parser: argparse.ArgumentParser, command: str
+) -> Iterator[tuple[str, argparse.Action]]:
+    for action in parser._actions:
+        yield command, action
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield from _actions(below, command or name)
+
+
+def _formats(name: str) -> tuple[str, ...]:
+    command = load_command(name)
+    return command.formats if isinstance(command, KernelCommand) else ()
+
+
+def _offer_values(command: str, action: argparse.Action) -> None:
+    # This parser is for completion only: choices restrict nothing.
+    if action.dest == "format":
+        # zsh asks what stands before the command also for what follows it.
+        names = [command] if command else list(SUMMARIES)
+        formats = dict.fromkeys((*ROW_FORMATS, *(f for name in names for f in _formats(name))))
+        action.choices = [*formats, *_TABULATE_FORMATS]
+    elif action.dest == "verdict":
+        action.choices = [verdict.value for verdict in Verdict]
+    elif action.metavar in _FILES:
+        vars(action)["complete"] = shtab.FILE
+    elif action.metavar in _FOLDERS:
+        vars(action)["complete"] = shtab.DIRECTORY
+    elif not action.option_strings and not action.choices:
+        # Where an operand may stand that it knows nothing about, zsh would only list the option
+        # that is meant, and complete it when asked again.
+        vars(action)["complete"] = {"zsh": "{:}"}
