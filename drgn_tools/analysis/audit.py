@@ -87,7 +87,7 @@ def audit_kernel(
 
     :param progress: Called after each task with the number of tasks done so far
     :param max_tasks: Largest number of tasks to look at. If there are more,
-        :attr:`KernelAudit.problems` tells.
+        :attr:`.KernelAudit.problems` tells.
     :raises TypesError: if types that a stack needs are missing or damaged
     """
     audit = AuditUnderWay(prog, progress, max_tasks)
@@ -123,7 +123,7 @@ class AuditUnderWay:
     kernel: KernelInfo
     """The kernel."""
     problems: list[str]
-    """As :attr:`KernelAudit.problems`; complete after the last record."""
+    """As :attr:`.KernelAudit.problems`; complete after the last record."""
 
     def __init__(
         self, prog: Program, progress: Optional[Callable[[int], None]], max_tasks: Optional[int]

@@ -21,7 +21,7 @@ from .waiting import kernel_frames
 __all__ = ("SORT_KEYS", "STATES", "Selection", "parse_pids", "sort_tasks", "tasks_on_cpu")
 
 STATES = "RSDTtXZPI?"
-"""Letters of :attr:`TaskStack.state`."""
+"""Letters of :attr:`.TaskStack.state`."""
 
 
 class Selection(msgspec.Struct, frozen=True):

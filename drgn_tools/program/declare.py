@@ -33,7 +33,7 @@ def declare(prog: Program, declaration: str) -> Object:
     :param declaration: C, of one variable: a type by its name, pointers to it, arrays of it, or a
         struct that is written out (``struct { int a; struct list_head list; } bar``). A length is a
         number or an enumerator; an empty one is as much as there is up to the next symbol. Of a
-        per-CPU variable it is the type that each CPU has: :func:`per_cpu()` takes it.
+        per-CPU variable it is the type that each CPU has: ``per_cpu()`` of drgn takes it.
     :return: the variable
     :raises UsageError: if it is no such declaration, there is no such type, there is not exactly one
         such symbol, or the variable is too small for the type
