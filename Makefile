@@ -8,6 +8,9 @@
 #                    (an hour the first time)
 # make bench     how fast it is, as ratios: docs/speed.md (BENCH=--quick for a look, BENCH=--help)
 # make fuzz      damage whole dumps by seed: docs/reliability.md (SEED=0 COUNT=2000 JOBS=1, FUZZ=--help)
+# make docs      the documents as a site in build/site, without network; a dead link is an error
+# make package   the source archive and the wheel in dist/, checked, installed and tried
+# make generated write the man pages, the completion and the JSON schemas anew from the code
 # make mutants   what changes of unwind/ and verdict/ the tests do not notice (half an hour)
 
 PYTHON ?= python3
@@ -19,7 +22,7 @@ SEED ?= 0
 COUNT ?= 2000
 JOBS ?= 1
 
-.PHONY: demo test test-page lint lab test-lab lab-all test-lab-all bench fuzz golden mutants clean
+.PHONY: docs package generated demo test test-page lint lab test-lab lab-all test-lab-all bench fuzz golden mutants clean
 
 demo: $(VENV)/.for-use
 	@$(BIN)/drgn-tools demo
@@ -62,6 +65,24 @@ fuzz: $(VENV)/.for-tests
 golden: $(VENV)/.for-tests
 	DRGN_TOOLS_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/commands/test_golden.py
 
+# A warning is an error: a link, an anchor or a name in Python that does not exist.
+docs: $(VENV)/.for-docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -c docs . build/site
+
+# Man pages, completion and JSON schemas; read the diff before committing.
+generated: $(VENV)/.for-tests
+	$(BIN)/python scripts/generate.py
+
+# The wheel is made from the source archive, and tried in an environment of its own.
+package: $(VENV)/.for-packages
+	rm -rf dist $(VENV)-wheel
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) scripts/bootstrap.py $(VENV)-wheel dist/*.whl
+	cd / && $(CURDIR)/$(VENV)-wheel/bin/drgn-tools demo >/dev/null
+	test -f $(VENV)-wheel/share/man/man1/drgn-tools-tasks.1
+	$(VENV)-wheel/bin/drgn-tools completion bash >/dev/null
+
 # From nothing each time: mutmut does not see that a test has changed. Each mutant is a process;
 # with a cache they need not unpack the demo core again.
 mutants: $(VENV)/.for-mutants
@@ -85,9 +106,17 @@ $(VENV)/.for-pages: pyproject.toml scripts/bootstrap.py
 	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .[page-test]
 	@touch $@
 
+$(VENV)/.for-docs: pyproject.toml scripts/bootstrap.py
+	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .[docs]
+	@touch $@
+
+$(VENV)/.for-packages: pyproject.toml scripts/bootstrap.py
+	@$(PYTHON) scripts/bootstrap.py $(VENV) build twine
+	@touch $@
+
 $(VENV)/.for-mutants: pyproject.toml scripts/bootstrap.py
 	@$(PYTHON) scripts/bootstrap.py $(VENV) -e .[mutation-test]
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist mutants *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-wheel docs/generated build dist mutants *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -16,7 +16,7 @@ README = Path(__file__).parent / "README.md"
 def without_relative_links(text: str) -> str:
     """Replace links to files: images by nothing, other links by their text and the path."""
     text = re.sub(r"^!\[[^\]]*\]\((?!https?:)[^)]*\)\n\n?", "", text, flags=re.MULTILINE)
-    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)]+)\)", _named, text)
+    return re.sub(r"(?<![!\w])\[([^\]]+)\]\((?!https?:|#)([^)]+)\)", _named, text)
 
 
 def _named(link: re.Match) -> str:

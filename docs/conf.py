@@ -55,8 +55,14 @@ nitpicky = True
 # What is not ours has its own documentation, which a build without network does not know.
 nitpick_ignore_regex = [
     ("py:.*", r"(_?drgn|msgspec|collections|typing|argparse|enum|os|pathlib)\..*"),
-    ("py:.*", r"(str|int|bool|float|bytes|dict|list|tuple|object|None|Any|Optional|Union|Callable)"),
-    ("py:.*", r"(Iterable|Iterator|Mapping|Sequence|Literal|Program|Object|Thread|Struct|Enum|Path|Progress)"),
+    (
+        "py:.*",
+        r"(str|int|bool|float|bytes|dict|list|tuple|object|None|Any|Optional|Union|Callable)",
+    ),
+    (
+        "py:.*",
+        r"(Iterable|Iterator|Mapping|Sequence|Literal|Program|Object|Thread|Struct|Enum|Path|Progress)",
+    ),
     ("py:exc", r"(ValueError|LookupError|KeyError|OSError|Exception)"),
 ]
 autodoc_member_order = "bysource"
@@ -82,7 +88,9 @@ def _manual() -> str:
     return markdown_pages(command_pages())
 
 
-def _without_fields(app: Sphinx, what: str, name: str, it: Any, options: Any, lines: list[str]) -> None:
+def _without_fields(
+    app: Sphinx, what: str, name: str, it: Any, options: Any, lines: list[str]
+) -> None:
     # help() shows the fields in the docstring of a record; here each has its own entry.
     text = vars(it).get("__doc__") if what == "class" else None
     if hasattr(text, "_text"):

@@ -95,7 +95,7 @@ def whole_parser() -> argparse.ArgumentParser:
     It parses what :func:`parse_command_line` does, but checks less, and imports every command.
     """
     parser = _options_before()
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog="drgn-tools")
     for name, summary in SUMMARIES.items():
         of_command = load_command(name).parser(name)
         commands.add_parser(

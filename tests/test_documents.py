@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every command line in the documents and in the help is run, or it is said here why not.
+
+``vmcore`` is the dump in the package. Where a document shows the output of a command on it, that is
+its output.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from drgn_tools.commands.command_line import parse_command_line
+
+from .support.documents import ROOT, CommandLine, command_lines
+
+LINES = list(dict.fromkeys(command_lines()))
+
+# ---- what is not run, and why
+
+ONLY_PARSED = (
+    (r"^sudo | -k\b", "the running kernel"),
+    (r" --live\b| --scheduler\b", "a Dask cluster"),
+    (r" -s vmlinux\b", "a kernel with DWARF"),
+    (r" --ko livepatch-fix\.ko\b", "the module of a live patch"),
+)
+"""What a line of ours has that is not here. Its words are parsed."""
+
+SYNOPSIS = re.compile(r" \[-|\bCOMMAND\b|\bDATASET\b|\bQUERY\b|\bFILE\b")
+"""A form that lines have, with names for what stands there."""
+
+NOT_RUN = (
+    (r"^make [a-z-]+", "sets up an environment of its own, or is what runs this test"),
+    (r"^pip(x)? install ", "changes the environment of this test"),
+    (r"^python3? -m (tests|cProfile)", "the lab, the bench and the fuzzer have tests of their own"),
+    (r"^apt-get ", "installs packages of the machine"),
+    (r"^dask ", "a Dask cluster, tests/fleet/test_cluster.py has one"),
+    (r"^drgn -c vmcore$", "drgn's REPL, tests/commands/test_repl.py"),
+    (r"^\.venv/bin/drgn ", "tests/test_contrib.py runs each script in drgn"),
+    (r"^check-jsonschema ", "another package; tests/commands/test_schemas.py validates"),
+    (r"^for \w+ in \w+\(?.*:", "Python"),
+    (r"^(mkdir|cp|cat|head|ln|for) ", "run where everything is set up"),
+)
+
+SET_UP = "docs/fleet.md"
+"""The document whose lines up to the first report make the dumps and the dataset of the others."""
+
+INSTEAD = {"/var/crash": "dumps", ".venv/bin/python": "python", "~/": "home/"}
+"""Names in the documents, and what there is here."""
+
+# ---- what to expect
+
+EXIT_CODES = {
+    "drgn-tools stack -c vmcore": 2,  # the dump in the package is of no crash
+    "drgn-tools stack -c vmcore-crash": 2,
+    "drgn-tools stack -c vmcore 51": 0,
+    "drgn-tools stack -c vmcore 0xff1100000261d000 --format json": 2,  # a task of another dump
+    "drgn-tools livepatch -c vmcore --function pipe_read --check -q": 1,
+    "drgn-tools tasks -c vmcore --max-tasks 50": 5,
+    # Some stacks of that dump cannot be trusted.
+    "drgn-tools tasks -c vmcore --check -q > /dev/null && echo every stack off its CPU can be"
+    " trusted": 1,
+    "drgn-tools fleet run /var/crash -o fleet": 5,  # one of the dumps is cut off
+    "drgn-tools fleet run dumps -o fleet": 5,
+    "drgn-tools fleet run dumps dumps/hosts.jsonl -o fleet": 5,
+}
+"""Other than 0."""
+
+OF_OTHER_DUMPS = {
+    ("README.md", "drgn-tools tasks -c vmcore --verdict unreliable"): "Debian's 6.1",
+    ("README.md", "drgn-tools stack -c vmcore --pid 143"): "Debian's 6.1",
+    ("README.md", "drgn-tools stack -c vmcore-crash"): "Debian's 7.2, crashed",
+    ("docs/commands.md", "drgn-tools stack -c vmcore"): "6.12, crashed",
+    ("docs/livepatch.md", "drgn-tools livepatch -c vmcore"): "Debian's 6.1, a patch in transition",
+    ("docs/livepatch.md", "drgn-tools livepatch -c vmcore --ko livepatch-fix.ko"): "a module",
+}
+"""Samples that are not of the dump in the package, and of which they are."""
+
+
+def reason_not_to_run(line: CommandLine) -> str:
+    for pattern, why in NOT_RUN:
+        if re.search(pattern, line.line):
+            return why
+    if line.program == "drgn-tools" and SYNOPSIS.search(line.line):
+        return "a synopsis"
+    return ""
+
+
+def only_parsed(line: CommandLine) -> str:
+    return next((why for pattern, why in ONLY_PARSED if re.search(pattern, line.line)), "")
+
+
+RUN = [line for line in LINES if not reason_not_to_run(line) and not only_parsed(line)]
+PARSED = [line for line in LINES if not reason_not_to_run(line) and only_parsed(line)]
+
+
+def name(line: CommandLine) -> str:
+    return f"{line.where}: {line.line.splitlines()[0]}"
+
+
+# ---- a folder as the documents suppose it
+
+
+class Place:
+    """A folder with what the documents name."""
+
+    def __init__(self, folder: Path, core: str) -> None:
+        self.folder = folder
+        self._done: dict[str, subprocess.CompletedProcess[str]] = {}
+        (folder / "vmcore").symlink_to(core)
+        (folder / "vmcore-crash").symlink_to(core)
+        (folder / "home").mkdir()
+        for part in ("drgn_tools", "contrib"):
+            (folder / part).symlink_to(ROOT / part)
+        programs = folder / "bin"
+        programs.mkdir()
+        run = f'#!/bin/sh\nexec "{sys.executable}" '
+        for program, text in (
+            ("drgn-tools", f'{run}-m drgn_tools "$@"\n'),
+            ("python", f'{run}"$@"\n'),
+            ("flamegraph.pl", "#!/bin/sh\nexec cat\n"),
+            ("jq", "#!/bin/sh\nexec cat\n"),
+        ):
+            if program != "jq" or shutil.which("jq") is None:
+                (programs / program).write_text(text)
+                (programs / program).chmod(0o755)
+
+    def run(self, line: str) -> subprocess.CompletedProcess[str]:
+        """Run a line, once for all documents that have it."""
+        if line not in self._done:
+            self._done[line] = self._run(line)
+        return self._done[line]
+
+    def _run(self, line: str) -> subprocess.CompletedProcess[str]:
+        for there, here in INSTEAD.items():
+            line = line.replace(there, here)
+        redirected = re.search(r"> (home/\S+)", line)
+        if redirected:
+            (self.folder / redirected[1]).parent.mkdir(parents=True, exist_ok=True)
+        return subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line],
+            cwd=self.folder,
+            env={
+                **os.environ,
+                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+                "PYTHONPATH": str(ROOT),
+                "COLUMNS": "100",
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, demo_core: str) -> Place:
+    return Place(tmp_path_factory.mktemp("documents"), demo_core)
+
+
+@pytest.fixture(scope="module")
+def with_fleet(place: Place) -> Place:
+    if any(find_spec(package) is None for package in ("distributed", "duckdb", "pyarrow")):
+        pytest.skip("needs the extra drgn-tools[fleet]")
+    for line in LINES:
+        if line.where == SET_UP and not line.line.startswith("pip "):
+            if line.line.startswith("drgn-tools fleet report"):
+                break
+            done = place.run(line.line)
+            assert done.returncode == EXIT_CODES.get(line.line, 0), done.stderr
+    return place
+
+
+# ---- the tests
+
+
+@pytest.mark.parametrize("line", RUN, ids=name)
+def test_a_command_line_works(line: CommandLine, request: pytest.FixtureRequest) -> None:
+    fixture = "with_fleet" if " fleet " in line.line else "place"
+    done = request.getfixturevalue(fixture).run(line.line)
+    # head leaves early.
+    expected = {EXIT_CODES.get(line.line, 0)} | ({141} if "| head" in line.line else set())
+    assert done.returncode in expected, done.stderr
+    assert "Traceback" not in done.stderr
+    if done.returncode == 0 and ">" not in line.line.partition("'")[0]:
+        assert (done.stdout + done.stderr).strip()
+    if line.output and (line.where, line.line) not in OF_OTHER_DUMPS:
+        assert missing_lines(line.output, done.stdout + done.stderr) == []
+
+
+def missing_lines(sample: tuple[str, ...], output: str) -> list[str]:
+    """The lines of a sample that the output does not have. ``...`` stands for lines left out."""
+    found = {text.strip() for text in output.splitlines()}
+    return [
+        text for text in sample if text.strip(" │") not in ("", "...") and text.strip() not in found
+    ]
+
+
+@pytest.mark.parametrize("line", PARSED, ids=name)
+def test_a_command_line_that_needs_more_is_understood(
+    line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "livepatch-fix.ko").touch()
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line.line.removeprefix("sudo "))
+    assert words[0] == "drgn-tools"
+    parse_command_line(words[1:])
+
+
+def test_no_line_is_left_out_by_mistake() -> None:
+    # A pattern that fits nothing, or that fits a line of ours, is a mistake of this file.
+    for pattern, _ in (*ONLY_PARSED, *NOT_RUN):
+        assert any(re.search(pattern, line.line) for line in LINES), pattern
+    for line in LINES:
+        if line.line.startswith("drgn-tools ") and not SYNOPSIS.search(line.line):
+            assert not reason_not_to_run(line), line
+    known = {(line.where, line.line) for line in LINES}
+    assert set(OF_OTHER_DUMPS) <= known
+    assert set(EXIT_CODES) <= {line for _, line in known}
+    assert len(RUN) >= 90
+    assert {line.where for line in RUN} >= {"README.md", "docs/commands.md", "docs/cookbook.md"}
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.program == "make"], ids=name)
+def test_make_has_the_target(line: CommandLine) -> None:
+    target = line.line.split()[1]
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.program == "pip"], ids=name)
+def test_an_extra_that_is_advised_exists(line: CommandLine) -> None:
+    part = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
+    extras = re.findall(r"^([\w-]+) = ", part.partition("\n[")[0], re.MULTILINE)
+    for found in re.findall(r"\[([\w-]+)\]", line.line):
+        assert found in extras
+    # The package is on no index: it is installed from where it lies.
+    assert "drgn-tools" not in line.line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [line for line in LINES if re.match(r"python3? -m tests\.(lab|bench|fuzz)\b ", line.line)],
+    ids=name,
+)
+def test_a_tool_of_the_tests_has_the_option(line: CommandLine) -> None:
+    words = shlex.split(line.line)[2:]
+    options = {word for word in words[1:] if word.startswith("--")}
+    command = [words[1]] if words[0] == "tests.lab" and not words[1].startswith("-") else []
+    done = subprocess.run(
+        [sys.executable, "-m", words[0], *command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert options <= set(re.findall(r"--[a-z-]+", done.stdout))
