@@ -16,11 +16,13 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import drgn
 import pytest
 
+from drgn_tools import task_stack
 from drgn_tools.commands.command_line import parse_command_line
 
-from .support.documents import ROOT, CommandLine, command_lines
+from .support.documents import DOCUMENTS, ROOT, CommandLine, command_lines
 
 LINES = list(dict.fromkeys(command_lines()))
 
@@ -262,3 +264,38 @@ def test_a_tool_of_the_tests_has_the_option(line: CommandLine) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert options <= set(re.findall(r"--[a-z-]+", done.stdout))
+
+
+# ---- what is no command line
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    """The scripts in the documents that open the dump."""
+    return [
+        (path.name, block)
+        for path in DOCUMENTS
+        for block in re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.M | re.S)
+        if "open_program(" in block
+    ]
+
+
+@pytest.mark.parametrize(
+    "block", [block for _, block in python_blocks()], ids=[name for name, _ in python_blocks()]
+)
+def test_a_script_works(block: str, place: Place) -> None:
+    (place.folder / "script.py").write_text(block)
+    done = place.run("python script.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_the_drawn_stack_is_the_one_in_the_dump(demo_program: drgn.Program) -> None:
+    text = (ROOT / "docs" / "verdict.md").read_text()
+    words = re.findall(r"(ff5fad0d[0-9a-f]{8}) +([0-9a-f]{16})\b", text)
+    assert len(words) >= 13
+    for address, word in words:
+        assert f"{demo_program.read_u64(int(address, 16)):016x}" == word, address
+    regs = task_stack(demo_program, 97).regs[0]
+    assert f"{regs.address:x}" in text
+    assert regs["ip"] == 0xFFFFFFFF97FBECEA
+    assert regs.caller is not None and regs.caller.ip == 0xFFFFFFFF97E80246
