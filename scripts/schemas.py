@@ -351,4 +351,16 @@ def _schema(name: str, document: type[Struct]) -> str:
         "title": name,
         **({"$defs": dict(sorted(definitions.items()))} if definitions else {}),
     }
-    return json.dumps(whole, indent=1) + "\n"
+    return json.dumps(_null_last(whole), indent=1) + "\n"
+
+
+def _null_last(schema: Any) -> Any:
+    # Versions of msgspec differ in the order of "or null".
+    if isinstance(schema, list):
+        return [_null_last(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _null_last(value) for name, value in schema.items()}
+    if "anyOf" in found:
+        found["anyOf"].sort(key=lambda choice: choice.get("type") == "null")
+    return found
