@@ -18,7 +18,15 @@ from ..errors import UsageError
 from ..records import TaskStack, Verdict
 from .waiting import kernel_frames
 
-__all__ = ("SORT_KEYS", "STATES", "Selection", "parse_pids", "sort_tasks", "tasks_on_cpu")
+__all__ = (
+    "BY_NAME",
+    "SORT_KEYS",
+    "STATES",
+    "Selection",
+    "parse_pids",
+    "sort_tasks",
+    "tasks_on_cpu",
+)
 
 STATES = "RSDTtXZPI?"
 """Letters of :attr:`TaskStack.state`."""
@@ -62,6 +70,9 @@ class Selection(msgspec.Struct, frozen=True):
         return (task for task in tasks if task in self)
 
 
+BY_NAME = "--comm chooses tasks by their name"
+
+
 def parse_pids(text: str) -> tuple[range, ...]:
     """Return the ranges of a list of PIDs: ``(range(1, 2), range(5, 10))`` for ``"1,5-9"``.
 
@@ -72,7 +83,7 @@ def parse_pids(text: str) -> tuple[range, ...]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not (_NUMBER.fullmatch(first) and (_NUMBER.fullmatch(last) if dash else True)):
-            raise UsageError(f"{text!r} is not a list of PIDs and ranges (as in 1,5-9)")
+            raise UsageError(f"{text!r} is not a list of PIDs and ranges (as in 1,5-9); {BY_NAME}")
         pids = range(_number(first), _number(last or first) + 1)
         if not pids:
             raise UsageError(f"{text!r} has an empty range: its end comes before its start")

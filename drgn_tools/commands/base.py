@@ -21,7 +21,7 @@ from ..terminal.parser import (
     checked_format,
 )
 from .registry import SUMMARIES
-from .source_options import KernelArguments, add_source_options, check_source
+from .source_options import KernelArguments, add_source_options, check_source, refuse_file
 from .task_options import TaskArguments, check_filters
 
 if TYPE_CHECKING:
@@ -107,7 +107,11 @@ class KernelCommand(Command[K]):
         if self.formats:
             add_format_option(output, self.formats)
         add_log_options(output)
-        args = parser.parse_args(words, self.arguments(**vars(before)))
+        args, others = parser.parse_known_args(words, self.arguments(**vars(before)))
+        for word in others:
+            refuse_file(word, f"an operand of {name}")
+        if others:
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
         args.format = checked_format(args.format, name, self.formats)
         self.check(args)
         self.check_command_line(args)

@@ -7,6 +7,8 @@ All mistakes are found here, before a dump is opened. Only the command that was 
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +81,7 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     name, *words = before.command
     del before.command
     if name not in SUMMARIES:
-        raise UsageError(f"there is no command {name!r} (see drgn-tools --help)")
+        raise UsageError(_no_command(name))
     command = load_command(name)
     if not command.options_may_come_first and len(words) + 1 < len(argv):
         raise UsageError(f"options of {name} come after it: drgn-tools {name} ...")
@@ -87,6 +89,19 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     if args.quiet:
         args.log_level = "none"
     return CommandLine(command, args)
+
+
+def _no_command(name: str) -> str:
+    if os.path.isfile(name):
+        return (
+            f"{name!r} is a file, not a command; if it is a vmcore: "
+            f"drgn-tools tasks -c {shlex.quote(name)}"
+        )
+    import difflib
+
+    near = difflib.get_close_matches(name.lower(), SUMMARIES, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return f"there is no command {name!r}{meant} (see drgn-tools --help)"
 
 
 def _parser() -> argparse.ArgumentParser:

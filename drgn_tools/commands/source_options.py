@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -24,6 +25,7 @@ __all__ = (
     "check_source",
     "given_sources",
     "open_source",
+    "refuse_file",
 )
 
 
@@ -41,6 +43,19 @@ class KernelArguments(SourceArguments):
     """The command line of a command on one kernel."""
 
     format: str
+
+
+def refuse_file(text: str, instead_of: str) -> None:
+    """Refuse a word of a command line that is a file, such as a core that was given without ``-c``.
+
+    :param instead_of: What was expected
+    :raises UsageError: if it is one
+    """
+    if os.path.isfile(text):
+        raise UsageError(
+            f"{text!r} is a file, not {instead_of}; if it is the vmcore, give it with "
+            f"-c {shlex.quote(text)}"
+        )
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:

@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..analysis.selection import tasks_on_cpu
+from ..analysis.selection import BY_NAME, tasks_on_cpu
 from ..errors import TaskNotFoundError, UsageError
 from ..records import KernelAudit, TaskStack, Verdict
 from ..terminal.parser import ROW_FORMATS
 from .base import TaskCommand
-from .source_options import check_source
+from .source_options import check_source, refuse_file
 from .task_options import TaskArguments, add_filters, check_filters
 
 if TYPE_CHECKING:
@@ -157,12 +156,9 @@ _TASK = re.compile(
 
 def _task(text: str) -> int:
     match = _TASK.fullmatch(text)
-    if match is None and os.path.exists(text):
-        raise UsageError(
-            f"{text!r} is a file, not a task; if it is the vmcore, give it with -c {text}"
-        )
     if match is None:
-        raise UsageError(f"{text!r} is neither a PID nor the address of a task (0x...)")
+        refuse_file(text, "a task")
+        raise UsageError(f"{text!r} is neither a PID nor the address of a task (0x...); {BY_NAME}")
     return int(match["pid"]) if match["pid"] else int(match["hex"] or match["bare"], 16)
 
 

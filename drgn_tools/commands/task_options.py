@@ -12,9 +12,12 @@ from ..analysis.selection import STATES, Selection, parse_pids
 from ..errors import UsageError
 from ..records import Verdict
 from ..terminal.parser import positive
-from .source_options import KernelArguments
+from .source_options import KernelArguments, refuse_file
 
 __all__ = ("TaskArguments", "add_filters", "add_pids", "check_filters")
+
+_COMM_CHARS = 15
+"""TASK_COMM_LEN without the zero (include/linux/sched.h)."""
 
 
 class TaskArguments(KernelArguments):
@@ -69,10 +72,12 @@ def check_filters(args: TaskArguments) -> None:
 
     :raises UsageError: if one of them is malformed.
     """
+    for text in args.pids:
+        refuse_file(text, "a task")
     pids = [*args.pid, *args.pids]
     args.selection = Selection(
         pids=tuple(pids for text in pids for pids in parse_pids(text)),
-        comms=tuple(args.comm),
+        comms=tuple(map(_comm, args.comm)),
         states=frozenset(letter for text in args.state for letter in _states(text)),
         functions=tuple(map(_function, args.function)),
         verdicts=frozenset(verdict for text in args.verdict for verdict in _verdicts(text)),
@@ -87,6 +92,16 @@ def check_filters(args: TaskArguments) -> None:
     args.filters = " ".join(
         f"--{name} {shlex.quote(text)}" for name, texts in typed.items() for text in texts
     )
+
+
+def _comm(pattern: str) -> str:
+    least = len(pattern) - pattern.count("*")
+    if least > _COMM_CHARS and not set(pattern) & set("[\\"):
+        raise UsageError(
+            f"the kernel keeps {_COMM_CHARS} bytes of the name of a task: no task matches "
+            f"--comm {pattern!r}; give --comm {pattern[: _COMM_CHARS - 1] + '*'!r}"
+        )
+    return pattern
 
 
 def _function(pattern: str) -> str:

@@ -30,6 +30,7 @@ from ..debuginfo.vmcoreinfo import (
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
 from .core_file import (
+    COPY_AGAIN,
     NO_VMCOREINFO,
     OTHER_VMCOREINFO,
     CoreFile,
@@ -180,7 +181,8 @@ class _VmcoreinfoFile(msgspec.Struct, frozen=True):
 
 def _read_vmcoreinfo(path: str) -> _VmcoreinfoFile:
     with open_regular(path) as file:
-        return _VmcoreinfoFile(shown(path), file.read(_MAX_VMCOREINFO_BYTES))
+        text = file.read(_MAX_VMCOREINFO_BYTES)
+    return _VmcoreinfoFile(shown(path), text.replace(b"\r\n", b"\n"))  # of an editor of Windows
 
 
 def _with_kernel_offset(
@@ -221,11 +223,12 @@ def _core_file(
     path: str, have_vmcoreinfo: bool, progress: Optional[Progress], unpack_into: Optional[Path]
 ) -> CoreFile:
     name = shown(path)
-    if compression_of(path) is not None:
+    packed = compression_of(path)
+    if packed is not None:
         from .unpack import unpacked  # its imports cost time, and few need them
 
         path = str(unpacked(path, progress, unpack_into))
-    return check_core(path, name, have_vmcoreinfo)
+    return check_core(path, name, have_vmcoreinfo, packed)
 
 
 def _search_vmcoreinfo(file: CoreFile, name: str) -> Optional[_VmcoreinfoFile]:
@@ -300,7 +303,9 @@ def _check_fit(
     if found is None:
         return
     if file is not None and file.cut_short is not None:
-        raise InputError(f"{name}: {file.cut_short}, the kernel with it: {found.seen}")
+        raise InputError(
+            f"{name}: {file.cut_short}, the kernel with it: {found.seen}; {COPY_AGAIN}"
+        )
     whose = "its VMCOREINFO" if info is None or info.name == name else f"VMCOREINFO of {info.name}"
     remedy = OTHER_VMCOREINFO
     if prog.flags & ProgramFlags.IS_LIVE:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, Optional, Union
 
 from ..errors import InputError
-from .core_file import compression_of, open_regular, shown
+from .core_file import COPY_AGAIN, compression_of, open_regular, shown
 
 __all__ = ("Progress", "unpacked")
 
@@ -147,7 +147,7 @@ def _chunks(packed: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
     try:
         yield from _READERS[compression](packed)
     except _CorruptError as e:
-        raise InputError(f"{shown(path)}: is cut short or damaged: {e}") from e
+        raise InputError(f"{shown(path)}: is cut short or damaged: {e}; {COPY_AGAIN}") from e
     except OSError as e:
         raise InputError(f"{shown(path)}: cannot be read: {e.strerror or e}") from e
     except MemoryError as e:  # the file says how large the dictionary is

@@ -22,7 +22,25 @@ from ..support.command_line import ROOT, joined, refused
     ("argv", "says"),
     [
         ([], "COMMAND"),
-        (["nonsense"], "'nonsense'"),
+        (["nonsense"], "there is no command 'nonsense' (see drgn-tools --help)"),
+        (["Task", "-c", "a"], "there is no command 'Task'; did you mean tasks? (see"),
+        (
+            ["README.md"],
+            "'README.md' is a file, not a command; if it is a vmcore: drgn-tools tasks -c README.md",
+        ),
+        *(
+            (
+                [command, "README.md"],
+                f"'README.md' is a file, not {what}; if it is the vmcore, give",
+            )
+            for command, what in (
+                ("tasks", "a task"),
+                ("regs", "a task"),
+                ("groups", "an operand of groups"),
+                ("livepatch", "an operand of livepatch"),
+                ("shell", "an operand of shell"),
+            )
+        ),
         (["-q", "fleet", "report", "a"], "options of fleet come after it"),
         (["tasks"], "give -c VMCORE, -k for the running kernel, or --qemu SOCKET"),
         (["tasks", "-c", "a", "-k"], "-c and -k exclude each other"),

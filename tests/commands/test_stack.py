@@ -26,6 +26,7 @@ from ..support.repl import Repl
         (["stack", "-c", "a", "x"], "'x' is neither a PID nor the address of a task"),
         (["stack", "-c", "a", "0xffff888000000000ffff"], "neither a PID nor the address"),
         (["stack", "-c", "a", "1_0"], "neither a PID"),
+        (["stack", "-c", "a", "bash"], "--comm chooses tasks by their name"),
     ],
     ids=joined,
 )

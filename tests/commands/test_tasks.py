@@ -31,7 +31,13 @@ from ..support.repl import Repl
     [
         (["tasks", "-c", "a", "--format", "folded"], "no format 'folded'"),
         (["tasks", "-c", "a", "--pid", "x"], "'x' is not a list of PIDs"),
+        (["tasks", "-c", "a", "bash"], "--comm chooses tasks by their name"),
         (["tasks", "-c", "a", "--pid", "1,,2"], "'1,,2' is not a list of PIDs"),
+        (
+            ["tasks", "-c", "a", "--comm", "systemd-journald"],
+            "the kernel keeps 15 bytes of the name of a task: no task matches --comm "
+            "'systemd-journald'; give --comm 'systemd-journa*'",
+        ),
         (["tasks", "-c", "a", "--pid", "1-"], "'1-' is not a list of PIDs"),
         (["tasks", "-c", "a", "--pid", "1_0"], "'1_0' is not a list of PIDs"),
         (["tasks", "-c", "a", "--pid", "0x"], "'0x' is not a list of PIDs"),

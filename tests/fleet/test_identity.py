@@ -98,7 +98,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a directory"):
         file_id(str(tmp_path))
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(InputError, match="is not a regular file"):
+    with pytest.raises(InputError, match="is a pipe, not a file"):
         file_id(str(tmp_path / "fifo"))
 
 

@@ -292,7 +292,9 @@ def test_parts_that_would_be_behind_the_end(
     notes_at, notes_size = struct.unpack_from("<QQ", kdump.read_bytes(), NOTES_AT)
     end = {NOTES_AT: size + notes_size, NOTES_SIZE_AT: notes_at + size, ERASEINFO_SIZE_AT: size}
     found = path.stat().st_size
-    assert refusal(path) == f"{path}: is cut short: {end[at]} bytes announced, {found} found"
+    assert refusal(path) == (
+        f"{path}: is cut short: {end[at]} bytes announced, {found} found; copy or make the dump again"
+    )
 
 
 def test_which_parts_are_read(kdump: Path, tmp_path: Path) -> None:
