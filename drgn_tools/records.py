@@ -238,6 +238,22 @@ class TaskStack(Drawn, msgspec.Struct, frozen=True, weakref=True):
     patch_state: Optional[int] = None
     """``task->patch_state`` of live patching, read together with the stack: -1 without a transition, 0 for the old
     version of the functions, 1 for the new. ``None`` on a kernel without live patching."""
+    full_name: Optional[str] = None
+    """Name of a kernel thread that is longer than :attr:`comm` can hold; ``None`` for any other task, and on kernels
+    before v5.17, which do not keep it."""
+    process: Optional[str] = None
+    """Name of the process: ``comm`` of its first thread, the leader of the thread group. ``None`` if it cannot be read."""
+    ppid: Optional[int] = None
+    """Process ID of the parent; ``None`` if it cannot be read."""
+    start_time_ns: Optional[int] = None
+    """``task->start_time``: when the task was forked, in ns since the boot, without the time of suspend (CLOCK_MONOTONIC)."""
+    switches: Optional[int] = None
+    """``nvcsw + nivcsw``: how often the task has left its CPU. It did not run between two looks that find the same number."""
+
+    @property
+    def name(self) -> str:
+        """:attr:`full_name` if there is one, else :attr:`comm`."""
+        return self.full_name or self.comm
 
     def __repr__(self) -> str:
         # Short, for lists of records at a prompt; str() is the whole stack.
@@ -273,6 +289,13 @@ class KernelInfo(msgspec.Struct, frozen=True, weakref=True):
     """What to know about this kernel before trusting a verdict; commands print it once, to stderr."""
     last_words: tuple[str, ...] = ()
     """Crash log: if the kernel crashed, the headlines of its last oops and panic(), from its log (v5.10 and later)."""
+    host: Optional[str] = None
+    """Name of the machine, ``uname -n``; ``None`` if it cannot be read or was never set."""
+    uptime_s: Optional[int] = None
+    """Seconds since the boot, those of suspend included, as uptime(1) has them; ``None`` if it cannot be read."""
+    boot_id: Optional[str] = None
+    """UUID of this boot, as in ``/proc/sys/kernel/random/boot_id``; ``None`` if nothing has asked for it
+    (systemd does) or it cannot be read."""
 
 
 class KernelAudit(msgspec.Struct, frozen=True, weakref=True):

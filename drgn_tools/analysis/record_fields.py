@@ -71,6 +71,9 @@ KERNEL: Fields = {
     "cpus": lambda kernel: kernel.cpus,
     "notes": lambda kernel: list(kernel.notes),
     "last_words": lambda kernel: list(kernel.last_words),
+    "host": lambda kernel: kernel.host,
+    "uptime_s": lambda kernel: kernel.uptime_s,
+    "boot_id": lambda kernel: kernel.boot_id,
 }
 """Fields of a :class:`~drgn_tools.records.KernelInfo`."""
 
@@ -133,7 +136,15 @@ def _symbol_or_address(frame: Optional[Frame]) -> Optional[str]:
     return None if frame is None or frame.user_mode else symbol_text(frame) or hex(frame.ip)
 
 
-TASK: Fields = {**_IDENTITY, **_STATE, **_SUMMARY}
+_ORIGIN: Fields = {
+    "full_name": lambda task: task.full_name,
+    "process": lambda task: task.process,
+    "ppid": lambda task: task.ppid,
+    "start_time_ns": lambda task: task.start_time_ns,
+    "switches": lambda task: task.switches,
+}
+
+TASK: Fields = {**_IDENTITY, **_STATE, **_SUMMARY, **_ORIGIN}
 """Fields of a :class:`~drgn_tools.records.TaskStack` without its stack."""
 
 TASK_WITH_FRAMES: Fields = {
@@ -143,6 +154,7 @@ TASK_WITH_FRAMES: Fields = {
     **_SUMMARY,
     "cpu_registers": lambda task: _addresses(task.cpu_registers),
     "cpu_caller": lambda task: task.cpu_caller and frame_label(task.cpu_caller),
+    **_ORIGIN,
 }
 """Fields of a :class:`~drgn_tools.records.TaskStack`."""
 
@@ -252,7 +264,13 @@ def _labels(frames: Iterable[Frame]) -> list[str]:
 # CSV has no objects. An object in JSON becomes one column for each of its members, or a
 # list of names.
 
-TASK_WITH_FRAMES_CSV: Fields = {**TASK, "frames": lambda task: _labels(task.frames)}
+TASK_WITH_FRAMES_CSV: Fields = {
+    **_IDENTITY,
+    **_STATE,
+    **_SUMMARY,
+    "frames": lambda task: _labels(task.frames),
+    **_ORIGIN,
+}
 """Fields of a :class:`~drgn_tools.records.TaskStack`, with its stack in one column."""
 
 FRAME_CSV: Fields = {

@@ -38,7 +38,7 @@ class Selection(msgspec.Struct, frozen=True):
     pids: tuple[range, ...] = ()
     """Ranges of thread IDs; one must contain that of the task."""
     comms: tuple[str, ...] = ()
-    """Shell patterns of task names (``kworker/*``); one must match."""
+    """Shell patterns of task names (``kworker/*``); one must match the name in ``comm`` or the full name."""
     states: frozenset[str] = frozenset()
     """State letters (see :data:`STATES`); one must be that of the task."""
     functions: tuple[str, ...] = ()
@@ -49,7 +49,9 @@ class Selection(msgspec.Struct, frozen=True):
     def __contains__(self, task: TaskStack) -> bool:
         return (
             (not self.pids or any(task.pid in pids for pids in self.pids))
-            and (not self.comms or _matches(task.comm, self.comms))
+            and (
+                not self.comms or any(_matches(name, self.comms) for name in {task.comm, task.name})
+            )
             and (not self.states or task.state in self.states)
             and (not self.verdicts or task.verdict in self.verdicts)
             and (not self.functions or self._has_function(task))

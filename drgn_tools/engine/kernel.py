@@ -13,6 +13,7 @@ from ..arch.registry import layout_of
 from ..cache_key import cache_key
 from ..debuginfo.vmcoreinfo import build_id
 from ..kernel.live_tasks import LiveTaskList, is_live
+from ..kernel.machine import boot_id, nodename, uptime_s
 from ..kernel.task_list import TaskList
 from ..kernel.tasks import Task
 from ..kernel.text import KernelText
@@ -164,6 +165,9 @@ class Kernel:
             cpus=len(self.tasks.cpus),
             notes=tuple(self._notes()),
             last_words=() if self._crashed_addr is None else crash_headlines(prog),
+            host=nodename(prog),
+            uptime_s=uptime_s(prog),
+            boot_id=boot_id(prog),
         )
 
     def _notes(self) -> Iterator[str]:

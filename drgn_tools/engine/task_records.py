@@ -10,6 +10,7 @@ from drgn import Program
 
 from ..arch.base import Layout, Registers
 from ..kernel.live_tasks import is_live
+from ..kernel.relatives import Relatives
 from ..kernel.stack_memory import StackMemory, TaskStackReader
 from ..kernel.tasks import Task
 from ..kernel.text import KernelText, TextKind
@@ -81,6 +82,7 @@ class TaskRecords:
         self._no_answer = no_verdict and Answer(
             Verdict.UNKNOWN, no_verdict.reason, no_verdict.sentence, no_verdict.reason.value
         )
+        self._relatives = Relatives(prog, layout.task)
         self._templates = Templates()
 
     def without_stack(self, task: Task, on_cpu: bool) -> TaskStack:
@@ -268,6 +270,11 @@ class TaskRecords:
             cpu_caller,
             self._layout.arch.name,
             task.patch_state,
+            self._relatives.full_name(task) if task.kthread else None,
+            self._relatives.process(task),
+            self._relatives.ppid(task),
+            task.start_time_ns,
+            task.switches,
         )
 
 

@@ -90,7 +90,7 @@ def _stack_lines(frames: Sequence[Frame]) -> list[str]:
 
 _WHO = (
     Column("PID", lambda task: str(task.pid), right=True),
-    Column("COMM", lambda task: task.comm, floor=15),
+    Column("COMM", lambda task: task.name, floor=15),
     Column("S", lambda task: task.state),
     Column("CPU", lambda task: str(task.cpu), right=True, optional=1),
 )
@@ -145,7 +145,7 @@ def _sp_of_regs(found: TaskRegs) -> str:
 
 REGS = (
     Column("PID", lambda found: str(found.task.pid), right=True),
-    Column("COMM", lambda found: found.task.comm, floor=11),
+    Column("COMM", lambda found: found.task.name, floor=11),
     Column("PT_REGS", lambda found: _hex(found.regs.address)),
     Column("ENTRY", lambda found: found.regs.entry or "-", floor=10),
     Column("MODE", lambda found: mode_name(found.regs.user_mode)[:4], optional=2),
@@ -182,7 +182,7 @@ def _why_held_briefly(found: TaskAnswer) -> list[str]:
 
 _HELD_BACK = (
     Column("PID", lambda found: str(found.stack.pid), right=True),
-    Column("COMM", lambda found: found.stack.comm, floor=15),
+    Column("COMM", lambda found: found.stack.name, floor=15),
     Column("S", lambda found: found.stack.state),
 )
 _ANSWER = (
@@ -203,7 +203,7 @@ PLANNED_LIVEPATCH = (*_HELD_BACK, *_ANSWER)
 
 FRAMES = (
     Column("PID", lambda found: str(found.task.pid), right=True),
-    Column("COMM", lambda found: found.task.comm, floor=10),
+    Column("COMM", lambda found: found.task.name, floor=10),
     Column("#", lambda found: str(found.number), right=True),
     Column("IP", lambda found: _hex(found.frame.ip), right=True),
     Column("SYMBOL", lambda found: _symbol(found), floor=18),

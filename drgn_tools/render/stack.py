@@ -58,6 +58,7 @@ def draw_stacks(tasks: Iterable[TaskStack], kernel: Optional[KernelInfo] = None)
 def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str]) -> Iterator[str]:
     digits = arch.digits
     yield _identity(task, digits)
+    yield from _family(task)
     for line in headlines:
         yield f"LOG: {escape(line)}"
     yield _verdict(task)
@@ -102,8 +103,17 @@ def _identity(task: TaskStack, digits: int) -> str:
     return (
         f"PID: {task.pid}{thread}  TASK: {task.task:0{digits}x}"
         f"  CPU: {task.cpu}{running}  STATE: {escape(task.state)}"
-        f'  COMMAND: "{escape(task.comm)}"{kthread}'
+        f'  COMMAND: "{escape(task.name)}"{kthread}'
     )
+
+
+def _family(task: TaskStack) -> Iterator[str]:
+    # The parent of every kernel thread is kthreadd.
+    parent = f"PPID: {task.ppid}" if task.ppid and not task.kthread else ""
+    of_process = task.process is not None and task.tgid != task.pid
+    process = f'PROCESS: "{escape(task.process or "")}"' if of_process else ""
+    if parent or process:
+        yield "  ".join(filter(None, (parent, process)))
 
 
 def _verdict(task: TaskStack) -> str:

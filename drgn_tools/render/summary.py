@@ -17,9 +17,22 @@ def kernel_line(kernel: KernelInfo) -> str:
     how = unwinder.get(kernel.unwinder or "", "unknown")
     encoding = f" ({kernel.encoding} encoding)" if kernel.encoding else ""
     return (
-        f"{kernel.source}: Linux {kernel.release} {kernel.arch}, {_count(kernel.cpus, 'CPU')}, "
-        f"unwinder: {how}{encoding}, types: {kernel.types}"
+        f"{kernel.source}: Linux {kernel.release} {kernel.arch}, {_machine(kernel)}"
+        f"{_count(kernel.cpus, 'CPU')}, unwinder: {how}{encoding}, types: {kernel.types}"
     )
+
+
+def _machine(kernel: KernelInfo) -> str:
+    host = "" if kernel.host is None else f"host {kernel.host}, "
+    return host if kernel.uptime_s is None else f"{host}up {_duration(kernel.uptime_s)}, "
+
+
+def _duration(seconds: int) -> str:
+    """Return a time in its two largest units: ``3 d 5 h``, ``18 min 2 s``."""
+    units = (("d", seconds // 86400), ("h", seconds // 3600 % 24), ("min", seconds // 60 % 60))
+    parts = [f"{number} {unit}" for unit, number in (*units, ("s", seconds % 60))]
+    first = next((i for i, part in enumerate(parts) if not part.startswith("0 ")), len(parts) - 1)
+    return " ".join(part for part in parts[first : first + 2] if not part.startswith("0 ")) or "0 s"
 
 
 def verdict_line(counts: Mapping[Verdict, int]) -> str:

@@ -322,13 +322,14 @@ FRAME_KEYS = ["ip", "symbol", "module", "stack", "regs", "user_mode", "exact", "
 REGS_KEYS = ["address", "entry", "user_mode", "registers", "symbol", "module", "caller"]
 KERNEL_KEYS = [
     "source", "release", "build_id", "arch", "unwinder", "encoding", "reliable_stacktrace",
-    "types", "cpus", "notes", "last_words",
+    "types", "cpus", "notes", "last_words", "host", "uptime_s", "boot_id",
 ]  # fmt: skip
 IDENTITY_KEYS = [
     "task", "pid", "tgid", "comm", "state", "cpu", "on_cpu", "kthread", "verdict", "reason",
     "why", "flags",
 ]  # fmt: skip
 SUMMARY_KEYS = ["reason_frame", "depth", "kernel_regs", "user_regs", "function"]
+ORIGIN_KEYS = ["full_name", "process", "ppid", "start_time_ns", "switches"]
 
 
 def is_address(value: object) -> bool:
@@ -340,7 +341,7 @@ def is_address(value: object) -> bool:
 def check_task(found: dict[str, Any], frames: bool) -> None:
     stack = ["frames", "regs"] if frames else []
     on_cpu = ["cpu_registers", "cpu_caller"] if frames else []
-    assert list(found) == [*IDENTITY_KEYS, *stack, *SUMMARY_KEYS, *on_cpu]
+    assert list(found) == [*IDENTITY_KEYS, *stack, *SUMMARY_KEYS, *on_cpu, *ORIGIN_KEYS]
     assert all(map(is_address, (found.get("cpu_registers") or {}).values()))
     assert is_address(found["task"])
     assert found["verdict"] in ("reliable", "unreliable", "unknown")
