@@ -37,6 +37,8 @@ from .errors import DrgnToolsError, InputError, TaskNotFoundError, TypesError, U
 if TYPE_CHECKING:
     from .analysis.audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
     from .analysis.inquiry import livepatch_answers
+    from .analysis.look import saved_look
+    from .analysis.task_diff import diff_tasks
     from .program.declare import declare
     from .program.open import open_program
     from .records import (
@@ -69,9 +71,11 @@ __all__ = (
     "audit_kernel",
     "crashed_stack",
     "declare",
+    "diff_tasks",
     "kernel_info",
     "livepatch_answers",
     "open_program",
+    "saved_look",
     "task_stack",
     "task_stacks",
 )
@@ -82,7 +86,9 @@ _ON_USE = {
     "audit_kernel": "analysis.audit",
     "crashed_stack": "analysis.audit",
     "kernel_info": "analysis.audit",
+    "diff_tasks": "analysis.task_diff",
     "livepatch_answers": "analysis.inquiry",
+    "saved_look": "analysis.look",
     "task_stack": "analysis.audit",
     "task_stacks": "analysis.audit",
     "declare": "program.declare",

@@ -15,9 +15,13 @@ from ..arch.registry import arch_named
 from ..records import Frame
 from .flatten import TaskFrame, TaskRegs
 from .labels import frame_label, symbol_text
+from .look import Seen
+from .task_diff import TaskChange
 from .waiting import kernel_frames, waiting_function
 
 __all__ = (
+    "CHANGE",
+    "CHANGE_CSV",
     "FRAME",
     "FRAME_CSV",
     "GROUP",
@@ -222,6 +226,29 @@ def _of_regs(name: str) -> Callable[[TaskRegs], Any]:
     return lambda found: get(found.regs)
 
 
+def _of_seen(name: str) -> Callable[[Seen], Any]:
+    get = TASK[name]
+    return lambda seen: get(seen.task)
+
+
+def _of_last(name: str) -> Callable[[TaskChange], Any]:
+    get = TASK[name]
+    return lambda change: get(change.last)
+
+
+def _of_look(look: str, get: Callable[[Seen], Any]) -> Callable[[TaskChange], Any]:
+    def value(change: TaskChange) -> Any:
+        seen = change.before if look == "before" else change.after
+        return None if seen is None else get(seen)
+
+    return value
+
+
+def _parting_label(change: TaskChange, look: int) -> Optional[str]:
+    frame = None if change.parting is None else change.parting[look]
+    return None if frame is None else frame_label(frame)
+
+
 def _register(name: str) -> Callable[[TaskRegs], Any]:
     return lambda found: _address(found.regs.registers.get(name))
 
@@ -250,6 +277,43 @@ GROUP: Fields = {
     "frames": lambda group: [as_object(FRAME, frame) for frame in group.frames],
 }
 """Fields of a :class:`~drgn_tools.analysis.grouping.StackGroup`. ``frames`` is the stack of the first of ``pids``."""
+
+_SEEN: Fields = {
+    "task": lambda seen: _address(seen.task.task),
+    "pid": lambda seen: seen.task.pid,
+    "comm": lambda seen: seen.task.comm,
+    **{name: _of_seen(name) for name in ("state", "cpu", "on_cpu", "verdict", "reason", "why")},
+    "function": lambda seen: seen.function,
+    "switches": lambda seen: seen.task.switches,
+}
+
+_CHANGE: Fields = {
+    "change": lambda change: change.kind.value,
+    "what": lambda change: list(change.what),
+    "ran": lambda change: change.ran,
+    **{name: _of_last(name) for name in ("pid", "tgid", "comm", "full_name", "kthread")},
+}
+
+_PARTING: Fields = {
+    "parts_before": lambda change: _parting_label(change, 0),
+    "parts_after": lambda change: _parting_label(change, 1),
+}
+
+CHANGE: Fields = {
+    **_CHANGE,
+    "before": lambda change: change.before and as_object(_SEEN, change.before),
+    "after": lambda change: change.after and as_object(_SEEN, change.after),
+    **_PARTING,
+}
+"""Fields of a :class:`~drgn_tools.analysis.task_diff.TaskChange`."""
+
+CHANGE_CSV: Fields = {
+    **_CHANGE,
+    **{f"before_{name}": _of_look("before", get) for name, get in _SEEN.items()},
+    **{f"after_{name}": _of_look("after", get) for name, get in _SEEN.items()},
+    **_PARTING,
+}
+"""The same, with a column for each member of ``before`` and ``after``."""
 
 
 def _of_frame(name: str) -> Callable[[TaskFrame], Any]:

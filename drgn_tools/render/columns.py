@@ -4,18 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Callable, Optional
 
 from ..analysis.flatten import TaskFrame, TaskRegs
 from ..analysis.grouping import StackGroup
 from ..analysis.labels import frame_label, function_label, mode_name, place, symbol_text
+from ..analysis.look import Seen
 from ..analysis.patch_question import TaskAnswer
+from ..analysis.task_diff import TaskChange
 from ..analysis.waiting import kernel_frames, waiting_function
 from ..arch.registry import arch_named
 from ..records import KERNEL_WIDE, Frame, TaskStack
-from .table import Column
+from .table import Cell, Column
 
 __all__ = (
+    "DIFF",
     "FRAMES",
     "GROUPS",
     "LIVEPATCH",
@@ -154,6 +157,54 @@ REGS = (
     Column("ORIG_AX", _orig_ax, right=True, optional=1),
 )
 """Columns of a :class:`TaskRegs`."""
+
+
+def _each_look(what: str, cell: Callable[[Seen], str]) -> Callable[[TaskChange], Cell]:
+    """Return the cell of a change: before and after on a line each if *what* has changed, else one line."""
+
+    def lines(change: TaskChange) -> Cell:
+        looks = (change.before, change.after)
+        if what in change.what:
+            return [(seen and cell(seen)) or "-" for seen in looks]
+        last = change.after or change.before
+        return cell(last) if last else ""
+
+    return lines
+
+
+def _ran(change: TaskChange) -> str:
+    return "" if change.ran is None else "yes" if change.ran else "no"
+
+
+def _waits_in(seen: Seen) -> str:
+    if seen.function is not None:
+        return seen.function
+    return _function(seen.task)
+
+
+def _waits_or_parts(change: TaskChange) -> Cell:
+    if change.what != ("stack",) or change.parting is None:
+        return _each_look("wait", _waits_in)(change)
+    # It waits in the same function, but was called by another.
+    return [frame_label(frame) if frame else "-" for frame in change.parting]
+
+
+DIFF = (
+    Column("CHANGE", lambda change: change.kind.value),
+    Column("PID", lambda change: str(change.last.pid), right=True),
+    Column("COMM", lambda change: change.last.name, floor=15),
+    Column("RAN", _ran, optional=1),
+    Column("S", _each_look("state", lambda seen: seen.task.state)),
+    Column("VERDICT", _each_look("verdict", lambda seen: seen.task.verdict.value)),
+    Column(
+        "WHY",
+        _each_look("verdict", lambda seen: _why(seen.task)),
+        floor=20,
+        brief=_each_look("verdict", lambda seen: _brief(seen.task)),
+    ),
+    Column("FUNCTION", _waits_or_parts, floor=12),
+)
+"""Columns of a :class:`TaskChange`: what has changed stands on two lines, before and after."""
 
 _PATCH_STATES = {0: "old", 1: "new"}
 

@@ -18,6 +18,7 @@ from .structured import csv_lines, json_lines, jsonl_lines
 from .table import Column, table_lines
 
 __all__ = (
+    "DIFF",
     "FRAMES",
     "GROUPS",
     "LIVEPATCH",
@@ -72,6 +73,8 @@ FRAMES = View(
 GROUPS = View("drgn-tools.groups/1", "groups", fields.GROUP, fields.GROUP_CSV, columns.GROUPS)
 """A row for each group of identical stacks."""
 
+DIFF = View("drgn-tools.diff/1", "tasks", fields.CHANGE, fields.CHANGE_CSV, columns.DIFF)
+"""A row for each task of two looks."""
 
 LIVEPATCH = View(
     "drgn-tools.livepatch/1",

@@ -23,6 +23,7 @@ from drgn_tools.data import demo_vmcore
 
 from ..support.command_line import offer
 from ..support.fabricated import AUDIT
+from ..support.looks import EARLIER, LATER, save
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 UPDATE = os.environ.get("DRGN_TOOLS_UPDATE_GOLDEN") == "1"
@@ -51,7 +52,14 @@ FABRICATED = (
     "groups --format csv",
     "groups --format folded",
     "groups --format folded --by-comm",
+    "diff BEFORE",
+    "diff BEFORE --all",
+    "diff BEFORE --kind still,came --check --quiet",
+    "diff BEFORE --all --format json",
+    "diff BEFORE --all --format csv",
 )
+"""BEFORE stands for a saved look."""
+
 DEMO = (
     "demo",
     "demo --format csv",
@@ -127,10 +135,15 @@ def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("line", FABRICATED)
 def test_fabricated(
-    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    offer(monkeypatch, AUDIT)
-    check("fabricated", line, run(line, [*line.split(), "-c", "vmcore"], capsys))
+    offer(monkeypatch, LATER if "BEFORE" in line else AUDIT)
+    before = str(save(EARLIER, tmp_path / "before.json"))
+    argv = [*line.replace("BEFORE", before).split(), "-c", "vmcore"]
+    check("fabricated", line, run(line, argv, capsys).replace(before, "BEFORE"))
 
 
 @pytest.fixture(scope="module")
