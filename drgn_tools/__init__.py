@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .analysis.audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
     from .analysis.inquiry import livepatch_answers
     from .analysis.look import saved_look
+    from .analysis.source_lines import with_source_lines
     from .analysis.task_diff import diff_tasks
     from .program.declare import declare
     from .program.open import open_program
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         KernelInfo,
         Reason,
         SavedRegs,
+        SourceLine,
         Symbol,
         TaskStack,
         Verdict,
@@ -62,6 +64,7 @@ __all__ = (
     "KernelInfo",
     "Reason",
     "SavedRegs",
+    "SourceLine",
     "Symbol",
     "TaskNotFoundError",
     "TaskStack",
@@ -78,9 +81,12 @@ __all__ = (
     "saved_look",
     "task_stack",
     "task_stacks",
+    "with_source_lines",
 )
 
-_RECORDS = "Frame KernelAudit KernelInfo Reason SavedRegs Symbol TaskStack Verdict".split()
+_RECORDS = (
+    "Frame KernelAudit KernelInfo Reason SavedRegs SourceLine Symbol TaskStack Verdict".split()
+)
 _ON_USE = {
     **dict.fromkeys(_RECORDS, "records"),
     "audit_kernel": "analysis.audit",
@@ -91,6 +97,7 @@ _ON_USE = {
     "saved_look": "analysis.look",
     "task_stack": "analysis.audit",
     "task_stacks": "analysis.audit",
+    "with_source_lines": "analysis.source_lines",
     "declare": "program.declare",
     "open_program": "program.open",
 }

@@ -27,6 +27,7 @@ __all__ = (
     "KernelInfo",
     "Reason",
     "SavedRegs",
+    "SourceLine",
     "Symbol",
     "TaskStack",
     "Verdict",
@@ -118,6 +119,23 @@ class Symbol(msgspec.Struct, frozen=True, weakref=True):
         return f"{self.name}+{self.offset:#x}"
 
 
+class SourceLine(msgspec.Struct, frozen=True, weakref=True):
+    """Where an address is in the source. ``str()`` is ``vfs_read at fs/read_write.c:567``."""
+
+    function: Optional[str]
+    """Name of the function, or of the one that was inlined; ``None`` if DWARF does not tell."""
+    file: str
+    """Path of the file, as DWARF has it; of kernels usually relative to the tree."""
+    line: int
+    """Number of the line, from 1; 0 if DWARF does not tell."""
+    column: int = 0
+    """Number of the column, from 1; 0 if DWARF does not tell."""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return where if self.function is None else f"{self.function} at {where}"
+
+
 class Frame(msgspec.Struct, frozen=True, weakref=True):
     """One entry of a stack, in the order the kernel's unwinder visits them (innermost first)."""
 
@@ -136,6 +154,9 @@ class Frame(msgspec.Struct, frozen=True, weakref=True):
     guessed: bool = False
     """The unwinder met an error before it found this frame. The kernel shows such a frame in an oops, but does not
     trust it."""
+    source: tuple[SourceLine, ...] = ()
+    """Where :attr:`ip` is in the source: the functions that were inlined there, innermost first, and last the function
+    itself. Empty unless :func:`.with_source_lines` has looked, and found it in DWARF."""
 
     @property
     def module(self) -> Optional[str]:
@@ -348,5 +369,5 @@ class _DocWithFields:
         return "\n".join((self._text, "", *lines))
 
 
-for _record in (Symbol, Frame, SavedRegs, TaskStack, KernelInfo, KernelAudit):
+for _record in (Symbol, SourceLine, Frame, SavedRegs, TaskStack, KernelInfo, KernelAudit):
     _record.__doc__ = _DocWithFields(_record.__doc__ or "")  # type: ignore[assignment]

@@ -24,6 +24,7 @@ __all__ = (
     "CHANGE_CSV",
     "FRAME",
     "FRAME_CSV",
+    "FRAME_WITH_SOURCE",
     "GROUP",
     "GROUP_CSV",
     "KERNEL",
@@ -35,6 +36,7 @@ __all__ = (
     "TASK",
     "TASK_WITH_FRAMES",
     "TASK_WITH_FRAMES_CSV",
+    "TASK_WITH_SOURCE",
     "Fields",
     "as_object",
     "regs_csv",
@@ -104,6 +106,19 @@ REGS: Fields = {
 }
 """Fields of :class:`~drgn_tools.records.SavedRegs`."""
 
+_SOURCE_LINE: Fields = {
+    "function": lambda line: line.function,
+    "file": lambda line: line.file,
+    "line": lambda line: line.line,
+    "column": lambda line: line.column,
+}
+
+FRAME_WITH_SOURCE: Fields = {
+    **FRAME,
+    "source": lambda frame: [as_object(_SOURCE_LINE, line) for line in frame.source],
+}
+"""The same, with the source lines that ``stack`` looks up."""
+
 _IDENTITY: Fields = {
     "task": lambda task: _address(task.task),
     "pid": lambda task: task.pid,
@@ -162,6 +177,12 @@ TASK_WITH_FRAMES: Fields = {
 }
 """Fields of a :class:`~drgn_tools.records.TaskStack`."""
 
+
+TASK_WITH_SOURCE: Fields = {
+    **TASK_WITH_FRAMES,
+    "frames": lambda task: [as_object(FRAME_WITH_SOURCE, frame) for frame in task.frames],
+}
+"""The same, with source lines."""
 
 PATCH_ANSWER: Fields = {
     "task": lambda found: _address(found.stack.task),
@@ -341,6 +362,7 @@ FRAME_CSV: Fields = {
     **{name: _of_task(name) for name in (*_IDENTITY, "verdict", "reason")},
     "frame": lambda found: found.number,
     **{name: _of_frame(name) for name in FRAME},
+    "source": lambda found: list(map(str, found.frame.source)),
 }
 """Fields of a :class:`~drgn_tools.analysis.flatten.TaskFrame`."""
 

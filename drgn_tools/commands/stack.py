@@ -95,10 +95,12 @@ class Stack(TaskCommand[StackArguments]):
             )
 
     def run(self, args: StackArguments, session: Session) -> list[TaskStack]:
+        from ..analysis.source_lines import with_source_lines
         from ..render.stack import draw_stacks
         from ..render.views import FRAMES
 
         audit, tasks = _find(args, session)
+        tasks = with_source_lines(session.prog, tasks)
         if args.format == "text":
             return session.show(tasks, partial(draw_stacks, kernel=audit.kernel), args.filters)
         return session.show(tasks, partial(session.rows, FRAMES, audit), args.filters)

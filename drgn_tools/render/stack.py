@@ -24,6 +24,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Optional
 
+import msgspec
+
 from ..analysis.labels import frame_label, mode_name
 from ..arch.base import Arch
 from ..arch.registry import arch_named
@@ -78,6 +80,8 @@ def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str]) -> Iterator[st
         if frame.guessed and not guessed:
             yield "     ... from here on the frames are guesses, which the kernel does not trust"
             guessed = True
+        for inlined in frame.source[:-1]:
+            yield f"         {'inlined':{digits}}  {escape(str(inlined))}"
         yield _frame(frame, number, digits, marked=number == task.reason_frame)
         regs = None if frame.regs is None else regs_by_address.get(frame.regs)
         if regs is not None:
@@ -136,6 +140,8 @@ def _frame(frame: Frame, number: int, digits: int, marked: bool) -> str:
         where = "(user mode)"
     else:
         where = escape(frame_label(frame)) if frame.symbol else "(no symbol)"
+        if frame.source:
+            where += f" at {escape(str(msgspec.structs.replace(frame.source[-1], function=None)))}"
     return f"{arrow:>3} {f'#{number}':>3}  {frame.ip:0{digits}x}  {where}"
 
 

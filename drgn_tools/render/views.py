@@ -63,7 +63,7 @@ TASKS_WITH_FRAMES = View(
 FRAMES = View(
     "drgn-tools.stack/1",
     "tasks",
-    fields.TASK_WITH_FRAMES,
+    fields.TASK_WITH_SOURCE,
     fields.FRAME_CSV,
     columns.FRAMES,
     rows=flatten.each_frame,
