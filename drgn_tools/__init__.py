@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .analysis.audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
     from .analysis.inquiry import livepatch_answers
     from .analysis.look import saved_look
+    from .analysis.raw_stack import raw_stack
     from .analysis.source_lines import with_source_lines
     from .analysis.task_diff import diff_tasks
     from .program.declare import declare
@@ -78,6 +79,7 @@ __all__ = (
     "kernel_info",
     "livepatch_answers",
     "open_program",
+    "raw_stack",
     "saved_look",
     "task_stack",
     "task_stacks",
@@ -94,6 +96,7 @@ _ON_USE = {
     "kernel_info": "analysis.audit",
     "diff_tasks": "analysis.task_diff",
     "livepatch_answers": "analysis.inquiry",
+    "raw_stack": "analysis.raw_stack",
     "saved_look": "analysis.look",
     "task_stack": "analysis.audit",
     "task_stacks": "analysis.audit",

@@ -16,6 +16,7 @@ from ..records import Frame
 from .flatten import TaskFrame, TaskRegs
 from .labels import frame_label, symbol_text
 from .look import Seen
+from .raw_word import RawWord
 from .task_diff import TaskChange
 from .waiting import kernel_frames, waiting_function
 
@@ -31,6 +32,7 @@ __all__ = (
     "PATCH",
     "PATCH_ANSWER",
     "PLAN",
+    "RAW_WORD",
     "REGS",
     "REGS_OF_TASK",
     "TASK",
@@ -237,7 +239,7 @@ PLAN: Fields = {
 """Fields of a :class:`~drgn_tools.analysis.plan.Plan`."""
 
 
-def _of_task(name: str) -> Callable[[Union[TaskFrame, TaskRegs]], Any]:
+def _of_task(name: str) -> Callable[[Union[TaskFrame, TaskRegs, RawWord]], Any]:
     get = TASK[name]
     return lambda found: get(found.task)
 
@@ -287,6 +289,17 @@ REGS_OF_TASK: Fields = {
     "registers": _of_regs("registers"),
 }
 """Fields of a :class:`~drgn_tools.analysis.flatten.TaskRegs`: the task, the registers that matter most, all registers."""
+
+RAW_WORD: Fields = {
+    **{name: _of_task(name) for name in _IDENTITY},
+    "stack": lambda word: word.stack,
+    "address": lambda word: _address(word.address),
+    "value": lambda word: _address(word.value),
+    "kind": lambda word: word.kind,
+    "frame": lambda word: word.frame,
+    "label": lambda word: word.label,
+}
+"""Fields of a :class:`~drgn_tools.analysis.raw_stack.RawWord`."""
 
 GROUP: Fields = {
     "count": lambda group: group.count,

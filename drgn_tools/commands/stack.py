@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ examples:
   drgn-tools stack -c vmcore 51
   drgn-tools stack -c vmcore 0xff1100000261d000 --format json
   drgn-tools stack -c vmcore --all --format csv > frames.csv
+  drgn-tools stack -c vmcore 51 --raw             every word, and what it may be
 """
 
 
@@ -49,6 +50,7 @@ class StackArguments(TaskArguments):
     """PIDs and addresses of ``task_struct``."""
     all: bool
     on_cpu: bool
+    raw: bool
 
     @property
     def ways_to_choose(self) -> int:
@@ -80,6 +82,12 @@ class Stack(TaskCommand[StackArguments]):
             help="the tasks that are on a CPU, the one that crashed the machine first",
         )
 
+        parser.add_argument(
+            "--raw",
+            action="store_true",
+            help="every word of the stack, with the symbol or the object that it may point to",
+        )
+
     def check(self, args: StackArguments) -> None:
         check_filters(args)
         if args.ways_to_choose > 1:
@@ -100,10 +108,27 @@ class Stack(TaskCommand[StackArguments]):
         from ..render.views import FRAMES
 
         audit, tasks = _find(args, session)
+        if args.raw:
+            return session.show(
+                tasks, partial(_raw_lines, args.format, session, audit), args.filters
+            )
         tasks = with_source_lines(session.prog, tasks)
         if args.format == "text":
             return session.show(tasks, partial(draw_stacks, kernel=audit.kernel), args.filters)
         return session.show(tasks, partial(session.rows, FRAMES, audit), args.filters)
+
+
+def _raw_lines(
+    style: str, session: Session, audit: Audit, tasks: Iterable[TaskStack]
+) -> Iterator[str]:
+    from ..analysis.raw_stack import RawWords
+    from ..render.raw_stack import draw_raw_stacks
+    from ..render.views import RAW
+
+    words = RawWords(session.prog)
+    if style == "text":
+        return draw_raw_stacks((task, words.of(task.task)) for task in tasks)
+    return session.rows(RAW, audit, (word for task in tasks for word in words.of(task.task)))
 
 
 def _find(args: StackArguments, session: Session) -> tuple[Audit, Iterable[TaskStack]]:

@@ -23,6 +23,7 @@ __all__ = (
     "GROUPS",
     "LIVEPATCH",
     "PLANNED_LIVEPATCH",
+    "RAW",
     "REGS",
     "TASKS",
     "TASKS_WITH_FRAMES",
@@ -262,6 +263,18 @@ FRAMES = (
     Column("PT_REGS", lambda found: "-" if found.frame.regs is None else _hex(found.frame.regs)),
 )
 """Columns of a :class:`TaskFrame`."""
+
+
+RAW = (
+    Column("PID", lambda word: str(word.task.pid), right=True),
+    Column("STACK", lambda word: word.stack),
+    Column("ADDRESS", lambda word: _hex(word.address), right=True),
+    Column("VALUE", lambda word: "-" if word.value is None else _hex(word.value), right=True),
+    Column("#", lambda word: "" if word.frame is None else str(word.frame), right=True),
+    Column("KIND", lambda word: word.kind or ""),
+    Column("LABEL", lambda word: word.label or "", floor=18),
+)
+"""Columns of a :class:`RawWord`."""
 
 
 def _symbol(found: TaskFrame) -> str:

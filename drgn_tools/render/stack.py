@@ -32,7 +32,7 @@ from ..arch.registry import arch_named
 from ..records import Frame, KernelInfo, TaskStack
 from ..terminal.escape import escape
 
-__all__ = ("draw_stack", "draw_stacks")
+__all__ = ("draw_stack", "draw_stacks", "head_lines")
 
 
 def draw_stack(task: TaskStack, kernel: Optional[KernelInfo] = None) -> str:
@@ -57,15 +57,23 @@ def draw_stacks(tasks: Iterable[TaskStack], kernel: Optional[KernelInfo] = None)
         yield draw_stack(task, kernel)
 
 
-def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str]) -> Iterator[str]:
-    digits = arch.digits
-    yield _identity(task, digits)
+def head_lines(task: TaskStack, headlines: Sequence[str] = ()) -> Iterator[str]:
+    """Return the lines above a stack: which task it is, and the verdict.
+
+    :param headlines: Lines of the kernel's log about it; not escaped
+    """
+    yield _identity(task, arch_named(task.arch).digits)
     yield from _family(task)
     for line in headlines:
         yield f"LOG: {escape(line)}"
     yield _verdict(task)
     if task.flags:
         yield f"FLAGS: {escape(', '.join(task.flags))}"
+
+
+def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str]) -> Iterator[str]:
+    digits = arch.digits
+    yield from head_lines(task, headlines)
     regs_by_address = {regs.address: regs for regs in task.regs}
     # As an oops marks them: <NMI> ... </NMI>, <IRQ> ... If there is only the task's own
     # stack, no marks are needed.

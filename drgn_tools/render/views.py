@@ -23,6 +23,7 @@ __all__ = (
     "GROUPS",
     "LIVEPATCH",
     "PLANNED_LIVEPATCH",
+    "RAW",
     "TASKS",
     "TASKS_WITH_FRAMES",
     "View",
@@ -69,6 +70,9 @@ FRAMES = View(
     rows=flatten.each_frame,
 )
 """A row for each frame."""
+
+RAW = View("drgn-tools.raw/1", "words", fields.RAW_WORD, fields.RAW_WORD, columns.RAW)
+"""A row for each word of a stack."""
 
 GROUPS = View("drgn-tools.groups/1", "groups", fields.GROUP, fields.GROUP_CSV, columns.GROUPS)
 """A row for each group of identical stacks."""
