@@ -31,11 +31,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .drawn import draw_with
+from .drawn import draw_html_with, draw_with
 from .errors import DrgnToolsError, InputError, TaskNotFoundError, TypesError, UsageError
 
 if TYPE_CHECKING:
     from .analysis.audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
+    from .analysis.data_frame import to_pandas
     from .analysis.inquiry import livepatch_answers
     from .analysis.look import saved_look
     from .analysis.raw_stack import raw_stack
@@ -83,6 +84,7 @@ __all__ = (
     "saved_look",
     "task_stack",
     "task_stacks",
+    "to_pandas",
     "with_source_lines",
 )
 
@@ -100,6 +102,7 @@ _ON_USE = {
     "saved_look": "analysis.look",
     "task_stack": "analysis.audit",
     "task_stacks": "analysis.audit",
+    "to_pandas": "analysis.data_frame",
     "with_source_lines": "analysis.source_lines",
     "declare": "program.declare",
     "open_program": "program.open",
@@ -126,4 +129,11 @@ def _draw_stack(stack: TaskStack) -> str:
     return draw_stack(stack)
 
 
+def _draw_html(record: object) -> str:
+    from .render.notebook import html_of
+
+    return html_of(record)
+
+
 draw_with(_draw_stack)
+draw_html_with(_draw_html)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Optional
 
 import msgspec
 
-from .drawn import Drawn
+from .drawn import Drawn, InNotebook
 
 if TYPE_CHECKING:
     from drgn import Object, Program
@@ -319,7 +319,7 @@ class KernelInfo(msgspec.Struct, frozen=True, weakref=True):
     (systemd does) or it cannot be read."""
 
 
-class KernelAudit(msgspec.Struct, frozen=True, weakref=True):
+class KernelAudit(InNotebook, msgspec.Struct, frozen=True, weakref=True):
     """A kernel and all its tasks."""
 
     kernel: KernelInfo

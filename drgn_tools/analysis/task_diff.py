@@ -11,6 +11,7 @@ from typing import Callable, Optional, Union
 
 import msgspec
 
+from ..drawn import InNotebook
 from ..records import KERNEL_WIDE, Frame, KernelAudit, KernelInfo, Reason, TaskStack
 from .labels import function_label
 from .look import Look, Seen, as_look
@@ -63,7 +64,7 @@ class TaskChange(msgspec.Struct, frozen=True):
         return seen.task
 
 
-class TaskDiff(msgspec.Struct, frozen=True):
+class TaskDiff(InNotebook, msgspec.Struct, frozen=True):
     """Two looks, compared."""
 
     before: KernelInfo
