@@ -11,7 +11,7 @@ from ..analysis.grouping import StackGroup
 from ..analysis.labels import frame_label, function_label, mode_name, place, symbol_text
 from ..analysis.look import Seen
 from ..analysis.patch_question import TaskAnswer
-from ..analysis.task_diff import TaskChange
+from ..analysis.task_diff import ChangeKind, TaskChange
 from ..analysis.waiting import kernel_frames, waiting_function
 from ..arch.registry import arch_named
 from ..records import KERNEL_WIDE, Frame, TaskStack
@@ -160,17 +160,27 @@ REGS = (
 """Columns of a :class:`TaskRegs`."""
 
 
-def _each_look(what: str, cell: Callable[[Seen], str]) -> Callable[[TaskChange], Cell]:
-    """Return the cell of a change: before and after on a line each if *what* has changed, else one line."""
+def _each_look(
+    of: Callable[[Seen], object], cell: Callable[[Seen], str]
+) -> Callable[[TaskChange], Cell]:
+    """Return the cell of a change: a line before and a line after if what *of* returns differs, else one line."""
 
     def lines(change: TaskChange) -> Cell:
-        looks = (change.before, change.after)
-        if what in change.what:
-            return [(seen and cell(seen)) or "-" for seen in looks]
-        last = change.after or change.before
+        before, after = change.before, change.after
+        if before and after and change.kind is ChangeKind.CHANGED and of(before) != of(after):
+            return [cell(before) or "-", cell(after) or "-"]
+        last = after or before
         return cell(last) if last else ""
 
     return lines
+
+
+def _state(seen: Seen) -> str:
+    return seen.task.state
+
+
+def _judgement(seen: Seen) -> object:
+    return seen.task.verdict, seen.task.reason
 
 
 def _ran(change: TaskChange) -> str:
@@ -185,7 +195,7 @@ def _waits_in(seen: Seen) -> str:
 
 def _waits_or_parts(change: TaskChange) -> Cell:
     if change.what != ("stack",) or change.parting is None:
-        return _each_look("wait", _waits_in)(change)
+        return _each_look(_waits_in, _waits_in)(change)
     # It waits in the same function, but was called by another.
     return [frame_label(frame) if frame else "-" for frame in change.parting]
 
@@ -195,13 +205,13 @@ DIFF = (
     Column("PID", lambda change: str(change.last.pid), right=True),
     Column("COMM", lambda change: change.last.name, floor=15),
     Column("RAN", _ran, optional=1),
-    Column("S", _each_look("state", lambda seen: seen.task.state)),
-    Column("VERDICT", _each_look("verdict", lambda seen: seen.task.verdict.value)),
+    Column("S", _each_look(_state, _state)),
+    Column("VERDICT", _each_look(_judgement, lambda seen: seen.task.verdict.value)),
     Column(
         "WHY",
-        _each_look("verdict", lambda seen: _why(seen.task)),
+        _each_look(_judgement, lambda seen: _why(seen.task)),
         floor=20,
-        brief=_each_look("verdict", lambda seen: _brief(seen.task)),
+        brief=_each_look(_judgement, lambda seen: _brief(seen.task)),
     ),
     Column("FUNCTION", _waits_or_parts, floor=12),
 )
