@@ -204,16 +204,16 @@ DIFF = (
     Column("CHANGE", lambda change: change.kind.value),
     Column("PID", lambda change: str(change.last.pid), right=True),
     Column("COMM", lambda change: change.last.name, floor=15),
-    Column("RAN", _ran, optional=1),
+    Column("RAN", _ran),
     Column("S", _each_look(_state, _state)),
     Column("VERDICT", _each_look(_judgement, lambda seen: seen.task.verdict.value)),
     Column(
         "WHY",
         _each_look(_judgement, lambda seen: _why(seen.task)),
-        floor=20,
+        floor=16,
         brief=_each_look(_judgement, lambda seen: _brief(seen.task)),
     ),
-    Column("FUNCTION", _waits_or_parts, floor=12),
+    Column("FUNCTION", _waits_or_parts, floor=18),
 )
 """Columns of a :class:`TaskChange`: what has changed stands on two lines, before and after."""
 
