@@ -8,6 +8,7 @@ from typing import Optional
 import msgspec
 from drgn import Program, TypeKind, offsetof, sizeof
 
+from ..memory import UNUSABLE
 from .probing import at_most
 
 __all__ = ("TaskLayout", "probe_task_layout")
@@ -135,5 +136,5 @@ def _kthread_full_name(prog: Program) -> Optional[int]:
         return at_most(
             offsetof(prog.type("struct kthread"), "full_name"), _MAX_KTHREAD_BYTES, "struct kthread"
         )
-    except LookupError:
+    except UNUSABLE:  # no stack depends on it
         return None
