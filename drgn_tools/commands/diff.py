@@ -77,7 +77,13 @@ class Diff(TaskCommand[DiffArguments]):
     examples = _EXAMPLES
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("looks", metavar="LOOK", nargs="*", help="vmcore, or saved JSON")
+        parser.add_argument(
+            "looks",
+            metavar="LOOK",
+            nargs="*",
+            help="vmcore, or saved JSON; the earlier first. One alone is earlier than the kernel that is open or"
+            " that -c, -k or --qemu chooses",
+        )
         parser.add_argument(
             "--kind",
             metavar="KINDS",
