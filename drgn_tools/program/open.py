@@ -272,7 +272,8 @@ def _fitting_program(
 def _open_core(prog: Program, file: CoreFile, info: Optional[_VmcoreinfoFile], name: str) -> None:
     failure = f"{name}: {file.cut_short or 'cannot be opened as a vmcore'}"
     _drgn_opens(partial(prog.set_core_dump, file.path), failure)
-    correct_core_memory(prog, file.path, None if info is None else info.text)
+    text = None if info is None else info.text
+    correct_core_memory(prog, file.path, text, file.missing_pages)
 
 
 def _text_of(file: Optional[CoreFile], info: Optional[_VmcoreinfoFile]) -> Optional[bytes]:
