@@ -14,14 +14,15 @@ from typing import Optional
 from ..analysis.planned_patch import PlannedPatch, parse_function
 from ..errors import UsageError
 from ..fleet.run.job import Limits
+from ..program.core_file import AUTO
 from ..terminal.parser import Arguments, Parser, add_log_options, checked_format, positive
 
 __all__ = ("FleetArguments", "parse_fleet_arguments")
 
 _RUN_EPILOG = """\
 A source is a core, a folder (which is searched), a shell pattern, a manifest (*.jsonl: lines of
-{"core": PATH, "name": TEXT, "symbols": [PATH], "host": NAME, "time": ISO 8601, "tags": {}}; only
-core is required), or an fsspec URL of one or many (s3://bucket/dumps/, http://host/vmcore). User
+{"core": PATH, "name": TEXT, "symbols": [PATH], "vmcoreinfo": PATH, "host": NAME, "time": ISO 8601,
+"tags": {}}; only core is required), or an fsspec URL of one or many (s3://bucket/dumps/, http://host/vmcore). User
 info and query of a URL are neither stored nor shown.
 
 Each source gets one final record in the dataset: audited, partly unknown, or failed with exit code
@@ -65,6 +66,7 @@ class FleetArguments(Arguments):
     memory: int
     retries: int
     max_tasks: Optional[int]
+    vmcoreinfo: Optional[str]
     patch_function: list[str]
     patch: Optional[PlannedPatch] = None
     limit: Optional[int]
@@ -92,6 +94,11 @@ def parse_fleet_arguments(argv: Sequence[str]) -> FleetArguments:
         args.patch = PlannedPatch(", ".join(map(str, functions)), functions) if functions else None
         if not args.sources and not args.live:
             raise UsageError("fleet run: give sources (cores, folders, manifests, URLs) or --live")
+        if args.vmcoreinfo not in (None, AUTO):
+            raise UsageError(
+                f"fleet run: --vmcoreinfo takes {AUTO} only, because a file fits one dump; "
+                'name it with "vmcoreinfo" in a manifest'
+            )
         if args.workers is not None and args.scheduler is not None:
             raise UsageError(
                 "--workers is for a local cluster; the cluster of --scheduler has its own workers"
@@ -197,6 +204,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         metavar="N",
         type=positive("--max-tasks"),
         help="audit no more than N tasks of each dump",
+    )
+    run.add_argument(
+        "--vmcoreinfo",
+        metavar=AUTO,
+        help="search the memory of each dump whose own VMCOREINFO does not fit for one that does",
     )
     run.add_argument(
         "--patch-function",

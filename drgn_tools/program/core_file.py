@@ -32,6 +32,7 @@ from .read_at import read_at
 from .url import without_secrets
 
 __all__ = (
+    "AUTO",
     "COPY_AGAIN",
     "NO_VMCOREINFO",
     "OTHER_VMCOREINFO",
@@ -42,6 +43,8 @@ __all__ = (
     "shown",
 )
 
+AUTO = "auto"
+"""As *vmcoreinfo* of :func:`.open.open_program`: search the memory of the dump for one that fits."""
 OTHER_VMCOREINFO = (
     "search its memory for one with --vmcoreinfo auto, or give one with --vmcoreinfo FILE"
 )

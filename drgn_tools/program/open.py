@@ -30,6 +30,7 @@ from ..debuginfo.vmcoreinfo import (
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
 from .core_file import (
+    AUTO,
     COPY_AGAIN,
     NO_VMCOREINFO,
     OTHER_VMCOREINFO,
@@ -54,9 +55,6 @@ Path = Union[str, "os.PathLike[str]"]
 T = TypeVar("T")
 
 logger = logging.getLogger("drgn_tools")
-
-AUTO = "auto"
-"""As *vmcoreinfo* of :func:`open_program`."""
 
 _CACHE_KEY = cache_key(__name__)
 _MAX_VMCOREINFO_BYTES = 1 << 20
