@@ -220,32 +220,28 @@ class Whole:
 
     def _rules_in(self, begin: int, end: int) -> set[int]:
         """Numbers of the rules of the ORC table that some physical memory decides about."""
-        orc = self.layout.orc
-        assert isinstance(orc, OrcImage)
         found: set[int] = set()
-        for table, size in ((orc.ips_addr, 4), (orc.entries_addr, 6)):
-            span = size * orc.count
-            for address, part, physical in self._orc_pages(table, span):
-                first, last = max(begin, physical), min(end, physical + part) - 1
-                if first <= last:
-                    low = (address + first - physical - table) // size
-                    high = (address + last - physical - table) // size
-                    # Where a rule begins is where the one before ends.
-                    found.update(range(low - (size == 4), high + 1))
+        for table, size, address, part, physical in self._pages_of_orc.get(begin // PAGE, ()):
+            first, last = max(begin, physical), min(end, physical + part) - 1
+            if first <= last:
+                low = (address + first - physical - table) // size
+                high = (address + last - physical - table) // size
+                # Where a rule begins is where the one before ends.
+                found.update(range(low - (size == 4), high + 1))
         return found
 
-    def _orc_pages(self, table: int, size: int) -> list[tuple[int, int, int]]:
-        """(virtual address, size, physical address) of the pages of a table."""
-        if table not in self._pages_of_tables:
-            self._pages_of_tables[table] = [
-                (address, part, where.physical + address % PAGE)
-                for address, part, where in self.pieces(table, size)
-            ]
-        return self._pages_of_tables[table]
-
     @cached_property
-    def _pages_of_tables(self) -> dict[int, list[tuple[int, int, int]]]:
-        return {}
+    def _pages_of_orc(self) -> dict[int, list[tuple[int, int, int, int, int]]]:
+        """Of each page frame (table, bytes of an entry, virtual address, size, physical address) of ORC tables in it."""
+        orc = self.layout.orc
+        assert isinstance(orc, OrcImage)
+        found: dict[int, list[tuple[int, int, int, int, int]]] = {}
+        for table, size in ((orc.ips_addr, 4), (orc.entries_addr, 6)):
+            for address, part, where in self.pieces(table, size * orc.count):
+                physical = where.physical + address % PAGE
+                page = found.setdefault(physical // PAGE, [])
+                page.append((table, size, address, part, physical))
+        return found
 
     @cached_property
     def rests_on(self) -> dict[int, frozenset[Owner]]:
