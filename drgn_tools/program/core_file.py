@@ -18,6 +18,7 @@ from .core_notes import read_core_notes
 from .elf import ET_CORE, PT_LOAD, Elf, has_section, read_elf, read_notes
 from .kdump import (
     KDUMP_MAGICS,
+    MAX_BITMAP_BYTES,
     KdumpHeader,
     has_end,
     holds_some_of_each,
@@ -81,6 +82,7 @@ _FLATTENED_ELF = (
     "make a plain one of it with makedumpfile -R NEWFILE < FILE"
 )
 _KDUMP_HEADERS_BYTES = 8192
+_LARGE_BITMAP = "is damaged: its bitmaps are larger than those of any machine"
 _NO_DATA = (
     "{} of its page descriptors are damaged: the file does not have what they name; "
     "these pages are missing"
@@ -287,6 +289,9 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
         raise InputError(f"{name}: is cut short: {_sizes(parts_end, file_bytes)}; {COPY_AGAIN}")
     if flattened and not holds_some_of_each(file, header.parts):
         raise InputError(f"{name}: {cut_short or _NOT_IN_IT}")
+    bitmap_begin, bitmap_end = header.bitmap_of_dumped
+    if bitmap_end - bitmap_begin > MAX_BITMAP_BYTES:
+        raise InputError(f"{name}: {_LARGE_BITMAP}")
     pages = page_data(file, header)
     if pages.breaks_off:
         raise InputError(f"{name}: {_NO_END}")

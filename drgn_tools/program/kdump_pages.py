@@ -108,13 +108,15 @@ class KdumpPages:
     says that it has one, and the bits before it say how many come first.
 
     :param file: The file, flattened or not; it must stay open
-    :param header: Its headers, with bitmaps of not more than :data:`.kdump.MAX_BITMAP_BYTES`
+    :param header: Its headers. With a bitmap of more than :data:`.kdump.MAX_BITMAP_BYTES` no page is found
     """
 
     def __init__(self, file: BinaryIO, header: KdumpHeader) -> None:
         self.dump = _Flattened(file) if is_flattened(file) else _Plain(file)
         self._header = header
         self._begin, self._end = header.bitmap_of_dumped
+        if self._end - self._begin > MAX_BITMAP_BYTES:
+            self._end = self._begin
         pieces = range(0, self._end - self._begin, _BITMAP_PIECE_BYTES)
         self._before = list(accumulate(map(_count_ones, map(self._piece, pieces)), initial=0))
         self.count = self._before[-1]

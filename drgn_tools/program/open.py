@@ -271,7 +271,7 @@ def _open_core(prog: Program, file: CoreFile, info: Optional[_VmcoreinfoFile], n
     failure = f"{name}: {file.cut_short or 'cannot be opened as a vmcore'}"
     _drgn_opens(partial(prog.set_core_dump, file.path), failure)
     text = None if info is None else info.text
-    correct_core_memory(prog, file.path, text, file.missing_pages)
+    _drgn_opens(partial(correct_core_memory, prog, file.path, text, file.missing_pages), failure)
 
 
 def _text_of(file: Optional[CoreFile], info: Optional[_VmcoreinfoFile]) -> Optional[bytes]:

@@ -287,6 +287,37 @@ def test_pages_that_lead_behind_the_end(
     assert 5 <= sum(t not in answers.tasks for t in audit.tasks) <= len(pfns)
 
 
+def test_what_stands_in_the_way_of_a_copy_is_one_line(
+    kdump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "vmcore"
+    path.write_bytes(kdump.read_bytes()[:-5000])
+
+    def full(name: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "memfd_create", full)
+    with pytest.raises(InputError) as raised:
+        open_program(core=path)
+    assert str(raised.value).startswith(f"{path}: the file is cut short: ")
+    assert str(raised.value).endswith(": No space left on device")
+
+
+def test_bitmaps_larger_than_those_of_any_machine(kdump: Path, tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    data = bytearray(kdump.read_bytes())
+    struct.pack_into("<I", data, 436, 3 << 19)  # bitmap_blocks
+    path.write_bytes(data)
+    os.truncate(path, 7 << 30)  # of holes
+    with pytest.raises(InputError, match="its bitmaps are larger than those of any machine"):
+        open_program(core=path)
+    with open(path, "rb") as file:
+        head = read_kdump(file)
+        assert head is not None
+        assert page_data(file, head).missing.first_in(1 << 20, 1) == 1 << 20
+        assert kdump_pages.KdumpPages(file, head).descriptor(256) is None
+
+
 def test_a_file_cut_short_anywhere(demo_core: str, kdump: Path, tmp_path: Path) -> None:
     whole = audit_kernel(open_program(core=demo_core))
     path, size = tmp_path / "vmcore", kdump.stat().st_size
