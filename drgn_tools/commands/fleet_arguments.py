@@ -14,6 +14,7 @@ from typing import Optional
 from ..analysis.planned_patch import PlannedPatch, parse_function
 from ..errors import UsageError
 from ..fleet.run.job import Limits
+from ..program.core_cache import parse_size
 from ..program.core_file import AUTO
 from ..terminal.parser import Arguments, Parser, add_log_options, checked_format, positive
 
@@ -88,7 +89,7 @@ def parse_fleet_arguments(argv: Sequence[str]) -> FleetArguments:
     :raises UsageError: If they are wrong.
     :raises SystemExit: If ``--help`` was given; the help was printed.
     """
-    args = _parser().parse_args(argv, FleetArguments())
+    args = _parser().parse_words(argv, FleetArguments())
     if args.fleet_command == "run":
         functions = tuple(dict.fromkeys(map(parse_function, args.patch_function)))
         args.patch = PlannedPatch(", ".join(map(str, functions)), functions) if functions else None
@@ -254,6 +255,7 @@ def _add_report(report: argparse.ArgumentParser) -> None:
         help="table (default), json, jsonl, csv, or any format of tabulate",
     )
     report.add_argument("--sql", metavar="QUERY", help="the result of your own query on the views")
+    report.add_argument("--no-pager", action="store_true", help="no pager on a terminal")
     report.add_argument(
         "--html",
         metavar="FILE",
@@ -275,9 +277,8 @@ _MOST_MEMORY = 1 << 62
 
 
 def _size(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,12})([KMGT]?)i?B?", text)
-    size = int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2]] if match else 0
-    if not _LEAST_MEMORY <= size <= _MOST_MEMORY:
+    size = parse_size(text)
+    if size is None or not _LEAST_MEMORY <= size <= _MOST_MEMORY:
         raise UsageError(f"--memory takes a size of at least 128M, as in 2G, not {text!r}")
     return size
 
