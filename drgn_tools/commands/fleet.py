@@ -196,6 +196,9 @@ class Fleet(Command[FleetArguments]):
 
     options_may_come_first = False
 
+    def is_paged(self, args: FleetArguments) -> bool:
+        return args.fleet_command == "report" and args.html is None
+
     def parse(self, name: str, words: Sequence[str], before: argparse.Namespace) -> FleetArguments:
         return parse_fleet_arguments(words)
 
