@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Optional, Union
 
-from ..arch.registry import arch_named
+from ..arch.registry import ARCHES, arch_named
 from ..records import Frame
 from .flatten import TaskFrame, TaskRegs
 from .labels import frame_label, symbol_text
@@ -387,12 +387,14 @@ GROUP_CSV: Fields = {
 """Fields of a :class:`~drgn_tools.analysis.grouping.StackGroup`, without objects in them."""
 
 
-def regs_csv(arch: str) -> Fields:
+def regs_csv(arch: Optional[str]) -> Fields:
     """Return the fields of a :class:`~drgn_tools.analysis.flatten.TaskRegs` with a column for each register.
 
-    :param arch: As in :attr:`KernelInfo.arch`. It determines which registers there are.
+    :param arch: As in :attr:`KernelInfo.arch`. It determines which registers there are; ``None``: those of
+        all architectures.
     """
     fields = dict(REGS_OF_TASK)
     del fields["registers"]
-    names = arch_named(arch).regs.names
+    arches = ARCHES if arch is None else (arch_named(arch),)
+    names = (name for each in arches for name in each.regs.names)
     return {**fields, **{name: _register(name) for name in names}}

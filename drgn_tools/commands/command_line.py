@@ -7,8 +7,6 @@ All mistakes are found here, before a dump is opened. Only the command that was 
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +14,16 @@ import msgspec
 
 from .. import __version__
 from ..errors import UsageError
+from ..program.redact import with_urls_redacted
 from ..terminal.parser import (
     ROW_FORMATS,
     Arguments,
     Parser,
     add_format_option,
     add_log_options,
+    add_terminal_options,
 )
+from .hints import unknown_command
 from .registry import SUMMARIES, load_command
 from .source_options import add_source_options
 
@@ -58,7 +59,6 @@ examples:
   drgn-tools tasks -c vmcore --frames --format json | jq '.tasks[] | select(.verdict == "unreliable")'
 
 Debuginfo is not needed: types and symbols come from the dump itself (BTF, kallsyms).
-"drgn-tools COMMAND --help" tells more about a command.
 """
 
 
@@ -78,11 +78,17 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     :raises OutputError: if that cannot be written.
     :raises ReaderGoneError: if nobody reads that.
     """
-    before = _parser().parse_args(argv)
+    if not argv:
+        raise UsageError("which command? drgn-tools help lists them, drgn-tools demo shows one")
+    before = _parser().parse_words(argv, argparse.Namespace())
     name, *words = before.command
     del before.command
+    if name == "help":
+        name, words = _asked_for_help(words)
     if name not in SUMMARIES:
-        raise UsageError(_no_command(name))
+        # What stood before the command is the end of the words no more, but as good there.
+        rest = [*words, *argv[: len(argv) - len(words) - 1]]
+        raise UsageError(with_urls_redacted(unknown_command(name, rest)))
     command = load_command(name)
     if not command.options_may_come_first and len(words) + 1 < len(argv):
         raise UsageError(f"options of {name} come after it: drgn-tools {name} ...")
@@ -92,22 +98,22 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     return CommandLine(command, args)
 
 
-def _no_command(name: str) -> str:
-    if os.path.isfile(name):
-        return (
-            f"{name!r} is a file, not a command; if it is a vmcore: "
-            f"drgn-tools tasks -c {shlex.quote(name)}"
-        )
-    import difflib
+def _asked_for_help(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command and the words of ``COMMAND --help``.
 
-    near = difflib.get_close_matches(name.lower(), SUMMARIES, n=1)
-    meant = f"; did you mean {near[0]}?" if near else ""
-    return f"there is no command {name!r}{meant} (see drgn-tools --help)"
+    :raises SystemExit: if no command was named; the help was printed.
+    """
+    if not words:
+        _parser().print_help()
+        raise SystemExit(0)
+    name, *more = words
+    return name, [*more, "--help"]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     """Return the parser of what stands before the words of a command."""
-    commands = "\n".join(f"  {name:<10}{summary}" for name, summary in SUMMARIES.items())
+    listed = {**SUMMARIES, "help": "show the help of a command: drgn-tools help tasks"}
+    commands = "\n".join(f"  {name:<11}{summary}" for name, summary in listed.items())
     parser = Parser(
         prog="drgn-tools",
         usage="drgn-tools [options] COMMAND ...",
@@ -123,5 +129,6 @@ def _parser() -> argparse.ArgumentParser:
         "output", "stack and groups have one more format each: see their --help"
     )
     add_format_option(output, ROW_FORMATS)
+    add_terminal_options(output)
     add_log_options(output)
     return parser

@@ -14,11 +14,12 @@ from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, UsageError
 from ..terminal.parser import interval
 from .base import TaskCommand
 from .source_options import given_sources
-from .task_options import TaskArguments, add_filters, check_filters
+from .task_options import TaskArguments, add_filters
 
 if TYPE_CHECKING:
     from ..analysis.look import Look
     from ..analysis.task_diff import TaskChange, TaskDiff
+    from ..render.views import View
     from ..terminal.console import Console
     from .session import Session
 
@@ -73,6 +74,8 @@ class Diff(TaskCommand[DiffArguments]):
     """The command ``diff``."""
 
     arguments = DiffArguments
+    operands = "[LOOK ...]"
+    selectors = ""
     explanation = _EXPLANATION
     examples = _EXAMPLES
 
@@ -92,7 +95,7 @@ class Diff(TaskCommand[DiffArguments]):
             help=f"list these: {', '.join(KINDS)} (several: still,changed)",
         )
         parser.add_argument("--all", action="store_true", help="list every task")
-        add_filters(parser)
+        add_filters(parser, without=("words",))
 
     def add_command_line_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--check", action="store_true", help="exit code 1 if a task is listed")
@@ -103,8 +106,13 @@ class Diff(TaskCommand[DiffArguments]):
             help="look twice at a running kernel, with so many seconds in between",
         )
 
+    def whole_view(self, args: DiffArguments, arch: Optional[str] = None) -> View:
+        from ..render.views import DIFF
+
+        return DIFF
+
     def check(self, args: DiffArguments) -> None:
-        check_filters(args)
+        super().check(args)
         args.kinds = frozenset(name for text in args.kind for name in text.split(","))
         unknown = sorted(args.kinds - set(KINDS))
         if unknown:
@@ -142,8 +150,8 @@ class Diff(TaskCommand[DiffArguments]):
             before = saved_look(path)
         else:
             before = as_look(audit_kernel(open_program(core=path), max_tasks=args.max_tasks))
-        diff, rows = _compared(args, (before, _look_now(args, session)))
-        session.write(_lines(args, diff, rows, ()))
+        diff, rows = self._compared(args, (before, _look_now(args, session)))
+        session.write(self._lines(args, diff, rows, ()))
         _say(diff, session.console)
         return rows
 
@@ -153,19 +161,51 @@ class Diff(TaskCommand[DiffArguments]):
         from ..terminal.console import write_lines
 
         before, after = _looks(args, console)
-        diff, rows = _compared(args, (before, after))
+        diff, rows = self._compared(args, (before, after))
         problems = [
             f"{look.kernel.source}: {line}"
             for look in (before, after)
             for line in audit_warnings(look.problems, _unreadable(look))
         ]
-        write_lines(_lines(args, diff, rows, problems))
+        write_lines(self._lines(args, diff, rows, problems))
         _say(diff, console)
         for problem in problems:
             console.problem("warning", problem)
         if args.check and rows:
             return EXIT_FINDINGS
         return EXIT_PARTIAL if problems else EXIT_OK
+
+    def _compared(
+        self, args: DiffArguments, looks: tuple[Look, Look]
+    ) -> tuple[TaskDiff, list[TaskChange]]:
+        from ..analysis.task_diff import diff_tasks
+
+        diff = diff_tasks(*looks)
+        listed = (change for change in diff.changes if _is_listed(change, args))
+        return diff, list(self.in_order(listed, args))
+
+    def _lines(
+        self,
+        args: DiffArguments,
+        diff: TaskDiff,
+        rows: Sequence[TaskChange],
+        problems: Sequence[str],
+    ) -> Iterator[str]:
+        from ..analysis.record_fields import KERNEL, as_object
+        from ..render.views import render
+        from ..terminal.colour import wants_colour
+        from ..terminal.console import table_width
+
+        return render(
+            self.view(args),
+            args.format,
+            diff.after,
+            rows,
+            problems,
+            table_width(sys.stdout),
+            {"before": as_object(KERNEL, diff.before), "same_boot": diff.same_boot},
+            wants_colour(args.color, sys.stdout),
+        )
 
 
 # ---- the two looks
@@ -228,13 +268,6 @@ def _unreadable(look: Look) -> int:
 # ---- the result
 
 
-def _compared(args: DiffArguments, looks: tuple[Look, Look]) -> tuple[TaskDiff, list[TaskChange]]:
-    from ..analysis.task_diff import diff_tasks
-
-    diff = diff_tasks(*looks)
-    return diff, [change for change in diff.changes if _is_listed(change, args)]
-
-
 def _is_listed(change: TaskChange, args: DiffArguments) -> bool:
     kind = change.kind.value
     if args.kinds:
@@ -243,18 +276,6 @@ def _is_listed(change: TaskChange, args: DiffArguments) -> bool:
         wanted = kind in _NEWS or (kind == "still" and change.last.state == "D")
     seen = (look.task for look in (change.before, change.after) if look is not None)
     return wanted and any(task in args.selection for task in seen)
-
-
-def _lines(
-    args: DiffArguments, diff: TaskDiff, rows: Sequence[TaskChange], problems: Sequence[str]
-) -> Iterator[str]:
-    from ..analysis.record_fields import KERNEL, as_object
-    from ..render.views import DIFF, render
-    from ..terminal.console import table_width
-
-    before = {"before": as_object(KERNEL, diff.before), "same_boot": diff.same_boot}
-    width = table_width(sys.stdout)
-    return render(DIFF, args.format, diff.after, rows, problems, width, before)
 
 
 def _say(diff: TaskDiff, console: Console) -> None:

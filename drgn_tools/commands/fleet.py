@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from ..errors import EXIT_OK, EXIT_PARTIAL, UsageError
 from ..fleet.run.job import Job, Limits, Outcome
 from ..fleet.run.source import Source, list_sources
@@ -93,7 +95,10 @@ def _sources(args: FleetArguments, cluster: Cluster, console: Console) -> list[S
     if skipped:
         more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
         console.note(f"skipped, no core by name or first bytes: {skipped[0]}{more}")
-    sources = listing.sources
+    sources = [
+        replace(source, vmcoreinfo=source.vmcoreinfo or args.vmcoreinfo)
+        for source in listing.sources
+    ]
     if args.live:
         from ..fleet.run.live import live_sources
 
@@ -190,6 +195,9 @@ class Fleet(Command[FleetArguments]):
     """The command ``fleet``, which has commands of its own."""
 
     options_may_come_first = False
+
+    def is_paged(self, args: FleetArguments) -> bool:
+        return args.fleet_command == "report" and args.html is None
 
     def parse(self, name: str, words: Sequence[str], before: argparse.Namespace) -> FleetArguments:
         return parse_fleet_arguments(words)

@@ -29,11 +29,11 @@ SUMMARIES = {
 """Every command of ``drgn-tools``, with what it does."""
 
 REPL_OPERANDS = {
-    "tasks": " [*pids*]...",
-    "stack": " [*pid*|*task*]...",
-    "regs": " [*pids*]...",
-    "groups": "",
-    "livepatch": "",
+    "tasks": " [*task*]...",
+    "stack": " [*task*]...",
+    "regs": " [*task*]...",
+    "groups": " [*task*]...",
+    "livepatch": " [*task*]...",
     "diff": " *file*",
 }
 """The commands that are ``%`` commands of drgn's REPL, too, with what follows their options."""

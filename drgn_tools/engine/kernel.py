@@ -128,6 +128,8 @@ class Kernel:
         is_running = self.tasks.is_running(task)
         if not task.has_stack:
             return self._records.without_stack(task, is_running)
+        if is_running and self.tasks.is_half_switched(task):
+            return self._records.half_switched(task)
         if is_running:
             return self._records.running(task)
         return self._records.sleeping(task, self.tasks.is_idle(task))

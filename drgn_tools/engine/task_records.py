@@ -23,6 +23,7 @@ from ..verdict.reasons import (
     Explanation,
     explain,
     explain_changed,
+    explain_half_switched,
     explain_running,
     explain_without_registers,
 )
@@ -243,6 +244,14 @@ class TaskRecords:
         answer = _answer(judgement, explain_running(task.cpu, walk, frames))
         caller = self._frames.interrupted_caller(task, frames, 0, registers["sp"])
         return self._record(task, answer, True, frames, regs, flags, registers, caller)
+
+    def half_switched(self, task: Task) -> TaskStack:
+        """Return the record of a task that only a run queue takes for the one on its CPU: unknown, without a stack.
+
+        The registers of the CPU are those of another task.
+        """
+        judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
+        return self._record(task, _answer(judgement, explain_half_switched()), True)
 
     # ---- of both
 

@@ -18,8 +18,8 @@ from .core_notes import read_core_notes
 from .elf import ET_CORE, PT_LOAD, Elf, has_section, read_elf, read_notes
 from .kdump import (
     KDUMP_MAGICS,
+    MAX_BITMAP_BYTES,
     KdumpHeader,
-    announced_bytes,
     has_end,
     holds_some_of_each,
     is_flattened,
@@ -27,11 +27,13 @@ from .kdump import (
     machine_named,
     read_kdump,
 )
+from .kdump_pages import MissingPages, page_data
 from .other_formats import name_format
 from .read_at import read_at
 from .url import without_secrets
 
 __all__ = (
+    "AUTO",
     "COPY_AGAIN",
     "NO_VMCOREINFO",
     "OTHER_VMCOREINFO",
@@ -42,6 +44,8 @@ __all__ = (
     "shown",
 )
 
+AUTO = "auto"
+"""As *vmcoreinfo* of :func:`.open.open_program`: search the memory of the dump for one that fits."""
 OTHER_VMCOREINFO = (
     "search its memory for one with --vmcoreinfo auto, or give one with --vmcoreinfo FILE"
 )
@@ -78,6 +82,11 @@ _FLATTENED_ELF = (
     "make a plain one of it with makedumpfile -R NEWFILE < FILE"
 )
 _KDUMP_HEADERS_BYTES = 8192
+_LARGE_BITMAP = "is damaged: its bitmaps are larger than those of any machine"
+_NO_DATA = (
+    "{} of its page descriptors are damaged: the file does not have what they name; "
+    "these pages are missing"
+)
 _NO_HEADERS = (
     "cannot be opened as a vmcore: its headers are damaged, or of a machine "
     "that is neither x86_64 nor i386"
@@ -161,7 +170,7 @@ class CoreFile(msgspec.Struct, frozen=True):
     path: str
     """Of the file, unpacked."""
     cut_short: Optional[str] = None
-    """What of it is missing though it can be opened, in words; ``None`` if it is whole."""
+    """What of it is missing, or damaged, though it can be opened, in words; ``None`` if it is whole."""
     arch: Optional[str] = None
     """As :attr:`.records.KernelInfo.arch`, if drgn cannot tell the machine from the file."""
     vmcoreinfo: Optional[bytes] = None
@@ -169,6 +178,8 @@ class CoreFile(msgspec.Struct, frozen=True):
     walks_page_tables: bool = False
     """drgn itself translates addresses, by tables that stay as they are: in ELF with physical addresses.
     In kdump libkdumpfile does."""
+    missing_pages: Optional[MissingPages] = None
+    """Of kdump, those that must not be read."""
 
 
 def check_core(
@@ -276,22 +287,27 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
     parts_end = max(end for _, end in header.parts)
     if parts_end > file_bytes:
         raise InputError(f"{name}: is cut short: {_sizes(parts_end, file_bytes)}; {COPY_AGAIN}")
-    if flattened:
-        if not holds_some_of_each(file, header.parts):
-            raise InputError(f"{name}: {cut_short or _NOT_IN_IT}")
-    else:
-        announced = announced_bytes(file, header)
-        if announced > file_bytes:
-            cut_short = _CUT_SHORT.format(_sizes(announced, file_bytes))
-    if header.is_incomplete and cut_short is None:
+    if flattened and not holds_some_of_each(file, header.parts):
+        raise InputError(f"{name}: {cut_short or _NOT_IN_IT}")
+    bitmap_begin, bitmap_end = header.bitmap_of_dumped
+    if bitmap_end - bitmap_begin > MAX_BITMAP_BYTES:
+        raise InputError(f"{name}: {_LARGE_BITMAP}")
+    pages = page_data(file, header)
+    if pages.breaks_off:
+        raise InputError(f"{name}: {_NO_END}")
+    if not flattened and pages.announced_bytes > file_bytes:
+        cut_short = _CUT_SHORT.format(_sizes(pages.announced_bytes, file_bytes))
+    if cut_short is None and header.is_incomplete:
         cut_short = _INCOMPLETE
+    if cut_short is None and pages.missing.count:
+        cut_short = _NO_DATA.format(pages.missing.count)
     arch = _arch_to_give(header, name)
     vmcoreinfo = read_core_notes(file, None).vmcoreinfo
     if not have_vmcoreinfo:
         if vmcoreinfo is None:
             raise InputError(f"{name}: {NO_VMCOREINFO}")
         _check_lines(vmcoreinfo, name)
-    return CoreFile(path, cut_short, arch, vmcoreinfo)
+    return CoreFile(path, cut_short, arch, vmcoreinfo, missing_pages=pages.missing)
 
 
 def _arch_to_give(header: KdumpHeader, name: str) -> Optional[str]:

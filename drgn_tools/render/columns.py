@@ -15,6 +15,7 @@ from ..analysis.task_diff import ChangeKind, TaskChange
 from ..analysis.waiting import kernel_frames, waiting_function
 from ..arch.registry import arch_named
 from ..records import KERNEL_WIDE, Frame, TaskStack
+from .colours import ANSWER_COLOURS, VERDICT_COLOURS
 from .table import Cell, Column
 
 __all__ = (
@@ -32,6 +33,8 @@ __all__ = (
 _LETTERS_MAX = 4
 _NAMES_MAX = 4
 _PIDS_MAX = 6
+_FILL = 44
+"""Characters in a line of many names, or of many PIDs."""
 
 
 def _hex(value: int) -> str:
@@ -95,7 +98,7 @@ def _stack_lines(frames: Sequence[Frame]) -> list[str]:
 _WHO = (
     Column("PID", lambda task: str(task.pid), right=True),
     Column("COMM", lambda task: task.name, floor=15),
-    Column("S", lambda task: task.state),
+    Column("S", lambda task: task.state, field="state"),
     Column("CPU", lambda task: str(task.cpu), right=True, optional=1),
 )
 _HOW_MUCH = (
@@ -105,7 +108,7 @@ _HOW_MUCH = (
 
 TASKS = (
     *_WHO,
-    Column("VERDICT", lambda task: task.verdict.value),
+    Column("VERDICT", lambda task: task.verdict.value, colours=VERDICT_COLOURS),
     Column("WHY", _why, floor=30, brief=_brief),
     *_HOW_MUCH,
     Column("FUNCTION", _function, floor=12),
@@ -114,13 +117,14 @@ TASKS = (
 
 TASKS_WITH_FRAMES = (
     *_WHO,
-    Column("VERDICT", lambda task: task.verdict.value),
+    Column("VERDICT", lambda task: task.verdict.value, colours=VERDICT_COLOURS),
     *_HOW_MUCH,
     Column(
         "WHY: STACK",
         lambda task: _why_and_stack(_why(task), task),
         floor=36,
         brief=lambda task: _why_and_stack(_brief(task), task),
+        field="frames",
     ),
 )
 """Columns of a :class:`TaskStack` with its stack: a line for each frame."""
@@ -150,7 +154,7 @@ def _sp_of_regs(found: TaskRegs) -> str:
 REGS = (
     Column("PID", lambda found: str(found.task.pid), right=True),
     Column("COMM", lambda found: found.task.name, floor=11),
-    Column("PT_REGS", lambda found: _hex(found.regs.address)),
+    Column("PT_REGS", lambda found: _hex(found.regs.address), field="address"),
     Column("ENTRY", lambda found: found.regs.entry or "-", floor=10),
     Column("MODE", lambda found: mode_name(found.regs.user_mode)[:4], optional=2),
     Column("IP", _ip_of_regs, floor=18),
@@ -205,8 +209,12 @@ DIFF = (
     Column("PID", lambda change: str(change.last.pid), right=True),
     Column("COMM", lambda change: change.last.name, floor=15),
     Column("RAN", _ran),
-    Column("S", _each_look(_state, _state)),
-    Column("VERDICT", _each_look(_judgement, lambda seen: seen.task.verdict.value)),
+    Column("S", _each_look(_state, _state), field="state"),
+    Column(
+        "VERDICT",
+        _each_look(_judgement, lambda seen: seen.task.verdict.value),
+        colours=VERDICT_COLOURS,
+    ),
     Column(
         "WHY",
         _each_look(_judgement, lambda seen: _why(seen.task)),
@@ -245,17 +253,28 @@ def _why_held_briefly(found: TaskAnswer) -> list[str]:
 _HELD_BACK = (
     Column("PID", lambda found: str(found.stack.pid), right=True),
     Column("COMM", lambda found: found.stack.name, floor=15),
-    Column("S", lambda found: found.stack.state),
+    Column("S", lambda found: found.stack.state, field="state"),
 )
 _ANSWER = (
-    Column("ANSWER", _answer),
+    Column("ANSWER", _answer, colours=ANSWER_COLOURS),
     Column("WHY", _why_held, floor=26, brief=_why_held_briefly, wrap=True),
-    Column("LEAVES WHEN", lambda found: found.leaves_when or "", floor=24, wrap=True),
+    Column(
+        "LEAVES WHEN",
+        lambda found: found.leaves_when or "",
+        floor=24,
+        wrap=True,
+        field="leaves_when",
+    ),
 )
 
 LIVEPATCH = (
     *_HELD_BACK,
-    Column("CODE", lambda found: _PATCH_STATES.get(found.stack.patch_state, "-"), optional=1),
+    Column(
+        "CODE",
+        lambda found: _PATCH_STATES.get(found.stack.patch_state, "-"),
+        optional=1,
+        field="patch_state",
+    ),
     *_ANSWER,
 )
 """Columns of a :class:`TaskAnswer`."""
@@ -266,11 +285,15 @@ PLANNED_LIVEPATCH = (*_HELD_BACK, *_ANSWER)
 FRAMES = (
     Column("PID", lambda found: str(found.task.pid), right=True),
     Column("COMM", lambda found: found.task.name, floor=10),
-    Column("#", lambda found: str(found.number), right=True),
+    Column("#", lambda found: str(found.number), right=True, field="frame"),
     Column("IP", lambda found: _hex(found.frame.ip), right=True),
     Column("SYMBOL", lambda found: _symbol(found), floor=18),
     Column("STACK", lambda found: found.frame.stack),
-    Column("PT_REGS", lambda found: "-" if found.frame.regs is None else _hex(found.frame.regs)),
+    Column(
+        "PT_REGS",
+        lambda found: "-" if found.frame.regs is None else _hex(found.frame.regs),
+        field="regs",
+    ),
 )
 """Columns of a :class:`TaskFrame`."""
 
@@ -299,21 +322,44 @@ def _verdict_lines(group: StackGroup) -> list[str]:
 
 
 def _who_lines(group: StackGroup) -> list[str]:
-    names = [f"{comm} x{count}" if count > 1 else comm for comm, count in group.comms[:_NAMES_MAX]]
-    more_names = len(group.comms) - _NAMES_MAX
+    names = _names(group)
+    # A line for each of many names would be a table of names.
+    many = len(names) > _NAMES_MAX
+    lines = _filled([*(f"{name}," for name in names[:-1]), names[-1]]) if many else names
+    return [*lines, *_filled(["pid", *map(str, group.pids)])]
+
+
+def _who_lines_briefly(group: StackGroup) -> list[str]:
+    names = _names(group)
+    more_names = len(names) - _NAMES_MAX
     pids = " ".join(map(str, group.pids[:_PIDS_MAX]))
     more_pids = len(group.pids) - _PIDS_MAX
     return [
-        *names,
+        *names[:_NAMES_MAX],
         *([f"and {more_names} other names"] if more_names > 0 else []),
         f"pid {pids}{f' +{more_pids}' if more_pids > 0 else ''}",
     ]
 
 
+def _names(group: StackGroup) -> list[str]:
+    return [f"{comm} x{count}" if count > 1 else comm for comm, count in group.comms]
+
+
+def _filled(words: Sequence[str]) -> list[str]:
+    # textwrap would take what is in a name for its own: spaces, newlines, hyphens.
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + 1 + len(word) <= _FILL:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
 GROUPS = (
     Column("COUNT", lambda group: str(group.count), right=True),
-    Column("VERDICT", _verdict_lines),
-    Column("TASKS", _who_lines, floor=20),
-    Column("STACK", lambda group: _stack_lines(group.frames), floor=20),
+    Column("VERDICT", _verdict_lines, colours=VERDICT_COLOURS),
+    Column("TASKS", _who_lines, floor=20, brief=_who_lines_briefly, field="comms"),
+    Column("STACK", lambda group: _stack_lines(group.frames), floor=20, field="frames"),
 )
 """Columns of a :class:`StackGroup`."""

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from ..analysis.selection import STATES, Selection
 from ..analysis.task_diff import ChangeKind, TaskDiff
 from ..records import KernelInfo, Reason, Verdict
 
@@ -14,6 +16,7 @@ __all__ = (
     "diff_line",
     "different_boots_line",
     "kernel_line",
+    "nothing_selected_line",
     "unjudged_line",
     "unreadable_line",
     "verdict_line",
@@ -64,6 +67,35 @@ def unjudged_line(reasons: Counter[Reason], why: Mapping[Reason, str]) -> str:
         for reason, number in reasons.most_common()
     )
     return f"{_count(sum(reasons.values()), 'task')} could not be judged: {', '.join(each)}"
+
+
+_COMM_BYTES = 15
+"""TASK_COMM_LEN without the zero (include/linux/sched.h)."""
+
+
+def nothing_selected_line(selection: Selection) -> str:
+    """Return a line that says that no task matches, with a hint where something else may be meant.
+
+    :param selection: What selected nothing.
+    """
+    return f"no task matches {selection.typed}{_meant(selection)}"
+
+
+def _meant(selection: Selection) -> str:
+    long = [pattern for pattern in selection.comms if len(pattern.replace("*", "")) > _COMM_BYTES]
+    if long:
+        least = shlex.quote(long[0][: _COMM_BYTES - 1] + "*")
+        return (
+            f": the kernel keeps {_COMM_BYTES} bytes of the name of a process, as in --comm {least}"
+        )
+    word = selection.tasks[0] if len(selection.tasks) == 1 else None
+    if not isinstance(word, str) or shlex.quote(word) != selection.typed:
+        return ""
+    if word in {verdict.value for verdict in Verdict}:
+        return f": --verdict {word} chooses by the verdict"
+    if set(word) <= set(STATES):
+        return f": --state {selection.typed} chooses by the state"
+    return f": --function {selection.typed} chooses by functions on the stack"
 
 
 def unreadable_line(count: int) -> str:

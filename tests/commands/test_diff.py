@@ -36,7 +36,7 @@ from ..support.looks import save
         (["diff", "-k", "--interval", "0"], "--interval takes seconds"),
         (["diff", "a", "b", "--kind", "same"], "'same' is no kind: there are still, changed"),
         (["diff", "a", "b", "--kind", "still", "--all"], "--all lists all kinds"),
-        (["diff", "a", "b", "--pid", "x"], "'x' is not a list of PIDs"),
+        (["diff", "a", "b", "--pid", "x"], "not 'x'; names go with --comm"),
     ],
     ids=joined,
 )

@@ -181,6 +181,10 @@ def sources(text: Path, tmp_path: Path) -> Iterator[list[Source]]:
         replace(plain, symbols=(str(one),)),
         replace(plain, symbols=(str(other),)),
         replace(plain, symbols=(str(one), str(other))),
+        replace(plain, vmcoreinfo="auto"),
+        replace(plain, vmcoreinfo=str(one)),
+        replace(plain, vmcoreinfo=str(other)),
+        replace(plain, vmcoreinfo=str(other), symbols=(str(one),)),
     ]
 
 
