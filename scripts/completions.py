@@ -8,15 +8,18 @@ from collections.abc import Iterator
 
 import shtab
 
-from drgn_tools.commands.base import KernelCommand
+from drgn_tools.commands.base import KernelCommand, TaskCommand
 from drgn_tools.commands.command_line import whole_parser
+from drgn_tools.commands.diff import KINDS
 from drgn_tools.commands.registry import SUMMARIES, load_command
 from drgn_tools.records import Verdict
+from drgn_tools.render.views import column_names
 from drgn_tools.terminal.parser import ROW_FORMATS
 
 __all__ = ("completion",)
 
-_FILES = {"PATH", "FILE", "SOCK", "SOURCE", "VMCORE"}
+_FILES = {"PATH", "FILE", "SOCK", "SOURCE", "VMCORE", "LOOK", "TASK"}
+"""What they are called in the help. A word that may be a task may also be the core."""
 _FOLDERS = {"DATASET"}
 
 _TABULATE_FORMATS = ("github", "grid", "html", "latex", "orgtbl", "plain", "rst", "simple", "tsv")
@@ -48,6 +51,13 @@ def _formats(name: str) -> tuple[str, ...]:
     return command.formats if isinstance(command, KernelCommand) else ()
 
 
+def _columns(name: str) -> list[str]:
+    command = load_command(name)
+    assert isinstance(command, TaskCommand)
+    defaults = command.parser(name).parse_words([], command.arguments())
+    return column_names(command.whole_view(defaults), "table")
+
+
 def _offer_values(command: str, action: argparse.Action) -> None:
     # This parser is for completion only: choices restrict nothing.
     if action.dest == "format":
@@ -57,6 +67,10 @@ def _offer_values(command: str, action: argparse.Action) -> None:
         action.choices = [*formats, *_TABULATE_FORMATS]
     elif action.dest == "verdict":
         action.choices = [verdict.value for verdict in Verdict]
+    elif action.dest in ("columns", "sort"):
+        action.choices = _columns(command)
+    elif action.dest == "kind":
+        action.choices = KINDS
     elif action.metavar in _FILES:
         vars(action)["complete"] = shtab.FILE
     elif action.metavar in _FOLDERS:

@@ -64,6 +64,8 @@ def command_pages() -> list[Page]:
 def _pages(parser: argparse.ArgumentParser, command: str, summary: str) -> Iterator[Page]:
     yield Page(command, summary, _synopsis(parser, command), tuple(_sections(parser, summary)))
     for name, below in _commands(parser).items():
+        if name == "help":  # the list of the commands says all about it
+            continue
         yield from _pages(below, f"{command} {name}", _summary(parser, name))
 
 

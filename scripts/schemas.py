@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Optional, Union
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from drgn_tools.analysis.task_diff import ChangeKind
 from drgn_tools.records import Verdict
 
 __all__ = ("DOCUMENTS", "file_name", "schemas")
@@ -46,6 +47,13 @@ class Kernel(Struct):
     last_words: Annotated[
         list[str], Meta(description="headlines of the last oops and of panic(), from the log")
     ]
+    host: Annotated[Optional[str], Meta(description="name of the machine, uname -n")]
+    uptime_s: Annotated[
+        Optional[Count], Meta(description="seconds since the boot, those of suspend included")
+    ]
+    boot_id: Annotated[
+        Optional[str], Meta(description="UUID of the boot; null if nothing has asked for it")
+    ]
 
 
 class Frame(Struct):
@@ -59,6 +67,24 @@ class Frame(Struct):
     user_mode: Annotated[bool, Meta(description="a pt_regs saved in user mode")]
     exact: Annotated[bool, Meta(description="ip is the next instruction, not a return address")]
     guessed: Annotated[bool, Meta(description="found after an error of the unwinder")]
+
+
+class SourceLine(Struct):
+    """A line of source code, of a function or of one that was inlined into it."""
+
+    function: Annotated[Optional[str], Meta(description="name; null if DWARF does not tell")]
+    file: Annotated[str, Meta(description="path of the file, as DWARF has it")]
+    line: Annotated[Count, Meta(description="number of the line; 0 if DWARF does not tell")]
+    column: Annotated[Count, Meta(description="number of the column; 0 if DWARF does not tell")]
+
+
+class FrameWithSource(Frame):
+    """A frame of a stack, with its place in the source."""
+
+    source: Annotated[
+        list[SourceLine],
+        Meta(description="inlined functions first, then the function; empty without DWARF"),
+    ]
 
 
 class SavedRegs(Struct):
@@ -107,6 +133,17 @@ class Summary(TaskId):
     function: Annotated[
         Optional[str], Meta(description="innermost function outside the scheduler, with offset")
     ]
+    full_name: Annotated[
+        Optional[str], Meta(description="name of a kernel thread that is longer than comm holds")
+    ]
+    process: Annotated[Optional[str], Meta(description="name of the leader of the thread group")]
+    ppid: Annotated[Optional[Count], Meta(description="process ID of the parent")]
+    start_time_ns: Annotated[
+        Optional[Count], Meta(description="when it was forked, in ns since the boot")
+    ]
+    switches: Annotated[
+        Optional[Count], Meta(description="how often it has left its CPU: nvcsw + nivcsw")
+    ]
 
 
 class Task(Summary):
@@ -129,7 +166,7 @@ class Task(Summary):
 class Stack(Summary):
     """A task with its stack."""
 
-    frames: Annotated[list[Frame], Meta(description="the stack, innermost first")]
+    frames: Annotated[list[FrameWithSource], Meta(description="the stack, innermost first")]
     regs: Annotated[list[SavedRegs], Meta(description="every pt_regs on it, in that order")]
     cpu_registers: Annotated[
         Optional[Registers], Meta(description="registers of its CPU, if it is on one")
@@ -151,6 +188,25 @@ class RegsOfTask(TaskId):
     registers: Annotated[Registers, Meta(description="values by the kernel's names")]
 
 
+class RawWord(TaskId):
+    """A word of a stack, and what it may be."""
+
+    stack: Annotated[str, Meta(description="stack that it lies on: task, irq, nmi, #df ...")]
+    address: Annotated[Hex, Meta(description="virtual address of the word")]
+    value: Annotated[Optional[Hex], Meta(description="the word; null if it is not in the dump")]
+    kind: Annotated[
+        Optional[Literal["frame", "regs", "encoded", "stack", "text", "symbol", "task", "slab"]],
+        Meta(description="frame and regs: what the unwinder found; else what it may be"),
+    ]
+    frame: Annotated[
+        Optional[Count], Meta(description="number of the frame, for frame, regs and encoded")
+    ]
+    label: Annotated[
+        Optional[str],
+        Meta(description="what it is in words: name+0xoffset, pt_regs.ip, pid 97 ..."),
+    ]
+
+
 class Comm(Struct):
     """A name of tasks in a group."""
 
@@ -168,6 +224,55 @@ class Group(Struct):
     comms: Annotated[list[Comm], Meta(description="their names, most frequent first")]
     pids: Annotated[list[Count], Meta(description="their thread IDs")]
     frames: Annotated[list[Frame], Meta(description="stack in the kernel of the first of pids")]
+
+
+# ---- two looks
+
+
+class Seen(Struct):
+    """A task as one of the looks has it."""
+
+    task: Annotated[Hex, Meta(description="address of the task_struct")]
+    pid: Annotated[Count, Meta(description="thread ID; 0 for idle tasks")]
+    comm: Annotated[str, Meta(description="name of the task, as it is in the dump")]
+    state: Annotated[str, Meta(description="one letter, as in ps(1)", min_length=1, max_length=1)]
+    cpu: Annotated[int, Meta(description="CPU that it last ran on")]
+    on_cpu: Annotated[bool, Meta(description="it is running there")]
+    verdict: Annotated[Verdict, Meta(description="can the stack be trusted?")]
+    reason: Annotated[
+        Optional[str], Meta(description="why not, one of a fixed list; null if reliable")
+    ]
+    why: Annotated[Optional[str], Meta(description="the reason as a sentence; null if reliable")]
+    function: Annotated[
+        Optional[str], Meta(description="innermost function outside the scheduler, without offset")
+    ]
+    switches: Annotated[
+        Optional[Count], Meta(description="how often it has left its CPU: nvcsw + nivcsw")
+    ]
+
+
+class Change(Struct):
+    """What became of a task between two looks."""
+
+    change: Annotated[ChangeKind, Meta(description="still, changed, unclear, came or went")]
+    what: Annotated[
+        list[Literal["stack", "state", "verdict", "wait"]], Meta(description="what differs")
+    ]
+    ran: Annotated[Optional[bool], Meta(description="it ran in between; null if that is not known")]
+    pid: Annotated[Count, Meta(description="thread ID; 0 for idle tasks")]
+    tgid: Annotated[Count, Meta(description="process ID")]
+    comm: Annotated[str, Meta(description="name of the task in the last look that has it")]
+    full_name: Annotated[
+        Optional[str], Meta(description="name of a kernel thread that is longer than comm holds")
+    ]
+    kthread: Annotated[bool, Meta(description="kernel thread")]
+    before: Annotated[Optional[Seen], Meta(description="in the first look; null if it came")]
+    after: Annotated[Optional[Seen], Meta(description="in the second look; null if it went")]
+    parts_before: Annotated[
+        Optional[str],
+        Meta(description="outermost frame of the first stack that the second does not have there"),
+    ]
+    parts_after: Annotated[Optional[str], Meta(description="the same of the second stack")]
 
 
 # ---- live patches
@@ -256,6 +361,13 @@ class Stacks(OfKernel):
     tasks: list[Stack]
 
 
+class RawStacks(OfKernel):
+    """drgn-tools stack --raw --format json"""
+
+    schema: Literal["drgn-tools.raw/1"]
+    words: list[RawWord]
+
+
 class Regs(OfKernel):
     """drgn-tools regs --format json"""
 
@@ -268,6 +380,15 @@ class Groups(OfKernel):
 
     schema: Literal["drgn-tools.groups/1"]
     groups: list[Group]
+
+
+class Diff(OfKernel):
+    """drgn-tools diff --format json; kernel is that of the second look."""
+
+    schema: Literal["drgn-tools.diff/1"]
+    before: Annotated[Kernel, Meta(description="kernel of the first look")]
+    same_boot: Annotated[bool, Meta(description="both looks are of one boot of one machine")]
+    tasks: list[Change]
 
 
 class Livepatch(OfKernel):
@@ -320,8 +441,10 @@ class Dataset(Struct):
 DOCUMENTS: dict[str, type[Struct]] = {
     "drgn-tools.tasks/1": Tasks,
     "drgn-tools.stack/1": Stacks,
+    "drgn-tools.raw/1": RawStacks,
     "drgn-tools.regs/1": Regs,
     "drgn-tools.groups/1": Groups,
+    "drgn-tools.diff/1": Diff,
     "drgn-tools.livepatch/1": Livepatch,
     "drgn-tools.fleet-report/1": FleetReport,
     "drgn-tools.fleet-sql/1": FleetSql,

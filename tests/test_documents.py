@@ -7,20 +7,26 @@ its output.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import drgn
 import pytest
 
 from drgn_tools import task_stack
 from drgn_tools.commands.command_line import parse_command_line
+from drgn_tools.commands.main import main
 
 from .support.documents import DOCUMENTS, ROOT, CommandLine, command_lines
 
@@ -52,6 +58,14 @@ NOT_RUN = (
     (r"^(mkdir|cp|cat|head|ln|for) ", "run where everything is set up"),
 )
 
+IN_A_PROCESS = (
+    (r"^(?!drgn-tools )", "another program"),
+    (r"^drgn-tools fleet run ", "starts workers, and silences the loggers of Dask"),
+    (r"^drgn-tools shell ", "drgn's REPL takes stdin and the globals of its process"),
+)
+"""What is not run in the process of this test, which is faster. A line with a pipe, a
+redirect or ``&&`` needs a shell, and so a process, too."""
+
 SET_UP = "docs/fleet.md"
 """The document whose lines up to the first report make the dumps and the dataset of the others."""
 
@@ -63,7 +77,7 @@ INSTEAD = {"/var/crash": "dumps", ".venv/bin/python": "python", "~/": "home/"}
 EXIT_CODES = {
     "drgn-tools stack -c vmcore": 2,  # the dump in the package is of no crash
     "drgn-tools stack -c vmcore-crash": 2,
-    "drgn-tools stack -c vmcore 51": 0,
+    "drgn-tools stack -c vmcore --pid 143": 2,  # a task of another dump
     "drgn-tools stack -c vmcore 0xff1100000261d000 --format json": 2,  # a task of another dump
     "drgn-tools livepatch -c vmcore --function pipe_read --check -q": 1,
     "drgn-tools tasks -c vmcore --max-tasks 50": 5,
@@ -80,6 +94,9 @@ OF_OTHER_DUMPS = {
     ("README.md", "drgn-tools tasks -c vmcore --verdict unreliable"): "Debian's 6.1",
     ("README.md", "drgn-tools stack -c vmcore --pid 143"): "Debian's 6.1",
     ("README.md", "drgn-tools stack -c vmcore-crash"): "Debian's 7.2, crashed",
+    ("docs/commands.md", "drgn-tools diff vmcore.1 vmcore.2 --comm 'w-*' --comm 'k-*'"): (
+        "Debian's 6.12, twice booted"
+    ),
     ("docs/commands.md", "drgn-tools stack -c vmcore"): "6.12, crashed",
     ("docs/livepatch.md", "drgn-tools livepatch -c vmcore"): "Debian's 6.1, a patch in transition",
     ("docs/livepatch.md", "drgn-tools livepatch -c vmcore --ko livepatch-fix.ko"): "a module",
@@ -100,6 +117,27 @@ def only_parsed(line: CommandLine) -> str:
     return next((why for pattern, why in ONLY_PARSED if re.search(pattern, line.line)), "")
 
 
+def shell_words(line: str) -> list[str]:
+    """The words of a line; ``|``, ``>``, ``&&`` and the like are words of their own."""
+    words = shlex.shlex(line, posix=True, punctuation_chars=True)
+    words.whitespace_split = True
+    words.commenters = ""
+    return list(words)
+
+
+def own_words(line: str) -> list[str]:
+    """The words after the name of the program, up to a pipe, a redirect or the like."""
+    words = shell_words(line)[1:]
+    end = next((i for i, word in enumerate(words) if re.fullmatch(r"[|<>&;()]+", word)), None)
+    return words[:end]
+
+
+def needs_process(line: str) -> bool:
+    if any(re.search(pattern, line) for pattern, _ in IN_A_PROCESS):
+        return True
+    return own_words(line) != shell_words(line)[1:]
+
+
 RUN = [line for line in LINES if not reason_not_to_run(line) and not only_parsed(line)]
 PARSED = [line for line in LINES if not reason_not_to_run(line) and only_parsed(line)]
 
@@ -111,14 +149,36 @@ def name(line: CommandLine) -> str:
 # ---- a folder as the documents suppose it
 
 
+COLUMNS = "100"
+
+
+class Done(NamedTuple):
+    """What a line did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def captured(run: Callable[[], object]) -> Done:
+    """Run what returns an exit code, or raises SystemExit."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = run()
+        except SystemExit as end:
+            code = end.code
+    return Done(int(str(code or 0)), out.getvalue(), err.getvalue())
+
+
 class Place:
     """A folder with what the documents name."""
 
     def __init__(self, folder: Path, core: str) -> None:
         self.folder = folder
-        self._done: dict[str, subprocess.CompletedProcess[str]] = {}
-        (folder / "vmcore").symlink_to(core)
-        (folder / "vmcore-crash").symlink_to(core)
+        self._done: dict[str, Done] = {}
+        for link in ("vmcore", "vmcore.1", "vmcore.2", "vmcore-crash"):
+            (folder / link).symlink_to(core)
         (folder / "home").mkdir()
         for part in ("drgn_tools", "contrib"):
             (folder / part).symlink_to(ROOT / part)
@@ -135,32 +195,41 @@ class Place:
                 (programs / program).write_text(text)
                 (programs / program).chmod(0o755)
 
-    def run(self, line: str) -> subprocess.CompletedProcess[str]:
+    def run(self, line: str) -> Done:
         """Run a line, once for all documents that have it."""
-        if line not in self._done:
-            self._done[line] = self._run(line)
-        return self._done[line]
-
-    def _run(self, line: str) -> subprocess.CompletedProcess[str]:
         for there, here in INSTEAD.items():
             line = line.replace(there, here)
+        if line not in self._done:
+            run = self._run_in_process if needs_process(line) else self._run_here
+            self._done[line] = run(line)
+        return self._done[line]
+
+    def _run_here(self, line: str) -> Done:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            patch.setenv("COLUMNS", COLUMNS)
+            patch.setattr(sys, "stdin", io.StringIO())
+            return captured(lambda: main(own_words(line)))
+
+    def _run_in_process(self, line: str) -> Done:
         redirected = re.search(r"> (home/\S+)", line)
         if redirected:
             (self.folder / redirected[1]).parent.mkdir(parents=True, exist_ok=True)
-        return subprocess.run(
+        done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line],
             cwd=self.folder,
             env={
                 **os.environ,
                 "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
                 "PYTHONPATH": str(ROOT),
-                "COLUMNS": "100",
+                "COLUMNS": COLUMNS,
             },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=240,
         )
+        return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -212,14 +281,14 @@ def test_a_command_line_that_needs_more_is_understood(
 ) -> None:
     (tmp_path / "livepatch-fix.ko").touch()
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(line.line.removeprefix("sudo "))
-    assert words[0] == "drgn-tools"
-    parse_command_line(words[1:])
+    typed = line.line.removeprefix("sudo ")
+    assert typed.startswith("drgn-tools ")
+    parse_command_line(own_words(typed))
 
 
 def test_no_line_is_left_out_by_mistake() -> None:
     # A pattern that fits nothing, or that fits a line of ours, is a mistake of this file.
-    for pattern, _ in (*ONLY_PARSED, *NOT_RUN):
+    for pattern, _ in (*ONLY_PARSED, *NOT_RUN, *IN_A_PROCESS):
         assert any(re.search(pattern, line.line) for line in LINES), pattern
     for line in LINES:
         if line.line.startswith("drgn-tools ") and not SYNOPSIS.search(line.line):
@@ -252,16 +321,14 @@ def test_an_extra_that_is_advised_exists(line: CommandLine) -> None:
     [line for line in LINES if re.match(r"python3? -m tests\.(lab|bench|fuzz)\b ", line.line)],
     ids=name,
 )
-def test_a_tool_of_the_tests_has_the_option(line: CommandLine) -> None:
+def test_a_tool_of_the_tests_has_the_option(
+    line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = shlex.split(line.line)[2:]
     options = {word for word in words[1:] if word.startswith("--")}
     command = [words[1]] if words[0] == "tests.lab" and not words[1].startswith("-") else []
-    done = subprocess.run(
-        [sys.executable, "-m", words[0], *command, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    monkeypatch.setattr(sys, "argv", [words[0], *command, "--help"])
+    done = captured(lambda: runpy.run_module(words[0], run_name="__main__", alter_sys=True))
     assert done.returncode == 0, done.stderr
     assert options <= set(re.findall(r"--[a-z-]+", done.stdout))
 

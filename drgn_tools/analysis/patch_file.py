@@ -22,6 +22,7 @@ from drgn import Program, offsetof, sizeof
 
 from ..errors import InputError
 from ..kernel.probing import probing
+from ..program.core_file import open_regular
 from ..program.elf_object import ElfObject, Place, read_elf_object
 from .planned_patch import PlannedFunction, PlannedPatch
 
@@ -40,17 +41,12 @@ def read_patch_file(prog: Program, path: str) -> PlannedPatch:
     :param path: Path of the module file
     :raises InputError: if it cannot be read, or is no live patch
     """
-    try:
-        with open(path, "rb") as file:
-            begin = file.read(6)
-            for magic, command in _COMPRESSED.items():
-                if begin.startswith(magic):
-                    raise InputError(
-                        f"{path}: is compressed: unpack it first, with {command} {path}"
-                    )
-            return _PatchFile(prog, read_elf_object(file, path), path).read()
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror}") from None
+    with open_regular(path) as file:
+        begin = file.read(6)
+        for magic, command in _COMPRESSED.items():
+            if begin.startswith(magic):
+                raise InputError(f"{path}: is compressed: unpack it first, with {command} {path}")
+        return _PatchFile(prog, read_elf_object(file, path), path).read()
 
 
 class _PatchFile:

@@ -13,11 +13,9 @@ from ..kernel.task_list import TaskList
 from ..kernel.tasks import Task, read_task
 from ..memory import UNUSABLE
 from ..program.open import source_of
+from .selection import PID_MAX_LIMIT
 
 __all__ = ("WhichTask", "find_task")
-
-_PID_MAX_LIMIT = 4 * 1024 * 1024
-"""PIDs are smaller (linux/threads.h), addresses in the kernel are larger."""
 
 WhichTask = Union[int, Object, Thread]
 """A PID, the virtual address of a ``struct task_struct``, a ``struct task_struct`` or a pointer to one, or a
@@ -34,7 +32,7 @@ def find_task(prog: Program, layout: TaskLayout, tasks: TaskList, which: WhichTa
     :raises UsageError: if *which* is neither a PID nor a task
     """
     number = _pid_or_address(which)
-    if number < _PID_MAX_LIMIT:
+    if number < PID_MAX_LIMIT:
         task, wanted = _task_of_pid(prog, layout, tasks, number), f"pid {number}"
     else:
         # Any memory can be read as a task. Only an address on the task list, or that of an idle

@@ -1,49 +1,77 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Select tasks, and put them in order.
+"""Select tasks. Every command that takes tasks, on the command line and in the REPL, does it by this.
 
-The options of the command line and of the REPL commands are made of this. The functions take any
-iterable of records.
+A word names tasks (:func:`parse_tasks`)::
+
+    51                    the task with this PID (thread ID)
+    100-200               the tasks with these PIDs
+    0xff1f215bc0ec9540    the task whose task_struct lies there; 0x may be left out
+    kworker/*             the tasks with such a name, a shell pattern
+    1,5-9,init            each of these
+
+A task that one of the words names is selected. Further conditions (:class:`Selection`) narrow that.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
-from typing import Callable
+from typing import Union
 
 import msgspec
 
 from ..errors import UsageError
 from ..records import TaskStack, Verdict
-from .waiting import kernel_frames
 
-__all__ = ("SORT_KEYS", "STATES", "Selection", "parse_pids", "sort_tasks", "tasks_on_cpu")
+__all__ = (
+    "EVERY_TASK",
+    "PID_MAX_LIMIT",
+    "STATES",
+    "Selection",
+    "TaskName",
+    "is_number",
+    "parse_numbers",
+    "parse_tasks",
+    "task_name",
+    "tasks_on_cpu",
+)
 
 STATES = "RSDTtXZPI?"
 """Letters of :attr:`.TaskStack.state`."""
+
+TaskName = Union[range, int, str]
+"""What names tasks: a range of PIDs, the address of a ``struct task_struct``, a shell pattern of names."""
 
 
 class Selection(msgspec.Struct, frozen=True):
     """Conditions on tasks. All of them must hold. An empty condition holds for every task."""
 
-    pids: tuple[range, ...] = ()
-    """Ranges of thread IDs; one must contain that of the task."""
+    tasks: tuple[TaskName, ...] = ()
+    """What was named, in the order given; one must be, contain or match the task."""
     comms: tuple[str, ...] = ()
-    """Shell patterns of task names (``kworker/*``); one must match."""
+    """Shell patterns of task names (``kworker/*``); one must match the name in ``comm`` or the full name."""
     states: frozenset[str] = frozenset()
     """State letters (see :data:`STATES`); one must be that of the task."""
     functions: tuple[str, ...] = ()
     """Shell patterns of function names; one must match a function anywhere on the stack."""
     verdicts: frozenset[Verdict] = frozenset()
     """Verdicts; one must be that of the task."""
+    on_cpu: bool = False
+    """Whether the task must be on a CPU."""
+    typed: str = ""
+    """The conditions as somebody typed them, for messages; empty if there are none."""
 
     def __contains__(self, task: TaskStack) -> bool:
         return (
-            (not self.pids or any(task.pid in pids for pids in self.pids))
-            and (not self.comms or _matches(task.comm, self.comms))
+            (not self.tasks or any(_names(name, task) for name in self.tasks))
+            and (
+                not self.comms or any(_matches(name, self.comms) for name in {task.comm, task.name})
+            )
             and (not self.states or task.state in self.states)
             and (not self.verdicts or task.verdict in self.verdicts)
+            and (not self.on_cpu or task.on_cpu)
             and (not self.functions or self._has_function(task))
         )
 
@@ -52,6 +80,17 @@ class Selection(msgspec.Struct, frozen=True):
             frame.symbol is not None and _matches(frame.symbol.name, self.functions)
             for frame in task.frames
         )
+
+    @property
+    def single_tasks(self) -> tuple[int, ...]:
+        """PIDs and addresses that name one task each, in the order given."""
+        return tuple(number for number in map(_single, self.tasks) if number is not None)
+
+    @property
+    def is_single_tasks(self) -> bool:
+        """Whether single tasks are named, and nothing else is asked."""
+        only_tasks = Selection(tasks=self.tasks, typed=self.typed)
+        return bool(self.tasks) and self == only_tasks and len(self.single_tasks) == len(self.tasks)
 
     def of_any_verdict(self) -> Selection:
         """Return these conditions without the one on the verdict."""
@@ -62,56 +101,33 @@ class Selection(msgspec.Struct, frozen=True):
         return (task for task in tasks if task in self)
 
 
-def parse_pids(text: str) -> tuple[range, ...]:
-    """Return the ranges of a list of PIDs: ``(range(1, 2), range(5, 10))`` for ``"1,5-9"``.
-
-    :param text: Decimal numbers, or hexadecimal ones that begin with 0x
-    :raises UsageError: if *text* is not a list of PIDs and ranges
-    """
-    ranges = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not (_NUMBER.fullmatch(first) and (_NUMBER.fullmatch(last) if dash else True)):
-            raise UsageError(f"{text!r} is not a list of PIDs and ranges (as in 1,5-9)")
-        pids = range(_number(first), _number(last or first) + 1)
-        if not pids:
-            raise UsageError(f"{text!r} has an empty range: its end comes before its start")
-        ranges.append(pids)
-    return tuple(ranges)
+EVERY_TASK = Selection()
+"""No condition at all."""
 
 
-_NUMBER = re.compile(r"[0-9]{1,9}|0x[0-9a-f]{1,8}", re.IGNORECASE)
-"""int() accepts "+1", "1_000" and digits of other scripts, too. No PID has more digits."""
+def task_name(number: int) -> str:
+    """Return one of :attr:`Selection.single_tasks` as it is typed: a PID, or an address in hex."""
+    return str(number) if number < PID_MAX_LIMIT else hex(number)
 
 
-def _number(text: str) -> int:
-    return int(text, 16 if text[:2] in ("0x", "0X") else 10)
+def _names(name: TaskName, task: TaskStack) -> bool:
+    if isinstance(name, range):
+        return task.pid in name
+    return (
+        any(fnmatchcase(comm, name) for comm in {task.comm, task.name})
+        if isinstance(name, str)
+        else task.task == name
+    )
+
+
+def _single(name: TaskName) -> Union[int, None]:
+    if isinstance(name, range):
+        return name.start if len(name) == 1 else None
+    return name if isinstance(name, int) else None
 
 
 def _matches(text: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(text, pattern) for pattern in patterns)
-
-
-_VERDICT_ORDER = {Verdict.UNRELIABLE: 0, Verdict.UNKNOWN: 1, Verdict.RELIABLE: 2}
-
-SORT_KEYS: dict[str, Callable[[TaskStack], object]] = {
-    "pid": lambda task: task.pid,
-    "comm": lambda task: task.comm,
-    "state": lambda task: task.state,
-    "cpu": lambda task: task.cpu,
-    "verdict": lambda task: ("crashed" not in task.flags, _VERDICT_ORDER[task.verdict]),
-    "depth": lambda task: -len(kernel_frames(task)),
-}
-"""Name of an order -> its sort key. ``verdict``: the task that crashed first, then unreliable ones. ``depth``: the
-deepest stack first. All others are ascending."""
-
-
-def sort_tasks(tasks: Iterable[TaskStack], key: str) -> list[TaskStack]:
-    """Return tasks in another order. Tasks with equal keys stay in the order that they had.
-
-    :param key: One of :data:`SORT_KEYS`
-    """
-    return sorted(tasks, key=SORT_KEYS[key])  # type: ignore[arg-type]
 
 
 def tasks_on_cpu(tasks: Iterable[TaskStack]) -> list[TaskStack]:
@@ -120,3 +136,82 @@ def tasks_on_cpu(tasks: Iterable[TaskStack]) -> list[TaskStack]:
         (task for task in tasks if task.on_cpu),
         key=lambda task: ("crashed" not in task.flags, task.cpu),
     )
+
+
+# ---- words that name tasks
+
+
+def parse_tasks(word: str) -> tuple[TaskName, ...]:
+    """Return what a word of a command line names.
+
+    :param word: A list, separated by commas, of PIDs, ranges of PIDs, addresses and patterns of names.
+        PIDs are decimal, or hexadecimal with 0x. A name that begins with a digit or has a comma cannot
+        be given so.
+    :raises UsageError: if a part of it is none of these.
+    """
+    return tuple(_parse(part, word) for part in word.split(","))
+
+
+def parse_numbers(text: str) -> tuple[TaskName, ...]:
+    """Return the PIDs, ranges and addresses in a list; names are refused.
+
+    :raises UsageError: if a part of it is none of these.
+    """
+    names = tuple(_parse_number(part) for part in text.split(","))
+    for part, name in zip(text.split(","), names):
+        if name is None:
+            raise UsageError(
+                f"--pid takes PIDs, ranges and addresses, as in 1,5-9, not {part!r}; names go with --comm"
+            )
+    return tuple(name for name in names if name is not None)
+
+
+def is_number(word: str) -> bool:
+    """Return whether a word consists of PIDs, ranges and addresses alone."""
+    return all(_NUMBERS.fullmatch(part) for part in word.split(","))
+
+
+def _parse(part: str, word: str) -> TaskName:
+    name = _parse_number(part)
+    if name is not None:
+        return name
+    if not part or part[0].isdigit():
+        raise UsageError(
+            f"{part!r} names no task: give a PID (51), a range (100-200), the address of a task"
+            f" (0xff...) or a name ('kworker/*'); --comm {shlex.quote(word)} takes any name"
+        )
+    return part
+
+
+PID_MAX_LIMIT = 4 * 1024 * 1024
+"""PIDs are smaller (linux/threads.h), addresses in the kernel are larger."""
+
+# int() would accept "+1", "1_000" and digits of other scripts, too. Tables, drgn and crash print an
+# address without 0x, in 8 or 16 digits; no PID has as many.
+_PID = r"[0-9]{1,7}|0x[0-9a-f]{1,6}"
+_NUMBERS = re.compile(
+    rf"(?P<first>{_PID})(?:-(?P<last>{_PID}))?|(?P<address>0x[0-9a-f]{{7,16}}|[0-9a-f]{{8}}|[0-9a-f]{{16}})",
+    re.IGNORECASE,
+)
+
+
+def _parse_number(part: str) -> Union[range, int, None]:
+    match = _NUMBERS.fullmatch(part)
+    if match is None:
+        return None
+    if match["address"]:
+        address = int(match["address"], 16)
+        if address >= PID_MAX_LIMIT:
+            return address
+        raise UsageError(f"{part!r} is no address of a task; as a PID it is {address}")
+    first = _number(match["first"])
+    last = first if match["last"] is None else _number(match["last"])
+    if last < first:
+        raise UsageError(f"{part!r} is an empty range: give {last:d}-{first:d}")
+    if first >= PID_MAX_LIMIT:
+        raise UsageError(f"{part!r} is no PID: they end at {PID_MAX_LIMIT - 1}")
+    return range(first, last + 1)
+
+
+def _number(text: str) -> int:
+    return int(text, 16 if text[:2] in ("0x", "0X") else 10)

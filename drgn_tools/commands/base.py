@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Optional, TypeVar
 
 from ..terminal.parser import (
     ROW_FORMATS,
@@ -18,13 +18,21 @@ from ..terminal.parser import (
     Parser,
     add_format_option,
     add_log_options,
+    add_terminal_options,
     checked_format,
 )
 from .registry import SUMMARIES
-from .source_options import KernelArguments, add_source_options, check_source
-from .task_options import TaskArguments, check_filters
+from .source_options import KernelArguments, add_source_options, adopt_core, check_source
+from .task_options import (
+    SELECTORS,
+    TaskArguments,
+    add_row_options,
+    check_filters,
+    check_rows,
+)
 
 if TYPE_CHECKING:
+    from ..render.views import View
     from ..terminal.console import Console
     from .session import Session
 
@@ -34,6 +42,7 @@ __all__ = ("Command", "KernelCommand", "TaskCommand")
 A = TypeVar("A", bound=Arguments)
 K = TypeVar("K", bound=KernelArguments)
 T = TypeVar("T", bound=TaskArguments)
+R = TypeVar("R")
 
 
 class Command(ABC, Generic[A]):
@@ -42,8 +51,12 @@ class Command(ABC, Generic[A]):
     options_may_come_first = True
     """Whether options may stand before the name of the command."""
 
+    def is_paged(self, args: A) -> bool:
+        """Return whether the result is text to be read in a pager, if it goes to a terminal."""
+        return False
+
     @abstractmethod
-    def parser(self, name: str) -> argparse.ArgumentParser:
+    def parser(self, name: str) -> Parser:
         """Return the parser of what follows the name of the command.
 
         Man pages and shell completion are made from it, too.
@@ -76,6 +89,10 @@ class KernelCommand(Command[K]):
 
     arguments: type[K]
     """Class of its parsed command line."""
+    operands = ""
+    """The words that it takes, for its usage."""
+    selectors = ""
+    """Part of ``--help``: how tasks are named."""
     explanation = ""
     """End of ``--help``, on the command line and in the REPL."""
     examples = ""
@@ -86,13 +103,26 @@ class KernelCommand(Command[K]):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options that the command line and the REPL have in common."""
 
+    def add_output_options(self, parser: argparse._ActionsContainer) -> None:
+        """Add the options on the form of the output that the command line and the REPL have in common."""
+        if self.formats:
+            add_format_option(parser, self.formats)
+
     def add_command_line_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options that the REPL does not have."""
 
-    def check(self, args: K) -> None:
-        """Check the options of :meth:`add_options`.
+    def adopt_words(self, args: K) -> None:
+        """Find out which words are no operands of the command: a core that was given without ``-c``.
 
         :raises UsageError: if something is wrong with them.
+        """
+        adopt_core(args)
+
+    def check(self, args: K) -> None:
+        """Check the options of :meth:`add_options` and :meth:`add_output_options`.
+
+        :raises UsageError: if something is wrong with them.
+        :raises SystemExit: if one of them asked for help; it was printed.
         """
 
     def check_command_line(self, args: K) -> None:
@@ -102,26 +132,28 @@ class KernelCommand(Command[K]):
         """
         check_source(args)
 
-    def parser(self, name: str) -> argparse.ArgumentParser:
+    def parser(self, name: str) -> Parser:
         """See :meth:`Command.parser`."""
         parser = Parser(
             prog=f"drgn-tools {name}",
+            usage=f"%(prog)s [options] {self.operands}".rstrip(),
             description=f"{SUMMARIES[name]}.",
-            epilog="\n".join(filter(None, (self.explanation, self.examples))),
+            epilog="\n".join(filter(None, (self.selectors, self.explanation, self.examples))),
         )
         self.add_options(parser)
         self.add_command_line_options(parser)
         add_source_options(parser)
         output = parser.add_argument_group("output")
-        if self.formats:
-            add_format_option(output, self.formats)
+        self.add_output_options(output)
+        add_terminal_options(output)
         add_log_options(output)
         return parser
 
     def parse(self, name: str, words: Sequence[str], before: argparse.Namespace) -> K:
         """See :meth:`Command.parse`."""
-        args = self.parser(name).parse_args(words, self.arguments(**vars(before)))
+        args = self.parser(name).parse_words(words, self.arguments(**vars(before)))
         args.format = checked_format(args.format, name, self.formats)
+        self.adopt_words(args)
         self.check(args)
         self.check_command_line(args)
         return args
@@ -132,9 +164,51 @@ class TaskCommand(KernelCommand[T]):
 
     formats: tuple[str, ...] = ROW_FORMATS
 
+    operands = "[TASK ...]"
+    selectors = SELECTORS
+
+    def add_output_options(self, parser: argparse._ActionsContainer) -> None:
+        """See :meth:`KernelCommand.add_output_options`."""
+        super().add_output_options(parser)
+        add_row_options(parser)
+
     def check(self, args: T) -> None:
         """See :meth:`KernelCommand.check`."""
         check_filters(args)
+        if args.columns or args.sort:
+            check_rows(args, self.whole_view(args))
+
+    @abstractmethod
+    def whole_view(self, args: T, arch: Optional[str] = None) -> View:
+        """Return what the command shows, with all columns.
+
+        :param arch: Architecture of the kernel; ``None`` if it is not known yet.
+        """
+
+    def view(self, args: T, arch: Optional[str] = None) -> View:
+        """Return what the command shows, with the columns that were asked for.
+
+        :param arch: Architecture of the kernel.
+        """
+        view = self.whole_view(args, arch)
+        if not args.columns:
+            return view
+        from ..render.views import with_columns
+
+        return with_columns(view, args.columns, args.format)
+
+    def in_order(self, records: Iterable[R], args: T) -> Iterable[R]:
+        """Return records in the order that ``--sort`` says."""
+        if not args.order:
+            return records
+        from ..analysis.sorting import sorted_records
+        from ..render.views import sort_fields
+
+        return sorted_records(records, args.order, sort_fields(self.whole_view(args)))
+
+    def is_paged(self, args: T) -> bool:
+        """See :meth:`Command.is_paged`."""
+        return True
 
     @abstractmethod
     def run(self, args: T, session: Session) -> list[Any]:

@@ -14,13 +14,16 @@ import msgspec
 
 from .. import __version__
 from ..errors import UsageError
+from ..program.redact import with_urls_redacted
 from ..terminal.parser import (
     ROW_FORMATS,
     Arguments,
     Parser,
     add_format_option,
     add_log_options,
+    add_terminal_options,
 )
+from .hints import unknown_command
 from .registry import SUMMARIES, load_command
 from .source_options import add_source_options
 
@@ -32,7 +35,7 @@ __all__ = ("CommandLine", "parse_command_line", "whole_parser")
 _EXIT_CODES = """\
 exit codes:
   0   looked, nothing to report
-  1   an unreliable task was found (only with tasks --check)
+  1   an unreliable task was found (only with tasks --check); a task is listed (diff --check)
   2   the command line is wrong, or there is no such task
   3   the core, kernel or guest cannot be opened, or is not a Linux kernel
   4   no usable type information, or symbols of another kernel
@@ -50,12 +53,12 @@ examples:
   drgn-tools stack -c vmcore                      what crashed the machine, as an oops shows it
   drgn-tools stack -c vmcore 51                   one stack in full, with all saved registers
   sudo drgn-tools tasks -k --check                the running kernel; exit code 1 if one is unreliable
+  drgn-tools diff vmcore.1 vmcore.2               who is still where, what changed, who came and went
   drgn-tools groups -c vmcore --format folded | flamegraph.pl > stacks.svg
   drgn-tools fleet run /var/crash -o fleet        many vmcores, into one dataset
   drgn-tools tasks -c vmcore --frames --format json | jq '.tasks[] | select(.verdict == "unreliable")'
 
 Debuginfo is not needed: types and symbols come from the dump itself (BTF, kallsyms).
-"drgn-tools COMMAND --help" tells more about a command.
 """
 
 
@@ -75,11 +78,17 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     :raises OutputError: if that cannot be written.
     :raises ReaderGoneError: if nobody reads that.
     """
-    before = _parser().parse_args(argv)
+    if not argv:
+        raise UsageError("which command? drgn-tools help lists them, drgn-tools demo shows one")
+    before = _parser().parse_words(argv, argparse.Namespace())
     name, *words = before.command
     del before.command
+    if name == "help":
+        name, words = _asked_for_help(words)
     if name not in SUMMARIES:
-        raise UsageError(f"there is no command {name!r} (see drgn-tools --help)")
+        # What stood before the command is the end of the words no more, but as good there.
+        rest = [*words, *argv[: len(argv) - len(words) - 1]]
+        raise UsageError(with_urls_redacted(unknown_command(name, rest)))
     command = load_command(name)
     if not command.options_may_come_first and len(words) + 1 < len(argv):
         raise UsageError(f"options of {name} come after it: drgn-tools {name} ...")
@@ -87,6 +96,21 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     if args.quiet:
         args.log_level = "none"
     return CommandLine(command, args)
+
+
+def _asked_for_help(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command and the words of ``COMMAND --help``.
+
+    :raises SystemExit: if no command was named; the help was printed.
+    """
+    if not words:
+        _parser().print_help()
+        raise SystemExit(0)
+    name, *more = words
+    return name, [*more, "--help"]
+
+
+_HELP = "show the help of a command: drgn-tools help tasks"
 
 
 def whole_parser() -> argparse.ArgumentParser:
@@ -106,18 +130,21 @@ def whole_parser() -> argparse.ArgumentParser:
             description=of_command.description,
             epilog=of_command.epilog,
         )
+    of_help = commands.add_parser("help", help=_HELP, add_help=False)
+    of_help.add_argument("command", metavar="COMMAND", nargs="?", choices=list(SUMMARIES))
     return parser
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     """Return the parser of what stands before the words of a command."""
     parser = _options_before()
     parser.add_argument("command", nargs=argparse.PARSER, metavar="COMMAND", help=argparse.SUPPRESS)
     return parser
 
 
-def _options_before() -> argparse.ArgumentParser:
-    commands = "\n".join(f"  {name:<12}{summary}" for name, summary in SUMMARIES.items())
+def _options_before() -> Parser:
+    listed = {**SUMMARIES, "help": _HELP}
+    commands = "\n".join(f"  {name:<12}{summary}" for name, summary in listed.items())
     parser = Parser(
         prog="drgn-tools",
         usage="drgn-tools [options] COMMAND ...",
@@ -132,5 +159,6 @@ def _options_before() -> argparse.ArgumentParser:
         "output", "stack and groups have one more format each: see their --help"
     )
     add_format_option(output, ROW_FORMATS)
+    add_terminal_options(output)
     add_log_options(output)
     return parser

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, Optional, TypeVar
 
 from ..analysis import audit as api
-from ..analysis.selection import Selection
+from ..analysis.selection import EVERY_TASK, Selection
 from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
 from ..program.open import input_error_if_vanished
 from ..records import KERNEL_WIDE, KernelAudit, KernelInfo, Reason, TaskStack, Verdict
@@ -38,7 +38,7 @@ class CommandLineSession(Session):
     in_repl = False
 
     def __init__(self, args: KernelArguments, console: Console, modules: bool = False) -> None:
-        super().__init__(open_source(args, console, modules), args.format, console)
+        super().__init__(open_source(args, console, modules), args.format, console, args.color)
         self._is_live = args.core is None
         self._is_introduced = False
         self._problems: Sequence[str] = ()
@@ -92,19 +92,18 @@ class CommandLineSession(Session):
     ) -> Iterator[TaskStack]:
         """See :meth:`Session.select`."""
         self._unjudged = _UnjudgedCounts(selection) if check else None
-        return selection.of(self._unjudged.count(tasks) if self._unjudged else tasks)
+        return super().select(self._unjudged.count(tasks) if self._unjudged else tasks, selection)
 
     def show(
         self,
         tasks: Iterable[TaskStack],
         lines: Callable[[Iterable[TaskStack]], Iterable[str]],
-        filters: str = "",
+        selection: Selection = EVERY_TASK,
     ) -> list[TaskStack]:
         """See :meth:`Session.show`. Nothing is kept."""
         self._shown = _TaskCounts()
         write_lines(lines(self._until_last(self._shown.count(tasks))))
-        if filters and not self._shown.total:
-            self.console.problem("warning", f"no task matches {filters}")
+        self.warn_of_absent(selection, self._shown.total)
         return []
 
     def write(self, lines: Iterable[str]) -> None:

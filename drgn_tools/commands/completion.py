@@ -46,7 +46,7 @@ class Completion(Command[CompletionArguments]):
 
     options_may_come_first = False
 
-    def parser(self, name: str) -> argparse.ArgumentParser:
+    def parser(self, name: str) -> Parser:
         parser = Parser(
             prog=f"drgn-tools {name}", description=f"{SUMMARIES[name]}.", epilog=_EPILOG
         )
@@ -57,7 +57,7 @@ class Completion(Command[CompletionArguments]):
     def parse(
         self, name: str, words: Sequence[str], before: argparse.Namespace
     ) -> CompletionArguments:
-        return self.parser(name).parse_args(words, CompletionArguments())
+        return self.parser(name).parse_words(words, CompletionArguments())
 
     def main(self, args: CompletionArguments, console: Console) -> int:
         write_lines((_FOLDER / f"drgn-tools.{args.shell}").read_text().splitlines())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..records import KernelAudit
 from .source_options import given_sources
-from .tasks import Tasks, TasksArguments, add_check_option, show_tasks
+from .tasks import Tasks, TasksArguments, add_check_option
 
 if TYPE_CHECKING:
     from ..terminal.console import Console
@@ -25,6 +25,13 @@ class Demo(Tasks):
 
     explanation = ""
     examples = ""
+    selectors = ""
+
+    def adopt_words(self, args: TasksArguments) -> None:
+        """It has a core."""
+
+    def is_paged(self, args: TasksArguments) -> bool:
+        return args.format != "table"  # the tour ends with what to type next
 
     def add_command_line_options(self, parser: argparse.ArgumentParser) -> None:
         add_check_option(parser)
@@ -40,23 +47,24 @@ class Demo(Tasks):
         args.core = str(demo_vmcore())
         if args.format != "table":
             return super().main(args, console)
-        return _guided_tour(args, console)
+        return self._guided_tour(args, console)
 
+    def _guided_tour(self, args: TasksArguments, console: Console) -> int:
+        from ..analysis.sorting import parse_order
+        from ..render.guide import after_tasks, before_tasks
+        from ..terminal.console import write_lines
+        from .command_line_session import CommandLineSession
 
-def _guided_tour(args: TasksArguments, console: Console) -> int:
-    from ..render.guide import after_tasks, before_tasks
-    from ..terminal.console import write_lines
-    from .command_line_session import CommandLineSession
-
-    session = CommandLineSession(args, console)
-    audit = session.audit_all(args.max_tasks)
-    write_lines(before_tasks(audit.kernel))
-    args.sort = args.sort or "verdict"
-    show_tasks(args, audit, session)
-    code = session.finish()
-    shown = KernelAudit(audit.kernel, tuple(args.selection.of(audit)))
-    write_lines(after_tasks(shown, os.path.relpath(args.core or ""), _program_name()))
-    return code
+        session = CommandLineSession(args, console)
+        audit = session.audit_all(args.max_tasks)
+        write_lines(before_tasks(audit.kernel))
+        args.order = args.order or parse_order("verdict")
+        self.show(args, audit, session)
+        code = session.finish()
+        shown = KernelAudit(audit.kernel, tuple(args.selection.of(audit)))
+        core = os.path.relpath(args.core or "")
+        write_lines(after_tasks(shown, core, _program_name(), session.colour))
+        return code
 
 
 def _program_name() -> str:

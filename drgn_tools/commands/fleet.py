@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from ..errors import EXIT_OK, EXIT_PARTIAL, UsageError
 from ..fleet.run.job import Job, Limits, Outcome
 from ..fleet.run.source import Source, list_sources
@@ -29,6 +31,7 @@ from .fleet_arguments import FleetArguments, fleet_parser, parse_fleet_arguments
 if TYPE_CHECKING:
     from ..fleet.run.cluster import Cluster
     from ..fleet.run.recorder import Recorder
+    from ..terminal.parser import Parser
 
 __all__ = ("COMMAND", "fleet")
 
@@ -96,7 +99,10 @@ def _sources(args: FleetArguments, cluster: Cluster, console: Console) -> list[S
     if skipped:
         more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
         console.note(f"skipped, no core by name or first bytes: {skipped[0]}{more}")
-    sources = listing.sources
+    sources = [
+        replace(source, vmcoreinfo=source.vmcoreinfo or args.vmcoreinfo)
+        for source in listing.sources
+    ]
     if args.live:
         from ..fleet.run.live import live_sources
 
@@ -194,8 +200,11 @@ class Fleet(Command[FleetArguments]):
 
     options_may_come_first = False
 
-    def parser(self, name: str) -> argparse.ArgumentParser:
+    def parser(self, name: str) -> Parser:
         return fleet_parser()
+
+    def is_paged(self, args: FleetArguments) -> bool:
+        return args.fleet_command == "report" and args.html is None
 
     def parse(self, name: str, words: Sequence[str], before: argparse.Namespace) -> FleetArguments:
         return parse_fleet_arguments(words)

@@ -14,14 +14,16 @@ from typing import Optional
 from ..analysis.planned_patch import PlannedPatch, parse_function
 from ..errors import UsageError
 from ..fleet.run.job import Limits
+from ..program.core_cache import parse_size
+from ..program.core_file import AUTO
 from ..terminal.parser import Arguments, Parser, add_log_options, checked_format, positive
 
 __all__ = ("FleetArguments", "fleet_parser", "parse_fleet_arguments")
 
 _RUN_EPILOG = """\
 A source is a core, a folder (which is searched), a shell pattern, a manifest (*.jsonl: lines of
-{"core": PATH, "name": TEXT, "symbols": [PATH], "host": NAME, "time": ISO 8601, "tags": {}}; only
-core is required), or an fsspec URL of one or many (s3://bucket/dumps/, http://host/vmcore). User
+{"core": PATH, "name": TEXT, "symbols": [PATH], "vmcoreinfo": PATH, "host": NAME, "time": ISO 8601,
+"tags": {}}; only core is required), or an fsspec URL of one or many (s3://bucket/dumps/, http://host/vmcore). User
 info and query of a URL are neither stored nor shown.
 
 Each source gets one final record in the dataset: audited, partly unknown, or failed with exit code
@@ -65,6 +67,7 @@ class FleetArguments(Arguments):
     memory: int
     retries: int
     max_tasks: Optional[int]
+    vmcoreinfo: Optional[str]
     patch_function: list[str]
     patch: Optional[PlannedPatch] = None
     limit: Optional[int]
@@ -86,12 +89,17 @@ def parse_fleet_arguments(argv: Sequence[str]) -> FleetArguments:
     :raises UsageError: If they are wrong.
     :raises SystemExit: If ``--help`` was given; the help was printed.
     """
-    args = fleet_parser().parse_args(argv, FleetArguments())
+    args = fleet_parser().parse_words(argv, FleetArguments())
     if args.fleet_command == "run":
         functions = tuple(dict.fromkeys(map(parse_function, args.patch_function)))
         args.patch = PlannedPatch(", ".join(map(str, functions)), functions) if functions else None
         if not args.sources and not args.live:
             raise UsageError("fleet run: give sources (cores, folders, manifests, URLs) or --live")
+        if args.vmcoreinfo not in (None, AUTO):
+            raise UsageError(
+                f"fleet run: --vmcoreinfo takes {AUTO} only, because a file fits one dump; "
+                'name it with "vmcoreinfo" in a manifest'
+            )
         if args.workers is not None and args.scheduler is not None:
             raise UsageError(
                 "--workers is for a local cluster; the cluster of --scheduler has its own workers"
@@ -200,6 +208,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         help="audit no more than N tasks of each dump",
     )
     run.add_argument(
+        "--vmcoreinfo",
+        metavar=AUTO,
+        help="search the memory of each dump whose own VMCOREINFO does not fit for one that does",
+    )
+    run.add_argument(
         "--patch-function",
         metavar="[MODULE:]NAME[,POS]",
         action="append",
@@ -243,6 +256,7 @@ def _add_report(report: argparse.ArgumentParser) -> None:
         help="table (default), json, jsonl, csv, or any format of tabulate",
     )
     report.add_argument("--sql", metavar="QUERY", help="the result of your own query on the views")
+    report.add_argument("--no-pager", action="store_true", help="no pager on a terminal")
     report.add_argument(
         "--html",
         metavar="FILE",
@@ -264,9 +278,8 @@ _MOST_MEMORY = 1 << 62
 
 
 def _size(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,12})([KMGT]?)i?B?", text)
-    size = int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2]] if match else 0
-    if not _LEAST_MEMORY <= size <= _MOST_MEMORY:
+    size = parse_size(text)
+    if size is None or not _LEAST_MEMORY <= size <= _MOST_MEMORY:
         raise UsageError(f"--memory takes a size of at least 128M, as in 2G, not {text!r}")
     return size
 

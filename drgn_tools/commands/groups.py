@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from ..analysis.grouping import StackGroup, group_stacks
 from ..errors import UsageError
 from ..records import TaskStack
 from ..terminal.parser import ROW_FORMATS
 from .base import TaskCommand
-from .task_options import TaskArguments, add_filters, check_filters
+from .task_options import TaskArguments, add_filters
 
 if TYPE_CHECKING:
+    from ..render.views import View
     from .session import Session
 
 __all__ = ("COMMAND",)
@@ -27,6 +28,7 @@ and so are verdict and reason. "folded" leaves the offsets out: functions, outer
 _EXAMPLES = """\
 examples:
   drgn-tools groups -c vmcore --state D
+  drgn-tools groups -c vmcore 'kworker/*' --sort verdict,-count
   drgn-tools groups -c vmcore --format folded --by-comm | flamegraph.pl > stacks.svg
 """
 
@@ -52,23 +54,30 @@ class Groups(TaskCommand[GroupsArguments]):
         )
 
     def check(self, args: GroupsArguments) -> None:
-        check_filters(args)
+        super().check(args)
         if args.by_comm and args.format != "folded":
             raise UsageError("--by-comm works only with --format folded")
 
+    def whole_view(self, args: GroupsArguments, arch: Optional[str] = None) -> View:
+        from ..render.views import GROUPS
+
+        return GROUPS
+
     def run(self, args: GroupsArguments, session: Session) -> list[StackGroup]:
         from ..render.folded import folded_lines
-        from ..render.views import GROUPS
 
         audit = session.audit(args.max_tasks)
 
         def lines(tasks: Iterable[TaskStack]) -> Iterator[str]:
             if args.format == "folded":
                 return folded_lines(tasks, args.by_comm)
-            return session.rows(GROUPS, audit, group_stacks(tasks))
+            return session.rows(self.view(args), audit, self._groups(tasks, args))
 
         tasks = session.select(audit, args.selection)
-        return group_stacks(session.show(tasks, lines, args.filters))
+        return self._groups(session.show(tasks, lines, args.selection), args)
+
+    def _groups(self, tasks: Iterable[TaskStack], args: GroupsArguments) -> list[StackGroup]:
+        return list(self.in_order(group_stacks(tasks), args))
 
 
 COMMAND = Groups()

@@ -5,23 +5,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Optional
 
 from ..analysis.planned_patch import PlannedFunction, PlannedPatch, parse_function
 from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, InputError, UsageError
-from ..terminal.console import table_width
 from ..terminal.parser import interval
 from .base import TaskCommand
 from .source_options import GivenOnce, check_source
-from .task_options import TaskArguments, add_filters, check_filters
+from .task_options import TaskArguments, add_filters
 
 if TYPE_CHECKING:
     from ..analysis.inquiry import Inquiry
     from ..analysis.patch_question import Answer, TaskAnswer
     from ..records import TaskStack
+    from ..render.views import View
     from ..terminal.console import Console
     from .session import Audit, Session
 
@@ -162,8 +161,16 @@ class Livepatch(TaskCommand[LivepatchArguments]):
             " transition has ended",
         )
 
+    def whole_view(self, args: LivepatchArguments, arch: Optional[str] = None) -> View:
+        from ..render.views import LIVEPATCH, PLANNED_LIVEPATCH
+
+        return PLANNED_LIVEPATCH if args.planned or args.ko is not None else LIVEPATCH
+
+    def is_paged(self, args: LivepatchArguments) -> bool:
+        return args.watch is None
+
     def check(self, args: LivepatchArguments) -> None:
-        check_filters(args)
+        super().check(args)
         args.functions = tuple(dict.fromkeys(map(parse_function, args.planned)))
         if args.ko is not None and not os.path.exists(args.ko):
             raise InputError(f"--ko {args.ko!r}: no such file")
@@ -182,8 +189,8 @@ class Livepatch(TaskCommand[LivepatchArguments]):
             raise UsageError("--watch needs a running kernel: nothing changes in a vmcore")
         if args.planned or args.ko is not None:
             raise UsageError("--watch follows a transition: --function and --ko have none")
-        if args.all or args.check:
-            raise UsageError("--all and --check do not work with --watch")
+        if args.all or args.check or args.sort or args.columns:
+            raise UsageError("--all, --check, --sort and --columns do not work with --watch")
         if args.format not in ("table", "jsonl"):
             raise UsageError(f"--watch has no format {args.format}: it has table and jsonl")
 
@@ -209,8 +216,7 @@ class Livepatch(TaskCommand[LivepatchArguments]):
         plan = counts.inquiry.plan
         for refusal in () if plan is None else plan.refusals:
             session.console.problem("warning", f"the kernel would refuse the patch: {refusal}")
-        if args.filters and not counts.total:
-            session.console.problem("warning", f"no task matches {args.filters}")
+        session.warn_of_absent(args.selection, counts.total)
         session.console.note(counts.summary())
         for problem in counts.inquiry.question.problems:
             session.console.problem("warning", problem)
@@ -221,17 +227,16 @@ class Livepatch(TaskCommand[LivepatchArguments]):
         from ..analysis.livepatch import listed_patches
         from ..analysis.record_fields import PATCH, PLAN, as_object
         from ..render.livepatch import patch_lines, plan_lines
-        from ..render.views import LIVEPATCH, PLANNED_LIVEPATCH
 
         audit, inquiry = look_at_livepatch(args, session)
         counts = AnswerCounts(inquiry)
         answers = counts.of(session.select(audit, args.selection))
-        shown = (found for found in answers if args.all or found.holds)
+        shown = self.in_order((found for found in answers if args.all or found.holds), args)
         is_table = session.style == "table"
         kept = list(shown) if session.in_repl or is_table else []
         patches = listed_patches(inquiry.patches)
         lines = session.rows(
-            LIVEPATCH if inquiry.plan is None else PLANNED_LIVEPATCH,
+            self.view(args),
             audit,
             kept if session.in_repl or is_table else shown,
             {
@@ -240,7 +245,7 @@ class Livepatch(TaskCommand[LivepatchArguments]):
             },
         )
         if is_table:
-            width = table_width(sys.stdout)
+            width = session.width
             above = [*patch_lines(patches, width), *plan_lines(inquiry.plan, width)]
             table = [*([""] if above else []), *lines] if kept else []
             lines = iter([*above, *table])

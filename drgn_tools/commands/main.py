@@ -7,6 +7,7 @@ that ``--help`` and mistakes are answered at once.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Optional
@@ -21,6 +22,7 @@ from ..terminal.console import (
     ReaderGoneError,
     be_lenient,
     discard,
+    is_terminal,
     write_lines,
 )
 from .command_line import CommandLine, parse_command_line
@@ -63,7 +65,8 @@ def _main(argv: Sequence[str]) -> int:
 
 def _run(line: CommandLine, console: Console) -> int:
     try:
-        return line.command.main(line.args, console)
+        with _paging(line, console):
+            return line.command.main(line.args, console)
     except DrgnToolsError as error:
         return _report(error, console)
     except ReaderGoneError:
@@ -79,6 +82,14 @@ def _run(line: CommandLine, console: Console) -> int:
         return EXIT_BUG
     finally:
         console.end_progress()
+
+
+def _paging(line: CommandLine, console: Console) -> contextlib.AbstractContextManager[None]:
+    if line.args.no_pager or not is_terminal(sys.stdout) or not line.command.is_paged(line.args):
+        return contextlib.nullcontext()
+    from ..terminal.pager import paging
+
+    return paging(console)
 
 
 def _report(error: DrgnToolsError, console: Console) -> int:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Optional
 from ..analysis.flatten import TaskRegs, saved_regs
 from ..records import TaskStack
 from .base import TaskCommand
-from .task_options import TaskArguments, add_filters, add_pids
+from .task_options import TaskArguments, add_filters
 
 if TYPE_CHECKING:
+    from ..render.views import View
     from .session import Session
 
 __all__ = ("COMMAND",)
@@ -20,7 +21,7 @@ __all__ = ("COMMAND",)
 _EXAMPLES = """\
 examples:
   drgn-tools regs -c vmcore --mode kernel          what was interrupted in the kernel
-  drgn-tools regs -c vmcore --comm 'nginx*' --format csv > regs.csv     all registers, a column each
+  drgn-tools regs -c vmcore 'nginx*' --format csv > regs.csv     all registers, a column each
 """
 
 
@@ -37,24 +38,29 @@ class Regs(TaskCommand[RegsArguments]):
     examples = _EXAMPLES
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        add_pids(parser)
         add_filters(parser)
         parser.add_argument(
             "--mode", choices=("kernel", "user"), help="only registers saved in this mode"
         )
 
-    def run(self, args: RegsArguments, session: Session) -> list[TaskRegs]:
+    def whole_view(self, args: RegsArguments, arch: Optional[str] = None) -> View:
         from ..render.views import regs_view
 
-        user_mode = None if args.mode is None else args.mode == "user"
+        return regs_view(arch)
+
+    def run(self, args: RegsArguments, session: Session) -> list[TaskRegs]:
         audit = session.audit(args.max_tasks)
-        view = regs_view(audit.kernel.arch)
+        view = self.view(args, audit.kernel.arch)
 
         def rows(tasks: Iterable[TaskStack]) -> Iterator[str]:
-            return session.rows(view, audit, saved_regs(tasks, user_mode))
+            return session.rows(view, audit, self._regs(tasks, args))
 
         tasks = session.select(audit, args.selection)
-        return list(saved_regs(session.show(tasks, rows, args.filters), user_mode))
+        return list(self._regs(session.show(tasks, rows, args.selection), args))
+
+    def _regs(self, tasks: Iterable[TaskStack], args: RegsArguments) -> Iterable[TaskRegs]:
+        user_mode = None if args.mode is None else args.mode == "user"
+        return self.in_order(saved_regs(tasks, user_mode), args)
 
 
 COMMAND = Regs()

@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional
 from drgn import Program
 from drgn.commands import CommandError
 
+from ..analysis.selection import EVERY_TASK, Selection
 from ..cache_key import cache_key
 from ..errors import DrgnToolsError
 from ..kernel.probing import has_dwarf
@@ -19,7 +20,7 @@ from ..records import KernelAudit, KernelInfo, Reason, TaskStack
 from ..render.summary import unreadable_line
 from ..terminal.console import Console, ReaderGoneError, be_lenient, write_lines
 from ..terminal.escape import escape
-from ..terminal.parser import Parser, add_format_option, checked_format
+from ..terminal.parser import Parser, checked_format
 from .base import TaskCommand
 from .registry import SUMMARIES, load_command
 from .session import Session
@@ -61,12 +62,13 @@ def run_in_repl(prog: Program, name: str, words: Sequence[str]) -> Optional[list
 def _parse(command: TaskCommand[Any], name: str, words: Sequence[str]) -> TaskArguments:
     parser = Parser(
         prog=f"%{name}",
+        usage=f"%(prog)s [options] {command.operands}",
         description=f"{SUMMARIES[name]}.",
-        epilog="\n".join(filter(None, (command.explanation, _EPILOG))),
+        epilog="\n".join(filter(None, (command.selectors, command.explanation, _EPILOG))),
     )
     command.add_options(parser)
-    add_format_option(parser, command.formats)
-    args: TaskArguments = parser.parse_args(words, command.arguments())
+    command.add_output_options(parser)
+    args: TaskArguments = parser.parse_words(words, command.arguments())
     args.format = checked_format(args.format, name, command.formats)
     command.check(args)
     return args
@@ -106,12 +108,11 @@ class _ReplSession(Session):
         self,
         tasks: Iterable[TaskStack],
         lines: Callable[[Iterable[TaskStack]], Iterable[str]],
-        filters: str = "",
+        selection: Selection = EVERY_TASK,
     ) -> list[TaskStack]:
         """See :meth:`Session.show`."""
         kept = list(tasks)
-        if filters and not kept:
-            self.console.problem("warning", f"no task matches {filters}")
+        self.warn_of_absent(selection, len(kept))
         self.write(lines(kept))
         return kept
 

@@ -12,10 +12,12 @@ from drgn import Program
 
 from ..analysis import audit as api
 from ..analysis.audit import AuditUnderWay
-from ..analysis.selection import Selection
+from ..analysis.selection import EVERY_TASK, Selection, task_name
 from ..program.open import input_error_if_vanished
 from ..records import KernelAudit, KernelInfo, TaskStack
+from ..render.summary import nothing_selected_line
 from ..render.views import View, render
+from ..terminal.colour import wants_colour
 from ..terminal.console import Console, table_width
 
 __all__ = ("Audit", "Session")
@@ -33,15 +35,24 @@ class Session(ABC):
     :param prog: The kernel.
     :param style: Name of the output format.
     :param console: For everything but the result.
+    :param color: Value of ``--color``.
     """
 
     in_repl: ClassVar[bool]
     """Whether the user may type another command on the same kernel."""
 
-    def __init__(self, prog: Program, style: str, console: Console) -> None:
+    width: Optional[int]
+    """Largest number of characters in a line of a table; ``None`` for any."""
+    colour: bool
+    """Whether the output has colours."""
+
+    def __init__(self, prog: Program, style: str, console: Console, color: str = "auto") -> None:
         self.prog = prog
         self.style = style
         self.console = console
+        self.width = table_width(sys.stdout)
+        self.colour = wants_colour(color, sys.stdout)
+        self._missing: set[int] = set()
 
     @abstractmethod
     def introduce(self, kernel: KernelInfo) -> None:
@@ -59,14 +70,13 @@ class Session(ABC):
         self,
         tasks: Iterable[TaskStack],
         lines: Callable[[Iterable[TaskStack]], Iterable[str]],
-        filters: str = "",
+        selection: Selection = EVERY_TASK,
     ) -> list[TaskStack]:
         """Print tasks to stdout.
 
         :param tasks: The tasks, which are taken one by one.
         :param lines: Makes lines of tasks; called once.
-        :param filters: Filters that chose the tasks, as they were typed. If there are no tasks, a
-            warning quotes them.
+        :param selection: What chose the tasks. If there are none, a warning quotes it.
         :return: The tasks if the session keeps them, else an empty list.
         """
 
@@ -108,7 +118,26 @@ class Session(ABC):
 
         :param check: Whether ``--check`` was given.
         """
-        return selection.of(tasks)
+        self._missing = set(selection.single_tasks)
+        return selection.of(self._noted(tasks) if self._missing else tasks)
+
+    def _noted(self, tasks: Iterable[TaskStack]) -> Iterator[TaskStack]:
+        for task in tasks:
+            self._missing -= {task.pid, task.task}
+            yield task
+
+    def warn_of_absent(self, selection: Selection, shown: int) -> None:
+        """Warn if nothing was selected, or if single tasks were named that do not exist.
+
+        :param selection: What :meth:`select` was given last; all its tasks were taken.
+        :param shown: Number of tasks that it selected.
+        """
+        if selection.typed and not shown:
+            self.console.problem("warning", nothing_selected_line(selection))
+            return
+        for number in selection.single_tasks:
+            if number in self._missing:
+                self.console.problem("warning", f"there is no task {task_name(number)}")
 
     def rows(
         self,
@@ -122,5 +151,12 @@ class Session(ABC):
         :param before: Members that a ``json`` document has before the records.
         """
         return render(
-            view, self.style, audit.kernel, records, audit.problems, table_width(sys.stdout), before
+            view,
+            self.style,
+            audit.kernel,
+            records,
+            audit.problems,
+            self.width,
+            before,
+            self.colour,
         )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,16 @@ class Shell(KernelCommand[KernelArguments]):
     arguments = KernelArguments
     explanation = _EXPLANATION
     examples = _EXAMPLES
+    operands = "[VMCORE]"
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("words", metavar="VMCORE", nargs="*", help="the same as -c VMCORE")
+
+    def check(self, args: KernelArguments) -> None:
+        if args.words:
+            raise UsageError(
+                f"shell takes a vmcore, and {args.words[0]!r} is no file or one too many"
+            )
 
     def main(self, args: KernelArguments, console: Console) -> int:
         from ..analysis.audit import kernel_info

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Optional, Union
 
+from ..analysis.selection import is_number
 from ..errors import UsageError
 from ..terminal.parser import Arguments
 
@@ -21,6 +23,7 @@ __all__ = (
     "KernelArguments",
     "SourceArguments",
     "add_source_options",
+    "adopt_core",
     "check_source",
     "given_sources",
     "open_source",
@@ -41,6 +44,8 @@ class KernelArguments(SourceArguments):
     """The command line of a command on one kernel."""
 
     format: str
+    words: Sequence[str] = ()
+    """The words that are no options."""
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +56,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         "--core",
         metavar="PATH",
         action=GivenOnce,
-        help="vmcore: ELF or makedumpfile's format, also compressed with xz, zstd or gzip",
+        help="vmcore: ELF or makedumpfile's format, also compressed; -c may be left out",
     )
     source.add_argument("-k", "--kernel", action="store_true", help="the running kernel")
     source.add_argument(
@@ -77,6 +82,25 @@ def given_sources(args: SourceArguments) -> list[str]:
     """Return the options among ``-c``, ``-k`` and ``--qemu`` that were given."""
     values = {"-c": args.core, "-k": args.kernel or None, "--qemu": args.qemu}
     return [option for option, value in values.items() if value is not None]
+
+
+def adopt_core(args: KernelArguments) -> None:
+    """Take a lone word that is a file for the core, if no kernel was chosen otherwise.
+
+    A PID, a range or an address is never a file.
+
+    :raises UsageError: if several words are files.
+    """
+    if given_sources(args):
+        return
+    files = [word for word in args.words if not is_number(word) and os.path.exists(word)]
+    if len(files) > 1:
+        raise UsageError(
+            f"{files[0]!r} and {files[1]!r} are both files: give one core, as in -c {shlex.quote(files[0])}"
+        )
+    if files:
+        args.core = files[0]
+        args.words = [word for word in args.words if word != files[0]]
 
 
 def check_source(args: SourceArguments) -> None:
@@ -105,7 +129,11 @@ def open_source(args: SourceArguments, console: Console, modules: bool = False) 
 
     def unpacking(done: int, total: int) -> None:
         percent = done * 100 // max(total, 1)
-        console.progress(f"unpacking {os.path.basename(args.core or '')}: {percent}%")
+        name = os.path.basename(args.core or "")
+        console.progress(
+            f"unpacking {name}: {percent}%",
+            once=f"unpacking {name} ({total >> 20} MiB, {percent}% done), which is kept for the next time",
+        )
 
     try:
         return open_program(

@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from ..analysis.selection import tasks_on_cpu
 from ..errors import TaskNotFoundError, UsageError
@@ -16,11 +14,12 @@ from ..records import KernelAudit, TaskStack, Verdict
 from ..terminal.parser import ROW_FORMATS
 from .base import TaskCommand
 from .source_options import check_source
-from .task_options import TaskArguments, add_filters, check_filters
+from .task_options import TaskArguments, add_filters
 
 if TYPE_CHECKING:
     from drgn import Program
 
+    from ..render.views import View
     from ..terminal.console import Console
     from .session import Audit, Session
 
@@ -32,29 +31,24 @@ what was interrupted. "=>" marks the frame on which the verdict fell.
 """
 
 _EXAMPLES = """\
-Without a PID, the stack of the task that crashed the machine is shown: the one that ran into
+Without a TASK, the stack of the task that crashed the machine is shown: the one that ran into
 panic().
 
 examples:
   drgn-tools stack -c vmcore                      what crashed it
   drgn-tools stack -c vmcore 51
   drgn-tools stack -c vmcore 0xff1100000261d000 --format json
+  drgn-tools stack -c vmcore 'nginx*' --state D
   drgn-tools stack -c vmcore --all --format csv > frames.csv
+  drgn-tools stack -c vmcore 51 --raw             every word, and what it may be
 """
 
 
 class StackArguments(TaskArguments):
     """The command line of ``stack``."""
 
-    tasks: list[int]
-    """PIDs and addresses of ``task_struct``."""
     all: bool
-    on_cpu: bool
-
-    @property
-    def ways_to_choose(self) -> int:
-        """The number of different ways in which tasks were chosen."""
-        return sum((bool(self.tasks), self.all, self.on_cpu, bool(self.filters)))
+    raw: bool
 
 
 class Stack(TaskCommand[StackArguments]):
@@ -66,57 +60,74 @@ class Stack(TaskCommand[StackArguments]):
     formats = ("text", *ROW_FORMATS)
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "tasks",
-            metavar="PID",
-            nargs="*",
-            type=_task,
-            help="thread ID, or address of a task_struct (0xff1100000261d000, 0x may be left out)",
-        )
         add_filters(parser)
         parser.add_argument("--all", action="store_true", help="every task")
         parser.add_argument(
-            "--on-cpu",
+            "--raw",
             action="store_true",
-            help="the tasks that are on a CPU, the one that crashed the machine first",
+            help="every word of the stack, with the symbol or the object that it may point to",
         )
 
+    def whole_view(self, args: StackArguments, arch: Optional[str] = None) -> View:
+        from ..render.views import FRAMES
+
+        return FRAMES
+
     def check(self, args: StackArguments) -> None:
-        check_filters(args)
-        if args.ways_to_choose > 1:
-            raise UsageError(
-                "PIDs, --on-cpu, --all and filters such as --comm exclude each other: give one"
-            )
+        super().check(args)
+        if args.all and args.selection.typed:
+            raise UsageError(f"--all is every task: leave it out, or {args.selection.typed}")
 
     def check_command_line(self, args: StackArguments) -> None:
         check_source(args)
-        if args.core is None and not args.ways_to_choose:
+        if args.core is None and not args.all and not args.selection.typed:
             raise UsageError(
-                "stack of which task? give PIDs, addresses of tasks, --on-cpu or --all"
+                "stack of which task? give a PID, the address or name of a task, --on-cpu or --all"
             )
 
     def run(self, args: StackArguments, session: Session) -> list[TaskStack]:
+        from ..analysis.source_lines import with_source_lines
         from ..render.stack import draw_stacks
-        from ..render.views import FRAMES
 
-        audit, tasks = _find(args, session)
+        audit, found = _find(args, session)
+        if args.raw:
+            return session.show(
+                found, partial(_raw_lines, args.format, session, audit), args.selection
+            )
+        tasks = with_source_lines(session.prog, self.in_order(found, args))
         if args.format == "text":
-            return session.show(tasks, partial(draw_stacks, kernel=audit.kernel), args.filters)
-        return session.show(tasks, partial(session.rows, FRAMES, audit), args.filters)
+            draw = partial(draw_stacks, kernel=audit.kernel, colour=session.colour)
+            return session.show(tasks, draw, args.selection)
+        return session.show(tasks, partial(session.rows, self.view(args), audit), args.selection)
+
+
+def _raw_lines(
+    style: str, session: Session, audit: Audit, tasks: Iterable[TaskStack]
+) -> Iterator[str]:
+    from ..analysis.raw_stack import RawWords
+    from ..render.raw_stack import draw_raw_stacks
+    from ..render.views import RAW
+
+    words = RawWords(session.prog)
+    if style == "text":
+        return draw_raw_stacks((task, words.of(task.task)) for task in tasks)
+    return session.rows(RAW, audit, (word for task in tasks for word in words.of(task.task)))
 
 
 def _find(args: StackArguments, session: Session) -> tuple[Audit, Iterable[TaskStack]]:
     from ..analysis.audit import task_stack
 
     audit: Audit
-    if args.tasks:
-        audit = session.audit_only(lambda prog: [task_stack(prog, task) for task in args.tasks])
+    selection = args.selection
+    if selection.is_single_tasks:
+        audit = session.audit_only(
+            lambda prog: [task_stack(prog, task) for task in selection.single_tasks]
+        )
         return audit, audit
-    if args.ways_to_choose:
+    if args.all or selection.typed:
         audit = session.audit(args.max_tasks)
-        if args.on_cpu:
-            return audit, tasks_on_cpu(audit)
-        return audit, session.select(audit, args.selection)
+        found = session.select(audit, selection)
+        return audit, tasks_on_cpu(found) if selection.on_cpu else found
     if session.in_repl:
         audit = session.audit_all(args.max_tasks)
         return audit, _crashed_or_unreliable(audit, session.console)
@@ -146,24 +157,6 @@ def _crashed_or_unreliable(audit: KernelAudit, console: Console) -> list[TaskSta
         else "no stack is known to be unreliable; give a PID, --on-cpu or --all"
     )
     return unreliable
-
-
-_TASK = re.compile(
-    r"(?P<pid>[0-9]{1,7})|0x(?P<hex>[0-9a-f]{1,16})|(?P<bare>[0-9a-f]{8}|[0-9a-f]{16})",
-    re.IGNORECASE,
-)
-"""A PID, or an address with or without 0x. Tables and crash print it without; no PID is as long."""
-
-
-def _task(text: str) -> int:
-    match = _TASK.fullmatch(text)
-    if match is None and os.path.exists(text):
-        raise UsageError(
-            f"{text!r} is a file, not a task; if it is the vmcore, give it with -c {text}"
-        )
-    if match is None:
-        raise UsageError(f"{text!r} is neither a PID nor the address of a task (0x...)")
-    return int(match["pid"]) if match["pid"] else int(match["hex"] or match["bare"], 16)
 
 
 COMMAND = Stack()

@@ -4,22 +4,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Optional
 
-from ..analysis.selection import SORT_KEYS, sort_tasks
 from ..errors import UsageError
 from ..records import TaskStack
 from ..terminal.parser import interval
 from .base import TaskCommand
 from .source_options import check_source
-from .task_options import TaskArguments, add_filters, add_pids
+from .task_options import TaskArguments, add_filters
 
 if TYPE_CHECKING:
+    from ..render.views import View
     from .session import Audit, Session
 
-__all__ = ("COMMAND", "Tasks", "TasksArguments", "add_check_option", "show_tasks")
+__all__ = ("COMMAND", "Tasks", "TasksArguments", "add_check_option")
 
 _COLUMNS = """\
 columns:
@@ -30,9 +29,6 @@ columns:
   DEPTH     frames in the kernel
   REGS      a letter for each saved pt_regs, innermost first: k kernel mode, u user mode
   FUNCTION  innermost function that is not the scheduler itself
-
-All filters given must hold. Each may be repeated, and --pid, --state and --verdict take lists
-(1,5-9): a task then needs to match one of the values.
 """
 
 _EXAMPLES = """\
@@ -43,7 +39,7 @@ not run. 1 wins over 5.
 examples:
   drgn-tools tasks -c vmcore --state D --frames
   drgn-tools tasks -c vmcore --function 'vfs_*' --comm 'postgres*'
-  drgn-tools tasks -c vmcore --sort verdict | head -20
+  drgn-tools tasks -c vmcore --sort verdict,-depth --columns pid,comm,why,depth
   drgn-tools tasks -c vmcore --check -q > /dev/null && echo every stack off its CPU can be trusted
 """
 
@@ -52,7 +48,6 @@ class TasksArguments(TaskArguments):
     """The command line of ``tasks``."""
 
     frames: bool
-    sort: Optional[str]
     # The REPL does not have these.
     check: bool = False
     watch: Optional[float] = None
@@ -67,15 +62,8 @@ class Tasks(TaskCommand[TasksArguments]):
     examples = _EXAMPLES
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        add_pids(parser)
         add_filters(parser)
         parser.add_argument("--frames", action="store_true", help="add the frames of each stack")
-        parser.add_argument(
-            "--sort",
-            metavar="KEY",
-            choices=tuple(SORT_KEYS),
-            help=f"order by {', '.join(SORT_KEYS)} (default: the kernel's order)",
-        )
 
     def add_command_line_options(self, parser: argparse.ArgumentParser) -> None:
         add_check_option(parser)
@@ -100,12 +88,20 @@ class Tasks(TaskCommand[TasksArguments]):
             return
         if args.core is not None:
             raise UsageError("--watch needs a running kernel: nothing changes in a vmcore")
-        if args.frames or args.sort is not None:
+        if args.frames or args.sort or args.columns:
             raise UsageError(
-                "--frames and --sort do not work with --watch, which shows changes as they happen"
+                "--frames, --sort and --columns do not work with --watch, which shows changes as they happen"
             )
         if args.format not in ("table", "jsonl"):
             raise UsageError(f"--watch has no format {args.format}: it has table and jsonl")
+
+    def whole_view(self, args: TasksArguments, arch: Optional[str] = None) -> View:
+        from ..render.views import TASKS, TASKS_WITH_FRAMES
+
+        return TASKS_WITH_FRAMES if args.frames else TASKS
+
+    def is_paged(self, args: TasksArguments) -> bool:
+        return args.watch is None
 
     def run(self, args: TasksArguments, session: Session) -> list[TaskStack]:
         if args.watch is not None:
@@ -113,18 +109,12 @@ class Tasks(TaskCommand[TasksArguments]):
 
             watch_tasks(args, args.watch, session)
             return []
-        return show_tasks(args, session.audit(args.max_tasks), session)
+        return self.show(args, session.audit(args.max_tasks), session)
 
-
-def show_tasks(args: TasksArguments, audit: Audit, session: Session) -> list[TaskStack]:
-    """Show the tasks of an audit that were asked for; see :meth:`.TaskCommand.run`."""
-    from ..render.views import TASKS, TASKS_WITH_FRAMES
-
-    tasks: Iterable[TaskStack] = session.select(audit, args.selection, args.check)
-    if args.sort is not None:
-        tasks = sort_tasks(tasks, args.sort)
-    view = TASKS_WITH_FRAMES if args.frames else TASKS
-    return session.show(tasks, partial(session.rows, view, audit), args.filters)
+    def show(self, args: TasksArguments, audit: Audit, session: Session) -> list[TaskStack]:
+        """Show the tasks of an audit that were asked for; see :meth:`.TaskCommand.run`."""
+        tasks = self.in_order(session.select(audit, args.selection, args.check), args)
+        return session.show(tasks, partial(session.rows, self.view(args), audit), args.selection)
 
 
 def add_check_option(parser: argparse.ArgumentParser) -> None:

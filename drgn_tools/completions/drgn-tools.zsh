@@ -12,8 +12,10 @@ _shtab_drgn_tools_commands() {
   local _commands=(
     completion:'print the completion script of a shell: bash, zsh or fish.'
     demo:'run tasks on the small real vmcore that comes with drgn-tools.'
+    diff:'compare two looks: who is still where, and what changed.'
     fleet:'Audit many kernels, cores and running ones, into one dataset; report on it.'
     groups:'fold identical stacks together, with counts.'
+    help:'show the help of a command: drgn-tools help tasks'
     livepatch:'show who holds a live patch back, or would, and why.'
     regs:'list every saved pt_regs.'
     shell:'start drgn'"'"'s REPL on the kernel, with drgn-tools imported.'
@@ -35,12 +37,14 @@ _shtab_drgn_tools_fleet_commands() {
 _shtab_drgn_tools_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "(- : *)--version[show program\'s version number and exit]"
-  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed with xz, zstd or gzip]:PATH:_files"
+  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
   "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv text folded github grid html latex orgtbl plain rst simple tsv)"
+  "--color[auto (default), always, never]:WHEN:(auto always never)"
+  "--no-pager[no pager on a terminal]"
   {-q,--quiet}"[print only errors and warnings to stderr]"
   "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
 )
@@ -61,27 +65,62 @@ _shtab_drgn_tools_completion_defaults_added=0
 _shtab_drgn_tools_demo_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: 1,5-9]:PIDS:"
+  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
   "*--function[a function anywhere on the stack]:GLOB:"
   "*--verdict[reliable, unreliable, unknown]:VERDICT:(reliable unreliable unknown)"
+  "--on-cpu[only tasks on a CPU]"
   "--frames[add the frames of each stack]"
-  "--sort[order by pid, comm, state, cpu, verdict, depth (default\: the kernel\'s order)]:KEY:(pid comm state cpu verdict depth)"
   "--check[exit code 1 if a listed task is unreliable, 5 if one cannot be judged]"
-  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed with xz, zstd or gzip]:PATH:_files"
+  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
   "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
+  "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm state cpu verdict why depth regs function task tgid on_cpu kthread reason flags reason_frame kernel_regs user_regs full_name process ppid start_time_ns switches)"
+  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm state cpu verdict why depth regs function task tgid on_cpu kthread reason flags reason_frame kernel_regs user_regs full_name process ppid start_time_ns switches)"
+  "--color[auto (default), always, never]:WHEN:(auto always never)"
+  "--no-pager[no pager on a terminal]"
   {-q,--quiet}"[print only errors and warnings to stderr]"
   "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
-  "*:the same as --pid PIDS:{:}"
+  "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 
 # guard to ensure default positional specs are added only once per session
 _shtab_drgn_tools_demo_defaults_added=0
+
+_shtab_drgn_tools_diff_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "*--kind[list these\: still, changed, unclear, came, went (several\: still,changed)]:KINDS:(still changed unclear came went)"
+  "--all[list every task]"
+  "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
+  "*--pid[thread IDs and ranges of them\: 1,5-9]:PIDS:"
+  "*--comm[name of the task]:GLOB:"
+  "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
+  "*--function[a function anywhere on the stack]:GLOB:"
+  "*--verdict[reliable, unreliable, unknown]:VERDICT:(reliable unreliable unknown)"
+  "--on-cpu[only tasks on a CPU]"
+  "--check[exit code 1 if a task is listed]"
+  "--interval[look twice at a running kernel, with so many seconds in between]:SECONDS:"
+  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
+  {-k,--kernel}"[the running kernel]"
+  "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
+  "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
+  "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
+  "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(change pid comm ran state verdict why function what tgid full_name kthread before_task before_pid before_comm before_state before_cpu before_on_cpu before_verdict before_reason before_why before_function before_switches after_task after_pid after_comm after_state after_cpu after_on_cpu after_verdict after_reason after_why after_function after_switches parts_before parts_after)"
+  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(change pid comm ran state verdict why function what tgid full_name kthread before_task before_pid before_comm before_state before_cpu before_on_cpu before_verdict before_reason before_why before_function before_switches after_task after_pid after_comm after_state after_cpu after_on_cpu after_verdict after_reason after_why after_function after_switches parts_before parts_after)"
+  "--color[auto (default), always, never]:WHEN:(auto always never)"
+  "--no-pager[no pager on a terminal]"
+  {-q,--quiet}"[print only errors and warnings to stderr]"
+  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "*:vmcore, or saved JSON\; the earlier first. One alone is earlier than the kernel that is open or that -c, -k or --qemu chooses:_files"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_drgn_tools_diff_defaults_added=0
 
 _shtab_drgn_tools_fleet_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -107,6 +146,7 @@ _shtab_drgn_tools_fleet_report_options=(
   "--top[rows of each section (default\: 20, of stacks 5)]:N:"
   "--format[table (default), json, jsonl, csv, or any format of tabulate]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
   "--sql[the result of your own query on the views]:QUERY:"
+  "--no-pager[no pager on a terminal]"
   "--html[write a page with all tables, a flame graph and a time line, which needs no network\; - is stdout]:FILE:_files"
   {-q,--quiet}"[print only errors and warnings to stderr]"
   "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
@@ -126,6 +166,7 @@ _shtab_drgn_tools_fleet_run_options=(
   "--memory[memory\: 512M, 2G (default\: 2G)]:SIZE:"
   "--retries[attempts after the first for a dump that kills its process or exceeds a limit (default\: 2)]:N:"
   "--max-tasks[audit no more than N tasks of each dump]:N:"
+  "--vmcoreinfo[search the memory of each dump whose own VMCOREINFO does not fit for one that does]:auto:"
   "*--patch-function[ask each task whether it would hold back a live patch of this function\; may be repeated]:[MODULE:]NAME[,POS]:"
   "--limit[audit at most N sources, then stop\; the next run continues]:N:"
   "--redo[audit sources again that have a record\: those that failed, or all]:redo:(failed all)"
@@ -140,24 +181,37 @@ _shtab_drgn_tools_fleet_run_defaults_added=0
 _shtab_drgn_tools_groups_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: 1,5-9]:PIDS:"
+  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
   "*--function[a function anywhere on the stack]:GLOB:"
   "*--verdict[reliable, unreliable, unknown]:VERDICT:(reliable unreliable unknown)"
+  "--on-cpu[only tasks on a CPU]"
   "--by-comm[folded\: put the name of the task first]"
-  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed with xz, zstd or gzip]:PATH:_files"
+  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
   "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, folded, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv folded github grid html latex orgtbl plain rst simple tsv)"
+  "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(count verdict comms frames reason why pids)"
+  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(count verdict comms frames reason why pids)"
+  "--color[auto (default), always, never]:WHEN:(auto always never)"
+  "--no-pager[no pager on a terminal]"
   {-q,--quiet}"[print only errors and warnings to stderr]"
   "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 
 # guard to ensure default positional specs are added only once per session
 _shtab_drgn_tools_groups_defaults_added=0
+
+_shtab_drgn_tools_help_options=(
+  ":COMMAND:(tasks stack regs groups livepatch diff demo shell fleet completion)"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_drgn_tools_help_defaults_added=0
 
 _shtab_drgn_tools_livepatch_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -166,19 +220,25 @@ _shtab_drgn_tools_livepatch_options=(
   "--ko[the patch in this module file]:FILE:_files"
   "--replace[with --function\: the patch replaces all that are loaded]"
   "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: 1,5-9]:PIDS:"
+  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
+  "--on-cpu[only tasks on a CPU]"
   "--check[exit code 1 while a task holds the patch back, 5 if that cannot be told]"
   "--watch[on a running kernel\: look again after so many seconds (default\: 1), until the transition has ended]:SECONDS:"
-  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed with xz, zstd or gzip]:PATH:_files"
+  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
   "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
+  "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm state patch_state answer why leaves_when task tgid function object frame reason notes)"
+  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm state patch_state answer why leaves_when task tgid function object frame reason notes)"
+  "--color[auto (default), always, never]:WHEN:(auto always never)"
+  "--no-pager[no pager on a terminal]"
   {-q,--quiet}"[print only errors and warnings to stderr]"
   "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -187,21 +247,26 @@ _shtab_drgn_tools_livepatch_defaults_added=0
 _shtab_drgn_tools_regs_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: 1,5-9]:PIDS:"
+  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
   "*--function[a function anywhere on the stack]:GLOB:"
   "*--verdict[reliable, unreliable, unknown]:VERDICT:(reliable unreliable unknown)"
+  "--on-cpu[only tasks on a CPU]"
   "--mode[only registers saved in this mode]:mode:(kernel user)"
-  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed with xz, zstd or gzip]:PATH:_files"
+  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
   "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
+  "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs)"
+  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs)"
+  "--color[auto (default), always, never]:WHEN:(auto always never)"
+  "--no-pager[no pager on a terminal]"
   {-q,--quiet}"[print only errors and warnings to stderr]"
   "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
-  "*:the same as --pid PIDS:{:}"
+  "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -209,13 +274,16 @@ _shtab_drgn_tools_regs_defaults_added=0
 
 _shtab_drgn_tools_shell_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed with xz, zstd or gzip]:PATH:_files"
+  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
   "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--color[auto (default), always, never]:WHEN:(auto always never)"
+  "--no-pager[no pager on a terminal]"
   {-q,--quiet}"[print only errors and warnings to stderr]"
   "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "*:the same as -c VMCORE:_files"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -224,22 +292,27 @@ _shtab_drgn_tools_shell_defaults_added=0
 _shtab_drgn_tools_stack_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: 1,5-9]:PIDS:"
+  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
   "*--function[a function anywhere on the stack]:GLOB:"
   "*--verdict[reliable, unreliable, unknown]:VERDICT:(reliable unreliable unknown)"
+  "--on-cpu[only tasks on a CPU]"
   "--all[every task]"
-  "--on-cpu[the tasks that are on a CPU, the one that crashed the machine first]"
-  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed with xz, zstd or gzip]:PATH:_files"
+  "--raw[every word of the stack, with the symbol or the object that it may point to]"
+  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
   "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[text (default), table, json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv text github grid html latex orgtbl plain rst simple tsv)"
+  "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm frame ip symbol stack regs task tgid verdict reason module user_mode exact guessed source)"
+  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm frame ip symbol stack regs task tgid verdict reason module user_mode exact guessed source)"
+  "--color[auto (default), always, never]:WHEN:(auto always never)"
+  "--no-pager[no pager on a terminal]"
   {-q,--quiet}"[print only errors and warnings to stderr]"
   "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
-  "*:thread ID, or address of a task_struct (0xff1100000261d000, 0x may be left out):{:}"
+  "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -248,25 +321,29 @@ _shtab_drgn_tools_stack_defaults_added=0
 _shtab_drgn_tools_tasks_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: 1,5-9]:PIDS:"
+  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
   "*--function[a function anywhere on the stack]:GLOB:"
   "*--verdict[reliable, unreliable, unknown]:VERDICT:(reliable unreliable unknown)"
+  "--on-cpu[only tasks on a CPU]"
   "--frames[add the frames of each stack]"
-  "--sort[order by pid, comm, state, cpu, verdict, depth (default\: the kernel\'s order)]:KEY:(pid comm state cpu verdict depth)"
   "--check[exit code 1 if a listed task is unreliable, 5 if one cannot be judged]"
   "--watch[look again after so many seconds, and show the tasks whose verdict changed]:SECONDS:"
   "--until-reliable[end the watch when each task of the first look was reliable once, or has exited]"
-  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed with xz, zstd or gzip]:PATH:_files"
+  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
   "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
+  "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm state cpu verdict why depth regs function task tgid on_cpu kthread reason flags reason_frame kernel_regs user_regs full_name process ppid start_time_ns switches)"
+  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm state cpu verdict why depth regs function task tgid on_cpu kthread reason flags reason_frame kernel_regs user_regs full_name process ppid start_time_ns switches)"
+  "--color[auto (default), always, never]:WHEN:(auto always never)"
+  "--no-pager[no pager on a terminal]"
   {-q,--quiet}"[print only errors and warnings to stderr]"
   "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
-  "*:the same as --pid PIDS:{:}"
+  "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -293,8 +370,10 @@ _shtab_drgn_tools() {
       case $line[1] in
         completion) _arguments -C -s $_shtab_drgn_tools_completion_options ;;
         demo) _arguments -C -s $_shtab_drgn_tools_demo_options ;;
+        diff) _arguments -C -s $_shtab_drgn_tools_diff_options ;;
         fleet) _shtab_drgn_tools_fleet ;;
         groups) _arguments -C -s $_shtab_drgn_tools_groups_options ;;
+        help) _arguments -C -s $_shtab_drgn_tools_help_options ;;
         livepatch) _arguments -C -s $_shtab_drgn_tools_livepatch_options ;;
         regs) _arguments -C -s $_shtab_drgn_tools_regs_options ;;
         shell) _arguments -C -s $_shtab_drgn_tools_shell_options ;;

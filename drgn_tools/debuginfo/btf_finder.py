@@ -22,8 +22,10 @@ from ..memory import read_or_none
 from .btf import Btf
 from .btf_types import BtfTypes
 from .declarations import Condition, DeclarationError, make_type, parse_type
+from .function_types import function_type
 from .global_types import GLOBALS, Declared
 from .kallsyms import Kallsyms
+from .kernel_params import variable_of_parameter
 from .module_btf import module_btfs
 from .per_cpu_types import PER_CPU
 from .symbol_finder import module_addresses
@@ -32,6 +34,9 @@ __all__ = ("BtfFinder",)
 
 _MAX_ARRAY_BYTES = 1 << 20
 """The largest variable whose elements are counted; those of the table have a few hundred bytes."""
+
+_CACHE_LINE_BYTES = 64
+"""What compilers align the largest variables to."""
 
 # Type letters of kallsyms, see nm(1). Per-CPU variables are A until v6.14.
 _DATA = "AaBbCcDdGgNnRrSsVv"
@@ -125,10 +130,13 @@ class BtfFinder:
         addresses = self._kallsyms.find(name, _DATA) or self._kallsyms.find(name)
         if not addresses:
             return self._module_variable(name)
-        if len(addresses) != 1:  # several static variables: which one is unclear
+        address: Optional[int] = addresses[0]
+        if len(addresses) > 1:  # several static variables
+            address = variable_of_parameter(self._prog, self._kallsyms, name, addresses)
+        if address is None:
             return None
-        type = self._image.variable(name) or self._declared(name, addresses[0])
-        return Object(self._prog, type, address=addresses[0]) if type else None
+        type = self._image.variable(name) or self._declared(name, address)
+        return Object(self._prog, type, address=address) if type else None
 
     def _module_variable(self, name: str) -> Optional[Object]:
         for types in self._modules():
@@ -195,6 +203,8 @@ class BtfFinder:
             used = data.find(b"\0") + 1  # a string
         else:
             used = len(data.rstrip(b"\0"))
+            if len(data) - used >= _CACHE_LINE_BYTES:
+                used = 0  # more zeros than any padding: they are elements
         return -(-used // repeated) or room // repeated
 
     def _function(self, name: str) -> Optional[Object]:
@@ -202,7 +212,7 @@ class BtfFinder:
             return None
         addresses = self._kallsyms.find(name, _TEXT)
         if addresses:
-            type = self._image.prototype(name)
+            type = self._image.prototype(name) or function_type(self._prog, name)
             return Object(self._prog, type, address=addresses[0]) if type else None
         for types in self._modules():
             type = types.prototype(name)

@@ -31,6 +31,7 @@ PER_CPU: Mapping[str, str] = {
     "ksoftirqd": "struct task_struct *",
     "kstat": "struct kernel_stat",
     "numa_node": "int",
+    "osq_node": "struct optimistic_spin_node",
     "pcpu_hot": "struct pcpu_hot",
     "process_counts": "unsigned long",
     "rcu_data": "struct rcu_data",

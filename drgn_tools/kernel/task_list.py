@@ -109,6 +109,15 @@ class TaskList:
         """
         return task.on_cpu or task.addr in self._current
 
+    def is_half_switched(self, task: Task) -> bool:
+        """Return whether only a run queue says that a task is on a CPU, and the task that it is not.
+
+        __schedule() in kernel/sched/core.c (v6.12) sets ``rq->curr`` some instructions before prepare_task()
+        sets ``on_cpu``. In between the CPU is still on the stack of another task, as it is if the run queue
+        is damaged. A kernel with CONFIG_SMP=n has no ``on_cpu``: there the run queue alone tells.
+        """
+        return self._layout.on_cpu is not None and not task.on_cpu and self.is_running(task)
+
     def is_idle(self, task: Task) -> bool:
         """Return whether a task is the idle task of a CPU."""
         return task.addr in self._idle

@@ -18,8 +18,8 @@ from .core_notes import read_core_notes
 from .elf import ET_CORE, PT_LOAD, Elf, has_section, read_elf, read_notes
 from .kdump import (
     KDUMP_MAGICS,
+    MAX_BITMAP_BYTES,
     KdumpHeader,
-    announced_bytes,
     has_end,
     holds_some_of_each,
     is_flattened,
@@ -27,10 +27,14 @@ from .kdump import (
     machine_named,
     read_kdump,
 )
+from .kdump_pages import MissingPages, page_data
 from .other_formats import name_format
+from .read_at import read_at
 from .url import without_secrets
 
 __all__ = (
+    "AUTO",
+    "COPY_AGAIN",
     "NO_VMCOREINFO",
     "OTHER_VMCOREINFO",
     "CoreFile",
@@ -40,6 +44,8 @@ __all__ = (
     "shown",
 )
 
+AUTO = "auto"
+"""As *vmcoreinfo* of :func:`.open.open_program`: search the memory of the dump for one that fits."""
 OTHER_VMCOREINFO = (
     "search its memory for one with --vmcoreinfo auto, or give one with --vmcoreinfo FILE"
 )
@@ -48,11 +54,23 @@ NO_VMCOREINFO = (
     "has no VMCOREINFO, which says where things are in the kernel's memory; " + OTHER_VMCOREINFO
 )
 
+_NO_FILE = {
+    stat.S_IFDIR: "is a directory, not a file; give a file in it",
+    stat.S_IFIFO: "is a pipe, not a file; save what comes out of it in a file",
+    stat.S_IFSOCK: "is a socket, not a file; a QEMU guest is given with --qemu",
+    stat.S_IFCHR: "is a device, not a file; the running kernel is given with -k",
+    stat.S_IFBLK: "is a disk, not a file; copy the dump on it into a file",
+}
+_A_URL = "is a URL, not a file; download it (only fleet run takes URLs)"
+
 _COMPRESSED_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _ELF_TYPES = {1: "object file", 2: "executable", 3: "executable or library"}
 _NT_PRPSINFO, _NT_TASKSTRUCT, _NT_AUXV = 3, 4, 6
 
+COPY_AGAIN = "copy or make the dump again"
+"""What to do about a file that is not whole."""
 _CUT_SHORT = "the file is cut short: {}; what lay behind is missing"
+_HEADERS_CUT = f"is cut short or damaged: its ELF headers are not whole; {COPY_AGAIN}"
 _NO_END = "the file is cut short: the mark at the end of the flattened format is missing"
 _INCOMPLETE = "makedumpfile could not write all of the file; what it did not is missing"
 _PART = (
@@ -64,6 +82,11 @@ _FLATTENED_ELF = (
     "make a plain one of it with makedumpfile -R NEWFILE < FILE"
 )
 _KDUMP_HEADERS_BYTES = 8192
+_LARGE_BITMAP = "is damaged: its bitmaps are larger than those of any machine"
+_NO_DATA = (
+    "{} of its page descriptors are damaged: the file does not have what they name; "
+    "these pages are missing"
+)
 _NO_HEADERS = (
     "cannot be opened as a vmcore: its headers are damaged, or of a machine "
     "that is neither x86_64 nor i386"
@@ -109,13 +132,12 @@ def open_regular(path: str) -> Iterator[BinaryIO]:
 def _opened(path: str) -> BinaryIO:
     try:
         mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise InputError(f"{shown(path)}: is a directory, not a file")
         if not stat.S_ISREG(mode):
-            raise InputError(f"{shown(path)}: is not a regular file")
+            raise InputError(f"{shown(path)}: {_NO_FILE.get(stat.S_IFMT(mode), 'is no file')}")
         return open(path, "rb")
     except OSError as e:
-        raise InputError(f"{shown(path)}: {_reason(e)}") from e
+        is_url = isinstance(e, FileNotFoundError) and "://" in path
+        raise InputError(f"{shown(path)}: {_A_URL if is_url else _reason(e)}") from e
     except ValueError as e:  # a NUL in the name
         raise InputError(f"{shown(path)}: {e}") from e
 
@@ -134,10 +156,12 @@ def compression_of(path: str) -> Optional[str]:
     :raises InputError: if it cannot be read
     """
     with open_regular(path) as file:
-        start = file.read(8)
-    return next(
-        (name for magic, name in _COMPRESSED_MAGIC.items() if start.startswith(magic)), None
-    )
+        return _compression(file.read(8))
+
+
+def _compression(start: bytes) -> Optional[str]:
+    found = (name for magic, name in _COMPRESSED_MAGIC.items() if start.startswith(magic))
+    return next(found, None)
 
 
 class CoreFile(msgspec.Struct, frozen=True):
@@ -146,7 +170,7 @@ class CoreFile(msgspec.Struct, frozen=True):
     path: str
     """Of the file, unpacked."""
     cut_short: Optional[str] = None
-    """What of it is missing though it can be opened, in words; ``None`` if it is whole."""
+    """What of it is missing, or damaged, though it can be opened, in words; ``None`` if it is whole."""
     arch: Optional[str] = None
     """As :attr:`.records.KernelInfo.arch`, if drgn cannot tell the machine from the file."""
     vmcoreinfo: Optional[bytes] = None
@@ -154,14 +178,19 @@ class CoreFile(msgspec.Struct, frozen=True):
     walks_page_tables: bool = False
     """drgn itself translates addresses, by tables that stay as they are: in ELF with physical addresses.
     In kdump libkdumpfile does."""
+    missing_pages: Optional[MissingPages] = None
+    """Of kdump, those that must not be read."""
 
 
-def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> CoreFile:
+def check_core(
+    path: str, name: str, have_vmcoreinfo: bool = False, packed: Optional[str] = None
+) -> CoreFile:
     """Refuse what cannot be a core dump of a Linux kernel of an architecture that is understood.
 
     :param path: of the file, unpacked
     :param name: what to call it in a message
     :param have_vmcoreinfo: VMCOREINFO was given in a file of its own
+    :param packed: what it was packed with, as :func:`compression_of` says
     :raises InputError: in one line, what the file is instead
     """
     with open_regular(path) as file:
@@ -169,13 +198,22 @@ def check_core(path: str, name: str, have_vmcoreinfo: bool = False) -> CoreFile:
         if magic.startswith(KDUMP_MAGICS):
             return _check_kdump(file, path, name, have_vmcoreinfo)
         if not magic:
-            raise InputError(f"{name}: is empty")
+            raise InputError(f"{name}: is empty; {COPY_AGAIN}")
         if not magic.startswith(b"\x7fELF"):
-            raise InputError(f"{name}: {name_format(file)}")
+            raise InputError(
+                f"{name}: {name_format(file) if packed is None else _twice(file, packed)}"
+            )
         elf = read_elf(file)
         if elf is None:
-            raise InputError(f"{name}: is cut short or damaged: its ELF headers are not whole")
+            raise InputError(f"{name}: {_HEADERS_CUT}")
         return _check_elf(file, elf, path, name, have_vmcoreinfo)
+
+
+def _twice(file: BinaryIO, packed: str) -> str:
+    # A file that was unpacked here, and is no dump: what it is.
+    if _compression(read_at(file, 0, 8)) is not None:
+        return f"is packed twice; unpack it once, with {packed} -dc FILE > NEWFILE"
+    return f"what is packed in it {name_format(file)}"
 
 
 def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: bool) -> CoreFile:
@@ -195,7 +233,8 @@ def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: 
                 f"{name}: is a core dump of a userspace process, not of a Linux kernel"
             )
         if not have_vmcoreinfo and elf.announced_bytes > elf.file_bytes:
-            raise InputError(f"{name}: is cut short: {_sizes(elf.announced_bytes, elf.file_bytes)}")
+            sizes = _sizes(elf.announced_bytes, elf.file_bytes)
+            raise InputError(f"{name}: is cut short: {sizes}; {COPY_AGAIN}")
     if all(segment.type != PT_LOAD for segment in elf.segments):
         raise InputError(f"{name}: {_NO_MEMORY.format(len(elf.segments))}")
     vmcoreinfo = read_core_notes(file, elf).vmcoreinfo
@@ -233,7 +272,7 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
     cut_short = _NO_END if flattened and not has_end(file) else None
     if header is None:
         if file_bytes < _KDUMP_HEADERS_BYTES:
-            raise InputError(f"{name}: is cut short: its headers are not whole")
+            raise InputError(f"{name}: is cut short: its headers are not whole; {COPY_AGAIN}")
         machine = machine_named(file)
         if machine and arch_of_utsname(machine) is None:
             raise InputError(f"{name}: {_other_machine(machine)}")
@@ -247,23 +286,28 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
     # libkdumpfile maps them, and dies of SIGBUS where the file ends before them.
     parts_end = max(end for _, end in header.parts)
     if parts_end > file_bytes:
-        raise InputError(f"{name}: is cut short: {_sizes(parts_end, file_bytes)}")
-    if flattened:
-        if not holds_some_of_each(file, header.parts):
-            raise InputError(f"{name}: {cut_short or _NOT_IN_IT}")
-    else:
-        announced = announced_bytes(file, header)
-        if announced > file_bytes:
-            cut_short = _CUT_SHORT.format(_sizes(announced, file_bytes))
-    if header.is_incomplete and cut_short is None:
+        raise InputError(f"{name}: is cut short: {_sizes(parts_end, file_bytes)}; {COPY_AGAIN}")
+    if flattened and not holds_some_of_each(file, header.parts):
+        raise InputError(f"{name}: {cut_short or _NOT_IN_IT}")
+    bitmap_begin, bitmap_end = header.bitmap_of_dumped
+    if bitmap_end - bitmap_begin > MAX_BITMAP_BYTES:
+        raise InputError(f"{name}: {_LARGE_BITMAP}")
+    pages = page_data(file, header)
+    if pages.breaks_off:
+        raise InputError(f"{name}: {_NO_END}")
+    if not flattened and pages.announced_bytes > file_bytes:
+        cut_short = _CUT_SHORT.format(_sizes(pages.announced_bytes, file_bytes))
+    if cut_short is None and header.is_incomplete:
         cut_short = _INCOMPLETE
+    if cut_short is None and pages.missing.count:
+        cut_short = _NO_DATA.format(pages.missing.count)
     arch = _arch_to_give(header, name)
     vmcoreinfo = read_core_notes(file, None).vmcoreinfo
     if not have_vmcoreinfo:
         if vmcoreinfo is None:
             raise InputError(f"{name}: {NO_VMCOREINFO}")
         _check_lines(vmcoreinfo, name)
-    return CoreFile(path, cut_short, arch, vmcoreinfo)
+    return CoreFile(path, cut_short, arch, vmcoreinfo, missing_pages=pages.missing)
 
 
 def _arch_to_give(header: KdumpHeader, name: str) -> Optional[str]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Correct what drgn reads wrongly in a core dump, or not at all.
 
-In an ELF core: excluded pages. Of x86-32 and with memory encryption: memory at kernel addresses, which drgn
+In an ELF core: excluded pages. In a kdump file: pages whose data are not in it. Of x86-32 and with memory encryption: memory at kernel addresses, which drgn
 cannot translate. Of x86-32 also the registers of CPUs, and of any machine that a kdump file has none.
 """
 
@@ -18,6 +18,8 @@ from .core_file import open_regular
 from .core_notes import read_core_notes
 from .elf import read_elf
 from .excluded_pages import fault_on_excluded_pages
+from .kdump import read_kdump
+from .kdump_pages import MissingPages, page_data
 from .kernel_memory import add_kernel_memory
 
 __all__ = ("correct_core_memory",)
@@ -26,17 +28,21 @@ _CACHE_KEY = cache_key(__name__)
 
 
 def correct_core_memory(
-    prog: Program, path: Optional[str] = None, vmcoreinfo: Optional[bytes] = None
+    prog: Program,
+    path: Optional[str] = None,
+    vmcoreinfo: Optional[bytes] = None,
+    missing_pages: Optional[MissingPages] = None,
 ) -> None:
     """Make reads of excluded pages fault, and reads of kernel addresses and CPU registers work.
 
     This is done once for a program; a second call does nothing, nor does a call for a program
-    that is not a core dump. Of x86-64, memory in other formats than ELF needs nothing: libkdumpfile
-    knows excluded pages and memory encryption.
+    that is not a core dump. Of x86-64, memory in other formats than ELF needs nothing if it is whole:
+    libkdumpfile knows excluded pages and memory encryption.
 
     :param path: of the dump; by default the path that drgn has, which drgn cannot give if it is
         not UTF-8
     :param vmcoreinfo: VMCOREINFO, if it was given beside the dump
+    :param missing_pages: of a kdump file, if it is known already
     :raises InputError: if the dump is no longer where it was opened
     """
     if prog.flags & ProgramFlags.IS_LIVE or _CACHE_KEY in prog.cache:
@@ -50,12 +56,20 @@ def correct_core_memory(
         elf = read_elf(file)
         # Not prog["VMCOREINFO"]: see builtin_types.py about the first use of char.
         notes = read_core_notes(file, elf)
+        header = read_kdump(file) if elf is None and missing_pages is None else None
+        if header is not None:
+            missing_pages = page_data(file, header).missing
     prog.cache[_CACHE_KEY] = True
     if elf is not None:
         fault_on_excluded_pages(prog, elf)
     text = vmcoreinfo or notes.vmcoreinfo
-    if text is not None and (elf is not None or is_x86_32):
-        add_kernel_memory(prog, vmcoreinfo_lines(text))
+    lines = vmcoreinfo_lines(text or b"")
+    if missing_pages is not None and missing_pages.frames:
+        from .kdump_memory import read_around  # few dumps need its imports
+
+        read_around(prog, path, lines)
+    elif elf is not None or is_x86_32:
+        add_kernel_memory(prog, lines)
     # drgn raises a plain Exception where it looks for registers in a kdump file without any (v0.3.0).
     if is_x86_32 or (elf is None and not notes.prstatus):
         keep_prstatus(prog, notes.prstatus)

@@ -13,7 +13,7 @@ from ..errors import TypesError
 from ..kernel.probing import has_dwarf
 from .build_id import build_id_by_drgn, check_build_id, check_build_id_in_memory
 from .core_file import compression_of, open_regular, shown
-from .elf import ET_CORE, ET_REL, read_elf
+from .elf import ET_CORE, ET_REL, PT_INTERP, read_elf
 from .kdump import KDUMP_MAGICS
 from .read_at import read_at
 
@@ -51,6 +51,8 @@ def is_kernel_image(path: str) -> bool:
     elif elf is None:
         is_elf = magic.startswith(b"\x7fELF")
         what = "is cut short or damaged: its ELF headers are not whole" if is_elf else _NO_ELF
+    elif any(segment.type == PT_INTERP for segment in elf.segments):
+        what = "is a program or library, not a kernel"
     if what is not None:
         raise TypesError(f"{shown(path)}: {what}; -s takes a vmlinux with debugging information")
     return elf is not None and elf.type != ET_REL

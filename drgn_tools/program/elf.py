@@ -16,7 +16,7 @@ from .read_at import read_at
 __all__ = ("Elf", "Note", "build_id_among", "has_section", "notes_in", "read_elf", "read_notes")
 
 ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
-PT_LOAD, PT_NOTE = 1, 4
+PT_LOAD, PT_INTERP, PT_NOTE = 1, 3, 4
 NT_GNU_BUILD_ID = 3
 
 _HEADER_BYTES = {b"\1": 52, b"\2": 64}

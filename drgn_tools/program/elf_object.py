@@ -21,6 +21,7 @@ from .read_at import read_at
 
 __all__ = ("ElfObject", "Place", "Relocation", "read_elf_object")
 
+_GIVE_KO = "give the .ko file of a live patch"
 _MAX_FILE_BYTES = 512 << 20
 _MAX_SECTIONS = 1 << 17
 _MAX_RELOCATIONS = 2_000_000
@@ -174,14 +175,12 @@ class ElfObject:
         if not self._data:
             raise InputError(f"{self._path}: is empty")
         if len(self._data) < 64 or bytes(self._data[:6]) != b"\x7fELF\x02\x01":
-            raise InputError(
-                f"{self._path}: is no 64-bit ELF file: give the .ko file of a live patch"
-            )
+            raise InputError(f"{self._path}: is no 64-bit ELF file: {_GIVE_KO}")
         type_, machine, _, _, _, shoff, _, _, _, _, shentsize, shnum, shstrndx = _EHDR.unpack_from(
             self._data
         )
         if type_ != ET_REL or machine != _EM_X86_64:
-            raise InputError(f"{self._path}: is no kernel module of x86-64")
+            raise InputError(f"{self._path}: is no kernel module of x86-64: {_GIVE_KO}")
         if shentsize != _SHDR.size:
             raise self._damaged(f"section headers of {shentsize} bytes")
         if shnum == 0 or shstrndx == _SHN_XINDEX:  # more than the header can count

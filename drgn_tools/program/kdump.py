@@ -20,9 +20,11 @@ from .elf import MAX_NOTE_BYTES
 from .read_at import read_at
 
 __all__ = (
+    "FLATTENED_HEADER_BYTES",
     "KDUMP_MAGICS",
+    "MAX_BITMAP_BYTES",
+    "RECORD_BYTES",
     "KdumpHeader",
-    "announced_bytes",
     "dumped_pages",
     "has_end",
     "holds_some_of_each",
@@ -30,6 +32,8 @@ __all__ = (
     "machine_named",
     "read_kdump",
     "read_part",
+    "records",
+    "without_notes",
 )
 
 _KDUMP_MAGIC, _FLATTENED_MAGIC = b"KDUMP   ", b"makedumpfile"
@@ -56,29 +60,30 @@ class _Layout(msgspec.Struct, frozen=True):
     """``struct kdump_sub_header``: phys_base, dump_level, split, start_pfn, end_pfn, then offset and size
     of VMCOREINFO, of the notes and of ERASEINFO, start_pfn_64, end_pfn_64, max_mapnr_64. Since
     version 6 the last three replace the 32-bit ones, on any machine."""
+    places: range
+    """Where in it the offsets and sizes are."""
 
 
 _LAYOUTS = (
-    _Layout(412, struct.Struct("<4x4xi2I QI QI QI 3Q")),  # i386, which packs it
-    _Layout(424, struct.Struct("<8x4xi2Q 2Q 2Q 2Q 3Q")),  # x86_64
+    _Layout(412, struct.Struct("<4x4xi2I QI QI QI 3Q"), range(20, 56)),  # i386, which packs it
+    _Layout(424, struct.Struct("<8x4xi2Q 2Q 2Q 2Q 3Q"), range(32, 80)),  # x86_64
 )
 """No field of the headers names the layout; with the wrong one block_size is not the size of a page."""
 
 # A flattened file: a header of 4096 bytes; then records, big-endian, of where in the
 # dump the bytes belong and how many follow; a record of -1, -1 ends it.
-_FLATTENED_HEADER_BYTES = 4096
+FLATTENED_HEADER_BYTES = 4096
 _RECORD = struct.Struct(">qq")
+RECORD_BYTES = _RECORD.size
 _END = b"\xff" * _RECORD.size
 _MAX_RECORDS = 64
 """The headers are in the first few, as both makedumpfile and QEMU write them."""
 _MAX_RECORDS_IN_ALL = 1 << 24
 """QEMU writes one for 16 KiB: 256 GiB of pages."""
 
-_PAGE_DESCRIPTOR = struct.Struct("<qIIQ")  # offset, size, flags, page flags
-_LAST_DESCRIPTORS = 10_000
 _BITMAP_CHUNK_BYTES = 1 << 16
 _NOT_ZERO = re.compile(rb"[^\0]+")
-_MAX_BITMAP_BYTES = 1 << 31
+MAX_BITMAP_BYTES = 1 << 31
 """A bit for each page of 64 TiB: as much as x86-64 has with page tables of four levels."""
 
 
@@ -110,6 +115,19 @@ class KdumpHeader(msgspec.Struct, frozen=True):
         """Where in the file (unflattened) the page descriptors start."""
         return (1 + self.sub_header_blocks + self.bitmap_blocks) * self.block_bytes
 
+    @property
+    def bitmap_of_dumped(self) -> tuple[int, int]:
+        """[begin, end) in the file (unflattened) of the bitmap of the pages that have a descriptor.
+
+        As read_bitmap() of libkdumpfile has it (v0.5.4): the second one, but both together if one
+        has too few bits for all pages.
+        """
+        begin = (1 + self.sub_header_blocks) * self.block_bytes
+        if self.max_pfn > 4 * self.bitmap_blocks * self.block_bytes:
+            return begin, self.bitmaps_end
+        size = self.bitmap_blocks // 2 * self.block_bytes
+        return begin + size, begin + 2 * size
+
 
 def is_flattened(file: BinaryIO) -> bool:
     """Return whether this is the form that makedumpfile and QEMU write to a pipe."""
@@ -131,7 +149,7 @@ def holds_some_of_each(file: BinaryIO, parts: Iterable[tuple[int, int]]) -> bool
     :param parts: [begin, end) in the dump
     """
     missing = [part for part in parts if part[0] < part[1]]
-    for offset, size, _ in islice(_records(file), _MAX_RECORDS_IN_ALL):
+    for offset, size, _ in records(file):
         missing = [
             (begin, end) for begin, end in missing if end <= offset or offset + size <= begin
         ]
@@ -153,14 +171,10 @@ def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
     header = _read(file, 0, _HEADER_BYTES)
     if not header.startswith(_KDUMP_MAGIC) or len(header) < _HEADER_BYTES:
         return None
-    for layout in _LAYOUTS:
-        status, block_bytes, sub_header_blocks, bitmap_blocks, max_pfn = _SIZES.unpack_from(
-            header, layout.sizes_at
-        )
-        if block_bytes in _BLOCK_BYTES and 8 * bitmap_blocks * block_bytes >= max_pfn:
-            break
-    else:
+    found = _layout_of(header)
+    if found is None:
         return None
+    layout, (status, block_bytes, sub_header_blocks, bitmap_blocks, max_pfn) = found
     sub_header = _read(file, block_bytes, layout.sub_header.size)
     if sub_header_blocks < 0 or len(sub_header) < layout.sub_header.size:
         return None
@@ -205,6 +219,28 @@ def read_part(file: BinaryIO, place: tuple[int, int]) -> bytes:
     return read_at(file, offset, size)
 
 
+def without_notes(headers: bytes) -> bytes:
+    """Return headers that name no notes, VMCOREINFO or ERASEINFO.
+
+    :param headers: both, as :func:`read_kdump` takes them, up to the end of the second block
+    """
+    found = _layout_of(headers)
+    assert found is not None
+    layout, (_, block_bytes, *_) = found
+    places = range(block_bytes + layout.places.start, block_bytes + layout.places.stop)
+    return headers[: places.start] + bytes(len(places)) + headers[places.stop :]
+
+
+def _layout_of(header: bytes) -> Optional[tuple[_Layout, tuple[int, ...]]]:
+    """Return the layout of a header, and what it has of :data:`_SIZES`."""
+    for layout in _LAYOUTS:
+        sizes = _SIZES.unpack_from(header, layout.sizes_at)
+        _, block_bytes, _, bitmap_blocks, max_pfn = sizes
+        if block_bytes in _BLOCK_BYTES and 8 * bitmap_blocks * block_bytes >= max_pfn:
+            return layout, sizes
+    return None
+
+
 def _named_parts(version: int, places: Sequence[int]) -> Iterator[tuple[int, int]]:
     # As read_sub_hdr_64() of libkdumpfile has it (v0.5.4).
     vmcoreinfo, notes, eraseinfo = zip(places[::2], places[1::2])
@@ -218,30 +254,6 @@ def _uts_fields(header: bytes) -> Iterator[str]:
         at = _UTSNAME_AT + i * _UTS_FIELD_BYTES
         field = header[at : at + _UTS_FIELD_BYTES].split(b"\0", 1)[0]
         yield field.decode("ascii", "backslashreplace")
-
-
-def announced_bytes(file: BinaryIO, header: KdumpHeader) -> int:
-    """Return how long the file (not flattened) has to be to hold all its pages.
-
-    Of more memory than a machine has, only as long as to hold both bitmaps.
-    """
-    # The second bitmap has a bit for each page in the file. Their data are in order.
-    second_bytes = header.bitmap_blocks * header.block_bytes // 2
-    if second_bytes > _MAX_BITMAP_BYTES:
-        return header.bitmaps_end
-    second = header.bitmaps_end - second_bytes
-    pages = sum(
-        _ones(read_at(file, at, min(_BITMAP_CHUNK_BYTES, header.bitmaps_end - at)))
-        for at in range(second, header.bitmaps_end, _BITMAP_CHUNK_BYTES)
-    )
-    descriptors_end = header.bitmaps_end + pages * _PAGE_DESCRIPTOR.size
-    # All pages of zeros share one at the start, so the last few do not tell.
-    last = min(pages, _LAST_DESCRIPTORS) * _PAGE_DESCRIPTOR.size
-    descriptors = read_at(file, descriptors_end - last, last)
-    if len(descriptors) < last:
-        return descriptors_end
-    ends = (offset + size for offset, size, _, _ in _PAGE_DESCRIPTOR.iter_unpack(descriptors))
-    return max((descriptors_end, *map(int, ends)))
 
 
 def dumped_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
@@ -260,21 +272,16 @@ def dumped_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
 
 def _second_bitmap(file: BinaryIO, header: KdumpHeader) -> Iterator[tuple[int, bytes]]:
     """Return pieces of the second bitmap: which of its bytes is the first, and the bytes."""
-    end = header.bitmaps_end
-    begin = end - header.bitmap_blocks * header.block_bytes // 2
-    end = min(end, begin + _MAX_BITMAP_BYTES)
-    records: Iterable[tuple[int, int, int]] = [(begin, end - begin, begin)]
+    begin, end = header.bitmap_of_dumped
+    end = min(end, begin + MAX_BITMAP_BYTES)
+    pieces: Iterable[tuple[int, int, int]] = [(begin, end - begin, begin)]
     if is_flattened(file):
-        records = islice(_records(file), _MAX_RECORDS_IN_ALL)
-    for offset, size, place in records:
+        pieces = records(file)
+    for offset, size, place in pieces:
         piece_end = min(offset + size, end)
         for at in range(max(offset, begin), piece_end, _BITMAP_CHUNK_BYTES):
             count = min(_BITMAP_CHUNK_BYTES, piece_end - at)
             yield at - begin, read_at(file, place + at - offset, count)
-
-
-def _ones(bits: bytes) -> int:
-    return bin(int.from_bytes(bits.strip(b"\0"), "little")).count("1")
 
 
 def _read(file: BinaryIO, at: int, size: int) -> bytes:
@@ -287,7 +294,7 @@ def _read(file: BinaryIO, at: int, size: int) -> bytes:
 def _read_records(file: BinaryIO, at: int, size: int, max_records: int) -> bytes:
     found = bytearray(size)
     missing = size
-    for offset, record_bytes, place in islice(_records(file), max_records):
+    for offset, record_bytes, place in islice(records(file), max_records):
         begin, end = max(at, offset), min(at + size, offset + record_bytes)
         if begin < end:
             data = read_at(file, place + begin - offset, end - begin)
@@ -298,10 +305,13 @@ def _read_records(file: BinaryIO, at: int, size: int, max_records: int) -> bytes
     return bytes(found)
 
 
-def _records(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
-    """Of each record of a flattened file: offset in the dump, size, where in the file its bytes are."""
-    at = _FLATTENED_HEADER_BYTES
-    while True:
+def records(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """Return the records of a flattened file: offset in the dump, size, where in the file the bytes are.
+
+    The last one may reach beyond the end of the file.
+    """
+    at = FLATTENED_HEADER_BYTES
+    for _ in range(_MAX_RECORDS_IN_ALL):
         record = read_at(file, at, _RECORD.size)
         if len(record) < _RECORD.size or record == _END:
             return

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, BinaryIO, Optional, TypeVar, Union
 
 import msgspec
 from drgn import Architecture, BadDataError, FaultError, Platform, Program, ProgramFlags
@@ -30,6 +30,8 @@ from ..debuginfo.vmcoreinfo import (
 from ..errors import InputError, TypesError, UsageError
 from .builtin_types import use_builtin_types
 from .core_file import (
+    AUTO,
+    COPY_AGAIN,
     NO_VMCOREINFO,
     OTHER_VMCOREINFO,
     CoreFile,
@@ -54,10 +56,11 @@ T = TypeVar("T")
 
 logger = logging.getLogger("drgn_tools")
 
-AUTO = "auto"
-"""As *vmcoreinfo* of :func:`open_program`."""
-
 _CACHE_KEY = cache_key(__name__)
+_HELD_KEY = f"{_CACHE_KEY}.held"
+"""The file that keeps an unpacked core in the cache folder."""
+_MAX_TRIES = 5
+"""How often a core is unpacked, if others remove it at once."""
 _MAX_VMCOREINFO_BYTES = 1 << 20
 _PAGE_BYTES = 4096
 
@@ -102,8 +105,8 @@ def open_program(
             pass
     _silence_drgn()
     info = None if vmcoreinfo is None or is_auto else _read_vmcoreinfo(os.fspath(vmcoreinfo))
-    file = (
-        None
+    file, held = (
+        (None, None)
         if core is None
         else _core_file(os.fspath(core), vmcoreinfo is not None, progress, unpack_into)
     )
@@ -114,6 +117,7 @@ def open_program(
     prog = _new_program(file, info)
     # drgn calls its plugins while the program is being opened; ours then does nothing.
     prog.cache[_CACHE_KEY] = None if core is None else os.fspath(core)
+    prog.cache[_HELD_KEY] = held
     cut_short = None if file is None else file.cut_short
     if core is not None:
         assert file is not None
@@ -180,7 +184,8 @@ class _VmcoreinfoFile(msgspec.Struct, frozen=True):
 
 def _read_vmcoreinfo(path: str) -> _VmcoreinfoFile:
     with open_regular(path) as file:
-        return _VmcoreinfoFile(shown(path), file.read(_MAX_VMCOREINFO_BYTES))
+        text = file.read(_MAX_VMCOREINFO_BYTES)
+    return _VmcoreinfoFile(shown(path), text.replace(b"\r\n", b"\n"))  # of an editor of Windows
 
 
 def _with_kernel_offset(
@@ -219,13 +224,22 @@ def _with_kernel_offset(
 
 def _core_file(
     path: str, have_vmcoreinfo: bool, progress: Optional[Progress], unpack_into: Optional[Path]
-) -> CoreFile:
+) -> tuple[CoreFile, Optional[BinaryIO]]:
+    """Return the core, unpacked, and the file that keeps it where it is."""
     name = shown(path)
-    if compression_of(path) is not None:
-        from .unpack import unpacked  # its imports cost time, and few need them
+    packed = compression_of(path)
+    if packed is None:
+        return check_core(path, name, have_vmcoreinfo), None
+    from .core_cache import hold_core  # their imports cost time, and few need them
+    from .unpack import unpacked
 
-        path = str(unpacked(path, progress, unpack_into))
-    return check_core(path, name, have_vmcoreinfo)
+    held = None
+    for _ in range(_MAX_TRIES):
+        copy = str(unpacked(path, progress, unpack_into))
+        held = hold_core(copy)
+        if held is not None:
+            break
+    return check_core(copy, name, have_vmcoreinfo, packed), held
 
 
 def _search_vmcoreinfo(file: CoreFile, name: str) -> Optional[_VmcoreinfoFile]:
@@ -269,7 +283,8 @@ def _fitting_program(
 def _open_core(prog: Program, file: CoreFile, info: Optional[_VmcoreinfoFile], name: str) -> None:
     failure = f"{name}: {file.cut_short or 'cannot be opened as a vmcore'}"
     _drgn_opens(partial(prog.set_core_dump, file.path), failure)
-    correct_core_memory(prog, file.path, None if info is None else info.text)
+    text = None if info is None else info.text
+    _drgn_opens(partial(correct_core_memory, prog, file.path, text, file.missing_pages), failure)
 
 
 def _text_of(file: Optional[CoreFile], info: Optional[_VmcoreinfoFile]) -> Optional[bytes]:
@@ -300,7 +315,9 @@ def _check_fit(
     if found is None:
         return
     if file is not None and file.cut_short is not None:
-        raise InputError(f"{name}: {file.cut_short}, the kernel with it: {found.seen}")
+        raise InputError(
+            f"{name}: {file.cut_short}, the kernel with it: {found.seen}; {COPY_AGAIN}"
+        )
     whose = "its VMCOREINFO" if info is None or info.name == name else f"VMCOREINFO of {info.name}"
     remedy = OTHER_VMCOREINFO
     if prog.flags & ProgramFlags.IS_LIVE:

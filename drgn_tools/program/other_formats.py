@@ -25,7 +25,8 @@ _HIBERNATION = "is a swap area with a hibernation image in it, not a dump of mem
 _SWAP = "is a swap area, not a dump of memory"
 _WINDOWS = "is a dump of Windows, not of a Linux kernel"
 _DISK = "is a disk image ({}), not a dump of memory"
-_RAW = "a raw image of memory has to be made an ELF core first"
+_RAW = "if it is a raw image of memory, it has to be made an ELF core first"
+_SHOWN_CHARS = 40
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -98,9 +99,6 @@ SIGNATURES = tuple(
         (0, b"LZIP\1", _packed("lzip", "lzip -dk FILE")),
         (0, b"\x1f\x9d", _packed("compress", "gzip -dc FILE > NEWFILE")),
         (0, b"\xff\6\0\0sNaPpY", _packed("snappy", "snzip -dc FILE > NEWFILE")),
-        (0, b"\x1f\x8b", _packed("gzip, more than once", "gzip -dc FILE > NEWFILE")),
-        (0, b"\xfd7zXZ\0", _packed("xz, more than once", "xz -dc FILE > NEWFILE")),
-        (0, b"\x28\xb5\x2f\xfd", _packed("zstd, more than once", "zstd -dc FILE > NEWFILE")),
         (0, b"7z\xbc\xaf\x27\x1c", "is an archive of 7-Zip; unpack it with 7z x FILE"),
         (0, b"PK\3\4", "is a zip archive; unpack it with unzip FILE"),
         (257, b"ustar", "is a tar archive; unpack it with tar -xf FILE"),
@@ -134,7 +132,8 @@ def name_format(file: BinaryIO) -> str:
         if start.startswith(signature.magic, signature.at):
             return signature.says
     if set(start[:_TEXT_BYTES]) <= _TEXT:
-        return "is text (a log, say), not a dump of memory"
+        line = start[:_TEXT_BYTES].decode("ascii").strip().partition("\n")[0]
+        return f"is text, not a dump of memory; it begins with {line[:_SHOWN_CHARS]!r}"
     if not start.strip(b"\0"):
         return f"begins with {len(start)} zeros, not with the header of ELF or kdump; {_RAW}"
     return f"is in no format that is known, neither ELF nor kdump; {_RAW}"

@@ -14,6 +14,7 @@ from ..errors import InputError
 
 __all__ = ("open_guest",)
 
+_MAKES_ONE = "QEMU makes one with -qmp unix:PATH,server=on,wait=off"
 _TIMEOUT_S = 5.0
 """QEMU greets a client at once when it starts to serve it."""
 
@@ -35,9 +36,9 @@ def open_guest(prog: Program, address: str, name: str) -> None:
         prog.set_qemu_qmp(address)
         return
     if os.path.exists(address) and not stat.S_ISSOCK(os.stat(address).st_mode):
-        raise InputError(
-            f"{name}: is not a socket; QEMU makes one with -qmp unix:PATH,server=on,wait=off"
-        )
+        raise InputError(f"{name}: is not a socket; {_MAKES_ONE}")
+    if not os.path.exists(address):
+        raise InputError(f"{name}: no such socket; {_MAKES_ONE}")
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_TIMEOUT_S)
         connection.connect(address)

@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Unpacks a compressed core once, into the cache folder.
+"""Unpacks a compressed core once, into the cache folder (:mod:`.core_cache`).
 
-``$XDG_CACHE_HOME/drgn-tools/cores`` (``~/.cache/drgn-tools/cores``) holds one file for each
-core, named by a hash of the core's path, size, time and ends. If that folder cannot be written, a
-temporary one is used and removed at exit. Runs of zeros become holes.
+The name there is a hash of the core's path, size, time and ends. Runs of zeros become holes.
 """
 
 from __future__ import annotations
 
-import atexit
 import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -25,7 +21,8 @@ from pathlib import Path
 from typing import BinaryIO, Optional, Union
 
 from ..errors import InputError
-from .core_file import compression_of, open_regular, shown
+from .core_cache import cache_folder, cached_core, remove_abandoned, size_limit, trim_cache
+from .core_file import COPY_AGAIN, compression_of, open_regular, shown
 
 __all__ = ("Progress", "unpacked")
 
@@ -44,9 +41,6 @@ _SPARE_BYTES = 64 << 20
 
 _OTHER_CACHE = "set XDG_CACHE_HOME to a folder with room for it, or unpack it yourself"
 
-_ABANDONED_AFTER_S = 24 * 3600
-"""A file that is still being unpacked is written to more often than this."""
-
 
 class _CorruptError(Exception):
     pass
@@ -63,38 +57,21 @@ def unpacked(
     :param into: existing folder to unpack into, instead of the cache folder
     :raises InputError: if it cannot be read, is damaged or cut short, there is
         no room for it, or nothing here can unpack zstd
+    :raises UsageError: if ``DRGN_TOOLS_CACHE_SIZE`` is no size
     """
     compression = compression_of(path)
     if compression is None:
         return Path(path)
-    folder = _cache_folder() if into is None else Path(into)
     key = _key(path)
-    remedy = _OTHER_CACHE if into is None else "unpack it yourself"
-    return _cached(folder, key) or _unpack(path, compression, folder, key, remedy, progress)
-
-
-def _cached(folder: Path, key: str) -> Optional[Path]:
-    # The name ends in the size: a copy that somebody cut short or wrote over is
-    # made again. So is one that somebody removes just now.
-    with suppress(OSError):
-        for copy in folder.glob(f"{key}-*.core"):
-            if copy.stem.rpartition("-")[2] == str(copy.stat().st_size):
-                return copy
-            copy.unlink()
-    return None
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    with suppress(OSError, RuntimeError):  # RuntimeError: there is no home
-        cache = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
-        folder = cache / "drgn-tools" / "cores"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    temporary = tempfile.mkdtemp(prefix="drgn-tools-")
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    return Path(temporary)
+    if into is not None:
+        folder, remedy = Path(into), "unpack it yourself"
+        return cached_core(folder, key) or _unpack(path, compression, folder, key, remedy, progress)
+    folder, limit_bytes = cache_folder(), size_limit()
+    found = cached_core(folder, key)
+    if found is None:
+        found = _unpack(path, compression, folder, key, _OTHER_CACHE, progress)
+        trim_cache(folder, limit_bytes, found)
+    return found
 
 
 def _key(path: str) -> str:
@@ -108,25 +85,6 @@ def _key(path: str) -> str:
         file.seek(max(0, status.st_size - _KEY_BYTES))
         identity.update(file.read(_KEY_BYTES))
     return identity.hexdigest()[:32]
-
-
-def _remove_abandoned(folder: Path) -> None:
-    # Files that were being unpacked when a process was killed. Their time alone does not tell: the
-    # clock may have jumped, in either direction.
-    for unfinished in folder.glob("unpacking-*"):
-        with suppress(OSError):
-            age_s = time.time() - unfinished.stat().st_mtime
-            if abs(age_s) > _ABANDONED_AFTER_S and not _is_locked(unfinished):
-                unfinished.unlink()
-
-
-def _is_locked(path: Path) -> bool:
-    with open(path, "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _unpack(
@@ -147,7 +105,7 @@ def _chunks(packed: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
     try:
         yield from _READERS[compression](packed)
     except _CorruptError as e:
-        raise InputError(f"{shown(path)}: is cut short or damaged: {e}") from e
+        raise InputError(f"{shown(path)}: is cut short or damaged: {e}; {COPY_AGAIN}") from e
     except OSError as e:
         raise InputError(f"{shown(path)}: cannot be read: {e.strerror or e}") from e
     except MemoryError as e:  # the file says how large the dictionary is
@@ -160,7 +118,7 @@ def _write(chunks: Iterator[bytes], path: str, folder: Path, key: str, remedy: s
     # Into a file of its own first, so that nobody meets half a core.
     unfinished: Optional[str] = None
     try:
-        _remove_abandoned(folder)
+        remove_abandoned(folder)
         fd, unfinished = tempfile.mkstemp(prefix="unpacking-", dir=folder)
         with open(fd, "wb") as out:
             with suppress(OSError):  # a file system without locks

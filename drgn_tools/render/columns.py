@@ -4,22 +4,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Callable, Optional
 
 from ..analysis.flatten import TaskFrame, TaskRegs
 from ..analysis.grouping import StackGroup
 from ..analysis.labels import frame_label, function_label, mode_name, place, symbol_text
+from ..analysis.look import Seen
 from ..analysis.patch_question import TaskAnswer
+from ..analysis.task_diff import ChangeKind, TaskChange
 from ..analysis.waiting import kernel_frames, waiting_function
 from ..arch.registry import arch_named
 from ..records import KERNEL_WIDE, Frame, TaskStack
-from .table import Column
+from .colours import ANSWER_COLOURS, VERDICT_COLOURS
+from .table import Cell, Column
 
 __all__ = (
+    "DIFF",
     "FRAMES",
     "GROUPS",
     "LIVEPATCH",
     "PLANNED_LIVEPATCH",
+    "RAW",
     "REGS",
     "TASKS",
     "TASKS_WITH_FRAMES",
@@ -28,6 +33,8 @@ __all__ = (
 _LETTERS_MAX = 4
 _NAMES_MAX = 4
 _PIDS_MAX = 6
+_FILL = 44
+"""Characters in a line of many names, or of many PIDs."""
 
 
 def _hex(value: int) -> str:
@@ -90,8 +97,8 @@ def _stack_lines(frames: Sequence[Frame]) -> list[str]:
 
 _WHO = (
     Column("PID", lambda task: str(task.pid), right=True),
-    Column("COMM", lambda task: task.comm, floor=15),
-    Column("S", lambda task: task.state),
+    Column("COMM", lambda task: task.name, floor=15),
+    Column("S", lambda task: task.state, field="state"),
     Column("CPU", lambda task: str(task.cpu), right=True, optional=1),
 )
 _HOW_MUCH = (
@@ -101,7 +108,7 @@ _HOW_MUCH = (
 
 TASKS = (
     *_WHO,
-    Column("VERDICT", lambda task: task.verdict.value),
+    Column("VERDICT", lambda task: task.verdict.value, colours=VERDICT_COLOURS),
     Column("WHY", _why, floor=30, brief=_brief),
     *_HOW_MUCH,
     Column("FUNCTION", _function, floor=12),
@@ -110,13 +117,14 @@ TASKS = (
 
 TASKS_WITH_FRAMES = (
     *_WHO,
-    Column("VERDICT", lambda task: task.verdict.value),
+    Column("VERDICT", lambda task: task.verdict.value, colours=VERDICT_COLOURS),
     *_HOW_MUCH,
     Column(
         "WHY: STACK",
         lambda task: _why_and_stack(_why(task), task),
         floor=36,
         brief=lambda task: _why_and_stack(_brief(task), task),
+        field="frames",
     ),
 )
 """Columns of a :class:`TaskStack` with its stack: a line for each frame."""
@@ -145,8 +153,8 @@ def _sp_of_regs(found: TaskRegs) -> str:
 
 REGS = (
     Column("PID", lambda found: str(found.task.pid), right=True),
-    Column("COMM", lambda found: found.task.comm, floor=11),
-    Column("PT_REGS", lambda found: _hex(found.regs.address)),
+    Column("COMM", lambda found: found.task.name, floor=11),
+    Column("PT_REGS", lambda found: _hex(found.regs.address), field="address"),
     Column("ENTRY", lambda found: found.regs.entry or "-", floor=10),
     Column("MODE", lambda found: mode_name(found.regs.user_mode)[:4], optional=2),
     Column("IP", _ip_of_regs, floor=18),
@@ -154,6 +162,68 @@ REGS = (
     Column("ORIG_AX", _orig_ax, right=True, optional=1),
 )
 """Columns of a :class:`TaskRegs`."""
+
+
+def _each_look(
+    of: Callable[[Seen], object], cell: Callable[[Seen], str]
+) -> Callable[[TaskChange], Cell]:
+    """Return the cell of a change: a line before and a line after if what *of* returns differs, else one line."""
+
+    def lines(change: TaskChange) -> Cell:
+        before, after = change.before, change.after
+        if before and after and change.kind is ChangeKind.CHANGED and of(before) != of(after):
+            return [cell(before) or "-", cell(after) or "-"]
+        last = after or before
+        return cell(last) if last else ""
+
+    return lines
+
+
+def _state(seen: Seen) -> str:
+    return seen.task.state
+
+
+def _judgement(seen: Seen) -> object:
+    return seen.task.verdict, seen.task.reason
+
+
+def _ran(change: TaskChange) -> str:
+    return "" if change.ran is None else "yes" if change.ran else "no"
+
+
+def _waits_in(seen: Seen) -> str:
+    if seen.function is not None:
+        return seen.function
+    return _function(seen.task)
+
+
+def _waits_or_parts(change: TaskChange) -> Cell:
+    if change.what != ("stack",) or change.parting is None:
+        return _each_look(_waits_in, _waits_in)(change)
+    # It waits in the same function, but was called by another.
+    return [frame_label(frame) if frame else "-" for frame in change.parting]
+
+
+DIFF = (
+    Column("CHANGE", lambda change: change.kind.value),
+    Column("PID", lambda change: str(change.last.pid), right=True),
+    Column("COMM", lambda change: change.last.name, floor=15),
+    Column("RAN", _ran),
+    Column("S", _each_look(_state, _state), field="state"),
+    Column(
+        "VERDICT",
+        _each_look(_judgement, lambda seen: seen.task.verdict.value),
+        colours=VERDICT_COLOURS,
+    ),
+    Column(
+        "WHY",
+        _each_look(_judgement, lambda seen: _why(seen.task)),
+        floor=16,
+        brief=_each_look(_judgement, lambda seen: _brief(seen.task)),
+    ),
+    Column("FUNCTION", _waits_or_parts, floor=18),
+)
+"""Columns of a :class:`TaskChange`: what has changed stands on two lines, before and after."""
 
 _PATCH_STATES = {0: "old", 1: "new"}
 
@@ -182,18 +252,29 @@ def _why_held_briefly(found: TaskAnswer) -> list[str]:
 
 _HELD_BACK = (
     Column("PID", lambda found: str(found.stack.pid), right=True),
-    Column("COMM", lambda found: found.stack.comm, floor=15),
-    Column("S", lambda found: found.stack.state),
+    Column("COMM", lambda found: found.stack.name, floor=15),
+    Column("S", lambda found: found.stack.state, field="state"),
 )
 _ANSWER = (
-    Column("ANSWER", _answer),
+    Column("ANSWER", _answer, colours=ANSWER_COLOURS),
     Column("WHY", _why_held, floor=26, brief=_why_held_briefly, wrap=True),
-    Column("LEAVES WHEN", lambda found: found.leaves_when or "", floor=24, wrap=True),
+    Column(
+        "LEAVES WHEN",
+        lambda found: found.leaves_when or "",
+        floor=24,
+        wrap=True,
+        field="leaves_when",
+    ),
 )
 
 LIVEPATCH = (
     *_HELD_BACK,
-    Column("CODE", lambda found: _PATCH_STATES.get(found.stack.patch_state, "-"), optional=1),
+    Column(
+        "CODE",
+        lambda found: _PATCH_STATES.get(found.stack.patch_state, "-"),
+        optional=1,
+        field="patch_state",
+    ),
     *_ANSWER,
 )
 """Columns of a :class:`TaskAnswer`."""
@@ -203,14 +284,30 @@ PLANNED_LIVEPATCH = (*_HELD_BACK, *_ANSWER)
 
 FRAMES = (
     Column("PID", lambda found: str(found.task.pid), right=True),
-    Column("COMM", lambda found: found.task.comm, floor=10),
-    Column("#", lambda found: str(found.number), right=True),
+    Column("COMM", lambda found: found.task.name, floor=10),
+    Column("#", lambda found: str(found.number), right=True, field="frame"),
     Column("IP", lambda found: _hex(found.frame.ip), right=True),
     Column("SYMBOL", lambda found: _symbol(found), floor=18),
     Column("STACK", lambda found: found.frame.stack),
-    Column("PT_REGS", lambda found: "-" if found.frame.regs is None else _hex(found.frame.regs)),
+    Column(
+        "PT_REGS",
+        lambda found: "-" if found.frame.regs is None else _hex(found.frame.regs),
+        field="regs",
+    ),
 )
 """Columns of a :class:`TaskFrame`."""
+
+
+RAW = (
+    Column("PID", lambda word: str(word.task.pid), right=True),
+    Column("STACK", lambda word: word.stack),
+    Column("ADDRESS", lambda word: _hex(word.address), right=True),
+    Column("VALUE", lambda word: "-" if word.value is None else _hex(word.value), right=True),
+    Column("#", lambda word: "" if word.frame is None else str(word.frame), right=True),
+    Column("KIND", lambda word: word.kind or ""),
+    Column("LABEL", lambda word: word.label or "", floor=18),
+)
+"""Columns of a :class:`RawWord`."""
 
 
 def _symbol(found: TaskFrame) -> str:
@@ -225,21 +322,44 @@ def _verdict_lines(group: StackGroup) -> list[str]:
 
 
 def _who_lines(group: StackGroup) -> list[str]:
-    names = [f"{comm} x{count}" if count > 1 else comm for comm, count in group.comms[:_NAMES_MAX]]
-    more_names = len(group.comms) - _NAMES_MAX
+    names = _names(group)
+    # A line for each of many names would be a table of names.
+    many = len(names) > _NAMES_MAX
+    lines = _filled([*(f"{name}," for name in names[:-1]), names[-1]]) if many else names
+    return [*lines, *_filled(["pid", *map(str, group.pids)])]
+
+
+def _who_lines_briefly(group: StackGroup) -> list[str]:
+    names = _names(group)
+    more_names = len(names) - _NAMES_MAX
     pids = " ".join(map(str, group.pids[:_PIDS_MAX]))
     more_pids = len(group.pids) - _PIDS_MAX
     return [
-        *names,
+        *names[:_NAMES_MAX],
         *([f"and {more_names} other names"] if more_names > 0 else []),
         f"pid {pids}{f' +{more_pids}' if more_pids > 0 else ''}",
     ]
 
 
+def _names(group: StackGroup) -> list[str]:
+    return [f"{comm} x{count}" if count > 1 else comm for comm, count in group.comms]
+
+
+def _filled(words: Sequence[str]) -> list[str]:
+    # textwrap would take what is in a name for its own: spaces, newlines, hyphens.
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + 1 + len(word) <= _FILL:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
 GROUPS = (
     Column("COUNT", lambda group: str(group.count), right=True),
-    Column("VERDICT", _verdict_lines),
-    Column("TASKS", _who_lines, floor=20),
-    Column("STACK", lambda group: _stack_lines(group.frames), floor=20),
+    Column("VERDICT", _verdict_lines, colours=VERDICT_COLOURS),
+    Column("TASKS", _who_lines, floor=20, brief=_who_lines_briefly, field="comms"),
+    Column("STACK", lambda group: _stack_lines(group.frames), floor=20, field="frames"),
 )
 """Columns of a :class:`StackGroup`."""

@@ -21,11 +21,12 @@ def before_tasks(kernel: KernelInfo) -> Iterator[str]:
     yield ""
 
 
-def after_tasks(audit: KernelAudit, core: str, program: str) -> Iterator[str]:
+def after_tasks(audit: KernelAudit, core: str, program: str, colour: bool = False) -> Iterator[str]:
     """Return the lines after the table: one stack in full, and commands to try next.
 
     :param core: Path of the vmcore, for the commands.
     :param program: How the reader called this program, for the commands.
+    :param colour: Whether the stack is drawn with colours.
     :return: Lines; none if no task of the audit is unreliable.
     """
     task = _most_telling(audit)
@@ -35,7 +36,7 @@ def after_tasks(audit: KernelAudit, core: str, program: str) -> Iterator[str]:
     yield "One of them in full. => marks the frame on which the verdict fell: these registers were"
     yield "saved in the kernel, so a return address may be missing right there."
     yield ""
-    yield draw_stack(task, audit.kernel)
+    yield draw_stack(task, audit.kernel, colour)
     yield ""
     yield "Now you, on this vmcore or on yours:"
     yield ""

@@ -28,10 +28,10 @@ _WORDS = {
 }
 
 
-def patch_lines(patches: Sequence[ListedPatch], width: int) -> Iterator[str]:
+def patch_lines(patches: Sequence[ListedPatch], width: Optional[int]) -> Iterator[str]:
     """Yield the lines of each patch and each of its objects; nothing if there are none.
 
-    :param width: Largest number of characters in a line, if names are not longer.
+    :param width: Largest number of characters in a line, if names are not longer; ``None`` for any.
     """
     for listed in patches:
         patch = listed.patch
@@ -44,7 +44,7 @@ def patch_lines(patches: Sequence[ListedPatch], width: int) -> Iterator[str]:
         yield from _object_lines(patch.objects, width)
 
 
-def plan_lines(plan: Optional[Plan], width: int) -> Iterator[str]:
+def plan_lines(plan: Optional[Plan], width: Optional[int]) -> Iterator[str]:
     """Yield what is known of a patch that is not loaded; nothing if there is none.
 
     :param width: As for :func:`patch_lines`.
@@ -56,7 +56,7 @@ def plan_lines(plan: Optional[Plan], width: int) -> Iterator[str]:
     yield from _object_lines(plan.patch.objects, width)
 
 
-def _object_lines(objects: Sequence[PatchObject], width: int) -> Iterator[str]:
+def _object_lines(objects: Sequence[PatchObject], width: Optional[int]) -> Iterator[str]:
     for obj in objects:
         names = ", ".join(
             f"{func.name}{f',{func.sympos}' if func.sympos else ''}{' (back to the original)' if func.nop else ''}"
@@ -64,6 +64,9 @@ def _object_lines(objects: Sequence[PatchObject], width: int) -> Iterator[str]:
         )
         note = "" if obj.patched else " (not loaded; patched once it is)"
         text = escape(f"{obj.name or 'vmlinux'}{note}: {names or 'none of the functions'}")
+        if width is None:
+            yield f"  {text}"
+            continue
         yield from textwrap.wrap(
             text, width, initial_indent="  ", subsequent_indent="      ", break_long_words=False
         )

@@ -24,45 +24,66 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Optional
 
+import msgspec
+
 from ..analysis.labels import frame_label, mode_name
 from ..arch.base import Arch
 from ..arch.registry import arch_named
 from ..records import Frame, KernelInfo, TaskStack
+from ..terminal.colour import painted
 from ..terminal.escape import escape
+from .colours import VERDICT_COLOURS
 
-__all__ = ("draw_stack", "draw_stacks")
+__all__ = ("draw_stack", "draw_stacks", "head_lines")
 
 
-def draw_stack(task: TaskStack, kernel: Optional[KernelInfo] = None) -> str:
+def draw_stack(task: TaskStack, kernel: Optional[KernelInfo] = None, colour: bool = False) -> str:
     """Return the stack of a task as text, with every register of every ``pt_regs``.
 
     :param kernel: Kernel of the task. The stack of the task that crashed it gets the headlines
         from its log.
+    :param colour: Whether it has colours, for a terminal.
     :return: Lines joined by newlines, without one at the end; safe for a terminal.
     """
     headlines = kernel.last_words if kernel and "crashed" in task.flags else ()
-    return "\n".join(_lines(task, arch_named(task.arch), headlines))
+    return "\n".join(_lines(task, arch_named(task.arch), headlines, colour))
 
 
-def draw_stacks(tasks: Iterable[TaskStack], kernel: Optional[KernelInfo] = None) -> Iterator[str]:
+def draw_stacks(
+    tasks: Iterable[TaskStack], kernel: Optional[KernelInfo] = None, colour: bool = False
+) -> Iterator[str]:
     """Yield the text of :func:`draw_stack` for each task, and an empty line between two tasks.
 
     :param kernel: Kernel of the tasks, as for :func:`draw_stack`.
+    :param colour: As for :func:`draw_stack`.
     """
     for number, task in enumerate(tasks):
         if number > 0:
             yield ""
-        yield draw_stack(task, kernel)
+        yield draw_stack(task, kernel, colour)
 
 
-def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str]) -> Iterator[str]:
-    digits = arch.digits
-    yield _identity(task, digits)
+def head_lines(
+    task: TaskStack, headlines: Sequence[str] = (), colour: bool = False
+) -> Iterator[str]:
+    """Return the lines above a stack: which task it is, and the verdict.
+
+    :param headlines: Lines of the kernel's log about it; not escaped
+    """
+    verdict_colour = VERDICT_COLOURS.get(task.verdict.value) if colour else None
+    yield painted(_identity(task, arch_named(task.arch).digits), "bold" if colour else None)
+    yield from _family(task)
     for line in headlines:
         yield f"LOG: {escape(line)}"
-    yield _verdict(task)
+    yield painted(_verdict(task), verdict_colour)
     if task.flags:
         yield f"FLAGS: {escape(', '.join(task.flags))}"
+
+
+def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str], colour: bool) -> Iterator[str]:
+    digits = arch.digits
+    verdict_colour = VERDICT_COLOURS.get(task.verdict.value) if colour else None
+    yield from head_lines(task, headlines, colour)
     regs_by_address = {regs.address: regs for regs in task.regs}
     # As an oops marks them: <NMI> ... </NMI>, <IRQ> ... If there is only the task's own
     # stack, no marks are needed.
@@ -77,7 +98,11 @@ def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str]) -> Iterator[st
         if frame.guessed and not guessed:
             yield "     ... from here on the frames are guesses, which the kernel does not trust"
             guessed = True
-        yield _frame(frame, number, digits, marked=number == task.reason_frame)
+        for inlined in frame.source[:-1]:
+            yield f"         {'inlined':{digits}}  {escape(str(inlined))}"
+        is_marked = number == task.reason_frame
+        line = _frame(frame, number, digits, is_marked)
+        yield painted(line, verdict_colour if is_marked else None)
         regs = None if frame.regs is None else regs_by_address.get(frame.regs)
         if regs is not None:
             what = f"{escape(regs.entry or 'unknown entry')} from {mode_name(regs.user_mode)} mode"
@@ -102,8 +127,17 @@ def _identity(task: TaskStack, digits: int) -> str:
     return (
         f"PID: {task.pid}{thread}  TASK: {task.task:0{digits}x}"
         f"  CPU: {task.cpu}{running}  STATE: {escape(task.state)}"
-        f'  COMMAND: "{escape(task.comm)}"{kthread}'
+        f'  COMMAND: "{escape(task.name)}"{kthread}'
     )
+
+
+def _family(task: TaskStack) -> Iterator[str]:
+    # The parent of every kernel thread is kthreadd.
+    parent = f"PPID: {task.ppid}" if task.ppid and not task.kthread else ""
+    of_process = task.process is not None and task.tgid != task.pid
+    process = f'PROCESS: "{escape(task.process or "")}"' if of_process else ""
+    if parent or process:
+        yield "  ".join(filter(None, (parent, process)))
 
 
 def _verdict(task: TaskStack) -> str:
@@ -126,6 +160,8 @@ def _frame(frame: Frame, number: int, digits: int, marked: bool) -> str:
         where = "(user mode)"
     else:
         where = escape(frame_label(frame)) if frame.symbol else "(no symbol)"
+        if frame.source:
+            where += f" at {escape(str(msgspec.structs.replace(frame.source[-1], function=None)))}"
     return f"{arrow:>3} {f'#{number}':>3}  {frame.ip:0{digits}x}  {where}"
 
 

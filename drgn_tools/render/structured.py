@@ -13,7 +13,7 @@ from ..analysis.record_fields import KERNEL, Fields, as_object
 from ..records import KernelInfo
 from ..terminal.escape import escape
 
-__all__ = ("csv_lines", "json_lines", "jsonl_lines")
+__all__ = ("csv_lines", "csv_text", "json_lines", "jsonl_lines")
 
 _FORMULA_STARTS = tuple("=+-@＝＋－＠")
 """A spreadsheet evaluates a cell that begins so, and a comm is chosen by whoever runs the program (OWASP,
@@ -88,13 +88,18 @@ def _csv_line(cells: Iterable[str]) -> str:
 
 
 def _csv_cell(value: Any) -> str:
+    if not isinstance(value, str):
+        return csv_text(value)
+    text = escape(value)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def csv_text(value: Any) -> str:
+    """Return a field as text: ``true``, the items of a list with ``;`` between, nothing for ``None``."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
         return ";".join(_csv_cell(item).replace(";", "\\x3b") for item in value)
-    if not isinstance(value, str):
-        return str(value)
-    text = escape(value)
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    return str(value)

@@ -3,12 +3,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from ..analysis.selection import STATES, Selection
+from ..analysis.task_diff import ChangeKind, TaskDiff
 from ..records import KernelInfo, Reason, Verdict
 
-__all__ = ("audit_warnings", "kernel_line", "unjudged_line", "unreadable_line", "verdict_line")
+__all__ = (
+    "audit_warnings",
+    "diff_line",
+    "different_boots_line",
+    "kernel_line",
+    "nothing_selected_line",
+    "unjudged_line",
+    "unreadable_line",
+    "verdict_line",
+)
 
 
 def kernel_line(kernel: KernelInfo) -> str:
@@ -17,9 +29,22 @@ def kernel_line(kernel: KernelInfo) -> str:
     how = unwinder.get(kernel.unwinder or "", "unknown")
     encoding = f" ({kernel.encoding} encoding)" if kernel.encoding else ""
     return (
-        f"{kernel.source}: Linux {kernel.release} {kernel.arch}, {_count(kernel.cpus, 'CPU')}, "
-        f"unwinder: {how}{encoding}, types: {kernel.types}"
+        f"{kernel.source}: Linux {kernel.release} {kernel.arch}, {_machine(kernel)}"
+        f"{_count(kernel.cpus, 'CPU')}, unwinder: {how}{encoding}, types: {kernel.types}"
     )
+
+
+def _machine(kernel: KernelInfo) -> str:
+    host = "" if kernel.host is None else f"host {kernel.host}, "
+    return host if kernel.uptime_s is None else f"{host}up {_duration(kernel.uptime_s)}, "
+
+
+def _duration(seconds: int) -> str:
+    """Return a time in its two largest units: ``3 d 5 h``, ``18 min 2 s``."""
+    units = (("d", seconds // 86400), ("h", seconds // 3600 % 24), ("min", seconds // 60 % 60))
+    parts = [f"{number} {unit}" for unit, number in (*units, ("s", seconds % 60))]
+    first = next((i for i, part in enumerate(parts) if not part.startswith("0 ")), len(parts) - 1)
+    return " ".join(part for part in parts[first : first + 2] if not part.startswith("0 ")) or "0 s"
 
 
 def verdict_line(counts: Mapping[Verdict, int]) -> str:
@@ -44,6 +69,35 @@ def unjudged_line(reasons: Counter[Reason], why: Mapping[Reason, str]) -> str:
     return f"{_count(sum(reasons.values()), 'task')} could not be judged: {', '.join(each)}"
 
 
+_COMM_BYTES = 15
+"""TASK_COMM_LEN without the zero (include/linux/sched.h)."""
+
+
+def nothing_selected_line(selection: Selection) -> str:
+    """Return a line that says that no task matches, with a hint where something else may be meant.
+
+    :param selection: What selected nothing.
+    """
+    return f"no task matches {selection.typed}{_meant(selection)}"
+
+
+def _meant(selection: Selection) -> str:
+    long = [pattern for pattern in selection.comms if len(pattern.replace("*", "")) > _COMM_BYTES]
+    if long:
+        least = shlex.quote(long[0][: _COMM_BYTES - 1] + "*")
+        return (
+            f": the kernel keeps {_COMM_BYTES} bytes of the name of a process, as in --comm {least}"
+        )
+    word = selection.tasks[0] if len(selection.tasks) == 1 else None
+    if not isinstance(word, str) or shlex.quote(word) != selection.typed:
+        return ""
+    if word in {verdict.value for verdict in Verdict}:
+        return f": --verdict {word} chooses by the verdict"
+    if set(word) <= set(STATES):
+        return f": --state {selection.typed} chooses by the state"
+    return f": --function {selection.typed} chooses by functions on the stack"
+
+
 def unreadable_line(count: int) -> str:
     """Return a line that says how many stacks are unknown for the reason ``unreadable``."""
     return f"{count} of the stacks could not be read to the end (unreadable)"
@@ -57,6 +111,41 @@ def audit_warnings(problems: Sequence[str], unreadable: int) -> list[str]:
     :return: The lines. If there are none, the audit is complete.
     """
     return [*problems, *([unreadable_line(unreadable)] if unreadable else [])]
+
+
+def diff_line(diff: TaskDiff) -> str:
+    """Return a line that says how many tasks of two looks are still where they were, and what became of the others."""
+    counts = Counter(change.kind for change in diff.changes)
+    both = sum(counts[kind] for kind in (ChangeKind.STILL, ChangeKind.CHANGED, ChangeKind.UNCLEAR))
+    stayed = sum(change.ran is False for change in diff.of_kind(ChangeKind.STILL))
+    did_not_run = f" ({stayed} of them did not run)" if stayed else ""
+    apart = _apart(diff)
+    return (
+        f"{_count(both, 'task')} in both looks{apart}: {counts[ChangeKind.STILL]} still in the same"
+        f" stack{did_not_run}, {counts[ChangeKind.CHANGED]} changed,"
+        f" {counts[ChangeKind.UNCLEAR]} unclear; {counts[ChangeKind.WENT]} went,"
+        f" {counts[ChangeKind.CAME]} came"
+    )
+
+
+def _apart(diff: TaskDiff) -> str:
+    before, after = diff.before.uptime_s, diff.after.uptime_s
+    if not diff.same_boot or before is None or after is None:
+        return ""
+    order = ", the second before the first" if after < before else ""
+    return f", {_duration(abs(after - before))} apart{order}"
+
+
+def different_boots_line(diff: TaskDiff) -> str:
+    """Return a line that says how the tasks of looks at two boots were matched."""
+    old, new = diff.before, diff.after
+    if (old.release, old.build_id) == (new.release, new.build_id):
+        what = "two boots of this kernel"
+    else:
+        same = old.release == new.release
+        what = f"two {'builds of' if same else 'kernels,'} {old.release}"
+        what += "" if same else f" and {new.release}"
+    return f"the looks are at {what}: tasks are matched by name and stack"
 
 
 def _count(number: int, what: str) -> str:

@@ -15,9 +15,10 @@ from typing import Any, Callable, Optional, Union
 import msgspec
 from tabulate import multiline_formats, tabulate
 
+from ..terminal.colour import painted
 from ..terminal.escape import escape_cell
 
-__all__ = ("Column", "shorten", "table_lines")
+__all__ = ("Cell", "Column", "shorten", "table_lines")
 
 _GAP = 2
 """Spaces between two columns of tabulate's ``plain`` format."""
@@ -51,6 +52,15 @@ class Column(msgspec.Struct, frozen=True):
     """If the table is too wide, columns with 1 are left out first, then 2 ...; 0: never."""
     wrap: bool = False
     """If the column is too wide, continue in the next line instead of shortening."""
+    field: str = ""
+    """Field of JSON with the same content, if its name is not the heading."""
+    colours: Mapping[str, str] = {}
+    """Text of a line of a cell -> its colour, if the table has colours."""
+
+    @property
+    def name(self) -> str:
+        """Name of the column for ``--columns`` and ``--sort``."""
+        return self.field or self.heading.lower()
 
 
 def table_lines(
@@ -59,6 +69,7 @@ def table_lines(
     style: Optional[str] = None,
     width: Optional[int] = None,
     complete: Optional[str] = None,
+    colour: bool = False,
 ) -> Iterator[str]:
     """Yield the lines of a table, with a row for each record.
 
@@ -66,6 +77,7 @@ def table_lines(
     :param width: Largest number of characters in a line of the plain format; ``None`` for any.
     :param complete: What shows all columns, such as ``--format csv has them``. If given, a last line
         names the columns that were left out.
+    :param colour: Whether the plain format has colours.
     """
     records = list(records)
     rows = [[_lines(column.cell(record)) for column in columns] for record in records]
@@ -77,6 +89,8 @@ def table_lines(
     all_columns = columns
     if width is not None and sum(_widths(columns, rows)) > _room(columns, width):
         columns, rows = _fitted(columns, records, rows, width)
+    if colour:
+        rows = [[_coloured(cell, column) for cell, column in zip(row, columns)] for row in rows]
     # The headings are a row: tabulate pads its own headers by two more spaces.
     first = [[column.heading] for column in columns]
     yield from _tabulate(columns, [first, *rows], (), "plain")
@@ -104,6 +118,11 @@ def _tabulate(
 
 def _lines(cell: Cell) -> list[str]:
     return [escape_cell(line) for line in ([cell] if isinstance(cell, str) else cell)]
+
+
+def _coloured(cell: list[str], column: Column) -> list[str]:
+    # tabulate does not count the characters that make a colour.
+    return [painted(line, column.colours.get(line)) for line in cell]
 
 
 def _no_markup(text: str) -> str:

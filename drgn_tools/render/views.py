@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional
 
 import msgspec
+from msgspec.structs import replace
 
 from .. import __version__
 from ..analysis import flatten
@@ -14,19 +15,25 @@ from ..analysis import record_fields as fields
 from ..analysis.record_fields import Fields, as_object
 from ..records import KernelInfo
 from . import columns
-from .structured import csv_lines, json_lines, jsonl_lines
+from .structured import csv_lines, csv_text, json_lines, jsonl_lines
 from .table import Column, table_lines
 
 __all__ = (
+    "DIFF",
     "FRAMES",
     "GROUPS",
     "LIVEPATCH",
     "PLANNED_LIVEPATCH",
+    "RAW",
     "TASKS",
     "TASKS_WITH_FRAMES",
     "View",
+    "column_names",
     "regs_view",
     "render",
+    "shown_names",
+    "sort_fields",
+    "with_columns",
 )
 
 
@@ -62,16 +69,21 @@ TASKS_WITH_FRAMES = View(
 FRAMES = View(
     "drgn-tools.stack/1",
     "tasks",
-    fields.TASK_WITH_FRAMES,
+    fields.TASK_WITH_SOURCE,
     fields.FRAME_CSV,
     columns.FRAMES,
     rows=flatten.each_frame,
 )
 """A row for each frame."""
 
+RAW = View("drgn-tools.raw/1", "words", fields.RAW_WORD, fields.RAW_WORD, columns.RAW)
+"""A row for each word of a stack."""
+
 GROUPS = View("drgn-tools.groups/1", "groups", fields.GROUP, fields.GROUP_CSV, columns.GROUPS)
 """A row for each group of identical stacks."""
 
+DIFF = View("drgn-tools.diff/1", "tasks", fields.CHANGE, fields.CHANGE_CSV, columns.DIFF)
+"""A row for each task of two looks."""
 
 LIVEPATCH = View(
     "drgn-tools.livepatch/1",
@@ -82,18 +94,89 @@ LIVEPATCH = View(
 )
 """A row for each task that a live patch has to wait for."""
 
-PLANNED_LIVEPATCH = msgspec.structs.replace(LIVEPATCH, columns=columns.PLANNED_LIVEPATCH)
+PLANNED_LIVEPATCH = replace(LIVEPATCH, columns=columns.PLANNED_LIVEPATCH)
 """The same about a patch that is not loaded."""
 
 
-def regs_view(arch: str) -> View:
+def regs_view(arch: Optional[str]) -> View:
     """Return the view with a row for each ``pt_regs``.
 
-    :param arch: Architecture of the kernel (:attr:`KernelInfo.arch`), which decides the registers.
+    :param arch: Architecture of the kernel (:attr:`KernelInfo.arch`), which decides the registers. If it
+        is not known yet: ``None`` for those of all architectures.
     """
     return View(
         "drgn-tools.regs/1", "regs", fields.REGS_OF_TASK, fields.regs_csv(arch), columns.REGS
     )
+
+
+def column_names(view: View, style: str) -> list[str]:
+    """Return the names that :func:`with_columns` takes, first those of a view as it is."""
+    return list(dict.fromkeys((*shown_names(view, style), *_others(view, style))))
+
+
+def shown_names(view: View, style: str) -> list[str]:
+    """Return the names of the columns or fields of a view as it is."""
+    if style in ("json", "jsonl"):
+        return list(view.objects)
+    return list(view.csv) if style == "csv" else [column.name for column in view.columns]
+
+
+def _others(view: View, style: str) -> Fields:
+    return {} if style in ("json", "jsonl", "csv") else view.csv
+
+
+def with_columns(view: View, names: Sequence[str], style: str) -> View:
+    """Return a view with some of its columns or fields, in the order of the names.
+
+    :param names: Some of :func:`column_names`. A table may have fields of csv as columns, too.
+    :param style: As for :func:`render`.
+    """
+    if style in ("json", "jsonl"):
+        return replace(view, objects={name: view.objects[name] for name in names})
+    if style == "csv":
+        return replace(view, csv={name: view.csv[name] for name in names})
+    columns = {column.name: column for column in view.columns}
+    return replace(
+        view,
+        # They were asked for: none is left out.
+        columns=[
+            replace(columns[name], optional=0) if name in columns else _column(name, view.csv[name])
+            for name in names
+        ],
+    )
+
+
+def _column(name: str, get: Callable[[Any], Any]) -> Column:
+    return Column(
+        name.upper(),
+        lambda record: csv_text(get(record)) or "-",
+        right=name in _COUNTS,
+        floor=12 if name in _TEXT else 0,
+        field=name,
+    )
+
+
+_COUNTS = frozenset(("kernel_regs", "reason_frame", "tgid", "user_regs"))
+"""Fields that are numbers, and no column of a table by themselves."""
+_TEXT = frozenset(("caller", "flags", "frames", "function", "notes", "pids", "symbol", "why"))
+"""Fields that may be shortened."""
+
+
+def sort_fields(view: View) -> Fields:
+    """Return the fields by which the records of a view can be sorted.
+
+    Those of its columns that are no fields are among them, with their text.
+    """
+    columns = {column.name: _text_of(column) for column in view.columns}
+    return {**columns, **view.csv, **view.objects} if view.rows is iter else view.objects
+
+
+def _text_of(column: Column) -> Callable[[Any], str]:
+    def text(record: Any) -> str:
+        cell = column.cell(record)
+        return cell if isinstance(cell, str) else " ".join(cell)
+
+    return text
 
 
 def render(
@@ -104,6 +187,7 @@ def render(
     problems: Sequence[str] = (),
     width: Optional[int] = None,
     before: Mapping[str, Any] = {},
+    colour: bool = False,
 ) -> Iterator[str]:
     """Return the lines of records in one format.
 
@@ -114,13 +198,18 @@ def render(
     :param problems: What could not be read, for ``json``; may be filled while *records* is read.
     :param width: Largest number of characters in a line of ``table``; ``None`` for any.
     :param before: Members that a ``json`` document has before the records.
+    :param colour: Whether ``table`` has colours.
     :return: Lines without newlines, safe for a terminal.
     """
     if style == "csv":
         return csv_lines(view.csv, view.rows(records))
     if style not in ("json", "jsonl"):
         return table_lines(
-            view.columns, view.rows(records), None if style == "table" else style, width
+            view.columns,
+            view.rows(records),
+            None if style == "table" else style,
+            width,
+            colour=colour,
         )
     objects = (as_object(view.objects, record) for record in records)
     if style == "jsonl":

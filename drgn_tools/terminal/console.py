@@ -48,7 +48,7 @@ class ReaderGoneError(Exception):
 
 
 _WIDTH = 100
-"""Width of a table that does not go to a terminal, in characters."""
+"""Width of a table on a terminal that does not tell its own, in characters."""
 _WIDTH_MIN = 80
 
 _ASCII = {"…": "~", "┌": "+", "│": "|", "└": "+"}
@@ -66,17 +66,17 @@ def is_terminal(stream: Optional[TextIO]) -> bool:
         return False
 
 
-def table_width(stream: Optional[TextIO]) -> int:
+def table_width(stream: Optional[TextIO]) -> Optional[int]:
     """Return how many characters a line of a table on a stream may have.
 
-    The environment variable ``COLUMNS`` wins over the size of the terminal. Without both it is 100.
+    The environment variable ``COLUMNS`` wins over the size of the terminal.
 
-    :return: Number of characters, at least 80.
+    :return: Number of characters, at least 80; ``None`` for any number: what is not read on a
+        terminal is searched, perhaps, and must be whole.
     """
-    fallback = (_WIDTH, 24)
-    if is_terminal(stream) or "COLUMNS" in os.environ:
-        return max(shutil.get_terminal_size(fallback).columns, _WIDTH_MIN)
-    return _WIDTH
+    if is_terminal(stream) or os.environ.get("COLUMNS"):
+        return max(shutil.get_terminal_size((_WIDTH, 24)).columns, _WIDTH_MIN)
+    return None
 
 
 def write_lines(lines: Iterable[str], stream: Optional[TextIO] = None) -> None:
@@ -122,11 +122,21 @@ def discard(stream: Optional[TextIO]) -> None:
 
 
 def be_lenient(stream: TextIO) -> None:
-    """Make a stream replace characters that its encoding lacks, instead of raising."""
+    """Make a stream replace characters that its encoding lacks, instead of raising.
+
+    With ``LC_ALL=C`` that is all but ASCII. Python writes UTF-8 there, if nobody says otherwise.
+    """
     codecs.register_error("drgn_tools", _replace)
     # A test or an embedder may have replaced stdout by a simpler object.
-    if hasattr(stream, "reconfigure"):
+    if not hasattr(stream, "reconfigure"):
+        return
+    if os.environ.get("LC_ALL") in ("C", "POSIX") and not _ENCODING_VARIABLES & {*os.environ}:
+        stream.reconfigure(encoding="ascii", errors="drgn_tools")
+    else:
         stream.reconfigure(errors="drgn_tools")
+
+
+_ENCODING_VARIABLES = {"PYTHONIOENCODING", "PYTHONUTF8"}
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
@@ -151,14 +161,47 @@ class Console:
         # None if stderr is closed or cannot be written.
         self._stream: Optional[TextIO] = stream or sys.stderr
         self._quiet = quiet
+        self._held: Optional[list[str]] = None
+        self._once = _Once()
         self._progress: Optional[_Progress] = None
-        if self._stream is not None and is_terminal(self._stream) and not quiet:
+        if self.is_on_terminal and not quiet:
             self._progress = _Progress()
+
+    @property
+    def is_on_terminal(self) -> bool:
+        """Whether a person sees the messages at once."""
+        return is_terminal(self._stream)
+
+    def hold_notes(self) -> None:
+        """Keep notes until :meth:`continue_on`, :meth:`show_held` or a message that does not wait."""
+        self._held = []
+
+    def show_held(self) -> None:
+        """Show the notes that were kept, and further ones at once."""
+        held, self._held = self._held, None
+        for text in held or ():
+            self.say(text)
+
+    def continue_on(self, stream: Optional[TextIO]) -> Optional[TextIO]:
+        """Write to another stream from now on, beginning with the notes that were kept.
+
+        :return: The stream until now.
+        """
+        self.end_progress()
+        before, self._stream = self._stream, stream
+        # It would be lines of their own in a pager.
+        self._progress = _Progress() if self.is_on_terminal and not self._quiet else None
+        self.show_held()
+        return before
 
     def note(self, text: str) -> None:
         """Show information. ``-q`` hides it."""
-        if not self._quiet:
+        if self._quiet:
+            return
+        if self._held is None:
             self.say(text)
+        else:
+            self._held.append(text)
 
     def problem(self, kind: str, text: str) -> None:
         """Show an error or a warning. ``-q`` does not hide it.
@@ -167,10 +210,15 @@ class Console:
         """
         self.say(f"drgn-tools: {kind}: {text}")
 
-    def progress(self, text: str) -> None:
-        """Show how far the command is, only on a terminal and only if the command takes long."""
+    def progress(self, text: str, once: Optional[str] = None) -> None:
+        """Show how far the command is, only on a terminal and only if the command takes long.
+
+        :param once: What to show instead where there is no terminal, once.
+        """
         if self._progress is not None:
             self._write(self._progress.show(text))
+        elif once is not None and not self._quiet and self._once.is_time():
+            self.say(once)
 
     def end_progress(self) -> None:
         """Remove the progress line."""
@@ -180,6 +228,8 @@ class Console:
     def say(self, text: str) -> None:
         """Show a line without a prefix. ``-q`` does not hide it."""
         self.end_progress()
+        if self._held:
+            self.show_held()
         self._write(f"{escape(text)}\n")
 
     def _write(self, text: str) -> None:
@@ -191,6 +241,24 @@ class Console:
         except OSError:
             discard(self._stream)
             self._stream = None
+
+
+class _Once:
+    # Whether something takes long, told once.
+    _AFTER_S = 2.0
+
+    def __init__(self) -> None:
+        self._at: Optional[float] = None
+        self._told = False
+
+    def is_time(self) -> bool:
+        now = time.monotonic()
+        if self._at is None:
+            self._at = now + self._AFTER_S
+        if self._told or now < self._at:
+            return False
+        self._told = True
+        return True
 
 
 class _Progress:

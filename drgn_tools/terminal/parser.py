@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
-from typing import Any, Callable, NoReturn, Optional
+from typing import Any, Callable, NoReturn, Optional, TypeVar
 
 from ..errors import UsageError
 from ..program.redact import with_urls_redacted
+from .colour import WHEN
 from .console import write_lines
+from .hints import unknown_words
 
 __all__ = (
     "ROW_FORMATS",
@@ -17,6 +20,7 @@ __all__ = (
     "Parser",
     "add_format_option",
     "add_log_options",
+    "add_terminal_options",
     "checked_format",
     "interval",
     "positive",
@@ -28,11 +32,17 @@ ROW_FORMATS = ("table", "json", "jsonl", "csv")
 """Formats of every command with ``--format``; all formats of tabulate come in addition."""
 
 
+A = TypeVar("A", bound=argparse.Namespace)
+
+
 class Arguments(argparse.Namespace):
     """A parsed command line. Each command adds its own options in a subclass."""
 
     log_level: str
     quiet: bool
+    # Not every command has these.
+    color: str = "auto"
+    no_pager: bool = False
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,6 +53,33 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
         )
 
+    def parse_words(self, words: Sequence[str], arguments: A) -> A:
+        """Parse words, options and others in any order.
+
+        :param arguments: Where the values go; what it has already stays where no word says otherwise.
+        :return: *arguments*
+        :raises UsageError: if something is wrong with the words.
+        :raises SystemExit: if ``--help`` or the like is among them; it was printed.
+        """
+        parsed, unknown = self._parse_in_any_order(_with_dashed_values(words), arguments)
+        if unknown:
+            self.error(unknown_words(unknown, self._option_names()))
+        return parsed
+
+    def _parse_in_any_order(self, words: list[str], arguments: A) -> tuple[A, list[str]]:
+        # argparse takes "51 --frames 52" only so; it cannot do it with commands below commands.
+        if any(action.nargs == argparse.PARSER for action in self._actions):
+            return self.parse_known_args(words, arguments)
+        return self.parse_known_intermixed_args(words, arguments)
+
+    def _option_names(self) -> set[str]:
+        names = set(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    names |= parser._option_names()
+        return names
+
     def error(self, message: str) -> NoReturn:
         """Raise :class:`UsageError` instead of ending the process."""
         raise UsageError(f"{with_urls_redacted(message)} (see {self.prog} --help)")
@@ -50,6 +87,16 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         # For --help and --version. The method of argparse ignores a write error (full disk).
         write_lines(message.splitlines())
+
+
+def _with_dashed_values(words: Sequence[str]) -> list[str]:
+    # argparse would take the value of "--sort -depth" for an option.
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--sort" and re.match("-[a-z_]{2}", word):
+            word = f"{joined.pop()}={word}"
+        joined.append(word)
+    return joined
 
 
 def add_log_options(parser: argparse._ActionsContainer) -> None:
@@ -67,6 +114,18 @@ def add_log_options(parser: argparse._ActionsContainer) -> None:
         default="warning",
         help="log this and worse to stderr: debug, info, warning (default), error, critical, none",
     )
+
+
+def add_terminal_options(parser: argparse._ActionsContainer) -> None:
+    """Add ``--color`` and ``--no-pager``."""
+    parser.add_argument(
+        "--color",
+        choices=WHEN,
+        metavar="WHEN",
+        default="auto",
+        help="auto (default), always, never",
+    )
+    parser.add_argument("--no-pager", action="store_true", help="no pager on a terminal")
 
 
 def add_format_option(parser: argparse._ActionsContainer, formats: Sequence[str]) -> None:

@@ -7,11 +7,13 @@ tracer is asked for the original. If that is the trampoline of rethook, rethook 
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Optional
 
 import msgspec
 from drgn import Program, TypeKind, offsetof, sizeof
 
+from ..debuginfo.kallsyms import kallsyms_of
 from ..kernel.probing import probing, symbol_address
 from ..kernel.stack_memory import NotInDump
 from ..kernel.tasks import Task
@@ -32,6 +34,11 @@ _FTRACE_RETFUNC_DEPTH = 50
 """Entries of the array before v6.11 (linux/ftrace.h)."""
 _MAX_SHADOW_STACK_WORDS = 65536 // 8
 """Limit for the words of a shadow stack. It is a page, but a damaged dump may have any PAGE_SIZE."""
+
+
+_TRAMPOLINE_BYTES = 128
+_CALL, _CALL_OPCODE = Struct("<Bi"), 0xE8
+"""``call rel32`` of x86: the opcode, and how far it is from the next instruction."""
 
 
 class Fgraph(msgspec.Struct, frozen=True):
@@ -106,7 +113,7 @@ def probe_recovery(prog: Program) -> RecoverLayout:
 
 
 def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
-    handler = symbol_address(prog, "return_to_handler")
+    handler = _trampoline(prog, "return_to_handler", "ftrace_return_to_handler")
     task = prog.type("struct task_struct")
     if not task.has_member("ret_stack"):
         return None  # CONFIG_FUNCTION_GRAPH_TRACER=n
@@ -136,7 +143,7 @@ def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
 
 
 def _probe_rethook(prog: Program) -> Optional[Rethook]:
-    trampoline = symbol_address(prog, "arch_rethook_trampoline")
+    trampoline = _trampoline(prog, "arch_rethook_trampoline", "arch_rethook_trampoline_callback")
     task = prog.type("struct task_struct")
     if not task.has_member("rethooks"):
         return None  # CONFIG_RETHOOK=n, or before v5.18
@@ -155,7 +162,7 @@ def _probe_kretprobe(prog: Program) -> Optional[Rethook]:
     # Since "kprobes: treewide: Make it harder to refer kretprobe_trampoline directly"
     # (v5.16), the trampoline has this name. Since the same release unwinders recover the
     # original. Before that, they show the trampoline.
-    trampoline = symbol_address(prog, "__kretprobe_trampoline")
+    trampoline = _trampoline(prog, "__kretprobe_trampoline", "trampoline_handler")
     task = prog.type("struct task_struct")
     if trampoline is None or not task.has_member("kretprobe_instances"):
         return None
@@ -168,6 +175,39 @@ def _probe_kretprobe(prog: Program) -> Optional[Rethook]:
         ret_addr_offset=offsetof(instance, "ret_addr") - offsetof(instance, "llist"),
         frame_offset=offsetof(instance, "fp") - offsetof(instance, "llist"),
         refuses_runnable=False,
+    )
+
+
+def _trampoline(prog: Program, name: str, callee: str) -> Optional[int]:
+    """Return the address of a trampoline; ``None`` if the kernel has no such symbol.
+
+    With a wrong address the trampoline itself would be shown as a caller. All versions of it call a function
+    written in C, so its code tells (arch/x86/kernel/ftrace_64.S, rethook.c and kprobes/core.c, v5.10 to v7.2).
+
+    :param callee: Name of that function
+    :raises ValueError: if the code does not call it, and the table of symbols is damaged
+    """
+    address = symbol_address(prog, name)
+    if address is None or _may_call(prog, address, symbol_address(prog, callee)):
+        return address
+    kallsyms = kallsyms_of(prog)
+    # In a kernel that somebody has patched the call may be another one.
+    if kallsyms is None or kallsyms.is_sound():
+        return address
+    raise ValueError(f"the table of symbols (kallsyms) is damaged: {name} is not at {address:#x}")
+
+
+def _may_call(prog: Program, address: int, callee: Optional[int]) -> bool:
+    """Return whether there is a call of a function in some code, or the code is not in the dump."""
+    code = read_or_none(prog, address, _TRAMPOLINE_BYTES)
+    if code is None:
+        return True
+    mask = (1 << 8 * prog.address_size()) - 1
+    return any(
+        address + at + _CALL.size + distance & mask == callee
+        for at in range(len(code) - _CALL.size)
+        for opcode, distance in [_CALL.unpack_from(code, at)]
+        if opcode == _CALL_OPCODE
     )
 
 

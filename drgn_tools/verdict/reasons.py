@@ -17,6 +17,7 @@ __all__ = (
     "Explanation",
     "explain",
     "explain_changed",
+    "explain_half_switched",
     "explain_running",
     "explain_without_registers",
     "place",
@@ -135,6 +136,15 @@ def explain_running(cpu: int, walk: Walk, frames: Sequence[Frame]) -> Explanatio
     elif walk.end is End.EMPTY:
         sentence.append("its registers lead to no frame")
     return Explanation("; ".join(sentence), brief)
+
+
+def explain_half_switched() -> Explanation:
+    """Return in words that only a run queue says that a task is on a CPU."""
+    return Explanation(
+        "a run queue says that it is running, the task itself that it is on no CPU:"
+        " it was being switched to, or the run queue is damaged",
+        "running by a run queue only",
+    )
 
 
 def explain_changed(times: int) -> Explanation:

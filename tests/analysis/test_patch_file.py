@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import random
 import struct
 from collections import Counter
@@ -169,11 +170,15 @@ def test_a_wrong_file_is_one_line_that_names_it(read: Read, what: object, says: 
     refuses(read, what, says)
 
 
-def test_a_file_that_is_not_there(prog: Program, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read: No such file"):
+def test_what_is_no_file(prog: Program, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"missing\.ko: no such file"):
         read_patch_file(prog, str(tmp_path / "missing.ko"))
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="is a directory, not a file; give a file in it"):
         read_patch_file(prog, str(tmp_path))
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)  # opening it would wait for somebody to write
+    with pytest.raises(InputError, match="is a pipe, not a file"):
+        read_patch_file(prog, str(fifo))
 
 
 def test_a_patch_in_bss_is_filled_in_at_run_time(read: Read) -> None:

@@ -6,14 +6,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from drgn import Program
 
 from drgn_tools import __version__
+from drgn_tools.commands.command_line import parse_command_line
+from drgn_tools.commands.hints import _CRASH_COMMANDS, _OURS
 from drgn_tools.commands.main import main
 from drgn_tools.commands.registry import SUMMARIES
-from drgn_tools.errors import InputError
+from drgn_tools.errors import InputError, UsageError
 
 from ..support.command_line import ROOT, joined, refused
 
@@ -21,7 +25,20 @@ from ..support.command_line import ROOT, joined, refused
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        ([], "COMMAND"),
+        ([], "which command?"),
+        (["help", "nonsense"], "there is no command 'nonsense'"),
+        (["tsks", "-c", "a"], "did you mean drgn-tools tasks -c a?"),
+        (["ps", "-c", "a"], "drgn-tools tasks -c a does that"),
+        (["-c", "a", "bt", "51"], "drgn-tools stack 51 -c a does that"),
+        (["foreach", "bt"], "drgn-tools stack --all"),
+        (["log", "-c", "a"], "echo 'print_dmesg()' | drgn-tools shell -c a prints"),
+        (["mod"], "%crash mod in drgn-tools shell"),
+        (["README.md"], "is a file, not a command: drgn-tools tasks README.md lists its tasks"),
+        (["--vmcore", "a", "tasks"], "no option --vmcore: did you mean --core?"),
+        (["tasks", "-c", "a", "--json"], "did you mean --format json?"),
+        (["fleet", "report", "a", "--topp", "5"], "did you mean --top?"),
+        (["tasks", "no-such-file"], "which kernel?"),
+        (["shell", "no-such-file"], "'no-such-file' is no file"),
         (["nonsense"], "'nonsense'"),
         (["-q", "fleet", "report", "a"], "options of fleet come after it"),
         (["tasks"], "give -c VMCORE, -k for the running kernel, or --qemu SOCKET"),
@@ -31,8 +48,8 @@ from ..support.command_line import ROOT, joined, refused
         (["tasks", "-c", "a", "--format", "jsn"], "no format 'jsn': did you mean json?"),
         (["tasks", "-c", "a", "-c", "b"], "-c a and -c b: give one"),
         (["tasks", "-c", "a", "--format", "JSN"], "did you mean json? it has table, json,"),
-        (["tasks", "-c", "a", "extra"], "extra"),
-        (["tasks", "-c", "a", "--frame"], "--frame"),
+        (["shell", "-c", "a", "extra"], "'extra' is no file"),
+        (["tasks", "-c", "a", "--frame"], "no option --frame: did you mean --frames?"),
         (["tasks", "-c", "a", "--log-level", "loud"], "--log-level"),
     ],
     ids=joined,
@@ -69,6 +86,74 @@ def test_what_stands_after_the_command_wins(
     assert capsys.readouterr().out.startswith("task,pid,")
     main(["--format", "csv", "tasks", "-k"])
     assert capsys.readouterr().out.startswith("task,pid,")
+
+
+@pytest.mark.parametrize(
+    ("argv", "core", "words"),
+    [
+        (["tasks", "./vmcore"], "./vmcore", []),
+        (["tasks", "51", "vmcore", "init"], "vmcore", ["51", "init"]),
+        (["tasks", "51", "--state", "S", "vmcore", "-q"], "vmcore", ["51"]),
+        (["tasks", "2026-dump"], "2026-dump", []),
+        (["-c", "a", "tasks", "vmcore"], "a", ["vmcore"]),  # a task may be called so
+        (["tasks", "-c", "a", "vmcore"], "a", ["vmcore"]),
+        (["stack", "vmcore"], "vmcore", []),
+        (["stack", "51", "vmcore"], "vmcore", ["51"]),
+        (["stack", "-c", "a", "51"], "a", ["51"]),  # a PID, and a file beside
+        (["shell", "vmcore"], "vmcore", []),
+    ],
+    ids=joined,
+)
+def test_a_lone_file_is_the_core(
+    argv: list[str],
+    core: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("vmcore", "2026-dump", "51"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    args: Any = parse_command_line(argv).args
+    assert (args.core, list(args.words)) == (core, words)
+
+
+def test_a_pid_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "51").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="which kernel"):
+        parse_command_line(["tasks", "51"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "same"),
+    [
+        (["help", "tasks"], ["tasks", "--help"]),
+        (["help", "fleet", "run"], ["fleet", "run", "--help"]),
+        (["help"], ["--help"]),
+    ],
+    ids=joined,
+)
+def test_help_is_a_command(
+    argv: list[str], same: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 0
+    found = capsys.readouterr()
+    assert main(same) == 0
+    assert capsys.readouterr() == found
+    assert found.out.startswith("usage: ")
+
+
+def test_a_command_of_crash_that_a_hint_names_is_there(demo_program: Program) -> None:
+    from drgn.commands._crash.common import CRASH_COMMAND_NAMESPACE
+
+    there = {name for name, _ in CRASH_COMMAND_NAMESPACE.enabled(demo_program)}
+    assert there >= _CRASH_COMMANDS
+
+
+def test_what_a_hint_advises_is_there() -> None:
+    for ours in _OURS.values():
+        assert ours.split()[0] in {*SUMMARIES, "--version"}
 
 
 def test_a_core_after_the_command_wins(monkeypatch: pytest.MonkeyPatch) -> None:

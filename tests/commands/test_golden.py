@@ -23,6 +23,7 @@ from drgn_tools.data import demo_vmcore
 
 from ..support.command_line import offer
 from ..support.fabricated import AUDIT
+from ..support.looks import EARLIER, LATER, save
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 UPDATE = os.environ.get("DRGN_TOOLS_UPDATE_GOLDEN") == "1"
@@ -51,7 +52,26 @@ FABRICATED = (
     "groups --format csv",
     "groups --format folded",
     "groups --format folded --by-comm",
+    "diff BEFORE",
+    "diff BEFORE --all",
+    "diff BEFORE --kind still,came --check --quiet",
+    "diff BEFORE --all --format json",
+    "diff BEFORE --all --format csv",
+    "COLUMNS=100 tasks",
+    "COLUMNS=80 tasks --frames",
+    "COLUMNS=100 regs",
+    "COLUMNS=80 groups",
+    "COLUMNS=100 tasks --color always",
+    "stack --all --color always",
+    "tasks --columns task,pid,flags,function --sort -depth,pid",
+    "tasks --columns pid,function --format csv",
+    "tasks --columns pid,on_cpu --format jsonl 51-57",
+    "tasks --columns help",
+    "regs --columns pid,r15,ip --format csv",
+    "groups --sort verdict,-count --columns count,verdict,why,pids",
 )
+"""BEFORE stands for a saved look."""
+
 DEMO = (
     "demo",
     "demo --format csv",
@@ -70,6 +90,10 @@ DEMO = (
     "stack UNRELIABLE --format jsonl",
     "stack UNRELIABLE --format csv",
     "stack UNRELIABLE --format table",
+    "stack UNRELIABLE --raw",
+    "stack UNRELIABLE --raw --format json",
+    "stack UNRELIABLE --raw --format csv",
+    "stack UNRELIABLE --raw --format table",
     "stack --all",
     "stack 999999",
     "stack",
@@ -91,8 +115,14 @@ DEMO = (
     "groups --format folded",
     "groups --format folded --by-comm",
     "shell",
+    "COLUMNS=80 tasks",
+    "COLUMNS=100 tasks",
+    "COLUMNS=120 tasks",
+    "COLUMNS=100 regs",
+    "COLUMNS=100 groups --verdict unreliable",
+    "COLUMNS=80 livepatch --function pipe_read --function do_wait,1",
 )
-"""UNRELIABLE stands for the PID of the first task whose verdict that is."""
+"""A width stands before the command. UNRELIABLE stands for the PID of the first task whose verdict that is."""
 
 SCRIPT = "for s in task_stacks(prog):\n    print(s.pid, s.verdict.value, len(s.frames))\n"
 """What ``shell`` is fed."""
@@ -120,6 +150,15 @@ def run(line: str, argv: list[str], capsys: pytest.CaptureFixture[str], *core: s
     return text.replace(f'"tool": "{__version__}"', '"tool": "VERSION"')
 
 
+def words(line: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    first, *rest = line.split()
+    variable, is_variable, value = first.partition("=")
+    if not is_variable:
+        return [first, *rest]
+    monkeypatch.setenv(variable, value)
+    return rest
+
+
 @pytest.fixture(autouse=True)
 def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
@@ -127,10 +166,16 @@ def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("line", FABRICATED)
 def test_fabricated(
-    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    offer(monkeypatch, AUDIT)
-    check("fabricated", line, run(line, [*line.split(), "-c", "vmcore"], capsys))
+    offer(monkeypatch, LATER if "BEFORE" in line else AUDIT)
+    before = str(save(EARLIER, tmp_path / "before.json"))
+    argv = [word.replace("BEFORE", before) for word in words(line, monkeypatch)]
+    shown = run(line, [*argv, "-c", "vmcore"], capsys).replace(before, "BEFORE")
+    check("fabricated", line, shown)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +196,7 @@ def test_demo(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(SCRIPT))
-    argv = line.replace("UNRELIABLE", unreliable_pid).split()
+    argv = words(line.replace("UNRELIABLE", unreliable_pid), monkeypatch)
     if argv[0] != "demo":
         argv += ["-c", demo_core]
     check("demo", line, run(line, argv, capsys, demo_core, str(demo_vmcore())))

@@ -132,8 +132,14 @@ def rows(text: str) -> list[list[str]]:
         (["livepatch", "-k", "--watch", "1", "--function", "f"], "--watch follows a transition"),
         (["livepatch", "-k", "--watch", "1", "--ko", __file__], "--watch follows a transition"),
         (["livepatch", "-k", "--watch", "1", "--format", "csv"], "it has table and jsonl"),
-        (["livepatch", "-k", "--watch", "--all"], "--all and --check do not work with --watch"),
-        (["livepatch", "-k", "--watch", "--check"], "--all and --check do not work with --watch"),
+        (
+            ["livepatch", "-k", "--watch", "--all"],
+            "--all, --check, --sort and --columns do not work with --watch",
+        ),
+        (
+            ["livepatch", "-k", "--watch", "--check"],
+            "--all, --check, --sort and --columns do not work with --watch",
+        ),
         (["livepatch", "-c", "a", "--state", "Q"], "'Q' is not a state"),
         (["livepatch", "-c", "a", "--verdict", "reliable"], "--verdict"),
         (["livepatch", "-c", "a", "--format", "text"], "no format 'text'"),
@@ -702,8 +708,8 @@ def test_repl_livepatch(terminal: Repl) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("%livepatch --check", "unrecognized arguments: --check"),
-        ("%livepatch --watch", "unrecognized arguments: --watch"),
+        ("%livepatch --check", "there is no option --check"),
+        ("%livepatch --watch", "there is no option --watch"),
         ("%livepatch --replace", "--replace works only with --function"),
         ("%livepatch --function a,b", "a function is given as [MODULE:]NAME[,POS]"),
         ("%livepatch --ko /no/such.ko", "--ko '/no/such.ko': no such file"),
@@ -717,5 +723,5 @@ def test_repl_a_mistake_is_one_line(terminal: Repl, line: str, says: str) -> Non
 
 def test_repl_help(terminal: Repl) -> None:
     said = terminal.type("%livepatch --help")
-    assert said.startswith("usage: %livepatch [-h]")
+    assert said.startswith("usage: %livepatch [options] [TASK ...]")
     assert "--watch" not in said.partition("examples:")[0]

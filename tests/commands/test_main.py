@@ -250,3 +250,11 @@ def test_a_terminal_without_unicode_gets_what_it_can_show() -> None:
     assert b"Traceback" not in err
     assert out.isascii()
     assert b"| RAX: " in out
+
+
+def test_lc_all_c_is_ascii() -> None:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    for locale, is_ascii in (("C", True), ("C.UTF-8", False)):
+        process = start("stack", "-c", "x", "--all", env={**plain, "LC_ALL": locale})
+        out, _ = process.communicate(timeout=60)
+        assert out.isascii() == is_ascii

@@ -26,6 +26,7 @@ EVERYTHING = (
     "tasks",
     "tasks --frames",
     "stack --all",
+    "stack --all --raw",
     "regs",
     "groups",
     "livepatch --all",
@@ -95,6 +96,7 @@ def test_the_demo_dump(line: str, demo_core: str, capsys: pytest.CaptureFixture[
     [
         ("tasks --frames", "drgn-tools.tasks/1:tasks"),
         ("stack --all", "drgn-tools.stack/1:tasks"),
+        ("stack --all --raw --max-tasks 5", "drgn-tools.raw/1:words"),
         ("regs", "drgn-tools.regs/1:regs"),
         ("groups", "drgn-tools.groups/1:groups"),
         ("livepatch --all", "drgn-tools.livepatch/1:tasks"),

@@ -24,7 +24,7 @@ from ..support.command_line import ROOT, joined, refused
     ("argv", "says"),
     [
         (["--format", "json", "shell", "-c", "a"], "shell has no --format"),
-        (["shell", "-c", "a", "--format", "json"], "unrecognized arguments: --format json"),
+        (["shell", "-c", "a", "--format", "json"], "there is no option --format"),
     ],
     ids=joined,
 )

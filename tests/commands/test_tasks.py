@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from drgn_tools.analysis.selection import SORT_KEYS
 from drgn_tools.commands.main import main
 from drgn_tools.records import KernelAudit, TaskStack, Verdict
 
@@ -30,12 +31,9 @@ from ..support.repl import Repl
     ("argv", "says"),
     [
         (["tasks", "-c", "a", "--format", "folded"], "no format 'folded'"),
-        (["tasks", "-c", "a", "--pid", "x"], "'x' is not a list of PIDs"),
-        (["tasks", "-c", "a", "--pid", "1,,2"], "'1,,2' is not a list of PIDs"),
-        (["tasks", "-c", "a", "--pid", "1-"], "'1-' is not a list of PIDs"),
-        (["tasks", "-c", "a", "--pid", "1_0"], "'1_0' is not a list of PIDs"),
-        (["tasks", "-c", "a", "--pid", "0x"], "'0x' is not a list of PIDs"),
-        (["tasks", "-c", "a", "--pid", "1,9-5"], "'1,9-5' has an empty range"),
+        (["tasks", "-c", "a", "--pid", "x"], "not 'x'; names go with --comm"),
+        (["tasks", "-c", "a", "--pid", "1,,2"], "not ''; names go with --comm"),
+        (["tasks", "-c", "a", "--pid", "1,9-5"], "'9-5' is an empty range: give 5-9"),
         (
             ["tasks", "-c", "a", "--function", "f+0x8"],
             "leave it out of 'f+0x8', as in --function f",
@@ -43,7 +41,10 @@ from ..support.repl import Repl
         (["tasks", "-c", "a", "--state", "Q"], "'Q' is not a state"),
         (["tasks", "-c", "a", "--state", ""], "'' is not a state"),
         (["tasks", "-c", "a", "--verdict", "bad"], "'bad' is not a verdict: there are reliable"),
-        (["tasks", "-c", "a", "--sort", "size"], "--sort"),
+        (["tasks", "-c", "a", "--sort", "dept"], "no column 'dept': did you mean depth?"),
+        (["tasks", "-c", "a", "--sort", "pid,,cpu"], "not 'pid,,cpu'"),
+        (["tasks", "-c", "a", "--columns", "pdi"], "no column 'pdi': did you mean pid?"),
+        (["tasks", "-c", "a", "--columns", "regs", "--format", "csv"], "no column 'regs'"),
     ],
     ids=joined,
 )
@@ -71,7 +72,15 @@ def test_a_usage_error_is_one_line_and_opens_nothing(
         (["--function", "vfs_*", "--state", "R"], [52]),
         (["--verdict", "unknown"], [57, 61, 58]),
         (["--verdict", "unknown,reliable", "--comm", "reader"], [58]),
-        (["--sort", "depth", "--pid", "50-60"], [55, 51, 52, 56, 53, 58, 59, 54, 57, 60]),
+        (["--sort", "-depth", "--pid", "50-60"], [55, 51, 52, 56, 53, 58, 59, 54, 57, 60]),
+        (["--sort", "depth", "--pid", "54-60"], [54, 57, 60, 59, 58, 56, 55]),
+        (["--sort", "verdict,-pid", "--pid", "50-60"], [55, 54, 53, 52, 51, 58, 57, 60, 59, 56]),
+        (["--sort=-task", "51-53"], [53, 52, 51]),
+        (["init,50-52", "kworker/1[01]:0"], [1, 10, 11, 51, 52]),
+        (["50-60", "--state", "R", "--function", "vfs_*"], [52]),
+        ([f"{TASKS[10].task:x}"], [TASKS[10].pid]),
+        ([f"{TASKS[10].task:#x},1"], [1, TASKS[10].pid]),
+        (["--on-cpu"], [57, 61]),
         (["--sort", "verdict", "--pid", "50-60"], [51, 52, 53, 54, 55, 57, 58, 56, 59, 60]),
     ],
     ids=joined,
@@ -86,12 +95,44 @@ def test_tasks_are_chosen_and_ordered(
     assert pids(capsys.readouterr().out) == found
 
 
-@pytest.mark.parametrize("key", SORT_KEYS)
-def test_sorting_loses_no_task(
-    key: str, fabricated: None, capsys: pytest.CaptureFixture[str]
+def test_what_csv_has_is_whole_in_a_table_that_no_terminal_shows(
+    demo_core: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["tasks", "-c", "vmcore", "--format", "json", "--sort", key])
-    assert sorted(pids(capsys.readouterr().out)) == sorted(task.pid for task in TASKS)
+    main(["tasks", demo_core, "--format", "csv"])
+    records = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    main(["tasks", demo_core])
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert len(rows) == len(records)
+    for row, record in zip(rows, records):
+        assert record["comm"] in row
+        assert record["function"].partition("+")[0] in row
+        assert record["why"] in row
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["51", "99", "0x60"], "there is no task 99\ndrgn-tools: warning: there is no task 96\n"),
+        (["51", f"{TASKS[10].task + 64:x}"], f"there is no task {TASKS[10].task + 64:#x}\n"),
+        (["51", "--state", "D", "54"], ""),
+        (["99"], "no task matches 99\n"),
+        (["D"], "no task matches D: --state D chooses by the state\n"),
+        (
+            ["unreliable"],
+            "no task matches unreliable: --verdict unreliable chooses by the verdict\n",
+        ),
+        (
+            ["vfs_*"],
+            "no task matches 'vfs_*': --function 'vfs_*' chooses by functions on the stack\n",
+        ),
+    ],
+    ids=joined,
+)
+def test_who_is_not_there_is_named(
+    words: list[str], says: str, sound: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tasks", "-c", "vmcore", "-q", *words]) == 0
+    assert capsys.readouterr().err == (f"drgn-tools: warning: {says}" if says else "")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +210,7 @@ def test_rows_come_while_the_dump_is_read(
 
 
 def test_repl_says_that_no_task_matches(terminal: Repl) -> None:
-    assert "warning: no task matches --pid 999999" in terminal.type("%tasks 999999")
+    assert "warning: no task matches 999999" in terminal.type("%tasks 999999")
     assert terminal.type("_") == "[]"
 
 

@@ -26,7 +26,7 @@ from ..support.fabricated import FAULTING, KERNEL, SLEEPER
         (["tasks", "-k", "--until-reliable"], "--until-reliable works only with --watch"),
         (
             ["tasks", "-k", "--watch", "1", "--frames"],
-            "--frames and --sort do not work with --watch",
+            "--frames, --sort and --columns do not work with --watch",
         ),
         (["tasks", "-k", "--watch", "1", "--format", "csv"], "it has table and jsonl"),
     ],

@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from typing import Optional
 
 import pytest
 from drgn import FindObjectFlags, Object, Program, Type, TypeKind
+from drgn.helpers.linux import page_to_virt, virt_to_page
 
 from drgn_tools import open_program
 from drgn_tools.debuginfo.btf import Kind
 from drgn_tools.debuginfo.global_types import GLOBALS
+from drgn_tools.debuginfo.kernel_params import PARAMETERS
 from drgn_tools.debuginfo.per_cpu_types import PER_CPU
 
 from ..conftest import lab_dump, lab_file, lab_vmlinux
+from ..lab.debuginfo import find_debuginfo
 from ..lab.dump import cached_dump, kernel_if_cached
-from ..lab.variants import Variant, variants_of
+from ..lab.variants import Variant, variant_named, variants_of
 from ..support.btf_encoder import BtfEncoder
 from .test_btf import MEMORY, SIGNED, program
 
@@ -79,6 +83,109 @@ def test_a_string_ends_with_its_zero_and_other_arrays_before_theirs() -> None:
     assert prog["linux_banner"].string_() == b"Linux version 6\n"
     assert prog["linux_banner"].type_.length == 17
     assert prog["stack_pools"].type_.length == 2
+
+
+@pytest.mark.parametrize(("zeros", "length"), [(0, 2), (56, 2), (64, 10), (128, 18)])
+def test_more_zeros_than_padding_has_are_elements(zeros: int, length: int) -> None:
+    # x86_cap_flags: each word of capabilities has 32, the last of them without names.
+    b = BtfEncoder()
+    b.ref(Kind.PTR, b.ref(Kind.CONST, b.int("char", 1, SIGNED)))
+    memory = struct.pack("<2Q", 1, 2) + bytes(zeros)
+    symbols = {
+        "Tschedule": 0x1000,
+        "Rx86_cap_flags": MEMORY,
+        "Rnext_one": MEMORY + len(memory),
+    }
+    assert program(b, memory, symbols)["x86_cap_flags"].type_.length == length
+
+
+# ---- static variables of one name
+
+
+TABLE, NAMES = MEMORY + 0x100, MEMORY + 0x200
+
+
+def with_parameters(names: Sequence[bytes]) -> Program:
+    """Two variables max_cstate, 9 and 8, each with a parameter."""
+    b = BtfEncoder()
+    b.int("unsigned int", 4)
+    word = b.int("long unsigned int", 8)
+    text = b.ref(Kind.PTR, b.ref(Kind.CONST, b.int("char", 1, SIGNED)))
+    either = b.compound(None, 8, [("arg", word, 0), ("str", word, 0)], kind=Kind.UNION)
+    b.compound("kernel_param", 16, [("name", text, 0), (None, either, 64)])
+    memory = bytearray(0x300)
+    memory[:8] = struct.pack("<2I", 9, 8)
+    for number, name in enumerate(names):
+        at, place = 0x100 + 16 * number, 0x200 + 64 * number
+        memory[at : at + 16] = struct.pack("<2Q", MEMORY + place, MEMORY + 4 * number)
+        memory[place : place + len(name)] = name
+    symbols = {
+        "Tschedule": 0x1000,
+        "dmax_cstate": MEMORY,
+        "bmax_cstate": MEMORY + 4,
+        "Dnext_one": MEMORY + 8,
+        "R__start___param": TABLE,
+        "R__stop___param": TABLE + 16 * len(names),
+    }
+    return program(b, bytes(memory), symbols)
+
+
+def test_the_variable_of_a_parameter_is_told_from_another_of_its_name() -> None:
+    prog = with_parameters([b"intel_idle.max_cstate", b"processor.max_cstate"])
+    assert prog["max_cstate"].value_() == 8
+    assert prog["max_cstate"].address_ == MEMORY + 4
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        [b"intel_idle.max_cstate"],
+        [b"intel_idle.max_cstate", b"processor.max_cstate_of_all"],
+        [b"intel_idle.max_cstate", b"x"],
+    ],
+)
+def test_without_its_parameter_it_is_unclear_which_is_meant(names: list[bytes]) -> None:
+    with pytest.raises(LookupError):
+        with_parameters(names)["max_cstate"]
+
+
+@pytest.mark.parametrize("stop", [0, 1, TABLE - 16, TABLE + 15, 1 << 62, (1 << 64) - 1])
+def test_a_damaged_table_of_parameters_tells_nothing(stop: int) -> None:
+    b = BtfEncoder()
+    b.int("unsigned int", 4)
+    b.compound("kernel_param", 16, [("name", b.int("long unsigned int", 8), 0)])
+    symbols = {
+        "Tschedule": 0x1000,
+        "dmax_cstate": MEMORY,
+        "bmax_cstate": MEMORY + 4,
+        "R__start___param": TABLE,
+        "R__stop___param": stop,
+    }
+    with pytest.raises(LookupError):
+        program(b, bytes(8), symbols)["max_cstate"]
+
+
+# ---- functions
+
+
+@pytest.mark.parametrize("has_types", [True, False])
+def test_a_function_that_drgn_asks_for_has_a_type_without_btf_for_it(has_types: bool) -> None:
+    b = BtfEncoder()
+    b.int("int", 4, SIGNED)
+    b.int("long unsigned int", 8)
+    if has_types:
+        b.compound("vmem_altmap", 8, [])
+    prog = program(b, b"", {"Tvmemmap_populate": 0x1000, "Tnext_one": 0x1100})
+    if not has_types:
+        with pytest.raises(LookupError):
+            prog.function("vmemmap_populate")
+        return
+    found = prog.function("vmemmap_populate")
+    assert found.address_ == 0x1000
+    assert found.type_.type_name() == (
+        "int (unsigned long start, unsigned long end, int node, struct vmem_altmap *altmap)"
+    )
 
 
 def test_variables_of_global_var_need_no_table() -> None:
@@ -170,7 +277,8 @@ def spelling(type: Type) -> str:
 
 def check(dwarf: Program, btf: Program) -> int:
     checked = 0
-    for name in {**GLOBALS, **PER_CPU}:
+    # Of two static variables of one name drgn takes any, not the same each time.
+    for name in {**GLOBALS, **PER_CPU}.keys() - PARAMETERS.keys():
         try:
             expected, found = dwarf.variable(name), btf.variable(name)
         except LookupError:
@@ -199,3 +307,24 @@ def test_types_are_those_of_dwarf_in_other_years(variant: Variant) -> None:
     assert dump is not None and kernel is not None
     dwarf = open_program(core=dump.core, symbols=[kernel.vmlinux])
     assert check(dwarf, open_program(core=dump.core)) > 250
+
+
+@pytest.mark.lab
+def test_types_are_those_of_dwarf_of_a_stock_kernel() -> None:
+    variant = variant_named("stock-6.12")
+    dump = lab_dump(variant)
+    vmlinux = find_debuginfo(variant, dump)
+    if vmlinux is None:
+        pytest.fail(f"python -m tests.lab debuginfo {variant.name}")
+    dwarf, btf = open_program(core=dump.core, symbols=[vmlinux]), open_program(core=dump.core)
+    assert check(dwarf, btf) > 400
+    for name in ("x86_bug_flags", "x86_cap_flags", "preferred_node_policy", "vmstat_text"):
+        assert btf[name].type_.length == dwarf[name].type_.length, name
+
+
+@pytest.mark.lab
+def test_struct_page_is_found_where_btf_lacks_the_function_that_drgn_asks_for() -> None:
+    prog = open_program(core=lab_dump(variant_named("stock-5.10")).core)
+    assert prog["vmemmap"].value_() == prog["vmemmap_base"].value_()
+    page = virt_to_page(prog, prog["init_task"].tasks.next)
+    assert page_to_virt(page).value_() == prog["init_task"].tasks.next.value_() & ~0xFFF

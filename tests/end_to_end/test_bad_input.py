@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from drgn_tools.debuginfo.kallsyms import kallsyms_of
 from drgn_tools.debuginfo.vmcoreinfo import build_id
 from drgn_tools.errors import EXIT_INPUT, EXIT_TYPES
 from drgn_tools.program.builtin_types import use_builtin_types
-from drgn_tools.program.elf import ET_CORE, ET_EXEC, PT_LOAD, PT_NOTE
+from drgn_tools.program.elf import ET_CORE, ET_EXEC, PT_INTERP, PT_LOAD, PT_NOTE
 from drgn_tools.program.open import _drgn_opens
 
 from ..conftest import lab_file
@@ -71,14 +72,32 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 
 def test_directory(tmp_path: Path) -> None:
-    assert refusal(core=tmp_path) == (EXIT_INPUT, f"{tmp_path}: is a directory, not a file")
+    assert refusal(core=tmp_path) == (
+        EXIT_INPUT,
+        f"{tmp_path}: is a directory, not a file; give a file in it",
+    )
 
 
 def test_not_a_regular_file(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    for path in (fifo, Path(os.devnull)):
-        assert refusal(core=path) == (EXIT_INPUT, f"{path}: is not a regular file")
+    listening = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(listening))
+    for path, says in (
+        (fifo, "is a pipe, not a file; save what comes out of it in a file"),
+        (listening, "is a socket, not a file; a QEMU guest is given with --qemu"),
+        (Path(os.devnull), "is a device, not a file; the running kernel is given with -k"),
+    ):
+        assert refusal(core=path) == (EXIT_INPUT, f"{path}: {says}")
+
+
+def test_a_url() -> None:
+    code, message = refusal(core="http://user:secret@host/vmcore?sig=1")
+    assert code == EXIT_INPUT
+    assert message == (
+        "http://host/vmcore: is a URL, not a file; download it (only fleet run takes URLs)"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -158,8 +177,10 @@ def test_odd_names(name: str) -> None:
 @pytest.mark.parametrize(
     ("contents", "says"),
     [
-        (b"", "is empty"),
-        (b"not a vmcore\n", "is text"),
+        (b"", "is empty; copy or make the dump again"),
+        (b"not a vmcore\n", "is text, not a dump of memory; it begins with 'not a vmcore'"),
+        (b"\x1b[2Jred\n", "it begins with '\\x1b[2Jred'"),
+        (b"<html>" + b"x" * 99, f"it begins with '<html>{'x' * 34}'"),
         (b"\x7fELV" * 1000, "neither ELF nor kdump"),
         (b"LibvirtQEMUSave\0" + bytes(100), "virsh dump --memory-only"),
         (b"QEVM\0\0\0\x03" + bytes(100), "virsh dump --memory-only"),
@@ -333,6 +354,18 @@ def test_vmlinux_of_another_kernel(demo_core: str, tmp_path: Path) -> None:
     )
 
 
+def test_a_program_is_no_vmlinux(demo_core: str, tmp_path: Path) -> None:
+    path = tmp_path / "ls"
+    interpreter = (PT_INTERP, b"/lib64/ld-linux-x86-64.so.2\0")
+    path.write_bytes(elf_file(3, X86_64, [interpreter, (PT_NOTE, note("GNU", 3, b"\xab" * 20))]))
+    code, message = refusal(core=demo_core, symbols=[path])
+    assert code == EXIT_TYPES
+    assert message == (
+        f"{path}: is a program or library, not a kernel; "
+        "-s takes a vmlinux with debugging information"
+    )
+
+
 def test_vmlinux_without_debugging_information(
     demo_core: str, demo_program: drgn.Program, tmp_path: Path
 ) -> None:
@@ -425,6 +458,14 @@ def test_vmcoreinfo_file(demo_core: str, tmp_path: Path) -> None:
     assert message.startswith(f"{path}: is not VMCOREINFO: ")
 
 
+def test_vmcoreinfo_with_line_ends_of_windows(demo_core: str, tmp_path: Path) -> None:
+    prog = drgn.Program()
+    prog.set_core_dump(demo_core)
+    path = tmp_path / "vmcoreinfo"
+    path.write_bytes(prog["VMCOREINFO"].string_().replace(b"\n", b"\r\n"))
+    assert build_id(open_program(core=demo_core, vmcoreinfo=path)) == build_id(prog)
+
+
 @pytest.mark.parametrize(
     "line", ["KERNELOFFSET=9223372036854775807", f"PAGESIZE={'9' * 30}", "PAGESIZE=4k"]
 )
@@ -465,10 +506,12 @@ def test_qemu_that_is_a_file(demo_core: str) -> None:
 
 
 def test_qemu_that_does_not_listen(tmp_path: Path) -> None:
-    socket = tmp_path / "qmp.sock"
-    code, message = refusal(qemu=str(socket))
+    path = tmp_path / "qmp.sock"
+    code, message = refusal(qemu=str(path))
     assert code == EXIT_INPUT
-    assert message == f"{socket}: cannot be used as a QMP socket: No such file or directory"
+    assert message == (
+        f"{path}: no such socket; QEMU makes one with -qmp unix:PATH,server=on,wait=off"
+    )
 
 
 @pytest.mark.skipif(

@@ -32,8 +32,13 @@ SHIFT = 0x500_0000
 
 @pytest.fixture(scope="module")
 def text(demo_core: str) -> str:
+    return vmcoreinfo_of(demo_core)
+
+
+def vmcoreinfo_of(core: str) -> str:
+    """The text in a dump, by drgn."""
     prog = drgn.Program()
-    prog.set_core_dump(demo_core)
+    prog.set_core_dump(core)
     return str(prog["VMCOREINFO"].string_().decode())
 
 

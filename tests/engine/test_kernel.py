@@ -6,12 +6,14 @@ from __future__ import annotations
 import drgn
 import pytest
 
-from drgn_tools import audit_kernel, open_program, task_stack
+from drgn_tools import Reason, Verdict, audit_kernel, open_program, task_stack
 from drgn_tools.arch.registry import layout_of
 from drgn_tools.engine import kernel
 from drgn_tools.engine.kernel import kernel_of
+from drgn_tools.kernel.per_cpu import per_cpu
 
 from ..support.overlay import overlay
+from ..support.wrong_answers import wrong_of_task
 
 
 def test_the_kernel_of_a_dump_is_made_once(demo_core: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +63,28 @@ def test_tasks_without_a_stack_are_reliable_and_empty(demo_core: str) -> None:
     overlay(prog, before.task + place[0], bytes(place[1]))
     after = task_stack(prog, 1)
     assert (after.verdict.value, after.frames, after.flags) == ("reliable", (), ("no_stack",))
+
+
+def test_a_task_that_only_a_run_queue_calls_running_does_not_get_the_registers_of_its_cpu(
+    demo_core: str,
+) -> None:
+    """From seed 110 of the dump i386-nopae: it had the stack of whatever the CPU was running."""
+    whole = audit_kernel(open_program(core=demo_core))
+    # One that drgn, too, would take for the one on that CPU.
+    running = next(s for s in whole if s.on_cpu and s.cpu_registers)
+    sleeper = next(s for s in whole if not s.on_cpu and s.cpu == running.cpu and len(s.frames) > 4)
+    prog = open_program(core=demo_core)
+    rq = per_cpu(prog["runqueues"], running.cpu)
+    overlay(prog, rq.curr.address_, sleeper.task.to_bytes(8, "little"))
+    found = {s.task: s for s in audit_kernel(prog)}
+    now = found[sleeper.task]
+    assert (now.verdict, now.reason, now.on_cpu) == (Verdict.UNKNOWN, Reason.RUNNING, True)
+    assert (now.frames, now.cpu_registers) == ((), None)
+    assert "or the run queue is damaged" in (now.why or "")
+    assert task_stack(prog, sleeper.pid) == now
+    for stack in whole:
+        if stack is not running and stack is not sleeper:
+            assert found[stack.task] == stack
+    # It says itself that it is on a CPU. Its registers are found by the run queue on x86-64.
+    assert found[running.task].verdict is Verdict.UNKNOWN
+    assert list(wrong_of_task(running, found[running.task])) == []

@@ -23,6 +23,7 @@ from drgn_tools.commands.main import main
 from drgn_tools.errors import EXIT_INPUT, EXIT_OK, EXIT_PARTIAL, EXIT_USAGE
 from drgn_tools.terminal.console import EXIT_OUTPUT
 
+from ..end_to_end.test_vmcoreinfo_fit import core_with, of_another_boot, vmcoreinfo_of
 from ..support.fleet_processes import (
     PATIENCE_S,
     ROOT,
@@ -151,6 +152,42 @@ def test_other_facts_are_another_record(run: Run, crash: Path) -> None:
     (record,) = records(run.dataset)
     assert (record["host"], record["tags"]) == ("web-2", {"rack": "r1"})
     assert (record["time"], record["time_from"]) == (1795305600 * 1_000_000, "manifest")
+
+
+def test_vmcoreinfo_that_does_not_fit(run: Run, crash: Path, demo_core: str) -> None:
+    good = vmcoreinfo_of(demo_core)
+    for name, kept in (("vmcore-moved", True), ("vmcore-lost", False)):
+        core_with(demo_core, crash / name, of_another_boot(good), kept)
+    dumps = [crash / name for name in ("vmcore-a", "vmcore-moved", "vmcore-lost")]
+
+    def said_of() -> dict[str, str]:
+        rows = {os.path.basename(row["source"]): row for row in records(run.dataset)}
+        for name, row in rows.items():
+            if row["status"] == "audited":
+                assert row["tasks"] == rows["vmcore-a"]["tasks"] > 100, name
+        return {name: row["line"] or row["status"] for name, row in rows.items()}
+
+    run(dumps, expect=EXIT_PARTIAL)
+    said = said_of()
+    assert said["vmcore-a"] == "audited"
+    for name in ("vmcore-moved", "vmcore-lost"):
+        assert "its VMCOREINFO does not fit its memory" in said[name]
+        assert "--vmcoreinfo auto" in said[name]
+
+    assert run(dumps, "--vmcoreinfo", "auto", expect=EXIT_PARTIAL) == {d.name for d in dumps}
+    said = said_of()
+    assert (said["vmcore-a"], said["vmcore-moved"]) == ("audited", "audited")
+    assert "its memory was searched for VMCOREINFO: none found" in said["vmcore-lost"]
+    assert run(dumps, "--vmcoreinfo", "auto", expect=EXIT_PARTIAL) == set()
+
+    # One that is in no memory is given for this dump alone.
+    (crash / "info").write_text(good)
+    manifest = crash / "fleet.jsonl"
+    manifest.write_text(json.dumps({"core": "vmcore-lost", "vmcoreinfo": "info"}))
+    run([manifest], "--vmcoreinfo", "auto", expect=EXIT_OK)
+    assert said_of()["vmcore-lost"] == "audited"
+    (crash / "info").write_text(of_another_boot(good))
+    assert run([manifest], expect=EXIT_PARTIAL) == {"vmcore-lost"}
 
 
 def test_limit(run: Run, crash: Path) -> None:
@@ -301,6 +338,11 @@ def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
         ("run a -o d --time nan", "not 'nan'"),
         ("run a -o d --time 1e5", "not '1e5'"),
         ("run a -o d --time 8000h", "not '8000h'"),
+        (
+            "run a -o d --vmcoreinfo info",
+            "fleet run: --vmcoreinfo takes auto only, because a file fits one dump; "
+            'name it with "vmcoreinfo" in a manifest',
+        ),
         (
             "run a -o d --memory 1M",
             "--memory takes a size of at least 128M, as in 2G, not '1M'",

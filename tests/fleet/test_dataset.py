@@ -77,6 +77,13 @@ def test_what_is_none(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"], "nothing was put there"
 
 
+def test_a_name_that_the_file_system_refuses(tmp_path: Path) -> None:
+    # So does a folder that may not be searched: the check alone whether it exists fails.
+    path = tmp_path / ("x" * 300)
+    assert refusal(Dataset.open, path) == ": cannot be read: File name too long"
+    assert refusal(Dataset.create, path) == ": cannot be made a dataset: File name too long"
+
+
 @pytest.mark.parametrize(
     "about", ["", "{", "[]", "5", '"x"', "{}", "\0", '{"schema', "\udcff"], ids=repr
 )

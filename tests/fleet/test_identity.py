@@ -98,7 +98,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a directory"):
         file_id(str(tmp_path))
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(InputError, match="is not a regular file"):
+    with pytest.raises(InputError, match="is a pipe, not a file"):
         file_id(str(tmp_path / "fifo"))
 
 
@@ -181,6 +181,10 @@ def sources(text: Path, tmp_path: Path) -> Iterator[list[Source]]:
         replace(plain, symbols=(str(one),)),
         replace(plain, symbols=(str(other),)),
         replace(plain, symbols=(str(one), str(other))),
+        replace(plain, vmcoreinfo="auto"),
+        replace(plain, vmcoreinfo=str(one)),
+        replace(plain, vmcoreinfo=str(other)),
+        replace(plain, vmcoreinfo=str(other), symbols=(str(one),)),
     ]
 
 

@@ -192,9 +192,10 @@ def test_manifest(tmp_path: Path) -> None:
         {
             "core": "/var/crash/vmcore",
             "symbols": "vmlinux",
+            "vmcoreinfo": "info.txt",
             "time": "2026-11-22T19:13:01.500+02:00",
         },
-        {"core": "s3://bucket/vmcore", "time": "2026-11-22"},
+        {"core": "s3://bucket/vmcore", "time": "2026-11-22", "vmcoreinfo": "auto"},
         name="sub/fleet.jsonl",
     )
     first, second, third = list_sources([path]).sources
@@ -209,6 +210,8 @@ def test_manifest(tmp_path: Path) -> None:
     assert second.core == "/var/crash/vmcore"
     assert second.symbols == (f"{tmp_path}/sub/vmlinux",)
     assert second.time_us == 1795367581 * MICROSECOND + MICROSECOND // 2
+    assert (first.vmcoreinfo, second.vmcoreinfo) == (None, f"{tmp_path}/sub/info.txt")
+    assert third.vmcoreinfo == "auto"
     assert third.name == third.core == "s3://bucket/vmcore"
     assert third.time_us == 1795305600 * MICROSECOND, "without a zone it is UTC"
 
@@ -222,9 +225,11 @@ def test_manifest(tmp_path: Path) -> None:
         ("{}", 'expected an object with "core": PATH'),
         ('{"core": ""}', 'expected an object with "core": PATH'),
         ('{"core": 5}', 'expected an object with "core": PATH'),
-        ('{"core": "a", "hots": "x"}', "has hots; there are core, name, symbols, host, time, tags"),
+        ('{"core": "a", "hots": "x"}', "has hots; there are core, name, symbols, vmcoreinfo, host"),
         ('{"core": "a", "\\u001b": "x"}', r"has '\x1b'; there are core"),
         ('{"core": "a", "symbols": [5]}', '"symbols" takes text, not [5]'),
+        ('{"core": "a", "vmcoreinfo": ["a", "b"]}', '"vmcoreinfo" takes text, not ["a", "b"]'),
+        ('{"core": "a", "vmcoreinfo": "http://h/i"}', '"vmcoreinfo" takes paths that every worker'),
         ('{"core": "a", "host": {"a": 1}}', '"host" takes text, not {"a": 1}'),
         ('{"core": "a", "host": ["a", "b"]}', '"host" takes text, not ["a", "b"]'),
         ('{"core": "a", "tags": ["a"]}', '"tags" takes an object, not ["a"]'),
@@ -260,7 +265,8 @@ def test_the_same_source_with_other_facts_is_refused(tmp_path: Path) -> None:
     assert len(names(manifest(same, same))) == 1
     other = refusal(UsageError, manifest(same, {"core": "vmcore", "host": "web-2"}))
     assert other == (
-        f"{tmp_path}/vmcore: is given twice, with different name, symbols, host, time or tags"
+        f"{tmp_path}/vmcore: is given twice, with different name, symbols, vmcoreinfo, host, "
+        "time or tags"
     )
 
 

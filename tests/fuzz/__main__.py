@@ -37,6 +37,8 @@ _LAB = {
     "crash-kretprobe": "core",
     "crash-hardirq-fault-stock-6.12": "core",
     "fp-5.10": "core",
+    "klp-stalled-stock-6.12": "core",
+    "klp-replaced": "core",
 }
 """Dumps of the lab, and which of their files: every unwinder, format and machine."""
 _SLICE = 250

@@ -321,6 +321,17 @@ def _lists_of_text(edit: Edit) -> None:
     return None
 
 
+def _live_patches(edit: Edit) -> None:
+    whole, dice, word = edit.whole, edit.dice, edit.whole.word_bytes
+    spans = whole.patch_structs
+    if not spans:
+        return _modules(edit)
+    others = [begin + word * dice.randrange(max(1, size // word)) for begin, size in spans]
+    others += [f.ip for s in dice.sample(whole.audit.tasks, 4) for f in s.frames]
+    _in_spans(edit, spans, others)
+    return None
+
+
 def _types(edit: Edit) -> None:
     whole, dice = edit.whole, edit.dice
     old = whole.btf.data
@@ -537,6 +548,7 @@ KINDS: dict[str, tuple[int, Callable[[Edit], None]]] = {
     "notes": (4, _notes),
     "vmcoreinfo": (5, _vmcoreinfo),
     "cut short": (1, _cut_short),
+    "live patches": (30, _live_patches),
 }
 """How often each kind is drawn, and how it is made. A further kind is one line and one function."""
 
@@ -548,7 +560,7 @@ def damage(whole: Whole, name: str, seed: int, kinds: Sequence[str] = ()) -> Dam
     :param kinds: Only of these kinds
     """
     dice = random.Random(f"{name} {seed}")
-    names = list(kinds or KINDS)
+    names = list(kinds or (k for k in KINDS if k != "live patches" or whole.patch_structs))
     kind = dice.choices(names, [KINDS[n][0] for n in names])[0]
     edit = Edit(whole, dice)
     KINDS[kind][1](edit)

@@ -25,12 +25,12 @@ from drgn_tools.program.core_notes import read_core_notes
 from drgn_tools.program.elf import build_id_among, notes_in, read_elf, read_notes
 from drgn_tools.program.excluded_pages import Span, excluded_ranges
 from drgn_tools.program.kdump import (
-    announced_bytes,
     has_end,
     holds_some_of_each,
     is_flattened,
     read_kdump,
 )
+from drgn_tools.program.kdump_pages import page_data
 
 from ..support.elf_writer import elf_file, note
 from ..support.kdump import flatten, write_kdump
@@ -78,8 +78,11 @@ def kdump(data: bytes) -> None:
         return
     if is_flattened(file):
         holds_some_of_each(file, header.parts)
-    else:
-        assert announced_bytes(file, header) >= 0
+    if max(end for _, end in header.parts) <= len(data):  # else it is refused
+        pages = page_data(file, header)
+        assert pages.announced_bytes >= header.bitmaps_end
+        frames = [edge for run in pages.missing.frames for edge in run]
+        assert frames == sorted(set(frames))
     read_core_notes(file, None)
 
 

@@ -8,18 +8,26 @@ all tasks share. If none of that was touched, the answer is as before, or it is 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
 from drgn_tools import Frame, KernelAudit, SavedRegs, TaskStack, Verdict
+from drgn_tools.analysis.patch_question import Answer, Question, TaskAnswer
 from drgn_tools.errors import EXIT_INPUT, EXIT_TYPES, DrgnToolsError
 
 from ..support.wrong_answers import wrong_of_task
 from .damage import Damage
 from .whole import Whole
 
-__all__ = ("Promise", "faults_of_answers", "faults_of_error", "other_answers", "promise")
+__all__ = (
+    "Promise",
+    "faults_of_answers",
+    "faults_of_error",
+    "other_answers",
+    "other_patch_answers",
+    "promise",
+)
 
 
 class Promise(enum.Enum):
@@ -88,6 +96,30 @@ def other_answers(whole: Whole, found: KernelAudit, damage: Damage) -> Iterator[
                 stack, now = nameless(stack), nameless(now)
             for what in _other(stack, now):
                 yield f"pid {stack.pid} {stack.comm}: {what}"
+
+
+def other_patch_answers(
+    whole: Whole, question: Question, answers: Sequence[TaskAnswer], damage: Damage
+) -> Iterator[str]:
+    """What is said of a live patch and a task that was not touched, and is neither as before nor unclear."""
+    if question.problems:
+        return
+    has_names = promise(damage) is not Promise.SAME_BUT_NAMES
+    for now in answers:
+        address = now.stack.task
+        before = whole.patch_answers.get(address)
+        if before is None or address in damage.touched or whole.rests_on[address] & damage.touched:
+            continue
+        is_unclear = now.answer in (Answer.UNKNOWN, Answer.RUNNING)
+        is_same = now.answer is before.answer and (
+            not has_names or (now.function, now.module) == (before.function, before.module)
+        )
+        if not is_same and not is_unclear:
+            yield f"pid {now.stack.pid}: {_of_patch(now)}, was {_of_patch(before)}"
+
+
+def _of_patch(answer: TaskAnswer) -> str:
+    return f"{answer.answer} {answer.function or ''}".strip()
 
 
 def _other(whole: TaskStack, found: TaskStack) -> Iterator[str]:

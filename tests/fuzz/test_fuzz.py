@@ -14,8 +14,11 @@ from drgn import FaultError
 from msgspec.structs import replace
 
 from drgn_tools import KernelAudit, Symbol, TaskStack, Verdict, open_program
+from drgn_tools.analysis.patch_question import Answer, Question, TaskAnswer
 from drgn_tools.errors import InputError, UsageError
 
+from ..conftest import lab_livepatch
+from ..lab.variants import variant_named
 from ..support.kdump import write_kdump
 from . import run, worker
 from .damage import KINDS, Damage, damage
@@ -25,6 +28,7 @@ from .properties import (
     faults_of_answers,
     faults_of_error,
     other_answers,
+    other_patch_answers,
     promise,
 )
 from .run import Dump, Tally, cases
@@ -200,6 +204,38 @@ def test_answers_that_contradict_themselves_are_seen(whole: Whole) -> None:
     assert list(faults_of_error(InputError("vmcore: is empty"))) == []
     assert list(faults_of_error(InputError("two\nlines")))
     assert list(faults_of_error(UsageError("which kernel?")))
+
+
+def test_other_answers_for_a_live_patch_are_seen(
+    whole: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, another = whole.audit.tasks[:2]
+    holds = TaskAnswer(task, Answer.IN_FUNCTION, "dig", "lab", 3)
+    monkeypatch.setattr(whole, "patch_answers", {task.task: holds})
+    clear, unclear = Question([], 1, True), Question([], 1, True, problems=["a list is damaged"])
+    nothing = case_of()
+
+    def seen(now: TaskAnswer, question: Question = clear, case: Damage = nothing) -> list[str]:
+        return list(other_patch_answers(whole, question, [now], case))
+
+    free, unknown = TaskAnswer(task, Answer.FREE), TaskAnswer(task, Answer.UNKNOWN)
+    assert seen(free) == [f"pid {task.pid}: free, was in_function dig"]
+    assert seen(replace(holds, function="fill"))
+    assert seen(TaskAnswer(task, Answer.UNRELIABLE))
+    assert seen(holds) == seen(unknown) == seen(free, unclear) == []
+    assert seen(free, case=case_of(task.task)) == []
+    assert seen(replace(holds, function="fill"), case=case_of("symbols")) == []
+    assert seen(replace(free, stack=another)) == []
+
+
+@pytest.mark.lab
+def test_damaged_lists_of_live_patches_free_nobody() -> None:
+    core = lab_livepatch(variant_named("klp-stalled-stock-6.12")).core
+    tally = Tally()
+    for said in cases(Dump("klp-stalled-stock-6.12", core), range(60), ["live patches"]):
+        tally.count(Dump("klp-stalled-stock-6.12", core), said)
+    assert tally.findings == []
+    assert tally.kinds["live patches"]["problems"] > 10
 
 
 # ---- the worker, and who runs it

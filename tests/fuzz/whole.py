@@ -27,6 +27,7 @@ from drgn_tools.debuginfo.kallsyms import kallsyms_of
 from drgn_tools.debuginfo.modules import listed_modules, module_memory
 from drgn_tools.debuginfo.vmcoreinfo import number_among, symbol_among, vmcoreinfo
 from drgn_tools.engine.kernel import Kernel
+from drgn_tools.kernel.livepatch import has_livepatching, read_livepatches
 from drgn_tools.kernel.per_cpu import per_cpu
 from drgn_tools.kernel.tasks import Task
 from drgn_tools.kernel.text import TextKind
@@ -34,6 +35,7 @@ from drgn_tools.memory import UNUSABLE, follow_pointers
 from drgn_tools.program.builtin_types import use_builtin_types
 from drgn_tools.program.elf import PT_LOAD, Segment, read_elf
 
+from ..support.damaged_livepatch import ask_of_patches, structs_of_patches
 from ..support.fuzz_types import Piece, btf_of, tables_of, used_words
 from .files import PAGE, DumpFile, ElfFile, open_dump_file
 
@@ -81,6 +83,15 @@ class Whole:
         ]
         self.records = {stack.task: stack for stack in self.audit}
         self._find_page_tables()
+        self.patch_structs = list(self._patch_structs())
+        """Of its live patches; empty if it has none, as most dumps."""
+        answers = ask_of_patches(self.prog, self.audit)[1] if self.patch_structs else ()
+        self.patch_answers = {found.stack.task: found for found in answers}
+
+    def _patch_structs(self) -> Iterator[Span]:
+        if has_livepatching(self.prog) and read_livepatches(self.prog).patches:
+            for _, address, type_name in structs_of_patches(self.prog):
+                yield address, drgn.sizeof(self.prog.type(type_name))
 
     # ---- page tables
 
@@ -209,32 +220,28 @@ class Whole:
 
     def _rules_in(self, begin: int, end: int) -> set[int]:
         """Numbers of the rules of the ORC table that some physical memory decides about."""
-        orc = self.layout.orc
-        assert isinstance(orc, OrcImage)
         found: set[int] = set()
-        for table, size in ((orc.ips_addr, 4), (orc.entries_addr, 6)):
-            span = size * orc.count
-            for address, part, physical in self._orc_pages(table, span):
-                first, last = max(begin, physical), min(end, physical + part) - 1
-                if first <= last:
-                    low = (address + first - physical - table) // size
-                    high = (address + last - physical - table) // size
-                    # Where a rule begins is where the one before ends.
-                    found.update(range(low - (size == 4), high + 1))
+        for table, size, address, part, physical in self._pages_of_orc.get(begin // PAGE, ()):
+            first, last = max(begin, physical), min(end, physical + part) - 1
+            if first <= last:
+                low = (address + first - physical - table) // size
+                high = (address + last - physical - table) // size
+                # Where a rule begins is where the one before ends.
+                found.update(range(low - (size == 4), high + 1))
         return found
 
-    def _orc_pages(self, table: int, size: int) -> list[tuple[int, int, int]]:
-        """(virtual address, size, physical address) of the pages of a table."""
-        if table not in self._pages_of_tables:
-            self._pages_of_tables[table] = [
-                (address, part, where.physical + address % PAGE)
-                for address, part, where in self.pieces(table, size)
-            ]
-        return self._pages_of_tables[table]
-
     @cached_property
-    def _pages_of_tables(self) -> dict[int, list[tuple[int, int, int]]]:
-        return {}
+    def _pages_of_orc(self) -> dict[int, list[tuple[int, int, int, int, int]]]:
+        """Of each page frame (table, bytes of an entry, virtual address, size, physical address) of ORC tables in it."""
+        orc = self.layout.orc
+        assert isinstance(orc, OrcImage)
+        found: dict[int, list[tuple[int, int, int, int, int]]] = {}
+        for table, size in ((orc.ips_addr, 4), (orc.entries_addr, 6)):
+            for address, part, where in self.pieces(table, size * orc.count):
+                physical = where.physical + address % PAGE
+                page = found.setdefault(physical // PAGE, [])
+                page.append((table, size, address, part, physical))
+        return found
 
     @cached_property
     def rests_on(self) -> dict[int, frozenset[Owner]]:
@@ -280,6 +287,8 @@ class Whole:
             found["orc"] = [(orc.ips_addr, 4 * orc.count), (orc.entries_addr, 6 * orc.count)]
         text = self.prog.symbol("_stext").address, self.prog.symbol("_etext").address
         found["code"] = [(text[0], text[1] - text[0])]
+        if self.patch_structs:
+            found["live patches"] = self.patch_structs
         with suppress(*UNUSABLE):
             ring = prog["prb"]
             found["log"] = [

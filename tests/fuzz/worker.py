@@ -25,11 +25,20 @@ from types import FrameType
 from typing import Any, NoReturn, Optional
 
 from drgn_tools import DrgnToolsError, KernelAudit, audit_kernel, open_program
+from drgn_tools.analysis.patch_question import Question, TaskAnswer
 from drgn_tools.render.views import TASKS_WITH_FRAMES, render
 
+from ..support.damaged_livepatch import ask_of_patches
 from .damage import Damage, damage
 from .files import Victim
-from .properties import Promise, faults_of_answers, faults_of_error, other_answers, promise
+from .properties import (
+    Promise,
+    faults_of_answers,
+    faults_of_error,
+    other_answers,
+    other_patch_answers,
+    promise,
+)
 from .whole import Whole
 
 __all__ = ("MEMORY_BYTES", "SECONDS", "check", "main")
@@ -51,16 +60,22 @@ def _hang(_: int, frame: Optional[FrameType]) -> NoReturn:
     raise Hang(where)
 
 
-def audit_of(path: Path, whole: Whole) -> KernelAudit:
-    """All answers, and those that are others in every format: that may be what fails."""
-    found = audit_kernel(open_program(core=path))
+def audit_of(
+    path: Path, whole: Whole
+) -> tuple[KernelAudit, Optional[tuple[Question, list[TaskAnswer]]]]:
+    """All answers, and those that are others in every format: that may be what fails.
+
+    Behind them the same for the live patch, if the whole dump has one.
+    """
+    prog = open_program(core=path)
+    found = audit_kernel(prog)
     changed = [stack for stack in found if whole.records.get(stack.task) != stack]
     lines = [line for stack in changed for line in str(stack).split("\n")]
     for style in ("json", "csv", "table"):
         lines += render(TASKS_WITH_FRAMES, style, found.kernel, changed, found.problems, 120)
     unsafe = [line for line in lines if not line.isprintable()]
     assert not unsafe, f"a terminal may act on {unsafe[0]!r}"
-    return found
+    return found, ask_of_patches(prog, found) if whole.patch_answers else None
 
 
 def check(whole: Whole, victim: Victim, case: Damage) -> dict[str, Any]:
@@ -70,9 +85,9 @@ def check(whole: Whole, victim: Victim, case: Damage) -> dict[str, Any]:
     with victim.changed(case.changes) as path:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            found = audit_of(path, whole)
+            found, of_patches = audit_of(path, whole)
             outcome = "same" if found.tasks == whole.audit.tasks else "other"
-            if found.problems:
+            if found.problems or (of_patches is not None and of_patches[0].problems):
                 outcome = "problems"
         except DrgnToolsError as e:
             outcome = "refused"
@@ -91,6 +106,8 @@ def check(whole: Whole, victim: Victim, case: Damage) -> dict[str, Any]:
     if found is not None:
         faults += faults_of_answers(found)
         others += other_answers(whole, found, case)
+        if of_patches is not None:
+            others += other_patch_answers(whole, *of_patches, case)
         if promise(case) is not Promise.NONE:
             faults += others
     return {"outcome": outcome, "faults": faults[:_MAX_FAULTS], "others": others[:_MAX_FAULTS]}

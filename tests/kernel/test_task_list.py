@@ -210,6 +210,17 @@ def test_running_is_on_cpu_or_current_either_alone() -> None:
     assert running == [current, switching, m.idle[0]]
 
 
+def test_current_of_a_run_queue_but_not_on_its_cpu_is_half_switched() -> None:
+    m = Machine()
+    m.process(1)
+    (current,) = m.process(2)
+    m.process(3, on_cpu=1)
+    m.current[0], m.current[1] = m.process(4, on_cpu=1)[0], current
+    m.boot()
+    tasks = m.look()
+    assert [task.addr for task in tasks if tasks.is_half_switched(task)] == [current]
+
+
 def test_idle_tasks_are_those_of_the_run_queues() -> None:
     m = Machine()
     m.process(1)

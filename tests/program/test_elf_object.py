@@ -160,8 +160,11 @@ SHOFF = struct.unpack_from("<Q", sample().bytes(), 40)[0]
         (sample().bytes()[:63], "is no 64-bit ELF file: give the .ko file of a live patch"),
         (changed("<B", 4, 1), "is no 64-bit ELF file: give the .ko file of a live patch"),
         (changed("<B", 5, 2), "is no 64-bit ELF file: give the .ko file of a live patch"),
-        (changed("<H", 16, 4), "is no kernel module of x86-64"),
-        (changed("<H", 18, 183), "is no kernel module of x86-64"),
+        (changed("<H", 16, 4), "is no kernel module of x86-64: give the .ko file of a live patch"),
+        (
+            changed("<H", 18, 183),
+            "is no kernel module of x86-64: give the .ko file of a live patch",
+        ),
         (changed("<H", 58, 40), "is damaged: section headers of 40 bytes"),
         (changed("<H", 62, 200), "is damaged: 7 sections"),
         (

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 from drgn_tools import InputError, audit_kernel, open_program
-from drgn_tools.program import kdump as kdump_module
+from drgn_tools.program import kdump_pages
 from drgn_tools.program.core_file import check_core
 from drgn_tools.program.core_notes import read_core_notes
 from drgn_tools.program.elf import notes_in
 from drgn_tools.program.kdump import (
     KdumpHeader,
-    announced_bytes,
     has_end,
     is_flattened,
     is_flattened_elf,
     read_kdump,
     read_part,
 )
+from drgn_tools.program.kdump_pages import page_data
 
 from ..end_to_end.test_missing_pages import pages_read
 from ..support.kdump import (
@@ -60,7 +60,7 @@ def test_headers_are_the_same_flattened_or_not(kdump: Path, tmp_path: Path) -> N
         assert not is_flattened(file)
         header = read_kdump(file)
         assert header is not None
-        assert announced_bytes(file, header) == kdump.stat().st_size
+        assert page_data(file, header).announced_bytes == kdump.stat().st_size
     assert headers == [header] * 3
     assert header.block_bytes == PAGE
     assert header.utsname == tuple(name.decode() for name in MAKEDUMPFILE_NAMES)
@@ -184,11 +184,11 @@ def test_cut_short_where_the_last_pages_are_zero(kdump: Path, tmp_path: Path) ->
     with open(kdump, "rb") as file:
         header = read_kdump(file)
         assert header is not None
-        announced = announced_bytes(file, header)
+        announced = page_data(file, header).announced_bytes
     cut = tmp_path / "vmcore"
     cut.write_bytes(kdump.read_bytes()[:-1])
     with open(cut, "rb") as file:
-        assert announced_bytes(file, header) == announced == cut.stat().st_size + 1
+        assert page_data(file, header).announced_bytes == announced == cut.stat().st_size + 1
 
 
 def test_a_disk_that_was_full(
@@ -292,7 +292,9 @@ def test_parts_that_would_be_behind_the_end(
     notes_at, notes_size = struct.unpack_from("<QQ", kdump.read_bytes(), NOTES_AT)
     end = {NOTES_AT: size + notes_size, NOTES_SIZE_AT: notes_at + size, ERASEINFO_SIZE_AT: size}
     found = path.stat().st_size
-    assert refusal(path) == f"{path}: is cut short: {end[at]} bytes announced, {found} found"
+    assert refusal(path) == (
+        f"{path}: is cut short: {end[at]} bytes announced, {found} found; copy or make the dump again"
+    )
 
 
 def test_which_parts_are_read(kdump: Path, tmp_path: Path) -> None:
@@ -375,16 +377,18 @@ def header_of(bitmap_blocks: int) -> KdumpHeader:
 def test_a_bitmap_larger_than_that_of_any_machine_is_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kdump_module, "_MAX_BITMAP_BYTES", 1 << 20)
+    monkeypatch.setattr(kdump_pages, "MAX_BITMAP_BYTES", 1 << 20)
     path = tmp_path / "vmcore"
     with open(path, "wb") as file:
         file.truncate(1 << 22)
         file.seek(2 * 4096 + 200 * 4096)  # the second bitmap
         file.write(b"\xff")
     with open(path, "rb") as file:
-        assert announced_bytes(file, header_of(400)) == header_of(400).bitmaps_end + 8 * 24
+        assert (
+            page_data(file, header_of(400)).announced_bytes == header_of(400).bitmaps_end + 8 * 24
+        )
         # Half of it is more than that: then the descriptors are not looked at.
-        assert announced_bytes(file, header_of(600)) == header_of(600).bitmaps_end
+        assert page_data(file, header_of(600)).announced_bytes == header_of(600).bitmaps_end
 
 
 def test_notes_of_which_next_to_nothing_is_in_a_flattened_file(kdump: Path, tmp_path: Path) -> None:

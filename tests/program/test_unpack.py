@@ -23,6 +23,7 @@ import pytest
 from drgn_tools import open_program
 from drgn_tools.data import demo_vmcore
 from drgn_tools.errors import EXIT_INPUT, InputError
+from drgn_tools.program import core_cache
 from drgn_tools.program import unpack as unpack_module
 from drgn_tools.program.unpack import unpacked
 
@@ -181,12 +182,12 @@ def test_a_clock_that_jumps_takes_nothing_away_from_who_unpacks(
 ) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     now = time.time() + jump_s
-    monkeypatch.setattr(unpack_module, "time", SimpleNamespace(time=lambda: now))
+    monkeypatch.setattr(core_cache, "time", SimpleNamespace(time=lambda: now))
     seen = []
 
     def progress(done: int, total: int) -> None:
         # Another process begins to unpack something, after the jump.
-        unpack_module._remove_abandoned(cache)
+        core_cache.remove_abandoned(cache)
         seen.append(len(list(cache.glob("unpacking-*"))))
 
     assert unpacked(str(packed), progress).parent == cache
@@ -195,7 +196,7 @@ def test_a_clock_that_jumps_takes_nothing_away_from_who_unpacks(
     # Of a process that is gone, it goes, also if it seems to be of a time to come.
     left = cache / "unpacking-left"
     left.touch()
-    unpack_module._remove_abandoned(cache)
+    core_cache.remove_abandoned(cache)
     assert not left.exists()
 
 

@@ -10,7 +10,7 @@ import drgn
 from drgn import Object, TypeKind, sizeof
 from drgn.helpers.linux.list import list_for_each_entry
 
-from drgn_tools import audit_kernel, open_program
+from drgn_tools import KernelAudit, audit_kernel, open_program
 from drgn_tools.analysis.livepatch import transition_question
 from drgn_tools.analysis.patch_question import Question, TaskAnswer
 from drgn_tools.kernel.functions import Functions
@@ -29,6 +29,41 @@ _OFFSETS = (0, 8, 16, 24, -8)
 
 _NEAR = 0x1000
 """A new_func that moves within its symbol is not found out: a stripped module has such, too."""
+
+
+def structs_of_patches(prog: drgn.Program) -> Iterator[tuple[str, int, str]]:
+    """What the kernel has of its live patches: what it is, its address, its type."""
+    for name, type_name in _VARIABLES.items():
+        yield name, _variable(prog, name), type_name
+    for patch in _entries(prog, "klp_patches", "struct klp_patch", "list"):
+        yield "patch", patch.value_(), "struct klp_patch"
+        objects = patch.obj_list.address_of_()
+        for obj in list_for_each_entry("struct klp_object", objects, "node"):
+            yield "object", obj.value_(), "struct klp_object"
+            functions = obj.func_list.address_of_()
+            for func in list_for_each_entry("struct klp_func", functions, "node"):
+                yield "func", func.value_(), "struct klp_func"
+    for ops in _entries(prog, "klp_ops", "struct klp_ops", "node"):
+        yield "ops", ops.value_(), "struct klp_ops"
+
+
+def _variable(prog: drgn.Program, name: str) -> int:
+    address = symbol_address(prog, name)
+    assert address is not None, name
+    return address
+
+
+def _entries(prog: drgn.Program, head: str, type_name: str, member: str) -> Iterator[Object]:
+    list_ = Object(prog, "struct list_head", address=_variable(prog, head))
+    yield from list_for_each_entry(type_name, list_.address_of_(), member)
+
+
+def ask_of_patches(prog: drgn.Program, audit: KernelAudit) -> tuple[Question, list[TaskAnswer]]:
+    """What the patch in transition asks of each task, and the answers."""
+    question = transition_question(
+        read_livepatches(prog), audit.kernel.reliable_stacktrace, Functions(prog)
+    )
+    return question, [question.answer(stack) for stack in audit]
 
 
 class Span:
@@ -76,38 +111,12 @@ class DamagedPatches:
         self._words = [word for word in words if word]
 
     def _spans(self) -> Iterator[Span]:
-        prog = self.prog
-        found = [(name, self._variable(name), type_) for name, type_ in _VARIABLES.items()]
-        for patch in self._entries("klp_patches", "struct klp_patch", "list"):
-            found.append(("patch", patch.value_(), "struct klp_patch"))
-            objects = patch.obj_list.address_of_()
-            for obj in list_for_each_entry("struct klp_object", objects, "node"):
-                found.append(("object", obj.value_(), "struct klp_object"))
-                functions = obj.func_list.address_of_()
-                for func in list_for_each_entry("struct klp_func", functions, "node"):
-                    found.append(("func", func.value_(), "struct klp_func"))
-        for ops in self._entries("klp_ops", "struct klp_ops", "node"):
-            found.append(("ops", ops.value_(), "struct klp_ops"))
-        for name, address, type_name in found:
-            yield Span(prog, name, address, type_name)
-
-    def _variable(self, name: str) -> int:
-        address = symbol_address(self.prog, name)
-        assert address is not None, name
-        return address
-
-    def _entries(self, head: str, type_name: str, member: str) -> Iterator[Object]:
-        list_ = Object(self.prog, "struct list_head", address=self._variable(head))
-        yield from list_for_each_entry(type_name, list_.address_of_(), member)
+        for name, address, type_name in structs_of_patches(self.prog):
+            yield Span(self.prog, name, address, type_name)
 
     def look(self) -> tuple[Question, list[TaskAnswer]]:
         """What is asked of each task, and the answers."""
-        question = transition_question(
-            read_livepatches(self.prog),
-            self.audit.kernel.reliable_stacktrace,
-            Functions(self.prog),
-        )
-        return question, [question.answer(stack) for stack in self.audit]
+        return ask_of_patches(self.prog, self.audit)
 
     def damage(self) -> list[str]:
         """Overwrite one word or a few; tells which."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Optional
 
@@ -35,7 +35,9 @@ def snappy(data: bytes) -> bytes:
     return length + b"\xf4" + struct.pack("<H", len(data) - 1) + data
 
 
-COMPRESSIONS = {  # flag in the page descriptor, function
+COMPRESSIONS: dict[
+    str, tuple[int, Callable[[bytes], bytes]]
+] = {  # flag in the page descriptor, function
     "none": (0, bytes),
     "zlib": (1, lambda page: zlib.compress(page, 1)),
     "snappy": (4, snappy),

@@ -10,9 +10,12 @@ import drgn
 import msgspec
 import pytest
 
+from drgn_tools import open_program
+from drgn_tools.debuginfo.kallsyms import kallsyms_of
 from drgn_tools.errors import TypesError
 from drgn_tools.kernel.stack_memory import NotInDump
 from drgn_tools.kernel.tasks import Task
+from drgn_tools.unwind import recovery
 from drgn_tools.unwind.recovery import Fgraph, RecoverLayout, Recovery, Rethook, probe_recovery
 
 from ..support.drawn_kernel import DrawnKernel
@@ -609,3 +612,55 @@ def test_trampolines_are_those_of_what_the_kernel_has() -> None:
     assert RecoverLayout(8, FGRAPH, RETHOOK).trampolines == {RETURN_TO_HANDLER, TRAMPOLINE}
     assert RecoverLayout(8, None, RETHOOK).trampolines == {TRAMPOLINE}
     assert RecoverLayout(8, None, None).trampolines == set()
+
+
+# ---- the address of a trampoline, of a table of symbols that is damaged
+
+
+@pytest.mark.parametrize(
+    ("code", "calls"),
+    [
+        # sub $16,%rsp; mov %rax,(%rsp); mov %rbp,%rdi; call +0x100
+        ("4883ec10 48890424 4889ef e800010000", True),
+        ("4883ec10 48890424 4889ef e801010000", False),
+        ("4883ec10 48890424 4889ef e900010000", False),  # a jump
+        ("e80b010000", True),
+        ("e8fbffffff", False),
+        ("", False),
+    ],
+)
+def test_a_trampoline_calls_its_function(code: str, calls: bool) -> None:
+    callee = RETURN_TO_HANDLER + 16 + 0x100
+    prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        return bytes.fromhex(code).ljust(4096, b"\xcc")[offset : offset + count]
+
+    assert recovery._may_call(prog, RETURN_TO_HANDLER, callee)  # not in the dump
+    prog.add_memory_segment(RETURN_TO_HANDLER, 4096, read)
+    assert recovery._may_call(prog, RETURN_TO_HANDLER, callee) is calls
+    assert not recovery._may_call(prog, RETURN_TO_HANDLER, None)
+
+
+@pytest.mark.parametrize("name", ["return_to_handler", "arch_rethook_trampoline"])
+def test_a_trampoline_that_is_not_where_the_damaged_table_has_it(
+    name: str, demo_core: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From seed 100216 of the dump i386-nopae: the trampoline was shown as a caller."""
+    prog = open_program(core=demo_core)
+    right = probe_recovery(prog)
+    kallsyms = kallsyms_of(prog)
+    assert kallsyms is not None and kallsyms.is_sound()
+    (address,) = kallsyms.find(name)
+    assert address in right.trampolines
+    find = kallsyms.find
+    monkeypatch.setattr(
+        kallsyms, "find", lambda wanted: [address + 64] if wanted == name else find(wanted)
+    )
+    # Somebody may have built a kernel like this.
+    assert address + 64 in probe_recovery(prog).trampolines
+    monkeypatch.setattr(kallsyms, "is_sound", lambda: False)
+    with pytest.raises(TypesError, match=f"{name} is not at {address + 64:#x}"):
+        probe_recovery(prog)
+    monkeypatch.setattr(kallsyms, "find", find)
+    assert probe_recovery(prog) == right

@@ -26,13 +26,14 @@ _START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 
 
 def kernel_page_tables(
-    prog: Program, vmcoreinfo: Mapping[str, str]
+    prog: Program, vmcoreinfo: Mapping[str, str], always: bool = False
 ) -> Optional[tuple[int, PageTables]]:
     """Return the lowest address of the kernel and its page tables.
 
     :param prog: A program of a core dump whose physical memory can be read
     :param vmcoreinfo: VMCOREINFO of the dump
-    :return: ``None`` if drgn can read them itself, or if they cannot be found
+    :param always: Also if drgn, or libkdumpfile, can read them itself
+    :return: ``None`` if they need not be read here, or cannot be found
     """
     # As SYMBOL(), virtual. On x86-64 it is another name of init_top_pgt.
     root = symbol_among(vmcoreinfo, "swapper_pg_dir")
@@ -40,7 +41,9 @@ def kernel_page_tables(
         return None
     if prog.address_size() == 4:
         return _find_32(partial(_physical_below_4g, prog), root, vmcoreinfo)
-    return _find_sme(partial(_physical, prog), root, vmcoreinfo)
+    if not always and not number_among(vmcoreinfo, "sme_mask"):
+        return None
+    return _find_64(partial(_physical, prog), root, vmcoreinfo)
 
 
 def _find_32(
@@ -61,14 +64,14 @@ def _find_32(
     return None
 
 
-def _find_sme(
+def _find_64(
     read_physical: ReadPhysical, root: int, vmcoreinfo: Mapping[str, str]
 ) -> Optional[tuple[int, PageTables]]:
-    """Return the lowest address and the page tables of x86-64 with memory encryption."""
+    """Return the lowest address and the page tables of x86-64, with memory encryption if there is any."""
     # arch_crash_save_vmcoreinfo() in arch/x86/kernel/vmcore_info_64.c, v6.12
-    mask = number_among(vmcoreinfo, "sme_mask")
+    mask = number_among(vmcoreinfo, "sme_mask") or 0
     phys_base = number_among(vmcoreinfo, "phys_base")
-    if not mask or phys_base is None or root < _START_KERNEL_MAP:
+    if phys_base is None or root < _START_KERNEL_MAP:
         return None
     five = number_among(vmcoreinfo, "pgtable_l5_enabled") == 1
     paging = FIVE_LEVELS if five else FOUR_LEVELS

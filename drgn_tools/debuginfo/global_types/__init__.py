@@ -7,8 +7,8 @@ symbol and the type, and BTF does not have the variable. Per-CPU variables have 
 own, :mod:`.per_cpu_types`.
 
 A type is one that :mod:`.declarations` can parse. If a length is empty, the array has as many
-elements as fit before the next symbol; zeros at its end then count as padding, unless all of it is
-zero. A string ends with its first zero.
+elements as fit before the next symbol. Fewer zeros at its end than a cache line has bytes count as
+padding. A string ends with its first zero.
 """
 
 from __future__ import annotations

@@ -78,6 +78,8 @@ DEVICES: Mapping[str, Declared] = {
     "major_names_lock": "struct mutex",
     "misc_list": "struct list_head",
     "misc_mtx": "struct mutex",
+    "nvme_bdev_ops": "const struct block_device_operations",
+    "nvme_ns_head_ops": "const struct block_device_operations",
     "part_type": "const struct device_type",
     "registered_fb": "struct fb_info *[32]",
     "tty_drivers": "struct list_head",

@@ -28,6 +28,8 @@ FILES: Mapping[str, Declared] = {
     "dentry_cache": "struct kmem_cache *",
     "dentry_hashtable": "struct hlist_bl_head *",
     "dentry_stat": "struct dentry_stat_t",
+    "dnotify_group": "struct fsnotify_group *",
+    "fanotify_fops": "const struct file_operations",
     "file_rwsem": "struct percpu_rw_semaphore",
     "file_systems": (
         Condition("struct file_system_type", "list", "struct hlist_head"),
@@ -40,6 +42,7 @@ FILES: Mapping[str, Declared] = {
     "inode_cachep": "struct kmem_cache *",
     "inode_hashtable": "struct hlist_head *",
     "inodes_stat": "struct inodes_stat_t",
+    "inotify_fops": "const struct file_operations",
     "m_hash_mask": "unsigned int",
     "m_hash_shift": "unsigned int",
     "mount_hashtable": "struct hlist_head *",

@@ -43,5 +43,6 @@ TIME: Mapping[str, Declared] = {
     "softirq_vec": "struct softirq_action [NR_SOFTIRQS]",
     "sparse_irqs": "struct maple_tree",
     "total_nr_irqs": "unsigned int",
+    "vector_matrix": "struct irq_matrix *",
     "x86_vector_domain": "struct irq_domain *",
 }

@@ -18,6 +18,7 @@ TRACING: Mapping[str, Declared] = {
     "link_idr": "struct idr",
     "map_idr": "struct idr",
     "prog_idr": "struct idr",
+    "sysctl_unprivileged_bpf_disabled": "int",
     "trampoline_table": "struct hlist_head [1024]",
     # tracing
     "dyn_event_list": "struct list_head",

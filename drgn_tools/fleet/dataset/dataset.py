@@ -59,10 +59,8 @@ class Dataset:
         dataset = cls(path)
         found = dataset._schema()
         if found is None:
-            has_file = (path / "dataset.json").exists()
-            problem = "its dataset.json has no schema" if has_file else "it has no dataset.json"
             raise InputError(
-                f"{shown(str(path))}: is no dataset ({problem}); "
+                f"{shown(str(path))}: is no dataset ({dataset._without_schema()}); "
                 "drgn-tools fleet run SOURCES -o DATASET creates one"
             )
         if found != SCHEMA:
@@ -83,7 +81,8 @@ class Dataset:
         dataset = cls(path)
         if dataset._schema() is not None:
             cls.open(path)
-        if path.exists() and not path.is_dir():
+        # Path.exists() raises if a folder above may not be searched, or a name is too long.
+        if os.path.exists(path) and not os.path.isdir(path):
             raise InputError(f"{shown(str(path))}: is a file; a dataset is a folder")
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -109,6 +108,16 @@ class Dataset:
             return str(about["schema"])
         except (OSError, ValueError, LookupError, TypeError):
             return None
+
+    def _without_schema(self) -> str:
+        # Why _schema() found none.
+        try:
+            with open(self.path / "dataset.json"):
+                return "its dataset.json has no schema"
+        except (FileNotFoundError, NotADirectoryError):
+            return "it has no dataset.json"
+        except OSError as e:
+            raise InputError(f"{shown(str(self.path))}: cannot be read: {e.strerror or e}") from e
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from drgn import Program
 
 from ...analysis.audit import audit_kernel
 from ...errors import DrgnToolsError, TypesError
+from ...program.core_file import AUTO
 from ...program.open import input_error_if_vanished, open_program
 from ...records import KernelAudit
 from ..dataset.parquet import tasks_file
@@ -81,7 +82,13 @@ def _outcome(
 def _open(source: Source, core: Core, scratch: Path) -> Program:
     if not source.core:
         return open_program(kernel=True, modules=False)
-    return open_program(core=core.path, symbols=source.symbols, unpack_into=scratch, modules=False)
+    return open_program(
+        core=core.path,
+        symbols=source.symbols,
+        vmcoreinfo=source.vmcoreinfo,
+        unpack_into=scratch,
+        modules=False,
+    )
 
 
 def _audit(prog: Program, max_tasks: Optional[int], facts: Facts) -> KernelAudit:
@@ -95,9 +102,13 @@ def _audit(prog: Program, max_tasks: Optional[int], facts: Facts) -> KernelAudit
 def _content_id(job: Job, core: Core, max_tasks: Optional[int]) -> str:
     # Everything that the record depends on.
     source, patch = job.source, () if job.patch is None else (job.patch,)
-    given = (source.host, source.time_us, sorted(source.tags.items()), max_tasks, *patch)
-    symbols = []
-    for path in source.symbols:
+    files, info = list(source.symbols), []
+    if source.vmcoreinfo is not None:
+        info = [AUTO if source.vmcoreinfo == AUTO else "VMCOREINFO"]
+        files += [] if source.vmcoreinfo == AUTO else [source.vmcoreinfo]
+    given = (source.host, source.time_us, sorted(source.tags.items()), max_tasks, *patch, *info)
+    ids = []
+    for path in files:
         with errors_of(path):
-            symbols.append(file_id(path))
-    return joint_id((core.content_id(), *symbols, repr(given)))
+            ids.append(file_id(path))
+    return joint_id((core.content_id(), *ids, repr(given)))

@@ -13,7 +13,7 @@ from typing import Any, Optional
 import msgspec
 
 from ...errors import InputError, UsageError
-from ...program.core_file import open_regular, shown
+from ...program.core_file import AUTO, open_regular, shown
 from ...program.elf import ET_CORE
 from ...program.kdump import KDUMP_MAGICS
 from ...program.redact import redacted, with_urls_redacted
@@ -44,6 +44,8 @@ class Source(msgspec.Struct, frozen=True):
     """Other facts, as the manifest has them."""
     worker: Optional[str] = None
     """Address of the only Dask worker that can audit it; ``None`` if any can."""
+    vmcoreinfo: Optional[str] = None
+    """Path of a file with VMCOREINFO, or ``auto``, as for :func:`.program.open.open_program`."""
 
     def __repr__(self) -> str:
         # Without the URL: it may hold a secret.
@@ -77,8 +79,8 @@ def list_sources(given: Iterable[str]) -> Listing:
                 sources[source.core] = source
             elif before != source and not _says_nothing(source):
                 raise UsageError(
-                    f"{shown(source.name)}: is given twice, with different name, symbols, host, "
-                    "time or tags"
+                    f"{shown(source.name)}: is given twice, with different name, symbols, "
+                    "vmcoreinfo, host, time or tags"
                 )
     _check_names(sources.values())
     return Listing(list(sources.values()), passed_over)
@@ -190,7 +192,7 @@ def _of_manifest(path: str) -> Iterator[Source]:
         raise InputError(f"{shown(path)}: cannot be read as a manifest: {e}") from e
 
 
-_KEYS = ("core", "name", "symbols", "host", "time", "tags")
+_KEYS = ("core", "name", "symbols", "vmcoreinfo", "host", "time", "tags")
 
 
 def _of_line(line: str, folder: str, where: str) -> Source:
@@ -213,8 +215,10 @@ def _of_line(line: str, folder: str, where: str) -> Source:
         )
     core = entry["core"]
     symbols = _texts(entry, "symbols", where)
-    if any("://" in path for path in symbols):
-        raise UsageError(f'{where}: "symbols" takes paths that every worker can read, no URLs')
+    vmcoreinfo = next(iter(_texts(entry, "vmcoreinfo", where)), None)
+    for key, paths in (("symbols", symbols), ("vmcoreinfo", [vmcoreinfo or ""])):
+        if any("://" in path for path in paths):
+            raise UsageError(f'{where}: "{key}" takes paths that every worker can read, no URLs')
     if not is_url(core):
         if "://" in core:  # its text would be stored as that of a path
             raise UsageError(f'{where}: "core" is neither a path nor a URL (SCHEME://...)')
@@ -231,6 +235,9 @@ def _of_line(line: str, folder: str, where: str) -> Source:
             redacted(key, core, by_user=True): redacted(tag, core, by_user=True)
             for key, tag in _tags(entry.get("tags"), where).items()
         },
+        vmcoreinfo=vmcoreinfo
+        if vmcoreinfo in (None, "", AUTO)
+        else os.path.join(folder, vmcoreinfo),
     )
 
 
@@ -248,7 +255,7 @@ def _name_given(entry: Mapping[str, Any], core: str, where: str) -> str:
 def _is_text(entry: Mapping[str, Any]) -> bool:
     # JSON may contain surrogates, which cannot be stored as text. In paths they stand for bytes
     # that are no UTF-8, as everywhere in Python.
-    paths = ("core", "symbols")
+    paths = ("core", "symbols", "vmcoreinfo")
     try:
         os.fsencode(json.dumps([entry.get(key) for key in paths], ensure_ascii=False))
         rest = {key: value for key, value in entry.items() if key not in paths}
@@ -262,7 +269,7 @@ def _texts(entry: Mapping[str, Any], key: str, where: str) -> list[str]:
     value = entry.get(key)
     values = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in values) or (
-        key in ("name", "host") and len(values) > 1
+        key in ("name", "host", "vmcoreinfo") and len(values) > 1
     ):
         raise UsageError(f'{where}: "{key}" takes text, not {_excerpt(value)}')
     return values

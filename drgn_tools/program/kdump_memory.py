@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Memory of a kdump file that lacks the data of some pages: reads of these fault.
+
+libkdumpfile (v0.5.4) reads whatever a page descriptor names, and dies of SIGBUS behind the end of the file. It also
+walks page tables by itself before it reads anything. So here it does not get the file, but a copy in memory that
+has the headers, and of all pages those that were asked for::
+
+    prog.read(virtual) -> our page tables -> prog.read(physical) -> missing? -> copy the page -> libkdumpfile
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+
+from drgn import FaultError, Program
+
+from ..arch.x86.kernel_page_tables import kernel_page_tables
+from ..arch.x86.page_tables import PageTables
+from .find_vmcoreinfo import STUB
+from .kdump import KdumpHeader, read_kdump, without_notes
+from .kdump_pages import KdumpPages
+
+__all__ = ("read_around",)
+
+_HALF = 1 << 63
+_MOST_BYTES = 1 << 50
+_WINDOW_BYTES = 4 << 20
+"""libkdumpfile maps so much at once."""
+
+
+def read_around(prog: Program, path: str, vmcoreinfo: Mapping[str, str]) -> None:
+    """Let a program read memory without the pages that are missing, for which it gets a FaultError.
+
+    :param prog: A program of a kdump file, of which no memory was read
+    :param path: Of the file
+    :param vmcoreinfo: VMCOREINFO of the dump. If it does not tell where the page tables are, reads of any virtual
+        address raise that error
+    :raises OSError: If the file cannot be read any more
+    """
+    copy = _Copy(prog, path)
+    for begin in (0, _HALF):
+        prog.add_memory_segment(begin, _HALF, copy.read, True)
+        prog.add_memory_segment(begin, _HALF, _not_mapped, False)
+    found = kernel_page_tables(prog, vmcoreinfo, always=True)
+    if found is not None:
+        begin, tables = found
+        end = 1 << 8 * prog.address_size()
+        prog.add_memory_segment(begin, end - begin, partial(_read, tables), False)
+
+
+class _Copy:
+    def __init__(self, prog: Program, path: str) -> None:
+        file = open(path, "rb")  # noqa: SIM115  # as long as the program is read
+        header = read_kdump(file)
+        assert header is not None
+        self._page_bytes = header.block_bytes
+        self._pages = KdumpPages(file, header)
+        self._known: dict[int, bool] = {}
+        self._fd = os.memfd_create("vmcore")
+        self._write_headers(header)
+        self._prog = Program(prog.platform, vmcoreinfo=STUB)
+        self._prog.set_core_dump(self._fd)
+
+    def _write_headers(self, header: KdumpHeader) -> None:
+        dump = self._pages.dump
+        self._bytes = min(dump.held[-1][1] + 2 * _WINDOW_BYTES, _MOST_BYTES)
+        os.ftruncate(self._fd, self._bytes)
+        begin, end = header.bitmap_of_dumped
+        os.pwrite(self._fd, without_notes(dump.read(0, 2 * header.block_bytes)), 0)
+        for at in range(begin, end, _WINDOW_BYTES):
+            os.pwrite(self._fd, dump.read(at, min(_WINDOW_BYTES, end - at)), at)
+
+    def read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        """Read physical memory; as drgn calls it."""
+        for frame in range(address // self._page_bytes, -(-(address + count) // self._page_bytes)):
+            if not self._has(frame):
+                at = max(address, frame * self._page_bytes)
+                raise FaultError("the page is excluded, or the file does not have its data", at)
+        return bytes(self._prog.read(address, count, True))
+
+    def _has(self, frame: int) -> bool:
+        if frame not in self._known:
+            self._known[frame] = self._copied(frame)
+        return self._known[frame]
+
+    def _copied(self, frame: int) -> bool:
+        found = self._pages.descriptor(frame)
+        if found is None:
+            return False
+        at, descriptor, offset, data = found
+        if max(at, offset) > self._bytes - _WINDOW_BYTES:
+            return False
+        os.pwrite(self._fd, data, offset)
+        os.pwrite(self._fd, descriptor, at)
+        return True
+
+
+def _read(tables: PageTables, address: int, count: int, offset: int, physical: bool) -> bytes:
+    return tables.read(address, count)
+
+
+def _not_mapped(address: int, count: int, offset: int, physical: bool) -> bytes:
+    raise FaultError("the page tables that map this address are not found", address)
