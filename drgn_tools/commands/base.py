@@ -22,7 +22,13 @@ from ..terminal.parser import (
     checked_format,
 )
 from .registry import SUMMARIES
-from .source_options import KernelArguments, add_source_options, adopt_core, check_source
+from .source_options import (
+    ONE_NEEDED,
+    KernelArguments,
+    add_source_options,
+    adopt_core,
+    check_source,
+)
 from .task_options import (
     SELECTORS,
     TaskArguments,
@@ -91,6 +97,8 @@ class KernelCommand(Command[K]):
     """Class of its parsed command line."""
     operands = ""
     """The words that it takes, for its usage."""
+    sources = ONE_NEEDED
+    """Title of the options that choose a kernel, in its help."""
     selectors = ""
     """Part of ``--help``: how tasks are named."""
     explanation = ""
@@ -142,7 +150,7 @@ class KernelCommand(Command[K]):
         )
         self.add_options(parser)
         self.add_command_line_options(parser)
-        add_source_options(parser)
+        add_source_options(parser, self.sources)
         output = parser.add_argument_group("output")
         self.add_output_options(output)
         add_terminal_options(output)

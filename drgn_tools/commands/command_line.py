@@ -101,9 +101,9 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
 def _asked_for_help(words: Sequence[str]) -> tuple[str, list[str]]:
     """Return the command and the words of ``COMMAND --help``.
 
-    :raises SystemExit: if no command was named; the help was printed.
+    :raises SystemExit: if no other command was named; the help was printed.
     """
-    if not words:
+    if not words or words[0] in ("help", "-h", "--help"):
         _parser().print_help()
         raise SystemExit(0)
     name, *more = words

@@ -75,6 +75,7 @@ class Diff(TaskCommand[DiffArguments]):
 
     arguments = DiffArguments
     operands = "[LOOK ...]"
+    sources = "the later look, if only one LOOK is given"
     selectors = ""
     explanation = _EXPLANATION
     examples = _EXAMPLES

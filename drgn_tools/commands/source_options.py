@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..terminal.console import Console
 
 __all__ = (
+    "ONE_NEEDED",
     "GivenOnce",
     "KernelArguments",
     "SourceArguments",
@@ -48,9 +49,15 @@ class KernelArguments(SourceArguments):
     """The words that are no options."""
 
 
-def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``-c``, ``-k``, ``--qemu``, ``-s`` and ``--vmcoreinfo``."""
-    source = parser.add_argument_group("kernel (one of these is needed)")
+ONE_NEEDED = "kernel (one of these is needed)"
+
+
+def add_source_options(parser: argparse.ArgumentParser, title: str = ONE_NEEDED) -> None:
+    """Add ``-c``, ``-k``, ``--qemu``, ``-s`` and ``--vmcoreinfo``.
+
+    :param title: What the help says above the first three.
+    """
+    source = parser.add_argument_group(title)
     source.add_argument(
         "-c",
         "--core",

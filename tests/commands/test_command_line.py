@@ -131,6 +131,8 @@ def test_a_pid_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (["help", "tasks"], ["tasks", "--help"]),
         (["help", "fleet", "run"], ["fleet", "run", "--help"]),
         (["help"], ["--help"]),
+        (["help", "help"], ["--help"]),
+        (["help", "--help"], ["--help"]),
     ],
     ids=joined,
 )
