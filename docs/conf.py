@@ -54,7 +54,7 @@ highlight_language = "none"
 nitpicky = True
 # What is not ours has its own documentation, which a build without network does not know.
 nitpick_ignore_regex = [
-    ("py:.*", r"(_?drgn|msgspec|collections|typing|argparse|enum|os|pathlib)\..*"),
+    ("py:.*", r"(_?drgn|msgspec|collections|typing|argparse|enum|os|pathlib|pandas)\..*"),
     (
         "py:.*",
         r"(str|int|bool|float|bytes|dict|list|tuple|object|None|Any|Optional|Union|Callable)",

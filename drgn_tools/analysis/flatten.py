@@ -19,7 +19,7 @@ class TaskFrame(msgspec.Struct, frozen=True):
     task: TaskStack
     """The task."""
     number: int
-    """Index in :attr:`TaskStack.frames`; 0 is the innermost."""
+    """Index in :attr:`.TaskStack.frames`; 0 is the innermost."""
     frame: Frame
     """The frame."""
 
