@@ -69,7 +69,9 @@ def _meant(selection: Selection) -> str:
     long = [pattern for pattern in selection.comms if len(pattern.replace("*", "")) > _COMM_BYTES]
     if long:
         least = shlex.quote(long[0][: _COMM_BYTES - 1] + "*")
-        return f": the kernel keeps {_COMM_BYTES} bytes of the name of a process, as in --comm {least}"
+        return (
+            f": the kernel keeps {_COMM_BYTES} bytes of the name of a process, as in --comm {least}"
+        )
     word = selection.tasks[0] if len(selection.tasks) == 1 else None
     if not isinstance(word, str) or shlex.quote(word) != selection.typed:
         return ""
