@@ -31,12 +31,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .drawn import draw_with
+from .drawn import draw_html_with, draw_with
 from .errors import DrgnToolsError, InputError, TaskNotFoundError, TypesError, UsageError
 
 if TYPE_CHECKING:
     from .analysis.audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
+    from .analysis.data_frame import to_pandas
     from .analysis.inquiry import livepatch_answers
+    from .analysis.look import saved_look
+    from .analysis.raw_stack import raw_stack
+    from .analysis.source_lines import with_source_lines
+    from .analysis.task_diff import diff_tasks
     from .program.declare import declare
     from .program.open import open_program
     from .records import (
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
         KernelInfo,
         Reason,
         SavedRegs,
+        SourceLine,
         Symbol,
         TaskStack,
         Verdict,
@@ -60,6 +66,7 @@ __all__ = (
     "KernelInfo",
     "Reason",
     "SavedRegs",
+    "SourceLine",
     "Symbol",
     "TaskNotFoundError",
     "TaskStack",
@@ -69,22 +76,34 @@ __all__ = (
     "audit_kernel",
     "crashed_stack",
     "declare",
+    "diff_tasks",
     "kernel_info",
     "livepatch_answers",
     "open_program",
+    "raw_stack",
+    "saved_look",
     "task_stack",
     "task_stacks",
+    "to_pandas",
+    "with_source_lines",
 )
 
-_RECORDS = "Frame KernelAudit KernelInfo Reason SavedRegs Symbol TaskStack Verdict".split()
+_RECORDS = (
+    "Frame KernelAudit KernelInfo Reason SavedRegs SourceLine Symbol TaskStack Verdict".split()
+)
 _ON_USE = {
     **dict.fromkeys(_RECORDS, "records"),
     "audit_kernel": "analysis.audit",
     "crashed_stack": "analysis.audit",
     "kernel_info": "analysis.audit",
+    "diff_tasks": "analysis.task_diff",
     "livepatch_answers": "analysis.inquiry",
+    "raw_stack": "analysis.raw_stack",
+    "saved_look": "analysis.look",
     "task_stack": "analysis.audit",
     "task_stacks": "analysis.audit",
+    "to_pandas": "analysis.data_frame",
+    "with_source_lines": "analysis.source_lines",
     "declare": "program.declare",
     "open_program": "program.open",
 }
@@ -110,4 +129,11 @@ def _draw_stack(stack: TaskStack) -> str:
     return draw_stack(stack)
 
 
+def _draw_html(record: object) -> str:
+    from .render.notebook import html_of
+
+    return html_of(record)
+
+
 draw_with(_draw_stack)
+draw_html_with(_draw_html)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Optional
 
 import msgspec
 
-from .drawn import Drawn
+from .drawn import Drawn, InNotebook
 
 if TYPE_CHECKING:
     from drgn import Object, Program
@@ -27,6 +27,7 @@ __all__ = (
     "KernelInfo",
     "Reason",
     "SavedRegs",
+    "SourceLine",
     "Symbol",
     "TaskStack",
     "Verdict",
@@ -118,6 +119,23 @@ class Symbol(msgspec.Struct, frozen=True, weakref=True):
         return f"{self.name}+{self.offset:#x}"
 
 
+class SourceLine(msgspec.Struct, frozen=True, weakref=True):
+    """Where an address is in the source. ``str()`` is ``vfs_read at fs/read_write.c:567``."""
+
+    function: Optional[str]
+    """Name of the function, or of the one that was inlined; ``None`` if DWARF does not tell."""
+    file: str
+    """Path of the file, as DWARF has it; of kernels usually relative to the tree."""
+    line: int
+    """Number of the line, from 1; 0 if DWARF does not tell."""
+    column: int = 0
+    """Number of the column, from 1; 0 if DWARF does not tell."""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return where if self.function is None else f"{self.function} at {where}"
+
+
 class Frame(msgspec.Struct, frozen=True, weakref=True):
     """One entry of a stack, in the order the kernel's unwinder visits them (innermost first)."""
 
@@ -136,6 +154,9 @@ class Frame(msgspec.Struct, frozen=True, weakref=True):
     guessed: bool = False
     """The unwinder met an error before it found this frame. The kernel shows such a frame in an oops, but does not
     trust it."""
+    source: tuple[SourceLine, ...] = ()
+    """Where :attr:`ip` is in the source: the functions that were inlined there, innermost first, and last the function
+    itself. Empty unless :func:`.with_source_lines` has looked, and found it in DWARF."""
 
     @property
     def module(self) -> Optional[str]:
@@ -238,6 +259,22 @@ class TaskStack(Drawn, msgspec.Struct, frozen=True, weakref=True):
     patch_state: Optional[int] = None
     """``task->patch_state`` of live patching, read together with the stack: -1 without a transition, 0 for the old
     version of the functions, 1 for the new. ``None`` on a kernel without live patching."""
+    full_name: Optional[str] = None
+    """Name of a kernel thread that is longer than :attr:`comm` can hold; ``None`` for any other task, and on kernels
+    before v5.17, which do not keep it."""
+    process: Optional[str] = None
+    """Name of the process: ``comm`` of its first thread, the leader of the thread group. ``None`` if it cannot be read."""
+    ppid: Optional[int] = None
+    """Process ID of the parent; ``None`` if it cannot be read."""
+    start_time_ns: Optional[int] = None
+    """``task->start_time``: when the task was forked, in ns since the boot, without the time of suspend (CLOCK_MONOTONIC)."""
+    switches: Optional[int] = None
+    """``nvcsw + nivcsw``: how often the task has left its CPU. It did not run between two looks that find the same number."""
+
+    @property
+    def name(self) -> str:
+        """:attr:`full_name` if there is one, else :attr:`comm`."""
+        return self.full_name or self.comm
 
     def __repr__(self) -> str:
         # Short, for lists of records at a prompt; str() is the whole stack.
@@ -273,9 +310,16 @@ class KernelInfo(msgspec.Struct, frozen=True, weakref=True):
     """What to know about this kernel before trusting a verdict; commands print it once, to stderr."""
     last_words: tuple[str, ...] = ()
     """Crash log: if the kernel crashed, the headlines of its last oops and panic(), from its log (v5.10 and later)."""
+    host: Optional[str] = None
+    """Name of the machine, ``uname -n``; ``None`` if it cannot be read or was never set."""
+    uptime_s: Optional[int] = None
+    """Seconds since the boot, those of suspend included, as uptime(1) has them; ``None`` if it cannot be read."""
+    boot_id: Optional[str] = None
+    """UUID of this boot, as in ``/proc/sys/kernel/random/boot_id``; ``None`` if nothing has asked for it
+    (systemd does) or it cannot be read."""
 
 
-class KernelAudit(msgspec.Struct, frozen=True, weakref=True):
+class KernelAudit(InNotebook, msgspec.Struct, frozen=True, weakref=True):
     """A kernel and all its tasks."""
 
     kernel: KernelInfo
@@ -325,5 +369,5 @@ class _DocWithFields:
         return "\n".join((self._text, "", *lines))
 
 
-for _record in (Symbol, Frame, SavedRegs, TaskStack, KernelInfo, KernelAudit):
+for _record in (Symbol, SourceLine, Frame, SavedRegs, TaskStack, KernelInfo, KernelAudit):
     _record.__doc__ = _DocWithFields(_record.__doc__ or "")  # type: ignore[assignment]

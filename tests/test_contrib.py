@@ -14,7 +14,7 @@ from typing import Callable
 
 import drgn
 import pytest
-from drgn.helpers.linux.mm import access_remote_vm, follow_phys, vma_find, vma_name
+from drgn.helpers.linux.mm import access_remote_vm, vma_find, vma_name
 
 from drgn_tools import TaskStack, Verdict, task_stacks
 from drgn_tools.commands.script import table
@@ -196,115 +196,6 @@ def test_deepest_stacks_are_in_order_and_measured_to_the_saved_sp(
         assert int(row["FRAMES"]) == len(stack.frames)
 
 
-@pytest.fixture
-def diff(run_script: RunScript) -> Callable[..., tuple[Rows, str, str]]:
-    """What verdict_diff.py says: rows, summary, complaints."""
-
-    def run(*args: str) -> tuple[Rows, str, str]:
-        result = run_script("verdict_diff.py", *args)
-        assert result.returncode == 0, result.stderr
-        rows, summary = result.stdout.split("\n\n")
-        return rows_of(rows), summary.strip(), result.stderr
-
-    return run
-
-
-def test_verdict_diff_of_a_dump_and_itself_is_empty(
-    diff: Callable[..., tuple[Rows, str, str]], demo_core: str, stacks: list[TaskStack]
-) -> None:
-    assert diff(demo_core) == (
-        [],
-        f"{len(stacks)} tasks are in both dumps: 0 changed, 0 could not be compared; 0 went, 0 came",
-        "",
-    )
-
-
-def test_verdict_diff_tells_a_changed_verdict_and_a_new_name(
-    diff: Callable[..., tuple[Rows, str, str]],
-    stacks: list[TaskStack],
-    demo_program: drgn.Program,
-    tmp_path: Path,
-) -> None:
-    judged = [s for s in stacks if s.verdict is Verdict.RELIABLE and s.pid and len(s.frames) > 5]
-    broken, renamed = judged[0], judged[1]
-    later = copy_of(demo_program, tmp_path / "later")
-    # The innermost return address, where the frame pointer says it is.
-    sp = task_struct(demo_program, broken).thread.sp
-    frame = demo_program.read_u64(sp.value_() + inactive_frame_bp(demo_program))
-    later.write(frame + 8, (0x1000).to_bytes(8, "little"))
-    comm = task_struct(demo_program, renamed).comm.address_
-    assert comm is not None
-    later.write(comm, b"a new name\0")
-
-    build_id = later.set_build_id("0" * 40)
-
-    rows, summary, complaint = diff(str(later.path))
-    assert [int(r["PID"]) for r in rows] == [broken.pid]
-    assert summary.startswith(f"{len(stacks) - 1} tasks are in both dumps: ")
-    assert summary.endswith("1 changed, 0 could not be compared; 1 went, 1 came")
-    assert complaint == (
-        f"warning: not the same kernel: build ID {build_id} before, {'0' * 40} after\n"
-    )
-    rows = {(int(r["PID"]), r["COMM"]): r for r in diff(str(later.path), "--all")[0]}
-    assert set(rows) == {
-        (broken.pid, broken.comm),
-        (renamed.pid, renamed.comm),
-        (renamed.pid, "a new name"),
-    }
-    assert rows[broken.pid, broken.comm]["BEFORE"] == "reliable"
-    assert rows[broken.pid, broken.comm]["AFTER"].startswith("unreliable: ")
-    assert rows[renamed.pid, renamed.comm]["AFTER"] == "-"
-    assert rows[renamed.pid, "a new name"]["BEFORE"] == "-"
-
-
-def inactive_frame_bp(prog: drgn.Program) -> int:
-    return prog.type("struct inactive_task_frame").member("bp").offset
-
-
-class copy_of:
-    """A vmcore's copy, to be written to at virtual addresses."""
-
-    def __init__(self, prog: drgn.Program, path: Path) -> None:
-        self.path = path
-        self.prog = prog
-        core = Path(prog.core_dump_path or "")
-        path.write_bytes(core.read_bytes())
-        self.loads = program_headers(core)
-
-    def write(self, addr: int, data: bytes) -> None:
-        # The page tables: stacks are in vmalloc memory.
-        phys = follow_phys(self.prog["init_mm"].address_of_(), addr).value_()
-        offset = next(
-            offset + phys - paddr
-            for offset, paddr, size in self.loads
-            if paddr <= phys and phys + len(data) <= paddr + size
-        )
-        assert self.path.stat().st_size >= offset + len(data)
-        with self.path.open("r+b") as file:
-            file.seek(offset)
-            file.write(data)
-
-    def set_build_id(self, build_id: str) -> str:
-        """Change it in the note that VMCOREINFO is; what it was."""
-        with self.path.open("r+b") as file:
-            notes = file.read(1 << 16)
-            start = notes.index(b"BUILD-ID=") + len("BUILD-ID=")
-            file.seek(start)
-            file.write(build_id.encode())
-        return notes[start : start + len(build_id)].decode()
-
-
-def program_headers(core: Path) -> list[tuple[int, int, int]]:
-    """File offset, physical address and size of each PT_LOAD of a 64-bit ELF file."""
-    with core.open("rb") as file:
-        header = file.read(64)
-        file.seek(int.from_bytes(header[32:40], "little"))
-        table = file.read(56 * int.from_bytes(header[56:58], "little"))
-    entries = (table[i : i + 56] for i in range(0, len(table), 56))
-    words = ([int.from_bytes(e[j : j + 8], "little") for j in range(0, 56, 8)] for e in entries)
-    return [(w[1], w[3], w[4]) for w in words if w[0] & 0xFFFFFFFF == 1]
-
-
 # ---- how they behave
 
 
@@ -322,9 +213,7 @@ def test_help_shows_the_docstring(run_script: RunScript, name: str) -> None:
     result = run_script(name, "--help")
     assert result.returncode == 0
     assert result.stderr == ""
-    assert f"$ drgn -c {'before.' if name == 'verdict_diff.py' else ''}vmcore contrib/{name}" in (
-        result.stdout
-    )
+    assert f"$ drgn -c vmcore contrib/{name}" in (result.stdout)
 
 
 def test_without_a_kernel_it_says_which_to_give() -> None:

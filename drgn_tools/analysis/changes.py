@@ -14,6 +14,7 @@ from typing import Optional
 import msgspec
 
 from ..records import Reason, TaskStack, Verdict
+from .task_diff import is_same_task
 
 __all__ = ("Change", "Watch")
 
@@ -82,7 +83,7 @@ class Watch:
 
     def _update(self, key: tuple[int, int], task: TaskStack, now: float) -> Optional[Change]:
         known = self._known.get(key)
-        if known is None:
+        if known is None or not is_same_task(known.task, task):
             self._known[key] = _Known(task, task.verdict, now)
             return None if task.verdict is Verdict.RELIABLE else Change(task, task.verdict, None, 0)
         known.task = task

@@ -15,22 +15,30 @@ from ..arch.registry import ARCHES, arch_named
 from ..records import Frame
 from .flatten import TaskFrame, TaskRegs
 from .labels import frame_label, symbol_text
+from .look import Seen
+from .raw_word import RawWord
+from .task_diff import TaskChange
 from .waiting import kernel_frames, waiting_function
 
 __all__ = (
+    "CHANGE",
+    "CHANGE_CSV",
     "FRAME",
     "FRAME_CSV",
+    "FRAME_WITH_SOURCE",
     "GROUP",
     "GROUP_CSV",
     "KERNEL",
     "PATCH",
     "PATCH_ANSWER",
     "PLAN",
+    "RAW_WORD",
     "REGS",
     "REGS_OF_TASK",
     "TASK",
     "TASK_WITH_FRAMES",
     "TASK_WITH_FRAMES_CSV",
+    "TASK_WITH_SOURCE",
     "Fields",
     "as_object",
     "regs_csv",
@@ -71,6 +79,9 @@ KERNEL: Fields = {
     "cpus": lambda kernel: kernel.cpus,
     "notes": lambda kernel: list(kernel.notes),
     "last_words": lambda kernel: list(kernel.last_words),
+    "host": lambda kernel: kernel.host,
+    "uptime_s": lambda kernel: kernel.uptime_s,
+    "boot_id": lambda kernel: kernel.boot_id,
 }
 """Fields of a :class:`~drgn_tools.records.KernelInfo`."""
 
@@ -96,6 +107,19 @@ REGS: Fields = {
     "caller": lambda regs: regs.caller and frame_label(regs.caller),
 }
 """Fields of :class:`~drgn_tools.records.SavedRegs`."""
+
+_SOURCE_LINE: Fields = {
+    "function": lambda line: line.function,
+    "file": lambda line: line.file,
+    "line": lambda line: line.line,
+    "column": lambda line: line.column,
+}
+
+FRAME_WITH_SOURCE: Fields = {
+    **FRAME,
+    "source": lambda frame: [as_object(_SOURCE_LINE, line) for line in frame.source],
+}
+"""The same, with the source lines that ``stack`` looks up."""
 
 _IDENTITY: Fields = {
     "task": lambda task: _address(task.task),
@@ -133,7 +157,15 @@ def _symbol_or_address(frame: Optional[Frame]) -> Optional[str]:
     return None if frame is None or frame.user_mode else symbol_text(frame) or hex(frame.ip)
 
 
-TASK: Fields = {**_IDENTITY, **_STATE, **_SUMMARY}
+_ORIGIN: Fields = {
+    "full_name": lambda task: task.full_name,
+    "process": lambda task: task.process,
+    "ppid": lambda task: task.ppid,
+    "start_time_ns": lambda task: task.start_time_ns,
+    "switches": lambda task: task.switches,
+}
+
+TASK: Fields = {**_IDENTITY, **_STATE, **_SUMMARY, **_ORIGIN}
 """Fields of a :class:`~drgn_tools.records.TaskStack` without its stack."""
 
 TASK_WITH_FRAMES: Fields = {
@@ -143,9 +175,16 @@ TASK_WITH_FRAMES: Fields = {
     **_SUMMARY,
     "cpu_registers": lambda task: _addresses(task.cpu_registers),
     "cpu_caller": lambda task: task.cpu_caller and frame_label(task.cpu_caller),
+    **_ORIGIN,
 }
 """Fields of a :class:`~drgn_tools.records.TaskStack`."""
 
+
+TASK_WITH_SOURCE: Fields = {
+    **TASK_WITH_FRAMES,
+    "frames": lambda task: [as_object(FRAME_WITH_SOURCE, frame) for frame in task.frames],
+}
+"""The same, with source lines."""
 
 PATCH_ANSWER: Fields = {
     "task": lambda found: _address(found.stack.task),
@@ -200,7 +239,7 @@ PLAN: Fields = {
 """Fields of a :class:`~drgn_tools.analysis.plan.Plan`."""
 
 
-def _of_task(name: str) -> Callable[[Union[TaskFrame, TaskRegs]], Any]:
+def _of_task(name: str) -> Callable[[Union[TaskFrame, TaskRegs, RawWord]], Any]:
     get = TASK[name]
     return lambda found: get(found.task)
 
@@ -208,6 +247,29 @@ def _of_task(name: str) -> Callable[[Union[TaskFrame, TaskRegs]], Any]:
 def _of_regs(name: str) -> Callable[[TaskRegs], Any]:
     get = REGS[name]
     return lambda found: get(found.regs)
+
+
+def _of_seen(name: str) -> Callable[[Seen], Any]:
+    get = TASK[name]
+    return lambda seen: get(seen.task)
+
+
+def _of_last(name: str) -> Callable[[TaskChange], Any]:
+    get = TASK[name]
+    return lambda change: get(change.last)
+
+
+def _of_look(look: str, get: Callable[[Seen], Any]) -> Callable[[TaskChange], Any]:
+    def value(change: TaskChange) -> Any:
+        seen = change.before if look == "before" else change.after
+        return None if seen is None else get(seen)
+
+    return value
+
+
+def _parting_label(change: TaskChange, look: int) -> Optional[str]:
+    frame = None if change.parting is None else change.parting[look]
+    return None if frame is None else frame_label(frame)
 
 
 def _register(name: str) -> Callable[[TaskRegs], Any]:
@@ -228,6 +290,17 @@ REGS_OF_TASK: Fields = {
 }
 """Fields of a :class:`~drgn_tools.analysis.flatten.TaskRegs`: the task, the registers that matter most, all registers."""
 
+RAW_WORD: Fields = {
+    **{name: _of_task(name) for name in _IDENTITY},
+    "stack": lambda word: word.stack,
+    "address": lambda word: _address(word.address),
+    "value": lambda word: _address(word.value),
+    "kind": lambda word: word.kind,
+    "frame": lambda word: word.frame,
+    "label": lambda word: word.label,
+}
+"""Fields of a :class:`~drgn_tools.analysis.raw_stack.RawWord`."""
+
 GROUP: Fields = {
     "count": lambda group: group.count,
     "verdict": lambda group: group.verdict.value,
@@ -238,6 +311,43 @@ GROUP: Fields = {
     "frames": lambda group: [as_object(FRAME, frame) for frame in group.frames],
 }
 """Fields of a :class:`~drgn_tools.analysis.grouping.StackGroup`. ``frames`` is the stack of the first of ``pids``."""
+
+_SEEN: Fields = {
+    "task": lambda seen: _address(seen.task.task),
+    "pid": lambda seen: seen.task.pid,
+    "comm": lambda seen: seen.task.comm,
+    **{name: _of_seen(name) for name in ("state", "cpu", "on_cpu", "verdict", "reason", "why")},
+    "function": lambda seen: seen.function,
+    "switches": lambda seen: seen.task.switches,
+}
+
+_CHANGE: Fields = {
+    "change": lambda change: change.kind.value,
+    "what": lambda change: list(change.what),
+    "ran": lambda change: change.ran,
+    **{name: _of_last(name) for name in ("pid", "tgid", "comm", "full_name", "kthread")},
+}
+
+_PARTING: Fields = {
+    "parts_before": lambda change: _parting_label(change, 0),
+    "parts_after": lambda change: _parting_label(change, 1),
+}
+
+CHANGE: Fields = {
+    **_CHANGE,
+    "before": lambda change: change.before and as_object(_SEEN, change.before),
+    "after": lambda change: change.after and as_object(_SEEN, change.after),
+    **_PARTING,
+}
+"""Fields of a :class:`~drgn_tools.analysis.task_diff.TaskChange`."""
+
+CHANGE_CSV: Fields = {
+    **_CHANGE,
+    **{f"before_{name}": _of_look("before", get) for name, get in _SEEN.items()},
+    **{f"after_{name}": _of_look("after", get) for name, get in _SEEN.items()},
+    **_PARTING,
+}
+"""The same, with a column for each member of ``before`` and ``after``."""
 
 
 def _of_frame(name: str) -> Callable[[TaskFrame], Any]:
@@ -252,13 +362,20 @@ def _labels(frames: Iterable[Frame]) -> list[str]:
 # CSV has no objects. An object in JSON becomes one column for each of its members, or a
 # list of names.
 
-TASK_WITH_FRAMES_CSV: Fields = {**TASK, "frames": lambda task: _labels(task.frames)}
+TASK_WITH_FRAMES_CSV: Fields = {
+    **_IDENTITY,
+    **_STATE,
+    **_SUMMARY,
+    "frames": lambda task: _labels(task.frames),
+    **_ORIGIN,
+}
 """Fields of a :class:`~drgn_tools.records.TaskStack`, with its stack in one column."""
 
 FRAME_CSV: Fields = {
     **{name: _of_task(name) for name in (*_IDENTITY, "verdict", "reason")},
     "frame": lambda found: found.number,
     **{name: _of_frame(name) for name in FRAME},
+    "source": lambda found: list(map(str, found.frame.source)),
 }
 """Fields of a :class:`~drgn_tools.analysis.flatten.TaskFrame`."""
 

@@ -51,7 +51,7 @@ class Selection(msgspec.Struct, frozen=True):
     tasks: tuple[TaskName, ...] = ()
     """What was named, in the order given; one must be, contain or match the task."""
     comms: tuple[str, ...] = ()
-    """Shell patterns of task names (``kworker/*``); one must match."""
+    """Shell patterns of task names (``kworker/*``); one must match the name in ``comm`` or the full name."""
     states: frozenset[str] = frozenset()
     """State letters (see :data:`STATES`); one must be that of the task."""
     functions: tuple[str, ...] = ()
@@ -66,7 +66,9 @@ class Selection(msgspec.Struct, frozen=True):
     def __contains__(self, task: TaskStack) -> bool:
         return (
             (not self.tasks or any(_names(name, task) for name in self.tasks))
-            and (not self.comms or _matches(task.comm, self.comms))
+            and (
+                not self.comms or any(_matches(name, self.comms) for name in {task.comm, task.name})
+            )
             and (not self.states or task.state in self.states)
             and (not self.verdicts or task.verdict in self.verdicts)
             and (not self.on_cpu or task.on_cpu)
@@ -111,7 +113,11 @@ def task_name(number: int) -> str:
 def _names(name: TaskName, task: TaskStack) -> bool:
     if isinstance(name, range):
         return task.pid in name
-    return fnmatchcase(task.comm, name) if isinstance(name, str) else task.task == name
+    return (
+        any(fnmatchcase(comm, name) for comm in {task.comm, task.name})
+        if isinstance(name, str)
+        else task.task == name
+    )
 
 
 def _single(name: TaskName) -> Union[int, None]:

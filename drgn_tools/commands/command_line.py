@@ -35,7 +35,7 @@ __all__ = ("CommandLine", "parse_command_line")
 _EXIT_CODES = """\
 exit codes:
   0   looked, nothing to report
-  1   an unreliable task was found (only with tasks --check)
+  1   an unreliable task was found (only with tasks --check); a task is listed (diff --check)
   2   the command line is wrong, or there is no such task
   3   the core, kernel or guest cannot be opened, or is not a Linux kernel
   4   no usable type information, or symbols of another kernel
@@ -53,6 +53,7 @@ examples:
   drgn-tools stack -c vmcore                      what crashed the machine, as an oops shows it
   drgn-tools stack -c vmcore 51                   one stack in full, with all saved registers
   sudo drgn-tools tasks -k --check                the running kernel; exit code 1 if one is unreliable
+  drgn-tools diff vmcore.1 vmcore.2               who is still where, what changed, who came and went
   drgn-tools groups -c vmcore --format folded | flamegraph.pl > stacks.svg
   drgn-tools fleet run /var/crash -o fleet        many vmcores, into one dataset
   drgn-tools tasks -c vmcore --frames --format json | jq '.tasks[] | select(.verdict == "unreliable")'

@@ -21,6 +21,7 @@ SUMMARIES = {
     "regs": "list every saved pt_regs",
     "groups": "fold identical stacks together, with counts",
     "livepatch": "show who holds a live patch back, or would, and why",
+    "diff": "compare two looks: who is still where, and what changed",
     "demo": "run tasks on the small real vmcore that comes with drgn-tools",
     "shell": "start drgn's REPL on the kernel, with drgn-tools imported",
     "fleet": "audit many kernels into one dataset, and report on it",
@@ -33,6 +34,7 @@ REPL_OPERANDS = {
     "regs": " [*task*]...",
     "groups": " [*task*]...",
     "livepatch": " [*task*]...",
+    "diff": " *file*",
 }
 """The commands that are ``%`` commands of drgn's REPL, too, with what follows their options."""
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Optional
 
@@ -40,6 +40,7 @@ examples:
   drgn-tools stack -c vmcore 0xff1100000261d000 --format json
   drgn-tools stack -c vmcore 'nginx*' --state D
   drgn-tools stack -c vmcore --all --format csv > frames.csv
+  drgn-tools stack -c vmcore 51 --raw             every word, and what it may be
 """
 
 
@@ -47,6 +48,7 @@ class StackArguments(TaskArguments):
     """The command line of ``stack``."""
 
     all: bool
+    raw: bool
 
 
 class Stack(TaskCommand[StackArguments]):
@@ -60,6 +62,11 @@ class Stack(TaskCommand[StackArguments]):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         add_filters(parser)
         parser.add_argument("--all", action="store_true", help="every task")
+        parser.add_argument(
+            "--raw",
+            action="store_true",
+            help="every word of the stack, with the symbol or the object that it may point to",
+        )
 
     def whole_view(self, args: StackArguments, arch: Optional[str] = None) -> View:
         from ..render.views import FRAMES
@@ -79,14 +86,32 @@ class Stack(TaskCommand[StackArguments]):
             )
 
     def run(self, args: StackArguments, session: Session) -> list[TaskStack]:
+        from ..analysis.source_lines import with_source_lines
         from ..render.stack import draw_stacks
 
         audit, found = _find(args, session)
-        tasks = self.in_order(found, args)
+        if args.raw:
+            return session.show(
+                found, partial(_raw_lines, args.format, session, audit), args.selection
+            )
+        tasks = with_source_lines(session.prog, self.in_order(found, args))
         if args.format == "text":
             draw = partial(draw_stacks, kernel=audit.kernel, colour=session.colour)
             return session.show(tasks, draw, args.selection)
         return session.show(tasks, partial(session.rows, self.view(args), audit), args.selection)
+
+
+def _raw_lines(
+    style: str, session: Session, audit: Audit, tasks: Iterable[TaskStack]
+) -> Iterator[str]:
+    from ..analysis.raw_stack import RawWords
+    from ..render.raw_stack import draw_raw_stacks
+    from ..render.views import RAW
+
+    words = RawWords(session.prog)
+    if style == "text":
+        return draw_raw_stacks((task, words.of(task.task)) for task in tasks)
+    return session.rows(RAW, audit, (word for task in tasks for word in words.of(task.task)))
 
 
 def _find(args: StackArguments, session: Session) -> tuple[Audit, Iterable[TaskStack]]:

@@ -13,18 +13,19 @@ from ..arch.registry import layout_of
 from ..cache_key import cache_key
 from ..debuginfo.vmcoreinfo import build_id
 from ..kernel.live_tasks import LiveTaskList, is_live
+from ..kernel.machine import boot_id, nodename, uptime_s
 from ..kernel.task_list import TaskList
 from ..kernel.tasks import Task
 from ..kernel.text import KernelText
 from ..program.core_memory import correct_core_memory
 from ..program.dwarf import types_source
 from ..program.open import source_of
-from ..records import KernelInfo, Reason, TaskStack
+from ..records import KernelInfo, Reason, Symbol, TaskStack
 from ..unwind.probe import probe_walker
 from ..unwind.recovery import probe_recovery
 from ..verdict.no_verdict import no_verdict
 from .crash_log import crash_headlines, crashed_task
-from .task_records import TaskRecords
+from .task_records import TaskRecords, WalkedStacks
 
 __all__ = ("Kernel", "kernel_of")
 
@@ -106,6 +107,23 @@ class Kernel:
             return self._stack_at_rest(self.tasks, task)
         return self._stack(task)
 
+    def walked(self, task: Task) -> Optional[WalkedStacks]:
+        """Return the stacks of a task with what the walker found on them.
+
+        :return: ``None`` if it has no stack, or if it is on a CPU of a running kernel
+        """
+        if not task.has_stack:
+            return None
+        return self._records.walked(task, self.tasks.is_running(task))
+
+    def symbol_of(self, addr: int) -> Optional[Symbol]:
+        """Return the symbol of an address of the kernel image or of kernel text; ``None`` if there is none."""
+        return self._records.symbol_of(addr)
+
+    def is_kernel_text(self, addr: int) -> bool:
+        """Return whether an address is known to be kernel text."""
+        return self._text.is_kernel_text(addr) is True
+
     def _stack(self, task: Task) -> TaskStack:
         is_running = self.tasks.is_running(task)
         if not task.has_stack:
@@ -166,6 +184,9 @@ class Kernel:
             cpus=len(self.tasks.cpus),
             notes=tuple(self._notes()),
             last_words=() if self._crashed_addr is None else crash_headlines(prog),
+            host=nodename(prog),
+            uptime_s=uptime_s(prog),
+            boot_id=boot_id(prog),
         )
 
     def _notes(self) -> Iterator[str]:

@@ -6,14 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Optional
 
+import msgspec
 from drgn import Program
 
 from ..arch.base import Layout, Registers
 from ..kernel.live_tasks import is_live
-from ..kernel.stack_memory import StackMemory, TaskStackReader
+from ..kernel.relatives import Relatives
+from ..kernel.stack_memory import FindStack, StackMemory, TaskStackReader
 from ..kernel.tasks import Task
 from ..kernel.text import KernelText, TextKind
-from ..records import Frame, Reason, SavedRegs, TaskStack, Verdict
+from ..records import Frame, Reason, SavedRegs, Symbol, TaskStack, Verdict
 from ..unwind.base import End, Walk, Walker
 from ..unwind.recovery import RecoverLayout, Recovery
 from ..verdict.no_verdict import NoVerdict
@@ -29,7 +31,7 @@ from ..verdict.reliable import Judgement, judge
 from .frames import Frames
 from .templates import Answer, Template, Templates
 
-__all__ = ("TaskRecords",)
+__all__ = ("TaskRecords", "WalkedStacks")
 
 _RELIABLE = Answer(Verdict.RELIABLE)
 _EARLY_ENDS = frozenset((End.ERROR, End.NOT_IN_DUMP, End.UNWIND_DATA_UNCLEAR, End.EMPTY))
@@ -37,6 +39,19 @@ _EARLY_ENDS = frozenset((End.ERROR, End.NOT_IN_DUMP, End.UNWIND_DATA_UNCLEAR, En
 _UNCLEAR_ENDS = frozenset((End.NOT_IN_DUMP, End.UNWIND_DATA_UNCLEAR))
 """The kernel would have gone on; we could not look."""
 _REASONS_OF_UNCLEAR_ENDS = frozenset((Reason.UNREADABLE, Reason.UNWIND_DATA_UNCLEAR))
+
+
+class WalkedStacks(msgspec.Struct, frozen=True):
+    """A walk, and the stacks that it went over."""
+
+    walk: Walk
+    """The walk."""
+    find_stack: FindStack
+    """Those stacks by address. It may raise :class:`~..kernel.stack_memory.NotInDump`."""
+    sp_addr: int
+    """Where the innermost stack is in use from (virtual)."""
+    first_step: int
+    """Index in :attr:`.TaskStack.frames` of the first step of the walk."""
 
 
 class TaskRecords:
@@ -82,6 +97,7 @@ class TaskRecords:
         self._no_answer = no_verdict and Answer(
             Verdict.UNKNOWN, no_verdict.reason, no_verdict.sentence, no_verdict.reason.value
         )
+        self._relatives = Relatives(prog, layout.task)
         self._templates = Templates()
 
     def without_stack(self, task: Task, on_cpu: bool) -> TaskStack:
@@ -138,16 +154,20 @@ class TaskRecords:
         return self._record(task, template.answer, False, frames, regs, template.flags)
 
     def _template(self, task: Task, stack: StackMemory, needs_user_regs: bool) -> Template:
-        walk = self._walker.walk_sleeping(task, stack, self._recovery(task))
-        if walk.end is End.NOT_IN_DUMP and stack.is_below_data(walk.bad_addr or 0):
-            stack = self._stacks.read_whole(task.stack_addr)
-            walk = self._walker.walk_sleeping(task, stack, self._recovery(task))
+        walk, stack = self._walk_sleeping(task, stack)
         frames = [self._frames.of_step(step) for step in walk.steps]
         regs = self._saved_regs(task, walk, frames, stack)
         answer = self._no_answer or self._judged(walk, frames, regs, needs_user_regs)
         regs_at = tuple(i for i, step in enumerate(walk.steps) if step.regs is not None)
         flags = tuple(self._flags(walk, frames, answer))
         return Template(answer, tuple(frames), tuple(regs), flags, regs_at)
+
+    def _walk_sleeping(self, task: Task, stack: StackMemory) -> tuple[Walk, StackMemory]:
+        walk = self._walker.walk_sleeping(task, stack, self._recovery(task))
+        if walk.end is not End.NOT_IN_DUMP or not stack.is_below_data(walk.bad_addr or 0):
+            return walk, stack
+        stack = self._stacks.read_whole(task.stack_addr)
+        return self._walker.walk_sleeping(task, stack, self._recovery(task)), stack
 
     def _judged(
         self, walk: Walk, frames: Sequence[Frame], regs: Sequence[SavedRegs], needs_user_regs: bool
@@ -235,6 +255,30 @@ class TaskRecords:
 
     # ---- of both
 
+    def walked(self, task: Task, on_cpu: bool) -> Optional[WalkedStacks]:
+        """Return the stacks of a task with what the walker found on them.
+
+        :param on_cpu: The task is on a CPU
+        :return: ``None`` if nothing says where its stack is: on a CPU of a running kernel
+        """
+        if not on_cpu:
+            walk, stack = self._walk_sleeping(
+                task, self._stacks.read(task.stack_addr, task.thread_sp)
+            )
+            return WalkedStacks(walk, lambda addr: _if_on(stack, addr), stack.data_addr, 0)
+        registers = self._layout.arch.cpu_registers(self._prog, task)
+        if registers is None:
+            return None
+        find_stack = self._layout.arch.cpu_stacks(self._prog, self._layout, task)
+        walk = self._walker.walk_running(
+            task, registers, find_stack, self._recovery(task, current=True)
+        )
+        return WalkedStacks(walk, find_stack, registers["sp"], 1)
+
+    def symbol_of(self, addr: int) -> Optional[Symbol]:
+        """Return the symbol of an address of the kernel image or of kernel text; ``None`` if there is none."""
+        return self._frames.of_ip(addr, exact=True).symbol
+
     def _recovery(self, task: Task, current: bool = False) -> Recovery:
         return Recovery(self._prog, self._recover_layout, task, current)
 
@@ -277,7 +321,16 @@ class TaskRecords:
             cpu_caller,
             self._layout.arch.name,
             task.patch_state,
+            self._relatives.full_name(task) if task.kthread else None,
+            self._relatives.process(task),
+            self._relatives.ppid(task),
+            task.start_time_ns,
+            task.switches,
         )
+
+
+def _if_on(stack: StackMemory, addr: int) -> Optional[StackMemory]:
+    return stack if stack.on_stack(addr, 1) else None
 
 
 def _answer(judgement: Judgement, explanation: Optional[Explanation]) -> Answer:

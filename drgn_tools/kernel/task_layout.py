@@ -8,12 +8,15 @@ from typing import Optional
 import msgspec
 from drgn import Program, TypeKind, offsetof, sizeof
 
+from ..memory import UNUSABLE
 from .probing import at_most
 
 __all__ = ("TaskLayout", "probe_task_layout")
 
 _MAX_TASK_BYTES = 1 << 20
 """It is some 7 KiB; more than this in a bulk read is a damaged type."""
+_MAX_KTHREAD_BYTES = 1 << 16
+"""It is some hundred bytes."""
 
 
 class TaskLayout(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +47,13 @@ class TaskLayout(msgspec.Struct, frozen=True, kw_only=True):
     """``None`` on a kernel without CONFIG_SMP."""
     patch_state: Optional[tuple[int, int]]
     """``None`` on a kernel without CONFIG_LIVEPATCH."""
+    real_parent: Optional[tuple[int, int]]
+    group_leader: Optional[tuple[int, int]]
+    start_time: Optional[tuple[int, int]]
+    kthread: Optional[tuple[int, int]]
+    """Pointer to the ``struct kthread`` of a kernel thread; ``None`` if :attr:`kthread_full_name` is."""
+    kthread_full_name: Optional[int]
+    """``offsetof(struct kthread, full_name)``; ``None`` on a kernel that keeps no full names."""
     signal_thread_head: int
     """``offsetof(struct signal_struct, thread_head)``."""
 
@@ -78,6 +88,7 @@ def probe_task_layout(prog: Program, stack_pointer: str) -> TaskLayout:
     state = optional("__state", "state")
     if state is None:
         raise LookupError("'struct task_struct' has no member '__state'")
+    full_name = _kthread_full_name(prog)
     fields = {
         "pid": field("pid"),
         "tgid": field("tgid"),
@@ -101,10 +112,29 @@ def probe_task_layout(prog: Program, stack_pointer: str) -> TaskLayout:
         "cpu": optional("cpu", "thread_info.cpu"),
         "on_cpu": optional("on_cpu"),
         "patch_state": optional("patch_state"),
+        "real_parent": optional("real_parent"),
+        "group_leader": optional("group_leader"),
+        "start_time": optional("start_time"),
+        # Since Linux kernel commit e32cf5dfbe227b355776948b2c9b5691b84d1cbd
+        # ("kthread: Generalize pf_io_worker so it can point to struct
+        # kthread") (in v5.17), to_kthread() takes worker_private.
+        "kthread": None if full_name is None else optional("worker_private", "set_child_tid"),
     }
     size_bytes = max(offset + size for offset, size in filter(None, fields.values()))
     return TaskLayout(
         size_bytes=at_most(size_bytes, _MAX_TASK_BYTES, "struct task_struct"),
         signal_thread_head=offsetof(prog.type("struct signal_struct"), "thread_head"),
+        kthread_full_name=full_name,
         **fields,  # type: ignore[arg-type]  # the mandatory ones are not None
     )
+
+
+def _kthread_full_name(prog: Program) -> Optional[int]:
+    # Since Linux kernel commit d6986ce24fc00b0638bd29efe8fb7ba7619ed2aa ("kthread:
+    # dynamically allocate memory to store kthread's full name") (in v5.17).
+    try:
+        return at_most(
+            offsetof(prog.type("struct kthread"), "full_name"), _MAX_KTHREAD_BYTES, "struct kthread"
+        )
+    except UNUSABLE:  # no stack depends on it
+        return None

@@ -46,10 +46,13 @@ _BLOCK_BYTES = 32 * 1024
 _MEMBERS = (
     "pid", "tgid", "comm", "state", "exit_state", "flags", "stack", "thread_sp", "tasks_next", "tasks_prev",
     "thread_node_next", "thread_node_prev", "signal", "nvcsw", "nivcsw", "stack_refcount", "cpu", "on_cpu",
-    "patch_state",
+    "patch_state", "real_parent", "group_leader", "start_time", "kthread",
 )  # fmt: skip
 """Members of :class:`.task_layout.TaskLayout`, in the order in which :class:`TaskReader` takes them."""
-_WHERE_ABSENT = {"stack_refcount": 1, "cpu": 0, "on_cpu": 0, "patch_state": None}
+_WHERE_ABSENT = {
+    "stack_refcount": 1, "cpu": 0, "on_cpu": 0, "patch_state": None, "real_parent": 0,
+    "group_leader": 0, "start_time": None, "kthread": 0,
+}  # fmt: skip
 """Values for the members that not every kernel has."""
 _FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _SIGNED = frozenset(("patch_state",))
@@ -94,6 +97,15 @@ class Task(msgspec.Struct, frozen=True):
     """``task->signal``, address of the ``struct signal_struct`` of its process."""
     patch_state: Optional[int] = None
     """``task->patch_state``; ``None`` on a kernel without live patching."""
+    parent_addr: int = 0
+    """``task->real_parent``, address of the ``struct task_struct`` of the thread that made its process."""
+    leader_addr: int = 0
+    """``task->group_leader``, address of the ``struct task_struct`` of the first thread of its process."""
+    start_time_ns: Optional[int] = None
+    """``task->start_time``: when it was forked, in ns of CLOCK_MONOTONIC, which begins with the boot."""
+    kthread_addr: int = 0
+    """Address of the ``struct kthread`` of a kernel thread, on a kernel that keeps full names there; otherwise
+    it means nothing."""
 
     def was_at_rest_until(self, later: Task) -> bool:
         """Return whether the task did not run between two reads; its stack is then the same.
@@ -199,7 +211,7 @@ class TaskReader:
         (
             pid, tgid, comm, state, exit_state, flags, stack, thread_sp, tasks_next, tasks_prev,
             thread_node_next, thread_node_prev, signal, nvcsw, nivcsw, stack_refcount, cpu, on_cpu,
-            patch_state,
+            patch_state, real_parent, group_leader, start_time, kthread,
         ) = self._in_order(
             self._unpack(self._read_memory(addr, self._size_bytes)) + self._absent
         )  # fmt: skip
@@ -223,6 +235,10 @@ class TaskReader:
             thread_node_prev,
             signal,
             patch_state,
+            real_parent,
+            group_leader,
+            start_time,
+            kthread,
         )
 
     def _name(self, comm: bytes) -> str:

@@ -4,23 +4,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Callable, Optional
 
 from ..analysis.flatten import TaskFrame, TaskRegs
 from ..analysis.grouping import StackGroup
 from ..analysis.labels import frame_label, function_label, mode_name, place, symbol_text
+from ..analysis.look import Seen
 from ..analysis.patch_question import TaskAnswer
+from ..analysis.task_diff import ChangeKind, TaskChange
 from ..analysis.waiting import kernel_frames, waiting_function
 from ..arch.registry import arch_named
 from ..records import KERNEL_WIDE, Frame, TaskStack
 from .colours import ANSWER_COLOURS, VERDICT_COLOURS
-from .table import Column
+from .table import Cell, Column
 
 __all__ = (
+    "DIFF",
     "FRAMES",
     "GROUPS",
     "LIVEPATCH",
     "PLANNED_LIVEPATCH",
+    "RAW",
     "REGS",
     "TASKS",
     "TASKS_WITH_FRAMES",
@@ -93,7 +97,7 @@ def _stack_lines(frames: Sequence[Frame]) -> list[str]:
 
 _WHO = (
     Column("PID", lambda task: str(task.pid), right=True),
-    Column("COMM", lambda task: task.comm, floor=15),
+    Column("COMM", lambda task: task.name, floor=15),
     Column("S", lambda task: task.state, field="state"),
     Column("CPU", lambda task: str(task.cpu), right=True, optional=1),
 )
@@ -149,7 +153,7 @@ def _sp_of_regs(found: TaskRegs) -> str:
 
 REGS = (
     Column("PID", lambda found: str(found.task.pid), right=True),
-    Column("COMM", lambda found: found.task.comm, floor=11),
+    Column("COMM", lambda found: found.task.name, floor=11),
     Column("PT_REGS", lambda found: _hex(found.regs.address), field="address"),
     Column("ENTRY", lambda found: found.regs.entry or "-", floor=10),
     Column("MODE", lambda found: mode_name(found.regs.user_mode)[:4], optional=2),
@@ -158,6 +162,68 @@ REGS = (
     Column("ORIG_AX", _orig_ax, right=True, optional=1),
 )
 """Columns of a :class:`TaskRegs`."""
+
+
+def _each_look(
+    of: Callable[[Seen], object], cell: Callable[[Seen], str]
+) -> Callable[[TaskChange], Cell]:
+    """Return the cell of a change: a line before and a line after if what *of* returns differs, else one line."""
+
+    def lines(change: TaskChange) -> Cell:
+        before, after = change.before, change.after
+        if before and after and change.kind is ChangeKind.CHANGED and of(before) != of(after):
+            return [cell(before) or "-", cell(after) or "-"]
+        last = after or before
+        return cell(last) if last else ""
+
+    return lines
+
+
+def _state(seen: Seen) -> str:
+    return seen.task.state
+
+
+def _judgement(seen: Seen) -> object:
+    return seen.task.verdict, seen.task.reason
+
+
+def _ran(change: TaskChange) -> str:
+    return "" if change.ran is None else "yes" if change.ran else "no"
+
+
+def _waits_in(seen: Seen) -> str:
+    if seen.function is not None:
+        return seen.function
+    return _function(seen.task)
+
+
+def _waits_or_parts(change: TaskChange) -> Cell:
+    if change.what != ("stack",) or change.parting is None:
+        return _each_look(_waits_in, _waits_in)(change)
+    # It waits in the same function, but was called by another.
+    return [frame_label(frame) if frame else "-" for frame in change.parting]
+
+
+DIFF = (
+    Column("CHANGE", lambda change: change.kind.value),
+    Column("PID", lambda change: str(change.last.pid), right=True),
+    Column("COMM", lambda change: change.last.name, floor=15),
+    Column("RAN", _ran),
+    Column("S", _each_look(_state, _state), field="state"),
+    Column(
+        "VERDICT",
+        _each_look(_judgement, lambda seen: seen.task.verdict.value),
+        colours=VERDICT_COLOURS,
+    ),
+    Column(
+        "WHY",
+        _each_look(_judgement, lambda seen: _why(seen.task)),
+        floor=16,
+        brief=_each_look(_judgement, lambda seen: _brief(seen.task)),
+    ),
+    Column("FUNCTION", _waits_or_parts, floor=18),
+)
+"""Columns of a :class:`TaskChange`: what has changed stands on two lines, before and after."""
 
 _PATCH_STATES = {0: "old", 1: "new"}
 
@@ -186,7 +252,7 @@ def _why_held_briefly(found: TaskAnswer) -> list[str]:
 
 _HELD_BACK = (
     Column("PID", lambda found: str(found.stack.pid), right=True),
-    Column("COMM", lambda found: found.stack.comm, floor=15),
+    Column("COMM", lambda found: found.stack.name, floor=15),
     Column("S", lambda found: found.stack.state, field="state"),
 )
 _ANSWER = (
@@ -218,7 +284,7 @@ PLANNED_LIVEPATCH = (*_HELD_BACK, *_ANSWER)
 
 FRAMES = (
     Column("PID", lambda found: str(found.task.pid), right=True),
-    Column("COMM", lambda found: found.task.comm, floor=10),
+    Column("COMM", lambda found: found.task.name, floor=10),
     Column("#", lambda found: str(found.number), right=True, field="frame"),
     Column("IP", lambda found: _hex(found.frame.ip), right=True),
     Column("SYMBOL", lambda found: _symbol(found), floor=18),
@@ -230,6 +296,18 @@ FRAMES = (
     ),
 )
 """Columns of a :class:`TaskFrame`."""
+
+
+RAW = (
+    Column("PID", lambda word: str(word.task.pid), right=True),
+    Column("STACK", lambda word: word.stack),
+    Column("ADDRESS", lambda word: _hex(word.address), right=True),
+    Column("VALUE", lambda word: "-" if word.value is None else _hex(word.value), right=True),
+    Column("#", lambda word: "" if word.frame is None else str(word.frame), right=True),
+    Column("KIND", lambda word: word.kind or ""),
+    Column("LABEL", lambda word: word.label or "", floor=18),
+)
+"""Columns of a :class:`RawWord`."""
 
 
 def _symbol(found: TaskFrame) -> str:

@@ -24,6 +24,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Optional
 
+import msgspec
+
 from ..analysis.labels import frame_label, mode_name
 from ..arch.base import Arch
 from ..arch.registry import arch_named
@@ -32,7 +34,7 @@ from ..terminal.colour import painted
 from ..terminal.escape import escape
 from .colours import VERDICT_COLOURS
 
-__all__ = ("draw_stack", "draw_stacks")
+__all__ = ("draw_stack", "draw_stacks", "head_lines")
 
 
 def draw_stack(task: TaskStack, kernel: Optional[KernelInfo] = None, colour: bool = False) -> str:
@@ -61,15 +63,27 @@ def draw_stacks(
         yield draw_stack(task, kernel, colour)
 
 
-def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str], colour: bool) -> Iterator[str]:
-    digits = arch.digits
+def head_lines(
+    task: TaskStack, headlines: Sequence[str] = (), colour: bool = False
+) -> Iterator[str]:
+    """Return the lines above a stack: which task it is, and the verdict.
+
+    :param headlines: Lines of the kernel's log about it; not escaped
+    """
     verdict_colour = VERDICT_COLOURS.get(task.verdict.value) if colour else None
-    yield painted(_identity(task, digits), "bold" if colour else None)
+    yield painted(_identity(task, arch_named(task.arch).digits), "bold" if colour else None)
+    yield from _family(task)
     for line in headlines:
         yield f"LOG: {escape(line)}"
     yield painted(_verdict(task), verdict_colour)
     if task.flags:
         yield f"FLAGS: {escape(', '.join(task.flags))}"
+
+
+def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str], colour: bool) -> Iterator[str]:
+    digits = arch.digits
+    verdict_colour = VERDICT_COLOURS.get(task.verdict.value) if colour else None
+    yield from head_lines(task, headlines, colour)
     regs_by_address = {regs.address: regs for regs in task.regs}
     # As an oops marks them: <NMI> ... </NMI>, <IRQ> ... If there is only the task's own
     # stack, no marks are needed.
@@ -84,6 +98,8 @@ def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str], colour: bool) 
         if frame.guessed and not guessed:
             yield "     ... from here on the frames are guesses, which the kernel does not trust"
             guessed = True
+        for inlined in frame.source[:-1]:
+            yield f"         {'inlined':{digits}}  {escape(str(inlined))}"
         is_marked = number == task.reason_frame
         line = _frame(frame, number, digits, is_marked)
         yield painted(line, verdict_colour if is_marked else None)
@@ -111,8 +127,17 @@ def _identity(task: TaskStack, digits: int) -> str:
     return (
         f"PID: {task.pid}{thread}  TASK: {task.task:0{digits}x}"
         f"  CPU: {task.cpu}{running}  STATE: {escape(task.state)}"
-        f'  COMMAND: "{escape(task.comm)}"{kthread}'
+        f'  COMMAND: "{escape(task.name)}"{kthread}'
     )
+
+
+def _family(task: TaskStack) -> Iterator[str]:
+    # The parent of every kernel thread is kthreadd.
+    parent = f"PPID: {task.ppid}" if task.ppid and not task.kthread else ""
+    of_process = task.process is not None and task.tgid != task.pid
+    process = f'PROCESS: "{escape(task.process or "")}"' if of_process else ""
+    if parent or process:
+        yield "  ".join(filter(None, (parent, process)))
 
 
 def _verdict(task: TaskStack) -> str:
@@ -135,6 +160,8 @@ def _frame(frame: Frame, number: int, digits: int, marked: bool) -> str:
         where = "(user mode)"
     else:
         where = escape(frame_label(frame)) if frame.symbol else "(no symbol)"
+        if frame.source:
+            where += f" at {escape(str(msgspec.structs.replace(frame.source[-1], function=None)))}"
     return f"{arrow:>3} {f'#{number}':>3}  {frame.ip:0{digits}x}  {where}"
 
 

@@ -8,10 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ..analysis.selection import STATES, Selection
+from ..analysis.task_diff import ChangeKind, TaskDiff
 from ..records import KernelInfo, Reason, Verdict
 
 __all__ = (
     "audit_warnings",
+    "diff_line",
+    "different_boots_line",
     "kernel_line",
     "nothing_selected_line",
     "unjudged_line",
@@ -26,9 +29,22 @@ def kernel_line(kernel: KernelInfo) -> str:
     how = unwinder.get(kernel.unwinder or "", "unknown")
     encoding = f" ({kernel.encoding} encoding)" if kernel.encoding else ""
     return (
-        f"{kernel.source}: Linux {kernel.release} {kernel.arch}, {_count(kernel.cpus, 'CPU')}, "
-        f"unwinder: {how}{encoding}, types: {kernel.types}"
+        f"{kernel.source}: Linux {kernel.release} {kernel.arch}, {_machine(kernel)}"
+        f"{_count(kernel.cpus, 'CPU')}, unwinder: {how}{encoding}, types: {kernel.types}"
     )
+
+
+def _machine(kernel: KernelInfo) -> str:
+    host = "" if kernel.host is None else f"host {kernel.host}, "
+    return host if kernel.uptime_s is None else f"{host}up {_duration(kernel.uptime_s)}, "
+
+
+def _duration(seconds: int) -> str:
+    """Return a time in its two largest units: ``3 d 5 h``, ``18 min 2 s``."""
+    units = (("d", seconds // 86400), ("h", seconds // 3600 % 24), ("min", seconds // 60 % 60))
+    parts = [f"{number} {unit}" for unit, number in (*units, ("s", seconds % 60))]
+    first = next((i for i, part in enumerate(parts) if not part.startswith("0 ")), len(parts) - 1)
+    return " ".join(part for part in parts[first : first + 2] if not part.startswith("0 ")) or "0 s"
 
 
 def verdict_line(counts: Mapping[Verdict, int]) -> str:
@@ -95,6 +111,41 @@ def audit_warnings(problems: Sequence[str], unreadable: int) -> list[str]:
     :return: The lines. If there are none, the audit is complete.
     """
     return [*problems, *([unreadable_line(unreadable)] if unreadable else [])]
+
+
+def diff_line(diff: TaskDiff) -> str:
+    """Return a line that says how many tasks of two looks are still where they were, and what became of the others."""
+    counts = Counter(change.kind for change in diff.changes)
+    both = sum(counts[kind] for kind in (ChangeKind.STILL, ChangeKind.CHANGED, ChangeKind.UNCLEAR))
+    stayed = sum(change.ran is False for change in diff.of_kind(ChangeKind.STILL))
+    did_not_run = f" ({stayed} of them did not run)" if stayed else ""
+    apart = _apart(diff)
+    return (
+        f"{_count(both, 'task')} in both looks{apart}: {counts[ChangeKind.STILL]} still in the same"
+        f" stack{did_not_run}, {counts[ChangeKind.CHANGED]} changed,"
+        f" {counts[ChangeKind.UNCLEAR]} unclear; {counts[ChangeKind.WENT]} went,"
+        f" {counts[ChangeKind.CAME]} came"
+    )
+
+
+def _apart(diff: TaskDiff) -> str:
+    before, after = diff.before.uptime_s, diff.after.uptime_s
+    if not diff.same_boot or before is None or after is None:
+        return ""
+    order = ", the second before the first" if after < before else ""
+    return f", {_duration(abs(after - before))} apart{order}"
+
+
+def different_boots_line(diff: TaskDiff) -> str:
+    """Return a line that says how the tasks of looks at two boots were matched."""
+    old, new = diff.before, diff.after
+    if (old.release, old.build_id) == (new.release, new.build_id):
+        what = "two boots of this kernel"
+    else:
+        same = old.release == new.release
+        what = f"two {'builds of' if same else 'kernels,'} {old.release}"
+        what += "" if same else f" and {new.release}"
+    return f"the looks are at {what}: tasks are matched by name and stack"
 
 
 def _count(number: int, what: str) -> str:

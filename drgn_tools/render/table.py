@@ -18,7 +18,7 @@ from tabulate import multiline_formats, tabulate
 from ..terminal.colour import painted
 from ..terminal.escape import escape_cell
 
-__all__ = ("Column", "shorten", "table_lines")
+__all__ = ("Cell", "Column", "shorten", "table_lines")
 
 _GAP = 2
 """Spaces between two columns of tabulate's ``plain`` format."""

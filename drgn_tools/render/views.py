@@ -19,10 +19,12 @@ from .structured import csv_lines, csv_text, json_lines, jsonl_lines
 from .table import Column, table_lines
 
 __all__ = (
+    "DIFF",
     "FRAMES",
     "GROUPS",
     "LIVEPATCH",
     "PLANNED_LIVEPATCH",
+    "RAW",
     "TASKS",
     "TASKS_WITH_FRAMES",
     "View",
@@ -67,16 +69,21 @@ TASKS_WITH_FRAMES = View(
 FRAMES = View(
     "drgn-tools.stack/1",
     "tasks",
-    fields.TASK_WITH_FRAMES,
+    fields.TASK_WITH_SOURCE,
     fields.FRAME_CSV,
     columns.FRAMES,
     rows=flatten.each_frame,
 )
 """A row for each frame."""
 
+RAW = View("drgn-tools.raw/1", "words", fields.RAW_WORD, fields.RAW_WORD, columns.RAW)
+"""A row for each word of a stack."""
+
 GROUPS = View("drgn-tools.groups/1", "groups", fields.GROUP, fields.GROUP_CSV, columns.GROUPS)
 """A row for each group of identical stacks."""
 
+DIFF = View("drgn-tools.diff/1", "tasks", fields.CHANGE, fields.CHANGE_CSV, columns.DIFF)
+"""A row for each task of two looks."""
 
 LIVEPATCH = View(
     "drgn-tools.livepatch/1",

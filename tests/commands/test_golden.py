@@ -23,6 +23,7 @@ from drgn_tools.data import demo_vmcore
 
 from ..support.command_line import offer
 from ..support.fabricated import AUDIT
+from ..support.looks import EARLIER, LATER, save
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 UPDATE = os.environ.get("DRGN_TOOLS_UPDATE_GOLDEN") == "1"
@@ -51,6 +52,11 @@ FABRICATED = (
     "groups --format csv",
     "groups --format folded",
     "groups --format folded --by-comm",
+    "diff BEFORE",
+    "diff BEFORE --all",
+    "diff BEFORE --kind still,came --check --quiet",
+    "diff BEFORE --all --format json",
+    "diff BEFORE --all --format csv",
     "COLUMNS=100 tasks",
     "COLUMNS=80 tasks --frames",
     "COLUMNS=100 regs",
@@ -64,6 +70,8 @@ FABRICATED = (
     "regs --columns pid,r15,ip --format csv",
     "groups --sort verdict,-count --columns count,verdict,why,pids",
 )
+"""BEFORE stands for a saved look."""
+
 DEMO = (
     "demo",
     "demo --format csv",
@@ -82,6 +90,10 @@ DEMO = (
     "stack UNRELIABLE --format jsonl",
     "stack UNRELIABLE --format csv",
     "stack UNRELIABLE --format table",
+    "stack UNRELIABLE --raw",
+    "stack UNRELIABLE --raw --format json",
+    "stack UNRELIABLE --raw --format csv",
+    "stack UNRELIABLE --raw --format table",
     "stack --all",
     "stack 999999",
     "stack",
@@ -154,11 +166,16 @@ def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("line", FABRICATED)
 def test_fabricated(
-    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    offer(monkeypatch, AUDIT)
-    argv = words(line, monkeypatch)
-    check("fabricated", line, run(line, [*argv, "-c", "vmcore"], capsys))
+    offer(monkeypatch, LATER if "BEFORE" in line else AUDIT)
+    before = str(save(EARLIER, tmp_path / "before.json"))
+    argv = [word.replace("BEFORE", before) for word in words(line, monkeypatch)]
+    shown = run(line, [*argv, "-c", "vmcore"], capsys).replace(before, "BEFORE")
+    check("fabricated", line, shown)
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,7 @@ from ..support.repl import ROOT, SAID, Repl
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        ('"verdict_diff.py"', "required: VMCORE"),
-        ('"verdict_diff.py", "no_such_file"', "error: no_such_file"),
+        ('"deepest_stacks.py", "-n", "many"', "error: "),
         ('"syscalls.py", "--help"', "Which system calls are the tasks in"),
         ('"syscalls.py", "read"', "w-pipe-read"),
     ],

@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -322,13 +323,14 @@ FRAME_KEYS = ["ip", "symbol", "module", "stack", "regs", "user_mode", "exact", "
 REGS_KEYS = ["address", "entry", "user_mode", "registers", "symbol", "module", "caller"]
 KERNEL_KEYS = [
     "source", "release", "build_id", "arch", "unwinder", "encoding", "reliable_stacktrace",
-    "types", "cpus", "notes", "last_words",
+    "types", "cpus", "notes", "last_words", "host", "uptime_s", "boot_id",
 ]  # fmt: skip
 IDENTITY_KEYS = [
     "task", "pid", "tgid", "comm", "state", "cpu", "on_cpu", "kthread", "verdict", "reason",
     "why", "flags",
 ]  # fmt: skip
 SUMMARY_KEYS = ["reason_frame", "depth", "kernel_regs", "user_regs", "function"]
+ORIGIN_KEYS = ["full_name", "process", "ppid", "start_time_ns", "switches"]
 
 
 def is_address(value: object) -> bool:
@@ -337,16 +339,16 @@ def is_address(value: object) -> bool:
     )
 
 
-def check_task(found: dict[str, Any], frames: bool) -> None:
+def check_task(found: dict[str, Any], frames: bool, source: Sequence[str]) -> None:
     stack = ["frames", "regs"] if frames else []
     on_cpu = ["cpu_registers", "cpu_caller"] if frames else []
-    assert list(found) == [*IDENTITY_KEYS, *stack, *SUMMARY_KEYS, *on_cpu]
+    assert list(found) == [*IDENTITY_KEYS, *stack, *SUMMARY_KEYS, *on_cpu, *ORIGIN_KEYS]
     assert all(map(is_address, (found.get("cpu_registers") or {}).values()))
     assert is_address(found["task"])
     assert found["verdict"] in ("reliable", "unreliable", "unknown")
     assert (found["reason"] is None) == (found["verdict"] == "reliable")
     for frame in found.get("frames", ()):
-        assert list(frame) == FRAME_KEYS
+        assert list(frame) == [*FRAME_KEYS, *source]
         assert is_address(frame["ip"])
         assert frame["regs"] is None or is_address(frame["regs"])
         assert type(frame["user_mode"]) is bool
@@ -369,7 +371,7 @@ def test_json_of_tasks_keeps_its_contract(view: views.View, frames: bool) -> Non
     assert document["problems"] == list(AUDIT.problems)
     assert len(document["tasks"]) == len(TASKS)
     for found in document["tasks"]:
-        check_task(found, frames)
+        check_task(found, frames, ["source"] if view is views.FRAMES else [])
 
 
 def test_json_says_what_the_records_say() -> None:

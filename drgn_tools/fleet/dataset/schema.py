@@ -60,6 +60,8 @@ AUDITS = pa.schema(
         "patch_transition": pa.string(),  # patching, unpatching, unclear; planned: it is not loaded
         "patch_refusals": _TEXTS,  # why the kernel would not load it
         "patch_problems": _TEXTS,  # what of the patch could not be read
+        "uptime_s": pa.int64(),  # seconds since the boot
+        "boot_id": pa.string(),  # UUID of the boot; null if nothing on the machine had asked for it
     },
     metadata={"schema": SCHEMA},
 )
@@ -123,6 +125,11 @@ TASKS = pa.schema(
         "patch_state": pa.int64(),  # task_struct.patch_state
         "patch_answer": pa.string(),  # answer of `drgn-tools livepatch`; null if no patch was asked about
         "patch_function": pa.string(),  # with its module: of the answer in_function
+        "full_name": pa.string(),  # of a kernel thread whose name is longer than comm
+        "process": pa.string(),  # comm of the leader of the thread group
+        "ppid": pa.int64(),
+        "start_time_ns": pa.uint64(),  # task_struct.start_time
+        "switches": pa.uint64(),  # nvcsw + nivcsw
     },
     metadata={"schema": SCHEMA},
 )

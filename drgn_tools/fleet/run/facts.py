@@ -6,13 +6,13 @@ from __future__ import annotations
 import re
 from typing import Optional
 
-from drgn import Object, Program
+from drgn import Program
 
 from ...analysis.record_fields import KERNEL, as_object
 from ...analysis.tally import Tally
 from ...debuginfo.vmcoreinfo import vmcoreinfo
 from ...errors import EXIT_OK, EXIT_PARTIAL
-from ...memory import UNUSABLE
+from ...kernel.machine import nodename
 from ...records import KernelAudit, Verdict
 from ...render.summary import audit_warnings
 from .fetch import Core
@@ -20,11 +20,11 @@ from .record import Facts
 
 __all__ = ("facts_of_audit", "facts_of_file", "facts_of_machine", "microseconds")
 
+_OF_THE_SOURCE = ("source", "host")
+"""Facts of a kernel that a record has by other means: a manifest may name the host."""
 _US = 1_000_000
 _LAST_SECOND = 253402300799
 """Last second of the year 9999, the end of the range of Python's datetime."""
-_NO_NODENAME = "(none)"
-"""UTS_NODENAME of include/linux/uts.h: the name of a machine that was never given one."""
 
 
 def facts_of_file(core: Core) -> Facts:
@@ -44,7 +44,7 @@ def facts_of_machine(prog: Program) -> Facts:
 
     :param prog: A dump or the running kernel.
     """
-    facts: Facts = {"host": _nodename(prog)}
+    facts: Facts = {"host": nodename(prog)}
     crashed_s = vmcoreinfo(prog).get("CRASHTIME", "")
     if re.fullmatch("[0-9]{1,12}", crashed_s) and 0 < int(crashed_s) <= _LAST_SECOND:
         facts.update(time=microseconds(int(crashed_s)), time_from="crash")
@@ -56,7 +56,8 @@ def facts_of_audit(audit: KernelAudit) -> Facts:
     tally = Tally(audit.tasks)
     warnings = audit_warnings(audit.problems, tally.unreadable)
     kernel = as_object(KERNEL, audit.kernel)
-    del kernel["source"]
+    for name in _OF_THE_SOURCE:
+        del kernel[name]
     return {
         **kernel,
         "problems": list(audit.problems),
@@ -72,14 +73,3 @@ def facts_of_audit(audit: KernelAudit) -> Facts:
 def microseconds(seconds: float) -> Optional[int]:
     """Return *seconds* since 1970 in microseconds, ``None`` if Python's datetime cannot have them."""
     return round(seconds * _US) if -_LAST_SECOND < seconds <= _LAST_SECOND else None
-
-
-def _nodename(prog: Program) -> Optional[str]:
-    """Return ``uname -n`` (init_uts_ns.name.nodename), ``None`` if it cannot be read or was never set."""
-    try:
-        address = prog.symbol("init_uts_ns").address
-        names = Object(prog, "struct uts_namespace", address=address).name
-        name = names.nodename.string_().decode("utf-8", "backslashreplace")
-    except UNUSABLE:
-        return None
-    return None if name in ("", _NO_NODENAME) else name

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One look at the tasks of a kernel, to compare it with another: made now, or read from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import msgspec
+
+from ..errors import InputError
+from ..records import Frame, KernelAudit, KernelInfo, Reason, Symbol, TaskStack, Verdict
+from .labels import function_of
+from .waiting import waiting_function
+
+__all__ = ("Look", "Seen", "as_look", "is_saved_look", "look_of", "saved_look")
+
+_SCHEMAS = ("drgn-tools.tasks/1", "drgn-tools.stack/1")
+_FIRST_BYTES = b'{"schema": "drgn-tools.'
+"""How a document of ours begins (``render/structured.py``), which no core does."""
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A task as one look has seen it."""
+
+    task: TaskStack
+    """The task; of a saved look without ``--frames`` it has no frames."""
+    function: Optional[str]
+    """Name of the function that it waits in, or was interrupted in, or the address if it has no name; ``None`` in user
+    mode, or if it is not known."""
+    has_stack: bool
+    """Whether the frames of :attr:`task` are its stack. On a running kernel a task on a CPU has none."""
+
+
+class Look(msgspec.Struct, frozen=True):
+    """The tasks of a kernel at one moment."""
+
+    kernel: KernelInfo
+    """The kernel."""
+    tasks: tuple[Seen, ...]
+    """Its tasks."""
+    problems: tuple[str, ...] = ()
+    """As :attr:`.KernelAudit.problems`."""
+
+
+def look_of(kernel: KernelInfo, tasks: Iterable[TaskStack], problems: Iterable[str] = ()) -> Look:
+    """Return a look.
+
+    :param tasks: Its tasks; read before *problems* is.
+    """
+    return Look(kernel, tuple(map(_seen, tasks)), tuple(problems))
+
+
+def as_look(found: Union[KernelAudit, Look]) -> Look:
+    """Return an audit as a look."""
+    return found if isinstance(found, Look) else look_of(found.kernel, found, found.problems)
+
+
+def _seen(task: TaskStack) -> Seen:
+    frame = waiting_function(task)
+    # A stack that was freed is known: it is empty. What could not be read at all is not.
+    has_stack = bool(task.frames) or task.verdict is Verdict.RELIABLE
+    if frame is None or frame.user_mode:
+        return Seen(task, None, has_stack)
+    return Seen(task, function_of(frame) or hex(frame.ip), has_stack)
+
+
+# ---- a look that was saved
+
+
+class _SavedFrame(msgspec.Struct):
+    ip: str
+    symbol: Optional[str]
+    module: Optional[str]
+    regs: Optional[str]
+    user_mode: bool
+
+
+class _SavedTask(msgspec.Struct):
+    task: str
+    pid: int
+    tgid: int
+    comm: str
+    state: str
+    cpu: int
+    on_cpu: bool
+    kthread: bool
+    verdict: Verdict
+    reason: Optional[str]
+    why: Optional[str]
+    function: Optional[str]
+    flags: tuple[str, ...] = ()
+    frames: Optional[tuple[_SavedFrame, ...]] = None
+    full_name: Optional[str] = None
+    process: Optional[str] = None
+    ppid: Optional[int] = None
+    start_time_ns: Optional[int] = None
+    switches: Optional[int] = None
+
+
+class _Document(msgspec.Struct):
+    schema: str
+    kernel: KernelInfo
+    tasks: tuple[_SavedTask, ...]
+    problems: tuple[str, ...] = ()
+
+
+def is_saved_look(path: str) -> bool:
+    """Return whether a file begins as JSON of ours does; false if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_FIRST_BYTES)) == _FIRST_BYTES
+    except (OSError, ValueError):
+        return False
+
+
+def saved_look(path: Union[str, Path]) -> Look:
+    """Read a look from the output of ``tasks --frames --format json`` or ``stack --all --format json``.
+
+    Without ``--frames`` the stacks are missing. Then only a task that has not run since is known to be
+    in the same stack.
+
+    :raises InputError: if the file cannot be read, or is no such output
+    """
+    try:
+        document = msgspec.json.decode(Path(path).read_bytes(), type=_Document)
+        if document.schema not in _SCHEMAS:
+            raise InputError(
+                f"{path}: is of the schema {document.schema!r}, which has no states of tasks; save"
+                " the output of drgn-tools tasks --frames --format json"
+            )
+        tasks = tuple(map(_seen_before, document.tasks))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, _DamagedError) as error:
+        raise InputError(
+            f"{path}: is no output of drgn-tools tasks --format json, or was cut off ({error})"
+        ) from None
+    return Look(
+        msgspec.structs.replace(document.kernel, source=f"{path} ({document.kernel.source})"),
+        tasks,
+        document.problems,
+    )
+
+
+class _DamagedError(Exception):
+    """A value of a saved look is not what we write."""
+
+
+def _seen_before(saved: _SavedTask) -> Seen:
+    known: Any = {field: getattr(saved, field) for field in _AS_SAVED}
+    task = TaskStack(
+        **known,
+        task=_number(saved.task),
+        reason=_reason(saved.reason),
+        brief=saved.why,
+        frames=tuple(map(_frame, saved.frames or ())),
+    )
+    seen = _seen(task)
+    if saved.frames is not None:
+        return seen
+    return Seen(task, None if saved.function is None else saved.function.partition("+")[0], False)
+
+
+_AS_SAVED = (
+    "pid", "tgid", "comm", "state", "cpu", "on_cpu", "kthread", "verdict", "why", "flags",
+    "full_name", "process", "ppid", "start_time_ns", "switches",
+)  # fmt: skip
+
+
+def _reason(text: Optional[str]) -> Optional[Reason]:
+    try:
+        return None if text is None else Reason(text)
+    except ValueError:
+        return None  # of a later version; the sentence says it
+
+
+def _frame(saved: _SavedFrame) -> Frame:
+    return Frame(
+        _number(saved.ip),
+        None if saved.symbol is None else _symbol(saved.symbol, saved.module),
+        regs=None if saved.regs is None else _number(saved.regs),
+        user_mode=saved.user_mode,
+    )
+
+
+def _symbol(text: str, module: Optional[str]) -> Symbol:
+    name, _, offset = text.rpartition("+")
+    return Symbol(name, _number(offset), module)
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise _DamagedError(f"{text[:40]!r} is no address") from None

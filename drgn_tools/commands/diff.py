@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``diff``: what changed between two looks at the tasks of a machine."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Optional
+
+from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, UsageError
+from ..terminal.parser import interval
+from .base import TaskCommand
+from .source_options import given_sources
+from .task_options import TaskArguments, add_filters
+
+if TYPE_CHECKING:
+    from ..analysis.look import Look
+    from ..analysis.task_diff import TaskChange, TaskDiff
+    from ..render.views import View
+    from ..terminal.console import Console
+    from .session import Session
+
+__all__ = ("COMMAND",)
+
+KINDS = ("still", "changed", "unclear", "came", "went")
+_NEWS = ("changed", "came", "went")
+"""Kinds that are listed whatever the state of the task."""
+
+_EXPLANATION = """\
+Within one boot a task is known by its PID, its address and the time of its fork. Looks at two boots
+are matched by the name and the stack of the tasks.
+
+A row says what became of a task:
+  still    it is in the same stack, with the same state and verdict
+  changed  two lines: before and after
+  unclear  nothing is known to have changed, but one look has no stack of it (it was on a CPU)
+  came, went
+RAN is whether it ran in between, by its count of context switches. A task that is still in state D
+and did not run hangs. Without --kind and --all, of the tasks that are "still" only those in state D
+are listed, and none that are "unclear".
+"""
+
+_EXAMPLES = """\
+A look is a vmcore, or the JSON that "tasks --frames --format json" or "stack --all --format json"
+printed. All filters apply to either look.
+
+examples:
+  drgn-tools diff vmcore.1 vmcore.2
+  drgn-tools diff -k --interval 10                     what hangs now?
+  drgn-tools tasks -k --frames --format json > before.json
+  drgn-tools diff before.json -k
+  drgn-tools diff -k --interval 60 --kind still --state D --check -q || echo a task hangs
+"""
+
+
+class DiffArguments(TaskArguments):
+    """The command line of ``diff``."""
+
+    looks: list[str]
+    """Paths of vmcores and saved looks."""
+    kind: list[str]
+    all: bool
+    kinds: frozenset[str]
+    """Kinds that were asked for; empty for the default."""
+    # The REPL does not have these.
+    check: bool = False
+    interval: Optional[float] = None
+
+
+class Diff(TaskCommand[DiffArguments]):
+    """The command ``diff``."""
+
+    arguments = DiffArguments
+    operands = "[LOOK ...]"
+    selectors = ""
+    explanation = _EXPLANATION
+    examples = _EXAMPLES
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "looks",
+            metavar="LOOK",
+            nargs="*",
+            help="vmcore, or saved JSON; the earlier first. One alone is earlier than the kernel that is open or"
+            " that -c, -k or --qemu chooses",
+        )
+        parser.add_argument(
+            "--kind",
+            metavar="KINDS",
+            action="append",
+            default=[],
+            help=f"list these: {', '.join(KINDS)} (several: still,changed)",
+        )
+        parser.add_argument("--all", action="store_true", help="list every task")
+        add_filters(parser, without=("words",))
+
+    def add_command_line_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--check", action="store_true", help="exit code 1 if a task is listed")
+        parser.add_argument(
+            "--interval",
+            metavar="SECONDS",
+            type=interval("--interval"),
+            help="look twice at a running kernel, with so many seconds in between",
+        )
+
+    def whole_view(self, args: DiffArguments, arch: Optional[str] = None) -> View:
+        from ..render.views import DIFF
+
+        return DIFF
+
+    def check(self, args: DiffArguments) -> None:
+        super().check(args)
+        args.kinds = frozenset(name for text in args.kind for name in text.split(","))
+        unknown = sorted(args.kinds - set(KINDS))
+        if unknown:
+            raise UsageError(f"{unknown[0]!r} is no kind: there are {', '.join(KINDS)}")
+        if args.all:
+            if args.kinds:
+                raise UsageError("--all lists all kinds: leave out --kind or --all")
+            args.kinds = frozenset(KINDS)
+
+    def check_command_line(self, args: DiffArguments) -> None:
+        given = given_sources(args)
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} exclude each other: give one kernel")
+        if args.interval is not None:
+            if not given or args.core is not None or args.looks:
+                raise UsageError(
+                    "--interval looks twice at a running kernel: give only -k or --qemu with it"
+                )
+        elif len(args.looks) + len(given) != 2:
+            raise UsageError(
+                "diff compares two looks: give two vmcores or saved looks (A B), one of them and"
+                " -k, or -k --interval SECONDS"
+            )
+
+    def run(self, args: DiffArguments, session: Session) -> list[TaskChange]:
+        """See :meth:`.TaskCommand.run`. In the REPL, the kernel that is open there is the later look."""
+        from ..analysis.audit import audit_kernel
+        from ..analysis.look import as_look, is_saved_look, saved_look
+        from ..program.open import open_program
+
+        if len(args.looks) != 1:
+            raise UsageError("%diff compares this kernel with an earlier look: give one file")
+        (path,) = args.looks
+        if is_saved_look(path):
+            before = saved_look(path)
+        else:
+            before = as_look(audit_kernel(open_program(core=path), max_tasks=args.max_tasks))
+        diff, rows = self._compared(args, (before, _look_now(args, session)))
+        session.write(self._lines(args, diff, rows, ()))
+        _say(diff, session.console)
+        return rows
+
+    def main(self, args: DiffArguments, console: Console) -> int:
+        """See :meth:`.Command.main`."""
+        from ..render.summary import audit_warnings
+        from ..terminal.console import write_lines
+
+        before, after = _looks(args, console)
+        diff, rows = self._compared(args, (before, after))
+        problems = [
+            f"{look.kernel.source}: {line}"
+            for look in (before, after)
+            for line in audit_warnings(look.problems, _unreadable(look))
+        ]
+        write_lines(self._lines(args, diff, rows, problems))
+        _say(diff, console)
+        for problem in problems:
+            console.problem("warning", problem)
+        if args.check and rows:
+            return EXIT_FINDINGS
+        return EXIT_PARTIAL if problems else EXIT_OK
+
+    def _compared(
+        self, args: DiffArguments, looks: tuple[Look, Look]
+    ) -> tuple[TaskDiff, list[TaskChange]]:
+        from ..analysis.task_diff import diff_tasks
+
+        diff = diff_tasks(*looks)
+        listed = (change for change in diff.changes if _is_listed(change, args))
+        return diff, list(self.in_order(listed, args))
+
+    def _lines(
+        self,
+        args: DiffArguments,
+        diff: TaskDiff,
+        rows: Sequence[TaskChange],
+        problems: Sequence[str],
+    ) -> Iterator[str]:
+        from ..analysis.record_fields import KERNEL, as_object
+        from ..render.views import render
+        from ..terminal.colour import wants_colour
+        from ..terminal.console import table_width
+
+        return render(
+            self.view(args),
+            args.format,
+            diff.after,
+            rows,
+            problems,
+            table_width(sys.stdout),
+            {"before": as_object(KERNEL, diff.before), "same_boot": diff.same_boot},
+            wants_colour(args.color, sys.stdout),
+        )
+
+
+# ---- the two looks
+
+
+def _looks(args: DiffArguments, console: Console) -> tuple[Look, Look]:
+    if args.interval is not None:
+        return _two_looks(args, args.interval, console)
+    looks = [_look_at(args, path, console) for path in args.looks]
+    if len(looks) < 2:
+        looks.append(_look_at(args, args.core, console))
+    before, after = looks
+    return before, after
+
+
+def _two_looks(args: DiffArguments, apart_s: float, console: Console) -> tuple[Look, Look]:
+    from .command_line_session import CommandLineSession
+
+    session = CommandLineSession(args, console)
+    began = time.monotonic()
+    before = _look_now(args, session)
+    time.sleep(max(0.0, began + apart_s - time.monotonic()))
+    return before, _look_now(args, session)
+
+
+def _look_at(args: DiffArguments, path: Optional[str], console: Console) -> Look:
+    """Return a look at a vmcore, a saved look, or at what ``-k`` or ``--qemu`` says if *path* is ``None``."""
+    from ..analysis.look import is_saved_look, saved_look
+    from ..render.summary import kernel_line
+    from .command_line_session import CommandLineSession
+
+    if path is not None and is_saved_look(path):
+        look = saved_look(path)
+        console.note(kernel_line(look.kernel))
+        if not any(seen.has_stack and seen.task.frames for seen in look.tasks):
+            console.note(f"note: {path} has no stacks: it was saved without --frames")
+        return look
+    of_look = copy.copy(args)
+    if path is not None:
+        of_look.core, of_look.kernel, of_look.qemu = path, False, None
+    return _look_now(args, CommandLineSession(of_look, console))
+
+
+def _look_now(args: DiffArguments, session: Session) -> Look:
+    from ..analysis.look import look_of
+
+    audit = session.audit(args.max_tasks)
+    try:
+        return look_of(audit.kernel, audit, audit.problems)
+    finally:
+        session.console.end_progress()
+
+
+def _unreadable(look: Look) -> int:
+    from ..analysis.tally import Tally
+
+    return Tally(seen.task for seen in look.tasks).unreadable
+
+
+# ---- the result
+
+
+def _is_listed(change: TaskChange, args: DiffArguments) -> bool:
+    kind = change.kind.value
+    if args.kinds:
+        wanted = kind in args.kinds
+    else:
+        wanted = kind in _NEWS or (kind == "still" and change.last.state == "D")
+    seen = (look.task for look in (change.before, change.after) if look is not None)
+    return wanted and any(task in args.selection for task in seen)
+
+
+def _say(diff: TaskDiff, console: Console) -> None:
+    from ..render.summary import diff_line, different_boots_line
+
+    if not diff.same_boot:
+        console.problem("warning", different_boots_line(diff))
+    console.note(diff_line(diff))
+
+
+COMMAND = Diff()
