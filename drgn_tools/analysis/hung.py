@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which tasks of a kernel hang: what each waits for, who holds it, and who holds all of them up.
+
+What a task waits for is proven by the lock and its list of waiters (:mod:`..kernel.waiting`), or it is
+not said. A holder is the task that the lock itself names. From a task that waits to the holder of what
+it waits for leads one step, and from there to what that waits for; so each task that hangs has an end
+of its chain: a task that waits for no lock, a lock of which nobody knows who holds it, or a circle.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Optional
+
+import msgspec
+from drgn import Program
+from drgn.helpers.common.prog import takes_program_or_default
+
+from ..engine.kernel import kernel_of
+from ..engine.waits import FoundWait, KernelWaits
+from ..kernel.live_tasks import is_live
+from ..kernel.waiting.records import LOCKS, Wait, WaitKind
+from ..program.open import input_error_if_vanished
+from ..records import TaskStack
+from .audit import task_stacks
+from .run_queues import CpuQueue, cpu_queues
+
+__all__ = ("Blocked", "Hangup", "Holder", "HungReport", "RootKind", "hung_report", "hung_tasks")
+
+_UNINTERRUPTIBLE = "D"
+_GONE = "XZ"
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """The task that a lock names."""
+
+    address: int
+    """Address of its ``struct task_struct``."""
+    task: Optional[TaskStack] = None
+    """The task; ``None`` if no task of this kernel lies there, because it has exited."""
+
+    @property
+    def has_exited(self) -> bool:
+        """Whether it has exited, so that it never gives the lock back."""
+        return self.task is None or self.task.state in _GONE
+
+
+class Blocked(msgspec.Struct, frozen=True):
+    """A task that sleeps, and what it waits for."""
+
+    stack: TaskStack
+    """The task."""
+    wait: Optional[Wait] = None
+    """What it waits for; ``None`` if that cannot be proven."""
+    name: Optional[str] = None
+    """Name of the variable that the lock is, if it is one of the kernel image."""
+    holder: Optional[Holder] = None
+    """Who holds it, as the lock says."""
+    hint: Optional[Holder] = None
+    """Who took it last to read, or of a semaphore. It may have given it back long ago."""
+    seconds: Optional[float] = None
+    """How long it has not run; see :attr:`stamp`."""
+    stamp: Optional[str] = None
+    """What tells: see :attr:`.NotRunFor.stamp`."""
+    seen_seconds: Optional[float] = None
+    """For how long khungtaskd has seen it without a switch; ``None`` if it has not looked."""
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it sleeps uninterruptibly, or waits for a lock."""
+        is_lock = self.wait is not None and self.wait.kind in LOCKS
+        return self.stack.state == _UNINTERRUPTIBLE or is_lock
+
+
+class RootKind(str):
+    """What is at the end of a chain: ``deadlock``, ``task``, ``exited``, ``lock``, ``unknown``."""
+
+
+DEADLOCK = RootKind("deadlock")
+"""Tasks that wait for each other in a circle."""
+TASK = RootKind("task")
+"""A task that holds what the others wait for, and waits for no lock whose holder is known."""
+EXITED = RootKind("exited")
+"""A task that has exited with the lock held."""
+LOCK = RootKind("lock")
+"""Something of which the kernel does not keep who holds it, or will end it."""
+UNKNOWN = RootKind("unknown")
+"""It cannot be proven what the task waits for."""
+
+
+class Hangup(msgspec.Struct, frozen=True):
+    """What holds tasks up: the end of their chains, and all that wait behind it."""
+
+    kind: RootKind
+    """What is at the end."""
+    root: tuple[Blocked, ...]
+    """At the end: of a deadlock the tasks of the circle, each waiting for the next, the last for the first; else the
+    task that holds the others up, or nobody."""
+    holder: Optional[Holder]
+    """The task at the end, if it is no deadlock; ``None`` if nobody knows."""
+    wait: Optional[Wait]
+    """What nobody is known to hold; ``None`` if somebody does."""
+    name: Optional[str]
+    """As :attr:`Blocked.name`, of :attr:`wait`."""
+    hint: Optional[Holder]
+    """As :attr:`Blocked.hint`, of :attr:`wait`."""
+    behind: tuple[tuple[int, Blocked], ...]
+    """All that wait behind that, each with its number of steps from there: first who waits for it directly (0), and
+    below each task those that wait for what it holds."""
+
+    @property
+    def count(self) -> int:
+        """Number of tasks that hang on this."""
+        return len(self.behind) + (len(self.root) if self.kind is DEADLOCK else 0)
+
+
+class HungReport(msgspec.Struct, frozen=True):
+    """Which tasks hang, on what."""
+
+    blocked: tuple[Blocked, ...]
+    """All tasks that sleep, in the order of the task list."""
+    hangups: tuple[Hangup, ...]
+    """What holds up those of them that hang: deadlocks first, then by the number of tasks."""
+    cpus: tuple[CpuQueue, ...]
+    """The run queue of each CPU."""
+
+    @property
+    def deadlocks(self) -> tuple[Hangup, ...]:
+        """The deadlocks."""
+        return tuple(hangup for hangup in self.hangups if hangup.kind is DEADLOCK)
+
+    def hangup_of(self, task: int) -> Optional[Hangup]:
+        """Return what holds a task up.
+
+        :param task: Address of its ``struct task_struct``
+        """
+        return next((hangup for hangup in self.hangups if task in _members(hangup)), None)
+
+
+def _members(hangup: Hangup) -> frozenset[int]:
+    circle = hangup.root if hangup.kind is DEADLOCK else ()
+    return frozenset(
+        blocked.stack.task for blocked in (*circle, *(each for _, each in hangup.behind))
+    )
+
+
+@takes_program_or_default
+def hung_tasks(prog: Program) -> HungReport:
+    """Return which tasks of a kernel hang, what each waits for, and who holds it.
+
+    :raises TypesError: if types that a stack needs are missing or damaged
+    """
+    return hung_report(prog, task_stacks(prog))
+
+
+def hung_report(prog: Program, stacks: Iterable[TaskStack]) -> HungReport:
+    """As :func:`hung_tasks`, for tasks that were read already.
+
+    :param stacks: All tasks of this kernel
+    """
+    with input_error_if_vanished(prog):
+        waits = KernelWaits(prog, kernel_of(prog), stacks)
+        found = [wait for addr in waits.tasks if (wait := waits.find(addr)) is not None]
+        if is_live(prog):
+            found = _still_true(waits, found)
+        blocked = tuple(_blocked(waits, each) for each in found)
+        return HungReport(
+            blocked,
+            tuple(_hangups(blocked)),
+            cpu_queues(kernel_of(prog), waits.stacks),
+        )
+
+
+def _still_true(waits: KernelWaits, found: list[FoundWait]) -> list[FoundWait]:
+    """Return what is the same at a second look, of a running kernel.
+
+    Who waits was at rest while it was looked at, but the holder may have changed between two looks at
+    two tasks. A circle of which each part was true at a moment of its own need not have been one.
+    """
+    again = []
+    for each in found:
+        if each.wait is None or each.wait.kind not in LOCKS:
+            again.append(each)
+            continue
+        now = waits.find(each.stack.task)
+        if now is not None:
+            again.append(now if now.wait == each.wait else msgspec.structs.replace(now, wait=None))
+    return again
+
+
+def _blocked(waits: KernelWaits, found: FoundWait) -> Blocked:
+    wait, since = found.wait, found.not_run_for
+
+    def holder(address: Optional[int]) -> Optional[Holder]:
+        return None if address is None else Holder(address, waits.stacks.get(address))
+
+    return Blocked(
+        found.stack,
+        wait,
+        None if wait is None or wait.kind is WaitKind.FUTEX else waits.name_of(wait.address),
+        None if wait is None else holder(wait.holder),
+        None if wait is None else holder(wait.hint),
+        since.seconds,
+        since.stamp,
+        since.seen_seconds,
+    )
+
+
+# ---- chains
+
+
+class _Graph:
+    """Who waits for whom."""
+
+    def __init__(self, blocked: Iterable[Blocked]) -> None:
+        self.of_task = {each.stack.task: each for each in blocked}
+        self.waiting: Mapping[int, list[Blocked]] = defaultdict(list)
+        """Address of a task -> those that wait for what it holds."""
+        for each in self.of_task.values():
+            holder = self.holder_of(each)
+            if holder is not None:
+                self.waiting[holder].append(each)
+
+    def holder_of(self, blocked: Blocked) -> Optional[int]:
+        """Return the task that certainly holds what another waits for."""
+        if blocked.wait is None or blocked.holder is None or blocked.wait.is_free:
+            return None
+        return blocked.holder.address
+
+    def end_of(self, blocked: Blocked) -> tuple[Blocked, tuple[int, ...]]:
+        """Follow a chain.
+
+        :return: The last task of it that waits, and the circle, which is empty unless the chain ends in one
+        """
+        passed: list[int] = []
+        while True:
+            passed.append(blocked.stack.task)
+            holder = self.holder_of(blocked)
+            if holder in passed:
+                circle = passed[passed.index(holder) :]
+                first = circle.index(min(circle))
+                return blocked, tuple(circle[first:] + circle[:first])
+            following = None if holder is None else self.of_task.get(holder)
+            if following is None or following.wait is None or not _is_held(following):
+                return blocked, ()
+            blocked = following
+
+    def below(
+        self, waiting: Iterable[Blocked], passed: frozenset[int]
+    ) -> Iterator[tuple[int, Blocked]]:
+        """Yield those that wait and, below each, those that wait for what it holds."""
+        todo = [(0, each) for each in reversed(list(waiting))]
+        seen = set(passed)
+        while todo:
+            depth, each = todo.pop()
+            if each.stack.task in seen:
+                continue
+            seen.add(each.stack.task)
+            yield depth, each
+            todo += [
+                (depth + 1, behind) for behind in reversed(self.waiting.get(each.stack.task, ()))
+            ]
+
+
+def _is_held(blocked: Blocked) -> bool:
+    """Whether what a task waits for is a lock. What else a holder waits for is said where it is shown."""
+    return blocked.wait is not None and blocked.wait.kind in LOCKS
+
+
+def _hangups(blocked: Iterable[Blocked]) -> Iterator[Hangup]:
+    graph = _Graph(blocked)
+    ends: dict[object, list[Blocked]] = defaultdict(list)
+    for each in graph.of_task.values():
+        if each.hangs:
+            last, circle = graph.end_of(each)
+            ends[_key_of(graph, last, circle)].append(last)
+    hangups = [_hangup(graph, key, last) for key, last in ends.items()]
+    hangups.sort(key=lambda hangup: (_ORDER.index(hangup.kind), -hangup.count))
+    return iter(hangups)
+
+
+_ORDER = (DEADLOCK, EXITED, TASK, LOCK, UNKNOWN)
+
+
+def _key_of(graph: _Graph, last: Blocked, circle: tuple[int, ...]) -> object:
+    """Return what those have in common that hang on the same."""
+    if circle:
+        return DEADLOCK, circle
+    holder = graph.holder_of(last)
+    if holder is not None:
+        return TASK, holder
+    if last.wait is None:
+        return UNKNOWN, last.stack.task
+    return LOCK, last.wait.kind, last.wait.address
+
+
+def _hangup(graph: _Graph, key: object, lasts: list[Blocked]) -> Hangup:
+    assert isinstance(key, tuple)
+    last = lasts[0]
+    if key[0] is DEADLOCK:
+        circle = tuple(graph.of_task[addr] for addr in key[1])
+        of_circle = frozenset(key[1])
+        waiting = [
+            each
+            for addr in key[1]
+            for each in graph.waiting[addr]
+            if each.stack.task not in of_circle
+        ]
+        behind = tuple(graph.below(waiting, of_circle))
+        return Hangup(DEADLOCK, circle, None, None, None, None, behind)
+    if key[0] is TASK:
+        holder = last.holder
+        assert holder is not None
+        behind = tuple(graph.below(graph.waiting[holder.address], frozenset((holder.address,))))
+        root = graph.of_task.get(holder.address)
+        kind = EXITED if holder.has_exited else TASK
+        return Hangup(kind, () if root is None else (root,), holder, None, None, None, behind)
+    firsts = list({each.stack.task: each for each in lasts}.values())
+    behind = tuple(graph.below(firsts, frozenset()))
+    if key[0] is UNKNOWN:
+        return Hangup(UNKNOWN, (), None, None, None, None, behind)
+    return Hangup(LOCK, (), None, last.wait, last.name, last.hint, behind)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the tasks of one kernel wait for: from its tasks and their stacks to what can be proven."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Optional
+
+import msgspec
+from drgn import FaultError, Program
+
+from ..debuginfo.kallsyms import kallsyms_of
+from ..kernel.live_tasks import LiveTaskList
+from ..kernel.stack_memory import TaskStackReader
+from ..kernel.symbolizer import Symbolizer
+from ..kernel.tasks import Task, TaskReader
+from ..kernel.waiting.clock import NotRunFor, SchedulerClock
+from ..kernel.waiting.find import Waits
+from ..kernel.waiting.memory import Sleeper, TasksByStack, WaitMemory
+from ..kernel.waiting.records import Wait
+from ..records import TaskStack
+from .kernel import Kernel
+
+__all__ = ("FoundWait", "KernelWaits")
+
+_MAX_TRIES = 5
+"""How often a task of a running kernel is looked at, if it runs each time."""
+
+
+class FoundWait(msgspec.Struct, frozen=True):
+    """A task that does not run, and what was found of it."""
+
+    stack: TaskStack
+    """The task."""
+    wait: Optional[Wait]
+    """What it waits for; ``None`` if that cannot be proven."""
+    not_run_for: NotRunFor
+    """How long it has not run."""
+
+
+class KernelWaits:
+    """Finds what the tasks of one kernel wait for.
+
+    :param stacks: All of its tasks
+    """
+
+    def __init__(self, prog: Program, kernel: Kernel, stacks: Iterable[TaskStack]) -> None:
+        layout = kernel.layout
+        self._kernel = kernel
+        self._read_task = TaskReader(prog, layout.task).read
+        self.stacks = {stack.task: stack for stack in stacks}
+        """All tasks, by the address of their ``struct task_struct``."""
+        self.tasks: dict[int, Task] = {}
+        """The same, as :class:`.Task`."""
+        for addr in self.stacks:
+            task = self._task(addr)
+            if task is not None:
+                self.tasks[addr] = task
+        symbolizer = Symbolizer(prog, kernel.text)
+
+        def name_exact(addr: int) -> Optional[str]:
+            symbol = symbolizer.name_exact(addr)
+            return symbol.name if symbol is not None and symbol.offset == 0 else None
+
+        by_stack = TasksByStack(self.tasks.values(), layout.thread_size_bytes)
+        memory = WaitMemory(prog, layout.word_bytes, by_stack, name_exact)
+        self._stack_reader = TaskStackReader(
+            prog, layout.thread_size_bytes, layout.page_bytes, layout.first_frame_offset
+        )
+        self._waits = Waits(memory)
+        self._clock = SchedulerClock(prog, memory, [cpu.number for cpu in kernel.tasks.cpus])
+        self._kallsyms = kallsyms_of(prog)
+
+    def find(self, addr: int) -> Optional[FoundWait]:
+        """Return what a task waits for.
+
+        :param addr: Virtual address of its ``struct task_struct``, one of :attr:`tasks`
+        :return: ``None`` if it runs, or wants to, or has exited
+        """
+        tasks = self._kernel.tasks
+        if not isinstance(tasks, LiveTaskList):
+            return self._find(self.tasks[addr], self.stacks[addr])
+        task = tasks.now(self.tasks[addr])
+        for _ in range(_MAX_TRIES):
+            # What was read is true if the task did not run meanwhile.
+            stack = None if task is None else self._kernel.stack(task)
+            if task is None or stack is None:
+                return None
+            found = self._find(task, stack)
+            now = tasks.now(task)
+            if now is not None and task.was_at_rest_until(now):
+                return found
+            task = now
+        return None
+
+    def _find(self, task: Task, stack: TaskStack) -> Optional[FoundWait]:
+        if stack.on_cpu or task.is_runnable or not task.has_stack:
+            return None
+        functions = tuple(frame.symbol.name for frame in stack.frames if frame.symbol is not None)
+        memory = self._stack_reader.read(task.stack_addr, task.thread_sp)
+        wait = self._waits.find(Sleeper(task, memory, functions))
+        return FoundWait(stack, wait, self._clock.not_run_for(task))
+
+    def name_of(self, addr: int) -> Optional[str]:
+        """Return the name of a variable of the kernel image, with the offset if the address is not its begin."""
+        found = None if self._kallsyms is None else self._kallsyms.at(addr)
+        if found is None:
+            return None
+        offset = addr - found.start
+        return found.name if not offset else f"{found.name}+{offset:#x}"
+
+    def _task(self, addr: int) -> Optional[Task]:
+        try:
+            return self._read_task(addr)
+        except FaultError:
+            return None
