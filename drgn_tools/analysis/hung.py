@@ -9,6 +9,7 @@ of its chain: a task that waits for no lock, a lock of which nobody knows who ho
 
 from __future__ import annotations
 
+import enum
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional
@@ -26,7 +27,16 @@ from ..records import TaskStack
 from .audit import task_stacks
 from .run_queues import CpuQueue, cpu_queues
 
-__all__ = ("Blocked", "Hangup", "Holder", "HungReport", "RootKind", "hung_report", "hung_tasks")
+__all__ = (
+    "Blocked",
+    "Hangup",
+    "Holder",
+    "HungReport",
+    "HungTask",
+    "RootKind",
+    "hung_report",
+    "hung_tasks",
+)
 
 _UNINTERRUPTIBLE = "D"
 _GONE = "XZ"
@@ -73,20 +83,22 @@ class Blocked(msgspec.Struct, frozen=True):
         return self.stack.state == _UNINTERRUPTIBLE or is_lock
 
 
-class RootKind(str):
-    """What is at the end of a chain: ``deadlock``, ``task``, ``exited``, ``lock``, ``unknown``."""
+class RootKind(str, enum.Enum):
+    """What is at the end of a chain of tasks that wait for each other. Later versions may add kinds."""
 
+    DEADLOCK = "deadlock"
+    """Tasks that wait for each other in a circle."""
+    EXITED = "exited"
+    """A task that has exited with the lock held."""
+    TASK = "task"
+    """A task that holds what the others wait for, and waits for no lock whose holder is known."""
+    WAIT = "wait"
+    """Something of which the kernel does not keep who holds it, or who will end it."""
+    UNKNOWN = "unknown"
+    """It cannot be proven what the task waits for."""
 
-DEADLOCK = RootKind("deadlock")
-"""Tasks that wait for each other in a circle."""
-TASK = RootKind("task")
-"""A task that holds what the others wait for, and waits for no lock whose holder is known."""
-EXITED = RootKind("exited")
-"""A task that has exited with the lock held."""
-LOCK = RootKind("lock")
-"""Something of which the kernel does not keep who holds it, or will end it."""
-UNKNOWN = RootKind("unknown")
-"""It cannot be proven what the task waits for."""
+    def __str__(self) -> str:
+        return self.value
 
 
 class Hangup(msgspec.Struct, frozen=True):
@@ -109,10 +121,27 @@ class Hangup(msgspec.Struct, frozen=True):
     """All that wait behind that, each with its number of steps from there: first who waits for it directly (0), and
     below each task those that wait for what it holds."""
 
+    def members(self) -> Iterator[tuple[int, Blocked]]:
+        """Yield the tasks that hang on this, each with its depth: those of a circle, then :attr:`behind`."""
+        if self.kind is RootKind.DEADLOCK:
+            yield from ((0, blocked) for blocked in self.root)
+        yield from self.behind
+
     @property
     def count(self) -> int:
         """Number of tasks that hang on this."""
-        return len(self.behind) + (len(self.root) if self.kind is DEADLOCK else 0)
+        return sum(1 for _ in self.members())
+
+
+class HungTask(msgspec.Struct, frozen=True):
+    """One row: a task that sleeps, and where it stands among those that hang."""
+
+    blocked: Blocked
+    """The task."""
+    hangup: Optional[int] = None
+    """Number of what holds it up, in :attr:`HungReport.hangups`; ``None`` if it does not hang."""
+    depth: int = 0
+    """Steps from the end of the chain; 0 for the tasks of a deadlock and for who waits directly."""
 
 
 class HungReport(msgspec.Struct, frozen=True):
@@ -121,28 +150,25 @@ class HungReport(msgspec.Struct, frozen=True):
     blocked: tuple[Blocked, ...]
     """All tasks that sleep, in the order of the task list."""
     hangups: tuple[Hangup, ...]
-    """What holds up those of them that hang: deadlocks first, then by the number of tasks."""
+    """What holds up those of them that hang: deadlocks first, then by the number of tasks. Each task is in one of them."""
     cpus: tuple[CpuQueue, ...]
     """The run queue of each CPU."""
 
     @property
     def deadlocks(self) -> tuple[Hangup, ...]:
         """The deadlocks."""
-        return tuple(hangup for hangup in self.hangups if hangup.kind is DEADLOCK)
+        return tuple(hangup for hangup in self.hangups if hangup.kind is RootKind.DEADLOCK)
 
-    def hangup_of(self, task: int) -> Optional[Hangup]:
-        """Return what holds a task up.
-
-        :param task: Address of its ``struct task_struct``
-        """
-        return next((hangup for hangup in self.hangups if task in _members(hangup)), None)
-
-
-def _members(hangup: Hangup) -> frozenset[int]:
-    circle = hangup.root if hangup.kind is DEADLOCK else ()
-    return frozenset(
-        blocked.stack.task for blocked in (*circle, *(each for _, each in hangup.behind))
-    )
+    def tasks(self) -> Iterator[HungTask]:
+        """Yield the tasks that hang, one hangup after the other; then all others that sleep."""
+        seen: set[int] = set()
+        for number, hangup in enumerate(self.hangups):
+            for depth, blocked in hangup.members():
+                seen.add(blocked.stack.task)
+                yield HungTask(blocked, number, depth)
+        for blocked in self.blocked:
+            if blocked.stack.task not in seen:
+                yield HungTask(blocked)
 
 
 @takes_program_or_default
@@ -185,8 +211,18 @@ def _still_true(waits: KernelWaits, found: list[FoundWait]) -> list[FoundWait]:
             continue
         now = waits.find(each.stack.task)
         if now is not None:
-            again.append(now if now.wait == each.wait else msgspec.structs.replace(now, wait=None))
+            same = now.wait is not None and _is_same(now.wait, each.wait)
+            again.append(now if same else msgspec.structs.replace(now, wait=None))
     return again
+
+
+def _is_same(now: Wait, before: Wait) -> bool:
+    return (now.kind, now.address, now.holder, now.is_free) == (
+        before.kind,
+        before.address,
+        before.holder,
+        before.is_free,
+    )
 
 
 def _blocked(waits: KernelWaits, found: FoundWait) -> Blocked:
@@ -221,6 +257,8 @@ class _Graph:
             holder = self.holder_of(each)
             if holder is not None:
                 self.waiting[holder].append(each)
+        for waiting in self.waiting.values():
+            waiting.sort(key=_turn)
 
     def holder_of(self, blocked: Blocked) -> Optional[int]:
         """Return the task that certainly holds what another waits for."""
@@ -233,16 +271,18 @@ class _Graph:
 
         :return: The last task of it that waits, and the circle, which is empty unless the chain ends in one
         """
-        passed: list[int] = []
+        passed: dict[int, None] = {}
         while True:
-            passed.append(blocked.stack.task)
+            passed[blocked.stack.task] = None
             holder = self.holder_of(blocked)
             if holder in passed:
-                circle = passed[passed.index(holder) :]
+                chain = list(passed)
+                circle = chain[chain.index(holder) :]
                 first = circle.index(min(circle))
                 return blocked, tuple(circle[first:] + circle[:first])
             following = None if holder is None else self.of_task.get(holder)
-            if following is None or following.wait is None or not _is_held(following):
+            # Who does not hang may go on by itself: that is the end.
+            if following is None or not following.hangs:
                 return blocked, ()
             blocked = following
 
@@ -263,9 +303,12 @@ class _Graph:
             ]
 
 
-def _is_held(blocked: Blocked) -> bool:
-    """Whether what a task waits for is a lock. What else a holder waits for is said where it is shown."""
-    return blocked.wait is not None and blocked.wait.kind in LOCKS
+def _turn(blocked: Blocked) -> tuple[int, int]:
+    """Sort tasks by lock and, of one lock, in the order of its list."""
+    wait, task = blocked.wait, blocked.stack.task
+    if wait is None:
+        return 0, 0
+    return wait.address, wait.waiters.index(task) if task in wait.waiters else 0
 
 
 def _hangups(blocked: Iterable[Blocked]) -> Iterator[Hangup]:
@@ -276,29 +319,33 @@ def _hangups(blocked: Iterable[Blocked]) -> Iterator[Hangup]:
             last, circle = graph.end_of(each)
             ends[_key_of(graph, last, circle)].append(last)
     hangups = [_hangup(graph, key, last) for key, last in ends.items()]
-    hangups.sort(key=lambda hangup: (_ORDER.index(hangup.kind), -hangup.count))
+    kinds = list(RootKind)
+    hangups.sort(
+        key=lambda hangup: (
+            hangup.kind is not RootKind.DEADLOCK,
+            -hangup.count,
+            kinds.index(hangup.kind),
+        )
+    )
     return iter(hangups)
-
-
-_ORDER = (DEADLOCK, EXITED, TASK, LOCK, UNKNOWN)
 
 
 def _key_of(graph: _Graph, last: Blocked, circle: tuple[int, ...]) -> object:
     """Return what those have in common that hang on the same."""
     if circle:
-        return DEADLOCK, circle
+        return RootKind.DEADLOCK, circle
     holder = graph.holder_of(last)
     if holder is not None:
-        return TASK, holder
+        return RootKind.TASK, holder
     if last.wait is None:
-        return UNKNOWN, last.stack.task
-    return LOCK, last.wait.kind, last.wait.address
+        return RootKind.UNKNOWN, last.stack.task
+    return RootKind.WAIT, last.wait.kind, last.wait.address
 
 
 def _hangup(graph: _Graph, key: object, lasts: list[Blocked]) -> Hangup:
     assert isinstance(key, tuple)
     last = lasts[0]
-    if key[0] is DEADLOCK:
+    if key[0] is RootKind.DEADLOCK:
         circle = tuple(graph.of_task[addr] for addr in key[1])
         of_circle = frozenset(key[1])
         waiting = [
@@ -308,16 +355,16 @@ def _hangup(graph: _Graph, key: object, lasts: list[Blocked]) -> Hangup:
             if each.stack.task not in of_circle
         ]
         behind = tuple(graph.below(waiting, of_circle))
-        return Hangup(DEADLOCK, circle, None, None, None, None, behind)
-    if key[0] is TASK:
+        return Hangup(RootKind.DEADLOCK, circle, None, None, None, None, behind)
+    if key[0] is RootKind.TASK:
         holder = last.holder
         assert holder is not None
         behind = tuple(graph.below(graph.waiting[holder.address], frozenset((holder.address,))))
         root = graph.of_task.get(holder.address)
-        kind = EXITED if holder.has_exited else TASK
+        kind = RootKind.EXITED if holder.has_exited else RootKind.TASK
         return Hangup(kind, () if root is None else (root,), holder, None, None, None, behind)
-    firsts = list({each.stack.task: each for each in lasts}.values())
+    firsts = sorted({each.stack.task: each for each in lasts}.values(), key=_turn)
     behind = tuple(graph.below(firsts, frozenset()))
-    if key[0] is UNKNOWN:
-        return Hangup(UNKNOWN, (), None, None, None, None, behind)
-    return Hangup(LOCK, (), None, last.wait, last.name, last.hint, behind)
+    if key[0] is RootKind.UNKNOWN:
+        return Hangup(RootKind.UNKNOWN, (), None, None, None, None, behind)
+    return Hangup(RootKind.WAIT, (), None, last.wait, last.name, last.hint, behind)

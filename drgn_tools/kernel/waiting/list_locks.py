@@ -33,10 +33,10 @@ _RWSEM_WAITING_FOR = ("write", "read")
 
 
 class _Lock(msgspec.Struct, frozen=True):
-    """A lock with waiters: its address, and the waiter structs in the order of the list."""
+    """A lock with waiters: its address, and the tasks that wait in the order of the list."""
 
     addr: int
-    waiters: Sequence[int]
+    tasks: tuple[int, ...]
 
 
 class _Kind(msgspec.Struct, frozen=True):
@@ -49,8 +49,8 @@ class _Kind(msgspec.Struct, frozen=True):
     """Members of the lock that are read."""
     functions: tuple[str, ...]
     """How the names of the functions begin that wait for it."""
-    check: Callable[[_Lock, int, tuple[int, ...]], Optional[Wait]]
-    """(lock, waiter of the task, tasks that wait) -> what the words of the lock say; ``None`` if that is no
+    check: Callable[[_Lock, int], Optional[Wait]]
+    """(lock, waiter of the task) -> what the words of the lock say; ``None`` if that is no
     such lock."""
 
 
@@ -59,6 +59,7 @@ class ListLocks:
 
     def __init__(self, memory: WaitMemory) -> None:
         self._memory = memory
+        self._known: dict[tuple[WaitKind, int], list[_Lock]] = {}
         kinds = (
             _Kind(
                 WaitKind.MUTEX,
@@ -95,21 +96,14 @@ class ListLocks:
         self._word_mask = ADDRESS_MASK >> (64 - 8 * memory.word_bytes)
         self._last_holder = memory.offset("struct semaphore", "last_holder")
 
-    def find(self, sleeper: Sleeper, slot: int) -> Optional[Wait]:
-        """Return what a task waits for.
+    def kinds_of(self, functions: Sequence[str]) -> Sequence[_Kind]:
+        """Return the kinds of lock that a stack may wait for: that of the innermost function that waits for one.
 
-        :param slot: Virtual address of a slot of its stack that holds its own address
+        :param functions: Innermost first. If there are none (no symbols), it may be any but a semaphore,
+            whose words say too little.
         """
-        kinds = self._kinds_of(sleeper.functions)
-        proven = [wait for kind in kinds for wait in self._proven(sleeper, slot, kind)]
-        # More than one is no proof.
-        return proven[0] if len(proven) == 1 else None
-
-    def _kinds_of(self, functions: Sequence[str]) -> Sequence[_Kind]:
-        """Return the kind that the innermost function tells that is one of a lock.
-
-        Without a function (no symbols), semaphores are left out: their words say too little.
-        """
+        if not functions:
+            return [kind for kind in self._kinds if kind.kind is not WaitKind.SEMAPHORE]
         for name in functions:
             # down_read() begins as down() does, so the longest beginning decides.
             found = [
@@ -120,21 +114,38 @@ class ListLocks:
             ]
             if found:
                 return [self._kinds[max(found)[1]]]
-        return [kind for kind in self._kinds if kind.kind is not WaitKind.SEMAPHORE]
+        return []
+
+    def finder(self, kinds: Sequence[_Kind]) -> Callable[[Sleeper, int], Optional[Wait]]:
+        """Return the function that finds the lock that a task waits for.
+
+        It takes the task, and the virtual address of a slot of its stack that holds its own address.
+
+        :param kinds: What :meth:`kinds_of` says of its stack
+        """
+
+        def find(sleeper: Sleeper, slot: int) -> Optional[Wait]:
+            proven = [wait for kind in kinds for wait in self._proven(sleeper, slot, kind)]
+            # More than one is no proof.
+            return proven[0] if len(proven) == 1 else None
+
+        return find
 
     def _proven(self, sleeper: Sleeper, slot: int, kind: _Kind) -> Iterator[Wait]:
         memory = self._memory
         waiter = slot - memory.at(kind.waiter, "task")
         node_offset = memory.at(kind.waiter, "list")
-        ring = memory.ring(waiter + node_offset)
+        ring = memory.ring(waiter + node_offset, sleeper)
         if ring is None:
             return
-        for lock in self._locks(sleeper, kind, [node - node_offset for node in ring]):
-            tasks = [
-                memory.waiting_task(addr + memory.at(kind.waiter, "task")) for addr in lock.waiters
-            ]
-            certain = tuple(task for task in tasks if task is not None)
-            wait = None if None in tasks else kind.check(lock, waiter, certain)
+        key = (kind.kind, ring[0])
+        locks = self._known.get(key)
+        if locks is None:
+            locks = list(self._locks(sleeper, kind, [node - node_offset for node in ring]))
+            if memory.keeps and locks:
+                self._known[key] = locks
+        for lock in locks:
+            wait = kind.check(lock, waiter)
             if wait is not None:
                 yield wait
 
@@ -157,27 +168,38 @@ class ListLocks:
                 first = memory.word(addr + first_offset)
                 if first is not None and first in ring:
                     addrs[addr] = first
+        tasks = self._tasks_of(kind, ring)
+        if tasks is None:
+            return
         for addr, first in addrs.items():
             at = ring.index(first)
-            yield _Lock(addr, ring[at:] + ring[:at])
+            yield _Lock(addr, tasks[at:] + tasks[:at])
+
+    def _tasks_of(self, kind: _Kind, waiters: list[int]) -> Optional[tuple[int, ...]]:
+        """Return the tasks that wait, ``None`` if one of the structs is not on the stack of the task that it names."""
+        memory = self._memory
+        offset = memory.at(kind.waiter, "task")
+        tasks = [memory.waiting_task(addr + offset) for addr in waiters]
+        certain = tuple(task for task in tasks if task is not None)
+        return certain if len(certain) == len(tasks) else None
 
     def _lock_in_ring(self, kind: _Kind, ring: list[int]) -> Iterator[_Lock]:
         memory = self._memory
-        task_offset = memory.at(kind.waiter, "task")
+        offset = memory.at(kind.waiter, "task")
         heads = [
-            number
-            for number, addr in enumerate(ring)
-            if memory.waiting_task(addr + task_offset) is None
+            number for number, addr in enumerate(ring) if memory.waiting_task(addr + offset) is None
         ]
-        if len(heads) == 1:
-            (head,) = heads
+        if len(heads) != 1:
+            return
+        (head,) = heads
+        tasks = self._tasks_of(kind, ring[head + 1 :] + ring[:head])
+        if tasks is not None:
             node = ring[head] + memory.at(kind.waiter, "list")
-            lock = node - memory.at(kind.lock, "wait_list")
-            yield _Lock(lock, ring[head + 1 :] + ring[:head])
+            yield _Lock(node - memory.at(kind.lock, "wait_list"), tasks)
 
     # ---- what the words of a lock say
 
-    def _mutex(self, lock: _Lock, waiter: int, tasks: tuple[int, ...]) -> Optional[Wait]:
+    def _mutex(self, lock: _Lock, waiter: int) -> Optional[Wait]:
         """Follow __mutex_owner() and the flags in kernel/locking/mutex.h, v6.12."""
         memory = self._memory
         owner = memory.word(lock.addr + memory.at("struct mutex", "owner"))
@@ -185,18 +207,18 @@ class ListLocks:
             return None
         holder = owner & ~_FLAGS
         # MUTEX_FLAG_PICKUP: it was handed to a waiter, which has not run yet.
-        if owner & _MUTEX_FLAG_PICKUP and holder not in tasks:
+        if owner & _MUTEX_FLAG_PICKUP and holder not in lock.tasks:
             return None
         return Wait(
             WaitKind.MUTEX,
             lock.addr,
             waiter,
-            waiters=tasks,
+            waiters=lock.tasks,
             holder=holder or None,
             is_free=not holder or bool(owner & _MUTEX_FLAG_PICKUP),
         )
 
-    def _rwsem(self, lock: _Lock, waiter: int, tasks: tuple[int, ...]) -> Optional[Wait]:
+    def _rwsem(self, lock: _Lock, waiter: int) -> Optional[Wait]:
         """Follow the comment on ``count`` and ``owner`` in kernel/locking/rwsem.c, v6.12."""
         memory = self._memory
         count = memory.word(lock.addr + memory.at("struct rw_semaphore", "count"))
@@ -219,14 +241,14 @@ class ListLocks:
             lock.addr,
             waiter,
             mode=_RWSEM_WAITING_FOR[mode],
-            waiters=tasks,
+            waiters=lock.tasks,
             holder=holder if is_written else None,
             readers=None if is_written else readers,
             hint=holder if not is_written and readers and holder else None,
             is_free=not is_written and not readers,
         )
 
-    def _semaphore(self, lock: _Lock, waiter: int, tasks: tuple[int, ...]) -> Optional[Wait]:
+    def _semaphore(self, lock: _Lock, waiter: int) -> Optional[Wait]:
         memory = self._memory
         count = memory.u32(lock.addr + memory.at("struct semaphore", "count"))
         up = memory.byte(waiter + memory.at("struct semaphore_waiter", "up"))
@@ -235,4 +257,4 @@ class ListLocks:
             return None
         # CONFIG_DETECT_HUNG_TASK_BLOCKER: who took it last. Others may have it, too.
         hint = None if self._last_holder is None else memory.word(lock.addr + self._last_holder)
-        return Wait(WaitKind.SEMAPHORE, lock.addr, waiter, waiters=tasks, hint=hint or None)
+        return Wait(WaitKind.SEMAPHORE, lock.addr, waiter, waiters=lock.tasks, hint=hint or None)

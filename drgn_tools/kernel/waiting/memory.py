@@ -12,7 +12,8 @@ import msgspec
 from drgn import Program, offsetof
 
 from ...memory import UNUSABLE, read_or_none
-from ..stack_memory import StackMemory
+from ..live_tasks import is_live
+from ..stack_memory import NotInDump, StackMemory
 from ..tasks import Task
 
 __all__ = ("MAX_WAITERS", "Sleeper", "TasksByStack", "WaitMemory")
@@ -76,6 +77,9 @@ class WaitMemory:
         self._two = struct.Struct("<2Q" if word_bytes == 8 else "<2I")
         self._next_offset, self._prev_offset = 0, word_bytes  # struct list_head
         self._offsets: dict[tuple[str, str], Optional[int]] = {}
+        self._rings: dict[int, Optional[tuple[int, ...]]] = {}
+        self.keeps = not is_live(prog)
+        """What was read of a ring holds for all of its nodes: the memory does not change."""
 
     def offset(self, type_name: str, member: str) -> Optional[int]:
         """Return the offset of a member in bytes, ``None`` if this kernel has no such type or member."""
@@ -112,16 +116,31 @@ class WaitMemory:
         data = read_or_none(self.prog, addr, 1)
         return None if data is None else data[0]
 
-    def ring(self, node: int) -> Optional[list[int]]:
-        """Return the addresses of all nodes of a ring of ``struct list_head``, from *node* on.
+    def ring(self, node: int, sleeper: Sleeper) -> Optional[tuple[int, ...]]:
+        """Return the addresses of all nodes of a ring of ``struct list_head``.
 
+        They begin with the lowest, so that it is the same tuple for each of the nodes.
+
+        :param node: One of the nodes; one on the stack of *sleeper* costs no read
         :return: ``None`` if it is no ring: a node is not in the dump, does not point back to the one that led to
             it, or there are too many
         """
-        nodes = [node]
-        links = self._links(node)
+        if node in self._rings:
+            return self._rings[node]
+        nodes = self._walk(node, sleeper)
+        ring = None
+        if nodes is not None:
+            first = nodes.index(min(nodes))
+            ring = tuple(nodes[first:] + nodes[:first])
+        if self.keeps:
+            self._rings.update(dict.fromkeys(ring or (node,), ring))
+        return ring
+
+    def _walk(self, node: int, sleeper: Sleeper) -> Optional[list[int]]:
+        links = self._links_on_stack(node, sleeper)
         if links is None:
             return None
+        nodes = [node]
         first_prev = links[1]
         previous = node
         while (ahead := links[0]) != node:
@@ -133,6 +152,14 @@ class WaitMemory:
             nodes.append(ahead)
             previous = ahead
         return nodes if first_prev == previous else None
+
+    def _links_on_stack(self, node: int, sleeper: Sleeper) -> Optional[tuple[int, int]]:
+        try:
+            data = sleeper.memory.read(node, 2 * self.word_bytes)
+        except NotInDump:
+            return self._links(node)
+        ahead, behind = self._two.unpack(data)
+        return ahead, behind
 
     def _links(self, node: int) -> Optional[tuple[int, int]]:
         if node % self.word_bytes or not node:

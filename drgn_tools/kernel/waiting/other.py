@@ -36,7 +36,7 @@ class Others:
         ) or not memory.has(bucket, "lock", "chain.node_list"):
             return None
         q = slot - memory.at(queue, "task")
-        ring = memory.ring(q + memory.at(queue, "list.node_list"))
+        ring = memory.ring(q + memory.at(queue, "list.node_list"), sleeper)
         lock = memory.word(q + memory.at(queue, "lock_ptr"))
         if ring is None or not lock:
             return None
@@ -71,7 +71,7 @@ class Others:
         if count is None or most is None or size is None or count > min(most, _MAX_FILES):
             return None
         entries = [addr + memory.at(table, "inline_entries") + size * i for i in range(count)]
-        if not entries or not all(self._is_polled(at, addr) for at in entries):
+        if not entries or not all(self._is_polled(sleeper, at, addr) for at in entries):
             return None
         more = " or more" if count == most else ""
         files = len({memory.word(at + memory.at(entry, "filp")) for at in entries})
@@ -79,14 +79,14 @@ class Others:
             WaitKind.POLL, addr, addr, detail=f"{files} file{'' if files == 1 else 's'}{more}"
         )
 
-    def _is_polled(self, entry_addr: int, table_addr: int) -> bool:
+    def _is_polled(self, sleeper: Sleeper, entry_addr: int, table_addr: int) -> bool:
         memory, entry = self._memory, "struct poll_table_entry"
         if memory.word(entry_addr + memory.at(entry, "wait.private")) != table_addr:
             return False
         func = memory.word(entry_addr + memory.at(entry, "wait.func"))
         if not func or memory.name_exact(func) is None:
             return False
-        return memory.ring(entry_addr + memory.at(entry, "wait.entry")) is not None
+        return memory.ring(entry_addr + memory.at(entry, "wait.entry"), sleeper) is not None
 
     def find_timer(self, sleeper: Sleeper, slot: int) -> Optional[Wait]:
         """Return the timer that wakes a task: ``struct hrtimer_sleeper``.

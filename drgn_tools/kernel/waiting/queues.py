@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Callable, Optional
 
-from ...memory import read_or_none
+from ...memory import UNUSABLE, read_or_none
 from .memory import Sleeper, WaitMemory
 from .records import Wait, WaitKind
 
@@ -26,6 +26,7 @@ class Queues:
         self._has_queues = memory.has(_ENTRY, "private", "func", "entry") and memory.has(
             _HEAD, "head"
         )
+        self._heads: dict[int, Optional[int]] = {}
         self._page_bits = _page_bits(memory)
         self._by_function: dict[str, Callable[[Sleeper, int, int], Optional[Wait]]] = {
             "wake_page_function": self._folio,
@@ -49,14 +50,13 @@ class Queues:
         if function is None:
             return None
         node_offset = memory.at(_ENTRY, "entry")
-        ring = memory.ring(entry + node_offset)
+        ring = memory.ring(entry + node_offset, sleeper)
         if ring is None:
             return None
-        # The one node that is in no entry is the head: it has no function that begins there.
-        heads = [node for node in ring if self._function_of(node - node_offset) is None]
-        if len(heads) != 1:
+        node = self._head_in(ring, node_offset)
+        if node is None:
             return None
-        head = heads[0] - memory.at(_HEAD, "head")
+        head = node - memory.at(_HEAD, "head")
         special = self._by_function.get(function)
         if special is not None:
             return special(sleeper, entry, head)
@@ -65,6 +65,16 @@ class Queues:
             or self._epoll(sleeper, entry, head)
             or Wait(WaitKind.QUEUE, head, entry)
         )
+
+    def _head_in(self, ring: tuple[int, ...], node_offset: int) -> Optional[int]:
+        """Return the one node that is in no entry: no function begins where its ``func`` would be."""
+        if ring[0] in self._heads:
+            return self._heads[ring[0]]
+        heads = [node for node in ring if self._function_of(node - node_offset) is None]
+        head = heads[0] if len(heads) == 1 else None
+        if self._memory.keeps:
+            self._heads[ring[0]] = head
+        return head
 
     def _function_of(self, entry: int) -> Optional[str]:
         func = self._memory.word(entry + self._memory.at(_ENTRY, "func"))
@@ -200,12 +210,11 @@ class Queues:
             return None
         waiter = slot - memory.at(entry, "task")
         node_offset = memory.at(entry, "task_list")
-        ring = memory.ring(waiter + node_offset)
+        ring = memory.ring(waiter + node_offset, sleeper)
         if ring is None:
             return None
-        tasks = [
-            memory.waiting_task(node - node_offset + memory.at(entry, "task")) for node in ring
-        ]
+        task_offset = memory.at(entry, "task") - node_offset
+        tasks = [memory.waiting_task(node + task_offset) for node in ring]
         if tasks.count(None) != 1:
             return None
         at = tasks.index(None)
@@ -236,8 +245,6 @@ _WQ_FLAG_CUSTOM = 4
 
 def _page_bits(memory: WaitMemory) -> dict[int, str]:
     """Return what some bits of a folio's flags are called."""
-    from ...memory import UNUSABLE
-
     try:
         found = memory.prog.type("enum pageflags").enumerators or ()
         values = dict(found)
