@@ -305,7 +305,7 @@ HANGUP: Fields = {
     **_WAIT,
     "pids": lambda hangup: [blocked.stack.pid for _, blocked in hangup.members()],
 }
-"""Fields of a :class:`~drgn_tools.analysis.hung.Hangup`."""
+"""Fields of a :class:`~drgn_tools.analysis.hangups.Hangup`."""
 
 CPU_QUEUE: Fields = {
     "cpu": lambda queue: queue.cpu,

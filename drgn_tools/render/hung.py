@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Optional
 
-from ..analysis.hung import Blocked, Hangup, Holder, HungReport, HungTask, RootKind
+from ..analysis.hangups import Blocked, Hangup, Holder, RootKind
+from ..analysis.hung import HungReport, HungTask
 from ..analysis.labels import function_label
 from ..analysis.run_queues import CpuQueue
 from ..analysis.waiting import waiting_function

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..analysis.hung import Blocked
+from ..analysis.hangups import Blocked
 from ..analysis.labels import function_label
 from ..analysis.waiting import waiting_function
 from ..kernel.waiting.records import Wait, WaitKind

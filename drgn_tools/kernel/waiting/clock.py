@@ -52,7 +52,7 @@ class SchedulerClock:
         self.now_ns: Optional[int] = max(clocks, default=None)
         """``rq->clock`` of the CPU that updated it last, in ns; ``None`` if none can be read."""
         self._jiffies = _variable(prog, "jiffies", "unsigned long")
-        self._tick_ns = _variable(prog, "tick_nsec", "unsigned long")
+        self._tick_ns = _tick_ns(prog)
 
     def not_run_for(self, task: Task) -> NotRunFor:
         """Return how long a task that sleeps has not run."""
@@ -98,6 +98,18 @@ def _clocks_of(prog: Program, cpu: int) -> Optional[tuple[int, int]]:
     try:
         rq = per_cpu(prog["runqueues"], cpu)
         return int(rq.clock.value_()), int(rq.clock_task.value_())
+    except UNUSABLE:
+        return None
+
+
+def _tick_ns(prog: Program) -> Optional[int]:
+    """Return the length of a jiffy: what the clock source that counts them makes of one."""
+    address = symbol_address(prog, "clocksource_jiffies")
+    if address is None:
+        return None
+    try:
+        clock = Object(prog, "struct clocksource", address=address)
+        return int(clock.mult.value_()) >> min(int(clock.shift.value_()), 64)
     except UNUSABLE:
         return None
 

@@ -209,6 +209,8 @@ class ListLocks:
         # MUTEX_FLAG_PICKUP: it was handed to a waiter, which has not run yet.
         if owner & _MUTEX_FLAG_PICKUP and holder not in lock.tasks:
             return None
+        if holder and not memory.may_be_task(holder):
+            return None
         return Wait(
             WaitKind.MUTEX,
             lock.addr,
@@ -236,6 +238,8 @@ class ListLocks:
             return None
         if readers and not is_written and holder and not owner & _RWSEM_READER_OWNED:
             return None
+        if is_written and not memory.may_be_task(holder):
+            return None
         return Wait(
             WaitKind.RWSEM,
             lock.addr,
@@ -244,7 +248,7 @@ class ListLocks:
             waiters=lock.tasks,
             holder=holder if is_written else None,
             readers=None if is_written else readers,
-            hint=holder if not is_written and readers and holder else None,
+            hint=holder if not is_written and readers and memory.may_be_task(holder) else None,
             is_free=not is_written and not readers,
         )
 
@@ -257,4 +261,6 @@ class ListLocks:
             return None
         # CONFIG_DETECT_HUNG_TASK_BLOCKER: who took it last. Others may have it, too.
         hint = None if self._last_holder is None else memory.word(lock.addr + self._last_holder)
-        return Wait(WaitKind.SEMAPHORE, lock.addr, waiter, waiters=lock.tasks, hint=hint or None)
+        if hint is not None and not memory.may_be_task(hint):
+            hint = None
+        return Wait(WaitKind.SEMAPHORE, lock.addr, waiter, waiters=lock.tasks, hint=hint)

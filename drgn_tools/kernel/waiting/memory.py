@@ -20,6 +20,8 @@ __all__ = ("MAX_WAITERS", "Sleeper", "TasksByStack", "WaitMemory")
 
 MAX_WAITERS = 100_000
 """More nodes on one list are damage."""
+_TASK_ALIGN_BYTES = 64
+"""Least alignment of ``struct task_struct``: L1_CACHE_BYTES (kernel/fork.c)."""
 
 
 class Sleeper(msgspec.Struct, frozen=True):
@@ -191,6 +193,17 @@ class WaitMemory:
             if word not in seen:
                 seen.add(word)
                 yield word
+
+    def may_be_task(self, addr: int) -> bool:
+        """Return whether an address is that of a task, or may once have been.
+
+        A lock whose owner has exited leads to where no task is. But that was aligned as a task is, and is
+        memory of the kernel.
+        """
+        if addr in self.tasks.by_addr:
+            return True
+        is_kernel = addr >> (8 * self.word_bytes - 1) == 1
+        return is_kernel and not addr % _TASK_ALIGN_BYTES and self.word(addr) is not None
 
     def waiting_task(self, task_slot: int) -> Optional[int]:
         """Return the task that a slot names, if the slot lies on the stack of that very task."""

@@ -87,6 +87,8 @@ class RtLocks:
         if task not in tasks:
             return None
         holder = owner & ~_RT_MUTEX_HAS_WAITERS
+        if holder and not memory.may_be_task(holder):
+            return None
         return Wait(
             WaitKind.RT_MUTEX,
             lock,
