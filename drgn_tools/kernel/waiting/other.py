@@ -94,11 +94,13 @@ class Others:
         :param slot: As for :meth:`find_futex`
         """
         memory, timer = self._memory, "struct hrtimer_sleeper"
-        if not memory.has(timer, "task", "timer.function", "timer.state"):
+        # ``state`` with HRTIMER_STATE_ENQUEUED; a bool in v7.2.
+        queued = "timer.is_queued" if memory.has(timer, "timer.is_queued") else "timer.state"
+        if not memory.has(timer, "task", "timer.function", queued):
             return None
         addr = slot - memory.at(timer, "task")
         func = memory.word(addr + memory.at(timer, "timer.function"))
-        state = memory.byte(addr + memory.at(timer, "timer.state"))
+        state = memory.byte(addr + memory.at(timer, queued))
         if not func or memory.name_exact(func) != "hrtimer_wakeup" or state != 1:
             return None
         return Wait(WaitKind.TIMER, addr, addr)

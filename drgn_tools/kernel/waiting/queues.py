@@ -15,6 +15,8 @@ _ENTRY = "struct wait_queue_entry"
 _HEAD = "struct wait_queue_head"
 _FOLIO_LOCKED, _FOLIO_WRITEBACK = "PG_locked", "PG_writeback"
 _MAX_RING_SIZE = 1 << 20
+_WQ_FLAG_CUSTOM = 4 | 8
+"""linux/wait.h: 8, and 4 since WQ_FLAG_BOOKMARK is gone, which was 4 (v5.7 to v7.2)."""
 _PIPE_FUNCTIONS = ("pipe_", "anon_pipe_", "fifo_", "wait_for_partner")
 
 
@@ -152,7 +154,7 @@ class Queues:
         flags = memory.u32(entry + (memory.offset(_ENTRY, "flags") or 0))
         if block is None or flags is None or block > 1:
             return None
-        # WQ_FLAG_CUSTOM marks a reader, WQ_FLAG_EXCLUSIVE alone a writer.
+        # percpu_rwsem_wait() marks a reader.
         is_reader = bool(flags & _WQ_FLAG_CUSTOM)
         return Wait(
             WaitKind.PERCPU_RWSEM,
@@ -237,10 +239,6 @@ class Queues:
         if done is None:
             return None
         return Wait(WaitKind.COMPLETION, addr, waiter, waiters=waiters, is_free=bool(done))
-
-
-_WQ_FLAG_CUSTOM = 4
-"""linux/wait.h, v5.7 to v7.2."""
 
 
 def _page_bits(memory: WaitMemory) -> dict[int, str]:
