@@ -80,7 +80,8 @@ def hung_report(prog: Program, stacks: Iterable[TaskStack]) -> HungReport:
     :param stacks: All tasks of this kernel
     """
     with input_error_if_vanished(prog):
-        waits = KernelWaits(prog, kernel_of(prog), stacks)
+        kernel = kernel_of(prog)
+        waits = KernelWaits(prog, kernel, stacks)
         found = [wait for addr in waits.tasks if (wait := waits.find(addr)) is not None]
         if is_live(prog):
             found = _still_true(waits, found)
@@ -88,7 +89,7 @@ def hung_report(prog: Program, stacks: Iterable[TaskStack]) -> HungReport:
         return HungReport(
             blocked,
             tuple(hangups_of(blocked)),
-            cpu_queues(kernel_of(prog), waits.stacks),
+            cpu_queues(kernel, waits.stacks),
         )
 
 

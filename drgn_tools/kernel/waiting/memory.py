@@ -20,6 +20,7 @@ __all__ = ("MAX_WAITERS", "Sleeper", "TasksByStack", "WaitMemory")
 
 MAX_WAITERS = 100_000
 """More nodes on one list are damage."""
+_FORMATS = {4: "I", 8: "Q"}
 _TASK_ALIGN_BYTES = 64
 """Least alignment of ``struct task_struct``: L1_CACHE_BYTES (kernel/fork.c)."""
 
@@ -75,9 +76,8 @@ class WaitMemory:
         self.word_bytes = word_bytes
         self.tasks = tasks
         self.name_exact = name_exact
-        self._word = struct.Struct("<Q" if word_bytes == 8 else "<I")
-        self._two = struct.Struct("<2Q" if word_bytes == 8 else "<2I")
-        self._next_offset, self._prev_offset = 0, word_bytes  # struct list_head
+        self._word = struct.Struct(f"<{_FORMATS[word_bytes]}")
+        self._two = struct.Struct(f"<2{_FORMATS[word_bytes]}")
         self._offsets: dict[tuple[str, str], Optional[int]] = {}
         self._rings: dict[int, Optional[tuple[int, ...]]] = {}
         self.keeps = not is_live(prog)
@@ -179,7 +179,7 @@ class WaitMemory:
         at = memory.data.find(wanted)
         while at >= 0:
             addr = memory.data_addr + at
-            if addr % self.word_bytes == 0:
+            if not addr % self.word_bytes:
                 yield addr
             at = memory.data.find(wanted, at + 1)
 

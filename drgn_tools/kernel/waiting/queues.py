@@ -17,7 +17,13 @@ _FOLIO_LOCKED, _FOLIO_WRITEBACK = "PG_locked", "PG_writeback"
 _MAX_RING_SIZE = 1 << 20
 _WQ_FLAG_CUSTOM = 4 | 8
 """linux/wait.h: 8, and 4 since WQ_FLAG_BOOKMARK is gone, which was 4 (v5.7 to v7.2)."""
-_PIPE_FUNCTIONS = ("pipe_", "anon_pipe_", "fifo_", "wait_for_partner")
+_MAX_FILES = 1 << 24
+_PIPE_QUEUES = {
+    **dict.fromkeys(("pipe_read", "anon_pipe_read", "pipe_wait_readable"), "rd_wait"),
+    **dict.fromkeys(("pipe_write", "anon_pipe_write", "pipe_wait_writable"), "wr_wait"),
+    **dict.fromkeys(("fifo_open", "wait_for_partner"), "rd_wait"),
+}
+"""Functions of fs/pipe.c (v5.10 to v7.2) -> the member that they wait in."""
 
 
 class Queues:
@@ -165,29 +171,26 @@ class Queues:
         )
 
     def _pipe(self, sleeper: Sleeper, entry: int, head: int) -> Optional[Wait]:
+        """``struct pipe_inode_info``: fs/pipe.c. The function tells which of its two queues it is."""
         memory, pipe = self._memory, "struct pipe_inode_info"
-        if not any(name.startswith(_PIPE_FUNCTIONS) for name in sleeper.functions):
+        member = next((_PIPE_QUEUES[n] for n in sleeper.functions if n in _PIPE_QUEUES), None)
+        if member is None or not memory.has(
+            pipe, "rd_wait", "wr_wait", "ring_size", "readers", "writers", "files"
+        ):
             return None
-        if not memory.has(pipe, "rd_wait", "wr_wait", "ring_size", "readers", "writers"):
+        addr = head - memory.at(pipe, member)
+        size, readers, writers, files = (
+            memory.u32(addr + memory.at(pipe, name))
+            for name in ("ring_size", "readers", "writers", "files")
+        )
+        if readers is None or writers is None or not size or size > _MAX_RING_SIZE or not files:
             return None
-        for member, mode in (("rd_wait", "read"), ("wr_wait", "write")):
-            addr = head - memory.at(pipe, member)
-            size, readers, writers = (
-                memory.u32(addr + memory.at(pipe, name))
-                for name in ("ring_size", "readers", "writers")
-            )
-            if not size or size & (size - 1) or size > _MAX_RING_SIZE:
-                continue
-            # The function that waits has the pipe, or the address of its queue, on its stack.
-            if not any(True for _ in memory.slots_of(sleeper, addr)) and not any(
-                True for _ in memory.slots_of(sleeper, head)
-            ):
-                continue
-            detail = (
-                f"{readers} {_plural('reader', readers)}, {writers} {_plural('writer', writers)}"
-            )
-            return Wait(WaitKind.PIPE, addr, entry, mode=mode, detail=detail)
-        return None
+        # The number of buffers is a power of two, and each file reads, writes or both.
+        if size & (size - 1) or not 0 < readers + writers <= 2 * _MAX_FILES or files > _MAX_FILES:
+            return None
+        detail = f"{readers} {_plural('reader', readers)}, {writers} {_plural('writer', writers)}"
+        mode = "read" if member == "rd_wait" else "write"
+        return Wait(WaitKind.PIPE, addr, entry, mode=mode, detail=detail)
 
     def _epoll(self, sleeper: Sleeper, entry: int, head: int) -> Optional[Wait]:
         memory, poll = self._memory, "struct eventpoll"
