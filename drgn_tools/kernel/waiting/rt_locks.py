@@ -6,7 +6,6 @@ With PREEMPT_RT, mutexes, rw-semaphores and spinlocks are made of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Optional
 
 from .memory import MAX_WAITERS, Sleeper, WaitMemory
@@ -83,8 +82,8 @@ class RtLocks:
         owner = memory.word(lock + memory.at(self._lock, "owner"))
         if owner is None or not root or not self._is_in_tree(waiter, root):
             return None
-        tasks = tuple(self._tasks_in(root))
-        if task not in tasks:
+        tasks = self._tasks_in(root)
+        if tasks is None or task not in tasks:
             return None
         holder = owner & ~_RT_MUTEX_HAS_WAITERS
         if holder and not memory.may_be_task(holder):
@@ -123,23 +122,32 @@ class RtLocks:
             node = parent
         return False
 
-    def _tasks_in(self, root: int) -> Iterator[int]:
-        """Yield the tasks of a tree in order: the one that gets the lock first is the first."""
+    def _tasks_in(self, root: int) -> Optional[tuple[int, ...]]:
+        """Return the tasks of a tree in order: the one that gets the lock first is the first.
+
+        :return: ``None`` if it is no tree of waiters, each on the stack of the task that it names
+        """
         memory = self._memory
         assert self._node is not None
+        task_offset = memory.at("struct rt_mutex_waiter", "task") - self._node
+        tasks: list[int] = []
         above: list[int] = []
+        seen: set[int] = set()
         node: Optional[int] = root
-        seen = 0
-        while (node or above) and seen < MAX_WAITERS:
-            while node and len(above) < _MAX_HEIGHT:
+        while node or above:
+            while node:
+                if node in seen or len(seen) >= MAX_WAITERS or len(above) >= _MAX_HEIGHT:
+                    return None
+                seen.add(node)
                 above.append(node)
                 node = memory.word(node + memory.at("struct rb_node", "rb_left"))
             node = above.pop()
-            seen += 1
-            task = self._task_of(node - self._node)
-            if task is not None:
-                yield task
+            task = memory.waiting_task(node + task_offset)
+            if task is None:
+                return None
+            tasks.append(task)
             node = memory.word(node + memory.at("struct rb_node", "rb_right"))
+        return tuple(tasks)
 
     def find_readers(self, sleeper: Sleeper) -> Optional[Wait]:
         """Return the rw-semaphore or rwlock of PREEMPT_RT whose readers a writer waits for.
