@@ -46,7 +46,7 @@ class Blocked(msgspec.Struct, frozen=True):
     wait: Optional[Wait] = None
     """What it waits for; ``None`` if that cannot be proven."""
     name: Optional[str] = None
-    """Name of the variable that the lock is, if it is one of the kernel image."""
+    """What the kernel calls it: a variable of its image, or ``mmap_lock of COMM (TGID)``; ``None`` if it is neither."""
     holder: Optional[Holder] = None
     """Who holds it, as the lock says."""
     hint: Optional[Holder] = None

@@ -17,7 +17,7 @@ from drgn.helpers.common.prog import takes_program_or_default
 from ..engine.kernel import kernel_of
 from ..engine.waits import FoundWait, KernelWaits
 from ..kernel.live_tasks import is_live
-from ..kernel.waiting.records import LOCKS, Wait, WaitKind
+from ..kernel.waiting.records import LOCKS, Wait
 from ..program.open import input_error_if_vanished
 from ..records import TaskStack
 from .audit import task_stacks
@@ -129,7 +129,7 @@ def _blocked(waits: KernelWaits, found: FoundWait) -> Blocked:
     return Blocked(
         found.stack,
         wait,
-        None if wait is None or wait.kind is WaitKind.FUTEX else waits.name_of(wait.address),
+        None if wait is None else waits.name_of(wait),
         None if wait is None else holder(wait.holder),
         None if wait is None else holder(wait.hint),
         since.seconds,

@@ -17,7 +17,7 @@ from ..kernel.tasks import Task, TaskReader
 from ..kernel.waiting.clock import NotRunFor, SchedulerClock
 from ..kernel.waiting.find import Waits
 from ..kernel.waiting.memory import Sleeper, TasksByStack, WaitMemory
-from ..kernel.waiting.records import Wait
+from ..kernel.waiting.records import Wait, WaitKind
 from ..records import TaskStack
 from .kernel import Kernel
 
@@ -70,6 +70,8 @@ class KernelWaits:
         self._waits = Waits(memory)
         self._clock = SchedulerClock(prog, memory, [cpu.number for cpu in kernel.tasks.cpus])
         self._kallsyms = kallsyms_of(prog)
+        self._memory = memory
+        self._processes: Optional[dict[int, TaskStack]] = None
 
     def find(self, addr: int) -> Optional[FoundWait]:
         """Return what a task waits for.
@@ -101,8 +103,43 @@ class KernelWaits:
         wait = self._waits.find(Sleeper(task, memory, functions))
         return FoundWait(stack, wait, self._clock.not_run_for(task))
 
-    def name_of(self, addr: int) -> Optional[str]:
-        """Return the name of a variable of the kernel image, with the offset if the address is not its begin."""
+    def name_of(self, wait: Wait) -> Optional[str]:
+        """Return what the kernel calls a lock.
+
+        :return: A variable of the kernel image, with the offset if the lock is not at its begin, or
+            ``mmap_lock of COMM (TGID)``; ``None`` if it is neither, or in user memory
+        """
+        if wait.kind is WaitKind.FUTEX:
+            return None
+        return self._variable_at(wait.address) or self._mmap_lock_at(wait.address)
+
+    def _mmap_lock_at(self, addr: int) -> Optional[str]:
+        memory, mm = self._memory, "struct mm_struct"
+        # Since v5.8; mmap_sem before.
+        member = next((name for name in ("mmap_lock", "mmap_sem") if memory.has(mm, name)), None)
+        if member is None or not memory.has("struct task_struct", "mm"):
+            return None
+        # With PREEMPT_RT, who waits for an rwsem waits for the rt_mutex in it.
+        inner = memory.offset("struct rw_semaphore", "rwbase.rtmutex") or 0
+        processes = self._process_of_mm()
+        for offset in (0, inner):
+            process = processes.get(addr - offset - memory.at(mm, member))
+            if process is not None:
+                return f"{member} of {process.comm} ({process.tgid})"
+        return None
+
+    def _process_of_mm(self) -> dict[int, TaskStack]:
+        """Return the processes by ``task->mm``: that of its leader, where that is still there."""
+        if self._processes is None:
+            self._processes = {}
+            offset = self._memory.at("struct task_struct", "mm")
+            for addr, stack in self.stacks.items():
+                mm = self._memory.word(addr + offset)
+                if mm and (stack.pid == stack.tgid or mm not in self._processes):
+                    self._processes[mm] = stack
+        return self._processes
+
+    def _variable_at(self, addr: int) -> Optional[str]:
         found = None if self._kallsyms is None else self._kallsyms.at(addr)
         if found is None:
             return None

@@ -179,6 +179,17 @@ def test_nothing_is_invented(report: dict[str, Any], sheet: HungSheet, has_rt: b
         assert task["last_holder_pid"] is None, task
 
 
+def test_names(report: dict[str, Any]) -> None:
+    """Whose mmap_lock it is, and whom a parent waits for after vfork()."""
+    rows = {task["comm"]: task for task in report["tasks"] if task["comm"].startswith("mm-")}
+    assert rows["mm-map"]["name"] == f"mmap_lock of mm-map ({rows['mm-map']['tgid']})"
+    assert rows["mm-read"]["name"] == rows["mm-map"]["name"]
+    parent, child = (task for task in report["tasks"] if task["comm"] == "calm-vfork")
+    if parent["state"] != "D":
+        parent, child = child, parent
+    assert parent["detail"] == f"vfork(), until calm-vfork ({child['pid']}) execs or exits"
+
+
 def test_innocents(report: dict[str, Any]) -> None:
     """What can be proven of tasks that sleep and do not hang."""
     expected = {

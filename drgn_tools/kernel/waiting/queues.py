@@ -18,6 +18,7 @@ _MAX_RING_SIZE = 1 << 20
 _WQ_FLAG_CUSTOM = 4 | 8
 """linux/wait.h: 8, and 4 since WQ_FLAG_BOOKMARK is gone, which was 4 (v5.7 to v7.2)."""
 _MAX_FILES = 1 << 24
+_FORK_FUNCTIONS = frozenset(("_do_fork", "kernel_clone"))
 _PIPE_QUEUES = {
     **dict.fromkeys(("pipe_read", "anon_pipe_read", "pipe_wait_readable"), "rd_wait"),
     **dict.fromkeys(("pipe_write", "anon_pipe_write", "pipe_wait_writable"), "wr_wait"),
@@ -241,7 +242,20 @@ class Queues:
         done = memory.u32(addr + memory.at(completion, "done"))
         if done is None:
             return None
-        return Wait(WaitKind.COMPLETION, addr, waiter, waiters=waiters, is_free=bool(done))
+        detail = self._of_vfork(sleeper, addr)
+        return Wait(
+            WaitKind.COMPLETION, addr, waiter, detail=detail, waiters=waiters, is_free=bool(done)
+        )
+
+    def _of_vfork(self, sleeper: Sleeper, completion: int) -> Optional[str]:
+        """Return whose exec() or exit a parent waits for after vfork(): ``task->vfork_done`` leads back here."""
+        memory, member = self._memory, ("struct task_struct", "vfork_done")
+        if not memory.has(*member) or not _FORK_FUNCTIONS.intersection(sleeper.functions):
+            return None
+        for child in memory.tasks.by_addr.values():
+            if memory.word(child.addr + memory.at(*member)) == completion:
+                return f"vfork(), until {child.comm} ({child.pid}) execs or exits"
+        return None
 
 
 def _page_bits(memory: WaitMemory) -> dict[int, str]:
