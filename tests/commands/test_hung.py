@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from drgn_tools import hung_tasks
 from drgn_tools.analysis.hangups import Blocked, Holder, RootKind, hangups_of
 from drgn_tools.analysis.hung import HungReport
+from drgn_tools.commands import plugin  # noqa: F401  (registers the commands)
 from drgn_tools.commands.main import main
 from drgn_tools.kernel.waiting.records import Wait, WaitKind
 from drgn_tools.render.hung import hung_line, hung_lines
