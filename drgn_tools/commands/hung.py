@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Optional
 
 from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from ..terminal.console import table_width
 from ..terminal.parser import interval
 from .base import TaskCommand
 from .task_options import TaskArguments, add_filters
 
 if TYPE_CHECKING:
     from ..analysis.hung import HungTask
+    from ..render.views import View
     from ..terminal.console import Console
     from .session import Session
 
@@ -80,6 +79,11 @@ class Hung(TaskCommand[HungArguments]):
             help="exit code 1 if a task hangs, 5 if that cannot be told",
         )
 
+    def whole_view(self, args: HungArguments, arch: Optional[str] = None) -> View:
+        from ..render.views import HUNG
+
+        return HUNG
+
     def main(self, args: HungArguments, console: Console) -> int:
         from .command_line_session import CommandLineSession
 
@@ -94,22 +98,26 @@ class Hung(TaskCommand[HungArguments]):
         from ..analysis.hung import hung_report
         from ..analysis.record_fields import CPU_QUEUE, HANGUP, as_object
         from ..render.hung import hung_line, hung_lines
-        from ..render.views import HUNG
 
         audit = session.audit(args.max_tasks)
-        report = hung_report(session.prog, audit)
-        shown = [task for task in report.tasks() if _is_wanted(args, task)]
-        if session.style == "table":
-            lines = hung_lines(report, shown, table_width(sys.stdout))
+        stacks = list(audit)
+        report = hung_report(session.prog, stacks)
+        chosen = {stack.task for stack in session.select(stacks, args.selection)}
+        wanted = (task for task in report.tasks() if task.blocked.stack.task in chosen)
+        shown = list(self.in_order((task for task in wanted if _is_wanted(args, task)), args))
+        # In another order, or with other columns, there is a table and nothing else.
+        if session.style == "table" and not args.order and not args.columns:
+            lines = hung_lines(report, shown, session.width)
         else:
             before = {
                 "hangups": [as_object(HANGUP, hangup) for hangup in report.hangups],
                 "cpus": [as_object(CPU_QUEUE, cpu) for cpu in report.cpus],
             }
-            lines = session.rows(HUNG, audit, shown, before)
+            lines = session.rows(self.view(args), audit, shown, before)
         session.write(lines)
-        if args.filters and not shown:
-            session.console.problem("warning", f"no task that hangs matches {args.filters}")
+        session.warn_of_absent(args.selection, len(chosen))
+        if args.selection.typed and chosen and not shown:
+            session.console.problem("warning", f"none of {args.selection.typed} hangs")
         session.console.note(hung_line(report))
         return shown
 
@@ -118,9 +126,7 @@ def _is_wanted(args: HungArguments, task: HungTask) -> bool:
     if task.hangup is None and not args.all:
         return False
     seconds = task.blocked.seconds
-    if args.longer is not None and seconds is not None and seconds < args.longer:
-        return False
-    return task.blocked.stack in args.selection
+    return args.longer is None or seconds is None or seconds >= args.longer
 
 
 COMMAND = Hung()

@@ -302,9 +302,9 @@ def _not_run_for(task: HungTask) -> str:
 HUNG = (
     Column("PID", lambda task: str(task.blocked.stack.pid), right=True),
     Column("COMM", _indented, floor=15),
-    Column("S", lambda task: task.blocked.stack.state),
-    Column("FOR", _not_run_for, right=True),
-    Column("WAITS FOR", lambda task: wait_label(task.blocked), floor=40),
+    Column("S", lambda task: task.blocked.stack.state, field="state"),
+    Column("FOR", _not_run_for, right=True, field="not_run_s"),
+    Column("WAITS FOR", lambda task: wait_label(task.blocked), floor=40, field="waits_for"),
 )
 """Columns of a :class:`HungTask`."""
 

@@ -63,12 +63,29 @@ def test_filters_choose_tasks_and_not_chains(
     assert [found["comm"] for found in report["tasks"]] == ["w-mutex"]
     assert len(report["hangups"]) == 5
     _, out, err = ask(demo_core, capsys, "--comm", "w-pause")
-    assert "no task that hangs matches --comm w-pause" in err
+    assert "none of --comm w-pause hangs" in err
+    _, _, err = ask(demo_core, capsys, "w-nobody")
+    assert "w-nobody" in err and "warning" in err
     assert out.startswith("CPU 0: ")
 
 
+def test_another_order_is_a_table_alone(demo_core: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--sort", "-not_run_s", "--columns", "not_run_s,comm")
+    _, out, _ = ask(demo_core, capsys, *words)
+    heading, *rows = out.splitlines()
+    assert heading.split() == ["FOR", "COMM"]
+    seconds = [float(row.split()[0]) for row in rows]
+    assert seconds == sorted(seconds, reverse=True)
+    assert len(seconds) == 5
+
+
 def test_mistakes(demo_core: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--longer", "x"], ["--longer", "-1"], ["--verdict", "reliable"], ["12"]):
+    for words in (
+        ["--longer", "x"],
+        ["--longer", "-1"],
+        ["--verdict", "reliable"],
+        ["--sort", "x"],
+    ):
         assert ask(demo_core, capsys, *words)[0] == 2
 
 
