@@ -30,7 +30,9 @@ class Holder(msgspec.Struct, frozen=True):
     address: int
     """Address of its ``struct task_struct``."""
     task: Optional[TaskStack] = None
-    """The task; ``None`` if no task of this kernel lies there, because it has exited."""
+    """The task; ``None`` if it has exited: no task of this kernel lies there, or :attr:`successor`."""
+    successor: Optional[TaskStack] = None
+    """Another task that has its memory by now."""
 
     @property
     def has_exited(self) -> bool:
@@ -138,6 +140,11 @@ def hangups_of(blocked: Iterable[Blocked]) -> list[Hangup]:
     return hangups
 
 
+def _number_of(holder: Holder) -> int:
+    """Return the address of a task; of one that has exited a number that is no address: another may have its memory."""
+    return holder.address if holder.task is not None else -holder.address
+
+
 class _Graph:
     """Who waits for whom."""
 
@@ -153,10 +160,10 @@ class _Graph:
             waiting.sort(key=_turn)
 
     def holder_of(self, blocked: Blocked) -> Optional[int]:
-        """Return the task that certainly holds what another waits for."""
+        """Return the task that certainly holds what another waits for, as :func:`_number_of`."""
         if blocked.wait is None or blocked.holder is None or blocked.wait.is_free:
             return None
-        return blocked.holder.address
+        return _number_of(blocked.holder)
 
     def end_of(self, blocked: Blocked) -> tuple[Blocked, tuple[int, ...]]:
         """Follow a chain.
@@ -232,8 +239,10 @@ def _hangup(graph: _Graph, key: object, lasts: list[Blocked]) -> Hangup:
     if key[0] is RootKind.TASK:
         holder = last.holder
         assert holder is not None
-        behind = tuple(graph.below(graph.waiting[holder.address], frozenset((holder.address,))))
-        root = graph.of_task.get(holder.address)
+        behind = tuple(
+            graph.below(graph.waiting[_number_of(holder)], frozenset((_number_of(holder),)))
+        )
+        root = graph.of_task.get(_number_of(holder))
         kind = RootKind.EXITED if holder.has_exited else RootKind.TASK
         return Hangup(kind, () if root is None else (root,), holder, None, None, None, behind)
     firsts = sorted({each.stack.task: each for each in lasts}.values(), key=_turn)

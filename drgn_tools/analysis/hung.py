@@ -7,7 +7,7 @@ not said. A holder is the task that the lock itself names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional
 
 import msgspec
@@ -85,7 +85,8 @@ def hung_report(prog: Program, stacks: Iterable[TaskStack]) -> HungReport:
         found = [wait for addr in waits.tasks if (wait := waits.find(addr)) is not None]
         if is_live(prog):
             found = _still_true(waits, found)
-        blocked = tuple(_blocked(waits, each) for each in found)
+        asleep_s = {each.stack.task: each.not_run_for.seconds for each in found}
+        blocked = tuple(_blocked(waits, each, asleep_s) for each in found)
         return HungReport(
             blocked,
             tuple(hangups_of(blocked)),
@@ -120,18 +121,28 @@ def _is_same(now: Wait, before: Wait) -> bool:
     )
 
 
-def _blocked(waits: KernelWaits, found: FoundWait) -> Blocked:
+def _blocked(
+    waits: KernelWaits, found: FoundWait, asleep_s: Mapping[int, Optional[float]]
+) -> Blocked:
     wait, since = found.wait, found.not_run_for
+    # Whoever gives a lock back wakes the first that waits. So who holds it has held it since that
+    # fell asleep. A task that is younger has only the memory of the one that held it.
+    first = None if wait is None or not wait.waiters else asleep_s.get(wait.waiters[0])
 
-    def holder(address: Optional[int]) -> Optional[Holder]:
-        return None if address is None else Holder(address, waits.stacks.get(address))
+    def holder(address: Optional[int], is_sure: bool = True) -> Optional[Holder]:
+        if address is None:
+            return None
+        task = waits.stacks.get(address)
+        if is_sure and first is not None and waits.is_younger(address, first):
+            return Holder(address, None, task)
+        return Holder(address, task)
 
     return Blocked(
         found.stack,
         wait,
         None if wait is None else waits.name_of(wait),
         None if wait is None else holder(wait.holder),
-        None if wait is None else holder(wait.hint),
+        None if wait is None else holder(wait.hint, is_sure=False),
         since.seconds,
         since.stamp,
         since.seen_seconds,

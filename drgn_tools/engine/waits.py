@@ -103,6 +103,14 @@ class KernelWaits:
         wait = self._waits.find(Sleeper(task, memory, functions))
         return FoundWait(stack, wait, self._clock.not_run_for(task))
 
+    def is_younger(self, addr: int, seconds: float) -> bool:
+        """Return whether a task certainly did not exist so many seconds ago.
+
+        :param addr: Virtual address of its ``struct task_struct``
+        """
+        task = self.tasks.get(addr)
+        return task is not None and self._clock.is_younger(task, seconds)
+
     def name_of(self, wait: Wait) -> Optional[str]:
         """Return what the kernel calls a lock.
 

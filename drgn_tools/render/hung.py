@@ -17,7 +17,7 @@ from ..records import TaskStack
 from ..terminal.escape import escape
 from . import columns
 from .table import table_lines
-from .waits import duration, named, task_name, wait_label
+from .waits import duration, exited_name, named, task_name, wait_label
 
 __all__ = ("hung_line", "hung_lines")
 
@@ -107,7 +107,7 @@ def _holder_now(holder: Holder, root: Sequence[Blocked]) -> str:
     """Return who holds, and what it is doing."""
     task = holder.task
     if task is None:
-        return f"a task that has exited (none is at {holder.address:x} any more)"
+        return exited_name(holder)
     name = task_name(task)
     if holder.has_exited:
         return f"{name}, which has exited ({task.state})"

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..analysis.hangups import Blocked
+from ..analysis.hangups import Blocked, Holder
 from ..analysis.labels import function_label
 from ..analysis.waiting import waiting_function
 from ..kernel.waiting.records import Wait, WaitKind
 from ..records import TaskStack
 
-__all__ = ("duration", "named", "task_name", "wait_label")
+__all__ = ("duration", "exited_name", "named", "task_name", "wait_label")
 
 _MINUTE_S = 60
 _HOUR_S = 3600
@@ -21,6 +21,15 @@ _DAY_S = 86400
 def task_name(task: TaskStack) -> str:
     """Return the name of a task with its PID: ``kworker/0:1 (42)``."""
     return f"{task.comm} ({task.pid})"
+
+
+def exited_name(holder: Holder) -> str:
+    """Return what is known of a holder that is no task any more."""
+    if holder.successor is not None:
+        return (
+            f"a task that has exited (its memory is that of {task_name(holder.successor)} by now)"
+        )
+    return f"a task that has exited (none is at {holder.address:x} any more)"
 
 
 def duration(seconds: Optional[float]) -> str:
@@ -66,5 +75,5 @@ def _held(blocked: Blocked) -> str:
     if holder is None:
         return ""
     if holder.task is None:
-        return f", held by a task that has exited ({holder.address:x})"
+        return f", held by {exited_name(holder)}"
     return f", held by {task_name(holder.task)}"

@@ -97,6 +97,16 @@ def test_a_holder_that_has_exited() -> None:
     assert (gone.kind, zombie.kind) == (RootKind.EXITED, RootKind.EXITED)
 
 
+def test_memory_of_a_holder_that_is_another_tasks_by_now() -> None:
+    """Task 2 waits for what 1 held, and 1 has exited; its memory is that of a task that waits for 2."""
+    successor = task(1)
+    gone = Holder(successor.task, None, successor)
+    wait = Wait(WaitKind.MUTEX, LOCK, 0, holder=successor.task)
+    (hangup,) = hangups_of([Blocked(task(2), wait, holder=gone), waits(1, 2)])
+    assert (hangup.kind, hangup.root) == (RootKind.EXITED, ())
+    assert members(hangup) == [(0, 2), (1, 1)]
+
+
 def test_a_holder_that_hangs_on_a_disk_is_not_the_end() -> None:
     #  2 --> 1 --> bio
     (hangup,) = hangups_of([waits(1, lock=9, kind=WaitKind.BIO), waits(2, 1)])

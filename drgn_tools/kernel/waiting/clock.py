@@ -18,6 +18,9 @@ from .memory import WaitMemory
 __all__ = ("NotRunFor", "SchedulerClock")
 
 _NS_PER_S = 1_000_000_000
+_CLOCKS_APART_NS = 2 * _NS_PER_S
+_CLOCKS_DRIFT = 1000
+"""How far the two clocks may be apart: twice the 500 ppm by which NTP may adjust one, and what they began with."""
 
 
 class NotRunFor(msgspec.Struct, frozen=True):
@@ -68,6 +71,18 @@ class SchedulerClock:
             if ns and arrival <= ns <= self.now_ns:
                 return NotRunFor((self.now_ns - ns) / _NS_PER_S, stamp, seen)
         return NotRunFor(seen_seconds=seen)
+
+    def is_younger(self, task: Task, seconds: float) -> bool:
+        """Return whether a task certainly did not exist so many seconds ago.
+
+        ``task->start_time`` is of CLOCK_MONOTONIC, which NTP adjusts, and does not begin with the
+        clock of the run queues: that may make a difference.
+        """
+        start = self._word(task, "start_time")
+        if not start or self.now_ns is None:
+            return False
+        margin = _CLOCKS_APART_NS + self.now_ns // _CLOCKS_DRIFT
+        return start - margin > self.now_ns - seconds * _NS_PER_S
 
     def _seen_seconds(self, task: Task) -> Optional[float]:
         """Follow check_hung_task() in kernel/hung_task.c, v6.12."""
