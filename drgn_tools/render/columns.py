@@ -18,7 +18,6 @@ from ..arch.registry import arch_named
 from ..records import KERNEL_WIDE, Frame, TaskStack
 from .colours import ANSWER_COLOURS, VERDICT_COLOURS
 from .table import Cell, Column
-from .table import Column
 from .waits import duration, wait_label
 
 __all__ = (
