@@ -37,6 +37,7 @@ from .errors import DrgnToolsError, InputError, TaskNotFoundError, TypesError, U
 if TYPE_CHECKING:
     from .analysis.audit import audit_kernel, crashed_stack, kernel_info, task_stack, task_stacks
     from .analysis.data_frame import to_pandas
+    from .analysis.hung import hung_tasks
     from .analysis.inquiry import livepatch_answers
     from .analysis.look import saved_look
     from .analysis.raw_stack import raw_stack
@@ -77,6 +78,7 @@ __all__ = (
     "crashed_stack",
     "declare",
     "diff_tasks",
+    "hung_tasks",
     "kernel_info",
     "livepatch_answers",
     "open_program",
@@ -97,6 +99,7 @@ _ON_USE = {
     "crashed_stack": "analysis.audit",
     "kernel_info": "analysis.audit",
     "diff_tasks": "analysis.task_diff",
+    "hung_tasks": "analysis.hung",
     "livepatch_answers": "analysis.inquiry",
     "raw_stack": "analysis.raw_stack",
     "saved_look": "analysis.look",

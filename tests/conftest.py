@@ -20,6 +20,7 @@ from drgn_tools import open_program
 
 from .lab.cache import cache_dir
 from .lab.dump import Dump, cached_dump
+from .lab.hung import HungDump, cached_hung
 from .lab.live import LiveRun, cached_live
 from .lab.livepatch import LivepatchDump, cached_livepatch
 from .lab.variants import Variant
@@ -142,6 +143,15 @@ def lab_livepatch(variant: Variant) -> LivepatchDump:
     """The dumps of a machine with a live patch; skip or fail as lab_dump() does."""
     need_group(variant.group)
     dump = cached_livepatch(variant)
+    if dump is None:
+        pytest.fail(f"the lab was meant to make {variant.name}, but it is not in its cache")
+    return dump
+
+
+def lab_hung(variant: Variant) -> HungDump:
+    """The dump of a machine that hangs; skip or fail as lab_dump() does."""
+    need_group(variant.group)
+    dump = cached_hung(variant)
     if dump is None:
         pytest.fail(f"the lab was meant to make {variant.name}, but it is not in its cache")
     return dump

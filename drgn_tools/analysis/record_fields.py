@@ -23,11 +23,14 @@ from .waiting import kernel_frames, waiting_function
 __all__ = (
     "CHANGE",
     "CHANGE_CSV",
+    "CPU_QUEUE",
     "FRAME",
     "FRAME_CSV",
     "FRAME_WITH_SOURCE",
     "GROUP",
     "GROUP_CSV",
+    "HANGUP",
+    "HUNG_TASK",
     "KERNEL",
     "PATCH",
     "PATCH_ANSWER",
@@ -237,6 +240,81 @@ PLAN: Fields = {
     "objects": lambda plan: [as_object(_PATCH_OBJECT, obj) for obj in plan.patch.objects],
 }
 """Fields of a :class:`~drgn_tools.analysis.plan.Plan`."""
+
+
+def _of_wait(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function from a HungTask, or a Hangup, to a value of its wait, ``None`` without one."""
+
+    def get_or_none(found: Any) -> Any:
+        return None if found.wait is None else get(found.wait)
+
+    return get_or_none
+
+
+def _of_blocked(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda task: get(task.blocked)
+
+
+def _of_sleeper(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda task: get(task.blocked.stack)
+
+
+def _pid_of(holder: Any) -> Optional[int]:
+    return None if holder is None or holder.task is None else int(holder.task.pid)
+
+
+_WAIT: Fields = {
+    "waits_for": _of_wait(lambda wait: wait.kind.value),
+    "address": _of_wait(lambda wait: _address(wait.address)),
+    "name": lambda found: found.name,
+    "detail": _of_wait(lambda wait: wait.detail),
+    "readers": _of_wait(lambda wait: wait.readers),
+    "free": _of_wait(lambda wait: wait.is_free),
+    "holder": lambda found: None if found.holder is None else _address(found.holder.address),
+    "holder_pid": lambda found: _pid_of(found.holder),
+    "holder_exited": lambda found: None if found.holder is None else found.holder.has_exited,
+    "last_holder_pid": lambda found: _pid_of(found.hint),
+}
+
+HUNG_TASK: Fields = {
+    **{name: _of_sleeper(get) for name, get in _IDENTITY.items()},
+    "state": _of_sleeper(TASK["state"]),
+    "function": _of_sleeper(TASK["function"]),
+    **{name: _of_blocked(get) for name, get in _WAIT.items()},
+    "mode": _of_blocked(_of_wait(lambda wait: wait.mode)),
+    "waiter": _of_blocked(_of_wait(lambda wait: _address(wait.waiter))),
+    "not_run_s": lambda task: _seconds(task.blocked.seconds),
+    "stamp": lambda task: task.blocked.stamp,
+    "seen_hung_s": lambda task: _seconds(task.blocked.seen_seconds),
+    "hangup": lambda task: task.hangup,
+    "depth": lambda task: None if task.hangup is None else task.depth,
+}
+"""Fields of a :class:`~drgn_tools.analysis.hung.HungTask`."""
+
+
+def _seconds(value: Optional[float]) -> Optional[float]:
+    return None if value is None else round(value, 3)
+
+
+HANGUP: Fields = {
+    "kind": lambda hangup: hangup.kind.value,
+    "count": lambda hangup: hangup.count,
+    "deadlock_pids": lambda hangup: (
+        [blocked.stack.pid for blocked in hangup.root] if hangup.kind.value == "deadlock" else []
+    ),
+    **_WAIT,
+    "pids": lambda hangup: [blocked.stack.pid for _, blocked in hangup.members()],
+}
+"""Fields of a :class:`~drgn_tools.analysis.hangups.Hangup`."""
+
+CPU_QUEUE: Fields = {
+    "cpu": lambda queue: queue.cpu,
+    "pid": lambda queue: None if queue.current is None else queue.current.pid,
+    "comm": lambda queue: None if queue.current is None else queue.current.comm,
+    "idle": lambda queue: queue.is_idle,
+    "waiting_pids": lambda queue: [stack.pid for stack in queue.waiting],
+}
+"""Fields of a :class:`~drgn_tools.analysis.run_queues.CpuQueue`."""
 
 
 def _of_task(name: str) -> Callable[[Union[TaskFrame, TaskRegs, RawWord]], Any]:

@@ -113,6 +113,7 @@ if "drgn.cli" in sys.modules:
     for _function in (
         "crashed_stack",
         "declare",
+        "hung_tasks",
         "kernel_info",
         "livepatch_answers",
         "task_stack",

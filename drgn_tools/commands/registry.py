@@ -22,6 +22,7 @@ SUMMARIES = {
     "groups": "fold identical stacks together, with counts",
     "livepatch": "show who holds a live patch back, or would, and why",
     "diff": "compare two looks: who is still where, and what changed",
+    "hung": "show which tasks hang, what each waits for, and who holds it",
     "demo": "run tasks on the small real vmcore that comes with drgn-tools",
     "shell": "start drgn's REPL on the kernel, with drgn-tools imported",
     "fleet": "audit many kernels into one dataset, and report on it",
@@ -36,6 +37,7 @@ REPL_OPERANDS = {
     "groups": " [*task*]...",
     "livepatch": " [*task*]...",
     "diff": " *file*",
+    "hung": " [*task*]...",
 }
 """The commands that are ``%`` commands of drgn's REPL, too, with what follows their options."""
 

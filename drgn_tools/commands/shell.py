@@ -36,6 +36,7 @@ examples:
 _FUNCTIONS = (
     "crashed_stack",
     "declare",
+    "hung_tasks",
     "kernel_info",
     "livepatch_answers",
     "task_stack",

@@ -94,6 +94,11 @@ class Kernel:
         self._text_reads_left = _MAX_TEXT_READS
         self._read_text()
 
+    @property
+    def text(self) -> KernelText:
+        """What is text of this kernel, as it was read last."""
+        return self._text
+
     def problems(self) -> tuple[str, ...]:
         """Return what of this kernel could not be read, one sentence for each."""
         return (*self._text.problems, *self.tasks.problems)

@@ -210,9 +210,10 @@ def _module_text(prog: Program, modules: dict[str, Object]) -> Iterator[TextRang
         if module.state.value_() == unformed:
             continue
         name = module_name(module)
-        modules[name] = module
         for start, end in module_memory(module, text_only=True):
             yield TextRange(start, end, TextKind.MODULE, name)
+        # Not before: if its text cannot be where it says, its unwind data say nothing either.
+        modules[name] = module
 
 
 def _ftrace_trampolines(prog: Program) -> Iterator[TextRange]:

@@ -8,6 +8,7 @@ from typing import Callable, Optional
 
 from ..analysis.flatten import TaskFrame, TaskRegs
 from ..analysis.grouping import StackGroup
+from ..analysis.hung import HungTask
 from ..analysis.labels import frame_label, function_label, mode_name, place, symbol_text
 from ..analysis.look import Seen
 from ..analysis.patch_question import TaskAnswer
@@ -17,11 +18,13 @@ from ..arch.registry import arch_named
 from ..records import KERNEL_WIDE, Frame, TaskStack
 from .colours import ANSWER_COLOURS, VERDICT_COLOURS
 from .table import Cell, Column
+from .waits import duration, wait_label
 
 __all__ = (
     "DIFF",
     "FRAMES",
     "GROUPS",
+    "HUNG",
     "LIVEPATCH",
     "PLANNED_LIVEPATCH",
     "RAW",
@@ -281,6 +284,28 @@ LIVEPATCH = (
 
 PLANNED_LIVEPATCH = (*_HELD_BACK, *_ANSWER)
 """The same about a patch that is not loaded: no task has moved."""
+
+_INDENT_MAX = 8
+
+
+def _indented(task: HungTask) -> str:
+    # tabulate takes spaces at the begin of a cell away.
+    return "." * 2 * min(task.depth, _INDENT_MAX) + task.blocked.stack.comm
+
+
+def _not_run_for(task: HungTask) -> str:
+    at_most = "<" if task.blocked.stamp == "last_arrival" else ""
+    return f"{at_most}{duration(task.blocked.seconds)}"
+
+
+HUNG = (
+    Column("PID", lambda task: str(task.blocked.stack.pid), right=True),
+    Column("COMM", _indented, floor=15),
+    Column("S", lambda task: task.blocked.stack.state, field="state"),
+    Column("FOR", _not_run_for, right=True, field="not_run_s"),
+    Column("WAITS FOR", lambda task: wait_label(task.blocked), floor=40, field="waits_for"),
+)
+"""Columns of a :class:`HungTask`."""
 
 FRAMES = (
     Column("PID", lambda found: str(found.task.pid), right=True),

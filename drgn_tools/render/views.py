@@ -22,6 +22,7 @@ __all__ = (
     "DIFF",
     "FRAMES",
     "GROUPS",
+    "HUNG",
     "LIVEPATCH",
     "PLANNED_LIVEPATCH",
     "RAW",
@@ -96,6 +97,9 @@ LIVEPATCH = View(
 
 PLANNED_LIVEPATCH = replace(LIVEPATCH, columns=columns.PLANNED_LIVEPATCH)
 """The same about a patch that is not loaded."""
+
+HUNG = View("drgn-tools.hung/1", "tasks", fields.HUNG_TASK, fields.HUNG_TASK, columns.HUNG)
+"""A row for each task that hangs."""
 
 
 def regs_view(arch: Optional[str]) -> View:

@@ -8,16 +8,19 @@ import re
 import pytest
 
 from drgn_tools.analysis import record_fields as fields
+from drgn_tools.analysis.hangups import RootKind
 from drgn_tools.analysis.patch_question import Answer
 from drgn_tools.analysis.selection import STATES
 from drgn_tools.commands.main import main
 from drgn_tools.commands.registry import SUMMARIES
+from drgn_tools.kernel.waiting.records import WaitKind
 from drgn_tools.records import Reason, Verdict
 
 from ..support.command_line import ROOT
 
 MANUAL = (ROOT / "docs" / "commands.md").read_text()
-PAGES = MANUAL + (ROOT / "docs" / "livepatch.md").read_text()
+HUNG = (ROOT / "docs" / "hung.md").read_text()
+PAGES = MANUAL + (ROOT / "docs" / "livepatch.md").read_text() + HUNG
 
 
 @pytest.mark.parametrize("command", SUMMARIES)
@@ -51,3 +54,10 @@ def test_the_page_of_live_patches_has_every_word_of_the_contract() -> None:
     page = (ROOT / "docs" / "livepatch.md").read_text()
     for word in (*fields.PATCH, *fields.PATCH_ANSWER, *Answer):
         assert f"`{word}`" in page
+
+
+def test_the_page_about_what_hangs_has_every_field_and_word() -> None:
+    names = {*fields.HUNG_TASK, *fields.HANGUP, *fields.CPU_QUEUE}
+    words = {*(kind.value for kind in WaitKind), *(kind.value for kind in RootKind)}
+    for word in (*names, *words, "exec_start", "last_arrival"):
+        assert f"`{word}`" in HUNG, word

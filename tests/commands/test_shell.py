@@ -91,8 +91,8 @@ def test_shell_is_drgns_repl_on_a_terminal(demo_core: str, tmp_path: Path) -> No
                 text += chunk
     assert process.wait(60) == 0
     imported = (
-        b"from drgn_tools import crashed_stack, declare, kernel_info, livepatch_answers,"
-        b" task_stack, task_stacks"
+        b"from drgn_tools import crashed_stack, declare, hung_tasks, kernel_info,"
+        b" livepatch_answers, task_stack, task_stacks"
     )
     assert imported in b" ".join(text.split())
     assert b"PID: 1  TASK: " in text

@@ -14,6 +14,7 @@ from drgn_tools.fleet.dataset.schema import AUDITS, FRAME_TYPE, REGS_TYPE, TASKS
 def test_a_task_has_the_fields_of_json_and_more() -> None:
     names = [field.name for field in TASKS]
     more = {"stack_hash", "interrupted", "brief", "patch_state", "patch_answer", "patch_function"}
+    more |= {"waits_for", "wait_name", "wait_detail", "holder_pid", "not_run_s", "hangup"}
     assert names[0] == "audit_id"
     assert [name for name in names[1:] if name not in more] == list(TASK_WITH_FRAMES)
     assert more <= set(names)

@@ -159,6 +159,20 @@ def test_module_since_4_5_has_two_layouts(kernel: DrawnKernel) -> None:
     assert is_half_open(text, LOADED + 0xA000, LOADED + 0xB000, TextKind.MODULE)
 
 
+def test_module_whose_text_cannot_be_is_none(kernel: DrawnKernel) -> None:
+    """Or its unwind data would be taken for those of BPF trampolines (seed 100195 of formats-stock)."""
+    with_mem(kernel)
+    modules(
+        kernel,
+        {"name": b"sound", **mem((LOADED, 0x1000), (0, 0))},
+        {"name": b"damaged", **mem((LOADED + 0x4000, 0xFFFF_FFFF), (0, 0))},
+    )
+    text = KernelText(kernel.prog)
+    assert list(text.modules) == ["sound"]
+    assert len(text.problems) == 1
+    assert text.is_kernel_text(LOADED + 0x5000) is None
+
+
 def test_module_before_4_5_has_plain_members(kernel: DrawnKernel) -> None:
     declare_module(
         kernel,

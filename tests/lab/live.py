@@ -26,6 +26,7 @@ from .cache import Entry, exclusive, file_hash, find_entry, make_entry
 from .dump import SHEET_LINE, Dump, get_kernel, keep_for_a_look, kernel_if_cached, without_paths
 from .errors import LabError
 from .guest import cached_initramfs, make_initramfs
+from .hung import cached_hung_initramfs, make_hung_initramfs
 from .initramfs import join_initramfs
 from .kernel import Kernel
 from .livepatch import cached_livepatch_initramfs, make_livepatch_initramfs
@@ -109,12 +110,16 @@ def _command(variant: Variant, kernel: Kernel, initramfs: Path) -> list[str]:
 
 
 def _cached_initramfs(variant: Variant, kernel: Kernel) -> Optional[Entry]:
+    if variant.hung:
+        return cached_hung_initramfs(variant, kernel)
     if variant.livepatch:
         return cached_livepatch_initramfs(variant, kernel)
     return cached_initramfs(kernel, variant.kernel.arch)
 
 
 def _make_initramfs(variant: Variant, kernel: Kernel) -> Path:
+    if variant.hung:
+        return make_hung_initramfs(variant, kernel) / "initramfs.gz"
     if variant.livepatch:
         return make_livepatch_initramfs(variant, kernel) / "initramfs.gz"
     return make_initramfs(kernel, variant.kernel.arch)
@@ -186,7 +191,7 @@ def _project(variant: Variant, kernel: Kernel, root: Root, log: Path) -> bytes:
         for path in _scripts():
             shutil.copyfile(path, contrib / path.name)
         root.compile(folder, progress, log)
-        if not variant.bare and not variant.livepatch:
+        if not variant.bare and not variant.livepatch and not variant.hung:
             shutil.copy(build_storm_module(variant.kernel, kernel), live)
         return archive_of_folder(folder)
 

@@ -37,6 +37,7 @@ GROUPS = {
     "live": "guests with Python, drgn and the project in them, which look at themselves",
     "live-stock": "the same with a kernel as Debian built it",
     "livepatch": "live patches in transition, with the kernel's own answer about each task",
+    "hung": "machines that hang on purpose, with who waits for what and who holds it",
 }
 
 QEMU_FORMATS = ("kdump-zlib", "kdump-lzo", "kdump-snappy")
@@ -130,6 +131,8 @@ class Variant:
     """The same memory in other formats, too (see formats.py): core.NAME beside the core."""
     livepatch: str = ""
     """What becomes of a live patch in it: one of the scenarios of livepatch_user/init.c."""
+    hung: bool = False
+    """Its tasks wait for each other, see hung.py."""
 
 
 _WHAT_RUNS = frozenset(
@@ -496,6 +499,29 @@ def _watched(variant: Variant) -> Variant:
     )
 
 
+_HUNG = Variant(
+    name="hung",
+    what="deadlocks, chains and other waits that are known; 6.12, frame pointers",
+    kernel=_LSB,
+    unwinder="frame_pointer",
+    group="hung",
+    hung=True,
+)
+
+
+def _hung_stock(year: str) -> Variant:
+    """The same on the kernel of a year as Debian built it."""
+    return replace(
+        _HUNG,
+        name=f"hung-stock-{year}",
+        what=f"the same on {year} as Debian built it",
+        kernel=_STOCK_OF_YEARS[year],
+        unwinder="orc",
+        memory_mib=_STOCK_MIB,
+        append=_STOCK_APPEND,
+    )
+
+
 _ON_DEBIAN = Variant(
     name="debian",
     what="Debian's own kernel of the day, ORC, oracle as a module",
@@ -725,6 +751,22 @@ VARIANTS = (
     *(_livepatch_stock(year, name) for year in ("6.1", "7.2") for name in ("stalled", "replaced")),
     _watched(_livepatch("stalled")),
     _watched(_livepatch_stock("6.12", "stalled")),
+    _HUNG,
+    *(_hung_stock(year) for year in ("6.1", "6.12", "7.2", "rt")),
+    replace(
+        _HUNG,
+        name="hung-live",
+        what="the same, looked at from inside",
+        memory_mib=_LIVE_MIB,
+        live="hung.py",
+    ),
+    replace(
+        _hung_stock("6.12"),
+        name="hung-live-stock-6.12",
+        what="the same, looked at from inside; 6.12 as Debian built it",
+        memory_mib=_LIVE_MIB,
+        live="hung.py",
+    ),
 )
 
 

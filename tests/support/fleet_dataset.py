@@ -25,9 +25,12 @@ from typing import Any, Optional
 from msgspec.structs import replace
 
 from drgn_tools import __version__
+from drgn_tools.analysis.hangups import Blocked, Holder, hangups_of
+from drgn_tools.analysis.hung import HungReport
 from drgn_tools.analysis.patch_question import CodeRange, Question, TaskAnswer
 from drgn_tools.fleet.dataset.dataset import Dataset, source_key
 from drgn_tools.fleet.dataset.parquet import audit_file, tasks_file
+from drgn_tools.kernel.waiting.records import Wait, WaitKind
 from drgn_tools.records import Frame, KernelAudit, KernelInfo, Reason, TaskStack, Verdict
 
 from . import fabricated
@@ -48,6 +51,8 @@ class Source:
     """``None`` of a failure."""
     answers: tuple[TaskAnswer, ...] = ()
     """Of each task about a live patch; empty if none was asked about."""
+    hung: Optional[HungReport] = None
+    """Which of the tasks hang; ``None`` if that was not asked."""
 
     def __getitem__(self, column: str) -> Any:
         return self.record.get(column)
@@ -60,7 +65,7 @@ def write_dataset(path: Path, sources: Iterable[Source]) -> Dataset:
         tasks = (
             None
             if source.tasks is None
-            else tasks_file(source["audit_id"], source.tasks, source.answers)
+            else tasks_file(source["audit_id"], source.tasks, source.answers, source.hung)
         )
         dataset.commit(
             source_key(source["source"]), source["audit_id"], audit_file(source.record), tasks
@@ -81,8 +86,12 @@ def audited(core: str, name: Optional[str] = None, **columns: Any) -> Source:
     :param columns: other values of ``audits``: ``host``, ``time``, ``tags`` ...
     """
     from drgn_tools import audit_kernel, open_program
+    from drgn_tools.analysis.hung import hung_report
 
-    return of_audit(name or core, audit_kernel(open_program(core=core)), **columns)
+    prog = open_program(core=core)
+    audit = audit_kernel(prog)
+    source = of_audit(name or core, audit, **columns)
+    return Source(source.record, source.tasks, source.answers, hung_report(prog, audit))
 
 
 def of_audit(source: str, audit: KernelAudit, **columns: Any) -> Source:
@@ -229,7 +238,27 @@ def asked_about_patch(source: Source) -> Source:
     ranges = [CodeRange(PATCHED_FUNCTION, None, ip, ip + 1) for ip in sorted(addresses)]
     question = Question(ranges, 1, True, is_planned=True)
     record = {**source.record, "patch": PATCHED_FUNCTION, "patch_transition": "planned"}
-    return Source(record, source.tasks, tuple(map(question.answer, source.tasks or ())))
+    answers = tuple(map(question.answer, source.tasks or ()))
+    return Source(record, source.tasks, answers, source.hung)
+
+
+def hanging(source: Source) -> Source:
+    """A source of which two tasks wait for each other, and one waits behind them."""
+    first, second, third = (source.tasks or ())[:3]
+
+    def waits(task: TaskStack, holder: TaskStack, lock: str, seconds: float) -> Blocked:
+        wait = Wait(WaitKind.MUTEX, 0xFFFF_8881_0000_0000 + len(lock), 0, holder=holder.task)
+        return Blocked(task, wait, lock, Holder(holder.task, holder), None, seconds, "exec_start")
+
+    blocked = (
+        waits(first, second, "rtnl_mutex", 3600.0),
+        waits(second, first, "net_mutex", 3601.0),
+        waits(third, first, "net_mutex", 20.0),
+    )
+    report = HungReport(blocked, tuple(hangups_of(blocked)), ())
+    return Source(
+        {**source.record, "hung": 3, "deadlocks": 1}, source.tasks, source.answers, report
+    )
 
 
 _QUIET = (fabricated.SLEEPER, *fabricated.KTHREADS, fabricated.IN_MODULE, fabricated.ZOMBIE)
@@ -249,10 +278,11 @@ def _each_host() -> Iterable[Source]:
             tags={"role": "web", "rack": str(number % 2)},
         )
         yield asked_about_patch(source) if number < 3 else source
-    yield _of_tasks(
+    sick = _of_tasks(
         "s3://dumps/sick/vmcore", fabricated.KERNEL, _SICK, host="sick", time=day(40),
         tags={"role": "web"}, seconds=99.5, peak_memory_bytes=4_000_000_000,
     )  # fmt: skip
+    yield hanging(sick)
 
 
 def _failures() -> Iterable[Source]:

@@ -94,6 +94,8 @@ COLUMNS = {
     "pid comm functions",
     "livepatch": "patch answer function tasks audits hosts releases comms on_hosts first_seen "
     "last_seen",
+    "hung": "hangup waits_for what function tasks longest_s audits hosts releases comms on_hosts "
+    "first_seen last_seen",
     "outliers": "kind source host release value unit median score detail",
     "failures": "status source host exit_code cause attempts quarantined line",
 }

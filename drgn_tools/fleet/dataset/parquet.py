@@ -10,14 +10,24 @@ from typing import Any, Callable, Optional, Union
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...analysis.hung import HungReport
 from ...analysis.labels import frame_label, function_label, symbol_text
 from ...analysis.patch_question import TaskAnswer
-from ...analysis.record_fields import TASK
+from ...analysis.record_fields import HUNG_TASK, TASK
 from ...records import Frame, SavedRegs, TaskStack
 from .schema import AUDITS, FRAME_TYPE, REGS_TYPE, TASKS
 from .stack_hash import stack_hash
 
 __all__ = ("audit_file", "tasks_file")
+
+_HUNG_FIELDS = {
+    "waits_for": "waits_for",
+    "wait_name": "name",
+    "wait_detail": "detail",
+    "holder_pid": "holder_pid",
+    "not_run_s": "not_run_s",
+}
+"""Column -> field of :data:`~drgn_tools.analysis.record_fields.HUNG_TASK`."""
 
 
 def audit_file(record: Mapping[str, Any]) -> bytes:
@@ -32,17 +42,33 @@ def audit_file(record: Mapping[str, Any]) -> bytes:
 
 
 def tasks_file(
-    audit_id: str, tasks: Sequence[TaskStack], answers: Sequence[TaskAnswer] = ()
+    audit_id: str,
+    tasks: Sequence[TaskStack],
+    answers: Sequence[TaskAnswer] = (),
+    hung: Optional[HungReport] = None,
 ) -> bytes:
     """Return the content of a Parquet file with the rows of :data:`TASKS`, in the order of *tasks*.
 
     :param audit_id: The ``audit_id`` of the record that the tasks belong to.
     :param answers: What each task said about a live patch; empty if none was asked about.
+    :param hung: Which of the tasks hang; ``None`` if that was not asked.
     """
+    waiting = {} if hung is None else {found.blocked.stack.task: found for found in hung.tasks()}
+    rows = [waiting.get(task.task) for task in tasks]
     given: dict[str, Sequence[Any]] = {
         "audit_id": [audit_id] * len(tasks),
         "patch_answer": [found.answer.value for found in answers] or [None] * len(tasks),
         "patch_function": [_patched_function(found) for found in answers] or [None] * len(tasks),
+        **{
+            column: [None if found is None else HUNG_TASK[field](found) for found in rows]
+            for column, field in _HUNG_FIELDS.items()
+        },
+        "hangup": [
+            None
+            if hung is None or found is None or found.hangup is None
+            else hung.hangups[found.hangup].kind.value
+            for found in rows
+        ],
     }
     columns = [
         pa.array(given[field.name], field.type)

@@ -62,6 +62,8 @@ AUDITS = pa.schema(
         "patch_problems": _TEXTS,  # what of the patch could not be read
         "uptime_s": pa.int64(),  # seconds since the boot
         "boot_id": pa.string(),  # UUID of the boot; null if nothing on the machine had asked for it
+        "hung": pa.int64(),  # tasks that hang, as `drgn-tools hung` says
+        "deadlocks": pa.int64(),  # circles of tasks that wait for each other
     },
     metadata={"schema": SCHEMA},
 )
@@ -130,6 +132,12 @@ TASKS = pa.schema(
         "ppid": pa.int64(),
         "start_time_ns": pa.uint64(),  # task_struct.start_time
         "switches": pa.uint64(),  # nvcsw + nivcsw
+        "waits_for": pa.string(),  # as in `drgn-tools hung --all --format json`, up to not_run_s
+        "wait_name": pa.string(),
+        "wait_detail": pa.string(),
+        "holder_pid": pa.int64(),
+        "not_run_s": pa.float64(),
+        "hangup": pa.string(),  # kind of what holds it up: deadlock, task ...; null if it does not hang
     },
     metadata={"schema": SCHEMA},
 )

@@ -12,12 +12,19 @@ from typing import Optional
 from drgn import Program
 
 from ...analysis.audit import audit_kernel
+from ...analysis.hung import hung_report
 from ...errors import DrgnToolsError, TypesError
 from ...program.core_file import AUTO
 from ...program.open import input_error_if_vanished, open_program
 from ...records import KernelAudit
 from ..dataset.parquet import tasks_file
-from .facts import facts_of_audit, facts_of_file, facts_of_machine, microseconds
+from .facts import (
+    facts_of_audit,
+    facts_of_file,
+    facts_of_hung,
+    facts_of_machine,
+    microseconds,
+)
 from .fetch import Core
 from .identity import file_id, joint_id
 from .job import Cause, Job, Outcome
@@ -70,13 +77,20 @@ def _outcome(
         prog = _open(source, core, scratch)
         audit = _audit(prog, max_tasks, facts)
         answers = ask_about_patch(prog, audit, job.patch)
+        hung = hung_report(prog, audit.tasks)
     except DrgnToolsError as e:
         if is_out_of_memory(e):
             raise MemoryError from e
         cause = Cause.TYPES if isinstance(e, TypesError) else Cause.INPUT
         return Outcome({**facts, **failed(source, cause, e.exit_code, str(e))})
-    record = {**facts, **facts_of_audit(audit), **answers.facts, **of_source(source)}
-    return Outcome(record, tasks_file(record["audit_id"], audit.tasks, answers.of_tasks))
+    record = {
+        **facts,
+        **facts_of_audit(audit),
+        **answers.facts,
+        **facts_of_hung(hung),
+        **of_source(source),
+    }
+    return Outcome(record, tasks_file(record["audit_id"], audit.tasks, answers.of_tasks, hung))
 
 
 def _open(source: Source, core: Core, scratch: Path) -> Program:

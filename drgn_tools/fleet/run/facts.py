@@ -8,6 +8,7 @@ from typing import Optional
 
 from drgn import Program
 
+from ...analysis.hung import HungReport
 from ...analysis.record_fields import KERNEL, as_object
 from ...analysis.tally import Tally
 from ...debuginfo.vmcoreinfo import vmcoreinfo
@@ -18,7 +19,13 @@ from ...render.summary import audit_warnings
 from .fetch import Core
 from .record import Facts
 
-__all__ = ("facts_of_audit", "facts_of_file", "facts_of_machine", "microseconds")
+__all__ = (
+    "facts_of_audit",
+    "facts_of_file",
+    "facts_of_hung",
+    "facts_of_machine",
+    "microseconds",
+)
 
 _OF_THE_SOURCE = ("source", "host")
 """Facts of a kernel that a record has by other means: a manifest may name the host."""
@@ -49,6 +56,14 @@ def facts_of_machine(prog: Program) -> Facts:
     if re.fullmatch("[0-9]{1,12}", crashed_s) and 0 < int(crashed_s) <= _LAST_SECOND:
         facts.update(time=microseconds(int(crashed_s)), time_from="crash")
     return facts
+
+
+def facts_of_hung(report: HungReport) -> Facts:
+    """Return how many tasks hang, and how many deadlocks there are."""
+    return {
+        "hung": sum(hangup.count for hangup in report.hangups),
+        "deadlocks": len(report.deadlocks),
+    }
 
 
 def facts_of_audit(audit: KernelAudit) -> Facts:

@@ -49,6 +49,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory, demo_core: str) -> Dataset:
             },
             one.tasks,
             one.answers,
+            one.hung,
         )
         for source in manifest
     ]
@@ -63,6 +64,6 @@ def test_the_queries_of_the_docs_find_something(tried: Dataset, query: str) -> N
 
 def test_the_docs_name_all_there_is() -> None:
     text = DOC.read_text()
-    assert len(_examples()) == 6
+    assert len(_examples()) == 7
     for name in (*SECTIONS, *VIEWS):
         assert f"| `{name}` |" in text

@@ -9,6 +9,7 @@ from ..section import Section
 from .failures import FAILURES
 from .functions import FUNCTIONS
 from .hosts import HOSTS
+from .hung import HUNG
 from .kernels import KERNELS
 from .livepatch import LIVEPATCH
 from .outliers import OUTLIERS
@@ -28,6 +29,7 @@ SECTIONS: Mapping[str, Section] = {
         REASONS,
         STACKS,
         LIVEPATCH,
+        HUNG,
         OUTLIERS,
         FAILURES,
     )
