@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Literal, Optional
+from typing import ClassVar, Literal, Optional
 
 import msgspec
 from drgn import Program
@@ -23,8 +23,8 @@ from ..kernel.text import TextRange
 
 __all__ = ("Arch", "Layout", "Registers", "RegsLayout", "Unwinder")
 
-Unwinder = Literal["frame_pointer", "orc", "guess"]
-"""CONFIG_UNWINDER_FRAME_POINTER, _ORC or _GUESS."""
+Unwinder = Literal["frame_pointer", "orc", "guess", "arm64"]
+"""CONFIG_UNWINDER_FRAME_POINTER, _ORC or _GUESS of x86. arm64 kernels have one unwinder."""
 
 
 class Registers(Mapping[str, int]):
@@ -76,6 +76,10 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
     """``sizeof(struct pt_regs)``."""
     fields: tuple[tuple[str, int, int], ...]
     """(the kernel's name, offset in bytes, size in bytes), in memory order."""
+    ip_name: ClassVar[str] = "ip"
+    """The kernel's name of the instruction pointer."""
+    syscall_name: ClassVar[str] = "orig_ax"
+    """The kernel's name of the member that holds the number of a system call."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,8 +88,8 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def ip_offset(self) -> int:
-        """``offsetof(struct pt_regs, ip)``."""
-        return self._offset("ip")
+        """Offset of the instruction pointer in ``struct pt_regs``."""
+        return self._offset(self.ip_name)
 
     @cached_property
     def bp_offset(self) -> int:
@@ -217,8 +221,8 @@ class Arch(abc.ABC):
     """The registers that ``struct pt_regs`` holds."""
     register_rows: tuple[tuple[str, ...], ...]
     """The rows of a register dump, by the kernel's names. ``cs:ip`` is one entry."""
-    lacks_reliable_stacktrace: Optional[str] = None
-    """Sentence that says so, if no kernel of this architecture has reliable stack traces."""
+    lacks_reliable_stacktrace: str
+    """Sentence that says why a kernel of this architecture has no reliable stack traces."""
     segments: frozenset[str]
     """Registers that are segment selectors: they have four hex digits."""
 
@@ -271,7 +275,8 @@ class Arch(abc.ABC):
     def entry_of_handler(self, function: str) -> Optional[str]:
         """Return what entered the kernel, in words, as :meth:`entry_of` does.
 
-        :param function: Symbol at the address that :meth:`entered_handler` returned
+        :param function: Symbol of the C function that entry code called, or of one that this
+            called in turn
         :return: ``None`` if it is not known
         """
         return None

@@ -30,6 +30,8 @@ __all__ = ("Frames",)
 
 _MAX_FRAMES = 100_000
 """Different frames of a kernel that are cached."""
+_MAX_HANDLERS = 3
+"""Frames below entry code that may be those of the functions that handle the exception."""
 
 
 class Frames:
@@ -111,7 +113,7 @@ class Frames:
         :param find_stack: The stacks of that CPU and task
         :param walk: The walk from these registers
         """
-        ip = registers["ip"]
+        ip = registers[self._layout.regs.ip_name]
         if self._layout.regs.user_mode(registers):
             return Frame(ip, user_mode=True, exact=True)
         try:
@@ -145,7 +147,9 @@ class Frames:
         registers = self._layout.regs.read(raw)
         entry = self.entry(frames[at - 1]) if at > 0 else None
         if entry is None:
-            entry = self._entry_by_handler(raw, frames[at - 2] if at > 1 else None)
+            entry = self._entry_by_handler(
+                raw, frames[max(at - 1 - _MAX_HANDLERS, 0) : max(at - 1, 0)]
+            )
         if frame.user_mode and self._may_miss_frames:
             entry = self._entry_by_orig_ax(entry, registers)
         return SavedRegs(
@@ -218,19 +222,19 @@ class Frames:
         arch = self._layout.arch
         return bool(frames) and arch.enters_from_user_mode(self.entry(frames[-1]))
 
-    def _entry_by_handler(self, raw: bytes, called: Optional[Frame]) -> Optional[str]:
-        """Return what entered the kernel by the C function that entry code called.
+    def _entry_by_handler(self, raw: bytes, called: Sequence[Frame]) -> Optional[str]:
+        """Return what entered the kernel by the C functions that entry code called.
 
-        :param called: The frame that entry code called
+        :param called: Their frames, the outermost last: entry code called that
         """
         arch = self._layout.arch
         handler = arch.entered_handler(raw)
-        if handler is None:
-            return None
-        symbol = self._symbolizer.name_exact(handler)
-        if symbol is None or symbol.offset:
-            symbol = None if called is None else called.symbol
-        return None if symbol is None else arch.entry_of_handler(symbol.name)
+        if handler is not None:
+            symbol = self._symbolizer.name_exact(handler)
+            if symbol is not None and not symbol.offset:
+                return arch.entry_of_handler(symbol.name)
+        names = (frame.symbol.name for frame in reversed(called) if frame.symbol is not None)
+        return next(filter(None, map(arch.entry_of_handler, names)), None)
 
     def _entry_by_orig_ax(
         self, entry: Optional[str], registers: Mapping[str, int]

@@ -150,7 +150,7 @@ class TaskRecords:
             sp = self._layout.regs.interrupted_sp(address, registers)
             return self._frames.interrupted_caller(task, frames, at, sp, stack)
 
-        frames, regs = template.with_regs(signature.regs, find_caller)
+        frames, regs = template.with_regs(signature.regs, self._layout.regs.ip_name, find_caller)
         return self._record(task, template.answer, False, frames, regs, template.flags)
 
     def _template(self, task: Task, stack: StackMemory, needs_user_regs: bool) -> Template:
@@ -177,6 +177,7 @@ class TaskRecords:
             self._text.is_kernel_text,
             self._walker.kernel_regs_are_unreliable,
             needs_user_regs,
+            self._walker.needs_kernel_text,
         )
         return _answer(judgement, explain(judgement, walk, frames, regs))
 

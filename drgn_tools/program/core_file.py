@@ -89,7 +89,7 @@ _NO_DATA = (
 )
 _NO_HEADERS = (
     "cannot be opened as a vmcore: its headers are damaged, or of a machine "
-    "that is neither x86_64 nor i386"
+    f"other than {UNDERSTOOD}"
 )
 _NOT_IN_IT = "is damaged: not all of its headers are in it"
 _QEMU_HINT = " (QEMU dumps have one if the guest has -device vmcoreinfo and loads qemu_fw_cfg)"

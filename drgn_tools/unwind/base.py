@@ -75,7 +75,7 @@ class End(enum.Enum):
 
 
 class Fault(enum.Enum):
-    """Why an ORC walk ended with an error: the first reason, if there are several. The values are those of
+    """Why a walk of ORC or arm64 ended with an error: the first reason, if there are several. The values are those of
     :class:`.records.Reason`."""
 
     NO_UNWIND_DATA = "no_unwind_data"
@@ -88,6 +88,10 @@ class Fault(enum.Enum):
     """What the rule leads to lies off the stack."""
     WRONG_DIRECTION = "wrong_direction"
     """The next frame does not lie above the one before."""
+    BAD_FRAME_RECORD = "bad_frame_record"
+    """arm64: a frame record without a return address is none of those that the kernel makes."""
+    ADDRESS_NOT_RECOVERED = "address_not_recovered"
+    """arm64: a tracer has rewritten a return address, and its original is not found."""
 
 
 class Walk(msgspec.Struct, frozen=True):
@@ -133,7 +137,9 @@ class Walker(abc.ABC):
     """As :attr:`.records.KernelInfo.unwinder`, or ``drgn``."""
     kernel_regs_are_unreliable: ClassVar[bool]
     """For arch_stack_walk_reliable() a stack with kernel-mode ``pt_regs`` is unreliable
-    (arch/x86/kernel/stacktrace.c, v6.12: only with CONFIG_FRAME_POINTER)."""
+    (arch/x86/kernel/stacktrace.c, v6.12: only with CONFIG_FRAME_POINTER; arch/arm64/kernel/stacktrace.c, v7.2)."""
+    needs_kernel_text: ClassVar[bool] = True
+    """For arch_stack_walk_reliable() a stack with a return address that is not kernel text is unreliable: on x86."""
     skips_interrupted_caller: ClassVar[bool] = False
     """A walk from a ``pt_regs`` may skip the caller of the interrupted function."""
     encoding: Optional[str] = None
@@ -155,7 +161,8 @@ class Walker(abc.ABC):
     ) -> Walk:
         """Walk the stacks of a task that is on a CPU, from the registers of that CPU.
 
-        :param registers: At least ip, sp, bp, cs and flags, by the kernel's names
+        :param registers: At least those that the walker needs and user_mode() does (on x86 ip, sp, bp, cs and
+            flags), by the kernel's names
         :param find_stack: The stacks of that CPU and task
         :param recover: Called for each return address and each kernel-mode ``regs->ip``, in order
         :return: A walk without a step for the frame that the CPU is in: that is in *registers*

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""arm64: our answers are the kernel's own, for every task of a dump that carries them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from drgn import Program
+from drgn.helpers.linux.printk import get_dmesg
+
+from drgn_tools import Reason, Verdict, audit_kernel, open_program
+from drgn_tools.arch.arm64.pt_regs import probe_pt_regs
+
+from ..conftest import lab_dump
+from ..lab.dump import Dump
+from ..lab.sheet import read_sheet
+from ..lab.variants import Variant, variants_of
+from ..support.answers_arm64 import compare_arm64, marks_in
+
+pytestmark = pytest.mark.lab
+
+_HAVE_VERDICTS = ("arm64-7.2", "arm64-7.2-16k")
+
+
+@pytest.fixture(params=variants_of("arm64"), ids=lambda variant: variant.name)
+def variant(request: pytest.FixtureRequest) -> Variant:
+    given: Variant = request.param
+    return given
+
+
+@pytest.fixture
+def dump(variant: Variant) -> Dump:
+    return lab_dump(variant)
+
+
+def log_of(prog: Program) -> str:
+    return get_dmesg(prog).decode("utf-8", "replace")
+
+
+def test_answers_are_the_kernels(variant: Variant, dump: Dump) -> None:
+    prog = open_program(core=dump.core)
+    audit = audit_kernel(prog)
+    kernel = audit.kernel
+    assert (kernel.arch, kernel.types, kernel.unwinder) == ("aarch64", "btf", "arm64")
+    assert audit.problems == ()
+    has_verdicts = variant.name in _HAVE_VERDICTS
+    assert kernel.reliable_stacktrace == has_verdicts
+    marks = marks_in(log_of(prog))
+    result = compare_arm64(audit, read_sheet(prog), marks, has_verdicts)
+    reasons = Counter(str(s.reason or s.verdict) for s in audit)
+    print(f"\n{variant.name} ({kernel.release}): {result}; {dict(reasons)}")
+    assert result.differences == ()
+    assert result.compared > 100
+    assert result.user_regs > 50
+    # Five in page faults; those that were preempted only where the kernel preempts itself.
+    assert result.regs >= (5 if "preempted-kernel" in variant.cannot else 7)
+    if has_verdicts:
+        assert result.unreliable >= 10
+        assert result.recovered >= 3
+        assert len(marks) > 100
+    else:
+        assert {(s.verdict, s.reason) for s in audit} == {
+            (Verdict.UNKNOWN, Reason.NO_RELIABLE_STACKTRACE),
+            (Verdict.UNKNOWN, Reason.RUNNING),
+        }
+
+
+def test_registers_are_those_that_the_kernel_saved(dump: Dump) -> None:
+    prog = open_program(core=dump.core)
+    layout = probe_pt_regs(prog)
+    of_task = {s.task: s for s in audit_kernel(prog)}
+    compared = 0
+    for task in read_sheet(prog):
+        for regs in of_task[task.task].regs if task.comparable else ():
+            raw = prog.read(regs.address, layout.size_bytes)
+            assert dict(layout.read(raw)) == dict(regs.registers)
+            if regs.user_mode:
+                # The sheet has the first of them, as they were when the machine was frozen.
+                assert regs.address == task.entry_regs
+                assert raw.startswith(task.entry_regs_bytes)
+                compared += 1
+            else:
+                pt_regs = regs.object(prog)
+                assert pt_regs.pc.value_() == regs["pc"]
+                assert pt_regs.regs[29].value_() == regs["x29"]
+    assert compared > 50
+
+
+def test_every_register_holds_its_own_name(dump: Dump) -> None:
+    # registers_in_syscall() and registers_in_fault() of the workload.
+    of_comm = {s.comm: s for s in audit_kernel(open_program(core=dump.core))}
+    for comm, first in (("w-regs-syscall", 9), ("w-regs-fault", 2)):
+        registers = of_comm[comm].regs[-1].registers
+        for number in range(first, 29):
+            assert registers[f"x{number}"] == int(f"{number:02}" * 8, 16), (comm, number)
+
+
+def test_what_entered_the_kernel_has_a_name(dump: Dump) -> None:
+    audit = audit_kernel(open_program(core=dump.core))
+    entries = Counter((r.entry, r.user_mode) for s in audit for r in s.regs)
+    print(f"\n{dump.entry.name}: {dict(entries)}")
+    assert None not in {entry for entry, _ in entries}
+    assert entries["memory abort", False] >= 5
+    assert entries["data abort", True] >= 2
+    assert entries["syscall", True] > 50
+    assert entries["interrupt", True] >= 1
+    # A system call says so in the registers, too.
+    for s in audit:
+        for regs in s.regs:
+            if regs.user_mode and regs.entry != "fork":
+                assert (regs.entry == "syscall") == (regs["syscallno"] < 1 << 31)
+
+
+def json_of(core: Path) -> str:
+    command = ["tasks", "--frames", "--format", "json", "-c", str(core)]
+    done = subprocess.run(
+        [sys.executable, "-m", "drgn_tools", *command], capture_output=True, text=True, check=True
+    )
+    return done.stdout.replace(json.dumps(str(core)), "source")
+
+
+def test_the_same_json_from_every_format(dump: Dump) -> None:
+    expected = json_of(dump.core)
+    assert len(expected) > 10_000
+    formats = dump.read_about()["formats"]
+    assert formats
+    for name in formats:
+        assert json_of(Path(f"{dump.core}.{name}")) == expected
