@@ -88,8 +88,8 @@ class Reason(str, enum.Enum):
     NOT_ENCODED = "not_encoded"
     """Unknown: this kernel has neither encoded frame pointers nor the ORC unwinder."""
     NO_RELIABLE_STACKTRACE = "no_reliable_stacktrace"
-    """Unknown: the kernel has frame pointers, but was built without reliable stack traces: one of x86-32, or of arm64
-    before v6.18."""
+    """Unknown: the kernel has frame pointers, but was built without reliable stack traces: one of x86-32, or an older one
+    of arm64."""
     ENCODING_UNCLEAR = "encoding_unclear"
     """Unknown: the entry code could not be read, or has more than one encoding."""
     ORC_UNCLEAR = "orc_unclear"

@@ -104,6 +104,14 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
     def _offset(self, wanted: str) -> int:
         return next(offset for name, offset, _ in self.fields if name == wanted)
 
+    def signed(self, name: str, value: int) -> int:
+        """Return a value as a signed number.
+
+        :param name: The kernel's name of the register that holds it
+        """
+        bits = 8 * next(size for field, _, size in self.fields if field == name)
+        return value - (value >> (bits - 1) << bits)
+
     @cached_property
     def _places(self) -> dict[str, slice]:
         return {name: slice(offset, offset + size) for name, offset, size in self.fields}

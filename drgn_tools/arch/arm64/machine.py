@@ -12,6 +12,7 @@ from ...kernel.stack_memory import FindStack
 from ...kernel.tasks import Task
 from ...kernel.text import TextRange
 from ..base import Arch, Layout
+from ..cpu_registers import kept_prstatus, registers_by_drgn
 from .entry import enters_from_user_mode, entry_of, entry_of_handler, is_interrupt_entry
 from .layout import probe_arm64
 from .pt_regs import REGS
@@ -39,7 +40,7 @@ class Arm64(Arch):
     register_rows = _ROWS
     segments: frozenset[str] = frozenset()
     lacks_reliable_stacktrace = (
-        "this arm64 kernel has no reliable stack traces, which came with v6.18"
+        "this arm64 kernel has no reliable stack traces (arch_stack_walk_reliable)"
     )
 
     def register_title(self, name: str) -> str:
@@ -58,8 +59,13 @@ class Arm64(Arch):
         return CpuStacks(prog, layout, task)
 
     def cpu_registers(self, prog: Program, task: Task) -> Optional[dict[str, int]]:
-        """Return the registers of the CPU that a task is on."""
-        return None
+        """Return the registers of the CPU that a task is on, as the dump has them."""
+        found = None if kept_prstatus(prog) is not None else registers_by_drgn(prog, task)
+        # If the task is just being switched, drgn returns the few registers that cpu_switch_to() saved.
+        if found is None or "pstate" not in found.by_name:
+            return None
+        by_name = {**found.by_name, REGS.ip_name: found.pc}
+        return {name: by_name[name] for name in REGS.names if name in by_name}
 
     def entry_of(self, stub: Optional[str]) -> Optional[str]:
         """Return what entered the kernel, in words: see :func:`~.entry.entry_of`."""
