@@ -47,7 +47,8 @@ from ..arch.arm64.layout import Arm64Layout
 from ..arch.arm64.pt_regs import FRAME_META_FINAL, FRAME_META_PT_REGS, Arm64Regs
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
-from .base import End, Fault, Recover, Step, Walk, Walker
+from .arm64_caller import Arm64Callers
+from .base import End, Fault, FindCaller, ReadMemory, Recover, Step, Walk, Walker
 from .stack_cursor import only_stack
 
 __all__ = ("Arm64Rules", "Arm64Walker", "arm64_rules")
@@ -256,6 +257,10 @@ class Arm64Walker(Walker):
                 stack = None
             return self._walk(task, stack, steps, e)
         raise AssertionError("a walk ends")
+
+    def finds_callers(self, read: ReadMemory) -> Optional[FindCaller]:
+        """Return what finds the callers of interrupted functions, which are still in lr: see :mod:`.arm64_caller`."""
+        return Arm64Callers(read, self._rules.strip)
 
     def _unwinder(self, task: Task, find: FindStack, recover: Recover) -> _Unwinder:
         end_addr = task.stack_addr + self._rules.thread_size_bytes

@@ -19,7 +19,20 @@ from ..arch.base import Registers
 from ..kernel.stack_memory import FindStack, StackMemory
 from ..kernel.tasks import Task
 
-__all__ = ("End", "Fault", "Recover", "Signature", "Step", "Walk", "Walker", "nothing_rewritten")
+__all__ = (
+    "Caller",
+    "End",
+    "Fault",
+    "FindCaller",
+    "Interrupted",
+    "ReadMemory",
+    "Recover",
+    "Signature",
+    "Step",
+    "Walk",
+    "Walker",
+    "nothing_rewritten",
+)
 
 Recover = Callable[[int, int], int]
 """``unwind_recover_ret_addr()`` in asm/unwind.h: (address that was found on the stack, virtual address
@@ -130,6 +143,42 @@ class Signature(msgspec.Struct, frozen=True):
         return self.ips, self.kernel_regs, self.user_mode
 
 
+ReadMemory = Callable[[int, int], Optional[bytes]]
+"""(virtual address, size in bytes) -> the memory there; ``None`` if it is not in the dump."""
+
+
+class Interrupted(msgspec.Struct, frozen=True):
+    """A function that was interrupted."""
+
+    registers: Mapping[str, int]
+    """What was saved, by the kernel's names."""
+    sp: int
+    """Its stack pointer."""
+    ip: int
+    """Exact virtual address of the instruction that was not executed."""
+    start: Optional[int]
+    """Virtual address of the function. ``None`` if :attr:`ip` is not code: the CPU has called it and executed
+    nothing there."""
+    read_stack: ReadMemory
+    """Reads the stack that :attr:`sp` points into."""
+    recover: Recover
+    """Returns the original of a return address that the kernel has rewritten."""
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """A caller that the walk has skipped."""
+
+    addr: int
+    """Return address (virtual)."""
+    sure: bool
+    """The code of the function tells where the return address is. Otherwise it is a guess: it returns from a
+    call of this function, or ip is not code."""
+
+
+FindCaller = Callable[[Interrupted], Optional[Caller]]
+"""Returns the caller of an interrupted function; ``None`` if the walk does not skip it, or it cannot be found."""
+
+
 class Walker(abc.ABC):
     """The unwinder of one kernel."""
 
@@ -140,8 +189,6 @@ class Walker(abc.ABC):
     (arch/x86/kernel/stacktrace.c, v6.12: only with CONFIG_FRAME_POINTER; arch/arm64/kernel/stacktrace.c, v7.2)."""
     needs_kernel_text: ClassVar[bool] = True
     """For arch_stack_walk_reliable() a stack with a return address that is not kernel text is unreliable: on x86."""
-    skips_interrupted_caller: ClassVar[bool] = False
-    """A walk from a ``pt_regs`` may skip the caller of the interrupted function."""
     encoding: Optional[str] = None
     """How ``pt_regs`` are encoded in the frame pointer, as :attr:`.records.KernelInfo.encoding`."""
     may_miss_frames: ClassVar[bool] = False
@@ -167,6 +214,14 @@ class Walker(abc.ABC):
         :param recover: Called for each return address and each kernel-mode ``regs->ip``, in order
         :return: A walk without a step for the frame that the CPU is in: that is in *registers*
         """
+
+    def finds_callers(self, read: ReadMemory) -> Optional[FindCaller]:
+        """Return what finds the callers of interrupted functions, which a walk from a ``pt_regs`` may skip.
+
+        :param read: Reads the memory of the kernel
+        :return: ``None`` if walks skip none
+        """
+        return None
 
     def signature(
         self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]

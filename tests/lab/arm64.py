@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -18,8 +19,8 @@ import drgn
 
 from .arch import cross_prefix, making_for, qemu_program
 from .arm64_check import faults_of_arm64
+from .arm64_crash_check import faults_of_arm64_crash
 from .cache import Entry, file_hash, find_entry, make_entry
-from .crash import faults_of_crash
 from .dump import (
     SHEET_LINE,
     Dump,
@@ -49,6 +50,8 @@ _MODULE_SOURCES = (
     *sorted((_HERE / "arm64").iterdir()),
     *(_HERE / "kernel" / name for name in ("helper.c", "lookup.h", "sheet.h")),
 )
+_CRASH_PATCH = _HERE / "patches" / "crash-arm64.patch"
+_CRASH_SOURCES = (_HERE / "arm64_crash" / "Kbuild", _HERE / "crash_module" / "crash.c")
 _MODULES = ("lab_oracle", "lab_helper")
 _USER_SOURCES = tuple(sorted((_HERE / "user").iterdir()))
 _FLAGS = ("-O2", "-Wall", "-Wextra", "-static", "-pthread", "-s")
@@ -90,7 +93,13 @@ def cached_arm64_kernel(variant: Variant) -> Optional[Kernel]:
     if not unpacked:
         return None
     entry = find_entry("kernels", kernel_name(kernel), _kernel_inputs(kernel, unpacked))
-    return _as_kernel(entry, kernel, unpacked) if entry else None
+    if not entry:
+        return None
+    found = _as_kernel(entry, kernel, unpacked)
+    if not variant.crash:
+        return found
+    module = find_entry("modules", kernel_name(kernel), _crash_inputs(found))
+    return found.with_module(module / "lab_crash.ko") if module else None
 
 
 def get_arm64_kernel(variant: Variant) -> Kernel:
@@ -107,32 +116,54 @@ def get_arm64_kernel(variant: Variant) -> Kernel:
             for module in kernel.early_modules:
                 if unpacked.early_module(module).exists():
                     shutil.copy2(unpacked.early_module(module), folder)
-            _compile(unpacked, folder, folder / "build.log", progress)
+            _compile(unpacked, _MODULE_SOURCES, _PATCH, folder, progress)
 
     inputs = _kernel_inputs(kernel, unpacked)
-    return _as_kernel(make_entry("kernels", name, inputs, fill), kernel, unpacked)
+    found = _as_kernel(make_entry("kernels", name, inputs, fill), kernel, unpacked)
+    return found.with_module(_crash_module(kernel, found)) if variant.crash else found
 
 
-def _compile(unpacked: Unpacked, folder: Path, log: Path, progress: Progress) -> None:
-    """Builds the modules and puts the .ko files, stripped, into ``folder``."""
+def _crash_inputs(kernel: Kernel) -> dict[str, str]:
+    return {"kernel": kernel.entry.name, "sources": file_hash(*_CRASH_SOURCES, _CRASH_PATCH)}
+
+
+def _crash_module(kernel: StockKernel, fetched: Kernel) -> Path:
+    """The module that crashes, built if need be."""
+    name = kernel_name(kernel)
+
+    def fill(folder: Path) -> None:
+        with Progress(f"building a module for {name}") as progress:
+            _compile(get_unpacked(kernel), _CRASH_SOURCES, _CRASH_PATCH, folder, progress)
+
+    return make_entry("modules", name, _crash_inputs(fetched), fill) / "lab_crash.ko"
+
+
+def _compile(
+    unpacked: Unpacked, sources: Sequence[Path], patch: Path, folder: Path, progress: Progress
+) -> None:
+    """Builds modules and puts the .ko files, stripped, into ``folder``."""
+    log = folder / "build.log"
     make = ["make", "-C", str(unpacked.headers), f"CC={_COMPILER}", *_OF_NO_USE]
     with tempfile.TemporaryDirectory(prefix="lab-modules-") as work, making_for("aarch64"):
-        for source in _MODULE_SOURCES:
+        for source in sources:
             shutil.copy(source, work)
-        _patch(Path(work), ("helper.c",), log, progress)
+        _apply(patch, Path(work), log, progress)
         run([*make, f"M={work}", "modules"], progress, log=log)
         for module in Path(work).glob("*.ko"):
             run([f"{_CROSS}strip", "--strip-debug", str(module)], progress, log=log)
             shutil.copy(module, folder)
 
 
-def _patch(folder: Path, names: tuple[str, ...], log: Path, progress: Progress) -> None:
-    """Applies those parts of the patch that are for files in ``folder``."""
-    parts = _PATCH.read_text().split("--- a/")[1:]
-    wanted = [part for part in parts if part.split("\n", 1)[0] in names]
-    (folder / "workload.patch").write_text("".join(f"--- a/{part}" for part in wanted))
-    command = ["patch", "-p1", "--fuzz=0", "-d", str(folder), "-i", "workload.patch"]
-    run(command, progress, log=log)
+def _apply(patch: Path, folder: Path, log: Path, progress: Progress) -> None:
+    """Applies those parts of a patch that are for files in ``folder``."""
+    parts = patch.read_text().split("--- a/")[1:]
+    wanted = [part for part in parts if (folder / part.split("\n", 1)[0]).exists()]
+    (folder / patch.name).write_text("".join(f"--- a/{part}" for part in wanted))
+    run(
+        ["patch", "-p1", "--fuzz=0", "-d", str(folder), "-i", patch.name],
+        progress,
+        log=log,
+    )
 
 
 # ------------------------------------------------------------------------- the initramfs
@@ -158,7 +189,7 @@ def _make_initramfs(kernel: Kernel) -> Entry:
         with Progress("making the initramfs") as progress, tempfile.TemporaryDirectory() as work:
             for source in _USER_SOURCES:
                 shutil.copy(source, work)
-            _patch(Path(work), ("init.c", "tasks.c"), log, progress)
+            _apply(_PATCH, Path(work), log, progress)
             init = Path(work, "init")
             sources = sorted(str(path) for path in Path(work).glob("*.c"))
             run([_COMPILER, *_FLAGS, "-o", str(init), *sources], progress, log=log)
@@ -188,7 +219,7 @@ def _inputs(variant: Variant, kernel: Kernel, initramfs: Entry) -> dict[str, str
         "qemu": program_version(qemu_program(variant.kernel.arch)),
         "command": without_paths(_command(variant, kernel, initramfs), kernel, initramfs),
         "formats": " ".join(variant.formats),
-        "check": file_hash(_HERE / ("crash.py" if variant.crash else "arm64_check.py")),
+        "check": file_hash(_HERE / ("arm64_crash_check.py" if variant.crash else "arm64_check.py")),
     }
 
 
@@ -266,7 +297,7 @@ def _try(
         prog.set_core_dump(dump.core)
         sheet = None
         if variant.crash:
-            faults = faults_of_crash(variant.crash, console)
+            faults = faults_of_arm64_crash(variant.crash, console)
         else:
             try:
                 sheet = read_whole_sheet(prog)

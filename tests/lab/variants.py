@@ -34,6 +34,7 @@ GROUPS = {
     "i386": "32-bit kernels",
     "crashes-i386": "some of the crashes with a 32-bit kernel",
     "arm64": "arm64 kernels, as Debian built them",
+    "crashes-arm64": "some of the crashes with arm64 kernels",
     "large": "thousands of tasks, for tests/bench",
     "live": "guests with Python, drgn and the project in them, which look at themselves",
     "live-stock": "the same with a kernel as Debian built it",
@@ -165,7 +166,6 @@ _ARM64 = {
         f"linux-image-{flavour}", f"linux-headers-{flavour}", suite=suite, arch="aarch64"
     )
     for name, flavour, suite in (
-        ("6.1", "arm64", "bookworm-arm64"),
         ("6.12", "arm64", "trixie-arm64"),
         ("7.2", "arm64", "forky-arm64"),
         ("7.2-16k", "arm64-16k", "forky-arm64"),
@@ -480,6 +480,29 @@ def _arm64(name: str, what: str, *cannot: str) -> Variant:
     )
 
 
+def _crash_of_arm64(year: str, variant: Variant) -> Variant:
+    """The same crash of an arm64 kernel as Debian built it."""
+    assert variant.crash
+    return replace(
+        variant,
+        name=f"{variant.name}-arm64-{year}",
+        what=f"{variant.what}, arm64, {year} as Debian built it",
+        kernel=_ARM64[year],
+        unwinder="arm64",
+        memory_mib=_ARM64_MIB,
+        append=(*_STOCK_APPEND, *variant.append),
+        group="crashes-arm64",
+    )
+
+
+_OF_ARM64 = {
+    "6.12": _crashes_named("hardirq-fault", "softirq-task", "null-call", "stack-overflow"),
+    "7.2": _crashes_named(
+        "sysrq", "fault", "null-call", "wild-call", "bug", "hardirq", "hardirq-fault",
+        "softirq-task", "hardirq-softirq", "stack-overflow", "fgraph", "kretprobe-below",
+    ),
+}  # fmt: skip
+
 _LIVEPATCH_SCENARIOS = {
     "stalled": "lab_patch1 is held back; and the same machine before it was loaded",
     "signalled": "the same after the kernel's fake signals",
@@ -659,9 +682,8 @@ VARIANTS = (
         append=_STOCK_APPEND,
     ),
     _arm64(
-        "6.1", "6.1 of bookworm for arm64: no pt_regs in the walk, no verdicts", *_NOT_PREEMPTED
+        "6.12", "6.12 of trixie for arm64: no pt_regs in the walk, no verdicts", *_NOT_PREEMPTED
     ),
-    _arm64("6.12", "6.12 of trixie for arm64: the same", *_NOT_PREEMPTED),
     _arm64("7.2", "7.2 of forky for arm64: verdicts, records that lead to pt_regs"),
     _arm64("7.2-16k", "the same with pages of 16 KiB"),
     # It is not built to be preempted in the kernel; of kretprobes see fp-5.10.
@@ -684,6 +706,7 @@ VARIANTS = (
         if (year, variant.name) != ("rt", "crash-nmi-irq")
     ),
     *(_of_i386(variant) for variant in (*_OF_I386, *_OF_I386_ALONE)),
+    *(_crash_of_arm64(year, variant) for year, of_year in _OF_ARM64.items() for variant in of_year),
     Variant(
         name="formats",
         what="a frozen machine, dumped by QEMU in all its formats, and by makedumpfile",
