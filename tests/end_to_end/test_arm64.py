@@ -110,11 +110,11 @@ def test_what_entered_the_kernel_has_a_name(dump: Dump) -> None:
     assert entries["data abort", True] >= 2
     assert entries["syscall", True] > 50
     assert entries["interrupt", True] >= 1
-    # A system call says so in the registers, too.
-    for s in audit:
-        for regs in s.regs:
-            if regs.user_mode and regs.entry != "fork":
-                assert (regs.entry == "syscall") == (regs["syscallno"] < 1 << 31)
+    # The number of a system call is there only if it was one; a signal may have taken it away.
+    for stack in audit:
+        for regs in stack.regs:
+            if regs.user_mode and regs["syscallno"] < 1 << 31:
+                assert regs.entry in ("syscall", "fork")
 
 
 def json_of(core: Path) -> str:
@@ -138,5 +138,5 @@ def test_the_same_json_from_every_format(dump: Dump, tmp_path: Path) -> None:
 
 def test_blocks_that_are_no_pages_are_refused(dump: Dump) -> None:
     # QEMU makes blocks of 64 KiB whatever the kernel's pages are, and names the machine "Unknown".
-    with pytest.raises(InputError, match="in blocks of 65536 bytes.*dump the guest as ELF"):
+    with pytest.raises(InputError, match=r"in blocks of 65536 bytes.*dump the guest as ELF"):
         open_program(core=f"{dump.core}.kdump-zlib")
