@@ -11,16 +11,19 @@ from pathlib import Path
 
 import pytest
 from drgn import Program
+from drgn.helpers.linux.mm import follow_phys
 from drgn.helpers.linux.printk import get_dmesg
 
 from drgn_tools import InputError, Reason, Verdict, audit_kernel, open_program
 from drgn_tools.arch.arm64.pt_regs import probe_pt_regs
+from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo
 
 from ..conftest import lab_dump
 from ..lab.dump import Dump
 from ..lab.sheet import read_sheet
 from ..lab.variants import Variant, variants_of
 from ..support.answers_arm64 import compare_arm64, marks_in
+from ..support.arm64_paging import arm64_paging
 from ..support.kdump import ARM64_NAMES, QEMU_NAMES, write_kdump
 
 pytestmark = pytest.mark.lab
@@ -140,3 +143,23 @@ def test_blocks_that_are_no_pages_are_refused(dump: Dump) -> None:
     # QEMU makes blocks of 64 KiB whatever the kernel's pages are, and names the machine "Unknown".
     with pytest.raises(InputError, match=r"in blocks of 65536 bytes.*dump the guest as ELF"):
         open_program(core=f"{dump.core}.kdump-zlib")
+
+
+def test_drgn_translates_addresses_as_the_page_tables_say(dump: Dump) -> None:
+    prog = open_program(core=dump.core)
+    paging = arm64_paging(vmcoreinfo(prog))
+    sheet = read_sheet(prog)
+
+    def read(address: int, size: int) -> bytes:
+        return bytes(prog.read(address, size, True))
+
+    addresses = [prog.symbol(name).address for name in ("_stext", "init_task", "swapper_pg_dir")]
+    for task in sheet:
+        addresses += [task.task, *range(task.stack, task.entry_regs if task.stack else 0, 4096)]
+    for address in addresses:
+        where = paging.translate(read, address).physical
+        assert follow_phys(prog["init_mm"].address_of_(), address).value_() == where
+        assert prog.read(address, 64) == read(where, 64)
+    assert len(addresses) > 500
+    with pytest.raises(LookupError):
+        paging.translate(read, sheet[0].stack - 1 if sheet[0].stack else 0)

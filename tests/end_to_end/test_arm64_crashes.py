@@ -83,7 +83,7 @@ def test_stack_of_the_cpu_that_died_is_the_consoles(variant: Variant) -> None:
 
 def test_registers_of_the_oops_are_the_consoles(variant: Variant) -> None:
     crashed = Crashed(variant)
-    if "\npc : " not in re.sub(r"(?m)^\[.*?\] ", "", crashed.console):
+    if crashed.crash.oops is None and crashed.crash.name != "stack-overflow":
         pytest.skip("it printed none")
     text = crashed.console[crashed.console.index("Comm: lab-crasher") :]
     text = re.split("Call trace:|Kernel panic", text)[0]
