@@ -39,42 +39,22 @@ known.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Optional
+from typing import Callable, ClassVar, Optional
 
-import msgspec
-
-from ..arch.arm64.layout import Arm64Layout
-from ..arch.arm64.pt_regs import FRAME_META_FINAL, FRAME_META_PT_REGS, Arm64Regs
+from ..arch.arm64.pt_regs import FRAME_META_FINAL, FRAME_META_PT_REGS
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
 from .arm64_caller import Arm64Callers
-from .base import End, Fault, FindCaller, ReadMemory, Recover, Step, Walk, Walker
+from .arm64_fast_path import signature_of
+from .arm64_rules import Arm64Rules
+from .base import End, Fault, FindCaller, ReadMemory, Recover, Signature, Step, Walk, Walker
 from .stack_cursor import only_stack
 
-__all__ = ("Arm64Rules", "Arm64Walker", "arm64_rules")
+__all__ = ("Arm64Walker",)
 
 _WORD = 8
 _RECORD_BYTES = 2 * _WORD
 _META_BYTES = 3 * _WORD
-_BIT_55 = 1 << 55
-"""Tells addresses of the kernel from those of user mode, whatever the bits above it hold."""
-
-
-class Arm64Rules(msgspec.Struct, frozen=True):
-    """What differs between arm64 kernels."""
-
-    regs: Arm64Regs
-    """Layout of ``struct pt_regs``."""
-    thread_size_bytes: int
-    """THREAD_SIZE."""
-    pac_mask: int
-    """As :attr:`.Arm64Layout.pac_mask`."""
-    trampolines: frozenset[int]
-    """The addresses that tracers write over return addresses."""
-
-    def strip(self, addr: int) -> int:
-        """Return a return address without its authentication code: ptrauth_strip_kernel_insn_pac(), v7.2."""
-        return addr | self.pac_mask if addr & _BIT_55 else addr & ~self.pac_mask
 
 
 class _Ended(Exception):
@@ -172,11 +152,7 @@ class _Unwinder:
         self.regs, self.raw_regs = regs, raw
 
     def regs_around(self, stack: StackMemory, record: int) -> tuple[Optional[int], Optional[bytes]]:
-        """Return address and bytes of the ``pt_regs`` that holds a frame record.
-
-        Unlike the kernel, which before v6.14 cannot tell such a record from that of a call: in a
-        ``pt_regs`` of kernel mode lie the same two words a second time, as x29 and pc.
-        """
+        """Return address and bytes of the ``pt_regs`` that holds a frame record, of a kernel without types."""
         layout = self.rules.regs
         regs = record - layout.stackframe_offset
         if layout.has_metadata or not stack.on_stack(regs, layout.size_bytes):
@@ -185,12 +161,7 @@ class _Unwinder:
             raw = stack.read(regs, layout.size_bytes)
         except NotInDump:
             return None, None
-        registers = layout.read(raw)
-        if (registers["x29"], registers["pc"]) != (self.fp, self.pc) or not layout.kernel_mode(
-            registers
-        ):
-            return None, None
-        return regs, raw
+        return (regs, raw) if self.rules.are_regs_around(raw, 0, self.fp, self.pc) else (None, None)
 
     def kunwind_recover_return_address(self) -> None:
         # The kernel looks for the original by the frame pointer of the caller, which is what the
@@ -258,6 +229,12 @@ class Arm64Walker(Walker):
             return self._walk(task, stack, steps, e)
         raise AssertionError("a walk ends")
 
+    def signature(
+        self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]
+    ) -> Optional[Signature]:
+        """Return the walk of :meth:`walk_sleeping` in short: see :mod:`.arm64_fast_path`."""
+        return signature_of(task, stack, self._rules, lambda: recovery_of(task))
+
     def finds_callers(self, read: ReadMemory) -> Optional[FindCaller]:
         """Return what finds the callers of interrupted functions, which are still in lr: see :mod:`.arm64_caller`."""
         return Arm64Callers(read, self._rules.strip)
@@ -317,11 +294,3 @@ def _overflowed(steps: list[Step]) -> Optional[str]:
     if "overflow" not in kinds:
         return None
     return next((kind for kind in kinds[kinds.index("overflow") :] if kind != "overflow"), "task")
-
-
-def arm64_rules(layout: Arm64Layout, trampolines: frozenset[int]) -> Arm64Rules:
-    """Return how this kernel's stacks are walked.
-
-    :param trampolines: The addresses that tracers write over return addresses
-    """
-    return Arm64Rules(layout.regs, layout.thread_size_bytes, layout.pac_mask, trampolines)

@@ -11,7 +11,8 @@ from ..arch.x86.frame_pointer_rules import frame_pointer_rules
 from ..arch.x86.layout import X86Layout
 from ..arch.x86.orc_tables import OrcImage, OrcTables
 from ..kernel.text import KernelText
-from .arm64 import Arm64Walker, arm64_rules
+from .arm64 import Arm64Walker
+from .arm64_rules import arm64_rules
 from .base import Walker
 from .drgn_fallback import DrgnWalker
 from .frame_pointer import FramePointerWalker

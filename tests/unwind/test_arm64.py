@@ -15,8 +15,9 @@ from drgn_tools.arch.arm64.pt_regs import REGS, Arm64Regs
 from drgn_tools.kernel.stack_memory import StackMemory
 from drgn_tools.kernel.tasks import Task
 from drgn_tools.records import Reason, Verdict
-from drgn_tools.unwind.arm64 import Arm64Rules, Arm64Walker
-from drgn_tools.unwind.base import End, Fault, Recover, Walk, nothing_rewritten
+from drgn_tools.unwind.arm64 import Arm64Walker
+from drgn_tools.unwind.arm64_rules import Arm64Rules
+from drgn_tools.unwind.base import End, Fault, Recover, Signature, Walk, nothing_rewritten
 from drgn_tools.verdict.reliable import judge
 
 BASE = 0xFFFF_8000_8010_0000
@@ -51,6 +52,7 @@ class Drawing:
         self.final = self.pt_regs + regs.stackframe_offset
         self.fp = self.pc = 0
         self.sp = base
+        self.had_signature = False
 
     def put(self, addr: int, *words: int) -> int:
         """Write words upward from *addr*; give *addr* back."""
@@ -94,7 +96,29 @@ class Drawing:
         pac_mask: int = 0,
     ) -> Walk:
         walker = Arm64Walker(rules(self.layout, pac_mask))
-        return walker.walk_sleeping(self.task(kthread), self.stack(holes), recover)
+        walk = walker.walk_sleeping(self.task(kthread), self.stack(holes), recover)
+        # The fast path has the same answer, or none.
+        signature = walker.signature(self.task(kthread), self.stack(holes), lambda _: recover)
+        if signature is not None:
+            assert signature == in_short(walk, self.layout)
+        self.had_signature = signature is not None
+        return walk
+
+
+def in_short(walk: Walk, layout: Arm64Regs) -> Signature:
+    """The signature of a walk that is complete."""
+    assert walk.end in (End.USER_REGS, End.LAST_FRAME)
+    kernel = [step for step in walk.steps if not step.user_mode]
+    return Signature(
+        tuple(step.ip for step in kernel),
+        tuple(i for i, step in enumerate(kernel) if step.regs is not None),
+        len(kernel) < len(walk.steps),
+        tuple(
+            (step.regs, layout.read(step.raw_regs))
+            for step in walk.steps
+            if step.regs is not None and step.raw_regs is not None
+        ),
+    )
 
 
 def rules(regs: Arm64Regs = REGS, pac_mask: int = 0) -> Arm64Rules:
@@ -131,6 +155,7 @@ def test_a_task_in_a_syscall_ends_at_its_user_registers(regs: Arm64Regs) -> None
     assert (last.regs, last.user_mode, last.exact) == (d.pt_regs, True, True)
     assert last.raw_regs is not None and regs.read(last.raw_regs)["x0"] == 7
     assert verdict(walk) == (Verdict.RELIABLE, None)
+    assert d.had_signature
 
 
 @pytest.mark.parametrize("regs", [REGS, OLD_REGS], ids=["metadata", "before-6.14"])
@@ -177,6 +202,7 @@ def test_an_interrupt_in_the_kernel_is_a_frame_and_the_saved_lr_is_not(regs: Arm
     assert (step.regs, step.exact, step.user_mode) == (at, True, False)
     assert step.raw_regs is not None and regs.read(step.raw_regs)["x30"] == text(99)
     assert verdict(walk) == (Verdict.UNRELIABLE, Reason.KERNEL_MODE_REGS)
+    assert d.had_signature
 
 
 def test_before_metadata_only_registers_that_say_the_same_are_registers() -> None:
@@ -289,7 +315,8 @@ def test_originals_are_asked_for_by_the_frame_pointer_of_the_caller() -> None:
         return text(42)
 
     assert ips(d.walk(recover))[:3] == [text(0), text(42), text(2)]
-    assert asked == [(TRAMPOLINE, outer)]
+    assert asked == [(TRAMPOLINE, outer)] * 2  # of the walk and of the fast path
+    assert d.had_signature
 
 
 @pytest.mark.parametrize("original", [0, TRAMPOLINE])
