@@ -58,9 +58,12 @@ class Crashed:
 
 
 def behind_panic(lines: Sequence[str]) -> list[str]:
-    """From the caller of panic() on: panic() itself has gone on since."""
+    """From behind vpanic() on, which has gone on since.
+
+    panic() called it as its last instruction, so that %pS names what lies behind panic().
+    """
     names = [line.partition("+")[0] for line in lines]
-    return list(lines[names.index("panic") + 1 :])
+    return list(lines[names.index("vpanic") + 1 :])
 
 
 def test_stack_of_the_cpu_that_died_is_the_consoles(variant: Variant) -> None:
