@@ -59,6 +59,8 @@ class TaskLayout(msgspec.Struct, frozen=True, kw_only=True):
     """``offsetof(struct kthread, full_name)``; ``None`` on a kernel that keeps no full names."""
     signal_thread_head: int
     """``offsetof(struct signal_struct, thread_head)``."""
+    ones: int = 0
+    """Bits that are set in the address of each task, though a read ignores them: another address is damaged."""
 
 
 def probe_task_layout(
@@ -66,12 +68,14 @@ def probe_task_layout(
     stack_pointer: str,
     frame_pointer: Optional[str] = None,
     pc: Optional[str] = None,
+    ones: int = 0,
 ) -> TaskLayout:
     """Return where the members of ``struct task_struct`` lie.
 
     :param stack_pointer: Member that holds the stack pointer of a sleeping task (``thread.sp``)
     :param frame_pointer: Member that holds its frame pointer; ``None`` where that is on its stack
     :param pc: The same for the address at which it goes on
+    :param ones: As :attr:`TaskLayout.ones`
     :raises LookupError: if the type or one of its members is missing
     :raises ValueError: if it is larger than on any kernel
     """
@@ -137,6 +141,7 @@ def probe_task_layout(
         size_bytes=at_most(size_bytes, _MAX_TASK_BYTES, "struct task_struct"),
         signal_thread_head=offsetof(prog.type("struct signal_struct"), "thread_head"),
         kthread_full_name=full_name,
+        ones=ones,
         **fields,  # type: ignore[arg-type]  # the mandatory ones are not None
     )
 

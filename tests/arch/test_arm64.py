@@ -85,6 +85,7 @@ def test_the_layout_of_a_kernel_with_metadata_records() -> None:
     assert layout.task_pt_regs(0xFFFF_8000_0000_0000) == 0xFFFF_8000_0000_4000 - 320
     assert layout.pac_mask == 0xFFF0_0000_0000_0000
     assert layout.fork_return_addrs == {kernel.nowhere + 0x1000}
+    assert layout.task.ones == 0xFF << 56
 
 
 def test_the_layout_of_a_kernel_without_them() -> None:
@@ -93,6 +94,12 @@ def test_the_layout_of_a_kernel_without_them() -> None:
     assert not layout.regs.has_metadata
     assert not layout.reliable_stacktrace
     assert layout.pac_mask == 0
+
+
+def test_where_addresses_have_tags_they_may_have_any() -> None:
+    kernel = drawn()
+    kernel.symbol("kasan_init_hw_tags", kernel.nowhere)
+    assert probe(kernel).task.ones == 0
 
 
 @pytest.mark.parametrize(

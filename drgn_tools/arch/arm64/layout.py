@@ -53,7 +53,9 @@ def probe_arm64(prog: Program, arch: Arch) -> Arm64Layout:
             first_frame_offset=0,
             regs=probe_pt_regs(prog),
             task=probe_task_layout(
-                prog, *(f"thread.cpu_context.{name}" for name in ("sp", "fp", "pc"))
+                prog,
+                *(f"thread.cpu_context.{name}" for name in ("sp", "fp", "pc")),
+                ones=_ones_of_addresses(prog),
             ),
             unwinder="arm64",
             # arch/arm64/Kconfig selects HAVE_RELIABLE_STACKTRACE without a condition, or not at all.
@@ -61,6 +63,12 @@ def probe_arm64(prog: Program, arch: Arch) -> Arm64Layout:
             fork_return_addrs=frozenset() if fork_return is None else frozenset({fork_return}),
             pac_mask=_pac_mask(prog),
         )
+
+
+def _ones_of_addresses(prog: Program) -> int:
+    """Return the bits of an address that drgn ignores as a tag, unless this kernel tags addresses (mm/kasan/, v7.2)."""
+    tags = ("kasan_init_sw_tags", "kasan_init_hw_tags")
+    return 0 if any(symbol_address(prog, name) is not None for name in tags) else 0xFF << 56
 
 
 def _pac_mask(prog: Program) -> int:
