@@ -54,7 +54,9 @@ def probe_arm64(prog: Program, arch: Arch) -> Arm64Layout:
             regs=probe_pt_regs(prog),
             task=probe_task_layout(
                 prog,
-                *(f"thread.cpu_context.{name}" for name in ("sp", "fp", "pc")),
+                "thread.cpu_context.sp",
+                "thread.cpu_context.fp",
+                "thread.cpu_context.pc",
                 ones=_ones_of_addresses(prog),
             ),
             unwinder="arm64",
