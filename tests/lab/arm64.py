@@ -46,6 +46,7 @@ __all__ = ("cached_arm64", "cached_arm64_kernel", "get_arm64_kernel", "make_arm6
 
 _HERE = Path(__file__).parent
 _PATCH = _HERE / "patches" / "workload-arm64.patch"
+_PATCH_16K = _HERE / "patches" / "workload-16k.patch"
 _MODULE_SOURCES = (
     *sorted((_HERE / "arm64").iterdir()),
     *(_HERE / "kernel" / name for name in ("helper.c", "lookup.h", "sheet.h")),
@@ -169,9 +170,14 @@ def _apply(patch: Path, folder: Path, log: Path, progress: Progress) -> None:
 # ------------------------------------------------------------------------- the initramfs
 
 
+def _patches(kernel: Kernel) -> tuple[Path, ...]:
+    """What of the workload is changed, in this order."""
+    return (_PATCH, _PATCH_16K) if "-16k" in kernel.source else (_PATCH,)
+
+
 def _initramfs_inputs(kernel: Kernel) -> dict[str, str]:
     return {
-        "workload": file_hash(*_USER_SOURCES, _PATCH),
+        "workload": file_hash(*_USER_SOURCES, *_patches(kernel)),
         "flags": " ".join(_FLAGS),
         "gcc": program_version(_COMPILER),
         "modules": " ".join(f"{path.parent.name}/{path.name}" for path in kernel.modules),
@@ -189,7 +195,8 @@ def _make_initramfs(kernel: Kernel) -> Entry:
         with Progress("making the initramfs") as progress, tempfile.TemporaryDirectory() as work:
             for source in _USER_SOURCES:
                 shutil.copy(source, work)
-            _apply(_PATCH, Path(work), log, progress)
+            for patch in _patches(kernel):
+                _apply(patch, Path(work), log, progress)
             init = Path(work, "init")
             sources = sorted(str(path) for path in Path(work).glob("*.c"))
             run([_COMPILER, *_FLAGS, "-o", str(init), *sources], progress, log=log)
