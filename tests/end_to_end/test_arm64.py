@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -163,3 +164,22 @@ def test_drgn_translates_addresses_as_the_page_tables_say(dump: Dump) -> None:
     assert len(addresses) > 500
     with pytest.raises(LookupError):
         paging.translate(read, sheet[0].stack - 1 if sheet[0].stack else 0)
+
+
+@pytest.mark.parametrize("bits", ["0x0", "0x38", "0x7f", "-1", ""])
+def test_vmcoreinfo_with_an_impossible_number_of_address_bits_is_refused(
+    dump: Dump, tmp_path: Path, bits: str
+) -> None:
+    prog = open_program(core=dump.core)
+    text = re.sub(
+        rb"NUMBER\(TCR_EL1_T1SZ\)=.*",
+        b"NUMBER(TCR_EL1_T1SZ)=%s" % bits.encode(),
+        prog["VMCOREINFO"].string_(),
+    )
+    text = re.sub(rb"NUMBER\(VA_BITS\)=.*", b"NUMBER(VA_BITS)=0", text)
+    info = tmp_path / "vmcoreinfo"
+    info.write_bytes(text)
+    with pytest.raises(InputError) as refused:
+        open_program(core=dump.core, vmcoreinfo=info)
+    print(f"\n{refused.value}")
+    assert "\n" not in str(refused.value)
