@@ -210,6 +210,10 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         """The kernel may require user-mode registers at the end of a user task's reliable stack."""
         return False
 
+    def code_address(self, word: int) -> int:
+        """Return the address of code that a word of a stack holds, without what a CPU has signed it with."""
+        return word
+
     def task_pt_regs(self, stack_addr: int) -> int:
         """Return the virtual address of ``task_pt_regs()``: the registers that user mode entered with.
 

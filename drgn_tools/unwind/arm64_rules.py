@@ -7,13 +7,11 @@ from struct import Struct
 
 import msgspec
 
-from ..arch.arm64.layout import Arm64Layout
+from ..arch.arm64.layout import Arm64Layout, strip
 from ..arch.arm64.pt_regs import Arm64Regs
 
 __all__ = ("Arm64Rules", "arm64_rules")
 
-_BIT_55 = 1 << 55
-"""Tells addresses of the kernel from those of user mode, whatever the bits above it hold."""
 _WORD = Struct("<Q")
 _X29 = 8 * 29
 
@@ -32,7 +30,7 @@ class Arm64Rules(msgspec.Struct, frozen=True):
 
     def strip(self, addr: int) -> int:
         """Return a return address without its authentication code: ptrauth_strip_kernel_insn_pac(), v7.2."""
-        return addr | self.pac_mask if addr & _BIT_55 else addr & ~self.pac_mask
+        return strip(addr, self.pac_mask)
 
     def are_regs_around(self, data: bytes, regs_at: int, fp: int, pc: int) -> bool:
         """Return whether a frame record without a type is that in a ``pt_regs`` of kernel mode.

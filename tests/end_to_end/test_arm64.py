@@ -16,6 +16,7 @@ from drgn.helpers.linux.mm import follow_phys
 from drgn.helpers.linux.printk import get_dmesg
 
 from drgn_tools import InputError, Reason, Verdict, audit_kernel, open_program
+from drgn_tools.analysis.raw_stack import raw_stack
 from drgn_tools.arch.arm64.pt_regs import probe_pt_regs
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo
 
@@ -183,3 +184,18 @@ def test_vmcoreinfo_with_an_impossible_number_of_address_bits_is_refused(
         open_program(core=dump.core, vmcoreinfo=info)
     print(f"\n{refused.value}")
     assert "\n" not in str(refused.value)
+
+
+def test_words_of_a_stack_are_code_whatever_signs_them(dump: Dump) -> None:
+    prog = open_program(core=dump.core)
+    stack = next(s for s in audit_kernel(prog) if s.comm == "w-eventfd")
+    words = raw_stack(prog, stack.pid)
+    frames = {word.frame: word for word in words if word.kind == "frame"}
+    assert len(frames) > 5
+    signed = [word for word in frames.values() if word.value != stack.frames[word.frame].ip]
+    assert signed
+    # Only what a tracer has rewritten is said to be replaced.
+    replaced = [word.label for word in words if word.label and "replaced by" in word.label]
+    assert 1 <= len(replaced) <= 2
+    assert all("(replaced by return_to_handler+0x0)" in label for label in replaced)
+    assert any(word.kind == "text" for word in words)

@@ -12,10 +12,12 @@ from ..base import Arch, Layout
 from ..thread_size import thread_size
 from .pt_regs import Arm64Regs, probe_pt_regs
 
-__all__ = ("Arm64Layout", "probe_arm64")
+__all__ = ("Arm64Layout", "probe_arm64", "strip")
 
 _MAX_THREAD_SIZE_BYTES = 128 * 1024
 """16 KiB, or a page if that is larger; twice as much with KASAN (asm/memory.h, v7.2)."""
+_BIT_55 = 1 << 55
+"""Tells addresses of the kernel from those of user mode, whatever the bits above it hold."""
 _LOWEST_PAC_BIT = 36
 """Kernel addresses have 36 bits or more (CONFIG_ARM64_VA_BITS)."""
 
@@ -29,12 +31,24 @@ class Arm64Layout(Layout, frozen=True, kw_only=True):
     """ptrauth_kernel_pac_mask(): the bits of a return address that hold its authentication code. 0 if the CPUs
     or the kernel have none."""
 
+    def code_address(self, word: int) -> int:
+        """Return an address of code without its authentication code: ptrauth_strip_kernel_insn_pac(), v7.2."""
+        return strip(word, self.pac_mask)
+
     def task_pt_regs(self, stack_addr: int) -> int:
         """Return the virtual address of task_pt_regs() (arch/arm64/include/asm/processor.h, v7.2).
 
         :param stack_addr: ``task->stack``: lowest virtual address of the stack
         """
         return stack_addr + self.thread_size_bytes - self.regs.size_bytes
+
+
+def strip(addr: int, pac_mask: int) -> int:
+    """Return an address of code without its authentication code.
+
+    :param pac_mask: As :attr:`Arm64Layout.pac_mask`
+    """
+    return addr | pac_mask if addr & _BIT_55 else addr & ~pac_mask
 
 
 def probe_arm64(prog: Program, arch: Arch) -> Arm64Layout:
