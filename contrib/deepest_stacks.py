@@ -18,26 +18,27 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Optional
 
-from drgn import Object, Program
+from drgn import Program
 
 from drgn_tools import TaskStack, task_stacks
 from drgn_tools.analysis.waiting import waiting_function
 from drgn_tools.arch.registry import layout_of
 from drgn_tools.commands.script import run, script_parser, table
+from drgn_tools.kernel.tasks import read_task
 
 GUARD_BYTES = 4096
 
 
-def used_bytes(prog: Program, stack: TaskStack, size: int) -> Optional[int]:
+def used_bytes(prog: Program, stack: TaskStack) -> Optional[int]:
     """Return how many bytes of the task's own stack are in use.
 
-    :param size: Size of a task's stack, in bytes.
     :return: ``None`` for a task on a CPU whose registers are not known.
     """
-    task = Object(prog, "struct task_struct *", stack.task)
-    begin = task.stack.value_()
+    layout = layout_of(prog)
+    task = read_task(prog, layout.task, stack.task)
+    begin, size = task.stack_addr, layout.thread_size_bytes
     if not stack.on_cpu:
-        return int(begin + size - task.thread.sp.value_())
+        return begin + size - task.thread_sp
     # The CPU may be on another stack; the pt_regs it saved then has the sp of this one.
     # After a stack overflow, sp is in the guard page below.
     saved = [regs.registers.get("sp", 0) for regs in stack.regs if not regs.user_mode]
@@ -50,7 +51,7 @@ def deepest_stacks(prog: Program, args: Namespace) -> Iterator[str]:
     size = layout_of(prog).thread_size_bytes
     rows = []
     for stack in task_stacks(prog):
-        used = used_bytes(prog, stack, size) if stack.frames else None
+        used = used_bytes(prog, stack) if stack.frames else None
         if used is not None:
             frame = waiting_function(stack)
             where = frame and frame.symbol

@@ -31,10 +31,11 @@ def interrupted_functions(prog: Program, args: Namespace) -> Iterator[str]:
     places: dict[tuple[str, str], list[TaskStack]] = defaultdict(list)
     for task in task_stacks(prog):
         if not task.on_cpu:
-            for regs in task.regs:
-                if not regs.user_mode:
-                    function = regs.symbol.name if regs.symbol else hex(regs["ip"])
-                    places[function, regs.entry or "unknown"].append(task)
+            entries = {regs.address: regs.entry for regs in task.regs}
+            for frame in task.frames:
+                if frame.regs is not None and not frame.user_mode:
+                    function = frame.symbol.name if frame.symbol else hex(frame.ip)
+                    places[function, entries[frame.regs] or "unknown"].append(task)
     return table(
         ("TASKS", "FUNCTION", "INTERRUPTED BY", "SUCH AS"),
         (

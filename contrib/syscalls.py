@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which system calls are the tasks in, and with which arguments?
 
-The number is the saved orig_ax, the name comes from its entry in sys_call_table, and the
+The number is the saved orig_ax (syscallno on arm64), the name comes from its entry in sys_call_table, and the
 arguments are the six registers that hold them.
 
     $ drgn -c vmcore contrib/syscalls.py read futex
@@ -28,6 +28,8 @@ from drgn_tools.commands.script import run, script_parser, table
 USER_CS = 0x33  # __USER_CS of a 64-bit kernel: no 32-bit task
 ARGUMENTS_64 = ("di", "si", "dx", "r10", "r8", "r9")
 ARGUMENTS_32 = ("bx", "cx", "dx", "si", "di", "bp")
+ARGUMENTS_ARM64 = ("orig_x0", "x1", "x2", "x3", "x4", "x5")
+PSR_MODE32_BIT = 0x10  # a 32-bit task of arm64
 
 
 def syscalls(prog: Program, args: Namespace) -> Iterator[str]:
@@ -37,10 +39,28 @@ def syscalls(prog: Program, args: Namespace) -> Iterator[str]:
             if regs.user_mode and regs.entry == "syscall":
                 name = syscall_name(prog, regs)
                 if not args.names or name in args.names:
-                    arguments = ARGUMENTS_64 if regs["cs"] == USER_CS else ARGUMENTS_32
-                    passed = " ".join(f"{regs[register]:x}" for register in arguments)
-                    rows.append((task.pid, task.comm, task.state, regs["orig_ax"], name, passed))
+                    passed = " ".join(f"{regs[register]:x}" for register in arguments(regs))
+                    rows.append((task.pid, task.comm, task.state, number(regs), name, passed))
     return table(("PID", "COMM", "S", "NR", "SYSCALL", "ARGUMENTS"), rows)
+
+
+def number(regs: SavedRegs) -> int:
+    """Return the number of the system call."""
+    return regs["syscallno" if "syscallno" in regs.registers else "orig_ax"]
+
+
+def arguments(regs: SavedRegs) -> tuple[str, ...]:
+    """Return the registers with the arguments."""
+    if "syscallno" in regs.registers:
+        return ARGUMENTS_ARM64
+    return ARGUMENTS_64 if regs["cs"] == USER_CS else ARGUMENTS_32
+
+
+def is_of_32_bits(regs: SavedRegs) -> bool:
+    """Return whether a 32-bit task made the system call on a 64-bit kernel."""
+    if "pstate" in regs.registers:
+        return bool(regs["pstate"] & PSR_MODE32_BIT)
+    return "r8" in regs.registers and regs["cs"] != USER_CS
 
 
 def syscall_name(prog: Program, regs: SavedRegs) -> Optional[str]:
@@ -48,11 +68,11 @@ def syscall_name(prog: Program, regs: SavedRegs) -> Optional[str]:
 
     :return: ``None`` for a 32-bit task, and if the number is not in sys_call_table.
     """
-    if "r8" in regs.registers and regs["cs"] != USER_CS:
+    if is_of_32_bits(regs):
         return None  # the numbers of 32-bit system calls differ
     try:
         entries = prog.symbol("sys_call_table")
-        offset = regs["orig_ax"] * sizeof(prog.type("long"))
+        offset = number(regs) * sizeof(prog.type("long"))
         if offset >= entries.size:
             return None
         function: str = prog.symbol(prog.read_word(entries.address + offset)).name

@@ -42,11 +42,12 @@ def tasks_at_user_ip(prog: Program, args: Namespace) -> Iterator[str]:
 def user_ip(prog: Program, task: TaskStack) -> Iterator[Row]:
     """Yield a row for each ``pt_regs`` of a task that was saved in user mode."""
     mm = Object(prog, "struct task_struct *", task.task).mm
-    for regs in task.regs:
-        if regs.user_mode:
-            name, offset = mapping(mm, regs["ip"])
-            entry = regs.entry or "unknown"
-            yield task.pid, task.comm, task.state, entry, f"{regs['ip']:x}", name, offset
+    entries = {regs.address: regs.entry for regs in task.regs}
+    for frame in task.frames:
+        if frame.user_mode and frame.regs is not None:
+            name, offset = mapping(mm, frame.ip)
+            entry = entries[frame.regs] or "unknown"
+            yield task.pid, task.comm, task.state, entry, f"{frame.ip:x}", name, offset
 
 
 def mapping(mm: Object, addr: int) -> tuple[Optional[bytes], Optional[str]]:

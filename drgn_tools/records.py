@@ -69,6 +69,10 @@ class Reason(str, enum.Enum):
     """Unreliable: an ORC rule leads down the stack."""
     TOO_MANY_ENTRIES = "too_many_entries"
     """Unreliable: the stack fills the 100 entries of live patching (it can use 99)."""
+    BAD_FRAME_RECORD = "bad_frame_record"
+    """Unreliable: a frame record that should lead to a ``pt_regs`` or end the stack does neither (arm64)."""
+    ADDRESS_NOT_RECOVERED = "address_not_recovered"
+    """Unreliable: a tracer has rewritten a return address, and its original is not found (arm64)."""
     UNWIND_DATA_UNCLEAR = "unwind_data_unclear"
     """Unknown: the ORC tables that the walk needs are damaged, or the lists that lead to them are."""
     RUNNING = "running"
@@ -84,7 +88,8 @@ class Reason(str, enum.Enum):
     NOT_ENCODED = "not_encoded"
     """Unknown: this kernel has neither encoded frame pointers nor the ORC unwinder."""
     NO_RELIABLE_STACKTRACE = "no_reliable_stacktrace"
-    """Unknown: the kernel has frame pointers, but was built without reliable stack traces, or is of x86-32."""
+    """Unknown: the kernel has frame pointers, but was built without reliable stack traces: one of x86-32, or an older one
+    of arm64."""
     ENCODING_UNCLEAR = "encoding_unclear"
     """Unknown: the entry code could not be read, or has more than one encoding."""
     ORC_UNCLEAR = "orc_unclear"
@@ -180,7 +185,7 @@ class SavedRegs(msgspec.Struct, frozen=True, weakref=True):
     user_mode: bool
     """Whether the CPU was in user mode: ``user_mode()`` of asm/ptrace.h."""
     registers: Mapping[str, int]
-    """Register values by the kernel's names (``r15`` ... ``ss``), in memory order. If entry code was interrupted
+    """Register values by the kernel's names (``r15`` ... ``ss``, ``x0`` ... ``syscallno``), in memory order. If entry code was interrupted
     before it had saved them, ip to ss only."""
     symbol: Optional[Symbol] = None
     """Symbol of ``ip``; ``None`` for user mode or unknown code."""
@@ -295,9 +300,9 @@ class KernelInfo(msgspec.Struct, frozen=True, weakref=True):
     build_id: Optional[str]
     """GNU build ID in hex; ``None`` if the dump does not have it."""
     arch: str
-    """``x86_64`` or ``i386``."""
+    """``x86_64``, ``i386`` or ``aarch64``."""
     unwinder: Optional[str]
-    """``frame_pointer``, ``orc`` or ``guess``; ``None`` if it cannot be determined."""
+    """``frame_pointer``, ``orc`` or ``guess`` of x86, ``arm64``; ``None`` if it cannot be determined."""
     encoding: Optional[str]
     """``lsb`` (lowest bit set), ``msb`` (highest bit cleared), or ``None`` if frame pointers are not encoded."""
     reliable_stacktrace: bool

@@ -147,11 +147,15 @@ class _Found:
         number = self._frames.get(addr)
         if number is not None:
             frame = self._record.frames[number]
+            value = self._kernel.layout.code_address(value)
             rewritten = "" if frame.ip == value else f" (replaced by {_label(self._kernel, value)})"
             return "frame", number, frame_label(frame) + rewritten
         if addr in self._registers:
             number, name = self._registers[addr]
-            is_text = name == "ip" and not self._record.frames[number].user_mode
+            is_text = (
+                name == self._kernel.layout.regs.ip_name
+                and not self._record.frames[number].user_mode
+            )
             where = f" {_label(self._kernel, value)}" if is_text else ""
             return "regs", number, f"pt_regs.{name}{where}"
         if value in self._encoded:
@@ -180,10 +184,11 @@ class _Pointers:
 
     def explain(self, value: int) -> _Known:
         """Return what a value may be."""
+        code = self._kernel.layout.code_address(value)
+        if code & self._kernel_half and self._kernel.is_kernel_text(code):
+            return "text", None, _label(self._kernel, code)
         if not value & self._kernel_half:
             return None, None, None
-        if self._kernel.is_kernel_text(value):
-            return "text", None, _label(self._kernel, value)
         symbol = self._kernel.symbol_of(value)
         if symbol is not None:
             return "symbol", None, place(value, str(symbol), symbol.module)

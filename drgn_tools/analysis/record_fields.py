@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Optional, Union
 
+from ..arch.base import RegsLayout
 from ..arch.registry import ARCHES, arch_named
 from ..records import Frame
 from .flatten import TaskFrame, TaskRegs
@@ -354,16 +355,21 @@ def _register(name: str) -> Callable[[TaskRegs], Any]:
     return lambda found: _address(found.regs.registers.get(name))
 
 
+def _named_by(name: Callable[[RegsLayout], str]) -> Callable[[TaskRegs], Any]:
+    """Return a register that each machine has under a name of its own."""
+    return lambda found: _register(name(arch_named(found.task.arch).regs))(found)
+
+
 REGS_OF_TASK: Fields = {
     **{name: _of_task(name) for name in _IDENTITY},
     "address": _of_regs("address"),
     "entry": _of_regs("entry"),
     "user_mode": _of_regs("user_mode"),
-    "ip": _register("ip"),
+    "ip": _named_by(lambda layout: layout.ip_name),
     "symbol": _of_regs("symbol"),
     "module": _of_regs("module"),
     "sp": _register("sp"),
-    "orig_ax": _register("orig_ax"),
+    "orig_ax": _named_by(lambda layout: layout.syscall_name),
     "registers": _of_regs("registers"),
 }
 """Fields of a :class:`~drgn_tools.analysis.flatten.TaskRegs`: the task, the registers that matter most, all registers."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Literal, Optional
+from typing import ClassVar, Literal, Optional
 
 import msgspec
 from drgn import Program
@@ -23,8 +23,8 @@ from ..kernel.text import TextRange
 
 __all__ = ("Arch", "Layout", "Registers", "RegsLayout", "Unwinder")
 
-Unwinder = Literal["frame_pointer", "orc", "guess"]
-"""CONFIG_UNWINDER_FRAME_POINTER, _ORC or _GUESS."""
+Unwinder = Literal["frame_pointer", "orc", "guess", "arm64"]
+"""CONFIG_UNWINDER_FRAME_POINTER, _ORC or _GUESS of x86. arm64 kernels have one unwinder."""
 
 
 class Registers(Mapping[str, int]):
@@ -76,6 +76,10 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
     """``sizeof(struct pt_regs)``."""
     fields: tuple[tuple[str, int, int], ...]
     """(the kernel's name, offset in bytes, size in bytes), in memory order."""
+    ip_name: ClassVar[str] = "ip"
+    """The kernel's name of the instruction pointer."""
+    syscall_name: ClassVar[str] = "orig_ax"
+    """The kernel's name of the member that holds the number of a system call."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,8 +88,8 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def ip_offset(self) -> int:
-        """``offsetof(struct pt_regs, ip)``."""
-        return self._offset("ip")
+        """Offset of the instruction pointer in ``struct pt_regs``."""
+        return self._offset(self.ip_name)
 
     @cached_property
     def bp_offset(self) -> int:
@@ -99,6 +103,14 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
 
     def _offset(self, wanted: str) -> int:
         return next(offset for name, offset, _ in self.fields if name == wanted)
+
+    def signed(self, name: str, value: int) -> int:
+        """Return a value as a signed number.
+
+        :param name: The kernel's name of the register that holds it
+        """
+        bits = 8 * next(size for field, _, size in self.fields if field == name)
+        return value - (value >> (bits - 1) << bits)
 
     @cached_property
     def _places(self) -> dict[str, slice]:
@@ -198,6 +210,10 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         """The kernel may require user-mode registers at the end of a user task's reliable stack."""
         return False
 
+    def code_address(self, word: int) -> int:
+        """Return the address of code that a word of a stack holds, without what a CPU has signed it with."""
+        return word
+
     def task_pt_regs(self, stack_addr: int) -> int:
         """Return the virtual address of ``task_pt_regs()``: the registers that user mode entered with.
 
@@ -217,8 +233,8 @@ class Arch(abc.ABC):
     """The registers that ``struct pt_regs`` holds."""
     register_rows: tuple[tuple[str, ...], ...]
     """The rows of a register dump, by the kernel's names. ``cs:ip`` is one entry."""
-    lacks_reliable_stacktrace: Optional[str] = None
-    """Sentence that says so, if no kernel of this architecture has reliable stack traces."""
+    lacks_reliable_stacktrace: str
+    """Sentence that says why a kernel of this architecture has no reliable stack traces."""
     segments: frozenset[str]
     """Registers that are segment selectors: they have four hex digits."""
 
@@ -271,7 +287,8 @@ class Arch(abc.ABC):
     def entry_of_handler(self, function: str) -> Optional[str]:
         """Return what entered the kernel, in words, as :meth:`entry_of` does.
 
-        :param function: Symbol at the address that :meth:`entered_handler` returned
+        :param function: Symbol of the C function that entry code called, or of one that this
+            called in turn
         :return: ``None`` if it is not known
         """
         return None

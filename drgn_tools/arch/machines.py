@@ -41,12 +41,13 @@ _UTSNAME_MACHINES = {
     "i486": "i386",
     "i586": "i386",
     "i686": "i386",
+    "aarch64": "aarch64",
 }
 """utsname.machine -> name of the :class:`~.base.Arch`."""
-ARCHES = ("x86_64", "i386")
+ARCHES = ("x86_64", "i386", "aarch64")
 """Names of the architectures that are understood, as drgn has them in lower case."""
 
-UNDERSTOOD = " and ".join(ARCHES)
+UNDERSTOOD = f"{', '.join(ARCHES[:-1])} and {ARCHES[-1]}"
 """For error messages."""
 
 
@@ -60,7 +61,7 @@ def arch_of_elf(machine: int) -> Optional[str]:
 
 
 def elf_machine_name(machine: int) -> str:
-    """Return what people call a machine: ``aarch64``, or ``ELF machine 999``.
+    """Return what people call a machine: ``riscv``, or ``ELF machine 999``.
 
     :param machine: e_machine of an ELF header
     """

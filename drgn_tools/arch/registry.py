@@ -7,13 +7,14 @@ from drgn import Program
 
 from ..cache_key import cache_key
 from ..errors import InputError
+from .arm64.machine import ARM64
 from .base import Arch, Layout
 from .machines import UNDERSTOOD
 from .x86.machine import X86_32, X86_64
 
 __all__ = ("ARCHES", "arch_named", "layout_of")
 
-ARCHES: tuple[Arch, ...] = (X86_64, X86_32)
+ARCHES: tuple[Arch, ...] = (X86_64, X86_32, ARM64)
 """The architectures that are supported."""
 _BY_NAME = {arch.name: arch for arch in ARCHES}
 _CACHE_KEY = cache_key(__name__)

@@ -98,6 +98,8 @@ def number_among(lines: Mapping[str, str], name: str) -> Optional[int]:
     :param lines: From :func:`vmcoreinfo_lines`
     """
     value = lines.get(f"NUMBER({name})", "")
+    if re.fullmatch("0x[0-9a-fA-F]{1,16}", value):
+        return int(value, 16)
     return int(value) if re.fullmatch("-?[0-9]{1,20}", value) else None
 
 

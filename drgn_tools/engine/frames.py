@@ -17,19 +17,16 @@ from ..kernel.tasks import Task
 from ..kernel.text import KernelText
 from ..memory import read_or_none
 from ..records import Frame, SavedRegs
-from ..unwind.base import Step, Walk
-from ..unwind.interrupted_caller import (
-    Code,
-    ReadMemory,
-    find_interrupted_caller,
-    is_entered_by_call,
-)
+from ..unwind.base import FindCaller, Interrupted, ReadMemory, Step, Walk
+from ..unwind.interrupted_caller import is_entered_by_call
 from ..unwind.recovery import RecoverLayout, Recovery
 
 __all__ = ("Frames",)
 
 _MAX_FRAMES = 100_000
 """Different frames of a kernel that are cached."""
+_MAX_HANDLERS = 3
+"""Frames below entry code that may be those of the functions that handle the exception."""
 
 
 class Frames:
@@ -39,7 +36,7 @@ class Frames:
 
     :param recover_layout: What rewrites return addresses in this kernel
     :param text: What is kernel text; on a running kernel, at one moment
-    :param find_callers: Look for the callers of interrupted functions, which the walker may skip
+    :param find_caller: Finds the caller of an interrupted function; ``None`` if the walker skips none
     :param may_miss_frames: The walker may miss frames between user mode and the outermost frame
     """
 
@@ -49,7 +46,7 @@ class Frames:
         layout: Layout,
         recover_layout: RecoverLayout,
         text: KernelText,
-        find_callers: bool,
+        find_caller: Optional[FindCaller],
         may_miss_frames: bool,
     ) -> None:
         self._text = text
@@ -57,9 +54,9 @@ class Frames:
         self._prog = prog
         self._layout = layout
         self._recover_layout = recover_layout
-        self._find_callers = find_callers
+        self._find_caller = find_caller
+        self._read = partial(read_or_none, prog)
         self._may_miss_frames = may_miss_frames
-        self._code = Code(partial(read_or_none, prog), layout.word_bytes)
         self._frames: BoundedCache[tuple[int, bool, str], Frame] = BoundedCache(_MAX_FRAMES)
 
     def of_step(self, step: Step) -> Frame:
@@ -111,7 +108,7 @@ class Frames:
         :param find_stack: The stacks of that CPU and task
         :param walk: The walk from these registers
         """
-        ip = registers["ip"]
+        ip = registers[self._layout.regs.ip_name]
         if self._layout.regs.user_mode(registers):
             return Frame(ip, user_mode=True, exact=True)
         try:
@@ -145,7 +142,9 @@ class Frames:
         registers = self._layout.regs.read(raw)
         entry = self.entry(frames[at - 1]) if at > 0 else None
         if entry is None:
-            entry = self._entry_by_handler(raw, frames[at - 2] if at > 1 else None)
+            entry = self._entry_by_handler(
+                raw, frames[max(at - 1 - _MAX_HANDLERS, 0) : max(at - 1, 0)]
+            )
         if frame.user_mode and self._may_miss_frames:
             entry = self._entry_by_orig_ax(entry, registers)
         return SavedRegs(
@@ -155,7 +154,12 @@ class Frames:
             registers=registers,
             symbol=frame.symbol,
             caller=self.interrupted_caller(
-                task, frames, at, self._layout.regs.interrupted_sp(frame.regs, registers), stack
+                task,
+                frames,
+                at,
+                registers,
+                self._layout.regs.interrupted_sp(frame.regs, registers),
+                stack,
             ),
         )
 
@@ -164,6 +168,7 @@ class Frames:
         task: Task,
         frames: Sequence[Frame],
         at: int,
+        registers: Mapping[str, int],
         sp: int,
         stack: Optional[StackMemory] = None,
     ) -> Optional[Frame]:
@@ -171,11 +176,12 @@ class Frames:
 
         :param frames: The whole stack of *task*
         :param at: Index in *frames* of the frame that was interrupted
+        :param registers: Those of the interrupted code, by the kernel's names
         :param sp: Stack pointer at the interrupt (virtual address)
         :param stack: As for :meth:`saved_regs`
         """
         frame = frames[at]
-        if frame.user_mode or not self._find_callers:
+        if frame.user_mode or self._find_caller is None:
             return None
         symbol = self._symbolizer.name_exact(frame.ip)
         # Without a symbol it is not known where the function begins. But if ip is not kernel
@@ -184,13 +190,15 @@ class Frames:
             return None
         if symbol is not None and not is_entered_by_call(symbol.name):
             return None
-        found = find_interrupted_caller(
-            sp,
-            frame.ip,
-            None if symbol is None else frame.ip - symbol.offset,
-            self._code,
-            self._code.read if stack is None else partial(_read_first_from, stack, self._code.read),
-            Recovery(self._prog, self._recover_layout, task, current=stack is None),
+        found = self._find_caller(
+            Interrupted(
+                registers,
+                sp,
+                frame.ip,
+                None if symbol is None else frame.ip - symbol.offset,
+                self._read if stack is None else partial(_read_first_from, stack, self._read),
+                Recovery(self._prog, self._recover_layout, task, current=stack is None),
+            )
         )
         outer = frames[at + 1].ip if at + 1 < len(frames) else None
         if found is None or found.addr == outer or not self._text.is_kernel_text(found.addr):
@@ -218,19 +226,19 @@ class Frames:
         arch = self._layout.arch
         return bool(frames) and arch.enters_from_user_mode(self.entry(frames[-1]))
 
-    def _entry_by_handler(self, raw: bytes, called: Optional[Frame]) -> Optional[str]:
-        """Return what entered the kernel by the C function that entry code called.
+    def _entry_by_handler(self, raw: bytes, called: Sequence[Frame]) -> Optional[str]:
+        """Return what entered the kernel by the C functions that entry code called.
 
-        :param called: The frame that entry code called
+        :param called: Their frames, the outermost last: entry code called that
         """
         arch = self._layout.arch
         handler = arch.entered_handler(raw)
-        if handler is None:
-            return None
-        symbol = self._symbolizer.name_exact(handler)
-        if symbol is None or symbol.offset:
-            symbol = None if called is None else called.symbol
-        return None if symbol is None else arch.entry_of_handler(symbol.name)
+        if handler is not None:
+            symbol = self._symbolizer.name_exact(handler)
+            if symbol is not None and not symbol.offset:
+                return arch.entry_of_handler(symbol.name)
+        names = (frame.symbol.name for frame in reversed(called) if frame.symbol is not None)
+        return next(filter(None, map(arch.entry_of_handler, names)), None)
 
     def _entry_by_orig_ax(
         self, entry: Optional[str], registers: Mapping[str, int]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Optional
 
 import msgspec
@@ -15,6 +16,7 @@ from ..kernel.relatives import Relatives
 from ..kernel.stack_memory import FindStack, StackMemory, TaskStackReader
 from ..kernel.tasks import Task
 from ..kernel.text import KernelText, TextKind
+from ..memory import read_or_none
 from ..records import Frame, Reason, SavedRegs, Symbol, TaskStack, Verdict
 from ..unwind.base import End, Walk, Walker
 from ..unwind.recovery import RecoverLayout, Recovery
@@ -87,7 +89,7 @@ class TaskRecords:
             layout,
             recover_layout,
             text,
-            find_callers=walker.skips_interrupted_caller,
+            walker.finds_callers(partial(read_or_none, prog)),
             may_miss_frames=walker.may_miss_frames,
         )
         self._stacks = TaskStackReader(
@@ -148,9 +150,9 @@ class TaskRecords:
             frames: Sequence[Frame], at: int, address: int, registers: Registers
         ) -> Optional[Frame]:
             sp = self._layout.regs.interrupted_sp(address, registers)
-            return self._frames.interrupted_caller(task, frames, at, sp, stack)
+            return self._frames.interrupted_caller(task, frames, at, registers, sp, stack)
 
-        frames, regs = template.with_regs(signature.regs, find_caller)
+        frames, regs = template.with_regs(signature.regs, self._layout.regs.ip_name, find_caller)
         return self._record(task, template.answer, False, frames, regs, template.flags)
 
     def _template(self, task: Task, stack: StackMemory, needs_user_regs: bool) -> Template:
@@ -177,6 +179,7 @@ class TaskRecords:
             self._text.is_kernel_text,
             self._walker.kernel_regs_are_unreliable,
             needs_user_regs,
+            self._walker.needs_kernel_text,
         )
         return _answer(judgement, explain(judgement, walk, frames, regs))
 
@@ -242,7 +245,7 @@ class TaskRecords:
         if walk.end in _EARLY_ENDS:
             flags.append("ends_early")
         answer = _answer(judgement, explain_running(task.cpu, walk, frames))
-        caller = self._frames.interrupted_caller(task, frames, 0, registers["sp"])
+        caller = self._frames.interrupted_caller(task, frames, 0, registers, registers["sp"])
         return self._record(task, answer, True, frames, regs, flags, registers, caller)
 
     def half_switched(self, task: Task) -> TaskStack:

@@ -57,18 +57,19 @@ class Template(msgspec.Struct, frozen=True):
     """Index in :attr:`frames` of each of :attr:`regs`."""
 
     def with_regs(
-        self, found: Sequence[tuple[int, Registers]], find_caller: FindCaller
+        self, found: Sequence[tuple[int, Registers]], ip_name: str, find_caller: FindCaller
     ) -> tuple[tuple[Frame, ...], tuple[SavedRegs, ...]]:
         """Return frames and saved registers of another stack with the same signature.
 
         :param found: Virtual address and registers of each of its ``pt_regs``, in stack order;
             not empty
+        :param ip_name: As :attr:`.RegsLayout.ip_name`
         :param find_caller: Finds the caller of an interrupted function of that stack
         """
         frames, regs = self.frames, self.regs
         if frames[-1].user_mode:
             (address, registers), stack = found[-1], frames[-1].stack
-            frames = (*frames[:-1], Frame(registers["ip"], None, stack, address, True, True))
+            frames = (*frames[:-1], Frame(registers[ip_name], None, stack, address, True, True))
             regs = (*regs[:-1], SavedRegs(address, regs[-1].entry, True, registers))
             found = found[:-1]
         if not found:

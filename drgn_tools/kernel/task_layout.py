@@ -32,6 +32,9 @@ class TaskLayout(msgspec.Struct, frozen=True, kw_only=True):
     flags: tuple[int, int]
     stack: tuple[int, int]
     thread_sp: tuple[int, int]
+    thread_fp: Optional[tuple[int, int]]
+    """``None`` where a sleeping task's frame pointer and pc are on its stack (x86)."""
+    thread_pc: Optional[tuple[int, int]]
     tasks_next: tuple[int, int]
     tasks_prev: tuple[int, int]
     thread_node_next: tuple[int, int]
@@ -56,12 +59,23 @@ class TaskLayout(msgspec.Struct, frozen=True, kw_only=True):
     """``offsetof(struct kthread, full_name)``; ``None`` on a kernel that keeps no full names."""
     signal_thread_head: int
     """``offsetof(struct signal_struct, thread_head)``."""
+    ones: int = 0
+    """Bits that are set in the address of each task, though a read ignores them: another address is damaged."""
 
 
-def probe_task_layout(prog: Program, stack_pointer: str) -> TaskLayout:
+def probe_task_layout(
+    prog: Program,
+    stack_pointer: str,
+    frame_pointer: Optional[str] = None,
+    pc: Optional[str] = None,
+    ones: int = 0,
+) -> TaskLayout:
     """Return where the members of ``struct task_struct`` lie.
 
     :param stack_pointer: Member that holds the stack pointer of a sleeping task (``thread.sp``)
+    :param frame_pointer: Member that holds its frame pointer; ``None`` where that is on its stack
+    :param pc: The same for the address at which it goes on
+    :param ones: As :attr:`TaskLayout.ones`
     :raises LookupError: if the type or one of its members is missing
     :raises ValueError: if it is larger than on any kernel
     """
@@ -98,6 +112,8 @@ def probe_task_layout(prog: Program, stack_pointer: str) -> TaskLayout:
         "flags": field("flags"),
         "stack": field("stack"),
         "thread_sp": field(stack_pointer),
+        "thread_fp": None if frame_pointer is None else field(frame_pointer),
+        "thread_pc": None if pc is None else field(pc),
         "tasks_next": field("tasks.next"),
         "tasks_prev": field("tasks.prev"),
         "thread_node_next": field("thread_node.next"),
@@ -125,6 +141,7 @@ def probe_task_layout(prog: Program, stack_pointer: str) -> TaskLayout:
         size_bytes=at_most(size_bytes, _MAX_TASK_BYTES, "struct task_struct"),
         signal_thread_head=offsetof(prog.type("struct signal_struct"), "thread_head"),
         kthread_full_name=full_name,
+        ones=ones,
         **fields,  # type: ignore[arg-type]  # the mandatory ones are not None
     )
 

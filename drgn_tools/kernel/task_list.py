@@ -227,8 +227,11 @@ class TaskList:
         return node == walk.node
 
     def _read(self, addr: int) -> Optional[Task]:
+        addr &= ADDRESS_MASK
+        if addr & self._layout.ones != self._layout.ones:
+            return None
         try:
-            return self._read_task(addr & ADDRESS_MASK)
+            return self._read_task(addr)
         except FaultError:
             return None
 

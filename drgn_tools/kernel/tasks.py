@@ -46,12 +46,12 @@ _BLOCK_BYTES = 32 * 1024
 _MEMBERS = (
     "pid", "tgid", "comm", "state", "exit_state", "flags", "stack", "thread_sp", "tasks_next", "tasks_prev",
     "thread_node_next", "thread_node_prev", "signal", "nvcsw", "nivcsw", "stack_refcount", "cpu", "on_cpu",
-    "patch_state", "real_parent", "group_leader", "start_time", "kthread",
+    "patch_state", "real_parent", "group_leader", "start_time", "kthread", "thread_fp", "thread_pc",
 )  # fmt: skip
 """Members of :class:`.task_layout.TaskLayout`, in the order in which :class:`TaskReader` takes them."""
 _WHERE_ABSENT = {
     "stack_refcount": 1, "cpu": 0, "on_cpu": 0, "patch_state": None, "real_parent": 0,
-    "group_leader": 0, "start_time": None, "kthread": 0,
+    "group_leader": 0, "start_time": None, "kthread": 0, "thread_fp": 0, "thread_pc": 0,
 }  # fmt: skip
 """Values for the members that not every kernel has."""
 _FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
@@ -106,6 +106,10 @@ class Task(msgspec.Struct, frozen=True):
     kthread_addr: int = 0
     """Address of the ``struct kthread`` of a kernel thread, on a kernel that keeps full names there; otherwise
     it means nothing."""
+    thread_fp: int = 0
+    """``task->thread.cpu_context.fp`` of arm64; out of date for a task that is running."""
+    thread_pc: int = 0
+    """``task->thread.cpu_context.pc`` of arm64."""
 
     def was_at_rest_until(self, later: Task) -> bool:
         """Return whether the task did not run between two reads; its stack is then the same.
@@ -211,7 +215,7 @@ class TaskReader:
         (
             pid, tgid, comm, state, exit_state, flags, stack, thread_sp, tasks_next, tasks_prev,
             thread_node_next, thread_node_prev, signal, nvcsw, nivcsw, stack_refcount, cpu, on_cpu,
-            patch_state, real_parent, group_leader, start_time, kthread,
+            patch_state, real_parent, group_leader, start_time, kthread, thread_fp, thread_pc,
         ) = self._in_order(
             self._unpack(self._read_memory(addr, self._size_bytes)) + self._absent
         )  # fmt: skip
@@ -239,6 +243,8 @@ class TaskReader:
             group_leader,
             start_time,
             kthread,
+            thread_fp,
+            thread_pc,
         )
 
     def _name(self, comm: bytes) -> str:

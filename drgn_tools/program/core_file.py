@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO, Optional
 
@@ -89,8 +89,17 @@ _NO_DATA = (
 )
 _NO_HEADERS = (
     "cannot be opened as a vmcore: its headers are damaged, or of a machine "
-    "that is neither x86_64 nor i386"
+    f"other than {UNDERSTOOD}"
 )
+_OTHER_BLOCKS = (
+    "is in blocks of {} bytes, as QEMU makes it of an arm64 guest, while the kernel's pages have {}: "
+    "libkdumpfile takes one for the other and finds nothing; dump the guest as ELF, "
+    "with dump-guest-memory and no -z, -l or -s"
+)
+_QEMU_KNOWS_NO_NAME = "Unknown"
+"""utsname.machine of any guest but x86 (ELF_MACHINE_UNAME in QEMU's dump.c, v7.2)."""
+_ONLY_ARM64 = "NUMBER(kimage_voffset)"
+"""A line of VMCOREINFO that arm64 has, and no other machine."""
 _NOT_IN_IT = "is damaged: not all of its headers are in it"
 _QEMU_HINT = " (QEMU dumps have one if the guest has -device vmcoreinfo and loads qemu_fw_cfg)"
 _NO_MEMORY = "has no memory in it: none of its {} segments is PT_LOAD"
@@ -301,8 +310,12 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
         cut_short = _INCOMPLETE
     if cut_short is None and pages.missing.count:
         cut_short = _NO_DATA.format(pages.missing.count)
-    arch = _arch_to_give(header, name)
     vmcoreinfo = read_core_notes(file, None).vmcoreinfo
+    lines = vmcoreinfo_lines(vmcoreinfo or b"")
+    arch = _arch_to_give(header, lines, name)
+    page_bytes = lines.get("PAGESIZE", "")
+    if arch == "aarch64" and page_bytes.isdigit() and int(page_bytes) != header.block_bytes:
+        raise InputError(f"{name}: {_OTHER_BLOCKS.format(header.block_bytes, page_bytes)}")
     if not have_vmcoreinfo:
         if vmcoreinfo is None:
             raise InputError(f"{name}: {NO_VMCOREINFO}")
@@ -310,11 +323,13 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
     return CoreFile(path, cut_short, arch, vmcoreinfo, missing_pages=pages.missing)
 
 
-def _arch_to_give(header: KdumpHeader, name: str) -> Optional[str]:
+def _arch_to_give(header: KdumpHeader, vmcoreinfo: Mapping[str, str], name: str) -> Optional[str]:
     # libkdumpfile goes by the machine only where a kernel is named beside it
     # (uts_looks_sane() in its util.c, v0.5.4); QEMU's dump.c leaves the rest out.
     *rest, machine, _ = header.utsname
     arch = arch_of_utsname(machine)
+    if machine == _QEMU_KNOWS_NO_NAME and _ONLY_ARM64 in vmcoreinfo:
+        arch = "aarch64"
     if arch == "i386":
         return arch  # it does not know the name i686
     if not machine or any(rest):

@@ -11,7 +11,7 @@ from typing import Optional
 
 from drgn import Architecture, Program, ProgramFlags
 
-from ..arch.x86.cpu_registers import keep_prstatus
+from ..arch.cpu_registers import keep_prstatus
 from ..cache_key import cache_key
 from ..debuginfo.vmcoreinfo import vmcoreinfo_lines
 from .core_file import open_regular

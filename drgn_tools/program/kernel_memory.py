@@ -22,7 +22,10 @@ def add_kernel_memory(prog: Program, vmcoreinfo: Mapping[str, str]) -> None:
     :param vmcoreinfo: VMCOREINFO of the dump
     """
     assert prog.platform is not None  # it is a core dump
-    if prog.platform.arch is Architecture.X86_64 and vmcoreinfo.get("NUMBER(sme_mask)", "0") == "0":
+    arch = prog.platform.arch
+    if arch is Architecture.AARCH64:
+        return
+    if arch is Architecture.X86_64 and vmcoreinfo.get("NUMBER(sme_mask)", "0") == "0":
         return
     from ..arch.x86.kernel_page_tables import kernel_page_tables  # few dumps need its imports
 

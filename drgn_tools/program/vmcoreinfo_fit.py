@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Optional
 
 import msgspec
-from drgn import Architecture, Program
+from drgn import Architecture, BadDataError, Program
 
 from ..debuginfo.kallsyms import kallsyms_of
 from ..debuginfo.vmcoreinfo import number_among, symbol_among, vmcoreinfo
@@ -49,6 +49,8 @@ def fits(prog: Program, walks_page_tables: bool) -> bool:
     :param walks_page_tables: Whether drgn itself walks the page tables of this dump, not libkdumpfile
     """
     lines = vmcoreinfo(prog)
+    if _untranslatable(prog, lines) is not None:
+        return False
     if walks_page_tables and _misplaced_page_tables(prog, lines) is not None:
         return False
     return _has_release(prog, lines) or bool(kallsyms_of(prog))
@@ -56,6 +58,8 @@ def fits(prog: Program, walks_page_tables: bool) -> bool:
 
 def has_idle_task(prog: Program, address: int) -> bool:
     """Return whether init_task is at a virtual address."""
+    if _untranslatable(prog, vmcoreinfo(prog)) is not None:
+        return False
     return _IDLE_TASK in read_up_to(prog, address, _TASK_STRUCT_BYTES)
 
 
@@ -67,6 +71,9 @@ def misfit(prog: Program, walks_page_tables: bool, has_symbols: bool) -> Optiona
     :return: ``None`` if that is not known of anything
     """
     lines = vmcoreinfo(prog)
+    untranslatable = _untranslatable(prog, lines)
+    if untranslatable is not None:
+        return untranslatable
     if has_symbols:
         return _misplaced_page_tables(prog, lines) if walks_page_tables else None
     release = _printable(lines.get("OSRELEASE", ""))
@@ -81,6 +88,21 @@ def misfit(prog: Program, walks_page_tables: bool, has_symbols: bool) -> Optiona
         f"{what} should be at {address:#x}, but {seen}{_lacking(prog, lines)}",
         not is_there and _read_physical(prog, _physical(prog, lines, address)) is None,
     )
+
+
+def _untranslatable(prog: Program, lines: Mapping[str, str]) -> Optional[Misfit]:
+    """Return why drgn cannot translate any address; ``None`` if it can.
+
+    On arm64 VMCOREINFO says how many bits an address has.
+    """
+    address = symbol_among(lines, "swapper_pg_dir")
+    if address is None:
+        return None
+    try:
+        read_up_to(prog, address, 1)
+    except BadDataError as e:
+        return Misfit(f"addresses cannot be translated by it ({' '.join(str(e).split())})", False)
+    return None
 
 
 def _has_release(prog: Program, lines: Mapping[str, str]) -> bool:

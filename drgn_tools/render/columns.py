@@ -135,16 +135,17 @@ TASKS_WITH_FRAMES = (
 
 def _ip_of_regs(found: TaskRegs) -> str:
     regs = found.regs
-    return _hex(regs["ip"]) if regs.user_mode else place(regs["ip"], symbol_text(regs), regs.module)
+    ip = regs[arch_named(found.task.arch).regs.ip_name]
+    return _hex(ip) if regs.user_mode else place(ip, symbol_text(regs), regs.module)
 
 
 def _orig_ax(found: TaskRegs) -> str:
     # A system call number, or a small negative number such as -1.
-    value = found.regs.registers.get("orig_ax")
+    layout = arch_named(found.task.arch).regs
+    value = found.regs.registers.get(layout.syscall_name)
     if value is None:
         return "-"  # entry code that had not saved it yet was interrupted itself
-    bits = 8 * arch_named(found.task.arch).regs.word_bytes
-    signed = value - (value >> (bits - 1) << bits)
+    signed = layout.signed(layout.syscall_name, value)
     return str(signed) if abs(signed) < 1 << 16 else _hex(value)
 
 

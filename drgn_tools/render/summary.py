@@ -25,7 +25,7 @@ __all__ = (
 
 def kernel_line(kernel: KernelInfo) -> str:
     """Return a line that says which kernel this is, and how its stacks are read."""
-    unwinder = {"frame_pointer": "frame pointers", "orc": "ORC", "guess": "guess"}
+    unwinder = {"frame_pointer": "frame pointers", "orc": "ORC", "guess": "guess", "arm64": "arm64"}
     how = unwinder.get(kernel.unwinder or "", "unknown")
     encoding = f" ({kernel.encoding} encoding)" if kernel.encoding else ""
     return (

@@ -19,7 +19,20 @@ from ..arch.base import Registers
 from ..kernel.stack_memory import FindStack, StackMemory
 from ..kernel.tasks import Task
 
-__all__ = ("End", "Fault", "Recover", "Signature", "Step", "Walk", "Walker", "nothing_rewritten")
+__all__ = (
+    "Caller",
+    "End",
+    "Fault",
+    "FindCaller",
+    "Interrupted",
+    "ReadMemory",
+    "Recover",
+    "Signature",
+    "Step",
+    "Walk",
+    "Walker",
+    "nothing_rewritten",
+)
 
 Recover = Callable[[int, int], int]
 """``unwind_recover_ret_addr()`` in asm/unwind.h: (address that was found on the stack, virtual address
@@ -75,7 +88,7 @@ class End(enum.Enum):
 
 
 class Fault(enum.Enum):
-    """Why an ORC walk ended with an error: the first reason, if there are several. The values are those of
+    """Why a walk of ORC or arm64 ended with an error: the first reason, if there are several. The values are those of
     :class:`.records.Reason`."""
 
     NO_UNWIND_DATA = "no_unwind_data"
@@ -88,6 +101,10 @@ class Fault(enum.Enum):
     """What the rule leads to lies off the stack."""
     WRONG_DIRECTION = "wrong_direction"
     """The next frame does not lie above the one before."""
+    BAD_FRAME_RECORD = "bad_frame_record"
+    """arm64: a frame record without a return address is none of those that the kernel makes."""
+    ADDRESS_NOT_RECOVERED = "address_not_recovered"
+    """arm64: a tracer has rewritten a return address, and its original is not found."""
 
 
 class Walk(msgspec.Struct, frozen=True):
@@ -126,6 +143,42 @@ class Signature(msgspec.Struct, frozen=True):
         return self.ips, self.kernel_regs, self.user_mode
 
 
+ReadMemory = Callable[[int, int], Optional[bytes]]
+"""(virtual address, size in bytes) -> the memory there; ``None`` if it is not in the dump."""
+
+
+class Interrupted(msgspec.Struct, frozen=True):
+    """A function that was interrupted."""
+
+    registers: Mapping[str, int]
+    """What was saved, by the kernel's names."""
+    sp: int
+    """Its stack pointer."""
+    ip: int
+    """Exact virtual address of the instruction that was not executed."""
+    start: Optional[int]
+    """Virtual address of the function. ``None`` if :attr:`ip` is not code: the CPU has called it and executed
+    nothing there."""
+    read_stack: ReadMemory
+    """Reads the stack that :attr:`sp` points into."""
+    recover: Recover
+    """Returns the original of a return address that the kernel has rewritten."""
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """A caller that the walk has skipped."""
+
+    addr: int
+    """Return address (virtual)."""
+    sure: bool
+    """The code of the function tells where the return address is. Otherwise it is a guess: it returns from a
+    call of this function, or ip is not code."""
+
+
+FindCaller = Callable[[Interrupted], Optional[Caller]]
+"""Returns the caller of an interrupted function; ``None`` if the walk does not skip it, or it cannot be found."""
+
+
 class Walker(abc.ABC):
     """The unwinder of one kernel."""
 
@@ -133,9 +186,9 @@ class Walker(abc.ABC):
     """As :attr:`.records.KernelInfo.unwinder`, or ``drgn``."""
     kernel_regs_are_unreliable: ClassVar[bool]
     """For arch_stack_walk_reliable() a stack with kernel-mode ``pt_regs`` is unreliable
-    (arch/x86/kernel/stacktrace.c, v6.12: only with CONFIG_FRAME_POINTER)."""
-    skips_interrupted_caller: ClassVar[bool] = False
-    """A walk from a ``pt_regs`` may skip the caller of the interrupted function."""
+    (arch/x86/kernel/stacktrace.c, v6.12: only with CONFIG_FRAME_POINTER; arch/arm64/kernel/stacktrace.c, v7.2)."""
+    needs_kernel_text: ClassVar[bool] = True
+    """For arch_stack_walk_reliable() a stack with a return address that is not kernel text is unreliable: on x86."""
     encoding: Optional[str] = None
     """How ``pt_regs`` are encoded in the frame pointer, as :attr:`.records.KernelInfo.encoding`."""
     may_miss_frames: ClassVar[bool] = False
@@ -155,11 +208,20 @@ class Walker(abc.ABC):
     ) -> Walk:
         """Walk the stacks of a task that is on a CPU, from the registers of that CPU.
 
-        :param registers: At least ip, sp, bp, cs and flags, by the kernel's names
+        :param registers: At least those that the walker needs and user_mode() does (on x86 ip, sp, bp, cs and
+            flags), by the kernel's names
         :param find_stack: The stacks of that CPU and task
         :param recover: Called for each return address and each kernel-mode ``regs->ip``, in order
         :return: A walk without a step for the frame that the CPU is in: that is in *registers*
         """
+
+    def finds_callers(self, read: ReadMemory) -> Optional[FindCaller]:
+        """Return what finds the callers of interrupted functions, which a walk from a ``pt_regs`` may skip.
+
+        :param read: Reads the memory of the kernel
+        :return: ``None`` if walks skip none
+        """
+        return None
 
     def signature(
         self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]

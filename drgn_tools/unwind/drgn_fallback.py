@@ -112,7 +112,9 @@ class DrgnWalker(Walker):
         registers = regs.read(raw)
         if not regs.user_mode(registers):
             return None
-        return Step(registers["ip"], True, address + regs.ip_offset, address, True, "task", raw)
+        return Step(
+            registers[regs.ip_name], True, address + regs.ip_offset, address, True, "task", raw
+        )
 
 
 def _stack_of(frame: StackFrame, find_stack: FindStack) -> str:

@@ -42,8 +42,19 @@ from ..arch.x86.encoding import decode_frame_pointer
 from ..arch.x86.frame_pointer_rules import UnwindRules
 from ..kernel.stack_memory import FindStack, NotInDump, StackMemory
 from ..kernel.tasks import Task
-from .base import End, Recover, Signature, Step, Walk, Walker, nothing_rewritten
+from .base import (
+    End,
+    FindCaller,
+    ReadMemory,
+    Recover,
+    Signature,
+    Step,
+    Walk,
+    Walker,
+    nothing_rewritten,
+)
 from .fast_path import FastPath
+from .interrupted_caller import Code, find_interrupted_caller
 from .stack_cursor import StackCursor, only_stack
 
 __all__ = ("FramePointerWalker", "walk_from_regs", "walk_task_stack")
@@ -388,7 +399,6 @@ class FramePointerWalker(Walker):
 
     name = "frame_pointer"
     kernel_regs_are_unreliable = True
-    skips_interrupted_caller = True
 
     def __init__(self, rules: UnwindRules, trampolines: frozenset[int] = frozenset()) -> None:
         self.encoding = rules.encoding.value
@@ -405,6 +415,11 @@ class FramePointerWalker(Walker):
         """Walk the stacks of a task that is on a CPU: see :func:`walk_from_regs`."""
         end_addr = task.stack_addr + self._rules.thread_size_bytes
         return walk_from_regs(registers, find_stack, end_addr, self._rules, recover)
+
+    def finds_callers(self, read: ReadMemory) -> Optional[FindCaller]:
+        """Return what finds the callers of interrupted functions: see :mod:`.interrupted_caller`."""
+        code = Code(read, self._rules.regs.word_bytes)
+        return lambda i: find_interrupted_caller(i.sp, i.ip, i.start, code, i.read_stack, i.recover)
 
     def signature(
         self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]

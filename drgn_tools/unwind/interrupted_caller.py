@@ -15,17 +15,14 @@ Pure: it reads memory through the functions it is given. Bad data never raises.
 from __future__ import annotations
 
 import enum
-from typing import Callable, Optional, Union
-
-import msgspec
+from typing import Optional, Union
 
 from ..arch.x86.instructions import MAX_INSTRUCTION_BYTES, Instruction, decode
 from ..bounded_cache import BoundedCache
 from ..kernel.stack_memory import NotInDump
-from .base import Recover
+from .base import Caller, ReadMemory, Recover
 
 __all__ = (
-    "Caller",
     "Code",
     "Depth",
     "NoDepth",
@@ -50,9 +47,6 @@ _MAX_WORDS = 4096
 _BP, _SP = 5, 4
 """Numbers of rbp and rsp in ModRM."""
 
-ReadMemory = Callable[[int, int], Optional[bytes]]
-"""(virtual address, size in bytes) -> the memory there; ``None`` if it is not in the dump."""
-
 
 class NoDepth(enum.Enum):
     """Why the depth of the stack at an instruction is not a number."""
@@ -65,16 +59,6 @@ class NoDepth(enum.Enum):
 
 Depth = Union[int, NoDepth]
 """Number of words between sp and the return address of the function."""
-
-
-class Caller(msgspec.Struct, frozen=True):
-    """A caller that the walk has skipped."""
-
-    addr: int
-    """Return address (virtual)."""
-    sure: bool
-    """The code of the function tells where the return address lies. Otherwise it is the word at sp, which
-    is a guess: it returns from a call of this function, or ip is not code."""
 
 
 class Code:

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from drgn import Program
 
+from ..arch.arm64.layout import Arm64Layout
 from ..arch.base import Layout
 from ..arch.x86.frame_pointer_rules import frame_pointer_rules
 from ..arch.x86.layout import X86Layout
 from ..arch.x86.orc_tables import OrcImage, OrcTables
 from ..kernel.text import KernelText
+from .arm64 import Arm64Walker
+from .arm64_rules import arm64_rules
 from .base import Walker
 from .drgn_fallback import DrgnWalker
 from .frame_pointer import FramePointerWalker
@@ -32,6 +35,8 @@ def probe_walker(
     :param text: Text and modules of this kernel
     :param recover_layout: What rewrites return addresses in this kernel
     """
+    if isinstance(layout, Arm64Layout):
+        return Arm64Walker(arm64_rules(layout, recover_layout.trampolines))
     rules = frame_pointer_rules(layout)
     if rules is not None:
         return FramePointerWalker(rules, recover_layout.trampolines)

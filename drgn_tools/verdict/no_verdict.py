@@ -52,10 +52,5 @@ def no_verdict(layout: Layout) -> Optional[NoVerdict]:
             Reason.NOT_ENCODED, "this kernel does not encode pt_regs in the frame pointer"
         )
     if not layout.reliable_stacktrace:
-        lacking = layout.arch.lacks_reliable_stacktrace
-        return NoVerdict(
-            Reason.NO_RELIABLE_STACKTRACE,
-            lacking
-            or "this kernel was built without reliable stack traces (CONFIG_STACK_VALIDATION)",
-        )
+        return NoVerdict(Reason.NO_RELIABLE_STACKTRACE, layout.arch.lacks_reliable_stacktrace)
     return None

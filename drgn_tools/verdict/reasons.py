@@ -39,8 +39,10 @@ _FAULTS = {
     Reason.REGISTER_NOT_SAVED: "register not saved",
     Reason.OFF_STACK: "leads off the stack",
     Reason.WRONG_DIRECTION: "wrong direction",
+    Reason.BAD_FRAME_RECORD: "bad frame record",
+    Reason.ADDRESS_NOT_RECOVERED: "return address not recovered",
 }
-"""Faults of an ORC walk in a few words."""
+"""Faults of a walk in a few words."""
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -177,6 +179,10 @@ def _fault(reason: Reason, walk: Walk, frames: Sequence[Frame], at: Optional[int
         return f"the unwind data say that the stack is undefined at {where}"
     if reason is Reason.REGISTER_NOT_SAVED:
         return f"the unwind data of {where} need a register that is not saved"
+    if reason is Reason.BAD_FRAME_RECORD:
+        return f"the frame record at {_bad_addr(walk)}, after {where}, has neither a return address nor a known type"
+    if reason is Reason.ADDRESS_NOT_RECOVERED:
+        return f"the return address after {where} was rewritten by a tracer, and its original is not found"
     if reason is Reason.OFF_STACK:
         return f"{where} leads to {_bad_addr(walk)}, off the stack"
     return f"{where} leads down the stack, to {_bad_addr(walk)}"

@@ -2,7 +2,7 @@
 """From a finished walk to its verdict: what the kernel would answer, and for what reason.
 
 The rules are those of arch_stack_walk_reliable() in arch/x86/kernel/stacktrace.c (the same from
-v5.8 to v7.2). With them go the callback stack_trace_consume_entry() in kernel/stacktrace.c and the
+v5.8 to v7.2) and in arch/arm64/kernel/stacktrace.c (v7.2). With them go the callback stack_trace_consume_entry() in kernel/stacktrace.c and the
 array of MAX_STACK_ENTRIES entries that kernel/livepatch/transition.c passes.
 """
 
@@ -39,6 +39,7 @@ def judge(
     is_kernel_text: Callable[[int], Optional[bool]],
     kernel_regs_are_unreliable: bool,
     needs_user_regs: bool = False,
+    needs_kernel_text: bool = True,
 ) -> Judgement:
     """Return what ``stack_trace_save_tsk_reliable()`` would answer (kernel/stacktrace.c, v6.12).
 
@@ -52,6 +53,7 @@ def judge(
         do with CONFIG_FRAME_POINTER. Otherwise they are an entry like any other.
     :param needs_user_regs: This kernel may require user-mode registers at the end of this
         task's stack (see :attr:`.arch.base.Layout.may_need_user_regs`)
+    :param needs_kernel_text: Return addresses have to be kernel text (see :attr:`.Walker.needs_kernel_text`)
     """
     last = None
     for i, step in enumerate(walk.steps):
@@ -67,12 +69,13 @@ def judge(
             # saved its frame pointer.
             if kernel_regs_are_unreliable:
                 return Judgement(Verdict.UNRELIABLE, Reason.KERNEL_MODE_REGS, i)
-        # Recovery of a rewritten return address returns 0 if it does not find the original.
-        is_text = is_kernel_text(step.ip) if step.ip else False
-        if is_text is None:
-            return Judgement(Verdict.UNKNOWN, Reason.TEXT_UNCLEAR, i)
-        if not is_text:
-            return Judgement(Verdict.UNRELIABLE, Reason.BAD_RETURN_ADDRESS, i)
+        if needs_kernel_text:
+            # Recovery of a rewritten return address returns 0 if it does not find the original.
+            is_text = is_kernel_text(step.ip) if step.ip else False
+            if is_text is None:
+                return Judgement(Verdict.UNKNOWN, Reason.TEXT_UNCLEAR, i)
+            if not is_text:
+                return Judgement(Verdict.UNRELIABLE, Reason.BAD_RETURN_ADDRESS, i)
         if i + 1 >= MAX_STACK_ENTRIES:
             return Judgement(Verdict.UNRELIABLE, Reason.TOO_MANY_ENTRIES, i)
 

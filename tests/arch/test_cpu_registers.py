@@ -12,7 +12,8 @@ import drgn
 import pytest
 
 from drgn_tools import Reason, Verdict, audit_kernel, crashed_stack, open_program
-from drgn_tools.arch.x86 import cpu_registers as cpu_registers_module
+from drgn_tools.arch import cpu_registers as cpu_registers_module
+from drgn_tools.arch.x86.cpu_registers import cpu_registers
 from drgn_tools.commands.main import main
 
 from ..conftest import lab_dump
@@ -101,4 +102,4 @@ def test_registers_that_drgn_cannot_find_are_none(
     prog: Any = SimpleNamespace(cache={}, stack_trace=stack_trace)
     task: Any = SimpleNamespace(addr=1)
     regs: Any = None
-    assert cpu_registers_module.cpu_registers(prog, regs, task) is None
+    assert cpu_registers(prog, regs, task) is None

@@ -95,7 +95,7 @@ def test_it_is_probed_once(kernel: DrawnKernel) -> None:
 
 @pytest.mark.parametrize(
     ("prog", "said"),
-    [(Program(Platform(Architecture.AARCH64)), "is aarch64"), (Program(), "is unknown")],
+    [(Program(Platform(Architecture.RISCV64)), "is riscv64"), (Program(), "is unknown")],
 )
 def test_other_architectures_are_refused(prog: Program, said: str) -> None:
     with pytest.raises(InputError, match=said):

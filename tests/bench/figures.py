@@ -38,6 +38,8 @@ LARGE = "large"
 LARGE_STOCK = "large-stock"
 """The same tasks on a kernel as Debian built it: ORC."""
 VARIED = "fp-lsb"
+ARM64 = "arm64-7.2"
+"""Some 160 tasks of a stock kernel of arm64, few with the same stack."""
 _OURS_IN_A_ROW = 5
 """By the side of one run of drgn, which takes as long as a hundred of ours."""
 _SMALL_TASKS = 2_000
@@ -204,6 +206,10 @@ def _large_stock(bench: Bench) -> Dump:
 
 def _varied(bench: Bench) -> Dump:
     return bench.varied
+
+
+def _arm64(bench: Bench) -> Dump:
+    return bench._given or _of_lab(ARM64)
 
 
 def _drgn(with_dwarf: bool, pick: _PickDump = _large) -> Callable[[Bench], Measured]:
@@ -399,5 +405,20 @@ FIGURES = (
         2,
         False,
         _start(cold=True, pick=_stock),
+    ),
+    Figure(
+        "arm64",
+        "as the first, on a stock kernel of arm64: some 160 tasks, few with the same stack; drgn has no DWARF,"
+        " and follows the same frame records",
+        None,
+        True,
+        _drgn(with_dwarf=False, pick=_arm64),
+    ),
+    Figure(
+        "arm64-read",
+        "there: ours / bare `prog.read()` of the same bytes",
+        None,
+        False,
+        _read(_arm64),
     ),
 )

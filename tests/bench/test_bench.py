@@ -91,6 +91,8 @@ def test_the_figures_are_those_that_were_asked_for() -> None:
         "orc-read": (4, False),
         "orc-fp": (1.5, False),
         "orc-cold": (2, False),
+        "arm64": (None, True),
+        "arm64-read": (None, False),
     }
 
 

@@ -30,7 +30,7 @@ from ..debuginfo.test_kallsyms import SHORT, program_with_table
 from ..support.elf_writer import elf_file, note
 from ..support.kdump import write_kdump
 
-X86_64, AARCH64 = 62, 183
+X86_64, RISCV = 62, 243
 VMCOREINFO = note("VMCOREINFO", 0, b"OSRELEASE=6.12.0\nPAGESIZE=4096\n")
 KCORE_NOTES = note("CORE", 1, bytes(336)) + note("CORE", 3, bytes(136)) + note("CORE", 4, bytes(9))
 MEMORY = (PT_LOAD, bytes(4096))
@@ -191,8 +191,8 @@ def test_odd_names(name: str) -> None:
         (elf_file(ET_EXEC, X86_64, []), "is an ELF executable, not a core dump"),
         (elf_file(3, X86_64, []), "is an ELF executable or library, not a core dump"),
         (
-            elf_file(ET_CORE, AARCH64, [(PT_NOTE, VMCOREINFO)]),
-            "core dump of aarch64; only x86_64 and i386 are understood",
+            elf_file(ET_CORE, RISCV, [(PT_NOTE, VMCOREINFO)]),
+            "core dump of riscv; only x86_64, i386 and aarch64 are understood",
         ),
         (
             elf_file(ET_CORE, X86_64, [(PT_NOTE, note("CORE", 6, bytes(16)))]),

@@ -221,7 +221,10 @@ def test_kdump_without_pages_that_are_read(demo: Kernel) -> None:
 # ---- other kernels
 
 
-@pytest.fixture(params=[*variants_of("kernels"), *variants_of("formats")], ids=lambda v: v.name)
+@pytest.fixture(
+    params=[*variants_of("kernels"), *variants_of("formats"), variant_named("arm64-7.2")],
+    ids=lambda v: v.name,
+)
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Kernel:
     return Kernel(str(lab_dump(request.param).core), tmp_path)
 

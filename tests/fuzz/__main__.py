@@ -39,6 +39,9 @@ _LAB = {
     "fp-5.10": "core",
     "klp-stalled-stock-6.12": "core",
     "klp-replaced": "core",
+    "arm64-6.12": "core",
+    "arm64-7.2": "core",
+    "crash-stack-overflow-arm64-7.2": "core",
 }
 """Dumps of the lab, and which of their files: every unwinder, format and machine."""
 _SLICE = 250

@@ -353,7 +353,7 @@ def _symbols(edit: Edit) -> None:
 
 def _orc(edit: Edit) -> None:
     whole, dice = edit.whole, edit.dice
-    orc = whole.layout.orc
+    orc = whole.orc
     if not isinstance(orc, OrcImage):
         return _code(edit)
     for _ in _few(dice):
@@ -375,7 +375,13 @@ def _code(edit: Edit) -> None:
     whole, dice = edit.whole, edit.dice
     begin, size = whole.shared["code"][0]
     addresses = [f.ip for s in whole.audit for f in s.frames if begin <= f.ip < begin + size]
-    for name in ("asm_exc_page_fault", "error_entry", "paranoid_entry", "__unwind_start"):
+    for name in (
+        "asm_exc_page_fault",
+        "error_entry",
+        "paranoid_entry",
+        "__unwind_start",
+        "el1h_64_sync",
+    ):
         at = first_of(name, whole.prog)
         if at is not None:
             addresses += [at] * 50

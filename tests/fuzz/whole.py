@@ -35,6 +35,7 @@ from drgn_tools.memory import UNUSABLE, follow_pointers
 from drgn_tools.program.builtin_types import use_builtin_types
 from drgn_tools.program.elf import PT_LOAD, Segment, read_elf
 
+from ..support.arm64_paging import Arm64Paging, arm64_paging
 from ..support.damaged_livepatch import ask_of_patches, structs_of_patches
 from ..support.fuzz_types import Piece, btf_of, tables_of, used_words
 from .files import PAGE, DumpFile, ElfFile, open_dump_file
@@ -74,8 +75,9 @@ class Whole:
         self.prog = open_program(core=path)
         self.audit: KernelAudit = audit_kernel(self.prog)
         self.kernel = Kernel(self.prog)
-        assert isinstance(self.kernel.layout, X86Layout)
         self.layout = self.kernel.layout
+        self.orc = self.layout.orc if isinstance(self.layout, X86Layout) else None
+        self.regs = self.layout.regs
         self.word_bytes = self.layout.word_bytes
         self.tasks: list[Task] = list(self.kernel.tasks)
         self.sleepers = [
@@ -97,6 +99,11 @@ class Whole:
 
     def _find_page_tables(self) -> None:
         info = vmcoreinfo(self.prog)
+        self._arm64: Optional[Arm64Paging] = None
+        if self.layout.arch.name == "aarch64":
+            self._arm64 = arm64_paging(info)
+            self._root = self._arm64.root
+            return
         if self.word_bytes == 4:
             found = kernel_page_tables(self.prog, info)
             assert found is not None
@@ -111,6 +118,9 @@ class Whole:
 
     def map(self, address: int) -> Mapping:
         """Where a virtual address leads. Raises LookupError if nowhere."""
+        if self._arm64 is not None:
+            translated = self._arm64.translate(self.file.physical, address)
+            return Mapping(translated.physical, translated.entries, 8)
         paging, table, entries = self._paging, self._root, []
         for level, bits in enumerate(paging.index_bits):
             shift = paging.shift(level)
@@ -233,7 +243,7 @@ class Whole:
     @cached_property
     def _pages_of_orc(self) -> dict[int, list[tuple[int, int, int, int, int]]]:
         """Of each page frame (table, bytes of an entry, virtual address, size, physical address) of ORC tables in it."""
-        orc = self.layout.orc
+        orc = self.orc
         assert isinstance(orc, OrcImage)
         found: dict[int, list[tuple[int, int, int, int, int]]] = {}
         for table, size in ((orc.ips_addr, 4), (orc.entries_addr, 6)):
@@ -252,7 +262,8 @@ class Whole:
             # A CPU that is in no mask has no idle task: it may have been unplugged.
             labels: set[Owner] = {"masks of CPUs"} if "idle" in stack.flags else set()
             addresses = [frame.ip for frame in stack.frames if not frame.user_mode]
-            addresses += [regs.registers["ip"] for regs in stack.regs if "ip" in regs.registers]
+            ip_name = self.regs.ip_name
+            addresses += [r.registers[ip_name] for r in stack.regs if ip_name in r.registers]
             for ip in addresses:
                 where = self.kernel._text.find(ip)
                 if where is not None:
@@ -261,7 +272,7 @@ class Whole:
                         labels.add(_module_label(self.kernel._text.modules[where.name]))
             if kinds & {TextKind.FTRACE, TextKind.KPROBE, TextKind.BPF}:
                 labels.add("lists of text")
-            if isinstance(self.layout.orc, OrcImage):
+            if isinstance(self.orc, OrcImage):
                 exact = [a + 1 for a in addresses]
                 labels.update(map(_rule_label, self.orc_rules([*addresses, *exact])))
             found[stack.task] = frozenset(labels)
@@ -282,7 +293,7 @@ class Whole:
         for module in self.modules:
             found[_module_label(module)] = list(self._spans_of_module(module))
         found["lists of text"] = list(self._lists_of_text())
-        orc = self.layout.orc
+        orc = self.orc
         if isinstance(orc, OrcImage):
             found["orc"] = [(orc.ips_addr, 4 * orc.count), (orc.entries_addr, 6 * orc.count)]
         text = self.prog.symbol("_stext").address, self.prog.symbol("_etext").address
@@ -425,7 +436,7 @@ class Whole:
 
     def orc_rules(self, addresses: Iterable[int]) -> list[int]:
         """Numbers of the rules of some addresses of code in the image."""
-        orc = self.layout.orc
+        orc = self.orc
         assert isinstance(orc, OrcImage)
         begin, end = orc.code[0]
         ips = self._orc_ips
@@ -433,7 +444,7 @@ class Whole:
 
     @cached_property
     def _orc_ips(self) -> list[int]:
-        orc = self.layout.orc
+        orc = self.orc
         assert isinstance(orc, OrcImage)
         raw = memoryview(self.prog.read(orc.ips_addr, 4 * orc.count)).cast("i")
         mask = (1 << 64) - 1

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import pytest
 from drgn import FaultError, offsetof
+from msgspec.structs import replace
 
 from drgn_tools.arch.registry import layout_of
 from drgn_tools.kernel import task_list
@@ -483,3 +484,16 @@ def test_thread_that_is_also_on_the_list_of_processes_is_given_once() -> None:
     m.processes.append(thread)
     m.boot()
     assert names(m.look()) == ["task10", "task11", *IDLE]
+
+
+@pytest.mark.parametrize(("ones", "is_there"), [(1 << 47, True), (1 << 47 | 1 << 40, False)])
+def test_an_address_without_the_bits_that_a_read_ignores_is_no_task(
+    ones: int, is_there: bool
+) -> None:
+    machine = Machine()
+    machine.process(7)
+    machine.boot()
+    layout = replace(layout_of(machine.kernel.prog).task, ones=ones)
+    tasks = TaskList(machine.kernel.prog, layout)
+    assert [task.pid for task in tasks if task.pid] == ([7] if is_there else [])
+    assert (tasks.problems == []) is is_there

@@ -30,10 +30,18 @@ _PARTS = {
     "forky": ("debian forky",),
     "bookworm-i386": ("debian bookworm",),
     "forky-i386": ("debian forky",),
+    "trixie-arm64": ("debian trixie", "debian-security trixie-security"),
+    "forky-arm64": ("debian forky",),
 }
 """Archive and suite of each line of sources.list."""
-_ARCHITECTURES = {"bookworm-i386": "i386", "forky-i386": "i386"}
-"""Debian's name of the architecture, of what is not for amd64."""
+_ARCHITECTURES = {
+    "bookworm-i386": ("i386",),
+    "forky-i386": ("i386",),
+    "trixie-arm64": ("arm64", "amd64"),
+    "forky-arm64": ("arm64", "amd64"),
+}
+"""Debian's names of the architectures of a suite, if it is not for amd64 alone. Packages are of the first;
+NAME:amd64 is of this machine's, for the programs that modules are built with."""
 
 
 def apt_configuration(suite: str) -> Path:
@@ -47,6 +55,7 @@ def apt_configuration(suite: str) -> Path:
             for archive, name in (part.split() for part in _PARTS[suite])
         )
     )
+    architectures = _ARCHITECTURES.get(suite, ("amd64",))
     settings = {
         "Dir::Etc::SourceList": folder / "sources.list",
         "Dir::Etc::SourceParts": "/dev/null",
@@ -55,7 +64,8 @@ def apt_configuration(suite: str) -> Path:
         "Dir::State::Status": "/dev/null",
         "Dir::Cache": folder / "cache",
         "APT::Sandbox::User": "",
-        "APT::Architecture": _ARCHITECTURES.get(suite, "amd64"),
+        "APT::Architecture": architectures[0],
+        "APT::Architectures": ",".join(architectures),
         "Acquire::Languages": "none",
     }
     configuration = folder / "apt.conf"

@@ -20,7 +20,7 @@ from typing import Optional
 from .cache import cache_dir, exclusive
 from .differential.source import VERSIONS
 from .errors import LabError
-from .packages import BOOT, BUILD, SHELL, STOCK, SUITES, packages_of
+from .packages import ARM64, BOOT, BUILD, SHELL, STOCK, SUITES, packages_of
 from .run import say
 from .variants import (
     GROUPS,
@@ -148,7 +148,7 @@ def _debuginfo(args: argparse.Namespace) -> int:
 
 
 def _packages(args: argparse.Namespace) -> int:
-    needed = packages_of((*BUILD, *STOCK, *SUITES, *BOOT, *SHELL))
+    needed = packages_of((*BUILD, *STOCK, *SUITES, *BOOT, *SHELL, *ARM64))
     needed |= {
         v.kernel.source_package
         for v in VARIANTS

@@ -117,6 +117,10 @@ class Dump:
 
 def kernel_if_cached(variant: Variant) -> Optional[Kernel]:
     """The kernel of a variant, if there is one already."""
+    if variant.kernel.arch == "aarch64":
+        from .arm64 import cached_arm64_kernel  # it imports this module
+
+        return cached_arm64_kernel(variant)
     if isinstance(variant.kernel, BuiltKernel):
         kernel = cached_kernel(variant.kernel)
         if not kernel or not variant.crash:
@@ -132,6 +136,10 @@ def kernel_if_cached(variant: Variant) -> Optional[Kernel]:
 
 def get_kernel(variant: Variant) -> Kernel:
     """The kernel of a variant, built or fetched if need be."""
+    if variant.kernel.arch == "aarch64":
+        from .arm64 import get_arm64_kernel  # it imports this module
+
+        return get_arm64_kernel(variant)
     if isinstance(variant.kernel, BuiltKernel):
         with making_for(variant.kernel.arch):
             kernel = build_kernel(variant.kernel)
@@ -170,6 +178,10 @@ def without_paths(command: list[str], kernel: Kernel, initramfs: Entry) -> str:
 
 def cached_dump(variant: Variant) -> Optional[Dump]:
     """The dump of a variant, if there is one that fits what is in the repository now."""
+    if variant.kernel.arch == "aarch64":
+        from .arm64 import cached_arm64  # it imports this module
+
+        return cached_arm64(variant)
     kernel = kernel_if_cached(variant)
     initramfs = cached_initramfs(kernel, variant.kernel.arch) if kernel else None
     if not kernel or not initramfs:
@@ -185,6 +197,10 @@ def make_dump(variant: Variant, *, fresh: bool = False, seconds: float = 300.0) 
     :param seconds: how long the guest may take to freeze
     :raises LabError: anything failed, or the dump lacks a case in every attempt
     """
+    if variant.kernel.arch == "aarch64":
+        from .arm64 import make_arm64  # it imports this module
+
+        return make_arm64(variant, fresh=fresh, seconds=seconds)
     require(BOOT)
     kernel = get_kernel(variant)
     initramfs = make_initramfs(kernel, variant.kernel.arch)

@@ -11,6 +11,7 @@ from pathlib import Path
 from .errors import LabError
 
 __all__ = (
+    "ARM64",
     "BOOT",
     "BUILD",
     "SHELL",
@@ -23,6 +24,8 @@ __all__ = (
 )
 
 _PACKAGE_OF = {
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+    "aarch64-linux-gnu-strip": "binutils-aarch64-linux-gnu",
     "apt-cache": "apt",
     "apt-get": "apt",
     "bc": "bc",
@@ -37,11 +40,13 @@ _PACKAGE_OF = {
     "make": "make",
     "pahole": "dwarves",
     "patch": "patch",
+    "qemu-system-aarch64": "qemu-system-arm",
     "qemu-system-i386": "qemu-system-x86",
     "qemu-system-x86_64": "qemu-system-x86",
     "strip": "binutils",
     "tar": "tar",
     "xz": "xz-utils",
+    "/usr/aarch64-linux-gnu/include/stdio.h": "libc6-dev-arm64-cross",
     "/usr/include/gnu/stubs-32.h": "libc6-dev-i386",
     "/usr/include/libelf.h": "libelf-dev",
     "/usr/include/stdio.h": "libc6-dev",
@@ -62,6 +67,11 @@ SUITES = ("apt-get", "dpkg", "dpkg-deb", "/usr/share/keyrings/debian-archive-key
 """To fetch a source package of another suite."""
 BOOT = ("qemu-system-x86_64",)
 SHELL = ("busybox",)
+ARM64 = (
+    "qemu-system-aarch64", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-strip",
+    "/usr/aarch64-linux-gnu/include/stdio.h",
+)  # fmt: skip
+"""For guests of arm64, beyond what those of this machine need."""
 
 
 def _is_there(need: str) -> bool:

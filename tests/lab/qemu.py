@@ -14,7 +14,7 @@ from re import Pattern
 from types import TracebackType
 from typing import Any, Optional
 
-from .arch import cpu_model, qemu_program
+from .arch import console_name, cpu_model, machine_options, qemu_program
 from .crowd import CROWD
 from .errors import LabError
 from .kernel import Kernel
@@ -33,7 +33,8 @@ def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str
 
     ``mode`` is what the guest's init is told to do: "freeze", "shell" or "bare".
     """
-    append = ["console=ttyS0", "init_on_free=1"]
+    arch = variant.kernel.arch
+    append = [f"console={console_name(arch)}", "init_on_free=1"]
     if variant.crash:
         append += _CRASHING
     else:
@@ -51,10 +52,10 @@ def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str
     if variant.crowd:
         append += [f"lab.live={CROWD}", f"crowd.tasks={variant.crowd}"]
     return [
-        qemu_program(variant.kernel.arch),
-        "-machine", "q35",
+        qemu_program(arch),
+        "-machine", machine_options(arch),
         "-accel", "tcg,thread=multi",
-        "-cpu", cpu_model(variant.kernel.arch),
+        "-cpu", cpu_model(arch),
         "-m", str(variant.memory_mib),
         "-smp", str(variant.cpus),
         "-nodefaults",

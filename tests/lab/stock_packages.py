@@ -25,6 +25,8 @@ from .variants import StockKernel, kernel_name
 __all__ = ("Unpacked", "compiler_of", "find_unpacked", "get_unpacked", "unpack", "unpacked_inputs")
 
 
+_HOST = "amd64"
+"""Debian's name of the architecture of this machine."""
 _LAYOUT = "1"
 """Another one when this file unpacks something else: what is here is then fetched again."""
 
@@ -127,6 +129,8 @@ def _packages(kernel: StockKernel) -> list[Package]:
     headers = _dependency(suite, headers_meta, r"linux-headers-[^ ,]+")
     common = _dependency(suite, headers, r"linux-headers-[^ ,]+-common(?:-rt)?")
     kbuild = _dependency(suite, headers, r"linux-kbuild-[^ ,]+")
+    if kernel.arch == "aarch64":  # its programs run here
+        kbuild = newest(suite, f"{kbuild.name}:{_HOST}")
     return [image, headers, common, kbuild]
 
 
@@ -140,9 +144,11 @@ def _libraries(suite: str, kbuild: Package) -> set[str]:
     """The libraries that the programs of a package are linked to, with what these depend on."""
     found: set[str] = set()
     todo = [kbuild]
+    host = f":{_HOST}" if kbuild.name.endswith(f":{_HOST}") else ""
     while todo:
         names = re.findall(r"\b(?:lib[^ ,:]+|zlib1g)", todo.pop().depends)
-        for name in set(names) - found - {"libc-gconv-modules-extra"}:
+        wanted = {f"{name}{host}" for name in set(names) - {"libc-gconv-modules-extra"}}
+        for name in wanted - found:
             found.add(name)
             todo.append(newest(suite, name))
     return found

@@ -33,6 +33,8 @@ GROUPS = {
     "formats-i386": "the same of a 32-bit kernel",
     "i386": "32-bit kernels",
     "crashes-i386": "some of the crashes with a 32-bit kernel",
+    "arm64": "arm64 kernels, as Debian built them",
+    "crashes-arm64": "some of the crashes with arm64 kernels",
     "large": "thousands of tasks, for tests/bench",
     "live": "guests with Python, drgn and the project in them, which look at themselves",
     "live-stock": "the same with a kernel as Debian built it",
@@ -142,6 +144,10 @@ _WHAT_RUNS = frozenset(
 """Cases that come with what keeps CPUs busy, and with the kernel threads of the helper."""
 _WHAT_X86_32_LACKS = frozenset({"ftrace", "bpf"})
 """A handler of ftrace has no trampoline of its own there, and may not sleep; nor has BPF one."""
+_NOT_PREEMPTED = ("preempted-kernel", "preempted-kthread")
+"""Cases that a kernel does not have that is built without preemption in the kernel."""
+_WHAT_ARM64_LACKS = frozenset({"ftrace"})
+"""There a handler of ftrace has no trampoline of its own, either."""
 _LSB = BuiltKernel("linux-source-6.12", ("base", "frame_pointer"))
 _I386 = {
     name: BuiltKernel("linux-source-6.12", ("base", "i386", name), arch="i386")
@@ -155,6 +161,17 @@ _STOCK_I386 = StockKernel(
     arch="i386",
     debug_meta_package="linux-image-686-pae-dbg",
 )
+_ARM64 = {
+    name: StockKernel(
+        f"linux-image-{flavour}", f"linux-headers-{flavour}", suite=suite, arch="aarch64"
+    )
+    for name, flavour, suite in (
+        ("6.12", "arm64", "trixie-arm64"),
+        ("7.2", "arm64", "forky-arm64"),
+        ("7.2-16k", "arm64-16k", "forky-arm64"),
+    )
+}
+_ARM64_MIB = 256
 _DEBIAN = StockKernel("linux-image-amd64", "linux-headers-amd64")
 _STOCK_MIB = 160
 _STOCK_APPEND = ("preempt=full",)
@@ -446,6 +463,52 @@ def _i386(name: str, what: str, kernel: Union[BuiltKernel, StockKernel]) -> Vari
     )
 
 
+def _arm64(name: str, what: str, *cannot: str) -> Variant:
+    """An arm64 kernel as Debian built it, frozen."""
+    return Variant(
+        name=f"arm64-{name}",
+        what=what,
+        kernel=_ARM64[name],
+        unwinder="arm64",
+        memory_mib=_ARM64_MIB,
+        append=_STOCK_APPEND,
+        cannot=frozenset(cannot) | _WHAT_ARM64_LACKS,
+        group="arm64",
+        # Its console is written to by a thread.
+        silent=name.startswith("7.2"),
+        formats=("kdump-zlib",),
+    )
+
+
+def _as_of_arm64(crash: Crash) -> Crash:
+    """What arm64 prints of it: registers, but no trace from them, where there is no stack left."""
+    return replace(crash, oops=None) if crash.name == "stack-overflow" else crash
+
+
+def _crash_of_arm64(year: str, variant: Variant) -> Variant:
+    """The same crash of an arm64 kernel as Debian built it."""
+    assert variant.crash
+    return replace(
+        variant,
+        name=f"{variant.name}-arm64-{year}",
+        what=f"{variant.what}, arm64, {year} as Debian built it",
+        kernel=_ARM64[year],
+        unwinder="arm64",
+        memory_mib=_ARM64_MIB,
+        append=(*_STOCK_APPEND, *variant.append),
+        group="crashes-arm64",
+        crash=_as_of_arm64(variant.crash),
+    )
+
+
+_OF_ARM64 = {
+    "6.12": _crashes_named("hardirq-fault", "softirq-task", "null-call", "stack-overflow"),
+    "7.2": _crashes_named(
+        "sysrq", "fault", "null-call", "wild-call", "bug", "hardirq", "hardirq-fault",
+        "softirq-task", "hardirq-softirq", "stack-overflow", "fgraph", "kretprobe-below",
+    ),
+}  # fmt: skip
+
 _LIVEPATCH_SCENARIOS = {
     "stalled": "lab_patch1 is held back; and the same machine before it was loaded",
     "signalled": "the same after the kernel's fake signals",
@@ -581,7 +644,7 @@ VARIANTS = (
         kernel=BuiltKernel("linux-source-6.12", ("base", "frame_pointer", "nopreempt")),
         unwinder="frame_pointer",
         # Who is switched out in kernel mode has asked for it (see "switched-kernel").
-        cannot=frozenset({"preempted-kernel", "preempted-kthread"}),
+        cannot=frozenset(_NOT_PREEMPTED),
         group="kernels",
     ),
     Variant(
@@ -624,11 +687,16 @@ VARIANTS = (
         memory_mib=_STOCK_MIB,
         append=_STOCK_APPEND,
     ),
+    _arm64(
+        "6.12", "6.12 of trixie for arm64: no pt_regs in the walk, no verdicts", *_NOT_PREEMPTED
+    ),
+    _arm64("7.2", "7.2 of forky for arm64: verdicts, records that lead to pt_regs"),
+    _arm64("7.2-16k", "the same with pages of 16 KiB"),
     # It is not built to be preempted in the kernel; of kretprobes see fp-5.10.
     _stock(
         "5.10",
         "5.10 of bullseye as Debian built it, ORC",
-        *("preempted-kernel", "preempted-kthread", "kretprobe"),
+        *(*_NOT_PREEMPTED, "kretprobe"),
     ),
     _stock("6.12", "6.12 of bookworm for clouds as Debian built it, ORC"),
     _stock("7.2", "7.2 of forky as Debian built it, ORC"),
@@ -644,6 +712,7 @@ VARIANTS = (
         if (year, variant.name) != ("rt", "crash-nmi-irq")
     ),
     *(_of_i386(variant) for variant in (*_OF_I386, *_OF_I386_ALONE)),
+    *(_crash_of_arm64(year, variant) for year, of_year in _OF_ARM64.items() for variant in of_year),
     Variant(
         name="formats",
         what="a frozen machine, dumped by QEMU in all its formats, and by makedumpfile",

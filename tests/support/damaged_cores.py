@@ -100,7 +100,7 @@ def no_cores(folder: Path) -> Iterator[Path]:
         "flat-magic": b"makedumpfile".ljust(16, b"\0") + struct.pack(">qq", 1, 1),
         "of-libvirt": b"LibvirtQEMUSave\0" + bytes(100),
         "program": elf_file(2, _X86_64, []),
-        "of-arm": elf_file(ET_CORE, 183, [(PT_NOTE, vmcoreinfo_note)]),
+        "of-riscv": elf_file(ET_CORE, 243, [(PT_NOTE, vmcoreinfo_note)]),
         "of-a-process": elf_file(ET_CORE, _X86_64, [(PT_NOTE, note("CORE", 6, bytes(16)))]),
         "no-vmcoreinfo": elf_file(ET_CORE, _X86_64, [(PT_NOTE, note("CORE", 1, bytes(336)))]),
         "nonsense-vmcoreinfo": elf_file(

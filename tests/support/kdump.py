@@ -24,6 +24,7 @@ RECORD = struct.Struct(">qq")
 MAKEDUMPFILE_NAMES = (b"Linux", b"lab", b"6.12.0", b"#1 SMP", b"x86_64", b"(none)")
 QEMU_NAMES = (b"", b"", b"", b"", b"x86_64", b"")
 """What dump/dump.c of QEMU has to say of a guest, 7.2 as well as 10."""
+ARM64_NAMES = (*MAKEDUMPFILE_NAMES[:4], b"aarch64", b"(none)")
 QEMU_NAMES_32 = (b"", b"", b"", b"", b"i686", b"")
 """The same of one of 32 bits."""
 
@@ -53,6 +54,7 @@ def write_kdump(
     left_out: Collection[int] = (),
     part: Optional[tuple[int, int]] = None,
     written: Optional[int] = None,
+    page_bytes: int = PAGE,
 ) -> None:
     """Write the kdump form of *core*.
 
@@ -60,11 +62,12 @@ def write_kdump(
     :param left_out: page frames that are not to be in it.
     :param part: page frames from, up to that this is to be the part of, as with --split.
     :param written: after how many pages there was no room left on the disk.
+    :param page_bytes: PAGE_SIZE of the kernel.
     """
     flag, compress = COMPRESSIONS[compression]
-    memory = dict(_pages(core))
+    memory = dict(_pages(core, page_bytes))
     max_pfn = max(memory) + 1
-    bitmap_bytes = -(-max_pfn // (8 * PAGE)) * PAGE
+    bitmap_bytes = -(-max_pfn // (8 * page_bytes)) * page_bytes
     exists, dumped = bytearray(bitmap_bytes), bytearray(bitmap_bytes)
     contents: list[Optional[bytes]] = []
     for pfn, page in sorted(memory.items()):
@@ -75,8 +78,8 @@ def write_kdump(
         if part is None or part[0] <= pfn < part[1]:
             contents.append(compress(page) if page.strip(b"\0") else None)
     notes = _notes(core)
-    bitmap_blocks = 2 * bitmap_bytes // PAGE
-    sub_header_blocks = 1 + -(-len(notes) // PAGE)
+    bitmap_blocks = 2 * bitmap_bytes // page_bytes
+    sub_header_blocks = 1 + -(-len(notes) // page_bytes)
     start, end = part or (0, 0)
     main_header = struct.pack(
         "<8si390s6x16xIiiIIIIIIi",
@@ -84,7 +87,7 @@ def write_kdump(
         HEADER_VERSION,
         b"".join(name.ljust(65, b"\0") for name in names),
         0 if written is None else INCOMPLETE,
-        PAGE,
+        page_bytes,
         sub_header_blocks,
         bitmap_blocks,
         max_pfn,
@@ -103,7 +106,7 @@ def write_kdump(
         end,
         0,
         0,  # VMCOREINFO is one of the notes
-        2 * PAGE,
+        2 * page_bytes,
         len(notes),
         0,
         0,
@@ -112,21 +115,21 @@ def write_kdump(
         max_pfn,
     )
     with open(out, "wb") as kdump:
-        kdump.write(main_header.ljust(PAGE, b"\0"))
-        kdump.write(sub_header.ljust(PAGE, b"\0"))
-        kdump.write(notes.ljust((sub_header_blocks - 1) * PAGE, b"\0"))
+        kdump.write(main_header.ljust(page_bytes, b"\0"))
+        kdump.write(sub_header.ljust(page_bytes, b"\0"))
+        kdump.write(notes.ljust((sub_header_blocks - 1) * page_bytes, b"\0"))
         kdump.write(exists + dumped)
-        zero_at = (1 + sub_header_blocks + bitmap_blocks) * PAGE + 24 * len(contents)
-        at = zero_at + PAGE
+        zero_at = (1 + sub_header_blocks + bitmap_blocks) * page_bytes + 24 * len(contents)
+        at = zero_at + page_bytes
         for number, data in enumerate(contents):
             if written is not None and number >= written:
                 kdump.write(bytes(24))
             elif data is None:
-                kdump.write(struct.pack("<QIIQ", zero_at, PAGE, 0, 0))
+                kdump.write(struct.pack("<QIIQ", zero_at, page_bytes, 0, 0))
             else:
                 kdump.write(struct.pack("<QIIQ", at, len(data), flag, 0))
                 at += len(data)
-        kdump.write(bytes(PAGE))
+        kdump.write(bytes(page_bytes))
         kdump.writelines(data for data in contents if data is not None)
 
 
@@ -153,7 +156,7 @@ def unflatten(flat: Path, out: Path) -> None:
             plain.write(file.read(size))
 
 
-def _pages(core: str) -> Iterator[tuple[int, bytes]]:
+def _pages(core: str, page_bytes: int) -> Iterator[tuple[int, bytes]]:
     """Page frame number and contents of what an ELF core has in the file."""
     with open(core, "rb") as file:
         elf = read_elf(file)
@@ -161,9 +164,9 @@ def _pages(core: str) -> Iterator[tuple[int, bytes]]:
         for segment in elf.segments:
             if segment.type == PT_LOAD and segment.physical_address < 1 << 31:
                 file.seek(segment.offset)
-                first = segment.physical_address // PAGE
-                for pfn in range(first, first + segment.file_bytes // PAGE):
-                    yield pfn, file.read(PAGE)
+                first = segment.physical_address // page_bytes
+                for pfn in range(first, first + segment.file_bytes // page_bytes):
+                    yield pfn, file.read(page_bytes)
 
 
 def _notes(core: str) -> bytes:

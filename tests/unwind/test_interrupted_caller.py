@@ -20,13 +20,13 @@ import pytest
 from drgn_tools import Frame, TaskStack, open_program, task_stacks
 from drgn_tools.analysis.labels import frame_label
 from drgn_tools.arch.x86.instructions import decode
-from drgn_tools.engine import frames as frames_module
+from drgn_tools.unwind import frame_pointer as frame_pointer_module
+from drgn_tools.unwind.base import Caller
 from drgn_tools.unwind.interrupted_caller import (
     BYTES_BEYOND,
     INDIRECT,
     MAX_FUNCTION_BYTES,
     MAX_INSTRUCTIONS,
-    Caller,
     Code,
     Depth,
     NoDepth,
@@ -639,7 +639,7 @@ def test_every_caller_is_drgns_by_cfi(variant: Variant, monkeypatch: pytest.Monk
         asked.append(find_interrupted_caller(*arguments))
         return asked[-1]
 
-    monkeypatch.setattr(frames_module, "find_interrupted_caller", noting)
+    monkeypatch.setattr(frame_pointer_module, "find_interrupted_caller", noting)
     prog = open_program(core=dump.core)
     stacks = list(task_stacks(prog))
     theirs = drgn_with_dwarf(dump.core, Path(vmlinux), kernel.modules)

@@ -6,16 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
-from drgn import Object, Program, UnsupportedOperation
+from drgn import Program
 
-from ...cache_key import cache_key
 from ...kernel.tasks import Task
-from ...memory import UNUSABLE
 from ..base import RegsLayout
+from ..cpu_registers import kept_prstatus, registers_by_drgn
 
-__all__ = ("cpu_registers", "keep_prstatus", "registers_in_prstatus")
+__all__ = ("cpu_registers", "registers_in_prstatus")
 
-_CACHE_KEY = cache_key(__name__)
 _PR_PID_32, _PR_REG_32 = slice(24, 28), 72
 """``offsetof(struct elf_prstatus, pr_pid)`` and ``pr_reg`` on x86-32. There is a ``struct pt_regs`` (user_regs_struct in
 arch/x86/include/asm/user_32.h)."""
@@ -27,38 +25,21 @@ _OTHER_NAMES = {"rflags": "flags", "eflags": "flags"}
 def cpu_registers(prog: Program, regs: RegsLayout, task: Task) -> Optional[dict[str, int]]:
     """Return the registers of the CPU that a task was running on, by the kernel's names.
 
-    They are in the NT_PRSTATUS note of that CPU, or in its crash note. drgn finds the note of a
-    task.
-
     :param regs: The registers to return, in their order. Those that a CPU does not have
         (``orig_ax``) are left out.
     :return: ``None`` if the dump has none, as on a live kernel
     """
-    if _CACHE_KEY in prog.cache:
-        return registers_in_prstatus(prog.cache[_CACHE_KEY], regs, task.pid, task.cpu)
-    try:
-        trace = prog.stack_trace(Object(prog, "struct task_struct *", task.addr))
-        registers = trace[0].registers()
-    except (UnsupportedOperation, NotImplementedError, IndexError, MemoryError, *UNUSABLE):
-        # drgn raises NotImplementedError for a running x86-32 kernel, and MemoryError if a damaged
-        # module has any number of ORC entries.
-        return None
+    prstatus = kept_prstatus(prog)
+    if prstatus is not None:
+        return registers_in_prstatus(prstatus, regs, task.pid, task.cpu)
+    found = registers_by_drgn(prog, task)
     # If the task is just being switched, drgn returns the few registers that __switch_to_asm
     # saved on its stack. They are not what the CPU held.
-    if "cs" not in registers:
+    if found is None or "cs" not in found.by_name:
         return None
+    registers = found.by_name
     by_name = {_kernels_name(name): value for name, value in registers.items()}
     return {name: by_name[name] for name in regs.names if name in by_name}
-
-
-def keep_prstatus(prog: Program, prstatus: Sequence[bytes]) -> None:
-    """Keep the NT_PRSTATUS notes of a dump, to be used instead of what drgn finds.
-
-    drgn uses none of x86-32. A dump of another machine may be given without any notes.
-
-    :param prstatus: Their contents, in the order of the file
-    """
-    prog.cache[_CACHE_KEY] = tuple(prstatus)
 
 
 def registers_in_prstatus(
@@ -66,7 +47,7 @@ def registers_in_prstatus(
 ) -> Optional[dict[str, int]]:
     """Return the registers of a CPU of x86-32.
 
-    :param prstatus: As for :func:`keep_prstatus`
+    :param prstatus: As for :func:`..cpu_registers.keep_prstatus`
     :param pid: Of the task that the CPU ran
     :param cpu: Number of the CPU
     :return: ``None`` if it is not clear which note is that of the CPU, or it is cut short

@@ -12,6 +12,7 @@ from drgn import Program, SymbolBinding, offsetof, sizeof
 from ...kernel.probing import at_most, function_code, probing, symbol_address
 from ...kernel.task_layout import probe_task_layout
 from ..base import Arch, Layout, Unwinder
+from ..thread_size import thread_size
 from .encoding import PROBE_SYMBOLS, Detection, Encoding, detect_encoding
 from .orc_tables import OrcImage, OrcProblem, probe_orc
 from .pt_regs import REGS_32, SHORT_KERNEL_REGS_32, X86Regs, check_pt_regs
@@ -22,7 +23,7 @@ _MAX_STUB_BYTES = 4096
 """Entry stubs have a few hundred bytes. A damaged symbol table may say anything."""
 
 _MAX_THREAD_SIZE_BYTES = 64 * 1024
-"""16 KiB, and KASAN_STACK_ORDER of up to 2 (asm/page_64_types.h)."""
+"""16 KiB, and KASAN_STACK_ORDER of up to 2 (asm/page_64_types.h); x86-32 has 8 KiB (asm/page_32_types.h)."""
 _MAX_INACTIVE_FRAME_BYTES = 64
 """Eight words at most (asm/switch_to.h)."""
 
@@ -76,7 +77,9 @@ def probe_x86(prog: Program, arch: Arch, regs: X86Regs) -> X86Layout:
         return X86Layout(
             arch=arch,
             page_bytes=page_bytes,
-            thread_size_bytes=_thread_size(prog, regs.word_bytes, page_bytes),
+            thread_size_bytes=thread_size(
+                prog, page_bytes, _MAX_THREAD_SIZE_BYTES, _irq_stack_sizes(prog, regs.word_bytes)
+            ),
             top_padding_bytes=_top_padding(prog, regs),
             first_frame_offset=at_most(
                 offsetof(prog.type("struct inactive_task_frame"), "bp"),
@@ -104,42 +107,13 @@ def _fork_return_addrs(prog: Program) -> frozenset[int]:
     return frozenset()
 
 
-def _thread_size(prog: Program, word_bytes: int, page_bytes: int) -> int:
-    """Return THREAD_SIZE: a power of two, from one page to 64 KiB (asm/page_{32,64}_types.h).
-
-    With a wrong size the end of every stack would be wrong, and no walk would notice.
-
-    :raises LookupError: if no type or symbol tells it
-    :raises ValueError: if two of them differ, or it cannot be a size of stacks
-    """
-    found = set(_thread_sizes(prog, word_bytes))
-    if not found:
-        raise LookupError("no type or symbol tells THREAD_SIZE")
-    size_bytes = min(found)
-    if len(found) > 1 or size_bytes & (size_bytes - 1):
-        raise ValueError(f"THREAD_SIZE cannot be {' and '.join(map(str, sorted(found)))}")
-    if not page_bytes <= size_bytes <= _MAX_THREAD_SIZE_BYTES:
-        raise ValueError(f"THREAD_SIZE cannot be {size_bytes}")
-    return size_bytes
-
-
-def _thread_sizes(prog: Program, word_bytes: int) -> Iterator[int]:
-    # union thread_union has this size, but it is not in BTF.
-    with suppress(LookupError):
-        yield sizeof(prog.type("union thread_union"))
+def _irq_stack_sizes(prog: Program, word_bytes: int) -> Iterator[int]:
     # Since Linux kernel commit e6401c130931 ("x86/irq/64: Split the IRQ stack into
     # its own pages") (in v5.2), struct irq_stack has IRQ_STACK_SIZE bytes, which
     # is THREAD_SIZE on x86-64 (asm/page_64_types.h).
     if word_bytes == 8:
         with suppress(LookupError):
             yield sizeof(prog.type("struct irq_stack"))
-    for begin, end in (
-        ("__start_init_stack", "__end_init_stack"),
-        ("__start_init_task", "__end_init_task"),
-    ):
-        begin_addr, end_addr = symbol_address(prog, begin), symbol_address(prog, end)
-        if begin_addr is not None and end_addr is not None and end_addr > begin_addr:
-            yield end_addr - begin_addr
 
 
 def _top_padding(prog: Program, regs: X86Regs) -> int:

@@ -60,7 +60,7 @@ class X86(Arch):
         regs: X86Regs,
         rows: tuple[tuple[str, ...], ...],
         title_prefix: str,
-        lacks_reliable_stacktrace: Optional[str] = None,
+        lacks_reliable_stacktrace: str,
     ) -> None:
         self.name = name
         self.digits = 2 * regs.word_bytes
@@ -110,8 +110,8 @@ class X86(Arch):
         return None if at is None else int.from_bytes(raw[at : at + self.regs.word_bytes], "little")
 
     def entry_of_handler(self, function: str) -> Optional[str]:
-        """Return what entered the kernel, in words: see :func:`~.entry.entry_of_handler`."""
-        return entry_of_handler(function)
+        """Return what entered the kernel, in words: see :func:`~.entry.entry_of_handler`. Entry stubs of x86-64 tell it themselves."""
+        return None if self.regs.handler_offset is None else entry_of_handler(function)
 
     def is_interrupt_entry(self, function: str) -> bool:
         """Return whether an interrupt takes the CPU away in this function, by its name."""
@@ -126,7 +126,13 @@ class X86(Arch):
         return {"vsyscall": gate_area(prog)}
 
 
-X86_64 = X86("x86_64", REGS_64, _ROWS_64, "R")
+X86_64 = X86(
+    "x86_64",
+    REGS_64,
+    _ROWS_64,
+    "R",
+    lacks_reliable_stacktrace="this kernel was built without reliable stack traces (CONFIG_STACK_VALIDATION)",
+)
 X86_32 = X86(
     "i386",
     REGS_32,

@@ -31,6 +31,9 @@ def _columns(schema: pa.Schema) -> str:
     return ", ".join(f'"{field.name}"' for field in schema)
 
 
+_IP = "coalesce(r.registers['ip'], r.registers['pc'])"
+"""The instruction pointer in a ``struct pt_regs``: arm64 names it pc."""
+
 VIEWS = {
     "audits": f"SELECT {_columns(AUDITS)}, parse_filename(filename, true) AS key FROM records",
     "tasks": f"""
@@ -55,7 +58,7 @@ VIEWS = {
         )
     """,
     "interrupted": f"""
-        SELECT {_label("r", "r.registers['ip']")} AS function, r.entry AS entry,
+        SELECT {_label("r", _IP)} AS function, r.entry AS entry,
             * EXCLUDE (r, function)
         FROM (SELECT unnest(regs) AS r, * FROM tasks WHERE verdict = 'unreliable')
         WHERE NOT r.user_mode

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""arm64: our answers are the kernel's own, for every task of a dump that carries them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from drgn import Program
+from drgn.helpers.linux.mm import follow_phys
+from drgn.helpers.linux.printk import get_dmesg
+
+from drgn_tools import InputError, Reason, Verdict, audit_kernel, open_program
+from drgn_tools.analysis.raw_stack import raw_stack
+from drgn_tools.arch.arm64.pt_regs import probe_pt_regs
+from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo
+
+from ..conftest import lab_dump
+from ..lab.dump import Dump
+from ..lab.sheet import read_sheet
+from ..lab.variants import Variant, variants_of
+from ..support.answers_arm64 import compare_arm64, marks_in
+from ..support.arm64_paging import arm64_paging
+from ..support.kdump import ARM64_NAMES, QEMU_NAMES, write_kdump
+
+pytestmark = pytest.mark.lab
+
+_HAVE_VERDICTS = ("arm64-7.2", "arm64-7.2-16k")
+
+
+@pytest.fixture(params=variants_of("arm64"), ids=lambda variant: variant.name)
+def variant(request: pytest.FixtureRequest) -> Variant:
+    given: Variant = request.param
+    return given
+
+
+@pytest.fixture
+def dump(variant: Variant) -> Dump:
+    return lab_dump(variant)
+
+
+def log_of(prog: Program) -> str:
+    return get_dmesg(prog).decode("utf-8", "replace")
+
+
+def test_answers_are_the_kernels(variant: Variant, dump: Dump) -> None:
+    prog = open_program(core=dump.core)
+    audit = audit_kernel(prog)
+    kernel = audit.kernel
+    assert (kernel.arch, kernel.types, kernel.unwinder) == ("aarch64", "btf", "arm64")
+    assert audit.problems == ()
+    has_verdicts = variant.name in _HAVE_VERDICTS
+    assert kernel.reliable_stacktrace == has_verdicts
+    marks = marks_in(log_of(prog))
+    result = compare_arm64(audit, read_sheet(prog), marks, has_verdicts)
+    reasons = Counter(str(s.reason or s.verdict) for s in audit)
+    print(f"\n{variant.name} ({kernel.release}): {result}; {dict(reasons)}")
+    assert result.differences == ()
+    assert result.compared > 100
+    assert result.user_regs > 50
+    # Five in page faults; those that were preempted only where the kernel preempts itself.
+    assert result.regs >= (5 if "preempted-kernel" in variant.cannot else 7)
+    if has_verdicts:
+        assert result.unreliable >= 10
+        assert result.recovered >= 3
+        assert len(marks) > 100
+    else:
+        assert {(s.verdict, s.reason) for s in audit} == {
+            (Verdict.UNKNOWN, Reason.NO_RELIABLE_STACKTRACE),
+            (Verdict.UNKNOWN, Reason.RUNNING),
+        }
+
+
+def test_registers_are_those_that_the_kernel_saved(dump: Dump) -> None:
+    prog = open_program(core=dump.core)
+    layout = probe_pt_regs(prog)
+    of_task = {s.task: s for s in audit_kernel(prog)}
+    compared = 0
+    for task in read_sheet(prog):
+        for regs in of_task[task.task].regs if task.comparable else ():
+            raw = prog.read(regs.address, layout.size_bytes)
+            assert dict(layout.read(raw)) == dict(regs.registers)
+            if regs.user_mode:
+                # The sheet has the first of them, as they were when the machine was frozen.
+                assert regs.address == task.entry_regs
+                assert raw.startswith(task.entry_regs_bytes)
+                compared += 1
+            else:
+                pt_regs = regs.object(prog)
+                assert pt_regs.pc.value_() == regs["pc"]
+                assert pt_regs.regs[29].value_() == regs["x29"]
+    assert compared > 50
+
+
+def test_every_register_holds_its_own_name(dump: Dump) -> None:
+    # registers_in_syscall() and registers_in_fault() of the workload.
+    of_comm = {s.comm: s for s in audit_kernel(open_program(core=dump.core))}
+    for comm, first in (("w-regs-syscall", 9), ("w-regs-fault", 2)):
+        registers = of_comm[comm].regs[-1].registers
+        for number in range(first, 29):
+            assert registers[f"x{number}"] == int(f"{number:02}" * 8, 16), (comm, number)
+
+
+def test_what_entered_the_kernel_has_a_name(dump: Dump) -> None:
+    audit = audit_kernel(open_program(core=dump.core))
+    entries = Counter((r.entry, r.user_mode) for s in audit for r in s.regs)
+    print(f"\n{dump.entry.name}: {dict(entries)}")
+    assert None not in {entry for entry, _ in entries}
+    assert entries["memory abort", False] >= 5
+    assert entries["data abort", True] >= 2
+    assert entries["syscall", True] > 50
+    assert entries["interrupt", True] >= 1
+    # The number of a system call is there only if it was one; a signal may have taken it away.
+    for stack in audit:
+        for regs in stack.regs:
+            if regs.user_mode and regs["syscallno"] < 1 << 31:
+                assert regs.entry in ("syscall", "fork")
+
+
+def json_of(core: Path) -> str:
+    command = ["tasks", "--frames", "--format", "json", "-c", str(core)]
+    done = subprocess.run(
+        [sys.executable, "-m", "drgn_tools", *command], capture_output=True, text=True, check=True
+    )
+    return done.stdout.replace(json.dumps(str(core)), "source")
+
+
+def test_the_same_json_from_every_format(dump: Dump, tmp_path: Path) -> None:
+    # libkdumpfile walks the page tables of a kdump file, drgn those of an ELF file.
+    expected = json_of(dump.core)
+    assert len(expected) > 10_000
+    page_bytes = open_program(core=dump.core)["PAGE_SIZE"].value_()
+    for names in (ARM64_NAMES, (*QEMU_NAMES[:4], b"aarch64", b"")):
+        kdump = tmp_path / "kdump"
+        write_kdump(str(dump.core), kdump, names=names, page_bytes=page_bytes)
+        assert json_of(kdump) == expected
+
+
+def test_blocks_that_are_no_pages_are_refused(dump: Dump) -> None:
+    # QEMU makes blocks of 64 KiB whatever the kernel's pages are, and names the machine "Unknown".
+    with pytest.raises(InputError, match=r"in blocks of 65536 bytes.*dump the guest as ELF"):
+        open_program(core=f"{dump.core}.kdump-zlib")
+
+
+def test_drgn_translates_addresses_as_the_page_tables_say(dump: Dump) -> None:
+    prog = open_program(core=dump.core)
+    paging = arm64_paging(vmcoreinfo(prog))
+    sheet = read_sheet(prog)
+
+    def read(address: int, size: int) -> bytes:
+        return bytes(prog.read(address, size, True))
+
+    addresses = [prog.symbol(name).address for name in ("_stext", "init_task", "swapper_pg_dir")]
+    for task in sheet:
+        addresses += [task.task, *range(task.stack, task.entry_regs if task.stack else 0, 4096)]
+    for address in addresses:
+        where = paging.translate(read, address).physical
+        assert follow_phys(prog["init_mm"].address_of_(), address).value_() == where
+        assert prog.read(address, 64) == read(where, 64)
+    assert len(addresses) > 500
+    with pytest.raises(LookupError):
+        paging.translate(read, sheet[0].stack - 1 if sheet[0].stack else 0)
+
+
+@pytest.mark.parametrize("bits", ["0x0", "0x38", "0x7f", "-1", ""])
+def test_vmcoreinfo_with_an_impossible_number_of_address_bits_is_refused(
+    dump: Dump, tmp_path: Path, bits: str
+) -> None:
+    prog = open_program(core=dump.core)
+    text = re.sub(
+        rb"NUMBER\(TCR_EL1_T1SZ\)=.*",
+        b"NUMBER(TCR_EL1_T1SZ)=%s" % bits.encode(),
+        prog["VMCOREINFO"].string_(),
+    )
+    text = re.sub(rb"NUMBER\(VA_BITS\)=.*", b"NUMBER(VA_BITS)=0", text)
+    info = tmp_path / "vmcoreinfo"
+    info.write_bytes(text)
+    with pytest.raises(InputError) as refused:
+        open_program(core=dump.core, vmcoreinfo=info)
+    print(f"\n{refused.value}")
+    assert "\n" not in str(refused.value)
+
+
+def test_words_of_a_stack_are_code_whatever_signs_them(dump: Dump) -> None:
+    prog = open_program(core=dump.core)
+    stack = next(s for s in audit_kernel(prog) if s.comm == "w-eventfd")
+    words = raw_stack(prog, stack.pid)
+    frames = {word.frame: word for word in words if word.kind == "frame"}
+    assert len(frames) > 5
+    signed = [word for word in frames.values() if word.value != stack.frames[word.frame].ip]
+    assert signed
+    # Only what a tracer has rewritten is said to be replaced.
+    replaced = [word.label for word in words if word.label and "replaced by" in word.label]
+    assert 1 <= len(replaced) <= 2
+    assert all("(replaced by return_to_handler+0x0)" in label for label in replaced)
+    assert any(word.kind == "text" for word in words)
