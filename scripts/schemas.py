@@ -33,8 +33,8 @@ class Kernel(Struct):
     source: Annotated[str, Meta(description="path of the core, live or qemu")]
     release: Annotated[str, Meta(description="uname -r of the kernel")]
     build_id: Annotated[Optional[str], Meta(description="GNU build ID in hex")]
-    arch: Annotated[str, Meta(description="x86_64 or i386")]
-    unwinder: Annotated[Optional[str], Meta(description="frame_pointer, orc or guess")]
+    arch: Annotated[str, Meta(description="x86_64, i386 or aarch64")]
+    unwinder: Annotated[Optional[str], Meta(description="frame_pointer, orc, guess or arm64")]
     encoding: Annotated[
         Optional[str], Meta(description="form of the encoded frame pointers: lsb or msb")
     ]
@@ -338,6 +338,77 @@ class PatchAnswer(TaskId):
     notes: list[str]
 
 
+# ---- machines that hang
+
+
+class Waiting(Struct):
+    """A lock, or what else is waited for, and who holds it."""
+
+    waits_for: Annotated[
+        Optional[str], Meta(description="mutex, rwsem, folio ...; null: not known")
+    ]
+    address: Annotated[Optional[Hex], Meta(description="address of its struct")]
+    name: Annotated[Optional[str], Meta(description="its name: mmap_lock of COMM, a variable ...")]
+    detail: Annotated[Optional[str], Meta(description="more about it in words: bit 3, disk sda")]
+    readers: Annotated[Optional[Count], Meta(description="readers that hold it; null if none may")]
+    free: Annotated[
+        Optional[bool], Meta(description="nobody holds it: the first waiter has been woken")
+    ]
+    holder: Annotated[Optional[Hex], Meta(description="address of the task_struct that holds it")]
+    holder_pid: Annotated[Optional[Count], Meta(description="its thread ID; null if it is no task")]
+    holder_exited: Annotated[Optional[bool], Meta(description="the holder has exited")]
+    last_holder_pid: Annotated[
+        Optional[Count], Meta(description="who took it last, and may have given it back")
+    ]
+
+
+class HungTask(Waiting):
+    """A task that sleeps, what it waits for, and since when."""
+
+    task: Annotated[Hex, Meta(description="address of the task_struct")]
+    pid: Annotated[Count, Meta(description="thread ID; 0 for idle tasks")]
+    tgid: Annotated[Count, Meta(description="process ID")]
+    comm: Annotated[str, Meta(description="name of the task, as it is in the dump")]
+    state: Annotated[str, Meta(description="one letter, as in ps(1)", min_length=1, max_length=1)]
+    function: Annotated[
+        Optional[str], Meta(description="innermost function outside the scheduler, with offset")
+    ]
+    mode: Annotated[Optional[str], Meta(description="read or write")]
+    waiter: Annotated[Optional[Hex], Meta(description="address of the waiter on its stack")]
+    not_run_s: Annotated[Optional[float], Meta(description="seconds since it ran")]
+    stamp: Annotated[Optional[str], Meta(description="by which stamp: exec_start, last_arrival")]
+    seen_hung_s: Annotated[
+        Optional[float], Meta(description="seconds that khungtaskd has seen it without a switch")
+    ]
+    hangup: Annotated[Optional[Count], Meta(description="index in hangups; null: it hangs in none")]
+    depth: Annotated[Optional[Count], Meta(description="how far behind the root of its hangup")]
+
+
+class Hangup(Waiting):
+    """Tasks that hang on the same root."""
+
+    kind: Annotated[
+        str, Meta(description="what the others wait for in the end: deadlock, exited, task, wait")
+    ]
+    count: Annotated[Count, Meta(description="number of tasks")]
+    deadlock_pids: Annotated[
+        list[Count], Meta(description="the tasks of a deadlock, each on the next")
+    ]
+    pids: Annotated[list[Count], Meta(description="all tasks")]
+
+
+class CpuQueue(Struct):
+    """The run queue of a CPU."""
+
+    cpu: Count
+    pid: Annotated[
+        Optional[Count], Meta(description="thread ID of the task on it; null: not known")
+    ]
+    comm: Optional[str]
+    idle: Annotated[bool, Meta(description="its idle task is on it")]
+    waiting_pids: Annotated[list[Count], Meta(description="tasks that wait for the CPU")]
+
+
 # ---- documents
 
 
@@ -389,6 +460,15 @@ class Diff(OfKernel):
     before: Annotated[Kernel, Meta(description="kernel of the first look")]
     same_boot: Annotated[bool, Meta(description="both looks are of one boot of one machine")]
     tasks: list[Change]
+
+
+class Hung(OfKernel):
+    """drgn-tools hung --format json"""
+
+    schema: Literal["drgn-tools.hung/1"]
+    hangups: Annotated[list[Hangup], Meta(description="deadlocks first, then who holds up most")]
+    cpus: list[CpuQueue]
+    tasks: list[HungTask]
 
 
 class Livepatch(OfKernel):
@@ -445,6 +525,7 @@ DOCUMENTS: dict[str, type[Struct]] = {
     "drgn-tools.regs/1": Regs,
     "drgn-tools.groups/1": Groups,
     "drgn-tools.diff/1": Diff,
+    "drgn-tools.hung/1": Hung,
     "drgn-tools.livepatch/1": Livepatch,
     "drgn-tools.fleet-report/1": FleetReport,
     "drgn-tools.fleet-sql/1": FleetSql,

@@ -98,6 +98,7 @@ OF_OTHER_DUMPS = {
         "Debian's 6.12, twice booted"
     ),
     ("docs/commands.md", "drgn-tools stack -c vmcore"): "6.12, crashed",
+    ("docs/hung.md", "drgn-tools hung -c vmcore"): "Debian's 6.12, deadlocked on purpose",
     ("docs/livepatch.md", "drgn-tools livepatch -c vmcore"): "Debian's 6.1, a patch in transition",
     ("docs/livepatch.md", "drgn-tools livepatch -c vmcore --ko livepatch-fix.ko"): "a module",
 }

@@ -50,8 +50,8 @@ function _shtab_drgn_tools_using
   test "$_shtab_drgn_tools_cmdpath" = "$argv"
 end
 
-set -g _shtab_drgn_tools_commands tasks stack regs groups livepatch diff demo shell fleet 'fleet run' 'fleet report' 'fleet forget' completion help
-set -g _shtab_drgn_tools_opts_with_value --color --columns --comm --core --format --function --html --interval --kind --ko --limit --log-level --max-tasks --memory --mode --output --patch-function --pid --qemu --redo --retries --scheduler --section --sort --sql --state --symbols --time --top --verdict --vmcoreinfo --watch --workers -c -o -s
+set -g _shtab_drgn_tools_commands tasks stack regs groups livepatch diff hung demo shell fleet 'fleet run' 'fleet report' 'fleet forget' completion help
+set -g _shtab_drgn_tools_opts_with_value --color --columns --comm --core --format --function --html --interval --kind --ko --limit --log-level --longer --max-tasks --memory --mode --output --patch-function --pid --qemu --redo --retries --scheduler --section --sort --sql --state --symbols --time --top --verdict --vmcoreinfo --watch --workers -c -o -s
 
 complete -c drgn-tools -e
 complete -c drgn-tools -f
@@ -134,8 +134,8 @@ complete -c drgn-tools -n '_shtab_drgn_tools_using regs' -l qemu -xka "(__fish_c
 complete -c drgn-tools -n '_shtab_drgn_tools_using regs' -s s -l symbols -xka "(__fish_complete_path (commandline -ct))" -d 'vmlinux or module with DWARF, instead of the dump'"'"'s own BTF; may be repeated'
 complete -c drgn-tools -n '_shtab_drgn_tools_using regs' -l vmcoreinfo -xka "(__fish_complete_path (commandline -ct))" -d 'file to take VMCOREINFO from, instead of the dump; auto: search the dump'"'"'s memory if its own does not fit'
 complete -c drgn-tools -n '_shtab_drgn_tools_using regs' -l format -xka "table json jsonl csv github grid html latex orgtbl plain rst simple tsv" -d 'table (default), json, jsonl, csv, or any format of tabulate (github, html ...)'
-complete -c drgn-tools -n '_shtab_drgn_tools_using regs' -l columns -xka "pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs" -d 'these columns in this order: pid,comm,function; --columns help lists them'
-complete -c drgn-tools -n '_shtab_drgn_tools_using regs' -l sort -xka "pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs" -d 'order by these columns, by - descending: verdict,-depth (default: the kernel'"'"'s order)'
+complete -c drgn-tools -n '_shtab_drgn_tools_using regs' -l columns -xka "pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs x0 x1 x2 x3 x4 x5 x6 x7 x8 x9 x10 x11 x12 x13 x14 x15 x16 x17 x18 x19 x20 x21 x22 x23 x24 x25 x26 x27 x28 x29 x30 pc pstate orig_x0 syscallno" -d 'these columns in this order: pid,comm,function; --columns help lists them'
+complete -c drgn-tools -n '_shtab_drgn_tools_using regs' -l sort -xka "pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs x0 x1 x2 x3 x4 x5 x6 x7 x8 x9 x10 x11 x12 x13 x14 x15 x16 x17 x18 x19 x20 x21 x22 x23 x24 x25 x26 x27 x28 x29 x30 pc pstate orig_x0 syscallno" -d 'order by these columns, by - descending: verdict,-depth (default: the kernel'"'"'s order)'
 complete -c drgn-tools -n '_shtab_drgn_tools_using regs' -l color -xka "auto always never" -d 'auto (default), always, never'
 complete -c drgn-tools -n '_shtab_drgn_tools_using regs' -l no-pager -d 'no pager on a terminal'
 complete -c drgn-tools -n '_shtab_drgn_tools_using regs' -s q -l quiet -d 'print only errors and warnings to stderr'
@@ -216,6 +216,30 @@ complete -c drgn-tools -n '_shtab_drgn_tools_using diff' -l no-pager -d 'no page
 complete -c drgn-tools -n '_shtab_drgn_tools_using diff' -s q -l quiet -d 'print only errors and warnings to stderr'
 complete -c drgn-tools -n '_shtab_drgn_tools_using diff' -l log-level -xka "debug info warning error critical none" -d 'log this and worse to stderr: debug, info, warning (default), error, critical, none'
 complete -c drgn-tools -n '_shtab_drgn_tools_using diff; and test $_shtab_drgn_tools_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'vmcore, or saved JSON; the earlier first. One alone is earlier than the kernel that is open or that -c, -k or --qemu chooses'
+complete -c drgn-tools -n '_shtab_drgn_tools_using; and test $_shtab_drgn_tools_npos -eq 0' -a hung -d 'show which tasks hang, what each waits for, and who holds it.'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -s h -l help -d 'show this help message and exit'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l all -d 'list all tasks that sleep, not only those that hang'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l longer -x -d 'leave out tasks that have run in the last so many seconds'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l max-tasks -x -d 'look at no more than N tasks; exit code 5 if there are more'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l pid -x -d 'thread IDs and ranges of them: the same as TASK'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l comm -x -d 'name of the task'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l state -x -d 'state: letters of RSDTtXZPI?'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l function -x -d 'a function anywhere on the stack'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l on-cpu -d 'only tasks on a CPU'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l check -d 'exit code 1 if a task hangs, 5 if that cannot be told'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -s c -l core -xka "(__fish_complete_path (commandline -ct))" -d 'vmcore: ELF or makedumpfile'"'"'s format, also compressed; -c may be left out'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -s k -l kernel -d 'the running kernel'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l qemu -xka "(__fish_complete_path (commandline -ct))" -d 'QEMU guest with a QMP socket'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -s s -l symbols -xka "(__fish_complete_path (commandline -ct))" -d 'vmlinux or module with DWARF, instead of the dump'"'"'s own BTF; may be repeated'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l vmcoreinfo -xka "(__fish_complete_path (commandline -ct))" -d 'file to take VMCOREINFO from, instead of the dump; auto: search the dump'"'"'s memory if its own does not fit'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l format -xka "table json jsonl csv github grid html latex orgtbl plain rst simple tsv" -d 'table (default), json, jsonl, csv, or any format of tabulate (github, html ...)'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l columns -xka "pid comm state not_run_s waits_for task tgid function address name detail readers free holder holder_pid holder_exited last_holder_pid mode waiter stamp seen_hung_s hangup depth" -d 'these columns in this order: pid,comm,function; --columns help lists them'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l sort -xka "pid comm state not_run_s waits_for task tgid function address name detail readers free holder holder_pid holder_exited last_holder_pid mode waiter stamp seen_hung_s hangup depth" -d 'order by these columns, by - descending: verdict,-depth (default: the kernel'"'"'s order)'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l color -xka "auto always never" -d 'auto (default), always, never'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l no-pager -d 'no pager on a terminal'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -s q -l quiet -d 'print only errors and warnings to stderr'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung' -l log-level -xka "debug info warning error critical none" -d 'log this and worse to stderr: debug, info, warning (default), error, critical, none'
+complete -c drgn-tools -n '_shtab_drgn_tools_using hung; and test $_shtab_drgn_tools_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d '51, 100-200, 0xff..., kworker/*: see below'
 complete -c drgn-tools -n '_shtab_drgn_tools_using; and test $_shtab_drgn_tools_npos -eq 0' -a demo -d 'run tasks on the small real vmcore that comes with drgn-tools.'
 complete -c drgn-tools -n '_shtab_drgn_tools_using demo' -s h -l help -d 'show this help message and exit'
 complete -c drgn-tools -n '_shtab_drgn_tools_using demo' -l max-tasks -x -d 'look at no more than N tasks; exit code 5 if there are more'
@@ -294,4 +318,4 @@ complete -c drgn-tools -n '_shtab_drgn_tools_using completion' -s q -l quiet -d 
 complete -c drgn-tools -n '_shtab_drgn_tools_using completion' -l log-level -xka "debug info warning error critical none" -d 'log this and worse to stderr: debug, info, warning (default), error, critical, none'
 complete -c drgn-tools -n '_shtab_drgn_tools_using completion; and test $_shtab_drgn_tools_npos -eq 0' -ka "bash zsh fish" -d 'bash, zsh, fish'
 complete -c drgn-tools -n '_shtab_drgn_tools_using; and test $_shtab_drgn_tools_npos -eq 0' -a help -d 'show the help of a command: drgn-tools help tasks'
-complete -c drgn-tools -n '_shtab_drgn_tools_using help; and test $_shtab_drgn_tools_npos -eq 0' -ka "tasks stack regs groups livepatch diff demo shell fleet completion" -d COMMAND
+complete -c drgn-tools -n '_shtab_drgn_tools_using help; and test $_shtab_drgn_tools_npos -eq 0' -ka "tasks stack regs groups livepatch diff hung demo shell fleet completion" -d COMMAND

@@ -16,6 +16,7 @@ _shtab_drgn_tools_commands() {
     fleet:'Audit many kernels, cores and running ones, into one dataset; report on it.'
     groups:'fold identical stacks together, with counts.'
     help:'show the help of a command: drgn-tools help tasks'
+    hung:'show which tasks hang, what each waits for, and who holds it.'
     livepatch:'show who holds a live patch back, or would, and why.'
     regs:'list every saved pt_regs.'
     shell:'start drgn'"'"'s REPL on the kernel, with drgn-tools imported.'
@@ -207,11 +208,40 @@ _shtab_drgn_tools_groups_options=(
 _shtab_drgn_tools_groups_defaults_added=0
 
 _shtab_drgn_tools_help_options=(
-  ":COMMAND:(tasks stack regs groups livepatch diff demo shell fleet completion)"
+  ":COMMAND:(tasks stack regs groups livepatch diff hung demo shell fleet completion)"
 )
 
 # guard to ensure default positional specs are added only once per session
 _shtab_drgn_tools_help_defaults_added=0
+
+_shtab_drgn_tools_hung_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--all[list all tasks that sleep, not only those that hang]"
+  "--longer[leave out tasks that have run in the last so many seconds]:SECONDS:"
+  "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
+  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
+  "*--comm[name of the task]:GLOB:"
+  "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
+  "*--function[a function anywhere on the stack]:GLOB:"
+  "--on-cpu[only tasks on a CPU]"
+  "--check[exit code 1 if a task hangs, 5 if that cannot be told]"
+  {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
+  {-k,--kernel}"[the running kernel]"
+  "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
+  "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
+  "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
+  "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm state not_run_s waits_for task tgid function address name detail readers free holder holder_pid holder_exited last_holder_pid mode waiter stamp seen_hung_s hangup depth)"
+  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm state not_run_s waits_for task tgid function address name detail readers free holder holder_pid holder_exited last_holder_pid mode waiter stamp seen_hung_s hangup depth)"
+  "--color[auto (default), always, never]:WHEN:(auto always never)"
+  "--no-pager[no pager on a terminal]"
+  {-q,--quiet}"[print only errors and warnings to stderr]"
+  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_drgn_tools_hung_defaults_added=0
 
 _shtab_drgn_tools_livepatch_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -260,8 +290,8 @@ _shtab_drgn_tools_regs_options=(
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
   "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
-  "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs)"
-  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs)"
+  "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs x0 x1 x2 x3 x4 x5 x6 x7 x8 x9 x10 x11 x12 x13 x14 x15 x16 x17 x18 x19 x20 x21 x22 x23 x24 x25 x26 x27 x28 x29 x30 pc pstate orig_x0 syscallno)"
+  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs x0 x1 x2 x3 x4 x5 x6 x7 x8 x9 x10 x11 x12 x13 x14 x15 x16 x17 x18 x19 x20 x21 x22 x23 x24 x25 x26 x27 x28 x29 x30 pc pstate orig_x0 syscallno)"
   "--color[auto (default), always, never]:WHEN:(auto always never)"
   "--no-pager[no pager on a terminal]"
   {-q,--quiet}"[print only errors and warnings to stderr]"
@@ -374,6 +404,7 @@ _shtab_drgn_tools() {
         fleet) _shtab_drgn_tools_fleet ;;
         groups) _arguments -C -s $_shtab_drgn_tools_groups_options ;;
         help) _arguments -C -s $_shtab_drgn_tools_help_options ;;
+        hung) _arguments -C -s $_shtab_drgn_tools_hung_options ;;
         livepatch) _arguments -C -s $_shtab_drgn_tools_livepatch_options ;;
         regs) _arguments -C -s $_shtab_drgn_tools_regs_options ;;
         shell) _arguments -C -s $_shtab_drgn_tools_shell_options ;;

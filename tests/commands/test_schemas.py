@@ -29,6 +29,7 @@ EVERYTHING = (
     "stack --all --raw",
     "regs",
     "groups",
+    "hung --all",
     "livepatch --all",
     "livepatch --all --function vfs_read --function nonsense --function xfs:xfs_sync",
 )
