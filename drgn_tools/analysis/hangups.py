@@ -56,7 +56,7 @@ class Blocked(msgspec.Struct, frozen=True):
     seconds: Optional[float] = None
     """How long it has not run; see :attr:`stamp`."""
     stamp: Optional[str] = None
-    """What tells: see :attr:`.NotRunFor.stamp`."""
+    """What tells: see ``NotRunFor.stamp``."""
     seen_seconds: Optional[float] = None
     """For how long khungtaskd has seen it without a switch; ``None`` if it has not looked."""
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which tasks of a kernel hang: what each waits for, who holds it, and who holds all of them up.
 
-What a task waits for is proven by the lock and its list of waiters (:mod:`..kernel.waiting`), or it is
+What a task waits for is proven by the lock and its list of waiters (``kernel.waiting``), or it is
 not said. A holder is the task that the lock itself names.
 """
 
