@@ -21,6 +21,7 @@ LAB_GROUPS := kernels stock i386 crashes crashes-years crashes-stock crashes-i38
 SEED ?= 0
 COUNT ?= 2000
 JOBS ?= 1
+TESTS ?=
 
 .PHONY: docs package generated demo test test-page lint lab test-lab lab-all test-lab-all bench fuzz golden mutants clean
 
@@ -28,7 +29,7 @@ demo: $(VENV)/.for-use
 	@$(BIN)/drgn-tools demo
 
 test: $(VENV)/.for-tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 # The page of a fleet in a real browser: Chromium of the system (DRGN_TOOLS_CHROMIUM names another).
 test-page: $(VENV)/.for-pages
