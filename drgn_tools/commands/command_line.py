@@ -35,11 +35,12 @@ __all__ = ("CommandLine", "parse_command_line", "whole_parser")
 _EXIT_CODES = """\
 exit codes:
   0   looked, nothing to report
-  1   an unreliable task was found (only with tasks --check); a task is listed (diff --check)
+  1   only with --check: a task is unreliable (tasks), hangs (hung), holds a live patch back
+      (livepatch), or is listed (diff)
   2   the command line is wrong, or there is no such task
   3   the core, kernel or guest cannot be opened, or is not a Linux kernel
   4   no usable type information, or symbols of another kernel
-  5   looked, but some tasks could not be read; with tasks --check also: could not be judged
+  5   looked, but some tasks could not be read; with --check also: could not be judged
   70  a bug of ours
   74  the result could not be written
   130 interrupted (Ctrl-C); 141 the reader of the output went away
@@ -52,6 +53,8 @@ examples:
   drgn-tools tasks -c vmcore --verdict unreliable --frames
   drgn-tools stack -c vmcore                      what crashed the machine, as an oops shows it
   drgn-tools stack -c vmcore 51                   one stack in full, with all saved registers
+  drgn-tools hung -c vmcore                       what hangs, on what, and who holds it; deadlocks first
+  drgn-tools livepatch -c vmcore                  who holds a live patch back, and why
   sudo drgn-tools tasks -k --check                the running kernel; exit code 1 if one is unreliable
   drgn-tools diff vmcore.1 vmcore.2               who is still where, what changed, who came and went
   drgn-tools groups -c vmcore --format folded | flamegraph.pl > stacks.svg

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ("COMMAND",)
 
 _EXPLANATION = """\
-prog, task_stack, task_stacks and kernel_info are there, and all that drgn has. If stdin is not a
-terminal, it is run as a script.
+prog, task_stack(), hung_tasks() and the other functions that the first lines name are there, and all
+that drgn has. If stdin is not a terminal, it is run as a Python script, without the % commands.
 """
 
 _EXAMPLES = """\
