@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def test_every_crash_is_one_the_module_knows() -> None:
     assert len(crashes) > 20
     for variant in crashes:
         assert variant.crash
-        assert variant.group in ("crashes", "crashes-years", "crashes-stock", "crashes-i386")
+        assert re.fullmatch("crashes(-(years|stock|i386|arm64))?", variant.group)
         assert variant.name.startswith(f"crash-{variant.crash.name}")
         assert variant.crash.oops is not None or variant.crash.panic is not None
         assert variant.crash.name == "sysrq" or f'{{ "{variant.crash.name}", ' in source
@@ -178,7 +179,7 @@ def test_an_apt_of_our_own() -> None:
             folder = apt.apt_configuration(variant.kernel.suite).parent
             listed = (folder / "sources.list").read_text()
             assert listed.count("signed-by=") == len(listed.splitlines()) > 0
-            suite = variant.kernel.suite.removesuffix("-i386")
+            suite = re.sub("-(i386|arm64)$", "", variant.kernel.suite)
             assert f" {suite} main\n" in listed
             text = (folder / "apt.conf").read_text()
             architecture = {"x86_64": "amd64"}.get(variant.kernel.arch, variant.kernel.arch)
