@@ -62,8 +62,8 @@ def page_data(
         "written": int(time.time()),
         "totals": totals(audits),
         "kernels": [
-            {"release": escaped(release), "unwinder": escaped(unwinder)}
-            for release, unwinder in sources.kernels
+            {"release": escaped(release), "arch": escaped(arch), "unwinder": escaped(unwinder)}
+            for release, arch, unwinder in sources.kernels
         ],
         "hosts": [escape(host) for host in sources.hosts],
         "other_hosts": sources.other_hosts,

@@ -26,12 +26,14 @@ from ...support.fleet_dataset import FLEET, failed, of_audit, write_dataset
 from ...support.fleet_report import ALL, AUDITED, Rows, rows
 
 
-def _audit_of(unreliable: int, reliable: int, release: str = "6.12.117") -> KernelAudit:
+def _audit_of(
+    unreliable: int, reliable: int, release: str = "6.12.117", arch: str = "x86_64"
+) -> KernelAudit:
     tasks = [
         *(replace(fabricated.PREEMPTED, pid=100 + i) for i in range(unreliable)),
         *(replace(fabricated.SLEEPER, pid=1000 + i) for i in range(reliable)),
     ]
-    return KernelAudit(replace(fabricated.KERNEL, release=release), tuple(tasks))
+    return KernelAudit(replace(fabricated.KERNEL, release=release, arch=arch), tuple(tasks))
 
 
 def _shares(tmp_path: Path, audits: Sequence[KernelAudit]) -> Rows:
@@ -59,6 +61,13 @@ def test_a_share_that_is_far_below_is_an_outlier_too(tmp_path: Path) -> None:
     [row] = _shares(tmp_path, [_audit_of(50, 50)] * 4 + [_audit_of(0, 100)])
     assert row["source"] == "/4"
     assert row["score"] < -3.5
+
+
+def test_a_share_is_compared_with_kernels_of_its_architecture(tmp_path: Path) -> None:
+    audits = [_audit_of(0, 100)] * 5 + [_audit_of(50, 50, arch="i386")] * 4
+    [row] = _shares(tmp_path, [*audits, _audit_of(0, 100, arch="i386")])
+    assert row["source"] == "/9"
+    assert row["median"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

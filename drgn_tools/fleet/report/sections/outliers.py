@@ -25,17 +25,17 @@ _SHARES = f"""
     FROM (
         -- The spread is never less than one task.
         SELECT *, greatest(
-            {_MAD_TO_SIGMA} * median(abs(share - median)) OVER (PARTITION BY release, unwinder),
+            {_MAD_TO_SIGMA} * median(abs(share - median)) OVER (PARTITION BY release, arch, unwinder),
             1 / judged
         ) AS spread
         FROM (
             SELECT *, median(share) OVER alike AS median, count(*) OVER alike AS sample
             FROM (
-                SELECT source, host, release, unwinder, unreliable, reliable + unreliable AS judged,
+                SELECT source, host, release, arch, unwinder, unreliable, reliable + unreliable AS judged,
                     unreliable / (reliable + unreliable) AS share
                 FROM audits WHERE reliable + unreliable > 0
             )
-            WINDOW alike AS (PARTITION BY release, unwinder)
+            WINDOW alike AS (PARTITION BY release, arch, unwinder)
         )
         WHERE sample >= {_SAMPLE_MIN}
     )
