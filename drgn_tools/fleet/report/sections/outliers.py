@@ -66,7 +66,7 @@ more is no outlier."""
 def _costliest(kind: str, column: str, unit: str) -> str:
     return f"""
         SELECT '{kind}' AS kind, source, host, release, value, '{unit}' AS unit,
-            median, (value - median) / spread AS score, tasks || ' tasks' AS detail
+            median, (value - median) / spread AS score, tasks || if(tasks = 1, ' task', ' tasks') AS detail
         FROM (
             SELECT *, greatest(
                 {_MAD_TO_SIGMA} * median(abs(value - median)) OVER (),
