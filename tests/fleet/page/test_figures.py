@@ -120,6 +120,22 @@ def test_failures_are_listed_with_their_line(page: Any) -> None:
     assert killer["line"] == "the process ended with SIGSEGV"
 
 
+def test_what_hangs_and_what_holds_patches_back_are_those_of_the_report(page: Any) -> None:
+    hung = rows(page, "hung")
+    assert [(row["held up by"], row["what"], row["tasks"], row["longest"]) for row in hung] == [
+        ("deadlock", "net_mutex", "2", "60 min"),
+        ("deadlock", "rtnl_mutex", "1", "60 min"),
+    ]
+    assert {row["host or source"] for row in hung} == {"sick"}
+    patches = rows(page, "livepatch")
+    assert [(row["answer"], row["tasks"], row["comms"]) for row in patches] == [
+        ("in_function", "6", "init"),
+        ("running", "3", "uspin"),
+        ("unreliable", "3", "reader"),
+    ]
+    assert {row["host or source"] for row in patches} == {"web-0, web-1, web-2"}
+
+
 def test_outliers_are_those_of_the_report(page: Any) -> None:
     seen = rows(page, "outliers")
     share = next(row for row in seen if row["kind"] == "unreliable share")
