@@ -78,8 +78,9 @@ def _run(args: FleetArguments, console: Console) -> int:
     console.note(f"drgn-tools fleet report {args.output} shows the results")
     incomplete = recorder.incomplete(sources)
     if incomplete:
+        are = "is" if incomplete == 1 else "are"
         console.note(
-            f"{incomplete} of the sources are failed or partly unknown, in this run or an earlier one"
+            f"{incomplete} of the sources failed or {are} partly unknown, in this run or an earlier one"
         )
     return EXIT_PARTIAL if incomplete else EXIT_OK
 

@@ -84,7 +84,7 @@ AUDITED = [source for source in FLEET if source["status"] != "failed"]
 COLUMNS = {
     "summary": "sources audited partly_unknown failed quarantined hosts releases builds first_seen "
     "last_seen tasks reliable unreliable unknown unreliable_share seconds peak_memory_bytes tools",
-    "kernels": "release unwinder builds audits hosts tasks reliable unreliable unknown "
+    "kernels": "release arch unwinder builds audits hosts tasks reliable unreliable unknown "
     "unreliable_share first_seen last_seen",
     "hosts": "host sources failed releases tasks reliable unreliable unknown unreliable_share "
     "first_seen last_seen",

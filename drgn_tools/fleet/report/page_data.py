@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ... import __version__
+from ...render.waits import duration
 from ...terminal.escape import escape
+from .cells import names
 from .page_sources import Sources, escaped, read_audits, totals
 from .page_stacks import page_stacks
 from .section import Found, read_section
@@ -34,6 +36,8 @@ class PageLimits(msgspec.Struct, frozen=True):
     stacks: int = 2_000
     counts: int = 300_000
     """Pairs of a stack and a source."""
+    livepatch: int = 200
+    hung: int = 200
     outliers: int = 200
     failures: int = 1_000
 
@@ -54,16 +58,23 @@ def page_data(
     audits = read_audits(views)
     sources = Sources(audits, limits.sources)
     stacks = page_stacks(views, sources, limits.stacks, limits.counts)
-    outliers = read_section(views, SECTIONS["outliers"], limits.outliers)
-    failures = read_section(views, SECTIONS["failures"], limits.failures)
+    sections = {
+        name: read_section(views, SECTIONS[name], most)
+        for name, most in (
+            ("livepatch", limits.livepatch),
+            ("hung", limits.hung),
+            ("outliers", limits.outliers),
+            ("failures", limits.failures),
+        )
+    }
     return {
         "tool": __version__,
         "dataset": escape(dataset),
         "written": int(time.time()),
         "totals": totals(audits),
         "kernels": [
-            {"release": escaped(release), "unwinder": escaped(unwinder)}
-            for release, unwinder in sources.kernels
+            {"release": escaped(release), "arch": escaped(arch), "unwinder": escaped(unwinder)}
+            for release, arch, unwinder in sources.kernels
         ],
         "hosts": [escape(host) for host in sources.hosts],
         "other_hosts": sources.other_hosts,
@@ -71,11 +82,8 @@ def page_data(
         "bucket_seconds": sources.time_line.seconds,
         "audits": sources.columns(),
         **stacks,
-        "sections": [
-            _section("outliers", outliers, sources),
-            _section("failures", failures, sources),
-        ],
-        "left_out": {**sources.left_out, **stacks["left_out"], "sections": _notices(failures)},
+        "sections": [_section(name, found, sources) for name, found in sections.items()],
+        "left_out": {**sources.left_out, **stacks["left_out"], "sections": _notices(sections)},
     }
 
 
@@ -84,13 +92,17 @@ def page_data(
 
 def _section(name: str, found: Found, sources: Sources) -> dict[str, Any]:
     title, hint = _TITLES[name]
-    columns = [column for column in found.columns if column != "unit"]
+    columns = [column for column in found.columns if column not in _NOT_SHOWN]
     return {
         "name": name,
         "title": title,
         "hint": hint,
         "columns": [
-            {"name": column, "label": column.replace("_", " "), "kind": _KINDS.get(column, "text")}
+            {
+                "name": column,
+                "label": _LABELS.get(column, column.replace("_", " ")),
+                "kind": _KINDS.get(column, "text"),
+            }
             for column in columns
         ],
         "rows": [_row(columns, row, sources) for row in found.rows],
@@ -99,7 +111,8 @@ def _section(name: str, found: Found, sources: Sources) -> dict[str, Any]:
 
 def _row(columns: list[str], row: Row, sources: Sources) -> dict[str, Any]:
     return {
-        "line": sources.of_source.get(row["source"]),
+        # A row for several sources has none.
+        "line": sources.of_source.get(row["source"]) if "source" in row else None,
         "unit": row.get("unit"),
         "cells": [_cell(column, row[column]) for column in columns],
     }
@@ -108,20 +121,27 @@ def _row(columns: list[str], row: Row, sources: Sources) -> dict[str, Any]:
 def _cell(column: str, value: Any) -> Any:
     if column == "score" and value is not None:
         return round(value, 1)
+    if column == "longest_s":
+        return None if value is None else duration(value)
+    if isinstance(value, list):
+        return escape(names(value))
     return escape(value) if isinstance(value, str) else value
 
 
-def _notices(failures: Found) -> list[str]:
+def _notices(sections: dict[str, Found]) -> list[str]:
     # Outliers are a ranking: nobody misses its end.
-    if failures.total <= len(failures.rows):
-        return []
-    title, _ = _TITLES["failures"]
     return [
-        f"{title}: {len(failures.rows):,} of {failures.total:,} are listed. All are in the dataset."
+        f"{_TITLES[name][0]}: {len(found.rows):,} of {found.total:,} are listed. All are in the dataset."
+        for name, found in sections.items()
+        if name != "outliers" and found.total > len(found.rows)
     ]
 
 
+_OF_ALL = "Of all sources, whichever are chosen above."
+
 _TITLES = {
+    "livepatch": (SECTIONS["livepatch"].title, _OF_ALL),
+    "hung": (SECTIONS["hung"].title, f"Deadlocks first. {_OF_ALL}"),
     "outliers": (
         "Outliers",
         "Sources with a share of unreliable stacks unusual for their kernel; then the deepest stacks, "
@@ -131,10 +151,14 @@ _TITLES = {
 }
 """Name of a section -> its title and the hint below it."""
 
+_NOT_SHOWN = {"unit", "hosts", "releases", "first_seen", "last_seen"}
+
+_LABELS = {"hangup": "held up by", "longest_s": "longest", "on_hosts": "host or source"}
+
 _KINDS = {
     "source": "mono",
     **dict.fromkeys(("kind", "status", "cause", "quarantined"), "word"),
-    **dict.fromkeys(("exit_code", "attempts", "score"), "number"),
+    **dict.fromkeys(("exit_code", "attempts", "score", "tasks", "audits"), "number"),
     **dict.fromkeys(("value", "median"), "measure"),
 }
 """Kinds of columns in page_parts/table.js, where they are not ``text``."""

@@ -23,7 +23,7 @@ def escaped(text: Optional[str]) -> Optional[str]:
 
 
 _AUDITS = """
-    SELECT audit_id, source, host, release, unwinder, build_id,
+    SELECT audit_id, source, host, release, arch, unwinder, build_id,
            -- A browser cannot show a time that no calendar has.
            CASE WHEN time >= '0001-01-01' AND time < '9000-01-01' THEN epoch_us(time) // 1000000 END,
            status,
@@ -40,6 +40,7 @@ class Audit(msgspec.Struct, frozen=True):
     source: str
     host: Optional[str]
     release: Optional[str]
+    arch: Optional[str]
     unwinder: Optional[str]
     build_id: Optional[str]
     seconds: Optional[int]
@@ -129,8 +130,8 @@ class Sources:
         """Audit ID -> index of its line."""
         self.of_source: dict[str, int] = {}
         self.time_line = TimeLine(audit.seconds for audit in audits)
-        self.kernels: dict[tuple[Optional[str], Optional[str]], int] = {}
-        """(Release, unwinder) -> index."""
+        self.kernels: dict[tuple[Optional[str], Optional[str], Optional[str]], int] = {}
+        """(Release, architecture, unwinder) -> index."""
         self.hosts = sorted(host for host in kept if host is not None)
         left = [audit for audit in audits if audit.host not in kept]
         named = [audit.host for audit in left if audit.host is not None]
@@ -152,7 +153,8 @@ class Sources:
             self.hosts.append("(other hosts)")
 
     def _where(self, audit: Audit) -> tuple[int, Optional[int], int]:
-        kernel = self.kernels.setdefault((audit.release, audit.unwinder), len(self.kernels))
+        identity = (audit.release, audit.arch, audit.unwinder)
+        kernel = self.kernels.setdefault(identity, len(self.kernels))
         build = None
         if audit.build_id is not None:
             build = self._builds.setdefault(audit.build_id, len(self._builds))

@@ -20,6 +20,10 @@ _LINE_EVERY_S = 60.0
 _FAILURES_SHOWN = 5
 
 
+def _sources(number: int) -> str:
+    return "1 source" if number == 1 else f"{number} sources"
+
+
 class Progress:
     """Counts outcomes. On a terminal it draws a bar with the rate and the time left."""
 
@@ -75,7 +79,7 @@ class Progress:
         if self._bar.disable and time.monotonic() > self._next_line:
             self._next_line = time.monotonic() + _LINE_EVERY_S
             self._console.note(
-                f"{self.done} of {self.total} sources, {self.counts['failed']} failed"
+                f"{self.done} of {_sources(self.total)}, {self.counts['failed']} failed"
             )
 
     def _show_failure(self, source: str, line: str) -> None:
@@ -111,12 +115,13 @@ class Progress:
         unchanged = f", {counts['unchanged']} unchanged" if counts["unchanged"] else ""
         new = self.done - counts["unchanged"]
         lines = [
-            f"{self.done} of {self.total} sources: {counts['audited']} audited, "
+            f"{self.done} of {_sources(self.total)}: {counts['audited']} audited, "
             f"{counts['partly unknown']} partly unknown, {counts['failed']} failed{quarantined}{unchanged}"
         ]
         if new:
+            tasks = "1 task" if self.tasks == 1 else f"{self.tasks} tasks"
             lines.append(
-                f"{took_s:.1f} s, {new / took_s:.1f} sources a second; {self.tasks} tasks; "
+                f"{took_s:.1f} s, {new / took_s:.1f} sources a second; {tasks}; "
                 f"the audits by themselves took {self.audit_s:.1f} s"
             )
         return lines

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("duckdb", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
@@ -39,14 +40,15 @@ def test_figures_are_those_of_the_records(page: Any) -> None:
 
 
 def test_kernels_and_hosts_are_counted(page: Any) -> None:
-    kernels: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    kernels: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     hosts: dict[str, Counter[str]] = defaultdict(Counter)
     for source in FLEET:
         counts = Counter(sources=1, failed=source.tasks is None) + verdicts(source.tasks or ())
         if source["release"]:
-            kernels[escape(source["release"]), source["unwinder"] or "–"] += counts
+            key = (escape(source["release"]), source["arch"] or "–", source["unwinder"] or "–")
+            kernels[key] += counts
         hosts[escape(source["host"] or "(not known)")] += counts
-    seen = {(row["release"], row["unwinder"]): row for row in rows(page, "kernels")}
+    seen = {(row["release"], row["arch"], row["unwinder"]): row for row in rows(page, "kernels")}
     assert seen.keys() == kernels.keys()
     for key, row in seen.items():
         assert number(row["sources"]) == kernels[key]["sources"]
@@ -62,6 +64,19 @@ def test_kernels_and_hosts_are_counted(page: Any) -> None:
         host: (counts["sources"], counts["failed"], counts["unreliable"])
         for host, counts in hosts.items()
     }
+
+
+def test_one_release_on_two_architectures_is_two_kernels(tmp_path: Path, open_page: Open) -> None:
+    sources = [
+        of_audit(f"/{arch}", KernelAudit(replace(fabricated.KERNEL, arch=arch), ()), host=arch)
+        for arch in ("i386", "x86_64")
+    ]
+    write_page(write_dataset(tmp_path / "dataset", sources), tmp_path / "page.html")
+    found = rows(open_page(tmp_path / "page.html"), "kernels")
+    assert sorted((row["arch"], row["sources"]) for row in found) == [
+        ("i386", "1"),
+        ("x86_64", "1"),
+    ]
 
 
 def test_each_stack_is_counted_once_across_hosts(page: Any) -> None:
@@ -103,6 +118,22 @@ def test_failures_are_listed_with_their_line(page: Any) -> None:
         "yes",
     )
     assert killer["line"] == "the process ended with SIGSEGV"
+
+
+def test_what_hangs_and_what_holds_patches_back_are_those_of_the_report(page: Any) -> None:
+    hung = rows(page, "hung")
+    assert [(row["held up by"], row["what"], row["tasks"], row["longest"]) for row in hung] == [
+        ("deadlock", "net_mutex", "2", "60 min"),
+        ("deadlock", "rtnl_mutex", "1", "60 min"),
+    ]
+    assert {row["host or source"] for row in hung} == {"sick"}
+    patches = rows(page, "livepatch")
+    assert [(row["answer"], row["tasks"], row["comms"]) for row in patches] == [
+        ("in_function", "6", "init"),
+        ("running", "3", "uspin"),
+        ("unreliable", "3", "reader"),
+    ]
+    assert {row["host or source"] for row in patches} == {"web-0, web-1, web-2"}
 
 
 def test_outliers_are_those_of_the_report(page: Any) -> None:

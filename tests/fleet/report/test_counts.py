@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("duckdb", reason="needs the extra drgn-tools[fleet]")
 pytest.importorskip("pyarrow", reason="needs the extra drgn-tools[fleet]")
@@ -17,10 +19,10 @@ from drgn_tools.analysis.labels import function_label
 from drgn_tools.analysis.waiting import kernel_frames
 from drgn_tools.fleet.dataset.dataset import Dataset
 from drgn_tools.fleet.dataset.stack_hash import stack_hash
-from drgn_tools.records import Frame, TaskStack, Verdict
+from drgn_tools.records import Frame, KernelAudit, TaskStack, Verdict
 
 from ...support import fabricated
-from ...support.fleet_dataset import FLEET, Source
+from ...support.fleet_dataset import FLEET, Source, of_audit, write_dataset
 from ...support.fleet_report import AUDITED, by, count, distinct, rows, seen, share
 
 
@@ -49,14 +51,15 @@ def test_summary(fleet: Dataset) -> None:
 
 
 def test_kernels(fleet: Dataset) -> None:
-    found = {(row["release"], row["unwinder"]): row for row in rows(fleet, "kernels")}
-    groups = by(AUDITED, "release", "unwinder")
+    found = {(row["release"], row["arch"], row["unwinder"]): row for row in rows(fleet, "kernels")}
+    groups = by(AUDITED, "release", "arch", "unwinder")
     assert found.keys() == groups.keys()
     for key, sources in groups.items():
         first, last = seen(sources)
         assert found[key] == {
             "release": key[0],
-            "unwinder": key[1],
+            "arch": key[1],
+            "unwinder": key[2],
             "builds": len(distinct(sources, "build_id")),
             "audits": len(sources),
             "hosts": len(distinct(sources, "host")),
@@ -68,6 +71,13 @@ def test_kernels(fleet: Dataset) -> None:
     shares = [row["unreliable_share"] for row in rows(fleet, "kernels")]
     known = [each for each in shares if each is not None]
     assert shares == sorted(known, reverse=True) + [None] * (len(shares) - len(known))
+
+
+def test_one_release_on_two_architectures_is_two_kernels(tmp_path: Path) -> None:
+    kernels = [replace(fabricated.KERNEL, arch=arch) for arch in ("x86_64", "i386", "i386")]
+    sources = [of_audit(f"/{i}", KernelAudit(kernel, ())) for i, kernel in enumerate(kernels)]
+    found = rows(write_dataset(tmp_path / "dataset", sources), "kernels")
+    assert [(row["arch"], row["audits"]) for row in found] == [("i386", 2), ("x86_64", 1)]
 
 
 def test_hosts(fleet: Dataset) -> None:

@@ -31,8 +31,9 @@ def test_top_says_how_many_there_are(fleet: Dataset) -> None:
 
 
 def test_a_report_shows_as_much_of_a_section_as_is_usual(
-    fleet: Dataset, capsys: pytest.CaptureFixture[str]
+    fleet: Dataset, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     code, out, _ = run([str(fleet.path)], capsys)
     assert code == 0
     total = len(rows(fleet, "stacks"))

@@ -123,6 +123,7 @@ const tables = {
         value: (row) => kernelOf(row).release,
         show: (row) => releaseCell(kernelOf(row).release),
       },
+      { name: "arch", label: "arch", kind: "word", value: (row) => kernelOf(row).arch },
       { name: "unwinder", label: "unwinder", kind: "word", value: (row) => kernelOf(row).unwinder },
       COLUMN.sources,
       COLUMN.hosts,

@@ -31,6 +31,6 @@ HUNG = Section(
         Column("TASKS", lambda row: str(row["tasks"]), right=True),
         Column("LONGEST", lambda row: duration(row["longest_s"]), right=True),
         Column("COMMS", lambda row: names(row["comms"]), floor=14, optional=1),
-        Column("ON HOSTS", lambda row: names(row["on_hosts"]), floor=14),
+        Column("HOST OR SOURCE", lambda row: names(row["on_hosts"]), floor=14),
     ),
 )

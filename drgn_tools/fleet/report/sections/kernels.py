@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The section ``kernels``: counts by release and unwinder."""
+"""The section ``kernels``: counts by release, architecture and unwinder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ KERNELS = Section(
     "kernels",
     "Kernels, those with the largest share of unreliable stacks first",
     f"""
-    SELECT release, unwinder, count(DISTINCT build_id) AS builds, count(*) AS audits,
+    SELECT release, arch, unwinder, count(DISTINCT build_id) AS builds, count(*) AS audits,
         count(DISTINCT host) AS hosts, {COUNTS}, {SHARE} AS unreliable_share, {SEEN}
     FROM audits WHERE status <> 'failed'
-    GROUP BY release, unwinder
+    GROUP BY release, arch, unwinder
     """,
-    order="unreliable_share DESC NULLS LAST, release, unwinder",
+    order="unreliable_share DESC NULLS LAST, release, arch, unwinder",
 )

@@ -35,6 +35,6 @@ LIVEPATCH = Section(
         Column("FUNCTION", lambda row: row["function"] or "-", floor=30, wrap=True),
         Column("TASKS", lambda row: str(row["tasks"]), right=True),
         Column("COMMS", lambda row: names(row["comms"]), floor=14, optional=1),
-        Column("ON HOSTS", lambda row: names(row["on_hosts"]), floor=14),
+        Column("HOST OR SOURCE", lambda row: names(row["on_hosts"]), floor=14),
     ),
 )

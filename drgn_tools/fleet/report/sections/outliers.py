@@ -25,17 +25,17 @@ _SHARES = f"""
     FROM (
         -- The spread is never less than one task.
         SELECT *, greatest(
-            {_MAD_TO_SIGMA} * median(abs(share - median)) OVER (PARTITION BY release, unwinder),
+            {_MAD_TO_SIGMA} * median(abs(share - median)) OVER (PARTITION BY release, arch, unwinder),
             1 / judged
         ) AS spread
         FROM (
             SELECT *, median(share) OVER alike AS median, count(*) OVER alike AS sample
             FROM (
-                SELECT source, host, release, unwinder, unreliable, reliable + unreliable AS judged,
+                SELECT source, host, release, arch, unwinder, unreliable, reliable + unreliable AS judged,
                     unreliable / (reliable + unreliable) AS share
                 FROM audits WHERE reliable + unreliable > 0
             )
-            WINDOW alike AS (PARTITION BY release, unwinder)
+            WINDOW alike AS (PARTITION BY release, arch, unwinder)
         )
         WHERE sample >= {_SAMPLE_MIN}
     )
@@ -66,18 +66,17 @@ more is no outlier."""
 def _costliest(kind: str, column: str, unit: str) -> str:
     return f"""
         SELECT '{kind}' AS kind, source, host, release, value, '{unit}' AS unit,
-            median, (value - median) / spread AS score, coalesce(tasks || ' tasks', line) AS detail
+            median, (value - median) / spread AS score, tasks || if(tasks = 1, ' task', ' tasks') AS detail
         FROM (
             SELECT *, greatest(
-                {_MAD_TO_SIGMA} * median(abs(value - median)) FILTER (usual) OVER (),
+                {_MAD_TO_SIGMA} * median(abs(value - median)) OVER (),
                 {_COST_SPREAD_MIN} * median
             ) AS spread
             FROM (
-                -- A failure may have ended at once, or at its limit: it is not a usual audit.
-                SELECT source, host, release, tasks, line, {column} AS value,
-                    status <> 'failed' AS usual, median({column}) FILTER (status <> 'failed') OVER () AS median,
-                    count(*) FILTER (status <> 'failed') OVER () AS sample
-                FROM audits WHERE {column} > 0
+                -- A failure may have ended at once, or at its limit: its cost says nothing.
+                SELECT source, host, release, tasks, {column} AS value,
+                    median({column}) OVER () AS median, count(*) OVER () AS sample
+                FROM audits WHERE {column} > 0 AND status <> 'failed'
             )
             WHERE sample >= {_SAMPLE_MIN}
         )
