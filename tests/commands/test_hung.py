@@ -131,6 +131,28 @@ def test_a_long_circle_is_cut_in_its_title_only() -> None:
     assert hung_line(report) == "30 tasks hang: 30 in or behind 1 deadlock"
 
 
+def test_a_narrow_terminal_cuts_no_holder() -> None:
+    stacks = [task(number, comm=f"long-worker-{number}", state="D") for number in (100, 200, 300)]
+    stacks = [replace(stack, task=0xFFFF_8880_0000_0000 + 0x1000 * stack.pid) for stack in stacks]
+    blocked = [
+        Blocked(
+            stack,
+            Wait(WaitKind.RWSEM, stack.task + 8, 0, holder=after.task, mode="write"),
+            holder=Holder(after.task, after),
+        )
+        for stack, after in zip(stacks, [*stacks[1:], stacks[0]])
+    ]
+    report = _report(*blocked)
+    lines = list(hung_lines(report, list(report.tasks()), 80))
+    assert max(map(len, lines)) <= 80
+    assert "\u2026" not in "".join(lines)
+    # Each is named once as a holder; the headline names the first of the circle once more.
+    whole = "\n".join(lines)
+    assert sorted(whole.count(f"{each.comm} ({each.pid})") for each in stacks) == [2, 2, 3]
+    begins = [number for number, line in enumerate(lines) if line[:3].isdigit()]
+    assert begins == [4, 6, 8] and len(lines) == 11
+
+
 def test_nothing_hangs() -> None:
     report = _report(Blocked(task(1, state="S")))
     assert hung_line(report) == "no task hangs"
