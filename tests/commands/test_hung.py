@@ -153,6 +153,21 @@ def test_a_narrow_terminal_cuts_no_holder() -> None:
     assert begins == [4, 6, 8] and len(lines) == 11
 
 
+def test_the_total_tells_who_has_exited_from_who_is_there() -> None:
+    owner, gone = task(1, state="S"), task(2, state="Z")
+    address = iter(range(0xFFFF_8880_0000_0000, 0xFFFF_8880_0001_0000, 0x1000))
+    stacks = [replace(task(pid, state="D"), task=next(address)) for pid in (3, 4, 5, 6)]
+    holders = [Holder(8, owner), Holder(16, gone), Holder(24), None]
+    waits = [Wait(WaitKind.MUTEX, 0x1000 * stack.pid, 0) for stack in stacks]
+    report = _report(
+        *(Blocked(*each[:2], holder=each[2]) for each in zip(stacks, waits, holders)),
+    )
+    assert hung_line(report) == (
+        "4 tasks hang: 1 behind a known task, 2 behind a task that has exited, 1 behind something"
+        " that does not name who holds it or will end it"
+    )
+
+
 def test_nothing_hangs() -> None:
     report = _report(Blocked(task(1, state="S")))
     assert hung_line(report) == "no task hangs"
