@@ -89,6 +89,13 @@ def test_mistakes(demo_core: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert ask(demo_core, capsys, *words)[0] == 2
 
 
+def test_help_names_only_what_hung_has(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["hung", "--help"])
+    text = capsys.readouterr().out
+    assert "verdict" not in text and "the kernel's order" not in text
+    assert "--pid and --state take lists" in text
+
+
 def test_repl(demo_program: drgn.Program, capsys: pytest.CaptureFixture[str]) -> None:
     found = run_command(demo_program, "hung --comm w-mutex")
     assert [each.blocked.stack.comm for each in found] == ["w-mutex"]
