@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from typing import Any
 
@@ -173,6 +174,27 @@ def test_the_total_tells_who_has_exited_from_who_is_there() -> None:
         "4 tasks hang: 1 behind a known task, 2 behind a task that has exited, 1 behind something"
         " that does not name who holds it or will end it"
     )
+
+
+def test_a_report_prints_as_what_the_command_shows(
+    demo_program: drgn.Program, demo_core: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = hung_tasks(demo_program)
+    _, out, err = ask(demo_core, capsys)
+    assert str(report) == f"{out}{err.splitlines()[-1]}"
+    # In a notebook, arrows and hostile names are text.
+    assert html.unescape(report._repr_html_()).count(str(report)) == 1
+    circle = _report(
+        Blocked(
+            each := task(1, comm="<b>", state="D"),
+            Wait(WaitKind.MUTEX, 8, 0),
+            None,
+            Holder(each.task, each),
+        )
+    )
+    assert "&lt;b&gt; (1) waits for what it holds itself" in circle._repr_html_()
+    assert "<b>" not in circle._repr_html_()
+    assert str(circle.blocked[0]) == "<b> (1), asleep (D): mutex 8, held by <b> (1)"
 
 
 def test_nothing_hangs() -> None:
