@@ -126,10 +126,10 @@ def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
-def _draw_stack(stack: TaskStack) -> str:
-    from .render.stack import draw_stack
+def _draw(record: object) -> str:
+    from .render.text import text_of
 
-    return draw_stack(stack)
+    return text_of(record)
 
 
 def _draw_html(record: object) -> str:
@@ -138,5 +138,5 @@ def _draw_html(record: object) -> str:
     return html_of(record)
 
 
-draw_with(_draw_stack)
+draw_with(_draw)
 draw_html_with(_draw_html)

@@ -55,6 +55,9 @@ def task_stack(prog: Program, which: WhichTask) -> TaskStack:
 def crashed_stack(prog: Program) -> TaskStack:
     """Return the stack of the task that crashed the machine: the one that called panic().
 
+    ``print()`` of it has no lines of the kernel's log, which the command ``stack`` shows above it. They are
+    :attr:`.KernelInfo.last_words`; ``drgn_tools.render.stack.draw_stack(stack, kernel_info(prog))`` draws both.
+
     :raises TaskNotFoundError: if no task has called panic(), or the kernel is running
     :raises TypesError: if types that a stack needs are missing or damaged
     """

@@ -15,6 +15,7 @@ from typing import Optional
 
 import msgspec
 
+from ..drawn import Drawn
 from ..kernel.waiting.records import LOCKS, Wait
 from ..records import TaskStack
 
@@ -40,8 +41,8 @@ class Holder(msgspec.Struct, frozen=True):
         return self.task is None or self.task.state in _GONE
 
 
-class Blocked(msgspec.Struct, frozen=True):
-    """A task that sleeps, and what it waits for."""
+class Blocked(Drawn, msgspec.Struct, frozen=True):
+    """A task that sleeps, and what it waits for. ``str()`` is a line that says both."""
 
     stack: TaskStack
     """The task."""

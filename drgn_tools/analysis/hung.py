@@ -14,6 +14,7 @@ import msgspec
 from drgn import Program
 from drgn.helpers.common.prog import takes_program_or_default
 
+from ..drawn import Drawn
 from ..engine.kernel import kernel_of
 from ..engine.waits import FoundWait, KernelWaits
 from ..kernel.live_tasks import is_live
@@ -38,11 +39,12 @@ class HungTask(msgspec.Struct, frozen=True):
     """Steps from the end of the chain; 0 for the tasks of a deadlock and for who waits directly."""
 
 
-class HungReport(msgspec.Struct, frozen=True):
-    """Which tasks hang, on what."""
+class HungReport(Drawn, msgspec.Struct, frozen=True):
+    """Which tasks hang, on what. ``str()`` is what the command ``hung`` shows."""
 
     blocked: tuple[Blocked, ...]
-    """All tasks that sleep, in the order of the task list."""
+    """All tasks that sleep, also those that do not hang, in the order of the task list. Those that hang are in
+    :attr:`hangups`."""
     hangups: tuple[Hangup, ...]
     """What holds up those of them that hang: deadlocks first, then by the number of tasks. Each task is in one of them."""
     cpus: tuple[CpuQueue, ...]
@@ -68,6 +70,8 @@ class HungReport(msgspec.Struct, frozen=True):
 @takes_program_or_default
 def hung_tasks(prog: Program) -> HungReport:
     """Return which tasks of a kernel hang, what each waits for, and who holds it.
+
+    ``print(hung_tasks(prog))`` shows what the command ``hung`` does.
 
     :raises TypesError: if types that a stack needs are missing or damaged
     """

@@ -11,7 +11,7 @@ from typing import Callable, Optional, Union
 
 import msgspec
 
-from ..drawn import InNotebook
+from ..drawn import Drawn
 from ..records import KERNEL_WIDE, Frame, KernelAudit, KernelInfo, Reason, TaskStack
 from .labels import function_label
 from .look import Look, Seen, as_look
@@ -64,8 +64,8 @@ class TaskChange(msgspec.Struct, frozen=True):
         return seen.task
 
 
-class TaskDiff(InNotebook, msgspec.Struct, frozen=True):
-    """Two looks, compared."""
+class TaskDiff(Drawn, msgspec.Struct, frozen=True):
+    """Two looks, compared. ``str()`` is a table of all tasks that are not :attr:`ChangeKind.STILL`."""
 
     before: KernelInfo
     """Kernel of the first look."""

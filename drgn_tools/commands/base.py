@@ -31,6 +31,7 @@ from .source_options import (
 )
 from .task_options import (
     SELECTORS,
+    RowExamples,
     TaskArguments,
     add_row_options,
     check_filters,
@@ -174,11 +175,13 @@ class TaskCommand(KernelCommand[T]):
 
     operands = "[TASK ...]"
     selectors = SELECTORS
+    row_examples = RowExamples()
+    """What its help says of ``--columns`` and ``--sort``."""
 
     def add_output_options(self, parser: argparse._ActionsContainer) -> None:
         """See :meth:`KernelCommand.add_output_options`."""
         super().add_output_options(parser)
-        add_row_options(parser)
+        add_row_options(parser, self.row_examples)
 
     def check(self, args: T) -> None:
         """See :meth:`KernelCommand.check`."""

@@ -74,7 +74,7 @@ def unknown_command(name: str, rest: Sequence[str]) -> str:
         path = shlex.quote(name)
         return (
             f"{name!r} is a file, not a command: drgn-tools tasks {path} lists its tasks,"
-            f" drgn-tools stack {path} shows what crashed it"
+            f" drgn-tools stack {path} shows what crashed it, drgn-tools hung {path} what hangs"
         )
     near = difflib.get_close_matches(name.lower(), (*SUMMARIES, *_OURS, "help"), n=1)
     if near:

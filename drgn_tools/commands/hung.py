@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Optional
 from ..errors import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
 from ..terminal.parser import interval
 from .base import TaskCommand
-from .task_options import TaskArguments, add_filters
+from .task_options import SELECTORS_WITHOUT_VERDICT, RowExamples, TaskArguments, add_filters
 
 if TYPE_CHECKING:
     from ..analysis.hung import HungTask
@@ -57,6 +57,8 @@ class Hung(TaskCommand[HungArguments]):
     """The command ``hung``."""
 
     arguments = HungArguments
+    selectors = SELECTORS_WITHOUT_VERDICT
+    row_examples = RowExamples("pid,comm,waits_for", "-not_run_s", "as said below")
     explanation = _EXPLANATION
     examples = _EXAMPLES
 

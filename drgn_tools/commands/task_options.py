@@ -7,7 +7,7 @@ import argparse
 import difflib
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from ..analysis.selection import STATES, Selection, parse_numbers, parse_tasks
 from ..errors import UsageError
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..render.views import View
 
 __all__ = (
+    "SELECTORS",
+    "SELECTORS_WITHOUT_VERDICT",
+    "RowExamples",
     "TaskArguments",
     "add_filters",
     "add_row_options",
@@ -28,12 +31,16 @@ __all__ = (
     "check_rows",
 )
 
-SELECTORS = """\
+_SELECTORS = """\
 TASK is a PID (51), a range of them (100-200), the address of a task (0xff...), or a name, which may
 be a shell pattern ('kworker/*'); also a list of these: 1,5-9,init. All filters must hold. Each may
-be repeated, and --pid, --state and --verdict take lists: a task needs to match one of the values.
+be repeated, and {} take lists: a task needs to match one of the values.
 """
+
+SELECTORS = _SELECTORS.format("--pid, --state and --verdict")
 """For ``--help``."""
+SELECTORS_WITHOUT_VERDICT = _SELECTORS.format("--pid and --state")
+"""The same, of a command without ``--verdict``."""
 
 
 class TaskArguments(KernelArguments):
@@ -88,21 +95,33 @@ def add_filters(parser: argparse.ArgumentParser, without: Sequence[str] = ()) ->
     filters.add_argument("--on-cpu", action="store_true", help="only tasks on a CPU")
 
 
-def add_row_options(parser: argparse._ActionsContainer) -> None:
-    """Add ``--columns`` and ``--sort``. :func:`check_rows` completes the arguments."""
+class RowExamples(NamedTuple):
+    """What ``--help`` says of ``--columns`` and ``--sort``."""
+
+    columns: str = "pid,comm,function"
+    sort: str = "verdict,-depth"
+    order: str = "the kernel's order"
+    """The order without ``--sort``."""
+
+
+def add_row_options(parser: argparse._ActionsContainer, examples: RowExamples) -> None:
+    """Add ``--columns`` and ``--sort``. :func:`check_rows` completes the arguments.
+
+    :param examples: Some that the command has
+    """
     parser.add_argument(
         "--columns",
         metavar="LIST",
         action="append",
         default=[],
-        help="these columns in this order: pid,comm,function; --columns help lists them",
+        help=f"these columns in this order: {examples.columns}; --columns help lists them",
     )
     parser.add_argument(
         "--sort",
         metavar="LIST",
         action="append",
         default=[],
-        help="order by these columns, by - descending: verdict,-depth (default: the kernel's order)",
+        help=f"order by these columns, by - descending: {examples.sort} (default: {examples.order})",
     )
 
 

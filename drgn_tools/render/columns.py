@@ -224,8 +224,9 @@ DIFF = (
         _each_look(_judgement, lambda seen: _why(seen.task)),
         floor=16,
         brief=_each_look(_judgement, lambda seen: _brief(seen.task)),
+        distinct=True,
     ),
-    Column("FUNCTION", _waits_or_parts, floor=18),
+    Column("FUNCTION", _waits_or_parts, floor=18, distinct=True),
 )
 """Columns of a :class:`TaskChange`: what has changed stands on two lines, before and after."""
 
@@ -304,7 +305,9 @@ HUNG = (
     Column("COMM", _indented, floor=15),
     Column("S", lambda task: task.blocked.stack.state, field="state"),
     Column("FOR", _not_run_for, right=True, field="not_run_s"),
-    Column("WAITS FOR", lambda task: wait_label(task.blocked), floor=40, field="waits_for"),
+    Column(
+        "WAITS FOR", lambda task: wait_label(task.blocked), floor=40, wrap=True, field="waits_for"
+    ),
 )
 """Columns of a :class:`HungTask`."""
 

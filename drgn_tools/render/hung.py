@@ -16,7 +16,7 @@ from ..kernel.waiting.records import WaitKind
 from ..records import TaskStack
 from ..terminal.escape import escape
 from . import columns
-from .table import table_lines
+from .table import row_lines, wrap_line
 from .waits import duration, exited_name, named, task_name, wait_label
 
 __all__ = ("hung_line", "hung_lines")
@@ -31,20 +31,25 @@ def hung_lines(
     """Yield the lines of a report.
 
     :param shown: The tasks to list, those of one hangup together.
-    :param width: Largest number of characters in a line of the table; ``None`` for any.
+    :param width: Largest number of characters in a line; ``None`` for any.
     """
     if shown:
-        heading, *rows = table_lines(columns.HUNG, shown, None, width)
-        yield heading
-        lines = iter(rows)
+        rows = row_lines(columns.HUNG, shown, width)
+        yield from next(rows)
         for title, tasks in groupby(shown, lambda task: _title(report, task)):
             yield ""
-            yield escape(title)
+            yield from _wrapped(title, width)
             for _ in tasks:
-                yield next(lines)
+                yield from next(rows)
         yield ""
     for cpu in report.cpus:
-        yield escape(_cpu_line(cpu))
+        yield from _wrapped(_cpu_line(cpu), width)
+
+
+def _wrapped(text: str, width: Optional[int]) -> list[str]:
+    if width is None:
+        return [escape(text)]
+    return wrap_line(escape(text), width, indent="    ")
 
 
 def hung_line(report: HungReport) -> str:
@@ -58,12 +63,15 @@ def hung_line(report: HungReport) -> str:
     if in_deadlock:
         number = len(report.deadlocks)
         parts.append(f"{in_deadlock} in or behind {number} deadlock{'' if number == 1 else 's'}")
-    held = sum(h.count for h in report.hangups if h.kind in (RootKind.TASK, RootKind.EXITED))
+    held = sum(h.count for h in report.hangups if h.kind is RootKind.TASK)
     if held:
         parts.append(f"{held} behind a known task")
+    exited = sum(h.count for h in report.hangups if h.kind is RootKind.EXITED)
+    if exited:
+        parts.append(f"{exited} behind a task that has exited")
     waits = sum(h.count for h in report.hangups if h.kind is RootKind.WAIT)
     if waits:
-        parts.append(f"{waits} behind something that nobody is known to hold")
+        parts.append(f"{waits} behind something that does not name who holds it or will end it")
     if unknown:
         parts.append(f"{unknown} for reasons not known")
     return f"{total} {'task hangs' if total == 1 else 'tasks hang'}: {', '.join(parts)}"

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from ..analysis.hangups import Blocked
+from ..analysis.hung import HungReport
 from ..analysis.tally import Tally
 from ..analysis.task_diff import ChangeKind, TaskDiff
 from ..records import KernelAudit, TaskStack, Verdict
@@ -39,6 +41,8 @@ def html_of(record: Any) -> str:
         return "".join(_audit(record))
     if isinstance(record, TaskDiff):
         return "".join(_diff(record))
+    if isinstance(record, (Blocked, HungReport)):
+        return f'<pre style="line-height: 1.2">{html.escape(str(record))}</pre>'
     return f"<pre>{_text(repr(record))}</pre>"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Callable, Optional, Union
 
 import msgspec
@@ -18,7 +19,7 @@ from tabulate import multiline_formats, tabulate
 from ..terminal.colour import painted
 from ..terminal.escape import escape_cell
 
-__all__ = ("Cell", "Column", "shorten", "table_lines")
+__all__ = ("Cell", "Column", "row_lines", "shorten", "table_lines", "wrap_line")
 
 _GAP = 2
 """Spaces between two columns of tabulate's ``plain`` format."""
@@ -52,6 +53,8 @@ class Column(msgspec.Struct, frozen=True):
     """If the table is too wide, columns with 1 are left out first, then 2 ...; 0: never."""
     wrap: bool = False
     """If the column is too wide, continue in the next line instead of shortening."""
+    distinct: bool = False
+    """As :attr:`wrap`, but only in a row of which different lines would look equal if shortened."""
     field: str = ""
     """Field of JSON with the same content, if its name is not the heading."""
     colours: Mapping[str, str] = {}
@@ -80,7 +83,7 @@ def table_lines(
     :param colour: Whether the plain format has colours.
     """
     records = list(records)
-    rows = [[_lines(column.cell(record)) for column in columns] for record in records]
+    rows = _rows(columns, records)
     if style is not None:
         rows = [[[_no_markup(line) for line in cell] for cell in row] for row in rows]
         headings = [_no_markup(column.heading) for column in columns]
@@ -98,6 +101,26 @@ def table_lines(
     if left_out and complete is not None:
         yield ""
         yield f"left out, too wide: {', '.join(left_out)} ({complete})"
+
+
+def row_lines(
+    columns: Sequence[Column], records: Sequence[Any], width: Optional[int]
+) -> Iterator[list[str]]:
+    """Yield the lines of the heading, then those of the row of each record, in our own plain format.
+
+    :param width: As for :func:`table_lines`.
+    """
+    rows = _rows(columns, records)
+    if width is not None and sum(_widths(columns, rows)) > _room(columns, width):
+        columns, rows = _fitted(columns, records, rows, width)
+    rows = [[[column.heading] for column in columns], *rows]
+    lines = _tabulate(columns, rows, (), "plain")
+    for row in rows:
+        yield list(islice(lines, max(map(len, row))))
+
+
+def _rows(columns: Sequence[Column], records: Iterable[Any]) -> list[list[list[str]]]:
+    return [[_lines(column.cell(record)) for column in columns] for record in records]
 
 
 def _tabulate(
@@ -181,8 +204,16 @@ def _fit(columns: Sequence[Column], rows: list[list[list[str]]], width: int) -> 
     _give_way(widths, {i: _FLOOR_MIN for i in floors if not columns[i].wrap}, room)
     for row in rows:
         for i in floors:
-            fitted = _wrapped if columns[i].wrap else _shortened
-            row[i] = fitted(row[i], widths[i])
+            row[i] = _fitted_cell(columns[i], row[i], widths[i])
+
+
+def _fitted_cell(column: Column, lines: list[str], width: int) -> list[str]:
+    if column.wrap:
+        return _wrapped(lines, width)
+    shortened = _shortened(lines, width)
+    if column.distinct and len(set(shortened)) < len(set(lines)):
+        return _wrapped(lines, width)
+    return shortened
 
 
 def _shortened(lines: list[str], width: int) -> list[str]:
@@ -190,11 +221,22 @@ def _shortened(lines: list[str], width: int) -> list[str]:
 
 
 def _wrapped(lines: list[str], width: int) -> list[str]:
-    return [
-        part
-        for line in lines
-        for part in textwrap.wrap(line, width, break_on_hyphens=False) or [""]
-    ]
+    return [part for line in lines for part in wrap_line(line, width) or [""]]
+
+
+_BEFORE_PID = re.compile(r" (?=\(\d+\))")
+
+
+def wrap_line(text: str, width: int, indent: str = "") -> list[str]:
+    """Return the lines of a text that is too long for one. A name and its PID stay together: ``init (1)``.
+
+    :param text: Escaped text.
+    :param indent: What all lines but the first begin with.
+    """
+    # Escaped text has no NUL, and textwrap does not take one for a space.
+    glued = _BEFORE_PID.sub("\0", text)
+    lines = textwrap.wrap(glued, width, subsequent_indent=indent, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
 
 
 def _give_way(widths: list[int], floors: Mapping[int, int], room: int) -> None:

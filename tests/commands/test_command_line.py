@@ -34,6 +34,7 @@ from ..support.command_line import ROOT, joined, refused
         (["log", "-c", "a"], "echo 'print_dmesg()' | drgn-tools shell -c a prints"),
         (["mod"], "%crash mod in drgn-tools shell"),
         (["README.md"], "is a file, not a command: drgn-tools tasks README.md lists its tasks"),
+        (["README.md"], "drgn-tools hung README.md what hangs"),
         (["--vmcore", "a", "tasks"], "no option --vmcore: did you mean --core?"),
         (["tasks", "-c", "a", "--json"], "did you mean --format json?"),
         (["fleet", "report", "a", "--topp", "5"], "did you mean --top?"),

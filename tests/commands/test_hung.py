@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from typing import Any
 
@@ -89,6 +90,13 @@ def test_mistakes(demo_core: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert ask(demo_core, capsys, *words)[0] == 2
 
 
+def test_help_names_only_what_hung_has(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["hung", "--help"])
+    text = capsys.readouterr().out
+    assert "verdict" not in text and "the kernel's order" not in text
+    assert "--pid and --state take lists" in text
+
+
 def test_repl(demo_program: drgn.Program, capsys: pytest.CaptureFixture[str]) -> None:
     found = run_command(demo_program, "hung --comm w-mutex")
     assert [each.blocked.stack.comm for each in found] == ["w-mutex"]
@@ -129,6 +137,64 @@ def test_a_long_circle_is_cut_in_its_title_only() -> None:
     assert "deadlock of 30 tasks: " in text and "(22 more)" in text
     assert sum(line.lstrip().split(" ")[0].isdigit() for line in text.splitlines()) == count
     assert hung_line(report) == "30 tasks hang: 30 in or behind 1 deadlock"
+
+
+def test_a_narrow_terminal_cuts_no_holder() -> None:
+    stacks = [task(number, comm=f"long-worker-{number}", state="D") for number in (100, 200, 300)]
+    stacks = [replace(stack, task=0xFFFF_8880_0000_0000 + 0x1000 * stack.pid) for stack in stacks]
+    blocked = [
+        Blocked(
+            stack,
+            Wait(WaitKind.RWSEM, stack.task + 8, 0, holder=after.task, mode="write"),
+            holder=Holder(after.task, after),
+        )
+        for stack, after in zip(stacks, [*stacks[1:], stacks[0]])
+    ]
+    report = _report(*blocked)
+    lines = list(hung_lines(report, list(report.tasks()), 80))
+    assert max(map(len, lines)) <= 80
+    assert "\u2026" not in "".join(lines)
+    # Each is named once as a holder; the headline names the first of the circle once more.
+    whole = "\n".join(lines)
+    assert sorted(whole.count(f"{each.comm} ({each.pid})") for each in stacks) == [2, 2, 3]
+    begins = [number for number, line in enumerate(lines) if line[:3].isdigit()]
+    assert begins == [4, 6, 8] and len(lines) == 11
+
+
+def test_the_total_tells_who_has_exited_from_who_is_there() -> None:
+    owner, gone = task(1, state="S"), task(2, state="Z")
+    address = iter(range(0xFFFF_8880_0000_0000, 0xFFFF_8880_0001_0000, 0x1000))
+    stacks = [replace(task(pid, state="D"), task=next(address)) for pid in (3, 4, 5, 6)]
+    holders = [Holder(8, owner), Holder(16, gone), Holder(24), None]
+    waits = [Wait(WaitKind.MUTEX, 0x1000 * stack.pid, 0) for stack in stacks]
+    report = _report(
+        *(Blocked(*each[:2], holder=each[2]) for each in zip(stacks, waits, holders)),
+    )
+    assert hung_line(report) == (
+        "4 tasks hang: 1 behind a known task, 2 behind a task that has exited, 1 behind something"
+        " that does not name who holds it or will end it"
+    )
+
+
+def test_a_report_prints_as_what_the_command_shows(
+    demo_program: drgn.Program, demo_core: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = hung_tasks(demo_program)
+    _, out, err = ask(demo_core, capsys)
+    assert str(report) == f"{out}{err.splitlines()[-1]}"
+    # In a notebook, arrows and hostile names are text.
+    assert html.unescape(report._repr_html_()).count(str(report)) == 1
+    circle = _report(
+        Blocked(
+            each := task(1, comm="<b>", state="D"),
+            Wait(WaitKind.MUTEX, 8, 0),
+            None,
+            Holder(each.task, each),
+        )
+    )
+    assert "&lt;b&gt; (1) waits for what it holds itself" in circle._repr_html_()
+    assert "<b>" not in circle._repr_html_()
+    assert str(circle.blocked[0]) == "<b> (1), asleep (D): mutex 8, held by <b> (1)"
 
 
 def test_nothing_hangs() -> None:

@@ -11,6 +11,7 @@ import pytest
 from drgn_tools import diff_tasks
 from drgn_tools.records import KernelAudit
 from drgn_tools.render.stack import draw_stack
+from drgn_tools.render.summary import diff_line
 
 from ..support.fabricated import AUDIT, FAULTING, HOSTILE, KERNEL, SLEEPER, TASKS
 from ..support.looks import EARLIER, LATER
@@ -89,3 +90,12 @@ def test_a_diff_is_a_table_of_what_is_not_still_there() -> None:
     page = read(diff_tasks(EARLIER, LATER))
     assert {row[0] for row in page.rows[1:]} == {"changed", "unclear", "came", "went"}
     assert "14 still in the same stack" in page.text
+
+
+def test_a_diff_prints_as_its_table() -> None:
+    diff = diff_tasks(EARLIER, LATER)
+    heading, *rows, empty, last = str(diff).splitlines()
+    assert heading.split()[:3] == ["CHANGE", "PID", "COMM"]
+    changes = [row.split()[0] for row in rows if not row.startswith(" ")]
+    assert changes == [each.kind.value for each in diff.changes if each.kind.value != "still"]
+    assert (empty, last) == ("", diff_line(diff))

@@ -23,7 +23,7 @@ from drgn_tools.records import Frame, TaskStack, Verdict
 from drgn_tools.render import columns, structured, views
 from drgn_tools.render.folded import folded_lines
 from drgn_tools.render.stack import draw_stack
-from drgn_tools.render.table import Column, shorten, table_lines
+from drgn_tools.render.table import Column, shorten, table_lines, wrap_line
 from drgn_tools.terminal.escape import escape, escape_cell
 
 from ..support import fabricated
@@ -642,6 +642,25 @@ def test_a_column_may_wrap_and_what_was_left_out_is_said() -> None:
     wide = list(table_lines(table, ["a"], width=100, complete="csv has them"))
     assert len(wide) == 2
     assert len(list(table_lines(table, ["a"], width=29))) == len(lines) - 1
+
+
+def test_lines_that_differ_do_not_look_equal() -> None:
+    pairs = [
+        ("asm_sysvec_call_function+0x1a", "asm_sysvec_apic_timer_interrupt+0x1a"),
+        ("short_enough", "asm_sysvec_apic_timer_interrupt+0x1a"),
+    ]
+    table = [Column("FUNCTION", lambda pair: pair, floor=8, distinct=True)]
+    _, *lines = table_lines(table, pairs, width=16)
+    assert max(map(len, lines)) <= 16
+    # The first two would both be "asm_sysvec_+0x1a"; the others may be shortened.
+    assert "".join(lines[:-2]) == "".join(pairs[0])
+    assert lines[-2:] == [shorten(name, 16) for name in pairs[1]]
+    assert shorten(pairs[0][0], 16) == shorten(pairs[0][1], 16)
+
+
+def test_a_name_stays_with_its_pid() -> None:
+    assert wrap_line("held by some one (15)", 14, "  ") == ["held by some", "  one (15)"]
+    assert wrap_line("held by init (user mode)", 14) == ["held by init", "(user mode)"]
 
 
 def test_registers_that_were_not_saved_yet_are_left_out() -> None:
