@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RUNS = 1000
 
 
+@pytest.mark.timeout(900)
 def test_damaged_types_and_symbols_give_an_answer_or_one_clear_error(demo_core: str) -> None:
     # In a process of its own: its memory is limited and each run has an alarm.
     done = subprocess.run(
