@@ -56,12 +56,15 @@ class Symbolizer:
         return before and Symbol(before.name, before.offset + 1, before.module)
 
     def _look_up(self, addr: int) -> Optional[Symbol]:
+        # As kallsyms_lookup() in kernel/kallsyms.c, v6.12, does: is_ksym_addr() comes first.
+        if self._text.is_in_image(addr):
+            return self._look_up_in_image(addr)
         where = self._text.find(addr)
         if where is not None and where.kind is TextKind.MODULE and where.name is not None:
             return self._look_up_in_module(addr, where.name)
         if where is not None and where.kind is TextKind.BPF and where.name is not None:
             return Symbol(where.name, addr - where.start, None)
-        if where is None or where.kind in (TextKind.CORE, TextKind.INIT):
+        if where is None:
             return self._look_up_in_image(addr)
         return None  # the kernel has no name for a trampoline or a slot
 

@@ -119,6 +119,10 @@ class KernelText:
             i -= 1
         return next((r for r in self._init if r.start <= addr < r.end), None)
 
+    def is_in_image(self, addr: int) -> bool:
+        """Return whether a virtual address is text of the image, whatever else claims to lie there."""
+        return any(r.start <= addr < r.end for r in (*self._core, *self._init))
+
     def is_kernel_text(self, addr: int) -> Optional[bool]:
         """Return whether a virtual address is kernel text.
 

@@ -182,7 +182,9 @@ def test_an_apt_of_our_own() -> None:
             suite = re.sub("-(i386|arm64)$", "", variant.kernel.suite)
             assert f" {suite} main\n" in listed
             text = (folder / "apt.conf").read_text()
-            architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(variant.kernel.arch, variant.kernel.arch)
+            architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(
+                variant.kernel.arch, variant.kernel.arch
+            )
             assert f'APT::Architecture "{architecture}"' in text
             assert f'Dir::State::Lists "{folder}/lists"' in text
             assert 'Dir::Etc::SourceParts "/dev/null"' in text

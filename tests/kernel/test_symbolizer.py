@@ -14,6 +14,7 @@ from ..debuginfo.test_kallsyms import table
 from ..support.drawn_kernel import DrawnKernel
 from ..support.drawn_text import (
     CORE,
+    INIT,
     INIT_END,
     LOADED,
     bpf_programs,
@@ -89,6 +90,15 @@ def test_bpf_program_is_named_by_its_own_name_and_start(kernel: DrawnKernel) -> 
     names = symbolizer(kernel)
     assert names.name_exact(LOADED + 4) == Symbol("bpf_prog_1_\\xff", 4, None)
     assert names.name_return_address(LOADED + 0x41) == Symbol("bpf_prog_1_\\xff", 0x41, None)
+
+
+def test_what_claims_to_lie_in_the_image_takes_no_name_away(kernel: DrawnKernel) -> None:
+    """Seed 200049 of formats-stock: a BPF program with a damaged end."""
+    kernel.symbol("start_kernel", INIT + 0x100, size=0x20)
+    bpf_programs(kernel, (INIT - 0x1000, INIT_END, b"bpf_prog_1"))
+    names = symbolizer(kernel)
+    assert names.name_exact(INIT + 0x104) == Symbol("start_kernel", 4, None)
+    assert names.name_exact(INIT - 0x100) == Symbol("bpf_prog_1", 0xF00, None)
 
 
 def test_trampolines_and_slots_have_no_name_whatever_symbol_lies_there(
