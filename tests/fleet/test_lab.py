@@ -332,7 +332,7 @@ def check_live(dataset: Path, *options: str) -> None:
     if answer.document is None:
         assert list(differences(record, name, answer)) == []
         assert code == 5
-        assert "1 of 1 sources: 0 audited, 0 partly unknown, 1 failed" in said
+        assert "1 of 1 source: 0 audited, 0 partly unknown, 1 failed" in said
     else:
         # Tasks come and go; the kernel stays.
         kernel = answer.document["kernel"]

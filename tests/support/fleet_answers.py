@@ -141,9 +141,13 @@ _AS_JSON: dict[str, Callable[[Any], Any]] = {
 }
 
 
+_OF_THE_SOURCE = ("source", "host")
+"""Fields in which a dataset has what the manifest says, not what the dump does."""
+
+
 def _kernel_and_tasks(record: Record) -> dict[str, Any]:
     """What ``tasks --frames --format json`` prints."""
-    kernel = {name: record.audit[name] for name in KERNEL if name != "source"}
+    kernel = {name: record.audit[name] for name in KERNEL if name not in _OF_THE_SOURCE}
     tasks = [
         {name: _AS_JSON.get(name, lambda value: value)(row[name]) for name in TASK_WITH_FRAMES}
         for row in record.tasks
@@ -188,7 +192,9 @@ def _audit_differences(
     record: Record, document: Mapping[str, Any], said: Sequence[str]
 ) -> Iterator[str]:
     found = _kernel_and_tasks(record)
-    kernel = {name: value for name, value in document["kernel"].items() if name != "source"}
+    kernel = {
+        name: value for name, value in document["kernel"].items() if name not in _OF_THE_SOURCE
+    }
     expected = {"kernel": kernel, "tasks": document["tasks"], "problems": document["problems"]}
     for part in ("kernel", "problems"):
         if found[part] != expected[part]:
