@@ -153,7 +153,7 @@ def test_arguments_that_nobody_takes_are_told_without_secrets(
     assert "http://host/vmcore" in (said := capsys.readouterr().err)
     assert not secrets_in(said)
     assert main(["tasks", "-c", url]) != 0
-    assert "http://host/vmcore: no such file" in (said := capsys.readouterr().err)
+    assert "http://host/vmcore: is a URL, not a file" in (said := capsys.readouterr().err)
     assert not secrets_in(said)
 
 
