@@ -39,7 +39,7 @@ def test_a_report_shows_as_much_of_a_section_as_is_usual(
     total = len(rows(fleet, "stacks"))
     assert total > 7
     assert f"(the first 5 of {total}: see --top)" in out
-    assert out == "\n".join(report_lines(fleet, [], None, "table", None)) + "\n"
+    assert out == "\n".join(report_lines(fleet, [], None, "table", 100)) + "\n"
     code, out, _ = run([str(fleet.path), "--top", "7", "--section", "stacks"], capsys)
     assert f"(the first 7 of {total}: see --top)" in out
 
