@@ -37,7 +37,8 @@ def test_walks_are_those_of_the_kernels_source(version: str) -> None:
     repeat = f"python -m tests.lab differential {version} --stacks {STACKS} --seed {SEED}"
     assert not figures.differences, "\n".join((repeat, *map(str, figures.differences)))
     # Stacks come to every end, and the fast path has told of some.
-    faults = {fault.value for fault in Fault}
+    of_arm64 = {Fault.BAD_FRAME_RECORD, Fault.ADDRESS_NOT_RECOVERED}
+    faults = {fault.value for fault in set(Fault) - of_arm64}
     ends = {end.value for end in (End.USER_REGS, End.LAST_FRAME, End.EMPTY)}
     assert set(figures.ends) == faults | ends
     assert figures.signatures > STACKS // 20
