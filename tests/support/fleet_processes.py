@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, Optional
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 """How long to wait for what must happen. Only a failure takes so long."""
 _MARK = "DRGN_TOOLS_TEST_MARK"
 

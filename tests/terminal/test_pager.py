@@ -103,9 +103,12 @@ def test_less_shows_a_short_text_and_goes(demo_core: str) -> None:
 
 
 @needs_less
-@pytest.mark.parametrize(("key", "expected"), [(b"q", 141), (b"\x03", 130)], ids=["q", "Ctrl-C"])
-def test_less_is_left_before_the_end(key: bytes, expected: int, demo_core: str) -> None:
-    # More than fits into a pipe: it is being written when the reader goes away.
+@pytest.mark.parametrize(
+    ("key", "expected"), [(b"q", {141}), (b"\x03", {130, 141})], ids=["q", "Ctrl-C"]
+)
+def test_less_is_left_before_the_end(key: bytes, expected: set[int], demo_core: str) -> None:
+    # More than fits into a pipe: it is being written when the reader goes away. less goes on after
+    # Ctrl-C; on a busy machine its end may be seen before the signal.
     words = ["-m", "drgn_tools", "tasks", demo_core, "--frames", "--format", "json"]
     terminal = Terminal(words, rows=20)
     terminal.wait_for(b'"schema"')
@@ -113,4 +116,4 @@ def test_less_is_left_before_the_end(key: bytes, expected: int, demo_core: str) 
     shown, code = terminal.finish(keys=b"q")
     assert "Traceback" not in shown
     assert "Exception ignored" not in shown
-    assert code == expected
+    assert code in expected
