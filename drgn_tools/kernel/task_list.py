@@ -48,10 +48,12 @@ class _ListWalk:
     """Where a walk along a ``struct list_head`` is, and what ended it early.
 
     Every node has to point back to the node before it. So no node can be met twice (two nodes
-    would lead to it), also not from both ends, and none need be remembered.
+    would lead to it), also not from both ends, and none need be remembered. The head, too, has to point
+    back to the node that led to it: else a link to the head would end the list early, and nothing be said.
 
     :param head: virtual address of the head of the list
     :param first: node that the walk starts with
+    :param last: node that the walk has to end with: where the head points back to, ``None`` if it is not in the dump
     :param previous: node that *first* must point back to, *head* if ``None``
     :param signal_addr: ``task->signal`` of every task of the list, any if ``None``
     :param passed: how many tasks have been met before
@@ -61,12 +63,14 @@ class _ListWalk:
         self,
         head: int,
         first: int,
+        last: Optional[int],
         previous: Optional[int] = None,
         signal_addr: Optional[int] = None,
         passed: int = 0,
     ) -> None:
         self.head = head
         self.first = self.node = first
+        self.last = last
         self.previous = head if previous is None else previous
         self.signal_addr = signal_addr
         self.passed = passed
@@ -125,11 +129,8 @@ class TaskList:
     def __iter__(self) -> Iterator[Task]:
         self.problems[:] = self._problems_of_cpus
         seen: set[int] = set()
-        head_offset = self._layout.signal_thread_head
         for leader in self._leaders():
-            head = leader.signal_addr + head_offset
-            alone = leader.thread_node_next == leader.thread_node_prev == head
-            for task in (leader,) if alone else self._threads(leader):
+            for task in self._threads(leader):
                 if task.addr not in seen:
                     seen.add(task.addr)
                     yield task
@@ -152,12 +153,14 @@ class TaskList:
             self.problems.append("init_task is not in the dump, or damaged: no task list")
             return
         offset = self._layout.tasks_next[0]
-        forward = _ListWalk(init_task + offset, head.tasks_next)
+        forward = _ListWalk(init_task + offset, head.tasks_next, head.tasks_prev)
         yield from self._follow(forward, offset, TASKS)
         if forward.damage is None:
             return
         # The other end of the list may still be whole.
-        backward = _ListWalk(init_task + offset, head.tasks_prev, passed=forward.passed)
+        backward = _ListWalk(
+            init_task + offset, head.tasks_prev, head.tasks_next, passed=forward.passed
+        )
         found = 0
         for task in self._follow(backward, offset, TASKS_BACKWARD):
             found += 1
@@ -170,22 +173,24 @@ class TaskList:
     def _threads(self, leader: Task) -> Iterator[Task]:
         """Follow for_each_thread(): the list through ``thread_node``, headed in the signal struct."""
         offset = self._layout.thread_node_next[0]
+        node = leader.addr + offset
         head = leader.signal_addr + self._layout.signal_thread_head
+        prev_offset = self._layout.thread_node_prev[0] - offset  # of ``prev`` in struct list_head
+        last = read_word_or_none(self._prog, head + prev_offset)
+        if leader.thread_node_next == leader.thread_node_prev == head and last in (node, None):
+            yield leader  # it is alone
+            return
         if leader.thread_node_prev == head:
             # The leader is the first thread, except after an exec() by another
             # thread: this saves one read for each process.
             yield leader
-            threads = _ListWalk(
-                head,
-                leader.thread_node_next,
-                previous=leader.addr + offset,
-                signal_addr=leader.signal_addr,
-            )
+            first, previous = leader.thread_node_next, node
         else:
-            first = read_word_or_none(self._prog, head)
-            threads = _ListWalk(head, head if first is None else first, None, leader.signal_addr)
-            if first is None:
-                threads.damage = f"its head at {head:#x} is not in the dump"
+            found = read_word_or_none(self._prog, head)
+            first, previous = head if found is None else found, head
+        threads = _ListWalk(head, first, last, previous, leader.signal_addr)
+        if last is None:
+            threads.damage = f"its head at {head:#x} is not in the dump"
         yield from self._follow(threads, offset, THREADS)
         if threads.damage is not None:
             yield leader  # __iter__() leaves out tasks that it has had
@@ -213,6 +218,8 @@ class TaskList:
             yield task
             walk.passed += 1
             walk.previous, walk.node = walk.node, ahead
+        if walk.last not in (walk.previous, None):
+            walk.damage = f"its head at {walk.head:#x} does not point back to {walk.previous:#x}"
 
     def _was_passed(self, walk: _ListWalk, offset: int, links: Links) -> bool:
         """Return whether the walk was at its node before, by walking anew: once for a damaged list."""

@@ -394,6 +394,23 @@ def test_last_link_that_is_damaged_loses_nothing() -> None:
     check_other_end(m, ["task1", "task2", "task3", "task4"], "0 more processes")
 
 
+def test_link_to_the_head_does_not_end_the_list_early() -> None:
+    m, leaders = four_processes()
+    head = m.at(m.init_task, "tasks")
+    m.bend(leaders[1], "tasks.next", head)
+    check_other_end(
+        m,
+        ["task1", "task2", "task4", "task3"],
+        f"its head at {head:#x} does not point back to {m.at(leaders[1], 'tasks'):#x}; 2 more processes",
+    )
+
+
+def test_head_that_points_back_elsewhere_loses_nothing() -> None:
+    m, leaders = four_processes()
+    m.bend(m.init_task, "tasks.prev", m.at(leaders[1], "tasks"))
+    check_other_end(m, ["task1", "task2", "task3", "task4"], "does not point back")
+
+
 def test_task_that_does_not_point_back_is_found_from_the_other_end() -> None:
     m, leaders = four_processes()
     m.bend(leaders[2], "tasks.prev", 0)
@@ -463,6 +480,16 @@ def test_thread_list_that_goes_back_to_the_leader_keeps_what_came_before() -> No
     m, threads = threads_of_10()
     m.bend(threads[1], "thread_node.next", m.at(threads[0], "thread_node"))
     check_threads(m, ["task10", "task11"], "does not point back")
+
+
+@pytest.mark.parametrize(("bent", "found"), [(0, ["task10"]), (1, ["task10", "task11"])])
+def test_link_to_the_head_of_threads_does_not_end_the_list_early(
+    bent: int, found: list[str]
+) -> None:
+    m, threads = threads_of_10()
+    head = m.kernel.prog.read_u64(m.at(threads[0], "thread_node.prev"))
+    m.bend(threads[bent], "thread_node.next", head)
+    check_threads(m, found, f"its head at {head:#x} does not point back to")
 
 
 def test_leader_is_kept_when_its_thread_list_lacks_it() -> None:
