@@ -5,16 +5,16 @@
     VERDICT: unreliable at #7: page fault in rep_stos_alternative+0x40
         #6  ffffffff82001236  asm_exc_page_fault+0x26
      => #7  ffffffff81f25d40  rep_stos_alternative+0x40
-          ┌ page fault from kernel mode, pt_regs at ff2000000045fd38
-          │ RIP: 0010:ffffffff81f25d40
-          │ RSP: 0018:ff2000000045fde8  EFLAGS: 00050202  ORIG_RAX: ffffffffffffffff
-          │ RAX: 0000000000000000  RBX: 0000000000001000  RCX: 0000000000000040
+        ┌ page fault from kernel mode, pt_regs at ff2000000045fd38
+        │ RIP: 0010:ffffffff81f25d40
+        │ RSP: 0018:ff2000000045fde8  EFLAGS: 00050202  ORIG_RAX: ffffffffffffffff
+        │ RAX: 0000000000000000  RBX: 0000000000001000  RCX: 0000000000000040
           ...
-          └
+        └
         #8  ffffffff8130d0c4  vfs_read+0x8f
 
 Each ``pt_regs`` is drawn where the unwinder meets it: the frames above it are what
-the CPU did after the interrupt or exception. Lines have at most 100 columns, unless
+the CPU did after the interrupt or exception. Registers fit into 80 columns, other lines into 100, unless
 a symbol's name is very long.
 """
 
@@ -171,10 +171,10 @@ def _skipped(caller: Frame, digits: int) -> str:
 
 
 def _box(title: str, registers: Mapping[str, int], arch: Arch) -> Iterator[str]:
-    yield f"       ┌ {title}"
+    yield f"     ┌ {title}"
     for row in _register_rows(registers, arch):
-        yield f"       │ {row}"
-    yield "       └"
+        yield f"     │ {row}"
+    yield "     └"
 
 
 def _register_rows(registers: Mapping[str, int], arch: Arch) -> Iterator[str]:

@@ -569,7 +569,7 @@ def test_registers_lie_between_the_frames_they_part() -> None:
     lines = draw_stack(FAULTING).split("\n")
     at = [i for i, line in enumerate(lines) if line.lstrip().startswith("┌")]
     assert "rep_stos_alternative+0x40" in lines[at[0] - 1]
-    end = at[0] + lines[at[0] :].index("       └")
+    end = at[0] + lines[at[0] :].index("     └")
     assert lines[end + 1] == "      ?  ffffffffc04f3050  lab_read+0x50 [lab_module]"
     assert "vfs_read+0x8f" in lines[end + 2]
     assert "page fault from kernel mode, pt_regs at ff2000000045fd38" in lines[at[0]]
