@@ -28,12 +28,13 @@ UNUSABLE = (
     FaultError,
     LookupError,
     OverflowError,
+    RecursionError,
     TypeError,
     TypesError,
     ValueError,
 )
 """What the use of a drgn object raises if memory or types are missing, or the types are damaged
-(a member of another name, an integer where a pointer should be), or unwind data that drgn reads are."""
+(a member of another name, an integer where a pointer should be, a type that contains itself), or unwind data that drgn reads are."""
 
 NOT_THERE = (FaultError, OverflowError)
 """What a read raises if memory is missing, or if a damaged table leads to where no address is."""

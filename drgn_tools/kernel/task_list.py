@@ -20,6 +20,8 @@ __all__ = ("TASKS", "THREADS", "Cpu", "Links", "TaskList")
 
 _MAX_TASKS = 8 * 1024 * 1024
 """Twice PID_MAX_LIMIT of a 64-bit kernel (linux/threads.h)."""
+_TASK_ALIGNMENT = 16
+"""Bytes. fork_init() in kernel/fork.c (v6.12) takes L1_CACHE_BYTES or more; that is 16 at least, for a 486."""
 _INIT_TASK_COMM = "swapper"
 """How the names of idle tasks begin: linux/init_task.h and init_idle() in kernel/sched/core.c (v6.12)."""
 
@@ -203,9 +205,14 @@ class TaskList:
             if walk.passed >= _MAX_TASKS:
                 walk.damage = "it does not end"
                 return
-            task = self._read(walk.node - offset)
+            addr = walk.node - offset
+            # A link that leads 8 bytes too far or not far enough finds a ``next`` where the ``prev`` should be.
+            if addr % _TASK_ALIGNMENT:
+                walk.damage = f"it leads to {addr:#x}, where no task can be"
+                return
+            task = self._read(addr)
             if task is None:
-                walk.damage = f"it leads to {walk.node - offset:#x}, which is not in the dump"
+                walk.damage = f"it leads to {addr:#x}, which is not in the dump"
                 return
             ahead, behind = links(task)
             if behind != walk.previous or walk.signal_addr not in (None, task.signal_addr):
@@ -213,7 +220,7 @@ class TaskList:
                 if self._was_passed(walk, offset, links):
                     walk.damage = f"it loops back to {walk.node:#x}"
                 else:
-                    walk.damage = f"{walk.node - offset:#x} does not point back to what led to it"
+                    walk.damage = f"{addr:#x} does not point back to what led to it"
                 return
             yield task
             walk.passed += 1

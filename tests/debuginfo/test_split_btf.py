@@ -25,7 +25,7 @@ LIST, MODULES, DATA = 0x10000, 0x20000, 0x30000
 STRUCT_BYTES = 0x100
 
 
-def image() -> BtfEncoder:
+def image(btf_is_function: bool = False) -> BtfEncoder:
     """What a kernel has: types that modules use, and those that lead to the BTF of modules."""
     b = BtfEncoder()
     b.int("int", 4, SIGNED)
@@ -40,6 +40,8 @@ def image() -> BtfEncoder:
         "btf", 32, [("data", pointer, 0), ("data_size", u32, 64), ("start_id", u32, 96),
                     ("start_str_off", u32, 128)],
     )  # fmt: skip
+    if btf_is_function:  # one that takes itself
+        btf = b.prototype(0, [("itself", b.count + 1)])
     module = b.compound("module", 16, [("name", b.array(2, 16), 0)])
     b.compound(
         "btf_module", 32,
@@ -245,6 +247,14 @@ def test_a_damaged_module_is_left_out_alone(damage: Callable[[Memory], None]) ->
     damage(memory)
     prog = memory.program()
     assert prog.type("struct second").has_member("x")
+    with pytest.raises(LookupError):
+        prog.type("struct only_in_module")
+
+
+def test_a_function_that_takes_itself_for_a_struct_leaves_out_the_modules() -> None:
+    base = image(btf_is_function=True)
+    prog = Memory(module(base), base=base).program()
+    assert sizeof(prog.type("struct shared")) == 4
     with pytest.raises(LookupError):
         prog.type("struct only_in_module")
 

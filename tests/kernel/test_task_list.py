@@ -352,11 +352,19 @@ def check_other_end(m: Machine, found: list[str], said: str) -> None:
     assert said in tasks.problems[0]
 
 
-@pytest.mark.parametrize("to", [0, 8, 0x4141_4141, 0xFFFF_FFFF_FFFF_FFF8])
-def test_list_that_leads_out_of_the_dump_is_walked_from_its_other_end(to: int) -> None:
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (0x4141_4140, "not in the dump"),
+        (0xFFFF_FFFF_FFFF_FFF0, "not in the dump"),
+        (0x4141_4141, "where no task can be"),
+    ],
+)
+def test_list_that_leads_out_of_the_dump_is_walked_from_its_other_end(task: int, said: str) -> None:
     m, leaders = four_processes()
+    to = (task + offsetof(m.type, "tasks")) % (1 << 64)
     m.bend(leaders[1], "tasks.next", to)
-    check_other_end(m, ["task1", "task2", "task4", "task3"], "not in the dump; 2 more processes")
+    check_other_end(m, ["task1", "task2", "task4", "task3"], f"{said}; 2 more processes")
 
 
 def test_list_that_loops_is_walked_from_its_other_end() -> None:
@@ -402,6 +410,17 @@ def test_link_to_the_head_does_not_end_the_list_early() -> None:
         m,
         ["task1", "task2", "task4", "task3"],
         f"its head at {head:#x} does not point back to {m.at(leaders[1], 'tasks'):#x}; 2 more processes",
+    )
+
+
+def test_link_to_8_bytes_before_a_task_finds_no_task_there() -> None:
+    # What would be its ``prev`` is the ``next`` of task2, which leads to task3.
+    m, leaders = four_processes()
+    m.bend(leaders[2], "tasks.next", m.at(leaders[1], "tasks") - 8)
+    check_other_end(
+        m,
+        ["task1", "task2", "task3", "task4"],
+        f"it leads to {leaders[1] - 8:#x}, where no task can be; 1 more processes",
     )
 
 
