@@ -28,9 +28,9 @@ __all__ = (
     "LIVEPATCH",
     "PLANNED_LIVEPATCH",
     "RAW",
-    "REGS",
     "TASKS",
     "TASKS_WITH_FRAMES",
+    "regs_columns",
 )
 
 _LETTERS_MAX = 4
@@ -139,7 +139,7 @@ def _ip_of_regs(found: TaskRegs) -> str:
     return _hex(ip) if regs.user_mode else place(ip, symbol_text(regs), regs.module)
 
 
-def _orig_ax(found: TaskRegs) -> str:
+def _syscall_number(found: TaskRegs) -> str:
     # A system call number, or a small negative number such as -1.
     layout = arch_named(found.task.arch).regs
     value = found.regs.registers.get(layout.syscall_name)
@@ -155,17 +155,24 @@ def _sp_of_regs(found: TaskRegs) -> str:
     return "-" if sp is None else _hex(sp)
 
 
-REGS = (
-    Column("PID", lambda found: str(found.task.pid), right=True),
-    Column("COMM", lambda found: found.task.name, floor=11),
-    Column("PT_REGS", lambda found: _hex(found.regs.address), field="address"),
-    Column("ENTRY", lambda found: found.regs.entry or "-", floor=10),
-    Column("MODE", lambda found: mode_name(found.regs.user_mode)[:4], optional=2),
-    Column("IP", _ip_of_regs, floor=18),
-    Column("SP", _sp_of_regs, right=True),
-    Column("ORIG_AX", _orig_ax, right=True, optional=1),
-)
-"""Columns of a :class:`TaskRegs`."""
+def regs_columns(arch: str) -> tuple[Column, ...]:
+    """Return the columns of a :class:`TaskRegs`. A register has the name that the machine has for it.
+
+    :param arch: As in :attr:`KernelInfo.arch`
+    """
+    layout = arch_named(arch).regs
+    return (
+        Column("PID", lambda found: str(found.task.pid), right=True),
+        Column("COMM", lambda found: found.task.name, floor=11),
+        Column("PT_REGS", lambda found: _hex(found.regs.address), field="address"),
+        Column("ENTRY", lambda found: found.regs.entry or "-", floor=10),
+        Column("MODE", lambda found: mode_name(found.regs.user_mode)[:4], optional=2),
+        Column(layout.ip_name.upper(), _ip_of_regs, floor=18, field="ip"),
+        Column("SP", _sp_of_regs, right=True),
+        Column(
+            layout.syscall_name.upper(), _syscall_number, right=True, optional=1, field="orig_ax"
+        ),
+    )
 
 
 def _each_look(

@@ -13,6 +13,7 @@ from .. import __version__
 from ..analysis import flatten
 from ..analysis import record_fields as fields
 from ..analysis.record_fields import Fields, as_object
+from ..arch.machines import ARCHES
 from ..records import KernelInfo
 from . import columns
 from .structured import csv_lines, csv_text, json_lines, jsonl_lines
@@ -109,7 +110,12 @@ def regs_view(arch: Optional[str]) -> View:
         is not known yet: ``None`` for those of all architectures.
     """
     return View(
-        "drgn-tools.regs/1", "regs", fields.REGS_OF_TASK, fields.regs_csv(arch), columns.REGS
+        "drgn-tools.regs/1",
+        "regs",
+        fields.REGS_OF_TASK,
+        fields.regs_csv(arch),
+        # Whatever the machine is, the names of the columns are those of the fields.
+        columns.regs_columns(arch or ARCHES[0]),
     )
 
 

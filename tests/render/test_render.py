@@ -19,7 +19,7 @@ from drgn_tools import __version__
 from drgn_tools.analysis import record_fields as fields
 from drgn_tools.analysis.flatten import TaskRegs, each_frame, saved_regs
 from drgn_tools.analysis.grouping import group_stacks
-from drgn_tools.records import Frame, TaskStack, Verdict
+from drgn_tools.records import Frame, SavedRegs, TaskStack, Verdict
 from drgn_tools.render import columns, structured, views
 from drgn_tools.render.folded import folded_lines
 from drgn_tools.render.stack import draw_stack
@@ -167,7 +167,7 @@ def test_tables_fit_100_columns() -> None:
         (columns.TASKS_WITH_FRAMES, TASKS),
         (columns.GROUPS, group_stacks(TASKS)),
         (columns.FRAMES, each_frame(TASKS)),
-        (columns.REGS, saved_regs(tasks)),
+        (REGS.columns, saved_regs(tasks)),
     ):
         lines = list(table_lines(table, list(records), width=100))
         assert max(map(len, lines)) <= 100
@@ -197,13 +197,13 @@ def test_registers_without_sp_have_a_dash_in_its_column() -> None:
     (saved, *_) = TASK_32.regs
     without = {n: v for n, v in saved.registers.items() if n not in ("sp", "ss")}
     found = TaskRegs(TASK_32, replace(saved, registers=without))
-    column = next(column for column in columns.REGS if column.heading == "SP")
+    column = next(column for column in REGS.columns if column.heading == "SP")
     assert column.cell(found) == "-"
 
 
 def test_tables_of_regs_and_frames_fit_80_columns_if_they_must() -> None:
     for table, records in (
-        (columns.REGS, list(saved_regs(normal_tasks()))),
+        (REGS.columns, list(saved_regs(normal_tasks()))),
         (columns.TASKS_WITH_FRAMES, normal_tasks()),
     ):
         lines = list(table_lines(table, records, width=80))
@@ -671,8 +671,27 @@ def test_registers_that_were_not_saved_yet_are_left_out() -> None:
     drawn = draw_stack(task)
     assert "RIP: 0010:000000000000fa11" in drawn
     assert "EFLAGS" in drawn and "RAX" not in drawn and "R15" not in drawn
-    column = next(column for column in columns.REGS if column.heading == "ORIG_AX")
+    column = next(column for column in REGS.columns if column.heading == "ORIG_AX")
     assert column.cell(TaskRegs(task, partial)) == "-"
+
+
+@pytest.mark.parametrize(
+    ("arch", "headings"),
+    [
+        ("x86_64", "PID COMM PT_REGS ENTRY MODE IP SP ORIG_AX"),
+        ("i386", "PID COMM PT_REGS ENTRY MODE IP SP ORIG_AX"),
+        ("aarch64", "PID COMM PT_REGS ENTRY MODE PC SP SYSCALLNO"),
+    ],
+)
+def test_registers_have_the_names_of_the_machine(arch: str, headings: str) -> None:
+    view = views.regs_view(arch)
+    assert [column.heading for column in view.columns] == headings.split()
+    # What --columns takes is the same for all machines, and is checked before a dump is opened.
+    assert views.shown_names(view, "table") == views.shown_names(views.regs_view(None), "table")
+    saved = SavedRegs(0x1000, "syscall", True, {"pc": 0x40_1000, "sp": 0x50_0000, "syscallno": 63})
+    if arch == "aarch64":
+        found = TaskRegs(task(1, arch=arch), saved)
+        assert [column.cell(found) for column in view.columns[-3:]] == ["401000", "500000", "63"]
 
 
 def test_guesses_are_marked() -> None:
