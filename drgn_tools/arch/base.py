@@ -237,6 +237,9 @@ class Arch(abc.ABC):
     """Sentence that says why a kernel of this architecture has no reliable stack traces."""
     segments: frozenset[str]
     """Registers that are segment selectors: they have four hex digits."""
+    needs_original: ClassVar[bool] = False
+    """A walk ends with an error at ``return_to_handler`` if the function graph tracer has no original. Otherwise
+    that is a return address like any other."""
 
     @abc.abstractmethod
     def register_title(self, name: str) -> str:

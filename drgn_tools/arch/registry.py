@@ -12,7 +12,7 @@ from .base import Arch, Layout
 from .machines import UNDERSTOOD
 from .x86.machine import X86_32, X86_64
 
-__all__ = ("ARCHES", "arch_named", "layout_of")
+__all__ = ("ARCHES", "arch_named", "arch_of", "layout_of")
 
 ARCHES: tuple[Arch, ...] = (X86_64, X86_32, ARM64)
 """The architectures that are supported."""
@@ -38,11 +38,15 @@ def layout_of(prog: Program) -> Layout:
     try:
         cached: Layout = prog.cache[_CACHE_KEY]
     except KeyError:
-        cached = prog.cache[_CACHE_KEY] = _arch_of(prog).probe(prog)
+        cached = prog.cache[_CACHE_KEY] = arch_of(prog).probe(prog)
     return cached
 
 
-def _arch_of(prog: Program) -> Arch:
+def arch_of(prog: Program) -> Arch:
+    """Return the architecture of a kernel.
+
+    :raises InputError: if it is not one of :data:`ARCHES`
+    """
     name = prog.platform.arch.name.lower() if prog.platform else "unknown"
     try:
         return arch_named(name)

@@ -169,7 +169,9 @@ class _Unwinder:
         if self.pc not in self.rules.trampolines:
             return
         original = self.recover(self.pc, self.fp)
-        if not original or original in self.rules.trampolines:
+        # The original that kretprobes have may be return_to_handler, if a traced function ended by a jump to
+        # the probed one. The kernel leaves it at that.
+        if not original:
             raise _Ended(End.ERROR, self.pc, Fault.ADDRESS_NOT_RECOVERED)
         self.pc = original
 

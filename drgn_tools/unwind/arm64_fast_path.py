@@ -70,7 +70,7 @@ def signature_of(
                 pc = recover(pc, fp)
             except NotInDump:
                 return None
-            if not pc or pc in trampolines:
+            if not pc:
                 return None
         ips.append(pc)
         at = fp - base

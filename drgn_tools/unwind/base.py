@@ -36,8 +36,8 @@ __all__ = (
 
 Recover = Callable[[int, int], int]
 """``unwind_recover_ret_addr()`` in asm/unwind.h: (address that was found on the stack, virtual address
-of the word that holds it) -> the original return address. It may raise
-:class:`~..kernel.stack_memory.NotInDump`."""
+of the word that holds it; on arm64 the frame pointer of the caller) -> the original return address; 0 if there is
+none. It may raise :class:`~..kernel.stack_memory.NotInDump`."""
 
 
 def nothing_rewritten(addr: int, addr_p: int) -> int:

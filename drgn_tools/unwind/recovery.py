@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Recover the return addresses that the kernel has rewritten for the function graph tracer and for kretprobes.
 
-Follows unwind_recover_ret_addr() in arch/x86/include/asm/unwind.h (v6.12): first the function graph
+Follows unwind_recover_ret_addr() in arch/x86/include/asm/unwind.h (v6.12), and
+kunwind_recover_return_address() in arch/arm64/kernel/stacktrace.c (v7.2): first the function graph
 tracer is asked for the original. If that is the trampoline of rethook, rethook is asked in turn.
 """
 
@@ -13,6 +14,7 @@ from typing import Optional
 import msgspec
 from drgn import Program, TypeKind, offsetof, sizeof
 
+from ..arch.registry import arch_of
 from ..debuginfo.kallsyms import kallsyms_of
 from ..kernel.probing import probing, symbol_address
 from ..kernel.stack_memory import NotInDump
@@ -90,6 +92,8 @@ class RecoverLayout(msgspec.Struct, frozen=True):
     """The function graph tracer; ``None`` if the kernel was built without it."""
     rethook: Optional[Rethook]
     """Rethook, or kretprobes; ``None`` if the kernel was built without them."""
+    needs_original: bool = False
+    """As :attr:`.Arch.needs_original`."""
 
     @property
     def trampolines(self) -> frozenset[int]:
@@ -109,7 +113,7 @@ def probe_recovery(prog: Program) -> RecoverLayout:
     with probing(prog):
         word_bytes = prog.address_size()
         rethook = _probe_rethook(prog) or _probe_kretprobe(prog)
-        return RecoverLayout(word_bytes, _probe_fgraph(prog), rethook)
+        return RecoverLayout(word_bytes, _probe_fgraph(prog), rethook, arch_of(prog).needs_original)
 
 
 def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
@@ -240,17 +244,26 @@ class Recovery:
 
         :param addr: The address that was found on the stack
         :param addr_p: Virtual address of the word that holds it
-        :return: *addr* if it was not rewritten, or if the function graph tracer has no original;
-            0 if rethook has no original, or does not return it
+        :return: *addr* if it was not rewritten, or if the function graph tracer has no original and
+            none is needed; 0 if it has none, but one is needed, or if rethook has none, or does not return it
         :raises NotInDump: if memory that holds the original is missing or damaged
         """
         fgraph, rethook = self._layout.fgraph, self._layout.rethook
         if fgraph is not None and addr == fgraph.return_to_handler:
-            find = self._in_shadow_stack if fgraph.of_words else self._in_array
-            addr = find(fgraph, addr, addr_p)
+            addr = self._before_fgraph(fgraph, addr, addr_p)
         if rethook is not None and addr == rethook.trampoline:
             addr = self._rethook_find_ret_addr(rethook, addr_p)
         return addr
+
+    def _before_fgraph(self, fgraph: Fgraph, addr: int, addr_p: int) -> int:
+        find = self._in_shadow_stack if fgraph.of_words else self._in_array
+        if not self._layout.needs_original:
+            return find(fgraph, addr, addr_p)
+        # A task without a ret_stack is not asked.
+        if not self._graph_of_task(fgraph)[0]:
+            return addr
+        original = find(fgraph, addr, addr_p)
+        return 0 if original == addr else original
 
     def _graph_of_task(self, fgraph: Fgraph) -> tuple[int, int]:
         """Return ``task->ret_stack`` and ``task->curr_ret_stack``. They lie side by side, so one read is enough."""

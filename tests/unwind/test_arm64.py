@@ -319,14 +319,25 @@ def test_originals_are_asked_for_by_the_frame_pointer_of_the_caller() -> None:
     assert d.had_signature
 
 
-@pytest.mark.parametrize("original", [0, TRAMPOLINE])
-def test_an_original_that_is_not_found_ends_the_walk(original: int) -> None:
+def test_an_original_that_is_not_found_ends_the_walk() -> None:
     d = Drawing()
     in_a_syscall(d)
     d.put(d.fp + 8, TRAMPOLINE)
-    walk = d.walk(lambda addr, fp: original)
+    walk = d.walk(lambda addr, fp: 0)
     assert (ips(walk), walk.end) == ([text(0)], End.ERROR)
     assert verdict(walk) == (Verdict.UNRELIABLE, Reason.ADDRESS_NOT_RECOVERED)
+
+
+def test_an_original_that_is_a_trampoline_is_left_at_that() -> None:
+    # A function that the function graph tracer traces jumps to one with a kretprobe: this keeps return_to_handler as
+    # the original. The kernel has asked the tracer before, and does not ask again.
+    d = Drawing()
+    in_a_syscall(d)
+    d.put(d.fp + 8, TRAMPOLINE)
+    walk = d.walk(lambda addr, fp: TRAMPOLINE)
+    assert ips(walk) == [text(0), TRAMPOLINE, text(2), 0x40_1000]
+    assert verdict(walk) == (Verdict.RELIABLE, None)
+    assert d.had_signature
 
 
 def test_a_return_address_need_not_be_kernel_text() -> None:

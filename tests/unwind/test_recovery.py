@@ -84,11 +84,15 @@ class Machine:
         return prog
 
     def recovery(
-        self, fgraph: Fgraph = FGRAPH, rethook: Rethook = RETHOOK, current: bool = False
+        self,
+        fgraph: Fgraph = FGRAPH,
+        rethook: Rethook = RETHOOK,
+        current: bool = False,
+        needs_original: bool = False,
     ) -> Recovery:
         prog = self.program()
         task = cast(Task, SimpleNamespace(addr=TASK, is_runnable=self.runnable))
-        return Recovery(prog, RecoverLayout(8, fgraph, rethook), task, current)
+        return Recovery(prog, RecoverLayout(8, fgraph, rethook, needs_original), task, current)
 
 
 def test_an_ordinary_return_address_is_left_alone() -> None:
@@ -406,6 +410,30 @@ def test_fgraph_comes_first_and_rethook_looks_at_what_it_gives() -> None:
     assert m.recovery()(RETURN_TO_HANDLER, 0x9000) == 0xA0
 
 
+def test_where_an_original_is_needed_fgraph_that_has_none_gives_no_address() -> None:
+    # kunwind_recover_return_address() of arm64
+    m = Machine()
+    m.fgraph(0xA0, retp=0x9000)
+    m.fgraph(RETURN_TO_HANDLER, retp=0x9010)
+    assert m.recovery(needs_original=True)(RETURN_TO_HANDLER, 0x9000) == 0xA0
+    for retp in (0x9010, 0x9020):
+        assert m.recovery(needs_original=True)(RETURN_TO_HANDLER, retp) == 0
+        assert m.recovery()(RETURN_TO_HANDLER, retp) == RETURN_TO_HANDLER
+
+
+def test_where_an_original_is_needed_a_task_without_a_shadow_stack_is_not_asked() -> None:
+    m = Machine()
+    m.put(TASK, 0, 5)
+    assert m.recovery(needs_original=True)(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
+
+
+def test_where_an_original_is_needed_that_of_a_kretprobe_may_be_return_to_handler() -> None:
+    m = Machine()
+    m.fgraph(0xA0, retp=0x9000)
+    m.rethook((RETURN_TO_HANDLER, 0x9000))
+    assert m.recovery(needs_original=True)(TRAMPOLINE, 0x9000) == RETURN_TO_HANDLER
+
+
 def test_memory_that_is_missing_is_said() -> None:
     m = Machine()
     m.put(TASK + 16, BASE + 0x10000)
@@ -572,6 +600,18 @@ def test_fgraph_is_known_by_its_handler_and_types(
         rethook=None,
     )
     assert found.trampolines == {RETURN_TO_HANDLER}
+
+
+@pytest.mark.parametrize(
+    ("machine", "needs_original"),
+    [(drgn.Architecture.X86_64, False), (drgn.Architecture.AARCH64, True)],
+)
+def test_the_machine_says_whether_an_original_is_needed(
+    machine: drgn.Architecture, needs_original: bool
+) -> None:
+    kernel = DrawnKernel(machine)
+    kernel.struct("task_struct", "unsigned long state")
+    assert probe_recovery(kernel.prog).needs_original is needs_original
 
 
 def test_kernel_without_the_graph_tracer_has_no_fgraph() -> None:

@@ -39,6 +39,7 @@ class Arm64(Arch):
     regs = REGS
     register_rows = _ROWS
     segments: frozenset[str] = frozenset()
+    needs_original = True
     lacks_reliable_stacktrace = (
         "this arm64 kernel has no reliable stack traces (arch_stack_walk_reliable)"
     )
