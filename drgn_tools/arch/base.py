@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import ClassVar, Literal, Optional
+from typing import Callable, ClassVar, Literal, Optional
 
 import msgspec
 from drgn import Program
@@ -305,6 +305,22 @@ class Arch(abc.ABC):
         """Return whether user mode can have entered the kernel in this way.
 
         :param entry: What :meth:`entry_of` returned
+        """
+
+    @abc.abstractmethod
+    def is_trampoline(
+        self,
+        name: str,
+        address: int,
+        code: bytes,
+        symbol_address: Callable[[str], Optional[int]],
+    ) -> bool:
+        """Return whether code is that of a trampoline which a tracer writes over return addresses.
+
+        :param name: Its symbol: ``return_to_handler``, ``arch_rethook_trampoline`` or ``__kretprobe_trampoline``
+        :param address: Virtual address of *code*
+        :param code: Some bytes, from the first of the trampoline on
+        :param symbol_address: Returns the virtual address of a symbol, ``None`` if there is no such symbol
         """
 
     @abc.abstractmethod

@@ -18,6 +18,7 @@ import enum
 import struct
 from typing import Callable, Optional
 
+from ..arch.arm64.calls import INSTRUCTION_BYTES, callee_of_bl, signed_field
 from ..bounded_cache import BoundedCache
 from ..kernel.stack_memory import NotInDump
 from .base import Caller, Interrupted, ReadMemory
@@ -32,7 +33,6 @@ MAX_INSTRUCTIONS = 10_000
 """Instructions that are followed in one function. One that is reached in two states counts twice."""
 _MAX_CACHED = 10_000
 """Addresses in the code for which the answer is cached."""
-_INSTRUCTION_BYTES = 4
 INDIRECT = -1
 """Stands for the callee of an indirect call, which its code does not name."""
 
@@ -91,7 +91,7 @@ class Arm64Callers:
         if not 0 <= ip - start < MAX_FUNCTION_BYTES:
             return Lr.UNCLEAR
         # The code behind the instruction may not be in the dump. It is not always needed.
-        for beyond in (BYTES_BEYOND, _INSTRUCTION_BYTES):
+        for beyond in (BYTES_BEYOND, INSTRUCTION_BYTES):
             code = self._read(start, ip - start + beyond)
             if code is not None:
                 return lr_at(code, ip - start)
@@ -105,15 +105,15 @@ def callee_of(return_addr: int, read: ReadMemory) -> Optional[int]:
     :param read: Reads the memory of the kernel
     :return: Virtual address, or :data:`INDIRECT`; ``None`` if there is no call before the address
     """
-    if return_addr % _INSTRUCTION_BYTES or return_addr < _INSTRUCTION_BYTES:
+    if return_addr % INSTRUCTION_BYTES or return_addr < INSTRUCTION_BYTES:
         return None
-    raw = read(return_addr - _INSTRUCTION_BYTES, _INSTRUCTION_BYTES)
+    raw = read(return_addr - INSTRUCTION_BYTES, INSTRUCTION_BYTES)
     if raw is None:
         return None
     word = int.from_bytes(raw, "little")
-    if word >> 26 == _BL:
-        return return_addr - _INSTRUCTION_BYTES + _offset(word, 0, 26) & (1 << 64) - 1
-    return INDIRECT if _is_blr(word) else None
+    if _is_blr(word):
+        return INDIRECT
+    return callee_of_bl(word, return_addr - INSTRUCTION_BYTES)
 
 
 def lr_at(code: bytes, ip_offset: int) -> Lr:
@@ -123,10 +123,10 @@ def lr_at(code: bytes, ip_offset: int) -> Lr:
     :param ip_offset: Offset in bytes of the instruction, which was not executed
     :return: :attr:`Lr.UNCLEAR` also if the paths that lead there differ
     """
-    words = [word for (word,) in struct.iter_unpack("<I", code[: len(code) & -_INSTRUCTION_BYTES])]
-    if ip_offset % _INSTRUCTION_BYTES or not 0 <= ip_offset < len(words) * _INSTRUCTION_BYTES:
+    words = [word for (word,) in struct.iter_unpack("<I", code[: len(code) & -INSTRUCTION_BYTES])]
+    if ip_offset % INSTRUCTION_BYTES or not 0 <= ip_offset < len(words) * INSTRUCTION_BYTES:
         return Lr.UNCLEAR
-    wanted = ip_offset // _INSTRUCTION_BYTES
+    wanted = ip_offset // INSTRUCTION_BYTES
     if _is_ret(words[wanted]):
         return Lr.RETURN_ADDRESS
     found: set[Lr] = set()
@@ -144,7 +144,7 @@ def lr_at(code: bytes, ip_offset: int) -> Lr:
             target = _jumps_by(word)
             state = _after(word, state)
             if target is not None:
-                paths.append((at + target // _INSTRUCTION_BYTES, state))
+                paths.append((at + target // INSTRUCTION_BYTES, state))
             if not _falls_through(word):
                 break
             at += 1
@@ -153,14 +153,8 @@ def lr_at(code: bytes, ip_offset: int) -> Lr:
 
 # ---- A64 instructions (Arm Architecture Reference Manual, C4.1)
 
-_BL, _B = 0b100101, 0b000101
+_B = 0b000101
 _X29, _X30, _SP = 29, 30, 31
-
-
-def _offset(word: int, low: int, bits: int) -> int:
-    """Return a signed number of instructions in a field, in bytes."""
-    field = word >> low & (1 << bits) - 1
-    return (field - (field >> (bits - 1) << bits)) * _INSTRUCTION_BYTES
 
 
 def _is_blr(word: int) -> bool:
@@ -176,13 +170,13 @@ def _is_ret(word: int) -> bool:
 def _jumps_by(word: int) -> Optional[int]:
     """Return the distance of a jump whose target is in the instruction."""
     if word >> 26 == _B:
-        return _offset(word, 0, 26)
+        return signed_field(word, 0, 26)
     if word & 0xFF00_0000 == 0x5400_0000:  # b.cond
-        return _offset(word, 5, 19)
+        return signed_field(word, 5, 19)
     if word & 0x7E00_0000 == 0x3400_0000:  # cbz, cbnz
-        return _offset(word, 5, 19)
+        return signed_field(word, 5, 19)
     if word & 0x7E00_0000 == 0x3600_0000:  # tbz, tbnz
-        return _offset(word, 5, 14)
+        return signed_field(word, 5, 14)
     return None
 
 
@@ -197,7 +191,7 @@ def _falls_through(word: int) -> bool:
 
 def _after(word: int, state: Lr) -> Lr:
     """Return the state after an instruction."""
-    if word >> 26 == _BL or _is_blr(word):
+    if callee_of_bl(word, 0) is not None or _is_blr(word):
         # A call writes x30; the callee leaves x29 as it was.
         return Lr.SAVED if state is Lr.SAVED else Lr.UNCLEAR
     if _sets_frame_pointer(word):

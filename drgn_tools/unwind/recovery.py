@@ -8,7 +8,7 @@ tracer is asked for the original. If that is the trampoline of rethook, rethook 
 
 from __future__ import annotations
 
-from struct import Struct
+from functools import partial
 from typing import Optional
 
 import msgspec
@@ -39,8 +39,6 @@ _MAX_SHADOW_STACK_WORDS = 65536 // 8
 
 
 _TRAMPOLINE_BYTES = 128
-_CALL, _CALL_OPCODE = Struct("<Bi"), 0xE8
-"""``call rel32`` of x86: the opcode, and how far it is from the next instruction."""
 
 
 class Fgraph(msgspec.Struct, frozen=True):
@@ -117,7 +115,7 @@ def probe_recovery(prog: Program) -> RecoverLayout:
 
 
 def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
-    handler = _trampoline(prog, "return_to_handler", "ftrace_return_to_handler")
+    handler = _trampoline(prog, "return_to_handler")
     task = prog.type("struct task_struct")
     if not task.has_member("ret_stack"):
         return None  # CONFIG_FUNCTION_GRAPH_TRACER=n
@@ -147,7 +145,7 @@ def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
 
 
 def _probe_rethook(prog: Program) -> Optional[Rethook]:
-    trampoline = _trampoline(prog, "arch_rethook_trampoline", "arch_rethook_trampoline_callback")
+    trampoline = _trampoline(prog, "arch_rethook_trampoline")
     task = prog.type("struct task_struct")
     if not task.has_member("rethooks"):
         return None  # CONFIG_RETHOOK=n, or before v5.18
@@ -166,7 +164,7 @@ def _probe_kretprobe(prog: Program) -> Optional[Rethook]:
     # Since "kprobes: treewide: Make it harder to refer kretprobe_trampoline directly"
     # (v5.16), the trampoline has this name. Since the same release unwinders recover the
     # original. Before that, they show the trampoline.
-    trampoline = _trampoline(prog, "__kretprobe_trampoline", "trampoline_handler")
+    trampoline = _trampoline(prog, "__kretprobe_trampoline")
     task = prog.type("struct task_struct")
     if trampoline is None or not task.has_member("kretprobe_instances"):
         return None
@@ -182,17 +180,15 @@ def _probe_kretprobe(prog: Program) -> Optional[Rethook]:
     )
 
 
-def _trampoline(prog: Program, name: str, callee: str) -> Optional[int]:
+def _trampoline(prog: Program, name: str) -> Optional[int]:
     """Return the address of a trampoline; ``None`` if the kernel has no such symbol.
 
-    With a wrong address the trampoline itself would be shown as a caller. All versions of it call a function
-    written in C, so its code tells (arch/x86/kernel/ftrace_64.S, rethook.c and kprobes/core.c, v5.10 to v7.2).
+    With a wrong address the trampoline itself would be shown as a caller. Its code tells.
 
-    :param callee: Name of that function
-    :raises ValueError: if the code does not call it, and the table of symbols is damaged
+    :raises ValueError: if its code is not there, and the table of symbols is damaged
     """
     address = symbol_address(prog, name)
-    if address is None or _may_call(prog, address, symbol_address(prog, callee)):
+    if address is None or _may_be_trampoline(prog, name, address):
         return address
     kallsyms = kallsyms_of(prog)
     # In a kernel that somebody has patched the call may be another one.
@@ -201,17 +197,11 @@ def _trampoline(prog: Program, name: str, callee: str) -> Optional[int]:
     raise ValueError(f"the table of symbols (kallsyms) is damaged: {name} is not at {address:#x}")
 
 
-def _may_call(prog: Program, address: int, callee: Optional[int]) -> bool:
-    """Return whether there is a call of a function in some code, or the code is not in the dump."""
+def _may_be_trampoline(prog: Program, name: str, address: int) -> bool:
+    """Return whether some code is that of a trampoline, or is not in the dump."""
     code = read_or_none(prog, address, _TRAMPOLINE_BYTES)
-    if code is None:
-        return True
-    mask = (1 << 8 * prog.address_size()) - 1
-    return any(
-        address + at + _CALL.size + distance & mask == callee
-        for at in range(len(code) - _CALL.size)
-        for opcode, distance in [_CALL.unpack_from(code, at)]
-        if opcode == _CALL_OPCODE
+    return code is None or arch_of(prog).is_trampoline(
+        name, address, code, partial(symbol_address, prog)
     )
 
 

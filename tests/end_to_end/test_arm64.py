@@ -15,10 +15,12 @@ from drgn import Program
 from drgn.helpers.linux.mm import follow_phys
 from drgn.helpers.linux.printk import get_dmesg
 
-from drgn_tools import InputError, Reason, Verdict, audit_kernel, open_program
+from drgn_tools import InputError, Reason, TypesError, Verdict, audit_kernel, open_program
 from drgn_tools.analysis.raw_stack import raw_stack
 from drgn_tools.arch.arm64.pt_regs import probe_pt_regs
+from drgn_tools.debuginfo.kallsyms import kallsyms_of
 from drgn_tools.debuginfo.vmcoreinfo import vmcoreinfo
+from drgn_tools.unwind.recovery import probe_recovery
 
 from ..conftest import lab_dump
 from ..lab.dump import Dump
@@ -199,3 +201,22 @@ def test_words_of_a_stack_are_code_whatever_signs_them(dump: Dump) -> None:
     assert 1 <= len(replaced) <= 2
     assert all("(replaced by return_to_handler+0x0)" in label for label in replaced)
     assert any(word.kind == "text" for word in words)
+
+
+def test_trampolines_are_known_by_their_code(dump: Dump, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A damaged name of a symbol elsewhere made them unknown: the kernel was refused as a whole.
+    prog = open_program(core=dump.core)
+    kallsyms, right = kallsyms_of(prog), probe_recovery(prog)
+    assert kallsyms is not None and len(right.trampolines) == 2
+    monkeypatch.setattr(kallsyms, "is_sound", lambda: False)
+    assert probe_recovery(prog) == right
+    find = kallsyms.find
+    moved: dict[str, list[int]] = {}
+    monkeypatch.setattr(kallsyms, "find", lambda wanted: moved.get(wanted) or find(wanted))
+    for name in ("return_to_handler", "__kretprobe_trampoline"):
+        (address,) = find(name)
+        assert address in right.trampolines
+        moved.clear()
+        moved[name] = [address + 64]
+        with pytest.raises(TypesError, match=f"{name} is not at {address + 64:#x}"):
+            probe_recovery(prog)

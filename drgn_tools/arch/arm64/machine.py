@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Optional
+from typing import Callable, Optional
 
 from drgn import Program
 
@@ -17,6 +17,7 @@ from .entry import enters_from_user_mode, entry_of, entry_of_handler, is_interru
 from .layout import probe_arm64
 from .pt_regs import REGS
 from .stacks import CpuStacks
+from .trampolines import is_trampoline
 
 __all__ = ("ARM64",)
 
@@ -83,6 +84,16 @@ class Arm64(Arch):
     def enters_from_user_mode(self, entry: Optional[str]) -> bool:
         """Return whether user mode can have entered in this way: see :func:`~.entry.enters_from_user_mode`."""
         return enters_from_user_mode(entry)
+
+    def is_trampoline(
+        self,
+        name: str,
+        address: int,
+        code: bytes,
+        symbol_address: Callable[[str], Optional[int]],
+    ) -> bool:
+        """Return whether code is that of a trampoline: see :func:`~.trampolines.is_trampoline`."""
+        return is_trampoline(name, address, code, symbol_address)
 
     def extra_text(self, prog: Program) -> Mapping[str, Iterable[TextRange]]:
         """Return nothing: arm64 has no kernel text of its own kind."""

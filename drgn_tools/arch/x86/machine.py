@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Optional
+from typing import Callable, Optional
 
 from drgn import Program
 
@@ -18,6 +18,7 @@ from .gate_area import gate_area
 from .layout import X86Layout, probe_x86
 from .pt_regs import REGS_32, REGS_64, SEGMENTS, X86Regs
 from .stacks import CpuStacks
+from .trampolines import is_trampoline
 
 __all__ = ("X86", "X86_32", "X86_64")
 
@@ -120,6 +121,16 @@ class X86(Arch):
     def enters_from_user_mode(self, entry: Optional[str]) -> bool:
         """Return whether user mode can have entered in this way: see :func:`~.entry.enters_from_user_mode`."""
         return enters_from_user_mode(entry)
+
+    def is_trampoline(
+        self,
+        name: str,
+        address: int,
+        code: bytes,
+        symbol_address: Callable[[str], Optional[int]],
+    ) -> bool:
+        """Return whether code is that of a trampoline: see :func:`~.trampolines.is_trampoline`."""
+        return is_trampoline(name, address, code, symbol_address, self.regs.word_bytes)
 
     def extra_text(self, prog: Program) -> Mapping[str, Iterable[TextRange]]:
         """Return the vsyscall page, if this kernel counts it as text: see :func:`~.gate_area.gate_area`."""
