@@ -59,8 +59,9 @@ class Fgraph(msgspec.Struct, frozen=True):
     """``sizeof(struct ftrace_ret_stack)``."""
     ret_offset: int
     """``offsetof(struct ftrace_ret_stack, ret)``."""
-    retp_offset: int
-    """``offsetof(struct ftrace_ret_stack, retp)``."""
+    retp_offset: Optional[int]
+    """``offsetof(struct ftrace_ret_stack, retp)``; ``None`` where there is no such member: entries are then in the order
+    of the rewritten addresses on the stack."""
 
 
 class Rethook(msgspec.Struct, frozen=True):
@@ -111,10 +112,13 @@ def probe_recovery(prog: Program) -> RecoverLayout:
     with probing(prog):
         word_bytes = prog.address_size()
         rethook = _probe_rethook(prog) or _probe_kretprobe(prog)
-        return RecoverLayout(word_bytes, _probe_fgraph(prog), rethook, arch_of(prog).needs_original)
+        needs_original = arch_of(prog).needs_original
+        return RecoverLayout(
+            word_bytes, _probe_fgraph(prog, needs_original), rethook, needs_original
+        )
 
 
-def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
+def _probe_fgraph(prog: Program, needs_original: bool) -> Optional[Fgraph]:
     handler = _trampoline(prog, "return_to_handler")
     task = prog.type("struct task_struct")
     if not task.has_member("ret_stack"):
@@ -128,6 +132,10 @@ def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
     # SHADOW_STACK_OFFSET: PAGE_SIZE / sizeof(long) (kernel/trace/fgraph.c)
     words = prog["PAGE_SIZE"].value_() // prog.address_size()
     frame = prog.type("struct ftrace_ret_stack")
+    # Since Linux kernel commit c6d3cd32fd00 ("arm64: ftrace: use HAVE_FUNCTION_GRAPH_RET_ADDR_PTR") (in v5.16),
+    # entries of arm64 have a retp. Those of x86 have it in every kernel.
+    may_lack_retp = needs_original and not of_words
+    has_retp = frame.has_member("retp") or not may_lack_retp
     curr = task.member("curr_ret_stack")
     ret_stack_offset, curr_ret_stack = offsetof(task, "ret_stack"), (curr.offset, sizeof(curr.type))
     if abs(curr.offset - ret_stack_offset) + curr_ret_stack[1] > _MAX_TASK_BYTES:
@@ -140,7 +148,7 @@ def _probe_fgraph(prog: Program) -> Optional[Fgraph]:
         max_index=min(words, _MAX_SHADOW_STACK_WORDS) if of_words else _FTRACE_RETFUNC_DEPTH - 1,
         frame_bytes=sizeof(frame),
         ret_offset=offsetof(frame, "ret"),
-        retp_offset=offsetof(frame, "retp"),
+        retp_offset=offsetof(frame, "retp") if has_retp else None,
     )
 
 
@@ -224,7 +232,7 @@ class Recovery:
         self._current = current
         self._graph: Optional[tuple[int, int]] = None
         self._shadow_stack: Optional[bytes] = None
-        self._graph_idx = 0
+        self._graph_idx = 0  # without a retp: how many entries were used
         self._kr_cur = 0
         self._node, self._node_bytes = 0, b""
         self._rethook_nodes_left = _MAX_RETHOOK_NODES
@@ -246,14 +254,14 @@ class Recovery:
         return addr
 
     def _before_fgraph(self, fgraph: Fgraph, addr: int, addr_p: int) -> int:
-        find = self._in_shadow_stack if fgraph.of_words else self._in_array
-        if not self._layout.needs_original:
-            return find(fgraph, addr, addr_p)
-        # A task without a ret_stack is not asked.
-        if not self._graph_of_task(fgraph)[0]:
+        # arm64 does not ask about a task without a ret_stack.
+        if self._layout.needs_original and not self._graph_of_task(fgraph)[0]:
             return addr
-        original = find(fgraph, addr, addr_p)
-        return 0 if original == addr else original
+        if fgraph.retp_offset is None:
+            return self._next_in_array(fgraph)
+        find = self._in_shadow_stack if fgraph.of_words else self._in_array
+        original = find(fgraph, addr, addr_p, fgraph.retp_offset)
+        return 0 if original == addr and self._layout.needs_original else original
 
     def _graph_of_task(self, fgraph: Fgraph) -> tuple[int, int]:
         """Return ``task->ret_stack`` and ``task->curr_ret_stack``. They lie side by side, so one read is enough."""
@@ -285,7 +293,24 @@ class Recovery:
             return self._read(ret_stack + index * word, size_bytes)
         return found
 
-    def _in_array(self, fgraph: Fgraph, addr: int, addr_p: int) -> int:
+    def _next_in_array(self, fgraph: Fgraph) -> int:
+        """Follows ftrace_graph_get_ret_stack() in kernel/trace/fgraph.c, as unwind_frame() of arm64 calls it, v5.10.
+
+        An entry of a tail call holds ``return_to_handler``. It is returned, and its own original is that of the next
+        address that was rewritten, as in the kernel.
+
+        :return: 0 if there is no more entry
+        """
+        ret_stack, top = self._graph_of_task(fgraph)
+        if top > fgraph.max_index:
+            raise NotInDump(ret_stack)  # damaged: no array is as long
+        index = top - self._graph_idx
+        self._graph_idx += 1
+        if index < 0:
+            return 0
+        return self._word(ret_stack + index * fgraph.frame_bytes + fgraph.ret_offset)
+
+    def _in_array(self, fgraph: Fgraph, addr: int, addr_p: int, retp_offset: int) -> int:
         """Follows ftrace_graph_ret_addr() in kernel/trace/fgraph.c, v6.1.
 
         It has no cursor: each search starts at the outermost entry. An entry of a tail call holds
@@ -298,11 +323,11 @@ class Recovery:
             raise NotInDump(ret_stack)  # damaged: no array is as long
         frames = self._read(ret_stack, (index + 1) * fgraph.frame_bytes)
         for start in range(0, len(frames), fgraph.frame_bytes):
-            if self._word_in(frames, start + fgraph.retp_offset) == addr_p:
+            if self._word_in(frames, start + retp_offset) == addr_p:
                 return self._word_in(frames, start + fgraph.ret_offset)
         return addr
 
-    def _in_shadow_stack(self, fgraph: Fgraph, addr: int, addr_p: int) -> int:
+    def _in_shadow_stack(self, fgraph: Fgraph, addr: int, addr_p: int, retp_offset: int) -> int:
         """Follows ftrace_graph_ret_addr() and get_ret_stack() in kernel/trace/fgraph.c, v6.12.
 
         If there is no original, ``return_to_handler`` is returned. That is kernel text: the kernel
@@ -326,10 +351,7 @@ class Recovery:
             i -= down
             frame = self._on_shadow_stack(ret_stack, words, i, fgraph.frame_bytes)
             ret = self._word_in(frame, fgraph.ret_offset)
-            if (
-                self._word_in(frame, fgraph.retp_offset) == addr_p
-                and ret != fgraph.return_to_handler
-            ):
+            if self._word_in(frame, retp_offset) == addr_p and ret != fgraph.return_to_handler:
                 self._graph_idx = i
                 return ret
         return addr

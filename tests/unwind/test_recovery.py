@@ -495,6 +495,23 @@ def test_array_that_is_empty_holds_nothing() -> None:
     assert array((0xA0, 0x9000), index=-1)(RETURN_TO_HANDLER, 0x9000) == RETURN_TO_HANDLER
 
 
+def test_array_without_places_is_in_the_order_of_the_stack() -> None:
+    # arm64 before v5.16; the entry of a tail call is used up like any other
+    m = Machine()
+    for i, ret in enumerate((0xA2, RETURN_TO_HANDLER, 0xA0, 0xBAD)):
+        m.put(RET_STACK + 24 * i + 8, ret)
+    m.put(TASK + 8, 2)
+    fgraph = msgspec.structs.replace(
+        FGRAPH, of_words=False, max_index=49, frame_bytes=24, ret_offset=8, retp_offset=None
+    )
+    recover = m.recovery(fgraph, needs_original=True)
+    found = [recover(RETURN_TO_HANDLER, 0x9000) for _ in range(5)]
+    assert found == [0xA0, RETURN_TO_HANDLER, 0xA2, 0, 0]
+    m.put(TASK + 8, 50)
+    with pytest.raises(NotInDump):
+        m.recovery(fgraph, needs_original=True)(RETURN_TO_HANDLER, 0x9000)
+
+
 @pytest.mark.parametrize("index", [50, 1 << 30])
 def test_array_longer_than_there_is_cannot_be_told(index: int) -> None:
     with pytest.raises(NotInDump):
@@ -553,13 +570,17 @@ def test_rethook_needs_its_list_in_the_task() -> None:
     assert probe_recovery(kernel.prog).rethook is None
 
 
-def traced_kernel(task_members: str) -> DrawnKernel:
-    kernel = DrawnKernel()
+ENTRY_WITHOUT_RETP = "unsigned long func; unsigned long ret; unsigned long fp"
+
+
+def traced_kernel(
+    task_members: str,
+    machine: drgn.Architecture = drgn.Architecture.X86_64,
+    entry: str = f"{ENTRY_WITHOUT_RETP}; unsigned long *retp",
+) -> DrawnKernel:
+    kernel = DrawnKernel(machine)
     kernel.symbol("return_to_handler", RETURN_TO_HANDLER)
-    kernel.struct(
-        "ftrace_ret_stack",
-        "unsigned long func; unsigned long ret; unsigned long fp; unsigned long *retp",
-    )
+    kernel.struct("ftrace_ret_stack", entry)
     kernel.struct("task_struct", task_members)
     return kernel
 
@@ -600,6 +621,18 @@ def test_fgraph_is_known_by_its_handler_and_types(
         rethook=None,
     )
     assert found.trampolines == {RETURN_TO_HANDLER}
+
+
+def test_only_the_array_of_arm64_may_lack_where_addresses_lay() -> None:
+    arm64 = drgn.Architecture.AARCH64
+    found = probe_recovery(traced_kernel(ARRAY, arm64, ENTRY_WITHOUT_RETP).prog).fgraph
+    assert found is not None
+    assert (found.of_words, found.frame_bytes, found.retp_offset) == (False, 24, None)
+    with_retp = probe_recovery(traced_kernel(ARRAY, arm64).prog).fgraph
+    assert with_retp is not None and with_retp.retp_offset == 24
+    for members, machine in ((SHADOW_STACK, arm64), (ARRAY, drgn.Architecture.X86_64)):
+        with pytest.raises(TypesError, match="retp"):
+            probe_recovery(traced_kernel(members, machine, ENTRY_WITHOUT_RETP).prog)
 
 
 @pytest.mark.parametrize(
