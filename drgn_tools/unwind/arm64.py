@@ -29,7 +29,7 @@ addresses above::
     thread.cpu_context.fp ^
     thread.cpu_context.sp ^
 
-Before v6.14 there are no types. The record in the ``pt_regs`` of an interrupt is {x29, pc}, so the walk goes
+Before v6.13 there are no types. The record in the ``pt_regs`` of an interrupt is {x29, pc}, so the walk goes
 through it as through a call. The last one is known by its address.
 
 The lr in a ``pt_regs`` is not visited: whether it was the return address of the interrupted function is not

@@ -35,7 +35,7 @@ class Arm64Rules(msgspec.Struct, frozen=True):
     def are_regs_around(self, data: bytes, regs_at: int, fp: int, pc: int) -> bool:
         """Return whether a frame record without a type is that in a ``pt_regs`` of kernel mode.
 
-        Unlike the kernel, which before v6.14 cannot tell such a record from that of a call: in a
+        Unlike the kernel, which before v6.13 cannot tell such a record from that of a call: in a
         ``pt_regs`` lie the same two words a second time, as x29 and pc.
 
         :param data: Memory of the stack

@@ -2,7 +2,7 @@
 """Holds an audit of arm64 against the answer sheet that the kernel itself left in the dump.
 
 The sheet has the return addresses and the verdicts. Which of the addresses come from a ``pt_regs`` the
-kernel says in its log (see tests/lab/arm64/oracle.c), since v6.14.
+kernel says in its log (see tests/lab/arm64/oracle.c), since v6.13.
 """
 
 from __future__ import annotations

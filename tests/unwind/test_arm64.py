@@ -143,7 +143,7 @@ def in_a_syscall(d: Drawing) -> None:
     d.fp, d.pc = d.put(outer - 128, outer, text(1)), text(0)
 
 
-@pytest.mark.parametrize("regs", [REGS, OLD_REGS], ids=["metadata", "before-6.14"])
+@pytest.mark.parametrize("regs", [REGS, OLD_REGS], ids=["metadata", "before-6.13"])
 def test_a_task_in_a_syscall_ends_at_its_user_registers(regs: Arm64Regs) -> None:
     d = Drawing(regs)
     in_a_syscall(d)
@@ -158,7 +158,7 @@ def test_a_task_in_a_syscall_ends_at_its_user_registers(regs: Arm64Regs) -> None
     assert d.had_signature
 
 
-@pytest.mark.parametrize("regs", [REGS, OLD_REGS], ids=["metadata", "before-6.14"])
+@pytest.mark.parametrize("regs", [REGS, OLD_REGS], ids=["metadata", "before-6.13"])
 def test_a_kernel_thread_ends_at_the_final_record(regs: Arm64Regs) -> None:
     d = Drawing(regs)
     final = d.top(user_mode=False)
@@ -192,7 +192,7 @@ def interrupted(d: Drawing) -> int:
     return regs
 
 
-@pytest.mark.parametrize("regs", [REGS, OLD_REGS], ids=["metadata", "before-6.14"])
+@pytest.mark.parametrize("regs", [REGS, OLD_REGS], ids=["metadata", "before-6.13"])
 def test_an_interrupt_in_the_kernel_is_a_frame_and_the_saved_lr_is_not(regs: Arm64Regs) -> None:
     d = Drawing(regs)
     at = interrupted(d)
@@ -418,7 +418,7 @@ def test_a_cpu_in_user_mode_has_nothing_on_its_stacks() -> None:
     assert Machine().walk(0, 0x40_0000, EL0T) == Walk((), End.USER_REGS)
 
 
-@pytest.mark.parametrize("regs", [REGS, OLD_REGS], ids=["metadata", "before-6.14"])
+@pytest.mark.parametrize("regs", [REGS, OLD_REGS], ids=["metadata", "before-6.13"])
 def test_garbage_ends(regs: Arm64Regs) -> None:
     # Words that lead somewhere on the stack, or are records of the kernel's kinds.
     chance = random.Random(18)

@@ -88,7 +88,7 @@ def _ones_of_addresses(prog: Program) -> int:
 
 
 def _pac_mask(prog: Program) -> int:
-    # Since Linux kernel commit ("arm64/crash_core: Export KERNELPACMASK in vmcoreinfo") (in v5.9), it is in
-    # VMCOREINFO. Before that, no kernel signs its return addresses.
+    # Since Linux kernel commit 203b1152d18c ("arm64/crash_core: Export KERNELPACMASK in vmcoreinfo") (in v5.8),
+    # it is in VMCOREINFO. Before v5.7, no kernel signs its return addresses.
     mask = number_among(vmcoreinfo(prog), "KERNELPACMASK") or 0
     return mask if mask >> _LOWEST_PAC_BIT << _LOWEST_PAC_BIT == mask < 1 << 64 else 0
