@@ -85,7 +85,7 @@ def test_the_layout_of_a_kernel_with_metadata_records() -> None:
     assert layout.task_pt_regs(0xFFFF_8000_0000_0000) == 0xFFFF_8000_0000_4000 - 320
     assert layout.pac_mask == 0xFFF0_0000_0000_0000
     assert layout.code_address(0x12BF_8000_1234_5678) == 0xFFFF_8000_1234_5678
-    assert layout.code_address(0x1230_0000_0040_0000) == 0x40_0000
+    assert layout.code_address(0x1230_0000_0040_0000) == 0x1200_0000_0040_0000
     assert layout.fork_return_addrs == {kernel.nowhere + 0x1000}
     assert layout.task.ones == 0xFF << 56
 

@@ -46,9 +46,11 @@ class Arm64Layout(Layout, frozen=True, kw_only=True):
 def strip(addr: int, pac_mask: int) -> int:
     """Return an address of code without its authentication code.
 
+    The highest byte of an address of user mode is a tag (TCR_EL1.TBI0), and stays.
+
     :param pac_mask: As :attr:`Arm64Layout.pac_mask`
     """
-    return addr | pac_mask if addr & _BIT_55 else addr & ~pac_mask
+    return addr | pac_mask if addr & _BIT_55 else addr & ~(pac_mask & _BIT_55 - 1)
 
 
 def probe_arm64(prog: Program, arch: Arch) -> Arm64Layout:
