@@ -360,6 +360,10 @@ def _named_by(name: Callable[[RegsLayout], str]) -> Callable[[TaskRegs], Any]:
     return lambda found: _register(name(arch_named(found.task.arch).regs))(found)
 
 
+def _stack_pointer(found: TaskRegs) -> Any:
+    return _address(arch_named(found.task.arch).regs.stack_pointer(found.regs.registers))
+
+
 REGS_OF_TASK: Fields = {
     **{name: _of_task(name) for name in _IDENTITY},
     "address": _of_regs("address"),
@@ -368,7 +372,7 @@ REGS_OF_TASK: Fields = {
     "ip": _named_by(lambda layout: layout.ip_name),
     "symbol": _of_regs("symbol"),
     "module": _of_regs("module"),
-    "sp": _register("sp"),
+    "sp": _stack_pointer,
     "orig_ax": _named_by(lambda layout: layout.syscall_name),
     "registers": _of_regs("registers"),
 }
@@ -480,5 +484,5 @@ def regs_csv(arch: Optional[str]) -> Fields:
     fields = dict(REGS_OF_TASK)
     del fields["registers"]
     arches = ARCHES if arch is None else (arch_named(arch),)
-    names = (name for each in arches for name in each.regs.names)
+    names = (name for each in arches for name in each.regs.names if name not in fields)
     return {**fields, **{name: _register(name) for name in names}}

@@ -155,6 +155,13 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
         """
         return registers["sp"]
 
+    def stack_pointer(self, registers: Mapping[str, int]) -> Optional[int]:
+        """Return the stack pointer of the code whose registers were saved; ``None`` if it was not saved.
+
+        :param registers: Values by the kernel's names
+        """
+        return registers.get("sp")
+
     def user_mode(self, registers: Mapping[str, int]) -> bool:
         """Return whether registers were saved in user mode.
 

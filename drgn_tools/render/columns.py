@@ -151,7 +151,7 @@ def _syscall_number(found: TaskRegs) -> str:
 
 def _sp_of_regs(found: TaskRegs) -> str:
     # Before v5.3, x86-32 does not save it in kernel mode.
-    sp = found.regs.registers.get("sp")
+    sp = arch_named(found.task.arch).regs.stack_pointer(found.regs.registers)
     return "-" if sp is None else _hex(sp)
 
 

@@ -688,10 +688,27 @@ def test_registers_have_the_names_of_the_machine(arch: str, headings: str) -> No
     assert [column.heading for column in view.columns] == headings.split()
     # What --columns takes is the same for all machines, and is checked before a dump is opened.
     assert views.shown_names(view, "table") == views.shown_names(views.regs_view(None), "table")
-    saved = SavedRegs(0x1000, "syscall", True, {"pc": 0x40_1000, "sp": 0x50_0000, "syscallno": 63})
-    if arch == "aarch64":
-        found = TaskRegs(task(1, arch=arch), saved)
-        assert [column.cell(found) for column in view.columns[-3:]] == ["401000", "500000", "63"]
+
+
+@pytest.mark.parametrize(
+    ("pstate", "sp"),
+    [
+        (0x8000_0000, "500000"),
+        (0x10, "ffb0"),  # a 32-bit program: x13 (compat_sp in asm/ptrace.h)
+        (0x5, "500000"),
+    ],
+)
+def test_registers_of_arm64_in_a_table_and_as_fields(pstate: int, sp: str) -> None:
+    values = {"x13": 0xFFB0, "sp": 0x50_0000, "pc": 0x40_1000, "pstate": pstate, "syscallno": 63}
+    found = TaskRegs(
+        task(1, arch="aarch64"), SavedRegs(0x1000, "syscall", not pstate & 0xF, values)
+    )
+    view = views.regs_view("aarch64")
+    cells = [column.cell(found) for column in view.columns if column.name in ("sp", "orig_ax")]
+    assert cells == [sp, "63"]
+    for each in (view.objects, view.csv):
+        assert [each[name](found) for name in ("ip", "sp")] == ["0x401000", f"0x{sp}"]
+    assert view.objects["registers"](found)["sp"] == "0x500000"
 
 
 def test_guesses_are_marked() -> None:

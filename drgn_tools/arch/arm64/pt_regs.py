@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Optional
 
 from drgn import Program, offsetof, sizeof
 
@@ -18,6 +18,7 @@ FRAME_META_FINAL, FRAME_META_PT_REGS = 1, 2
 _GENERAL = 31
 _PSR_MODE_MASK = 0xF
 _PSR_MODE_EL0T = 0x0
+_PSR_MODE32_BIT = 0x10
 _PSR_MODES_OF_KERNEL = frozenset((0x4, 0x5, 0x8, 0x9))
 """EL1t, EL1h, EL2t, EL2h (asm/ptrace.h). With VHE the kernel runs at EL2."""
 _MAX_BYTES = 1024
@@ -37,6 +38,14 @@ class Arm64Regs(RegsLayout, frozen=True, dict=True):
     def user_mode(self, registers: Mapping[str, int]) -> bool:
         """Return whether registers were saved in user mode. Follows user_mode() in asm/ptrace.h, v7.2."""
         return registers["pstate"] & _PSR_MODE_MASK == _PSR_MODE_EL0T
+
+    def stack_pointer(self, registers: Mapping[str, int]) -> Optional[int]:
+        """Return the stack pointer of the code whose registers were saved.
+
+        That of 32-bit programs is x13 (compat_sp in asm/ptrace.h, v7.2); entry code then saves a stale SP_EL0 as sp.
+        """
+        is_compat = self.user_mode(registers) and registers["pstate"] & _PSR_MODE32_BIT
+        return registers["x13" if is_compat else "sp"]
 
     def kernel_mode(self, registers: Mapping[str, int]) -> bool:
         """Return whether these can be registers that were saved in kernel mode."""
