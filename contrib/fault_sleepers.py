@@ -2,7 +2,7 @@
 """Which tasks sleep in a page fault, on which instruction, and for which address?
 
 The kernel has not saved CR2 there. ADDRESS is computed from the instruction and the saved registers,
-for common instructions. CODE begins with the instruction.
+for common instructions of x86-64. CODE begins with the instruction.
 
     $ drgn -c vmcore contrib/fault_sleepers.py
     PID  COMM            S  INSTRUCTION AT             ADDRESS       CODE
@@ -27,6 +27,12 @@ from drgn_tools import SavedRegs, task_stacks
 from drgn_tools.commands.script import run, script_parser, table
 
 CODE_BYTES = 15  # the longest instruction of x86
+FAULTS = (
+    "page fault",
+    "data abort",
+    "instruction abort",
+    "memory abort",
+)  # the last three of arm64
 REGISTERS = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di", *(f"r{i}" for i in range(8, 16)))
 ALU = frozenset(op for op in range(0x40) if op & 7 < 4)  # add, or, ... cmp
 MODRM = ALU | {0x63, *range(0x80, 0x8C), 0x8E, 0xC6, 0xC7, 0xF6, 0xF7, 0xFE, 0xFF}  # mov ...
@@ -36,22 +42,25 @@ MODRM_0F = frozenset(b"\x10\x11\x28\x29\x2b\x6f\x7f\xb0\xb1\xb6\xb7\xbe\xbf\xc0\
 def fault_sleepers(prog: Program, args: Namespace) -> Iterator[str]:
     rows = []
     for task in task_stacks(prog):
+        ips = {frame.regs: frame.ip for frame in task.frames}
         for regs in task.regs:
-            if regs.entry == "page fault" and task.state in ("S", "D"):
-                place = regs.symbol or f"{regs['ip']:x} (user mode)"
-                code = read_code(Object(prog, "struct task_struct *", task.task), regs)
+            if regs.entry in FAULTS and task.state in ("S", "D"):
+                ip = ips[regs.address]
+                place = regs.symbol or f"{ip:x} (user mode)"
+                task_struct = Object(prog, "struct task_struct *", task.task)
+                code = read_code(task_struct, ip, regs.user_mode)
                 address = memory_operand(code, regs)
                 shown = None if address is None else f"{address:x}"
                 rows.append((task.pid, task.comm, task.state, place, shown, code.hex(" ")))
     return table(("PID", "COMM", "S", "INSTRUCTION AT", "ADDRESS", "CODE"), rows)
 
 
-def read_code(task: Object, regs: SavedRegs) -> bytes:
+def read_code(task: Object, ip: int, user_mode: bool) -> bytes:
     """Return the machine code at the saved ip; empty if it cannot be read."""
     try:
-        if regs.user_mode:
-            return bytes(access_remote_vm(task.mm, regs["ip"], CODE_BYTES))
-        return bytes(task.prog_.read(regs["ip"], CODE_BYTES))
+        if user_mode:
+            return bytes(access_remote_vm(task.mm, ip, CODE_BYTES))
+        return bytes(task.prog_.read(ip, CODE_BYTES))
     except (FaultError, NotImplementedError):  # drgn does not read user memory of x86-32
         return b""
 

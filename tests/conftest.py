@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, Phase, settings
 from drgn_tools import open_program
 
 from .lab.cache import cache_dir
+from .lab.debian_live import cached_live_of
 from .lab.dump import Dump, cached_dump
 from .lab.hung import HungDump, cached_hung
-from .lab.live import LiveRun, cached_live
+from .lab.live import LiveRun
 from .lab.livepatch import LivepatchDump, cached_livepatch
 from .lab.variants import Variant
 
@@ -124,7 +125,7 @@ def need_group(group: str) -> None:
 def lab_run(variant: Variant) -> LiveRun:
     """What a live guest found with this very project in it; skip or fail as lab_dump() does."""
     need_group(variant.group)
-    run = cached_live(variant)
+    run = cached_live_of(variant)
     if run is None:
         pytest.fail(f"the lab was meant to run {variant.name}, but it is not in its cache")
     return run

@@ -34,7 +34,8 @@ def read_btf(prog: Program, kallsyms: Kallsyms) -> bytes:
     :raises TypesError: if it has none, or it is not in the dump
     :raises KeyError: if the program is not a Linux kernel (drgn's ObjectNotFoundError)
     """
-    if prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL:
+    is_running = _is_running_kernel(prog)
+    if is_running:
         try:
             with open(_SYS_KERNEL_BTF, "rb") as file:
                 return file.read(MAX_BTF_BYTES)
@@ -54,9 +55,16 @@ def read_btf(prog: Program, kallsyms: Kallsyms) -> bytes:
         except TypesError:
             or_else = f", or what is at {address:#x} is one that is damaged or not all in the dump"
     # A symbol table that has variables (CONFIG_KALLSYMS_ALL) would have __start_BTF, too.
-    if missing and not or_else and not kallsyms.find(_A_VARIABLE):
+    if is_running and not or_else:
+        # Nothing of a running image is missing: without variables its end is not known, and memory may end first.
+        or_else = f": there is no {_SYS_KERNEL_BTF}, and none in its memory"
+    elif missing and not or_else and not kallsyms.find(_A_VARIABLE):
         or_else = f", or it is not in the dump (memory at {missing[0]:#x} is missing)"
     raise TypesError(f"this kernel has no BTF (CONFIG_DEBUG_INFO_BTF=n){or_else}; {_HINT}")
+
+
+def _is_running_kernel(prog: Program) -> bool:
+    return bool(prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL)
 
 
 def _read(prog: Program, address: int, size: int) -> bytes:

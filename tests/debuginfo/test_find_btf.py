@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import drgn
 import pytest
 from drgn import Program
@@ -95,6 +97,21 @@ def test_whether_there_is_none_is_known_only_of_a_whole_image(
         found(kernel)
     missing = f"or it is not in the dump (memory at {kernel.base + 3 * PAGE_BYTES:#x} is missing)"
     assert (missing in str(caught.value)) is not has_variables
+
+
+def test_of_a_running_kernel_nothing_is_missing_from_a_dump(
+    kernel: DrawnKernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Debian's x86-32: kallsyms have functions only, so the search goes on to the end of low memory.
+    exclude(kernel, kernel.base + 3 * PAGE_BYTES, PAGE_BYTES)
+    monkeypatch.setattr(find_btf, "_is_running_kernel", lambda prog: True)
+    monkeypatch.setattr(find_btf, "_SYS_KERNEL_BTF", str(tmp_path / "vmlinux"))
+    with pytest.raises(TypesError) as caught:
+        found(kernel)
+    assert str(caught.value) == (
+        f"this kernel has no BTF (CONFIG_DEBUG_INFO_BTF=n): there is no {tmp_path / 'vmlinux'}, and none in"
+        " its memory; give the vmlinux of this kernel with -s"
+    )
 
 
 def test_one_that_is_not_whole_is_not_called_none(kernel: DrawnKernel) -> None:

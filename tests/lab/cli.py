@@ -71,13 +71,13 @@ def _state_of(variant: Variant) -> str:
 
 
 def _result_if_cached(variant: Variant) -> Optional[Path]:
+    from .debian_live import cached_live_of
     from .dump import cached_dump
     from .hung import cached_hung
-    from .live import cached_live
     from .livepatch import cached_livepatch
 
     if variant.live:
-        run = cached_live(variant)
+        run = cached_live_of(variant)
         return run.found if run else None
     find = cached_hung if variant.hung else cached_livepatch if variant.livepatch else cached_dump
     dump = find(variant)
@@ -124,13 +124,13 @@ def _dump(args: argparse.Namespace) -> int:
 
 
 def _make(variant: Variant, args: argparse.Namespace) -> Path:
+    from .debian_live import make_live_of
     from .dump import make_dump
     from .hung import make_hung
-    from .live import make_live
     from .livepatch import make_livepatch
 
     if variant.live:
-        return make_live(variant, fresh=args.fresh).found
+        return make_live_of(variant, fresh=args.fresh).found
     make = make_hung if variant.hung else make_livepatch if variant.livepatch else make_dump
     dump = make(variant, fresh=args.fresh, seconds=args.timeout)
     for skipped in dump.read_about()["skipped"]:

@@ -38,6 +38,8 @@ GROUPS = {
     "large": "thousands of tasks, for tests/bench",
     "live": "guests with Python, drgn and the project in them, which look at themselves",
     "live-stock": "the same with a kernel as Debian built it",
+    "live-arm64": "the same with an arm64 kernel as Debian built it",
+    "live-i386": "one of them with a 32-bit kernel",
     "livepatch": "live patches in transition, with the kernel's own answer about each task",
     "hung": "machines that hang on purpose, with who waits for what and who holds it",
 }
@@ -501,6 +503,22 @@ def _crash_of_arm64(year: str, variant: Variant) -> Variant:
     )
 
 
+def _live_arm64(name: str, what: str) -> Variant:
+    """A live guest with an arm64 kernel as Debian built it."""
+    is_storm = name == "live-storm"
+    return replace(
+        _arm64("7.2", f"{what}; 7.2 of forky for arm64"),
+        name=f"{name}-arm64",
+        memory_mib=_LIVE_MIB,
+        # The call traces of all tasks stay in the kernel's log.
+        append=(*_STOCK_APPEND, "log_buf_len=4M"),
+        group="live-arm64",
+        formats=(),
+        live="storm.py" if is_storm else "idle.py",
+        frozen=not is_storm,
+    )
+
+
 _OF_ARM64 = {
     "6.12": _crashes_named("hardirq-fault", "softirq-task", "null-call", "stack-overflow"),
     "7.2": _crashes_named(
@@ -814,6 +832,16 @@ VARIANTS = (
         group="live",
         live="lockdown.py",
         bare=True,
+    ),
+    _live_arm64("live", "tasks that sleep, looked at from inside, then frozen and dumped"),
+    _live_arm64("live-storm", "audits while tasks and modules come and go"),
+    replace(
+        _i386("pae", "tasks that sleep, looked at from inside; 6.12 for x86-32", _I386["pae"]),
+        name="live-i386",
+        memory_mib=_LIVE_MIB,
+        group="live-i386",
+        live="sleepers.py",
+        frozen=True,
     ),
     *(_livepatch(scenario) for scenario in _LIVEPATCH_SCENARIOS),
     *(_livepatch_stock("6.12", scenario) for scenario in _LIVEPATCH_SCENARIOS),

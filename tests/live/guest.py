@@ -23,7 +23,10 @@ __all__ = (
     "context_switches",
     "drgn_tools",
     "parameter",
+    "pid_of_sleeper",
     "report",
+    "report_commands",
+    "report_sleepers",
     "run",
     "say",
 )
@@ -99,3 +102,47 @@ def context_switches(prog: Any) -> Mapping[str, list[int]]:
         hex(task.value_()): [task.pid.value_(), task.nvcsw.value_(), task.nivcsw.value_()]
         for task in for_each_task(prog)
     }
+
+
+def pid_of_sleeper() -> int:
+    """Of one that sleeps for good, in pipe_read()."""
+    return next(
+        int(comm.parent.name)
+        for comm in sorted(Path("/proc").glob("[0-9]*/task/*/comm"))
+        if comm.read_bytes() == b"w-pipe-read\n"
+    )
+
+
+def report_commands(pid: int) -> None:
+    """Report what commands say of tasks that sleep for good.
+
+    :param pid: of one
+    """
+    report("stack", drgn_tools("stack", "-k", str(pid)))
+    check = drgn_tools("tasks", "-k", "--check", "--frames", "--format", "json")
+    report("check", check)
+    earlier = Path("/tmp/earlier.json")
+    earlier.write_text(check["stdout"])
+    report("diff", drgn_tools("diff", str(earlier), "-k", "--all", "--format", "json"))
+    report("hung", drgn_tools("hung", "-k", "--format", "json"))
+
+
+def report_sleepers(prog: Any) -> None:
+    """Report all stacks, and who ran meanwhile.
+
+    Nothing but the freeze is to come after this: whoever sleeps now is to sleep then.
+
+    :param prog: the running kernel
+    """
+    from drgn_tools import audit_kernel
+
+    for _ in range(3):
+        start = time.monotonic()
+        audit = audit_kernel(prog)
+        report("audit", [time.monotonic() - start, len(audit.tasks)])
+    before = context_switches(prog)
+    looked = drgn_tools("tasks", "-k", "--frames", "--format", "json")
+    after = context_switches(prog)
+    report("looked", looked)
+    report("before", before)
+    report("after", after)

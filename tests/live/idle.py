@@ -7,14 +7,23 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from guest import NOBODY, context_switches, drgn_tools, report, run, say
+from guest import (
+    NOBODY,
+    drgn_tools,
+    pid_of_sleeper,
+    report,
+    report_commands,
+    report_sleepers,
+    run,
+    say,
+)
 from terminal import session
 
 say("imports of drgn and the project")
 start = time.monotonic()
 from drgn.helpers.linux.timekeeping import uptime  # noqa: E402
 
-from drgn_tools import audit_kernel, declare, open_program  # noqa: E402
+from drgn_tools import declare, open_program  # noqa: E402
 
 report("uptime", float(Path("/proc/uptime").read_text().split()[0]))
 report("import", time.monotonic() - start)
@@ -27,14 +36,11 @@ Path("/proc/sys/kernel/kptr_restrict").write_text("2")
 report("kptr_restrict", drgn_tools("tasks", "-k", "--quiet"))
 Path("/proc/sys/kernel/kptr_restrict").write_text("0")
 
-pid = next(
-    int(comm.parent.name)
-    for comm in sorted(Path("/proc").glob("[0-9]*/task/*/comm"))
-    if comm.read_bytes() == b"w-pipe-read\n"
-)
+pid = pid_of_sleeper()
 report("pid", pid)
 
 say("the other commands")
+report_commands(pid)
 report("watch", drgn_tools("tasks", "-k", "--watch", "1", "--until-reliable", "--pid", str(pid)))
 report("max", drgn_tools("tasks", "-k", "--max-tasks", "20"))
 report("shell", drgn_tools("shell", "-k", stdin=f"print(task_stack({pid}))\n"))
@@ -66,15 +72,4 @@ report("module_type", [member.name for member in prog.type("struct fw_cfg_sysfs_
 up = uptime(prog)
 report("uptimes", [up, float(Path("/proc/uptime").read_text().split()[0])])
 report("declared", declare(prog, "unsigned int nr_cpu_ids[1]")[0].value_())
-for _ in range(3):
-    start = time.monotonic()
-    audit = audit_kernel(prog)
-    report("audit", [time.monotonic() - start, len(audit.tasks)])
-
-# Nothing but the freeze comes after this: whoever sleeps now is to sleep then.
-before = context_switches(prog)
-looked = drgn_tools("tasks", "-k", "--frames", "--format", "json")
-after = context_switches(prog)
-report("looked", looked)
-report("before", before)
-report("after", after)
+report_sleepers(prog)

@@ -21,7 +21,9 @@ from drgn_tools import KernelAudit, TaskStack, Verdict, audit_kernel, open_progr
 COUNTS = ("forks", "execs", "threads", "orphans", "switches", "modules")
 """In the order of tests/lab/user/storm.c."""
 MODULE = "/live/lab_storm.ko"
-SYS_FINIT_MODULE = 313
+SYS_FINIT_MODULE, SYS_DELETE_MODULE = {"x86_64": (313, 176), "aarch64": (273, 106)}[
+    os.uname().machine
+]
 
 
 def counts() -> dict[str, int]:
@@ -97,6 +99,7 @@ report("command", drgn_tools("tasks", "-k", "--format", "json"))
 os.killpg(storm.pid, 9)
 storm.wait()
 time.sleep(1)
-ctypes.CDLL(None).syscall(176, b"lab_storm", os.O_NONBLOCK)  # delete_module, if it is there
+# If it is there.
+ctypes.CDLL(None).syscall(SYS_DELETE_MODULE, b"lab_storm", os.O_NONBLOCK)
 take_kcore_away()
 report("nokcore", drgn_tools("tasks", "-k"))

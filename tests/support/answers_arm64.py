@@ -17,7 +17,7 @@ from drgn_tools import KernelAudit, TaskStack
 from ..lab.sheet import SheetTask
 from .answers import kernels_symbol, symbol, verdict_differences
 
-__all__ = ("Comparison", "compare_arm64", "marks_in")
+__all__ = ("Comparison", "compare_arm64", "marks_in", "task_differences")
 
 _ENTRY = re.compile(
     r" ?([^\s+]+\+0x[0-9a-f]+/0x[0-9a-f]+|0x[0-9a-f]+)((?: \[[^]]+\])?)(?: \(([A-Z]+)\))?$"
@@ -97,9 +97,7 @@ def compare_arm64(
         if stack is None:
             differences.append(f"pid {task.pid} is not in the audit")
             continue
-        found = [*_frame_differences(stack, task), *_mark_differences(stack, marks.get(task.task))]
-        if verdicts:
-            found += verdict_differences(stack, task)
+        found = task_differences(stack, task, marks.get(task.task), verdicts)
         differences += [f"pid {task.pid} ({task.comm!r}): {d}" for d in found]
         regs += sum(1 for f in stack.frames if f.regs and not f.user_mode)
         user_regs += sum(1 for f in stack.frames if f.user_mode)
@@ -115,6 +113,18 @@ def compare_arm64(
         unreliable=sum(1 for t in asked if t.reliable is False),
         differences=tuple(differences),
     )
+
+
+def task_differences(
+    stack: TaskStack, task: SheetTask, marks: Optional[tuple[str, ...]], verdicts: bool = True
+) -> list[str]:
+    """Compare what is said of one task.
+
+    :param marks: Of its frames, from marks_in()
+    :param verdicts: False of a kernel that gives none
+    """
+    found = [*_frame_differences(stack, task), *_mark_differences(stack, marks)]
+    return [*found, *verdict_differences(stack, task)] if verdicts else found
 
 
 def _frame_differences(stack: TaskStack, task: SheetTask) -> Iterator[str]:
