@@ -176,7 +176,17 @@ class Whole:
         if task.signal_addr:
             head = task.signal_addr + layout.task.signal_thread_head
             found.append((head, 2 * self.word_bytes))
-        return found + self.saved_returns(task)
+        return found + list(self._stacks_of_cpu(task)) + self.saved_returns(task)
+
+    def _stacks_of_cpu(self, task: Task) -> Iterator[Span]:
+        """The stacks of interrupts and exceptions that a task was on when the dump was made."""
+        record = self.records.get(task.addr)
+        if record is None or not record.on_cpu:
+            return
+        find = self.layout.arch.cpu_stacks(self.prog, self.layout, task)
+        addresses = (a for r in record.regs for a in (r.address, r.registers.get("sp")))
+        stacks = (find(address) for address in addresses if address is not None)
+        yield from {(s.begin_addr, s.size_bytes): None for s in stacks if s and s.kind != "task"}
 
     def saved_returns(self, task: Task) -> list[Span]:
         """Memory in which tracers keep the return addresses of a task."""
