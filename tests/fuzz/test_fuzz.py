@@ -303,13 +303,13 @@ def test_a_worker_that_dies_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_worker_that_is_silent_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*arguments: Any) -> subprocess.Popen[str]:
-        script = "import time; print('{\"begin\": 1}', flush=True); time.sleep(600)"
+        script = """echo '{"begin": 1}'; exec sleep 600"""
         return subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=arguments[3], text=True
+            ["sh", "-c", script], stdout=subprocess.PIPE, stderr=arguments[3], text=True
         )
 
     monkeypatch.setattr(run, "_start", start)
-    monkeypatch.setattr(run, "_SILENCE_S", 0.5)
+    monkeypatch.setattr(run, "_SILENCE_S", 2)
     (said,) = cases(Dump("x", Path()), range(1, 2))
     assert said["faults"] == ["it hangs in C: "]
 
