@@ -32,7 +32,7 @@ from ..support.kdump import ARM64_NAMES, QEMU_NAMES, write_kdump
 
 pytestmark = pytest.mark.lab
 
-_HAVE_VERDICTS = ("arm64-7.2", "arm64-7.2-16k")
+_HAVE_VERDICTS = ("arm64-7.2", "arm64-7.2-16k", "arm64-7.2-n1")
 
 
 @pytest.fixture(params=variants_of("arm64"), ids=lambda variant: variant.name)

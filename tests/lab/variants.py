@@ -137,6 +137,8 @@ class Variant:
     """What becomes of a live patch in it: one of the scenarios of livepatch_user/init.c."""
     hung: bool = False
     """Its tasks wait for each other, see hung.py."""
+    cpu: str = ""
+    """The CPU that QEMU emulates; "" for the one with all that it can."""
 
 
 _WHAT_RUNS = frozenset(
@@ -710,6 +712,11 @@ VARIANTS = (
     ),
     _arm64("7.2", "7.2 of forky for arm64: verdicts, records that lead to pt_regs"),
     _arm64("7.2-16k", "the same with pages of 16 KiB"),
+    replace(
+        _arm64("7.2", "the first of 7.2 on an older CPU: addresses of 48 bits, none is signed"),
+        name="arm64-7.2-n1",
+        cpu="neoverse-n1",
+    ),
     # It is not built to be preempted in the kernel; of kretprobes see fp-5.10.
     _stock(
         "5.10",
