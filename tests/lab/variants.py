@@ -740,6 +740,11 @@ VARIANTS = (
         cpu="neoverse-n1",
     ),
     _arm64_built("7.2-64k", "7.2 for arm64: pages of 64 KiB, addresses of 52 bits"),
+    replace(
+        _arm64_built("7.2-64k", "the same on an older CPU: addresses of 48 bits, none is signed"),
+        name="arm64-built-7.2-64k-n1",
+        cpu="neoverse-n1",
+    ),
     # It is not built to be preempted in the kernel; of kretprobes see fp-5.10.
     _stock(
         "5.10",
