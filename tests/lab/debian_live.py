@@ -172,9 +172,7 @@ def _storm_module(variant: Variant, built: Kernel) -> Path:
     def fill(folder: Path) -> None:
         with Progress(f"building {name}") as progress:
             # The patch has nothing for these files.
-            compile_arm64_modules(
-                unpacked.headers, STORM_SOURCES, WORKLOAD_PATCH, folder, progress
-            )
+            compile_arm64_modules(unpacked.headers, STORM_SOURCES, WORKLOAD_PATCH, folder, progress)
 
     return make_entry("modules", name, inputs, fill) / "lab_storm.ko"
 
