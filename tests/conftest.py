@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from drgn_tools import open_program
 
+from .lab.arm64_livepatch import cached_arm64_livepatch
 from .lab.cache import cache_dir
 from .lab.debian_live import cached_live_of
 from .lab.dump import Dump, cached_dump
@@ -143,7 +144,8 @@ def lab_dump(variant: Variant) -> Dump:
 def lab_livepatch(variant: Variant) -> LivepatchDump:
     """The dumps of a machine with a live patch; skip or fail as lab_dump() does."""
     need_group(variant.group)
-    dump = cached_livepatch(variant)
+    cached = cached_arm64_livepatch if variant.kernel.arch == "aarch64" else cached_livepatch
+    dump = cached(variant)
     if dump is None:
         pytest.fail(f"the lab was meant to make {variant.name}, but it is not in its cache")
     return dump

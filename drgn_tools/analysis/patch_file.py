@@ -20,6 +20,7 @@ from typing import Optional
 
 from drgn import Program, offsetof, sizeof
 
+from ..arch.registry import arch_of
 from ..errors import InputError
 from ..kernel.probing import probing
 from ..program.core_file import open_regular
@@ -46,7 +47,7 @@ def read_patch_file(prog: Program, path: str) -> PlannedPatch:
         for magic, command in _COMPRESSED.items():
             if begin.startswith(magic):
                 raise InputError(f"{path}: is compressed: unpack it first, with {command} {path}")
-        return _PatchFile(prog, read_elf_object(file, path), path).read()
+        return _PatchFile(prog, read_elf_object(file, path, arch_of(prog).name), path).read()
 
 
 class _PatchFile:

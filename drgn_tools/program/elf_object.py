@@ -15,6 +15,7 @@ from typing import BinaryIO, Optional, Union
 
 import msgspec
 
+from ..arch.machines import arch_of_elf
 from ..errors import InputError
 from .elf import ET_REL
 from .read_at import read_at
@@ -31,7 +32,8 @@ _MAX_SECTION_NAME_BYTES = 512
 _SHT_SYMTAB, _SHT_RELA, _SHT_NOBITS = 2, 4, 8
 _SHF_EXECINSTR = 4
 _SHN_LORESERVE, _SHN_XINDEX = 0xFF00, 0xFFFF
-_EM_X86_64 = 62
+_ARCH_NAMES = {"x86_64": "x86-64", "aarch64": "arm64"}
+"""In errors."""
 _R_X86_64_PC32, _R_X86_64_PLT32 = 2, 4
 _PC_RELATIVE = frozenset((_R_X86_64_PC32, _R_X86_64_PLT32))
 
@@ -82,16 +84,18 @@ class Relocation(msgspec.Struct, frozen=True):
 
 
 class ElfObject:
-    """A relocatable file of x86-64, in memory.
+    """A relocatable file, in memory.
 
     :param data: The file
     :param path: Its name, for errors
+    :param arch: Name of the :class:`~..arch.base.Arch` it has to be of
     :raises InputError: if it is no such file, or damaged
     """
 
-    def __init__(self, data: bytes, path: str) -> None:
+    def __init__(self, data: bytes, path: str, arch: str) -> None:
         self._data = memoryview(data)
         self._path = path
+        self._arch = arch
         self.sections = self._read_sections()
         self._symbols, self._strings = self._read_symbols()
         self._tables: dict[int, list[Section]] = {}
@@ -179,8 +183,9 @@ class ElfObject:
         type_, machine, _, _, _, shoff, _, _, _, _, shentsize, shnum, shstrndx = _EHDR.unpack_from(
             self._data
         )
-        if type_ != ET_REL or machine != _EM_X86_64:
-            raise InputError(f"{self._path}: is no kernel module of x86-64: {_GIVE_KO}")
+        if type_ != ET_REL or arch_of_elf(machine) != self._arch:
+            name = _ARCH_NAMES.get(self._arch, self._arch)
+            raise InputError(f"{self._path}: is no kernel module of {name}: {_GIVE_KO}")
         if shentsize != _SHDR.size:
             raise self._damaged(f"section headers of {shentsize} bytes")
         if shnum == 0 or shstrndx == _SHN_XINDEX:  # more than the header can count
@@ -221,11 +226,12 @@ class ElfObject:
         self._relocations_left -= count
         if self._relocations_left < 0:
             raise self._damaged(f"more than {_MAX_RELOCATIONS} relocations")
+        is_x86 = self._arch == "x86_64"
         for offset, info, addend in _RELA.iter_unpack(table[: count * _RELA.size]):
             number, type_ = info >> 32, info & 0xFFFF_FFFF
             _, place = self._symbol(number)
-            # The CPU adds a relative address to that of the next instruction.
-            distance = addend + 4 if type_ in _PC_RELATIVE else addend
+            # That CPU adds a relative address to that of the next instruction, others to that of this one.
+            distance = addend + 4 if is_x86 and type_ in _PC_RELATIVE else addend
             yield Relocation(offset, number, None if place is None else place + distance)
 
     def _bytes(self, offset: int, size: int, what: str) -> memoryview:
@@ -242,12 +248,13 @@ def _name_in(strings: Union[bytes, memoryview], offset: int, size: int) -> str:
     return name.decode("ascii", "backslashreplace")
 
 
-def read_elf_object(file: BinaryIO, path: str) -> ElfObject:
+def read_elf_object(file: BinaryIO, path: str, arch: str) -> ElfObject:
     """Read a relocatable file.
 
+    :param arch: Name of the :class:`~..arch.base.Arch` it has to be of
     :raises InputError: if it is no such file, or damaged
     """
     data = read_at(file, 0, _MAX_FILE_BYTES + 1)
     if len(data) > _MAX_FILE_BYTES:
         raise InputError(f"{path}: is larger than any kernel module")
-    return ElfObject(data, path)
+    return ElfObject(data, path, arch)

@@ -29,7 +29,11 @@ from ..support.command_line import ROOT
 
 pytestmark = pytest.mark.lab
 
-_VARIANTS = [variant for variant in variants_of("livepatch") if not variant.live]
+_VARIANTS = [
+    variant
+    for variant in (*variants_of("livepatch"), *variants_of("arm64-built"))
+    if variant.livepatch and not variant.live
+]
 _KINDS = {
     "blocked": Answer.IN_FUNCTION,
     "unreliable": Answer.UNRELIABLE,

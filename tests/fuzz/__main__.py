@@ -41,6 +41,7 @@ _LAB = {
     "klp-replaced": "core",
     "arm64-6.12": "core",
     "arm64-7.2": "core",
+    "arm64-built-7.2-64k": "core",
     "crash-stack-overflow-arm64-7.2": "core",
 }
 """Dumps of the lab, and which of their files: every unwinder, format and machine."""

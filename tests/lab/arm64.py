@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Makes the dumps of arm64 kernels that Debian built: fetches, builds modules, boots, freezes, dumps, checks.
+"""Makes the dumps of arm64 kernels: fetches or builds one and its modules, boots, freezes, dumps, checks.
 
 As :mod:`.stock` and :mod:`.dump` do for x86; but these and what they build from are inputs of every
 dump of x86, so what arm64 needs is apart. The modules are the oracle of arm64/ and the helper of
@@ -11,15 +11,25 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
 import drgn
 
-from .arch import cross_prefix, making_for, qemu_program
+from .arch import qemu_program
+from .arm64_built import build_arm64_kernel, cached_built_arm64_kernel
 from .arm64_check import faults_of_arm64
 from .arm64_crash_check import faults_of_arm64_crash
+from .arm64_modules import (
+    COMPILER,
+    CRASH_PATCH,
+    CRASH_SOURCES,
+    MODULE_SOURCES,
+    MODULES,
+    WORKLOAD_PATCH,
+    apply_patch,
+    compile_arm64_modules,
+)
 from .cache import Entry, file_hash, find_entry, make_entry
 from .dump import (
     SHEET_LINE,
@@ -38,34 +48,24 @@ from .packages import ARM64, STOCK, program_version, require
 from .qemu import Machine, qemu_command
 from .run import Progress, run, say
 from .sheet import SheetError, read_whole_sheet
-from .stock import _OF_NO_USE
 from .stock_packages import Unpacked, find_unpacked, get_unpacked
-from .variants import StockKernel, Variant, kernel_name
+from .variants import BuiltKernel, StockKernel, Variant, kernel_name
 
 __all__ = ("cached_arm64", "cached_arm64_kernel", "get_arm64_kernel", "make_arm64")
 
 _HERE = Path(__file__).parent
-_PATCH = _HERE / "patches" / "workload-arm64.patch"
 _PATCH_16K = _HERE / "patches" / "workload-16k.patch"
-_MODULE_SOURCES = (
-    *sorted((_HERE / "arm64").iterdir()),
-    *(_HERE / "kernel" / name for name in ("helper.c", "lookup.h", "sheet.h")),
-)
-_CRASH_PATCH = _HERE / "patches" / "crash-arm64.patch"
-_CRASH_SOURCES = (_HERE / "arm64_crash" / "Kbuild", _HERE / "crash_module" / "crash.c")
-_MODULES = ("lab_oracle", "lab_helper")
+_PATCH_64K = _HERE / "patches" / "workload-64k.patch"
 _USER_SOURCES = tuple(sorted((_HERE / "user").iterdir()))
 _FLAGS = ("-O2", "-Wall", "-Wextra", "-static", "-pthread", "-s")
 _ATTEMPTS = 3
 """Which tasks are preempted where is chance, so a dump may lack a case."""
-_CROSS = cross_prefix("aarch64")
-_COMPILER = f"{_CROSS}gcc"
 _READY = "log_buf_len=4M"
 """The call traces of all tasks stay in the kernel's log."""
 
 
 def _stock(variant: Variant) -> StockKernel:
-    assert isinstance(variant.kernel, StockKernel)  # those of arm64 are
+    assert isinstance(variant.kernel, StockKernel)
     return variant.kernel
 
 
@@ -77,18 +77,20 @@ def _kernel_inputs(kernel: StockKernel, unpacked: Unpacked) -> dict[str, str]:
     return {
         "packages": unpacked.packages,
         "early": " ".join(kernel.early_modules),
-        "modules": file_hash(*_MODULE_SOURCES, _PATCH),
-        "gcc": program_version(_COMPILER),
+        "modules": file_hash(*MODULE_SOURCES, WORKLOAD_PATCH),
+        "gcc": program_version(COMPILER),
     }
 
 
 def _as_kernel(entry: Entry, kernel: StockKernel, unpacked: Unpacked) -> Kernel:
-    modules = tuple(entry / f"{name}.ko" for name in (*kernel.early_modules, *_MODULES))
+    modules = tuple(entry / f"{name}.ko" for name in (*kernel.early_modules, *MODULES))
     return Kernel(entry, entry / "vmlinuz", modules, unpacked.packages.split(", ")[0])
 
 
 def cached_arm64_kernel(variant: Variant) -> Optional[Kernel]:
-    """The kernel of a variant, if it was fetched and its modules were built."""
+    """The kernel of a variant, if it was fetched or built, and its modules were built."""
+    if isinstance(variant.kernel, BuiltKernel):
+        return cached_built_arm64_kernel(variant.kernel)
     kernel = _stock(variant)
     unpacked = find_unpacked(kernel)
     if not unpacked:
@@ -104,7 +106,9 @@ def cached_arm64_kernel(variant: Variant) -> Optional[Kernel]:
 
 
 def get_arm64_kernel(variant: Variant) -> Kernel:
-    """The kernel of a variant, fetched and its modules built if need be."""
+    """The kernel of a variant, fetched or built, and its modules built, if need be."""
+    if isinstance(variant.kernel, BuiltKernel):
+        return build_arm64_kernel(variant.kernel)
     kernel = _stock(variant)
     require((*STOCK, *ARM64))
     name = kernel_name(kernel)
@@ -117,7 +121,9 @@ def get_arm64_kernel(variant: Variant) -> Kernel:
             for module in kernel.early_modules:
                 if unpacked.early_module(module).exists():
                     shutil.copy2(unpacked.early_module(module), folder)
-            _compile(unpacked, _MODULE_SOURCES, _PATCH, folder, progress)
+            compile_arm64_modules(
+                unpacked.headers, MODULE_SOURCES, WORKLOAD_PATCH, folder, progress
+            )
 
     inputs = _kernel_inputs(kernel, unpacked)
     found = _as_kernel(make_entry("kernels", name, inputs, fill), kernel, unpacked)
@@ -125,7 +131,7 @@ def get_arm64_kernel(variant: Variant) -> Kernel:
 
 
 def _crash_inputs(kernel: Kernel) -> dict[str, str]:
-    return {"kernel": kernel.entry.name, "sources": file_hash(*_CRASH_SOURCES, _CRASH_PATCH)}
+    return {"kernel": kernel.entry.name, "sources": file_hash(*CRASH_SOURCES, CRASH_PATCH)}
 
 
 def _crash_module(kernel: StockKernel, fetched: Kernel) -> Path:
@@ -134,37 +140,11 @@ def _crash_module(kernel: StockKernel, fetched: Kernel) -> Path:
 
     def fill(folder: Path) -> None:
         with Progress(f"building a module for {name}") as progress:
-            _compile(get_unpacked(kernel), _CRASH_SOURCES, _CRASH_PATCH, folder, progress)
+            compile_arm64_modules(
+                get_unpacked(kernel).headers, CRASH_SOURCES, CRASH_PATCH, folder, progress
+            )
 
     return make_entry("modules", name, _crash_inputs(fetched), fill) / "lab_crash.ko"
-
-
-def _compile(
-    unpacked: Unpacked, sources: Sequence[Path], patch: Path, folder: Path, progress: Progress
-) -> None:
-    """Builds modules and puts the .ko files, stripped, into ``folder``."""
-    log = folder / "build.log"
-    make = ["make", "-C", str(unpacked.headers), f"CC={_COMPILER}", *_OF_NO_USE]
-    with tempfile.TemporaryDirectory(prefix="lab-modules-") as work, making_for("aarch64"):
-        for source in sources:
-            shutil.copy(source, work)
-        _apply(patch, Path(work), log, progress)
-        run([*make, f"M={work}", "modules"], progress, log=log)
-        for module in Path(work).glob("*.ko"):
-            run([f"{_CROSS}strip", "--strip-debug", str(module)], progress, log=log)
-            shutil.copy(module, folder)
-
-
-def _apply(patch: Path, folder: Path, log: Path, progress: Progress) -> None:
-    """Applies those parts of a patch that are for files in ``folder``."""
-    parts = patch.read_text().split("--- a/")[1:]
-    wanted = [part for part in parts if (folder / part.split("\n", 1)[0]).exists()]
-    (folder / patch.name).write_text("".join(f"--- a/{part}" for part in wanted))
-    run(
-        ["patch", "-p1", "--fuzz=0", "-d", str(folder), "-i", patch.name],
-        progress,
-        log=log,
-    )
 
 
 # ------------------------------------------------------------------------- the initramfs
@@ -172,14 +152,18 @@ def _apply(patch: Path, folder: Path, log: Path, progress: Progress) -> None:
 
 def _patches(kernel: Kernel) -> tuple[Path, ...]:
     """What of the workload is changed, in this order."""
-    return (_PATCH, _PATCH_16K) if "-16k" in kernel.source else (_PATCH,)
+    if "-16k" in kernel.source:
+        return (WORKLOAD_PATCH, _PATCH_16K)
+    if "-64k" in kernel.entry.name:
+        return (WORKLOAD_PATCH, _PATCH_64K)
+    return (WORKLOAD_PATCH,)
 
 
 def _initramfs_inputs(kernel: Kernel) -> dict[str, str]:
     return {
         "workload": file_hash(*_USER_SOURCES, *_patches(kernel)),
         "flags": " ".join(_FLAGS),
-        "gcc": program_version(_COMPILER),
+        "gcc": program_version(COMPILER),
         "modules": " ".join(f"{path.parent.name}/{path.name}" for path in kernel.modules),
         "builder": file_hash(_HERE / "initramfs.py"),
     }
@@ -196,10 +180,10 @@ def _make_initramfs(kernel: Kernel) -> Entry:
             for source in _USER_SOURCES:
                 shutil.copy(source, work)
             for patch in _patches(kernel):
-                _apply(patch, Path(work), log, progress)
+                apply_patch(patch, Path(work), log, progress)
             init = Path(work, "init")
             sources = sorted(str(path) for path in Path(work).glob("*.c"))
-            run([_COMPILER, *_FLAGS, "-o", str(init), *sources], progress, log=log)
+            run([COMPILER, *_FLAGS, "-o", str(init), *sources], progress, log=log)
             loadable = [module for module in kernel.modules if module.exists()]
             files = {f"modules/{module.name}": module.read_bytes() for module in loadable}
             files["modules/order"] = "".join(f"{module.name}\n" for module in loadable).encode()

@@ -71,16 +71,22 @@ def _state_of(variant: Variant) -> str:
 
 
 def _result_if_cached(variant: Variant) -> Optional[Path]:
+    from .arm64_livepatch import cached_arm64_livepatch
     from .debian_live import cached_live_of
-    from .dump import cached_dump
+    from .dump import Dump, cached_dump
     from .hung import cached_hung
     from .livepatch import cached_livepatch
 
     if variant.live:
         run = cached_live_of(variant)
         return run.found if run else None
-    find = cached_hung if variant.hung else cached_livepatch if variant.livepatch else cached_dump
-    dump = find(variant)
+    if variant.hung:
+        dump: Optional[Dump] = cached_hung(variant)
+    elif variant.livepatch:
+        is_arm64 = variant.kernel.arch == "aarch64"
+        dump = (cached_arm64_livepatch if is_arm64 else cached_livepatch)(variant)
+    else:
+        dump = cached_dump(variant)
     return dump.core if dump else None
 
 
@@ -124,6 +130,7 @@ def _dump(args: argparse.Namespace) -> int:
 
 
 def _make(variant: Variant, args: argparse.Namespace) -> Path:
+    from .arm64_livepatch import make_arm64_livepatch
     from .debian_live import make_live_of
     from .dump import make_dump
     from .hung import make_hung
@@ -131,7 +138,9 @@ def _make(variant: Variant, args: argparse.Namespace) -> Path:
 
     if variant.live:
         return make_live_of(variant, fresh=args.fresh).found
-    make = make_hung if variant.hung else make_livepatch if variant.livepatch else make_dump
+    is_arm64 = variant.kernel.arch == "aarch64"
+    live = make_arm64_livepatch if is_arm64 else make_livepatch
+    make = make_hung if variant.hung else live if variant.livepatch else make_dump
     dump = make(variant, fresh=args.fresh, seconds=args.timeout)
     for skipped in dump.read_about()["skipped"]:
         say(f"{variant.name}: the guest could not: {skipped}")

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Optional
 
 from .arch import Arch
-from .arm64 import _PATCH, _compile, _initramfs_inputs, _initramfs_name
+from .arm64 import _initramfs_inputs, _initramfs_name
 from .arm64 import _make_initramfs as _make_arm64_initramfs
+from .arm64_modules import WORKLOAD_PATCH, compile_arm64_modules
 from .cache import Entry, file_hash, find_entry, make_entry
 from .debian_root import PACKAGES, DebianRoot, cached_debian_root, get_debian_root
 from .dump import (
@@ -171,7 +172,7 @@ def _storm_module(variant: Variant, built: Kernel) -> Path:
     def fill(folder: Path) -> None:
         with Progress(f"building {name}") as progress:
             # The patch has nothing for these files.
-            _compile(unpacked, STORM_SOURCES, _PATCH, folder, progress)
+            compile_arm64_modules(unpacked.headers, STORM_SOURCES, WORKLOAD_PATCH, folder, progress)
 
     return make_entry("modules", name, inputs, fill) / "lab_storm.ko"
 

@@ -55,7 +55,7 @@ def qemu_command(variant: Variant, kernel: Kernel, initramfs: Path, *, mode: str
         qemu_program(arch),
         "-machine", machine_options(arch),
         "-accel", "tcg,thread=multi",
-        "-cpu", cpu_model(arch),
+        "-cpu", variant.cpu or cpu_model(arch),
         "-m", str(variant.memory_mib),
         "-smp", str(variant.cpus),
         "-nodefaults",

@@ -35,6 +35,7 @@ GROUPS = {
     "crashes-i386": "some of the crashes with a 32-bit kernel",
     "arm64": "arm64 kernels, as Debian built them",
     "crashes-arm64": "some of the crashes with arm64 kernels",
+    "arm64-built": "arm64 kernels built here: other sizes of pages and addresses, and DWARF",
     "large": "thousands of tasks, for tests/bench",
     "live": "guests with Python, drgn and the project in them, which look at themselves",
     "live-stock": "the same with a kernel as Debian built it",
@@ -137,6 +138,8 @@ class Variant:
     """What becomes of a live patch in it: one of the scenarios of livepatch_user/init.c."""
     hung: bool = False
     """Its tasks wait for each other, see hung.py."""
+    cpu: str = ""
+    """The CPU that QEMU emulates; "" for the one with all that it can."""
 
 
 _WHAT_RUNS = frozenset(
@@ -172,6 +175,11 @@ _ARM64 = {
         ("7.2", "arm64", "forky-arm64"),
         ("7.2-16k", "arm64-16k", "forky-arm64"),
     )
+}
+_ARM64_BUILT = {
+    "7.2-64k": BuiltKernel(
+        "linux-source-7.2", ("base", "7.2", "arm64", "arm64-64k"), suite="forky", arch="aarch64"
+    ),
 }
 _ARM64_MIB = 256
 _DEBIAN = StockKernel("linux-image-amd64", "linux-headers-amd64")
@@ -482,6 +490,22 @@ def _arm64(name: str, what: str, *cannot: str) -> Variant:
     )
 
 
+def _arm64_built(name: str, what: str, *cannot: str) -> Variant:
+    """An arm64 kernel built here, frozen."""
+    return Variant(
+        name=f"arm64-built-{name}",
+        what=what,
+        kernel=_ARM64_BUILT[name],
+        unwinder="arm64",
+        memory_mib=_ARM64_MIB,
+        cannot=frozenset(cannot) | _WHAT_ARM64_LACKS,
+        group="arm64-built",
+        # As that of Debian's.
+        silent=name.startswith("7.2"),
+        formats=("kdump-zlib",),
+    )
+
+
 def _as_of_arm64(crash: Crash) -> Crash:
     """What arm64 prints of it: registers, but no trace from them, where there is no stack left."""
     return replace(crash, oops=None) if crash.name == "stack-overflow" else crash
@@ -710,6 +734,17 @@ VARIANTS = (
     ),
     _arm64("7.2", "7.2 of forky for arm64: verdicts, records that lead to pt_regs"),
     _arm64("7.2-16k", "the same with pages of 16 KiB"),
+    replace(
+        _arm64("7.2", "the first of 7.2 on an older CPU: addresses of 48 bits, none is signed"),
+        name="arm64-7.2-n1",
+        cpu="neoverse-n1",
+    ),
+    _arm64_built("7.2-64k", "7.2 for arm64: pages of 64 KiB, addresses of 52 bits"),
+    replace(
+        _arm64_built("7.2-64k", "the same on an older CPU: addresses of 48 bits, none is signed"),
+        name="arm64-built-7.2-64k-n1",
+        cpu="neoverse-n1",
+    ),
     # It is not built to be preempted in the kernel; of kretprobes see fp-5.10.
     _stock(
         "5.10",
@@ -846,6 +881,16 @@ VARIANTS = (
     *(_livepatch(scenario) for scenario in _LIVEPATCH_SCENARIOS),
     *(_livepatch_stock("6.12", scenario) for scenario in _LIVEPATCH_SCENARIOS),
     *(_livepatch_stock(year, name) for year in ("6.1", "7.2") for name in ("stalled", "replaced")),
+    replace(
+        _livepatch("stalled"),
+        name="klp-stalled-arm64",
+        what=f"{_LIVEPATCH_SCENARIOS['stalled']}; the kernel of arm64-built-7.2-64k",
+        kernel=_ARM64_BUILT["7.2-64k"],
+        unwinder="arm64",
+        memory_mib=_ARM64_MIB,
+        group="arm64-built",
+        silent=True,
+    ),
     _watched(_livepatch("stalled")),
     _watched(_livepatch_stock("6.12", "stalled")),
     _HUNG,

@@ -23,12 +23,12 @@ from ..support.elf_object_writer import (
 
 
 def read(elf: ElfObjectWriter) -> ElfObject:
-    return ElfObject(elf.bytes(), "a.ko")
+    return ElfObject(elf.bytes(), "a.ko", "x86_64")
 
 
 def refuses(data: bytes, says: str) -> None:
     with pytest.raises(InputError) as caught:
-        ElfObject(data, "a.ko")
+        ElfObject(data, "a.ko", "x86_64")
     assert str(caught.value) == f"a.ko: {says}"
 
 
@@ -137,7 +137,7 @@ def test_more_sections_than_the_header_can_count() -> None:
     struct.pack_into("<HH", data, 60, 0, 0xFFFF)
     struct.pack_into("<Q", data, shoff + 32, count)  # sh_size of section 0
     struct.pack_into("<I", data, shoff + 40, names)  # sh_link
-    assert ElfObject(bytes(data), "a.ko").section(".text") == 2
+    assert ElfObject(bytes(data), "a.ko", "x86_64").section(".text") == 2
 
 
 # ---- what does not fit
@@ -147,6 +147,20 @@ def changed(format_: str, at: int, *values: int) -> bytes:
     data = bytearray(sample().bytes())
     struct.pack_into(format_, data, at, *values)
     return bytes(data)
+
+
+def test_arm64_counts_from_the_instruction_itself() -> None:
+    # adrp x0, fix; add x0, x0, :lo12:fix; and two types that x86-64 counts from the next instruction.
+    elf = ElfObjectWriter(machine=183)
+    data, text = elf.section(".data", bytes(32)), elf.code(".text", 16)
+    for offset, type_ in enumerate((275, 277, R_X86_64_PC32, R_X86_64_PLT32)):
+        elf.relocation((text, 4 * offset), (data, 8), type_=type_)
+    found = ElfObject(elf.bytes(), "a.ko", "aarch64").relocations(text)
+    assert [relocation.target for relocation in found] == [Place(data, 8)] * 4
+    with pytest.raises(InputError, match="is no kernel module of x86-64"):
+        ElfObject(elf.bytes(), "a.ko", "x86_64")
+    with pytest.raises(InputError, match="is no kernel module of arm64"):
+        ElfObject(sample().bytes(), "a.ko", "aarch64")
 
 
 SHOFF = struct.unpack_from("<Q", sample().bytes(), 40)[0]
@@ -199,7 +213,7 @@ def test_a_place_outside_its_section(offset: int) -> None:
 def test_a_section_that_is_not_in_the_file() -> None:
     data = changed("<Q", SHOFF + 64 + 32, 1 << 40)  # sh_size of .data
     with pytest.raises(InputError, match=r"it ends before section '.data', as if cut off"):
-        ElfObject(data, "a.ko").contents(1)
+        ElfObject(data, "a.ko", "x86_64").contents(1)
 
 
 def test_a_relocation_of_a_symbol_that_is_not_there() -> None:
@@ -223,15 +237,15 @@ def test_tables_that_overlap_are_not_read_without_end(monkeypatch: pytest.Monkey
         headers + rela * 64 + 4 : headers + (rela + 1) * 64
     ]
     assert struct.unpack_from("<I", data, headers + 2 * 64 + 4)[0] == table
-    assert len(ElfObject(bytes(data), "a.ko").relocations(1)) == 10
+    assert len(ElfObject(bytes(data), "a.ko", "x86_64").relocations(1)) == 10
     monkeypatch.setattr(elf_object, "_MAX_RELOCATIONS", 9)
     with pytest.raises(InputError, match="more than 9 relocations"):
-        ElfObject(bytes(data), "a.ko").relocations(1)
+        ElfObject(bytes(data), "a.ko", "x86_64").relocations(1)
 
 
 def test_a_file_that_is_larger_than_any_module(monkeypatch: pytest.MonkeyPatch) -> None:
     data = sample().bytes()
-    assert read_elf_object(io.BytesIO(data), "a.ko").section(".text") == 2
+    assert read_elf_object(io.BytesIO(data), "a.ko", "x86_64").section(".text") == 2
     monkeypatch.setattr(elf_object, "_MAX_FILE_BYTES", len(data) - 1)
     with pytest.raises(InputError, match=r"a.ko: is larger than any kernel module"):
-        read_elf_object(io.BytesIO(data), "a.ko")
+        read_elf_object(io.BytesIO(data), "a.ko", "x86_64")

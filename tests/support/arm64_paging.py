@@ -78,5 +78,11 @@ def arm64_paging(vmcoreinfo: Mapping[str, str]) -> Arm64Paging:
     offset = number_among(vmcoreinfo, "kimage_voffset")
     t1sz = number_among(vmcoreinfo, "TCR_EL1_T1SZ")
     assert root is not None and offset is not None and t1sz is not None
-    page_bytes = int(vmcoreinfo["PAGESIZE"])
-    return Arm64Paging(root - offset, page_bytes.bit_length() - 1, 64 - t1sz)
+    page_shift = int(vmcoreinfo["PAGESIZE"]).bit_length() - 1
+    va_bits = 64 - t1sz
+    table = root - offset
+    if page_shift == 16 and va_bits == 48 and number_among(vmcoreinfo, "VA_BITS") == 52:
+        # Made for 52 bits: the CPU begins at the end of the top level (TTBR1_BADDR_4852_OFFSET of
+        # asm/pgtable-hwdef.h, v7.2). With smaller pages there is a level less then.
+        table += 8 * ((1 << 52 - 42) - (1 << 48 - 42))
+    return Arm64Paging(table, page_shift, va_bits)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Writes relocatable ELF files of x86-64, such as kernel modules: sections, symbols, relocations."""
+"""Writes relocatable ELF files, of x86-64 if nothing else is said, such as kernel modules: sections, symbols, relocations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _SHDR_BYTES = 64
 class ElfObjectWriter:
     """Sections are added, then :meth:`bytes` is the file. The number of the first is 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, machine: int = 62) -> None:
+        self._machine = machine
         self.names = [""]
         self.contents = [bytearray()]
         self._types = [(0, 0)]  # type, flags
@@ -124,6 +125,20 @@ class ElfObjectWriter:
         header = b"\x7fELF\x02\x01\x01" + bytes(9)
         header += struct.pack(
             "<HHIQQQIHHHHHH",
-            *(1, 62, 1, 0, 0, 64 + len(body), 0, 64, 0, 0, _SHDR_BYTES, len(names), shstrtab),
+            *(
+                1,
+                self._machine,
+                1,
+                0,
+                0,
+                64 + len(body),
+                0,
+                64,
+                0,
+                0,
+                _SHDR_BYTES,
+                len(names),
+                shstrtab,
+            ),
         )
         return bytes(header + body + headers)
