@@ -12,7 +12,7 @@ from typing import BinaryIO, Optional
 import msgspec
 
 from ..arch.machines import UNDERSTOOD, arch_of_elf, arch_of_utsname, elf_machine_name
-from ..debuginfo.vmcoreinfo import vmcoreinfo_lines
+from ..debuginfo.vmcoreinfo import number_among, vmcoreinfo_lines
 from ..errors import InputError
 from .core_notes import read_core_notes
 from .elf import ET_CORE, PT_LOAD, Elf, has_section, read_elf, read_notes
@@ -95,6 +95,11 @@ _OTHER_BLOCKS = (
     "is in blocks of {} bytes, as QEMU makes it of an arm64 guest, while the kernel's pages have {}: "
     "libkdumpfile takes one for the other and finds nothing; dump the guest as ELF, "
     "with dump-guest-memory and no -z, -l or -s"
+)
+_OTHER_TABLES = (
+    "its kernel was built for addresses of {} bits, and its CPU has {}: libkdumpfile looks for the page tables of "
+    "such a kdump file in the wrong place, and finds nothing; make the dump as ELF (makedumpfile -E, or "
+    "dump-guest-memory with no -z, -l or -s)"
 )
 _QEMU_KNOWS_NO_NAME = "Unknown"
 """utsname.machine of any guest but x86 (ELF_MACHINE_UNAME in QEMU's dump.c, v7.2)."""
@@ -189,6 +194,8 @@ class CoreFile(msgspec.Struct, frozen=True):
     In kdump libkdumpfile does."""
     missing_pages: Optional[MissingPages] = None
     """Of kdump, those that must not be read."""
+    other_tables: Optional[str] = None
+    """Why libkdumpfile does not find the page tables, if that is so; what else to do."""
 
 
 def check_core(
@@ -320,7 +327,20 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
         if vmcoreinfo is None:
             raise InputError(f"{name}: {NO_VMCOREINFO}")
         _check_lines(vmcoreinfo, name)
-    return CoreFile(path, cut_short, arch, vmcoreinfo, missing_pages=pages.missing)
+    other = _other_tables(lines) if arch == "aarch64" or _ONLY_ARM64 in lines else None
+    return CoreFile(
+        path, cut_short, arch, vmcoreinfo, missing_pages=pages.missing, other_tables=other
+    )
+
+
+def _other_tables(vmcoreinfo: Mapping[str, str]) -> Optional[str]:
+    # With pages of 64 KiB and 52 bits of address built in, a CPU that has 48 uses the last 64 entries of the
+    # first table: TTBR1_BADDR_4852_OFFSET in arch/arm64/include/asm/pgtable-hwdef.h (v7.2). libkdumpfile
+    # (v0.5.4) takes them for the first.
+    built_for, unused = (number_among(vmcoreinfo, name) for name in ("VA_BITS", "TCR_EL1_T1SZ"))
+    if vmcoreinfo.get("PAGESIZE") != "65536" or built_for != 52 or unused is None:
+        return None
+    return None if 64 - unused >= built_for else _OTHER_TABLES.format(built_for, 64 - unused)
 
 
 def _arch_to_give(header: KdumpHeader, vmcoreinfo: Mapping[str, str], name: str) -> Optional[str]:
