@@ -196,19 +196,19 @@ def _trampoline(prog: Program, name: str) -> Optional[int]:
     :raises ValueError: if its code is not there, and the table of symbols is damaged
     """
     address = symbol_address(prog, name)
-    if address is None or _may_be_trampoline(prog, name, address):
+    if address is None or _is_trampoline(prog, name, address):
         return address
     kallsyms = kallsyms_of(prog)
-    # In a kernel that somebody has patched the call may be another one.
+    # In a kernel that somebody has patched the call may be another one, and a dump may lack the page.
     if kallsyms is None or kallsyms.is_sound():
         return address
     raise ValueError(f"the table of symbols (kallsyms) is damaged: {name} is not at {address:#x}")
 
 
-def _may_be_trampoline(prog: Program, name: str, address: int) -> bool:
-    """Return whether some code is that of a trampoline, or is not in the dump."""
+def _is_trampoline(prog: Program, name: str, address: int) -> bool:
+    """Return whether some code is that of a trampoline; ``False`` if it is not in the dump."""
     code = read_or_none(prog, address, _TRAMPOLINE_BYTES)
-    return code is None or arch_of(prog).is_trampoline(
+    return code is not None and arch_of(prog).is_trampoline(
         name, address, code, partial(symbol_address, prog)
     )
 
