@@ -177,7 +177,7 @@ def test_the_same_json_from_every_format(variant: Variant, dump: Dump, tmp_path:
 def refuses_kdump(kdump: Path) -> None:
     with pytest.raises(
         InputError,
-        match="built for addresses of 52 bits, and its CPU has 48: .* make the dump as ELF",
+        match=r"built for addresses of 52 bits, and its CPU has 48: .* make the dump as ELF",
     ):
         open_program(core=kdump)
 
