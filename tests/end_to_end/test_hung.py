@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -316,6 +317,7 @@ def test_table(made: HungDump, has_rt: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "drgn_tools", "hung", "-c", str(made.core), "--check"],
         cwd=ROOT,
+        env={**os.environ, "COLUMNS": "120"},
         capture_output=True,
         text=True,
         check=False,
