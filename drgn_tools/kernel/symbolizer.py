@@ -80,7 +80,10 @@ class Symbolizer:
 
     def _look_up_in_module(self, addr: int, module: str) -> Optional[Symbol]:
         if module not in self._module_kallsyms:
-            self._module_kallsyms[module] = ModuleKallsyms.of(self._text.modules[module])
+            found_module = self._text.modules.get(
+                module
+            )  # of a damaged one only a part of the text was found
+            self._module_kallsyms[module] = found_module and ModuleKallsyms.of(found_module)
         table = self._module_kallsyms[module]
         found = table.at(addr) if table is not None else None
         return Symbol(found.name, addr - found.start, module) if found else None

@@ -123,6 +123,17 @@ def test_module_text_is_named_by_the_table_of_the_module(kernel: DrawnKernel) ->
     assert names.name_return_address(LOADED + 0x11) == Symbol("dig", 1, "lab")
 
 
+def test_module_whose_init_text_cannot_be_has_no_names(kernel: DrawnKernel) -> None:
+    """From seed 500055 of the dump formats-stock: a traceback."""
+    with_mem(kernel)
+    kallsyms = module_kallsyms(kernel, ("dig", LOADED + 0x10))
+    damaged = mem((LOADED, 0x100), (LOADED + 0x1000, 0xFFFF_FFFF))
+    modules(kernel, {"name": b"lab", "kallsyms": kallsyms, **damaged})
+    text = KernelText(kernel.prog)
+    assert text.is_kernel_text(LOADED + 0x14) is True
+    assert Symbolizer(kernel.prog, text).name_exact(LOADED + 0x14) is None
+
+
 def test_module_whose_table_is_not_in_the_dump_has_no_names(kernel: DrawnKernel) -> None:
     with_mem(kernel)
     modules(kernel, {"name": b"lab", "kallsyms": kernel.nowhere, **mem((LOADED, 0x100))})
