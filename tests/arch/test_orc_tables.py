@@ -6,11 +6,13 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, Optional
 
 import pytest
 from msgspec.structs import replace
 
+from drgn_tools.arch.x86 import orc_tables
 from drgn_tools.arch.x86.orc_entry import (
     FRAME_POINTER_ENTRY,
     NULL_ENTRY,
@@ -486,6 +488,22 @@ def test_unwinder_that_was_not_initialized_is_a_problem() -> None:
     kernel.put(kernel.prog.symbol("orc_init").address, b"\0")
     found = probe_orc(kernel.prog)
     assert isinstance(found, OrcProblem) and "orc_init" in found.sentence
+
+
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_start_that_compares_with_no_known_symbol_is_old_or_its_names_are_damaged(
+    is_sound: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From seed 500169 of the dump klp-stalled-stock-6.12: every stack lacked its first frame."""
+    kernel = kernel_with_tables()
+    kernel.put(kernel.prog.symbol("__unwind_start").address, bytes(64))
+    symbols = SimpleNamespace(is_sound=lambda: is_sound)
+    monkeypatch.setattr(orc_tables, "kallsyms_of", lambda prog: symbols)
+    found = probe_orc(kernel.prog)
+    if is_sound:
+        assert isinstance(found, OrcImage) and not found.first_exact_addrs
+    else:
+        assert found == OrcProblem("the table of symbols (kallsyms) is damaged")
 
 
 def test_start_whose_code_is_not_in_the_dump_is_a_problem() -> None:

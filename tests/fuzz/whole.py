@@ -274,6 +274,8 @@ class Whole:
             addresses = [frame.ip for frame in stack.frames if not frame.user_mode]
             ip_name = self.regs.ip_name
             addresses += [r.registers[ip_name] for r in stack.regs if ip_name in r.registers]
+            callers = (stack.cpu_caller, *(r.caller for r in stack.regs))
+            addresses += [caller.ip for caller in callers if caller is not None]
             for ip in addresses:
                 where = self.kernel._text.find(ip)
                 if where is not None:

@@ -18,6 +18,7 @@ import msgspec
 from drgn import Object, Program
 
 from ...bounded_cache import BoundedCache
+from ...debuginfo.kallsyms import kallsyms_of
 from ...debuginfo.modules import module_memory
 from ...kernel.probing import function_code, symbol_address
 from ...kernel.stack_memory import NotInDump
@@ -144,6 +145,10 @@ def _probe_orc(prog: Program) -> Union[OrcImage, OrcProblem]:
     first_exact_addrs = _first_exact_addrs(prog)
     if first_exact_addrs is None:
         return OrcProblem("the code of its __unwind_start() is not in the dump")
+    kallsyms = kallsyms_of(prog)
+    if not first_exact_addrs and kallsyms is not None and not kallsyms.is_sound():
+        # It looks like a kernel before v5.8, but its ret_from_fork may only have lost its name.
+        return OrcProblem("the table of symbols (kallsyms) is damaged")
     return OrcImage(
         form=form,
         ips_addr=ips[0],
