@@ -24,15 +24,12 @@ from drgn import FaultError, Object, Program
 from drgn.helpers.linux.mm import access_remote_vm
 
 from drgn_tools import SavedRegs, task_stacks
+from drgn_tools.arch.registry import arch_named
 from drgn_tools.commands.script import run, script_parser, table
 
 CODE_BYTES = 15  # the longest instruction of x86
-FAULTS = (
-    "page fault",
-    "data abort",
-    "instruction abort",
-    "memory abort",
-)  # the last three of arm64
+# The last three are of arm64.
+FAULTS = ("page fault", "data abort", "instruction abort", "memory abort")
 REGISTERS = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di", *(f"r{i}" for i in range(8, 16)))
 ALU = frozenset(op for op in range(0x40) if op & 7 < 4)  # add, or, ... cmp
 MODRM = ALU | {0x63, *range(0x80, 0x8C), 0x8E, 0xC6, 0xC7, 0xF6, 0xF7, 0xFE, 0xFF}  # mov ...
@@ -42,10 +39,10 @@ MODRM_0F = frozenset(b"\x10\x11\x28\x29\x2b\x6f\x7f\xb0\xb1\xb6\xb7\xbe\xbf\xc0\
 def fault_sleepers(prog: Program, args: Namespace) -> Iterator[str]:
     rows = []
     for task in task_stacks(prog):
-        ips = {frame.regs: frame.ip for frame in task.frames}
+        ip_name = arch_named(task.arch).regs.ip_name
         for regs in task.regs:
             if regs.entry in FAULTS and task.state in ("S", "D"):
-                ip = ips[regs.address]
+                ip = regs[ip_name]
                 place = regs.symbol or f"{ip:x} (user mode)"
                 task_struct = Object(prog, "struct task_struct *", task.task)
                 code = read_code(task_struct, ip, regs.user_mode)

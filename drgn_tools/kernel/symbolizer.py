@@ -80,10 +80,9 @@ class Symbolizer:
 
     def _look_up_in_module(self, addr: int, module: str) -> Optional[Symbol]:
         if module not in self._module_kallsyms:
-            found_module = self._text.modules.get(
-                module
-            )  # of a damaged one only a part of the text was found
-            self._module_kallsyms[module] = found_module and ModuleKallsyms.of(found_module)
+            # Of a damaged one only a part of the text was found, and not the module.
+            sound = self._text.modules.get(module)
+            self._module_kallsyms[module] = None if sound is None else ModuleKallsyms.of(sound)
         table = self._module_kallsyms[module]
         found = table.at(addr) if table is not None else None
         return Symbol(found.name, addr - found.start, module) if found else None
