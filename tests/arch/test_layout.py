@@ -194,8 +194,18 @@ def test_init_stack_that_ends_before_it_begins_tells_nothing(kernel: DrawnKernel
 # ---- padding at the top
 
 
-def test_fred_entry_code_means_16_bytes_of_padding(kernel: DrawnKernel) -> None:
-    kernel.symbol("asm_fred_entrypoint_user", kernel.nowhere)
+@pytest.mark.parametrize(
+    # A damaged table of symbols may have lost one of them.
+    "name",
+    [
+        "asm_fred_entrypoint_user",
+        "asm_fred_entrypoint_kernel",
+        "fred_entry_from_user",
+        "fred_entry_from_kernel",
+    ],
+)
+def test_fred_entry_code_means_16_bytes_of_padding(kernel: DrawnKernel, name: str) -> None:
+    kernel.symbol(name, kernel.nowhere)
     assert probe(kernel).top_padding_bytes == 16
 
 
@@ -260,6 +270,15 @@ def test_user_regs_may_be_needed_before_5_8(kernel: DrawnKernel) -> None:
     layout = probe(kernel)
     assert layout.may_need_user_regs
     assert layout.encoding is Encoding.LSB
+
+
+@pytest.mark.parametrize("name", ["asm_exc_invalid_op", "asm_exc_general_protection"])
+def test_kernel_that_lost_the_name_of_a_stub_is_not_an_old_one(
+    kernel: DrawnKernel, name: str
+) -> None:
+    kernel.forget_symbol("asm_exc_page_fault")
+    kernel.symbol(name, kernel.nowhere)
+    assert not probe(kernel).may_need_user_regs
 
 
 @pytest.mark.parametrize(

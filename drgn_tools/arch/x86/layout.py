@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Optional, Union
 
@@ -26,6 +26,16 @@ _MAX_THREAD_SIZE_BYTES = 64 * 1024
 """16 KiB, and KASAN_STACK_ORDER of up to 2 (asm/page_64_types.h); x86-32 has 8 KiB (asm/page_32_types.h)."""
 _MAX_INACTIVE_FRAME_BYTES = 64
 """Eight words at most (asm/switch_to.h)."""
+
+_OF_FRED = (
+    "asm_fred_entrypoint_user",
+    "asm_fred_entrypoint_kernel",
+    "fred_entry_from_user",
+    "fred_entry_from_kernel",
+)
+"""Functions of arch/x86/entry/entry_64_fred.S and entry_fred.c (v6.9), in every kernel with CONFIG_X86_FRED."""
+_STUBS_OF_5_8 = ("asm_exc_page_fault", "asm_exc_invalid_op", "asm_exc_general_protection")
+"""DECLARE_IDTENTRY (asm/idtentry.h, v5.8), in every kernel."""
 
 
 class X86Layout(Layout, frozen=True, kw_only=True):
@@ -123,7 +133,7 @@ def _top_padding(prog: Program, regs: X86Regs) -> int:
     # Since Linux kernel commit 65c9cc9e2c14602d98f1ca61c51ac954e9529303 ("x86/fred:
     # Reserve space for the FRED stack frame") (in v6.9), 16 bytes with
     # CONFIG_X86_FRED=y, whether or not the CPU has it.
-    return 0 if symbol_address(prog, "asm_fred_entrypoint_user") is None else 16
+    return 16 if _has_any(prog, _OF_FRED) else 0
 
 
 def _unwinder(prog: Program) -> Optional[Unwinder]:
@@ -176,5 +186,10 @@ def _has_reliable_stacktrace(prog: Program) -> bool:
 
 
 def _has_old_reliable_rules(prog: Program) -> bool:
-    # v5.8 added asm_exc_page_fault and dropped that rule.
-    return symbol_address(prog, "asm_exc_page_fault") is None
+    # v5.8 added the stubs asm_exc_* and dropped that rule.
+    return not _has_any(prog, _STUBS_OF_5_8)
+
+
+def _has_any(prog: Program, names: Iterable[str]) -> bool:
+    """Return whether a kernel has any of some symbols: a damaged table of symbols lacks one, hardly all."""
+    return any(symbol_address(prog, name) is not None for name in names)

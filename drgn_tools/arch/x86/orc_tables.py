@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from operator import le
 from typing import Optional, Union
 
 import msgspec
@@ -233,6 +234,7 @@ class _Table:
         self._entries_addr = entries_addr
         self._count = count
         self._chunks: dict[int, array[int]] = {}
+        self._sorted: dict[int, bool] = {}
 
     def find(self, addr: int) -> OrcEntry:
         """Return the rule of an address: that of the last entry that is not above it, or else the first.
@@ -255,21 +257,41 @@ class _Table:
         return self._checked(found)
 
     def _is_where_the_kernel_looks(self, addr: int, found: int) -> bool:
-        """Return whether an entry is among those in which orc_find() looks for an address.
+        """Return whether the search has not been led astray by a damaged part of the table.
 
-        It knows from ``orc_lookup``, which orc_init() made, the entries of each block of text. If pages of
-        the table are damaged but still sorted, the search ends elsewhere.
+        Of text, orc_find() knows from ``orc_lookup``, which orc_init() made, the entries of each block. If
+        pages of the table are damaged but still sorted, the search ends outside of them.
 
-        :raises NotInDump: if that is missing
+        Of init text and of modules it searches the whole table, as we do. There, a search that met
+        damage ends beside it: where the page with that damage meets a sound one, addresses descend.
+
+        :raises NotInDump: if ``orc_lookup`` is missing
         """
         if self._lookup is None:
-            return True
+            return self._is_sorted_around(found)
         lookup_addr, (start, end) = self._lookup
         if not start <= addr < end:
-            return True
+            return self._is_sorted_around(found)
         at = lookup_addr + (addr - start) // _LOOKUP_BLOCK_BYTES * 4
         bounds = self._read(at, 8)
         return int.from_bytes(bounds[:4], "little") <= found <= int.from_bytes(bounds[4:], "little")
+
+    def _is_sorted_around(self, found: int) -> bool:
+        """Return whether the addresses are sorted in the chunk of an entry, and in those beside it."""
+        number, last = found // _CHUNK, (self._count - 1) // _CHUNK
+        return all(map(self._is_sorted, range(max(0, number - 1), min(number + 1, last) + 1)))
+
+    def _is_sorted(self, number: int) -> bool:
+        """Return whether a chunk is sorted, with the addresses next to it. A missing one is not damaged."""
+        found = self._sorted.get(number)
+        if found is None:
+            first = max(0, number * _CHUNK - 1)
+            size_bytes = (min((number + 1) * _CHUNK + 1, self._count) - first) * _ADDRESS_BYTES
+            raw = read_or_none(self._prog, self._ips_addr + first * _ADDRESS_BYTES, size_bytes)
+            relative = array("i", raw or b"")
+            ips = [at + r for at, r in zip(range(0, size_bytes, _ADDRESS_BYTES), relative)]
+            found = self._sorted[number] = all(relative) and all(map(le, ips, ips[1:]))
+        return found
 
     def _checked(self, found: int) -> OrcEntry:
         # If this is damaged or zeros, its neighbours are as well. A rule out of garbage may lead anywhere,
