@@ -19,6 +19,9 @@ from ..memory import UNUSABLE, read_or_none
 
 __all__ = ("at_most", "function_code", "has_dwarf", "probing", "symbol_address")
 
+_VARIABLES = ("init_task", "init_uts_ns", "jiffies", "runqueues")
+"""Every kernel has them. A damaged table of symbols lacks one, hardly all."""
+
 
 def symbol_address(prog: Program, name: str) -> Optional[int]:
     """Address of the symbol *name* in the kernel image, ``None`` if there is none.
@@ -77,13 +80,27 @@ def probing(prog: Program) -> Iterator[None]:
     except TypesError:
         raise
     except UNUSABLE as e:
-        what, remedy = "its type information", "give the vmlinux of this kernel with -s"
-        if has_dwarf(prog):  # that of a vmlinux
-            what, remedy = "the DWARF of its vmlinux", "leave -s out to use BTF"
-        raise TypesError(
-            f"{prog.core_dump_path or 'kernel'}: {what} lacks what a stack needs,"
-            f" or is damaged ({e}); {remedy}"
-        ) from e
+        raise TypesError(f"{prog.core_dump_path or 'kernel'}: {_lack_of(prog, e)}") from e
+
+
+def _lack_of(prog: Program, error: Exception) -> str:
+    if has_dwarf(prog):
+        return (
+            "the DWARF of its vmlinux lacks what a stack needs, or is damaged"
+            f" ({error}); leave -s out to use BTF"
+        )
+    remedy = "give the vmlinux of this kernel with -s"
+    if _has_functions_only(prog):
+        return (
+            "this kernel was built without CONFIG_KALLSYMS_ALL: its symbols are functions only,"
+            f" and tasks are found by variables ({error}); {remedy}"
+        )
+    return f"its type information lacks what a stack needs, or is damaged ({error}); {remedy}"
+
+
+def _has_functions_only(prog: Program) -> bool:
+    kallsyms = kallsyms_of(prog)
+    return kallsyms is not None and not any(map(kallsyms.find, _VARIABLES))
 
 
 def at_most(value: int, limit: int, what: str) -> int:

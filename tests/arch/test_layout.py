@@ -354,6 +354,23 @@ def test_own_symbol_table_of_the_dump_goes_before_debuginfo(kernel: DrawnKernel)
     assert layout.encoding is Encoding.LSB
 
 
+@pytest.mark.parametrize(
+    ("symbol", "cause"),
+    [
+        # Debian's 6.1 of arm64: init_task has no symbol, nor has any other variable.
+        ("T_stext", "built without CONFIG_KALLSYMS_ALL: its symbols are functions only"),
+        ("Djiffies", "type information lacks what a stack needs, or is damaged"),
+    ],
+)
+def test_symbols_of_functions_only_are_named_as_the_cause(
+    kernel: DrawnKernel, symbol: str, cause: str
+) -> None:
+    found = table([(symbol, kernel.base), ("T_end", kernel.nowhere)])
+    kernel.prog.cache[cache_key("drgn_tools.debuginfo.kallsyms")] = found
+    with pytest.raises(TypesError, match=f"{cause}.*THREAD_SIZE.*give the vmlinux.* with -s"):
+        probe(kernel)
+
+
 # ---- struct task_struct
 
 

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.lab
 
 _BUILT = [variant for variant in variants_of("arm64-built") if not variant.livepatch]
 _VARIANTS = (*variants_of("arm64"), *_BUILT)
-_HAVE_NONE = ("arm64-6.12",)
+_HAVE_NONE = ("arm64-6.12", "arm64-built-6.1", "arm64-built-6.12")
 """Kernels that give no verdicts."""
 _NO_KDUMP = "arm64-built-7.2-64k-n1"
 """libkdumpfile (v0.5.4) does not know where the tables begin that were made for more bits than the CPU has."""

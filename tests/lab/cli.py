@@ -20,7 +20,18 @@ from typing import Optional
 from .cache import cache_dir, exclusive
 from .differential.source import VERSIONS
 from .errors import LabError
-from .packages import ARM64, BOOT, BUILD, SHELL, STOCK, SUITES, packages_of
+from .packages import (
+    ARM64,
+    BOOT,
+    BUILD,
+    I386,
+    SHELL,
+    STOCK,
+    SUITES,
+    multilib_package,
+    packages_of,
+    require_i386,
+)
 from .run import say
 from .variants import (
     GROUPS,
@@ -136,6 +147,8 @@ def _make(variant: Variant, args: argparse.Namespace) -> Path:
     from .hung import make_hung
     from .livepatch import make_livepatch
 
+    if variant.kernel.arch == "i386":
+        require_i386()
     if variant.live:
         return make_live_of(variant, fresh=args.fresh).found
     is_arm64 = variant.kernel.arch == "aarch64"
@@ -157,7 +170,8 @@ def _debuginfo(args: argparse.Namespace) -> int:
 
 
 def _packages(args: argparse.Namespace) -> int:
-    needed = packages_of((*BUILD, *STOCK, *SUITES, *BOOT, *SHELL, *ARM64))
+    needed = packages_of((*BUILD, *STOCK, *SUITES, *BOOT, *SHELL, *ARM64, *I386))
+    needed |= set(filter(None, [multilib_package()]))
     needed |= {
         v.kernel.source_package
         for v in VARIANTS

@@ -14,13 +14,16 @@ __all__ = (
     "ARM64",
     "BOOT",
     "BUILD",
+    "I386",
     "SHELL",
     "STOCK",
     "SUITES",
+    "multilib_package",
     "package_version",
     "packages_of",
     "program_version",
     "require",
+    "require_i386",
 )
 
 _PACKAGE_OF = {
@@ -72,6 +75,8 @@ ARM64 = (
     "/usr/aarch64-linux-gnu/include/stdio.h",
 )  # fmt: skip
 """For guests of arm64, beyond what those of this machine need."""
+I386 = ("gcc", "qemu-system-i386", "/usr/include/gnu/stubs-32.h")
+"""The same for guests of x86-32; see :func:`require_i386`."""
 
 
 def _is_there(need: str) -> bool:
@@ -98,6 +103,26 @@ def require(needs: Iterable[str], packages: Iterable[str] = ()) -> None:
         raise LabError(
             f"missing: {', '.join(missing)}; as root: apt-get install {' '.join(sorted(wanted))}"
         )
+
+
+def multilib_package() -> str:
+    """The package with what gcc links 32-bit programs with, or "" without a gcc.
+
+    Not gcc-multilib: that and a gcc for another machine cannot both be installed.
+    """
+    if not _is_there("gcc"):
+        return ""
+    command = ["gcc", "-dumpversion"]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return f"gcc-{result.stdout.split('.')[0].strip()}-multilib"
+
+
+def require_i386() -> None:
+    """Checks for what guests of x86-32 take, before their kernel is built for ten minutes.
+
+    :raises LabError: something is missing
+    """
+    require(I386, filter(None, [multilib_package()]))
 
 
 def package_version(package: str) -> str:

@@ -150,6 +150,20 @@ def test_all_missing_packages_come_in_one_command(capsys: pytest.CaptureFixture[
         assert f" {package}" in err.split("apt-get install")[1]
 
 
+def test_what_32_bit_guests_take_is_asked_for_before_their_kernel_is_built(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = ("/usr/include/gnu/stubs-32.h",)
+    monkeypatch.setattr(packages, "_is_there", lambda need: need not in lacking)
+    monkeypatch.setattr(packages, "package_version", lambda package: "")
+    assert cli.main(["dump", "i386-pae"]) == 1
+    assert re.fullmatch(
+        r"lab: error: missing: /usr/include/gnu/stubs-32.h, gcc-(\d+)-multilib;"
+        r" as root: apt-get install gcc-\1-multilib libc6-dev-i386\n",
+        capsys.readouterr().err,
+    )
+
+
 def test_packages_need_nothing_but_python() -> None:
     result = subprocess.run(
         [sys.executable, "-S", "-m", "tests.lab", "packages"],

@@ -153,6 +153,8 @@ _NOT_PREEMPTED = ("preempted-kernel", "preempted-kthread")
 """Cases that a kernel does not have that is built without preemption in the kernel."""
 _WHAT_ARM64_LACKS = frozenset({"ftrace"})
 """There a handler of ftrace has no trampoline of its own, either."""
+_WHAT_ARM64_LACKED = ("bpf",)
+"""What it did not have in 6.1: trampolines of BPF that are called from functions of the kernel (v6.4)."""
 _LSB = BuiltKernel("linux-source-6.12", ("base", "frame_pointer"))
 _I386 = {
     name: BuiltKernel("linux-source-6.12", ("base", "i386", name), arch="i386")
@@ -177,6 +179,13 @@ _ARM64 = {
     )
 }
 _ARM64_BUILT = {
+    "6.1": BuiltKernel(
+        "linux-source-6.1",
+        ("base", "6.1", "arm64", "arm64-6.12", "arm64-39"),
+        suite="bookworm",
+        arch="aarch64",
+    ),
+    "6.12": BuiltKernel("linux-source-6.12", ("base", "arm64", "arm64-6.12"), arch="aarch64"),
     "7.2-64k": BuiltKernel(
         "linux-source-7.2", ("base", "7.2", "arm64", "arm64-64k"), suite="forky", arch="aarch64"
     ),
@@ -739,6 +748,8 @@ VARIANTS = (
         name="arm64-7.2-n1",
         cpu="neoverse-n1",
     ),
+    _arm64_built("6.1", "6.1 for arm64: addresses of 39 bits", *_WHAT_ARM64_LACKED),
+    _arm64_built("6.12", "6.12 for arm64: addresses of 52 bits in pages of 4 KiB"),
     _arm64_built("7.2-64k", "7.2 for arm64: pages of 64 KiB, addresses of 52 bits"),
     replace(
         _arm64_built("7.2-64k", "the same on an older CPU: addresses of 48 bits, none is signed"),
