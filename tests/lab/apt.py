@@ -30,6 +30,7 @@ _PARTS = {
     "forky": ("debian forky",),
     "bookworm-i386": ("debian bookworm",),
     "forky-i386": ("debian forky",),
+    "bookworm-arm64": ("debian bookworm", "debian-security bookworm-security"),
     "trixie-arm64": ("debian trixie", "debian-security trixie-security"),
     "forky-arm64": ("debian forky",),
 }
@@ -37,6 +38,7 @@ _PARTS = {
 _ARCHITECTURES = {
     "bookworm-i386": ("i386",),
     "forky-i386": ("i386",),
+    "bookworm-arm64": ("arm64", "amd64"),
     "trixie-arm64": ("arm64", "amd64"),
     "forky-arm64": ("arm64", "amd64"),
 }

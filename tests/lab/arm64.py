@@ -9,6 +9,7 @@ kernel/, the workload is that of user/; patches/workload-arm64.patch changes wha
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -118,6 +119,8 @@ def get_arm64_kernel(variant: Variant) -> Kernel:
         with Progress(f"building modules for {name}") as progress:
             shutil.copy2(unpacked.image, folder / "vmlinuz")
             shutil.copy2(unpacked.config, folder / "config")
+            if unpacked.vmlinux.exists():
+                os.link(unpacked.vmlinux, folder / "vmlinux")
             for module in kernel.early_modules:
                 if unpacked.early_module(module).exists():
                     shutil.copy2(unpacked.early_module(module), folder)

@@ -14,8 +14,8 @@ from .apt import newest, update
 from .cache import find_entry, make_entry
 from .dump import Dump
 from .errors import LabError
-from .run import Progress, run
-from .stock_packages import unpack
+from .run import Progress
+from .stock_packages import unpack_vmlinux
 from .variants import StockKernel, Variant
 
 __all__ = ("find_debuginfo", "get_debuginfo")
@@ -48,9 +48,6 @@ def get_debuginfo(variant: Variant, dump: Dump) -> Path:
         with Progress(f"fetching the debuginfo of {release}") as progress:
             update(suite, log, progress)
             package = newest(suite, f"linux-image-{release}-dbg")
-            unpacked = folder / "debug"
-            unpack(suite, [package], unpacked, log, progress)
-            (unpacked / f"usr/lib/debug/boot/vmlinux-{release}").rename(folder / "vmlinux")
-            run(["rm", "-r", str(unpacked)], progress, log=log)
+            unpack_vmlinux(suite, package, release, folder, log, progress)
 
     return make_entry("debuginfo", variant.name, inputs, fill) / "vmlinux"

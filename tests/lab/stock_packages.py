@@ -192,10 +192,7 @@ def _fetch(kernel: StockKernel, folder: Path, at: Path, progress: Progress) -> N
         debug = _dependency(
             suite, newest(suite, kernel.debug_meta_package), r"linux-image-[^ ,]+-dbg"
         )
-        with_debug = folder / "debug"
-        unpack(suite, [debug], with_debug, log, progress)
-        (with_debug / f"usr/lib/debug/boot/vmlinux-{release}").rename(folder / "vmlinux")
-        run(["rm", "-r", str(with_debug)], progress, log=log)
+        unpack_vmlinux(suite, debug, release, folder, log, progress)
     root = folder / "root"
     unpack(suite, packages[1:], root, log, progress)
     for makefile in (root / f"usr/src/{headers.name}").glob("*"):
@@ -218,6 +215,23 @@ def unpack(suite: str, packages: list[Package], root: Path, log: Path, progress:
     for archive in download(suite, wanted, root, log, progress):
         run(["dpkg", "--extract", str(archive), str(root)], progress, log=log)
         archive.unlink()
+
+
+_UNPACK_ONE = 'dpkg-deb --fsys-tarfile "$1" | tar --extract --file=- --directory="$2" "$3"'
+
+
+def unpack_vmlinux(
+    suite: str, package: Package, release: str, folder: Path, log: Path, progress: Progress
+) -> None:
+    """Fetches a package with debuginfo and puts the vmlinux into ``folder``, without the 5 GB of its modules."""
+    work = folder / "debug"
+    work.mkdir()
+    wanted = f"{package.name}={package.version}"
+    (archive,) = download(suite, [wanted], work, log, progress)
+    inside = f"./usr/lib/debug/boot/vmlinux-{release}"
+    run(["sh", "-c", _UNPACK_ONE, "sh", str(archive), str(work), inside], progress, log=log)
+    (work / inside).rename(folder / "vmlinux")
+    run(["rm", "-r", str(work)], progress, log=log)
 
 
 def _first_of(*paths: Path) -> Path:

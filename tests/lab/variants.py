@@ -178,6 +178,14 @@ _ARM64 = {
         ("7.2-16k", "arm64-16k", "forky-arm64"),
     )
 }
+# Its symbols are functions only (CONFIG_KALLSYMS_ALL is off).
+_ARM64["6.1"] = StockKernel(
+    "linux-image-arm64",
+    "linux-headers-arm64",
+    suite="bookworm-arm64",
+    arch="aarch64",
+    debug_meta_package="linux-image-arm64-dbg",
+)
 _ARM64_BUILT = {
     "6.1": BuiltKernel(
         "linux-source-6.1",
@@ -737,6 +745,11 @@ VARIANTS = (
         _i386("stock", "Debian's own 6.1 for x86-32 (686-pae): no BTF", _STOCK_I386),
         memory_mib=_STOCK_MIB,
         append=_STOCK_APPEND,
+    ),
+    _arm64(
+        "6.1",
+        "6.1 of bookworm for arm64: no pt_regs in the walk, no verdicts; needs its vmlinux",
+        *(*_NOT_PREEMPTED, *_WHAT_ARM64_LACKED),
     ),
     _arm64(
         "6.12", "6.12 of trixie for arm64: no pt_regs in the walk, no verdicts", *_NOT_PREEMPTED
