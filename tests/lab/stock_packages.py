@@ -58,7 +58,7 @@ class Unpacked(NamedTuple):
 
     @property
     def vmlinux(self) -> Path:
-        """With DWARF; exists only if the kernel has a :attr:`.StockKernel.debug_meta_package`."""
+        """With DWARF; exists only if :attr:`.StockKernel.with_vmlinux`."""
         return self.entry / "vmlinux"
 
     @property
@@ -84,8 +84,8 @@ def unpacked_inputs(kernel: StockKernel) -> dict[str, str]:
     :raises LabError: apt does not know the packages
     """
     inputs = {"layout": _LAYOUT, "early": " ".join(kernel.early_modules)}
-    if kernel.debug_meta_package:
-        inputs["debug"] = kernel.debug_meta_package
+    if kernel.with_vmlinux:
+        inputs["vmlinux"] = "yes"
     if kernel.suite:
         names = f"{kernel.meta_package} {kernel.headers_meta_package}"
         return {**inputs, "packages": names, "suite": kernel.suite}
@@ -188,10 +188,9 @@ def _fetch(kernel: StockKernel, folder: Path, at: Path, progress: Progress) -> N
     for name in kernel.early_modules:
         _copy_module(with_image, name, folder)
     run(["rm", "-r", str(with_image)], progress, log=log)
-    if kernel.debug_meta_package:
-        debug = _dependency(
-            suite, newest(suite, kernel.debug_meta_package), r"linux-image-[^ ,]+-dbg"
-        )
+    if kernel.with_vmlinux:
+        # Not what linux-image-ARCH-dbg depends on: that may be a day newer than the image.
+        debug = newest(suite, f"{image.name}-dbg")
         unpack_vmlinux(suite, debug, release, folder, log, progress)
     root = folder / "root"
     unpack(suite, packages[1:], root, log, progress)

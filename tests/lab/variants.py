@@ -79,8 +79,8 @@ class StockKernel:
     """Debian suite to fetch the packages from; "" for what apt would install here today."""
     arch: Arch = "x86_64"
     """What it runs on."""
-    debug_meta_package: str = ""
-    """Depends on the package with its DWARF, for a kernel without BTF."""
+    with_vmlinux: bool = False
+    """Its own types and symbols are not enough, so its vmlinux is fetched, too."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ _STOCK_I386 = StockKernel(
     "linux-headers-686-pae",
     suite="bookworm-i386",
     arch="i386",
-    debug_meta_package="linux-image-686-pae-dbg",
+    with_vmlinux=True,
 )
 _ARM64 = {
     name: StockKernel(
@@ -184,7 +184,7 @@ _ARM64["6.1"] = StockKernel(
     "linux-headers-arm64",
     suite="bookworm-arm64",
     arch="aarch64",
-    debug_meta_package="linux-image-arm64-dbg",
+    with_vmlinux=True,
 )
 _ARM64_BUILT = {
     "6.1": BuiltKernel(
