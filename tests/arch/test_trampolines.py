@@ -54,6 +54,9 @@ SUB_SP, BL, B = 0xD102_43FF, 0x9400_0000, 0x1400_0000
         ("return_to_handler", (SUB_SP, B | (16 + 0x100 - 4) // 4), False),  # a jump
         ("return_to_handler", (0xD420_00E0,), False),
         ("__kretprobe_trampoline", (SUB_SP, BL | (16 + 0x100 - 4) // 4), True),  # v6.1
+        # The call is in there, but that is not where it begins (arm64-6.1, 64 bytes behind).
+        ("__kretprobe_trampoline", (0xA90A_5BF5, BL | (16 + 0x100 - 4) // 4), False),
+        ("return_to_handler", (), False),
         ("__kretprobe_trampoline", (0xD420_00E0, 0xD421_0000), True),  # brk #7
         ("__kretprobe_trampoline", (0xD420_00C0, 0xD421_0000), False),  # brk #6
         ("__kretprobe_trampoline", (SUB_SP, 0xD420_00E0), False),
@@ -65,10 +68,11 @@ def test_a_trampoline_of_arm64_calls_its_function_or_traps(
 ) -> None:
     callees = {"ftrace_return_to_handler": CALLEE, "trampoline_probe_handler": CALLEE}
     assert is_trampoline("aarch64", name, a64(*words), callees) is expected
-    assert is_trampoline("aarch64", name, a64(*words), {}) is (words[0] == 0xD420_00E0 and expected)
+    assert is_trampoline("aarch64", name, a64(*words), {}) is (expected and words[0] == 0xD420_00E0)
 
 
 def test_a_function_may_lie_below_the_trampoline_that_calls_it() -> None:
     # bl with a negative distance
-    below = {"ftrace_return_to_handler": AT - 0x40}
-    assert is_trampoline("aarch64", "return_to_handler", a64(BL | -0x10 & 0x3FF_FFFF), below)
+    below = {"ftrace_return_to_handler": AT + 4 - 0x40}
+    code = a64(SUB_SP, BL | -0x10 & 0x3FF_FFFF)
+    assert is_trampoline("aarch64", "return_to_handler", code, below)

@@ -80,6 +80,7 @@ def _kernel_inputs(kernel: StockKernel, unpacked: Unpacked) -> dict[str, str]:
         "early": " ".join(kernel.early_modules),
         "modules": file_hash(*MODULE_SOURCES, WORKLOAD_PATCH),
         "gcc": program_version(COMPILER),
+        **({"vmlinux": "yes"} if kernel.with_vmlinux else {}),
     }
 
 

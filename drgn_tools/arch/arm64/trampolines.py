@@ -18,6 +18,9 @@ _CALLEES = {
 probes/kprobes_trampoline.S, v5.10 to v6.1)."""
 _KRETPROBES_BRK = 0xD420_0000 | 0x007 << 5
 """``brk #KRETPROBES_BRK_IMM`` (asm/brk-imm.h, v6.12). With it the kretprobe trampoline begins from then on."""
+_SUB_SP = 0xD100_03FF
+"""``sub sp, sp, #IMMEDIATE``. With it the others begin: they make room for the registers that they save."""
+_IMMEDIATE = 0x1FFF << 10
 
 
 def is_trampoline(
@@ -28,7 +31,9 @@ def is_trampoline(
     if name == "__kretprobe_trampoline" and words[:1] == [_KRETPROBES_BRK]:
         return True
     callee = symbol_address(_CALLEES[name]) if name in _CALLEES else None
-    return callee is not None and any(
+    if callee is None or not words or words[0] & ~_IMMEDIATE != _SUB_SP:
+        return False
+    return any(
         callee_of_bl(word, address + INSTRUCTION_BYTES * i) == callee
         for i, word in enumerate(words)
     )
