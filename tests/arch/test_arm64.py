@@ -244,6 +244,18 @@ def test_a_stack_is_found_by_each_address_on_it(kind: str) -> None:
         assert other is None or other.kind != kind
 
 
+def test_of_two_variables_that_of_the_symbol_is_meant() -> None:
+    # DWARF with KVM has two by the name of overflow_stack, and drgn gives either.
+    cpu = Cpu()
+    that_of_kvm = Object(
+        cpu.kernel.prog, "unsigned long [512]", address=cpu.begins["overflow"] + 0x1_0000
+    )
+    cpu.kernel._objects["overflow_stack"] = that_of_kvm
+    stack = cpu.find(cpu.begins["overflow"])
+    assert stack is not None and stack.kind == "overflow"
+    assert cpu.find(that_of_kvm.address_) is None
+
+
 def test_a_kernel_without_a_stack_has_none_there() -> None:
     cpu = Cpu()
     del cpu.kernel._objects["sdei_stack_normal_ptr"]
@@ -265,5 +277,6 @@ def test_where_a_stack_lies_may_not_be_in_the_dump() -> None:
     cpu.kernel._objects["irq_stack_ptr"] = Object(
         cpu.kernel.prog, "unsigned long *", address=cpu.kernel.nowhere
     )
+    cpu.kernel.symbol("irq_stack_ptr", cpu.kernel.nowhere)
     with pytest.raises(NotInDump):
         cpu.find(cpu.begins["irq"])

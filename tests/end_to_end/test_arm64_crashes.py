@@ -37,7 +37,9 @@ class Crashed:
         assert variant.crash is not None
         self.crash = variant.crash
         self.console = dump.log.read_text(errors="replace")
-        prog = open_program(core=dump.core)
+        # There if the kernel's own types and symbols are not enough.
+        vmlinux = dump.read_about()["vmlinux"]
+        prog = open_program(core=dump.core, symbols=[vmlinux] if vmlinux else [])
         self._symbolizer = Symbolizer(prog, KernelText(prog))
         self.stack: TaskStack = crashed_stack(prog)
         self.frames = [frame for frame in self.stack.frames if not frame.user_mode]
@@ -58,12 +60,13 @@ class Crashed:
 
 
 def behind_panic(lines: Sequence[str]) -> list[str]:
-    """From behind vpanic() on, which has gone on since.
+    """From behind panic() on, which has gone on since.
 
-    panic() called it as its last instruction, so that %pS names what lies behind panic().
+    In 7.2 that is vpanic(). panic() called it as its last instruction, so that %pS names what lies
+    behind panic().
     """
     names = [line.partition("+")[0] for line in lines]
-    return list(lines[names.index("vpanic") + 1 :])
+    return list(lines[names.index("vpanic" if "vpanic" in names else "panic") + 1 :])
 
 
 def test_stack_of_the_cpu_that_died_is_the_consoles(variant: Variant) -> None:

@@ -561,6 +561,7 @@ def _live_arm64(name: str, what: str) -> Variant:
 
 
 _OF_ARM64 = {
+    "6.1": _crashes_named("hardirq-fault", "softirq-task", "null-call", "stack-overflow"),
     "6.12": _crashes_named("hardirq-fault", "softirq-task", "null-call", "stack-overflow"),
     "7.2": _crashes_named(
         "sysrq", "fault", "null-call", "wild-call", "bug", "hardirq", "hardirq-fault",

@@ -10,6 +10,7 @@ from typing import Callable, Optional
 from drgn import FaultError, Object, Program, sizeof
 
 from ...kernel.per_cpu import per_cpu
+from ...kernel.probing import symbol_address
 from ...kernel.stack_memory import NotInDump, StackMemory, read_stack
 from ...kernel.tasks import Task
 from ...memory import UNUSABLE
@@ -79,7 +80,13 @@ class CpuStacks:
         return (top - size if top > size else 0), size
 
     def _cpu_variable(self, name: str) -> Object:
-        return per_cpu(self._prog[name], self._cpu)
+        variable = self._prog[name]
+        # DWARF has two by the name of overflow_stack: the other is that of KVM's code at EL2, whose symbol
+        # is __kvm_nvhe_overflow_stack (arch/arm64/kvm/hyp/nvhe/stacktrace.c, v6.0).
+        address = symbol_address(self._prog, name)
+        if address is not None and address != variable.address_:
+            variable = Object(self._prog, variable.type_, address=address)
+        return per_cpu(variable, self._cpu)
 
     def _stack(self, kind: str, begin: int, size: int) -> Optional[StackMemory]:
         if begin + size > 1 << 64:
