@@ -41,6 +41,8 @@ _LAB = {
     "klp-replaced": "core",
     "arm64-6.12": "core",
     "arm64-7.2": "core",
+    "arm64-built-6.1": "core",
+    "arm64-built-6.12": "core",
     "arm64-built-7.2-64k": "core",
     "crash-stack-overflow-arm64-7.2": "core",
 }
