@@ -18,6 +18,11 @@ _TEXT = frozenset(range(0x20, 0x7F)) | frozenset(b"\t\n\r\f\x1b")
 _CONVERT = "convert it to ELF or kdump"
 _DUMP_GUEST = "dump the guest's memory with virsh dump --memory-only"
 _GUEST = f"is the saved state of a QEMU guest, not a dump of its memory; {_DUMP_GUEST}"
+_XEN = f"is the saved state of a Xen guest, not a dump of its memory; {_CONVERT}"
+_OLD_XEN_DUMP = (
+    "is a dump of a Xen guest by xm dump-core of Xen 3.0, which drgn does not read; "
+    "dump the guest with kdump inside it"
+)
 _VMWARE = "is the saved state of a VMware guest (vmss, vmsn); make an ELF core of it with vmss2core"
 _LKCD = f"is an LKCD dump, which drgn does not read; {_CONVERT}"
 _SADUMP = "is an sadump dump; make kdump of it with makedumpfile -x VMLINUX FILE NEWFILE"
@@ -51,6 +56,7 @@ SIGNATURES = tuple(
     Signature(*fields)
     for fields in (
         (0, b"LibvirtQEMU", _GUEST),
+        (0, b"LibvirtQemudSave", _GUEST),
         (0, b"QEVM", _GUEST),
         # vmware_vmss.h of crash has the first four bytes as numbers.
         (0, b"\xd0\xbe\xd0\xbe", _VMWARE),
@@ -64,11 +70,15 @@ SIGNATURES = tuple(
             "is the saved state of a VirtualBox guest, not a dump of its memory; "
             "dump the guest with VBoxManage debugvm VM dumpvmcore --filename=FILE",
         ),
-        (
-            0,
-            b"Xen saved domain, xl format",
-            f"is the saved state of a Xen guest, not a dump of its memory; {_CONVERT}",
-        ),
+        # Of xl, of xend (SIGNATURE in its XendCheckpoint.py), of XenServer (save_signature in xenopsd,
+        # where more than one version follows), and of libvirt (LIBXL_SAVE_MAGIC).
+        (0, b"Xen saved domain, xl format", _XEN),
+        (0, b"LinuxGuestRecord", _XEN),
+        (0, b"XenSavedDom", _XEN),
+        (0, b"libvirt-xml\n \0 \r", _XEN),
+        # XC_CORE_MAGIC of a paravirtualized guest, and XC_CORE_MAGIC_HVM; later ones are ELF.
+        (0, b"\xed\xeb\x0f\xf0", _OLD_XEN_DUMP),
+        (0, b"\xee\xeb\x0f\xf0", _OLD_XEN_DUMP),
         # lkcd_probe() in lkcd.c of libkdumpfile, v0.5.4; the third is of a running system.
         (0, b"\xed\x23\x8f\x61\x73\x01\x19\xa8", _LKCD),
         (0, b"\xa8\x19\x01\x73\x61\x8f\x23\xed", _LKCD),
