@@ -214,7 +214,8 @@ def check_core(
         if magic.startswith(KDUMP_MAGICS):
             return _check_kdump(file, path, name, have_vmcoreinfo)
         if not magic:
-            raise InputError(f"{name}: is empty; {COPY_AGAIN}")
+            what = "is empty" if packed is None else "what is packed in it is empty"
+            raise InputError(f"{name}: {what}; {COPY_AGAIN}")
         if not magic.startswith(b"\x7fELF"):
             raise InputError(
                 f"{name}: {name_format(file) if packed is None else _twice(file, packed)}"

@@ -62,6 +62,7 @@ _HELD_KEY = f"{_CACHE_KEY}.held"
 _MAX_TRIES = 5
 """How often a core is unpacked, if others remove it at once."""
 _MAX_VMCOREINFO_BYTES = 1 << 20
+_WHITE_SPACE = b" \t\r\n"
 _PAGE_BYTES = 4096
 
 
@@ -185,6 +186,9 @@ class _VmcoreinfoFile(msgspec.Struct, frozen=True):
 def _read_vmcoreinfo(path: str) -> _VmcoreinfoFile:
     with open_regular(path) as file:
         text = file.read(_MAX_VMCOREINFO_BYTES)
+    if not text.strip(b"\0" + _WHITE_SPACE):
+        what = "has only zeros in it" if b"\0" in text else "is empty"
+        raise InputError(f"{shown(path)}: {what}; give VMCOREINFO, or leave --vmcoreinfo out")
     return _VmcoreinfoFile(shown(path), text.replace(b"\r\n", b"\n"))  # of an editor of Windows
 
 

@@ -458,6 +458,19 @@ def test_vmcoreinfo_file(demo_core: str, tmp_path: Path) -> None:
     assert message.startswith(f"{path}: is not VMCOREINFO: ")
 
 
+@pytest.mark.parametrize(
+    ("contents", "what"),
+    [(b"", "is empty"), (b" \r\n\n", "is empty"), (bytes(4096), "has only zeros in it")],
+)
+def test_vmcoreinfo_file_without_any(
+    demo_core: str, tmp_path: Path, contents: bytes, what: str
+) -> None:
+    path = tmp_path / "vmcoreinfo"
+    path.write_bytes(contents)
+    remedy = "give VMCOREINFO, or leave --vmcoreinfo out"
+    assert refusal(core=demo_core, vmcoreinfo=path) == (EXIT_INPUT, f"{path}: {what}; {remedy}")
+
+
 def test_vmcoreinfo_with_line_ends_of_windows(demo_core: str, tmp_path: Path) -> None:
     prog = drgn.Program()
     prog.set_core_dump(demo_core)
