@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -17,8 +18,12 @@ from .waiting import waiting_function
 __all__ = ("Look", "Seen", "as_look", "is_saved_look", "look_of", "saved_look")
 
 _SCHEMAS = ("drgn-tools.tasks/1", "drgn-tools.stack/1")
-_FIRST_BYTES = b'{"schema": "drgn-tools.'
-"""How a document of ours begins (``render/structured.py``), which no core does."""
+_SAVE = "save the output of drgn-tools tasks --frames --format json"
+_NO_LOOK = "is no output of drgn-tools tasks --format json"
+_BEGINS_JSON = re.compile(rb"""\s*(?:\{|\[\s*[\[\]{"])""")
+"""How an object of JSON begins, or an array of what is no number: no core does, and the kernel's log is ``[    0.0``."""
+_START_BYTES = 256
+_SHOWN_CHARS = 40
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -106,11 +111,15 @@ class _Document(msgspec.Struct):
     problems: tuple[str, ...] = ()
 
 
+class _Named(msgspec.Struct):
+    schema: Optional[str] = None
+
+
 def is_saved_look(path: str) -> bool:
-    """Return whether a file begins as JSON of ours does; false if it cannot be read."""
+    """Return whether a file begins as JSON does, of whatever; false if it cannot be read."""
     try:
         with open(path, "rb") as file:
-            return file.read(len(_FIRST_BYTES)) == _FIRST_BYTES
+            return _BEGINS_JSON.match(file.read(_START_BYTES)) is not None
     except (OSError, ValueError):
         return False
 
@@ -124,24 +133,48 @@ def saved_look(path: Union[str, Path]) -> Look:
     :raises InputError: if the file cannot be read, or is no such output
     """
     try:
-        document = msgspec.json.decode(Path(path).read_bytes(), type=_Document)
-        if document.schema not in _SCHEMAS:
-            raise InputError(
-                f"{path}: is of the schema {document.schema!r}, which has no states of tasks; save"
-                " the output of drgn-tools tasks --frames --format json"
-            )
+        data = Path(path).read_bytes()
+        wrong = _other_schema(data)
+        if wrong is not None:
+            raise InputError(f"{path}: {wrong}")
+        document = msgspec.json.decode(data, type=_Document)
         tasks = tuple(map(_seen_before, document.tasks))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, _DamagedError) as error:
+    except msgspec.ValidationError:
+        # Its text names fields of ours by types of Python's.
         raise InputError(
-            f"{path}: is no output of drgn-tools tasks --format json, or was cut off ({error})"
+            f"{path}: {_NO_LOOK}: a value in it is missing, or of another type; {_SAVE}"
         ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InputError(f"{path}: {_NO_LOOK}, or was cut off") from None
+    except RecursionError:
+        raise InputError(f"{path}: {_NO_LOOK}: values in it are too deeply nested") from None
+    except _DamagedError as error:
+        raise InputError(f"{path}: {_NO_LOOK}: {error}") from None
     return Look(
         msgspec.structs.replace(document.kernel, source=f"{path} ({document.kernel.source})"),
         tasks,
         document.problems,
     )
+
+
+def _other_schema(data: bytes) -> Optional[str]:
+    """Return what a document is that has no states of tasks; ``None`` if its schema says that it has.
+
+    :raises msgspec.DecodeError: if it is not JSON
+    """
+    try:
+        schema = msgspec.json.decode(data, type=_Named).schema
+    except msgspec.ValidationError:  # no object, or its schema is no text
+        return _NO_LOOK
+    if schema in _SCHEMAS:
+        return None
+    if schema is None or not schema.startswith("drgn-tools."):
+        return _NO_LOOK
+    if schema.rpartition("/")[0] in {known.rpartition("/")[0] for known in _SCHEMAS}:
+        return f"is of the schema {schema[:_SHOWN_CHARS]!r}, which this version does not read"
+    return f"is of the schema {schema[:_SHOWN_CHARS]!r}, which has no states of tasks; {_SAVE}"
 
 
 class _DamagedError(Exception):

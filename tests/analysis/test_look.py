@@ -48,13 +48,17 @@ def test_the_kernel_of_a_saved_look_names_both_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda look: look.pop("tasks"), "missing required field `tasks`"),
-        (lambda look: look["tasks"][0].pop("pid"), "missing required field `pid`"),
-        (lambda look: look["tasks"][0].update(pid="1"), "Expected `int`"),
-        (lambda look: look["tasks"][0].update(verdict="good"), "Invalid enum value"),
+        (lambda look: look.pop("tasks"), "a value in it is missing"),
+        (lambda look: look["tasks"][0].pop("pid"), "a value in it is missing"),
+        (lambda look: look["tasks"][0].update(pid="1"), "or of another type; save the output"),
+        (lambda look: look["tasks"][0].update(verdict="good"), "or of another type; save the output"),
         (lambda look: look["tasks"][0].update(task="0xnothing"), "'0xnothing' is no address"),
         (lambda look: look["tasks"][0]["frames"][0].update(symbol="f+x"), "'x' is no address"),
-        (lambda look: look.update(schema="drgn-tools.tasks/2"), "of the schema"),
+        (lambda look: look.update(schema="drgn-tools.tasks/2"), "which this version does not read"),
+        (lambda look: look.update(schema="drgn-tools.regs/1"), "which has no states of tasks"),
+        (lambda look: look.update(schema="drgn-tools." + "x" * 999), "which has no states of tasks"),
+        (lambda look: look.update(schema="another"), "is no output of drgn-tools tasks --format"),
+        (lambda look: look.pop("schema"), "is no output of drgn-tools tasks --format json"),
     ],
 )
 def test_what_is_no_saved_look_is_one_line(tmp_path: Path, damage: Any, says: str) -> None:
@@ -65,8 +69,23 @@ def test_what_is_no_saved_look_is_one_line(tmp_path: Path, damage: Any, says: st
     with pytest.raises(InputError) as error:
         saved_look(path)
     assert says in str(error.value)
-    assert str(path) in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
+    assert "`" not in str(error.value)  # as msgspec quotes
+    assert len(str(error.value)) < len(str(path)) + 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", " {\n}\n", "[]", '[{"pid": 1}]', '{"schema": 5}', '{"pid": 1}\n{"pid": 2}\n', '{"a": ' + "[" * 99_999],
+)  # fmt: skip
+def test_other_json_is_no_saved_look_and_no_core(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "e.json"
+    path.write_text(text)
+    assert is_saved_look(str(path))
+    with pytest.raises(InputError) as error:
+        saved_look(path)
+    assert str(error.value).startswith(f"{path}: is no output of drgn-tools tasks --format json")
 
 
 def test_a_look_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
@@ -74,6 +93,14 @@ def test_a_look_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
     path.write_text(path.read_text()[:-100])
     with pytest.raises(InputError, match="was cut off"):
         saved_look(path)
+
+
+def test_a_look_that_was_formatted_anew_is_the_same(tmp_path: Path) -> None:
+    path = save(EARLIER, tmp_path / "look.json")
+    saved = saved_look(path)
+    path.write_text("\n" + json.dumps(json.loads(path.read_text()), indent=2))  # as jq prints it
+    assert is_saved_look(str(path))
+    assert saved_look(path) == saved
 
 
 def test_a_reason_of_a_later_version_is_not_lost(tmp_path: Path) -> None:
@@ -89,8 +116,9 @@ def test_a_reason_of_a_later_version_is_not_lost(tmp_path: Path) -> None:
 def test_a_saved_look_is_known_by_its_first_bytes(tmp_path: Path) -> None:
     assert is_saved_look(str(save(EARLIER, tmp_path / "look.json")))
     core = tmp_path / "vmcore"
-    core.write_bytes(b"\x7fELF")
-    assert not is_saved_look(str(core))
+    for start in (b"\x7fELF", b"[    0.000000] Linux version 6.12.0\n", b"task,pid\n", b""):
+        core.write_bytes(start)
+        assert not is_saved_look(str(core))
     assert not is_saved_look(str(tmp_path / "missing"))
     assert not is_saved_look(str(tmp_path))
     assert not is_saved_look("https://host/vmcore\0")
