@@ -13,7 +13,7 @@ from ..errors import TypesError
 from ..kernel.probing import has_dwarf
 from .build_id import build_id_by_drgn, check_build_id, check_build_id_in_memory
 from .core_file import compression_of, open_regular, shown
-from .elf import ET_CORE, ET_REL, PT_INTERP, read_elf
+from .elf import ET_CORE, ET_REL, PT_INTERP, elf_type, read_elf
 from .kdump import KDUMP_MAGICS
 from .read_at import read_at
 
@@ -26,6 +26,8 @@ __all__ = (
 )
 
 _NO_ELF = "is not an ELF file"
+_ELF_MAGIC = b"\x7fELF"
+_START_BYTES = 64
 
 
 def types_source(prog: Program) -> Literal["btf", "dwarf"]:
@@ -42,20 +44,37 @@ def is_kernel_image(path: str) -> bool:
     compression = compression_of(path)
     with open_regular(path) as file:
         elf = read_elf(file)
-        magic = read_at(file, 0, 12)
+        magic = read_at(file, 0, _START_BYTES)
     what = None
     if compression is not None:
-        what = f"is packed with {compression}: unpack it"
-    elif magic.startswith(KDUMP_MAGICS) or (elf is not None and elf.type == ET_CORE):
+        what = _what_is_packed(path, compression)
+    elif _is_core(magic):
         what = "is a core dump, which is given with -c"
+    elif not magic:
+        what = "is empty"
     elif elf is None:
-        is_elf = magic.startswith(b"\x7fELF")
+        is_elf = magic.startswith(_ELF_MAGIC)
         what = "is cut short or damaged: its ELF headers are not whole" if is_elf else _NO_ELF
     elif any(segment.type == PT_INTERP for segment in elf.segments):
         what = "is a program or library, not a kernel"
     if what is not None:
         raise TypesError(f"{shown(path)}: {what}; -s takes a vmlinux with debugging information")
     return elf is not None and elf.type != ET_REL
+
+
+def _is_core(start: bytes) -> bool:
+    return start.startswith(KDUMP_MAGICS) or elf_type(start) == ET_CORE
+
+
+def _what_is_packed(path: str, compression: str) -> str:
+    from .unpack import packed_start  # its imports cost time, and few need them
+
+    start = packed_start(path, _START_BYTES)
+    if start is not None and _is_core(start):
+        return f"is packed with {compression}, and in it is a core dump, which is given with -c"
+    if start is not None and not start.startswith(_ELF_MAGIC):
+        return f"is packed with {compression}, and what is in it {_NO_ELF}"
+    return f"is packed with {compression}: unpack it"
 
 
 def linked_address(platform: Platform, image: str, symbol: str) -> Optional[int]:

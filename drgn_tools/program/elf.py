@@ -13,7 +13,16 @@ import msgspec
 
 from .read_at import read_at
 
-__all__ = ("Elf", "Note", "build_id_among", "has_section", "notes_in", "read_elf", "read_notes")
+__all__ = (
+    "Elf",
+    "Note",
+    "build_id_among",
+    "elf_type",
+    "has_section",
+    "notes_in",
+    "read_elf",
+    "read_notes",
+)
 
 ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
 PT_LOAD, PT_INTERP, PT_NOTE = 1, 3, 4
@@ -105,6 +114,13 @@ def read_elf(file: BinaryIO) -> Optional[Elf]:
     fields_at = (0, 2, 5, 3, 4, 6, 7) if header[4] == 2 else (0, 1, 4, 2, 3, 5, 7)
     segments = tuple(Segment(*(p[at] for at in fields_at)) for p in phdr.iter_unpack(table))
     return Elf(type_, machine, order, segments, file_bytes)
+
+
+def elf_type(start: bytes) -> Optional[int]:
+    """Return ET_* of an ELF file by its first 18 bytes, ``None`` if it is none or ends before."""
+    if start[:4] != b"\x7fELF" or len(start) < 18:
+        return None
+    return int.from_bytes(start[16:18], "big" if start[5] == 2 else "little")
 
 
 def has_section(file: BinaryIO, name: bytes) -> bool:

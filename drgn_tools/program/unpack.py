@@ -12,8 +12,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,10 +24,13 @@ from ..errors import InputError
 from .core_cache import cache_folder, cached_core, remove_abandoned, size_limit, trim_cache
 from .core_file import COPY_AGAIN, compression_of, open_regular, shown
 
-__all__ = ("Progress", "unpacked")
+__all__ = ("Progress", "packed_start", "unpacked")
 
 Progress = Callable[[int, int], None]
 """Called now and then with how many bytes are read, and of how many."""
+
+Chunks = Generator[bytes, None, None]
+"""What is in a packed file, some of it at a time; the end of the generator ends the program that unpacks, too."""
 
 _CHUNK_BYTES = 1 << 20
 _HOLE_BYTES = 1 << 16
@@ -72,6 +75,29 @@ def unpacked(
         found = _unpack(path, compression, folder, key, _OTHER_CACHE, progress)
         trim_cache(folder, limit_bytes, found)
     return found
+
+
+def packed_start(path: str, size: int) -> Optional[bytes]:
+    """Return the first bytes of what is packed in a file. Little more of it is unpacked.
+
+    :param size: how many at most
+    :return: fewer if there are no more, ``None`` if it is not packed or cannot be unpacked
+    :raises InputError: if the file cannot be read
+    """
+    compression = compression_of(path)
+    if compression is None:
+        return None
+    with open_regular(path) as packed:
+        start = b""
+        try:
+            with closing(_READERS[compression](packed)) as chunks:  # and the program that unpacks
+                for chunk in chunks:
+                    start += chunk
+                    if len(start) >= size:
+                        break
+        except (_CorruptError, InputError, MemoryError):  # InputError: nothing here can unpack it
+            return None
+        return start[:size]
 
 
 def _key(path: str) -> str:
@@ -166,7 +192,7 @@ def _write_sparsely(chunks: Iterator[bytes], out: BinaryIO) -> None:
     out.truncate(total)
 
 
-def _gzip_chunks(packed: BinaryIO) -> Iterator[bytes]:
+def _gzip_chunks(packed: BinaryIO) -> Chunks:
     import gzip
     import zlib
 
@@ -177,7 +203,7 @@ def _gzip_chunks(packed: BinaryIO) -> Iterator[bytes]:
         raise _CorruptError(e) from e
 
 
-def _xz_chunks(packed: BinaryIO) -> Iterator[bytes]:
+def _xz_chunks(packed: BinaryIO) -> Chunks:
     import lzma
 
     try:
@@ -187,7 +213,7 @@ def _xz_chunks(packed: BinaryIO) -> Iterator[bytes]:
         raise _CorruptError(e) from e
 
 
-def _zstd_chunks(packed: BinaryIO) -> Iterator[bytes]:
+def _zstd_chunks(packed: BinaryIO) -> Chunks:
     # By Python itself since 3.14, by a package, or by the program.
     if find_spec("compression") and find_spec("compression.zstd"):
         return _stdlib_zstd_chunks(packed)
@@ -201,7 +227,7 @@ def _zstd_chunks(packed: BinaryIO) -> Iterator[bytes]:
     )
 
 
-def _stdlib_zstd_chunks(packed: BinaryIO) -> Iterator[bytes]:
+def _stdlib_zstd_chunks(packed: BinaryIO) -> Chunks:
     zstd = import_module("compression.zstd")
     try:
         with zstd.open(packed) as file:
@@ -229,7 +255,7 @@ class _WithEndFrame:
         return data
 
 
-def _zstandard_chunks(packed: BinaryIO) -> Iterator[bytes]:
+def _zstandard_chunks(packed: BinaryIO) -> Chunks:
     zstandard = import_module("zstandard")
     reader = zstandard.ZstdDecompressor().stream_reader(
         _WithEndFrame(packed), read_across_frames=True
@@ -246,7 +272,7 @@ def _zstandard_chunks(packed: BinaryIO) -> Iterator[bytes]:
         raise _CorruptError("it ends within a frame")
 
 
-def _zstd_program_chunks(packed: BinaryIO) -> Iterator[bytes]:
+def _zstd_program_chunks(packed: BinaryIO) -> Chunks:
     with subprocess.Popen(
         ["zstd", "-dcq"], stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as zstd:
@@ -262,7 +288,7 @@ def _zstd_program_chunks(packed: BinaryIO) -> Iterator[bytes]:
         raise _CorruptError(complaint.rpartition(":")[2].strip() or "zstd refuses it")
 
 
-_READERS: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
+_READERS: dict[str, Callable[[BinaryIO], Chunks]] = {
     "gzip": _gzip_chunks,
     "xz": _xz_chunks,
     "zstd": _zstd_chunks,

@@ -40,7 +40,24 @@ def test_file_that_is_not_elf_is_named(tmp_path: Path) -> None:
         (elf_file(ET_CORE, 62, []), "is a core dump, which is given with -c"),
         (b"KDUMP   " + bytes(999), "is a core dump, which is given with -c"),
         (elf_file(ET_EXEC, 62, [(1, b"")])[:100], "is cut short or damaged: its ELF headers"),
-        (b"", "is not an ELF file"),
+        (b"", "is empty"),
+        (
+            lzma.compress(elf_file(ET_CORE, 62, []) + bytes(1 << 22)),
+            "is packed with xz, and in it is a core dump, which is given with -c",
+        ),
+        (
+            gzip.compress(b"KDUMP   " + bytes(1 << 22)),
+            "is packed with gzip, and in it is a core dump, which is given with -c",
+        ),
+        (
+            gzip.compress(b"makedumpfile\0\0\0\0"),
+            "is packed with gzip, and in it is a core dump, which is given with -c",
+        ),
+        (gzip.compress(b"text"), "is packed with gzip, and what is in it is not an ELF file"),
+        (lzma.compress(elf_file(ET_REL, 62, [])), "is packed with xz: unpack it"),
+        # What cannot be unpacked: nobody knows what is in it.
+        (lzma.compress(b"KDUMP   " + bytes(99))[:-20], "is packed with xz: unpack it"),
+        (b"\x1f\x8b and so on", "is packed with gzip: unpack it"),
     ],
 )
 def test_what_else_may_be_given_as_symbols(tmp_path: Path, contents: bytes, what: str) -> None:

@@ -19,6 +19,7 @@ from drgn_tools.program.elf import (
     PT_LOAD,
     PT_NOTE,
     build_id_among,
+    elf_type,
     has_section,
     notes_in,
     read_elf,
@@ -45,6 +46,15 @@ def test_both_word_sizes_and_byte_orders() -> None:
             assert [segment.type for segment in elf.segments] == [PT_NOTE, PT_LOAD]
             assert elf.announced_bytes == elf.file_bytes == len(data)
             assert build_id_among(read_notes(file, elf)) == "1234"
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [32, 64])
+def test_the_type_is_told_by_the_start(bits: int, order: str) -> None:
+    core = elf_file(ET_CORE, 62, [], bits, order)
+    assert elf_type(core) == elf_type(core[:18]) == ET_CORE
+    assert elf_type(core[:17]) is None
+    assert elf_type(b"MZ" + core[2:]) is None
 
 
 def test_headers_that_are_not_whole() -> None:

@@ -25,7 +25,7 @@ from drgn_tools.data import demo_vmcore
 from drgn_tools.errors import EXIT_INPUT, InputError
 from drgn_tools.program import core_cache
 from drgn_tools.program import unpack as unpack_module
-from drgn_tools.program.unpack import unpacked
+from drgn_tools.program.unpack import packed_start, unpacked
 
 from ..support.damaged_cores import of_much_memory
 
@@ -112,6 +112,33 @@ def test_interrupted(packed: Path, cache: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         unpacked(str(packed), interrupt)
     assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [4, 64, 300_000])
+def test_the_start_alone_is_unpacked(
+    size: int, packed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpack_module, "_CHUNK_BYTES", 100)
+    assert packed_start(str(packed), size) == CONTENTS[:size]
+    assert not cache.exists()
+
+
+def test_the_start_of_what_cannot_be_unpacked_is_none(packed: Path) -> None:
+    whole = packed.read_bytes()
+    packed.write_bytes(whole[:20])
+    assert packed_start(str(packed), 64) is None
+    packed.write_bytes(CONTENTS)
+    assert packed_start(str(packed), 64) is None
+
+
+def test_the_start_of_what_nothing_here_unpacks_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "core.zst"
+    path.write_bytes(b"\x28\xb5\x2f\xfd and so on")
+    monkeypatch.setattr(unpack_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert packed_start(str(path), 64) is None
 
 
 def test_no_room(packed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
