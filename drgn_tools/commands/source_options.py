@@ -139,7 +139,7 @@ def open_source(args: SourceArguments, console: Console, modules: bool = False) 
         name = os.path.basename(args.core or "")
         console.progress(
             f"unpacking {name}: {percent}%",
-            once=f"unpacking {name} ({total >> 20} MiB, {percent}% done), which is kept for the next time",
+            once=lambda: f"unpacking {name} ({total >> 20} MiB, {percent}% done), {_until_when()}",
         )
 
     try:
@@ -154,6 +154,17 @@ def open_source(args: SourceArguments, console: Console, modules: bool = False) 
         )
     finally:
         console.end_progress()
+
+
+def _until_when() -> str:
+    """Return whether what is being unpacked is there the next time, in words."""
+    from ..program.core_cache import lasting_folder, named_folder
+
+    if lasting_folder() is not None:
+        return "which is kept for the next time"
+    return (
+        f"again each time: {named_folder()} cannot be written; set XDG_CACHE_HOME to one that can"
+    )
 
 
 class GivenOnce(argparse.Action):

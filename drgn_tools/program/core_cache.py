@@ -26,6 +26,8 @@ __all__ = (
     "cache_folder",
     "cached_core",
     "hold_core",
+    "lasting_folder",
+    "named_folder",
     "parse_size",
     "remove_abandoned",
     "size_limit",
@@ -42,16 +44,28 @@ _ABANDONED_AFTER_S = 24 * 3600
 
 def cache_folder() -> Path:
     """Return the folder, or a temporary one that is removed at exit if it cannot be written."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    with suppress(OSError, RuntimeError):  # RuntimeError: there is no home
-        cache = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
-        folder = cache / "drgn-tools" / "cores"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK | os.X_OK):
-            return folder
+    folder = lasting_folder()
+    if folder is not None:
+        return folder
     temporary = tempfile.mkdtemp(prefix="drgn-tools-")
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     return Path(temporary)
+
+
+def lasting_folder() -> Optional[Path]:
+    """Return the folder, made if there was none; ``None`` if it cannot be written, so that nothing is kept."""
+    with suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+        folder = named_folder().expanduser()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    return None
+
+
+def named_folder() -> Path:
+    """Return where the folder has to be, perhaps below ``~``. Whether it can be there is not looked at."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(base if os.path.isabs(base) else "~/.cache") / "drgn-tools" / "cores"
 
 
 def size_limit() -> int:

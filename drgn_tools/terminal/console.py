@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Optional, TextIO
 
 from ..errors import DrgnToolsError
@@ -210,15 +210,15 @@ class Console:
         """
         self.say(f"drgn-tools: {kind}: {text}")
 
-    def progress(self, text: str, once: Optional[str] = None) -> None:
+    def progress(self, text: str, once: Optional[Callable[[], str]] = None) -> None:
         """Show how far the command is, only on a terminal and only if the command takes long.
 
-        :param once: What to show instead where there is no terminal, once.
+        :param once: Returns what to show instead where there is no terminal. It is called once at most.
         """
         if self._progress is not None:
             self._write(self._progress.show(text))
         elif once is not None and not self._quiet and self._once.is_time():
-            self.say(once)
+            self.say(once())
 
     def end_progress(self) -> None:
         """Remove the progress line."""
