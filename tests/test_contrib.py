@@ -220,7 +220,7 @@ def test_without_a_kernel_it_says_which_to_give() -> None:
     result = in_this_environment([str(ROOT / "contrib" / "syscalls.py")])
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        "syscalls.py: error: which kernel? give -c VMCORE, -k for the running kernel, "
+        "syscalls.py: error: which kernel? give a core (-c VMCORE), -k for the running kernel, "
         "or --qemu SOCKET\n"
     )
 

@@ -18,7 +18,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
-from typing import Union
+from typing import Optional, Union
 
 import msgspec
 
@@ -91,6 +91,12 @@ class Selection(msgspec.Struct, frozen=True):
         """Whether single tasks are named, and nothing else is asked."""
         only_tasks = Selection(tasks=self.tasks, typed=self.typed)
         return bool(self.tasks) and self == only_tasks and len(self.single_tasks) == len(self.tasks)
+
+    @property
+    def lone_name(self) -> Optional[str]:
+        """The shell pattern of names that is all that was asked; ``None`` if it is none, or something else was."""
+        name = self.tasks[0] if len(self.tasks) == 1 else None
+        return name if isinstance(name, str) and shlex.quote(name) == self.typed else None
 
     def of_any_verdict(self) -> Selection:
         """Return these conditions without the one on the verdict."""

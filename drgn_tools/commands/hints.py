@@ -76,6 +76,11 @@ def unknown_command(name: str, rest: Sequence[str]) -> str:
             f"{name!r} is a file, not a command: drgn-tools tasks {path} lists its tasks,"
             f" drgn-tools stack {path} shows what crashed it, drgn-tools hung {path} what hangs"
         )
+    if os.sep in name:
+        return (
+            f"{name!r} is neither a file nor a command: drgn-tools tasks VMCORE lists the tasks of one"
+            " (see drgn-tools --help)"
+        )
     near = difflib.get_close_matches(name.lower(), (*SUMMARIES, *_OURS, "help"), n=1)
     if near:
         return f"{what}: did you mean {_command_line(_OURS.get(near[0], near[0]), typed)}?"

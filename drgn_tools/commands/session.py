@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -133,7 +134,9 @@ class Session(ABC):
         :param shown: Number of tasks that it selected.
         """
         if selection.typed and not shown:
-            self.console.problem("warning", nothing_selected_line(selection))
+            name = selection.lone_name
+            is_file = None if self.in_repl or name is None else os.path.exists(name)
+            self.console.problem("warning", nothing_selected_line(selection, is_file))
             return
         for number in selection.single_tasks:
             if number in self._missing:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from ..analysis.selection import is_number
-from ..errors import UsageError
+from ..errors import InputError, UsageError
 from ..terminal.parser import Arguments
 
 if TYPE_CHECKING:
@@ -91,23 +91,53 @@ def given_sources(args: SourceArguments) -> list[str]:
     return [option for option, value in values.items() if value is not None]
 
 
+_GIVE_ONE = "give a core (-c VMCORE), -k for the running kernel, or --qemu SOCKET"
+
+
 def adopt_core(args: KernelArguments) -> None:
     """Take a lone word that is a file for the core, if no kernel was chosen otherwise.
 
     A PID, a range or an address is never a file.
 
-    :raises UsageError: if several words are files.
+    :raises UsageError: if several words are files, or none of those that may be is one.
     """
     if given_sources(args):
         return
-    files = [word for word in args.words if not is_number(word) and os.path.exists(word)]
+    words = [word for word in args.words if not is_number(word)]
+    files = [word for word in words if _is_there(word)]
     if len(files) > 1:
         raise UsageError(
             f"{files[0]!r} and {files[1]!r} are both files: give one core, as in -c {shlex.quote(files[0])}"
         )
+    if words and not files:
+        raise UsageError(f"{_why_no_file(words)}; {_GIVE_ONE}")
     if files:
         args.core = files[0]
         args.words = [word for word in args.words if word != files[0]]
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except PermissionError:  # of a folder above it: who opens it says so
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _why_no_file(words: Sequence[str]) -> str:
+    """Return why none of these words is a core; those that look like paths are more likely meant than names are."""
+    from ..program.core_file import open_regular, shown
+
+    meant = [word for word in words if os.sep in word] or words
+    if len(meant) > 1:
+        return f"none of {', '.join(map(shown, meant))} is a file"
+    try:
+        with open_regular(meant[0]):
+            return f"{shown(meant[0])}: was no file a moment ago"
+    except InputError as error:
+        return str(error)
 
 
 def check_source(args: SourceArguments) -> None:
@@ -117,9 +147,7 @@ def check_source(args: SourceArguments) -> None:
     """
     given = given_sources(args)
     if not given:
-        raise UsageError(
-            "which kernel? give -c VMCORE, -k for the running kernel, or --qemu SOCKET"
-        )
+        raise UsageError(f"which kernel? {_GIVE_ONE}")
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other: give one kernel")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Optional
 
 from ..analysis.selection import STATES, Selection
 from ..analysis.task_diff import ChangeKind, TaskDiff
@@ -73,28 +74,33 @@ _COMM_BYTES = 15
 """TASK_COMM_LEN without the zero (include/linux/sched.h)."""
 
 
-def nothing_selected_line(selection: Selection) -> str:
+def nothing_selected_line(selection: Selection, is_file: Optional[bool] = None) -> str:
     """Return a line that says that no task matches, with a hint where something else may be meant.
 
     :param selection: What selected nothing.
+    :param is_file: Whether :attr:`.Selection.lone_name` is a file; ``None`` where words cannot be files.
     """
-    return f"no task matches {selection.typed}{_meant(selection)}"
+    return f"no task matches {selection.typed}{_meant(selection, is_file)}"
 
 
-def _meant(selection: Selection) -> str:
+def _meant(selection: Selection, is_file: Optional[bool]) -> str:
     long = [pattern for pattern in selection.comms if len(pattern.replace("*", "")) > _COMM_BYTES]
     if long:
         least = shlex.quote(long[0][: _COMM_BYTES - 1] + "*")
         return (
             f": the kernel keeps {_COMM_BYTES} bytes of the name of a process, as in --comm {least}"
         )
-    word = selection.tasks[0] if len(selection.tasks) == 1 else None
-    if not isinstance(word, str) or shlex.quote(word) != selection.typed:
+    word = selection.lone_name
+    if word is None:
         return ""
     if word in {verdict.value for verdict in Verdict}:
         return f": --verdict {word} chooses by the verdict"
     if set(word) <= set(STATES):
         return f": --state {selection.typed} chooses by the state"
+    if is_file:
+        return ": it is a file, but another kernel was chosen"
+    if "/" in word:  # no function is called so
+        return "" if is_file is None or set(word) & set("*?[") else ", and there is no such file"
     return f": --function {selection.typed} chooses by functions on the stack"
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -38,11 +40,26 @@ from ..support.command_line import ROOT, joined, refused
         (["--vmcore", "a", "tasks"], "no option --vmcore: did you mean --core?"),
         (["tasks", "-c", "a", "--json"], "did you mean --format json?"),
         (["fleet", "report", "a", "--topp", "5"], "did you mean --top?"),
-        (["tasks", "no-such-file"], "which kernel?"),
-        (["shell", "no-such-file"], "'no-such-file' is no file"),
+        (["tasks", "no-such-file"], "error: no-such-file: no such file; give a core (-c VMCORE)"),
+        (["stack", "51", "t/no"], "error: t/no: no such file; give a core (-c VMCORE), -k for the"),
+        (["groups", "init", "t/no", "9"], "error: t/no: no such file; give a core"),
+        (["hung", "2026-11-29/vmcore"], "error: 2026-11-29/vmcore: no such file; give a core"),
+        (["tasks", "vmcroe", "init"], "error: none of vmcroe, init is a file; give a core"),
+        (
+            ["tasks", "https://u:secret@h/vmcore?sig"],
+            "error: https://h/vmcore: is a URL, not a file",
+        ),
+        (["tasks", "v" * 999], f"error: {'v' * 999}: File name too long; give a core"),
+        (["tasks", "a\0b"], "error: 'a\\x00b': embedded null byte; give a core"),
+        (["shell", "no-such-file"], "error: no-such-file: no such file; give a core"),
+        (["t/no"], "'t/no' is neither a file nor a command: drgn-tools tasks VMCORE"),
+        (["tasks", "51"], "error: which kernel? give a core (-c VMCORE), -k for the running"),
         (["nonsense"], "'nonsense'"),
         (["-q", "fleet", "report", "a"], "options of fleet come after it"),
-        (["tasks"], "give -c VMCORE, -k for the running kernel, or --qemu SOCKET"),
+        (
+            ["tasks"],
+            "which kernel? give a core (-c VMCORE), -k for the running kernel, or --qemu S",
+        ),
         (["tasks", "-c", "a", "-k"], "-c and -k exclude each other"),
         (["-k", "tasks", "--qemu", "a"], "-k and --qemu exclude each other"),
         (["tasks", "-c"], "-c/--core"),
@@ -117,6 +134,23 @@ def test_a_lone_file_is_the_core(
     monkeypatch.chdir(tmp_path)
     args: Any = parse_command_line(argv).args
     assert (args.core, list(args.words)) == (core, words)
+
+
+def test_a_file_in_a_folder_that_may_not_be_searched_is_the_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who opens it says that this is not permitted. (Root may search every folder.)
+    path = str(tmp_path / "vmcore")
+    stat = os.stat
+
+    def refuse(what: Any, **options: Any) -> os.stat_result:
+        if what == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return stat(what, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    args: Any = parse_command_line(["tasks", path, "51"]).args
+    assert (args.core, args.words) == (path, ["51"])
 
 
 def test_a_pid_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def rows(text: str) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["livepatch"], "give -c VMCORE, -k for the running kernel"),
+        (["livepatch"], "give a core (-c VMCORE), -k for the running kernel"),
         *(
             (
                 ["livepatch", "-c", "a", "--function", name],

@@ -125,6 +125,9 @@ def test_what_csv_has_is_whole_in_a_table_that_no_terminal_shows(
             ["vfs_*"],
             "no task matches 'vfs_*': --function 'vfs_*' chooses by functions on the stack\n",
         ),
+        (["t/nofile"], "no task matches t/nofile, and there is no such file\n"),
+        (["nobody/*"], "no task matches 'nobody/*'\n"),
+        (["/dev/null"], "no task matches /dev/null: it is a file, but another kernel was chosen\n"),
     ],
     ids=joined,
 )
@@ -212,6 +215,9 @@ def test_rows_come_while_the_dump_is_read(
 def test_repl_says_that_no_task_matches(terminal: Repl) -> None:
     assert "warning: no task matches 999999" in terminal.type("%tasks 999999")
     assert terminal.type("_") == "[]"
+    # No word is a file here.
+    warning = terminal.type("%tasks t/nofile").splitlines()[0]
+    assert warning == "drgn-tools: warning: no task matches t/nofile"
 
 
 def test_repl_tasks_lists_every_task_once(terminal: Repl, stacks: list[TaskStack]) -> None:
