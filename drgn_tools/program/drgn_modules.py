@@ -21,9 +21,9 @@ from ..debuginfo.modules import listed_modules
 from ..kernel.probing import symbol_address
 from ..memory import UNUSABLE, read_up_to
 
-__all__ = ("create_modules", "set_image_addresses")
+__all__ = ("MAX_MODULES", "create_modules", "set_image_addresses")
 
-_MAX_MODULES = 10_000
+MAX_MODULES = 10_000
 """drgn reads no more, either."""
 _MAX_ATTRIBUTES = 4096
 """Sections, or notes, of a module; with -ffunction-sections there may be a thousand."""
@@ -61,7 +61,7 @@ def create_modules(prog: Program) -> None:
     set_image_addresses(prog)
     # Without CONFIG_MODULES there is no list; one that is damaged ends early.
     with suppress(*UNUSABLE):
-        for module in islice(listed_modules(prog["modules"]), _MAX_MODULES):
+        for module in islice(listed_modules(prog["modules"]), MAX_MODULES):
             with suppress(*_NOT_CREATED):
                 if _has_bounded_attributes(module):
                     prog.linux_kernel_loadable_module(module, create=True)

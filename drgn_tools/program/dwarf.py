@@ -15,13 +15,14 @@ from .build_id import build_id_by_drgn, check_build_id, check_build_id_in_memory
 from .core_file import compression_of, open_regular, shown
 from .elf import ET_CORE, ET_REL, PT_INTERP, elf_type, read_elf
 from .kdump import KDUMP_MAGICS
+from .module_files import usable_module_files
 from .read_at import read_at
 
 __all__ = (
     "is_kernel_image",
     "linked_address",
     "load_dwarf",
-    "load_files",
+    "load_modules",
     "types_source",
 )
 
@@ -90,28 +91,45 @@ def linked_address(platform: Platform, image: str, symbol: str) -> Optional[int]
         return None
 
 
-def load_dwarf(prog: Program, name: str, image: str, paths: Sequence[str]) -> None:
-    """Load a vmlinux with DWARF, and what else was given.
+def load_dwarf(
+    prog: Program, name: str, images: Sequence[str], module_paths: Sequence[str]
+) -> None:
+    """Load a vmlinux with DWARF, and modules.
 
     :param name: what to call the kernel in a message
-    :param image: the vmlinux
-    :param paths: all files to load, *image* among them
-    :raises TypesError: if the vmlinux is of another kernel, or has no DWARF that can be used
+    :param images: the vmlinux; if they are several, all must be of this kernel
+    :param module_paths: files of modules
+    :raises TypesError: if the vmlinux is of another kernel, or has no DWARF that can be used, or a file is of another
+        build of a module that is loaded
     """
     expected = build_id_by_drgn(prog)
     if expected is not None:
-        check_build_id(name, expected, image)
-    load_files(prog, paths)
+        for image in images:
+            check_build_id(name, expected, image)
+    _load_files(prog, images)
     if not has_dwarf(prog):
         raise TypesError(
-            f"{shown(image)}: has no DWARF debugging information, or it is damaged; "
+            f"{shown(images[0])}: has no DWARF debugging information, or it is damaged; "
             "give a vmlinux that has it, or leave -s out to use BTF"
         )
     if expected is None:
-        check_build_id_in_memory(prog, name, image)
+        for image in images:
+            check_build_id_in_memory(prog, name, image)
+    load_modules(prog, name, module_paths)
 
 
-def load_files(prog: Program, paths: Sequence[str]) -> None:
-    """Load debuginfo from files, as far as drgn can use them."""
+def load_modules(prog: Program, name: str, paths: Sequence[str]) -> None:
+    """Load debuginfo of modules from files, as far as drgn can use it.
+
+    :param prog: has types already
+    :param name: what to call the kernel in a message
+    :raises TypesError: if a file is of another build of a module that is loaded
+    """
+    _load_files(prog, usable_module_files(prog, name, paths))
+
+
+def _load_files(prog: Program, paths: Sequence[str]) -> None:
+    if not paths:  # drgn would create its modules all the same
+        return
     with suppress(MissingDebugInfoError):  # the caller looks for what it needs afterwards
         prog.load_debug_info(paths)

@@ -20,8 +20,11 @@ __all__ = (
     "elf_type",
     "has_section",
     "notes_in",
+    "notes_of_sections",
     "read_elf",
     "read_notes",
+    "read_sections",
+    "section_contents",
 )
 
 ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
@@ -32,8 +35,10 @@ _HEADER_BYTES = {b"\1": 52, b"\2": 64}
 """Size of the ELF header by its class (e_ident[EI_CLASS]): of 32-bit and of 64-bit files."""
 _PN_XNUM = 0xFFFF  # more segments than e_phnum can count: the number is in section 0
 _MAX_SEGMENTS = 1_000_000
-_MAX_SECTIONS = 1000
-_MAX_SECTION_NAMES_BYTES = 1 << 16
+_SHT_NOTE, _SHT_NOBITS = 7, 8
+_MAX_SECTION_NAMES_BYTES = 1 << 22
+"""A module may have a section for each function."""
+_MAX_SECTION_NAME_BYTES = 64  # longer ones are none that is asked for
 MAX_NOTE_BYTES = 64 << 20
 """Notes of a file that are read; a note for each of 8,192 CPUs takes 4 MB."""
 _MAX_NOTES = 100_000
@@ -56,6 +61,19 @@ class Segment(msgspec.Struct, frozen=True):
     """p_memsz: what lies behind the first file_bytes is not in the file."""
     alignment: int
     """p_align"""
+
+
+class Section(msgspec.Struct, frozen=True):
+    """One section header."""
+
+    name: bytes
+    type: int
+    """SHT_*."""
+    offset: int
+    """Where its bytes start in the file."""
+    size: int
+    alignment: int
+    """sh_addralign"""
 
 
 class Elf(msgspec.Struct, frozen=True):
@@ -123,28 +141,58 @@ def elf_type(start: bytes) -> Optional[int]:
     return int.from_bytes(start[16:18], "big" if start[5] == 2 else "little")
 
 
-def has_section(file: BinaryIO, name: bytes) -> bool:
-    """Return whether an ELF file has a section of a name; ``False``, too, if its section headers are damaged."""
+def read_sections(file: BinaryIO) -> Iterator[Section]:
+    """Return the sections of an ELF file; none, if its section headers are damaged or more than e_shnum can count."""
     header = read_at(file, 0, 64)
     order = ">" if header[5:6] == b"\2" else "<"
-    # e_shoff and what follows e_phnum; sh_name, sh_offset and sh_size of a section header
+    # e_shoff and what follows e_phnum
     wide = header[4:5] == b"\2"
-    at, word, shdr_bytes, places = (40, "Q", 64, (24, 32)) if wide else (32, "I", 40, (16, 20))
-    if len(header) < _HEADER_BYTES.get(header[4:5], 1 << 32):
-        return False
+    at, word = (40, "Q") if wide else (32, "I")
+    shdr = struct.Struct(order + ("IIQQQQIIQQ" if wide else "10I"))
+    if header[:4] != b"\x7fELF" or len(header) < _HEADER_BYTES.get(header[4:5], 1 << 32):
+        return
     (table,) = struct.unpack_from(order + word, header, at)
     _, count, names = struct.unpack_from(order + "3H", header, 58 if wide else 46)
-    headers = read_at(file, table, min(count, _MAX_SECTIONS) * shdr_bytes)
-    if len(headers) < (names + 1) * shdr_bytes:
-        return False
-    offset, size = (
-        struct.unpack_from(order + word, headers, names * shdr_bytes + place)[0] for place in places
-    )
+    headers = read_at(file, table, count * shdr.size)
+    if len(headers) < (names + 1) * shdr.size:
+        return
+    _, _, _, _, offset, size, *_ = shdr.unpack_from(headers, names * shdr.size)
     strings = read_at(file, offset, min(size, _MAX_SECTION_NAMES_BYTES))
-    return any(
-        strings.startswith(name + b"\0", struct.unpack_from(order + "I", headers, begin)[0])
-        for begin in range(0, len(headers) - shdr_bytes + 1, shdr_bytes)
-    )
+    whole = headers[: len(headers) // shdr.size * shdr.size]
+    for name, type_, _, _, offset, size, _, _, alignment, _ in shdr.iter_unpack(whole):
+        text = strings[name : name + _MAX_SECTION_NAME_BYTES].partition(b"\0")[0]
+        yield Section(text, type_, offset, size, alignment)
+
+
+def has_section(file: BinaryIO, name: bytes) -> bool:
+    """Return whether an ELF file has a section of a name; ``False``, too, if its section headers are damaged."""
+    return any(section.name == name for section in read_sections(file))
+
+
+def section_contents(file: BinaryIO, name: bytes, size: int) -> Optional[bytes]:
+    """Return the first bytes of the first section of a name; ``None`` if there is none, or only room for it in memory.
+
+    :param size: how many at most
+    """
+    found = next((section for section in read_sections(file) if section.name == name), None)
+    if found is None or found.type == _SHT_NOBITS:
+        return None
+    return read_at(file, found.offset, min(found.size, size))
+
+
+def notes_of_sections(file: BinaryIO) -> Iterator[Note]:
+    """Return the notes of an ELF file that has no segments, such as a kernel module, as :func:`read_notes` does."""
+    return islice(_all_notes_of_sections(file), _MAX_NOTES)
+
+
+def _all_notes_of_sections(file: BinaryIO) -> Iterator[Note]:
+    order = ">" if read_at(file, 5, 1) == b"\2" else "<"
+    left = MAX_NOTE_BYTES  # of all sections: they may lie on one another
+    for section in read_sections(file):
+        if section.type == _SHT_NOTE:
+            data = read_at(file, section.offset, min(section.size, left))
+            left -= len(data)
+            yield from notes_in(data, order, section.alignment)
 
 
 def notes_in(data: bytes, byteorder: str = "<", alignment: int = 4) -> Iterator[Note]:

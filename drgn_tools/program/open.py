@@ -42,7 +42,7 @@ from .core_file import (
 )
 from .core_memory import correct_core_memory
 from .drgn_modules import create_modules
-from .dwarf import is_kernel_image, linked_address, load_dwarf, load_files
+from .dwarf import is_kernel_image, linked_address, load_dwarf, load_modules
 from .find_vmcoreinfo import STUB, vmcoreinfo_in_memory, vmcoreinfo_of_symbol
 from .vmcoreinfo_fit import fits, has_idle_task, misfit
 
@@ -410,8 +410,9 @@ def _check_kernel(prog: Program, name: str, file: Optional[CoreFile]) -> None:
 
 def _load_types(prog: Program, name: str, paths: Sequence[str], modules: bool) -> None:
     images = [path for path in paths if is_kernel_image(path)]
+    others = [path for path in paths if path not in images]
     if images:
-        load_dwarf(prog, name, images[0], paths)  # drgn then creates its modules
+        load_dwarf(prog, name, images, others)  # drgn then creates its modules
         return
     try:
         use_builtin_types(prog)
@@ -419,5 +420,4 @@ def _load_types(prog: Program, name: str, paths: Sequence[str], modules: bool) -
         raise TypesError(f"{name}: {e}") from e
     if modules:
         create_modules(prog)
-    if paths:
-        load_files(prog, paths)
+    load_modules(prog, name, others)

@@ -377,6 +377,20 @@ def test_vmlinux_without_debugging_information(
     assert message.startswith(f"{path}: has no DWARF debugging information")
 
 
+def test_each_vmlinux_has_to_be_of_this_kernel(
+    demo_core: str, demo_program: drgn.Program, tmp_path: Path
+) -> None:
+    paths = []
+    for build_id_bytes in (bytes.fromhex(build_id(demo_program) or ""), b"\xab" * 20):
+        paths.append(tmp_path / f"vmlinux{len(paths)}")
+        paths[-1].write_bytes(
+            elf_file(ET_EXEC, X86_64, [(PT_NOTE, note("GNU", 3, build_id_bytes)), (PT_LOAD, b"")])
+        )
+    code, message = refusal(core=demo_core, symbols=paths)
+    assert code == EXIT_TYPES
+    assert f"but {paths[1]} is {'ab' * 20}; " in message
+
+
 @pytest.mark.lab
 def test_vmlinux_cut_short(tmp_path: Path) -> None:
     core, vmlinux = str(lab_file("fp-lsb.core")), lab_file("fp-lsb.vmlinux")

@@ -163,7 +163,7 @@ def test_list_that_leads_out_of_the_dump_or_in_circles_keeps_what_came_before(
 
 
 def test_list_longer_than_any_is_cut(prog: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drgn_modules, "_MAX_MODULES", 0)
+    monkeypatch.setattr(drgn_modules, "MAX_MODULES", 0)
     create_modules(prog)
     assert names(prog) == ["kernel"]
 

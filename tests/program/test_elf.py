@@ -22,8 +22,10 @@ from drgn_tools.program.elf import (
     elf_type,
     has_section,
     notes_in,
+    notes_of_sections,
     read_elf,
     read_notes,
+    section_contents,
 )
 
 from ..support.elf_writer import elf_file, note, with_sections
@@ -92,6 +94,24 @@ def test_sections_by_name(bits: int, order: str) -> None:
         for _ in range(3):
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         has_section(io.BytesIO(damaged), b".xen_pages")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [32, 64])
+def test_contents_of_a_section(bits: int, order: str) -> None:
+    data = with_sections(elf_file(ET_CORE, 62, [], bits, order), [".empty"])
+    strings = b"\0.empty\0.shstrtab\0"
+    for size in (0, 3, len(strings), 1 << 70):
+        assert section_contents(io.BytesIO(data), b".shstrtab", size) == strings[:size]
+    assert section_contents(io.BytesIO(data), b".empty", 9) == b""
+    assert section_contents(io.BytesIO(data), b".none", 9) is None
+    rng = random.Random(2)
+    for _ in range(2000):  # whatever they say: no error
+        damaged = bytearray(data)
+        for _ in range(rng.randrange(1, 9)):
+            damaged[rng.randrange(5, len(damaged))] = rng.randrange(256)
+        section_contents(io.BytesIO(damaged), b".shstrtab", 99)
+        list(notes_of_sections(io.BytesIO(damaged)))
 
 
 def test_notes_end_where_they_are_cut() -> None:
