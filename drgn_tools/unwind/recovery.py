@@ -169,16 +169,22 @@ def _probe_rethook(prog: Program) -> Optional[Rethook]:
 
 
 def _probe_kretprobe(prog: Program) -> Optional[Rethook]:
+    task = prog.type("struct task_struct")
+    if not task.has_member("kretprobe_instances"):
+        return None  # CONFIG_KRETPROBES=n, or before v5.11
+    instance = prog.type("struct kretprobe_instance")
+    if not instance.has_member("ret_addr"):
+        return None  # CONFIG_KRETPROBE_ON_RETHOOK=y, but no rethook: damaged
     # Since "kprobes: treewide: Make it harder to refer kretprobe_trampoline directly"
     # (v5.16), the trampoline has this name. Since the same release unwinders recover the
     # original. Before that, they show the trampoline.
     trampoline = _trampoline(prog, "__kretprobe_trampoline")
-    task = prog.type("struct task_struct")
-    if trampoline is None or not task.has_member("kretprobe_instances"):
+    if trampoline is None:
+        if symbol_address(prog, "kretprobe_trampoline") is None:
+            raise LookupError(
+                "no symbol __kretprobe_trampoline, though tasks have kretprobe_instances"
+            )
         return None
-    instance = prog.type("struct kretprobe_instance")
-    if not instance.has_member("ret_addr"):
-        return None  # CONFIG_KRETPROBE_ON_RETHOOK=y, but no rethook: damaged
     return Rethook(
         trampoline=trampoline,
         first_offset=offsetof(task, "kretprobe_instances.first"),

@@ -46,14 +46,17 @@ def test_file_that_is_not_elf_is_named(tmp_path: Path) -> None:
             "is packed with xz, and in it is a core dump, which is given with -c",
         ),
         (
-            gzip.compress(b"KDUMP   " + bytes(1 << 22)),
+            gzip.compress(b"KDUMP   " + bytes(1 << 22), mtime=0),
             "is packed with gzip, and in it is a core dump, which is given with -c",
         ),
         (
-            gzip.compress(b"makedumpfile\0\0\0\0"),
+            gzip.compress(b"makedumpfile\0\0\0\0", mtime=0),
             "is packed with gzip, and in it is a core dump, which is given with -c",
         ),
-        (gzip.compress(b"text"), "is packed with gzip, and what is in it is not an ELF file"),
+        (
+            gzip.compress(b"text", mtime=0),
+            "is packed with gzip, and what is in it is not an ELF file",
+        ),
         (lzma.compress(elf_file(ET_REL, 62, [])), "is packed with xz: unpack it"),
         # What cannot be unpacked: nobody knows what is in it.
         (lzma.compress(b"KDUMP   " + bytes(99))[:-20], "is packed with xz: unpack it"),

@@ -548,6 +548,9 @@ def test_kretprobes_of_5_16_are_known_by_their_trampoline_and_types() -> None:
         "kretprobe_instance",
         "unsigned long rcu[2]; struct llist_node llist; void *rph; void *ret_addr; void *fp",
     )
+    # Fuzz: arm64-built-6.1, seed 700707. It had lost its name, and was shown as a caller.
+    with pytest.raises(TypesError, match="no symbol __kretprobe_trampoline, though tasks have"):
+        probe_recovery(kernel.prog)
     # Up to v5.15, where no walk sees through it.
     kernel.symbol("kretprobe_trampoline", TRAMPOLINE)
     assert probe_recovery(kernel.prog).rethook is None
