@@ -177,8 +177,12 @@ def test_the_total_tells_who_has_exited_from_who_is_there() -> None:
 
 
 def test_a_report_prints_as_what_the_command_shows(
-    demo_program: drgn.Program, demo_core: str, capsys: pytest.CaptureFixture[str]
+    demo_program: drgn.Program,
+    demo_core: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # the command's output goes to no terminal
     report = hung_tasks(demo_program)
     _, out, err = ask(demo_core, capsys)
     assert str(report) == f"{out}{err.splitlines()[-1]}"
