@@ -269,11 +269,11 @@ _HELD_BACK = (
 )
 _ANSWER = (
     Column("ANSWER", _answer, colours=ANSWER_COLOURS),
-    Column("WHY", _why_held, floor=26, brief=_why_held_briefly, wrap=True),
+    Column("WHY", _why_held, floor=20, brief=_why_held_briefly, wrap=True),
     Column(
         "LEAVES WHEN",
         lambda found: found.leaves_when or "",
-        floor=24,
+        floor=22,
         wrap=True,
         field="leaves_when",
     ),

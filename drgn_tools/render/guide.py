@@ -8,16 +8,25 @@ from collections.abc import Iterator
 from typing import Optional
 
 from ..records import KernelAudit, KernelInfo, Reason, TaskStack, Verdict
+from ..terminal.escape import escape
 from .stack import draw_stack
+from .table import wrap_line
 
 __all__ = ("after_tasks", "before_tasks")
+
+_WIDTH = 80
+"""Characters in a line of the text. A narrower terminal has tables of 80 columns, too."""
 
 
 def before_tasks(kernel: KernelInfo) -> Iterator[str]:
     """Return the lines before the table: which kernel it is, and in which order its tasks are."""
-    yield f"A real vmcore of Linux {kernel.release}, opened without debuginfo. This kernel has frame"
-    yield "pointers; kernels with ORC, as distributions build them, are read in the same way. Its tasks,"
-    yield "those first whose stacks the kernel itself would not trust (stack_trace_save_tsk_reliable()):"
+    yield from wrap_line(
+        f"A real vmcore of Linux {escape(kernel.release)}, opened without debuginfo. This kernel has"
+        " frame pointers; kernels with ORC, as distributions build them, are read in the same way."
+        " Its tasks, those first whose stacks the kernel itself would not trust"
+        " (stack_trace_save_tsk_reliable()):",
+        _WIDTH,
+    )
     yield ""
 
 
@@ -33,8 +42,11 @@ def after_tasks(audit: KernelAudit, core: str, program: str, colour: bool = Fals
     if task is None:
         return
     yield ""
-    yield "One of them in full. => marks the frame on which the verdict fell: these registers were"
-    yield "saved in the kernel, so a return address may be missing right there."
+    yield from wrap_line(
+        "One of them in full. => marks the frame on which the verdict fell: these registers were saved"
+        " in the kernel, so a return address may be missing right there.",
+        _WIDTH,
+    )
     yield ""
     yield draw_stack(task, audit.kernel, colour)
     yield ""

@@ -2,11 +2,11 @@
 """The words of a stack, a line each, lowest address first::
 
 task stack, ff5fad0d803138d0 to ff5fad0d80314000
-     ff5fad0d803138f8  ff5fad0d80313968  stack +0x70
- #0  ff5fad0d80313900  ffffffff97fc5820  __schedule+0x4f0
-     ff5fad0d80313908  0000000000000001
-     ff5fad0d80313940  ff1f215bc0ec9540  task 97 "w-kfault-write"
-  ?  ff5fad0d80313a80  ffffffff97dc2b23  __pte_offset_map+0x20
+      ff5fad0d803138f8  ff5fad0d80313968  stack +0x70
+  #0  ff5fad0d80313900  ffffffff97fc5820  __schedule+0x4f0
+      ff5fad0d80313908  0000000000000001
+      ff5fad0d80313940  ff1f215bc0ec9540  task 97 "w-kfault-write"
+   ?  ff5fad0d80313a80  ffffffff97dc2b23  __pte_offset_map+0x20
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def _words(words: Iterable[RawWord], digits: int) -> Iterator[str]:
             for word in shown:
                 yield _line(word, digits)
             if len(shown) < len(equal):
-                yield f"         ... {len(equal) - 1} more"
+                yield f"      ... {len(equal) - 1} more"
     if none:
         yield "     (no words: the stack is freed, or on a CPU whose registers are not known)"
 
 
 def _line(word: RawWord, digits: int) -> str:
     value = "(not in the dump)" if word.value is None else f"{word.value:0{digits}x}"
-    return f"{_mark(word):>7}  {word.address:0{digits}x}  {value}  {_meaning(word)}".rstrip()
+    return f"{_mark(word):>4}  {word.address:0{digits}x}  {value}  {_meaning(word)}".rstrip()
 
 
 def _mark(word: RawWord) -> str:

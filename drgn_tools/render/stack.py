@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One stack drawn in full, in the style of an oops and of crash's ``bt``::
 
-    PID: 51  TGID: 42  TASK: ff1100000261d000  CPU: 1  STATE: S  COMMAND: "reader"
+    PID: 51  TASK: ff1100000261d000  CPU: 1  STATE: S  COMMAND: "reader"
+    TGID: 42  PPID: 1  PROCESS: "server"
     VERDICT: unreliable at #7: page fault in rep_stos_alternative+0x40
         #6  ffffffff82001236  asm_exc_page_fault+0x26
      => #7  ffffffff81f25d40  rep_stos_alternative+0x40
@@ -123,21 +124,24 @@ def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str], colour: bool) 
 def _identity(task: TaskStack, digits: int) -> str:
     running = " (running)" if task.on_cpu else ""
     kthread = "  (kernel thread)" if task.kthread else ""
-    thread = "" if task.tgid == task.pid else f"  TGID: {task.tgid}"
     return (
-        f"PID: {task.pid}{thread}  TASK: {task.task:0{digits}x}"
+        f"PID: {task.pid}  TASK: {task.task:0{digits}x}"
         f"  CPU: {task.cpu}{running}  STATE: {escape(task.state)}"
         f'  COMMAND: "{escape(task.name)}"{kthread}'
     )
 
 
 def _family(task: TaskStack) -> Iterator[str]:
-    # The parent of every kernel thread is kthreadd.
-    parent = f"PPID: {task.ppid}" if task.ppid and not task.kthread else ""
-    of_process = task.process is not None and task.tgid != task.pid
-    process = f'PROCESS: "{escape(task.process or "")}"' if of_process else ""
-    if parent or process:
-        yield "  ".join(filter(None, (parent, process)))
+    # On a line of its own: the first one would not fit into 80 columns.
+    is_thread = task.tgid != task.pid
+    parts = (
+        f"TGID: {task.tgid}" if is_thread else "",
+        # The parent of every kernel thread is kthreadd.
+        f"PPID: {task.ppid}" if task.ppid and not task.kthread else "",
+        f'PROCESS: "{escape(task.process)}"' if is_thread and task.process is not None else "",
+    )
+    if any(parts):
+        yield "  ".join(filter(None, parts))
 
 
 def _verdict(task: TaskStack) -> str:

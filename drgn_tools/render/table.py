@@ -19,7 +19,7 @@ from tabulate import multiline_formats, tabulate
 from ..terminal.colour import painted
 from ..terminal.escape import escape_cell
 
-__all__ = ("Cell", "Column", "row_lines", "shorten", "table_lines", "wrap_line")
+__all__ = ("Cell", "Column", "row_lines", "shorten", "table_lines", "wrap_line", "wrapped_text")
 
 _GAP = 2
 """Spaces between two columns of tabulate's ``plain`` format."""
@@ -27,6 +27,9 @@ _GAP = 2
 _ELLIPSIS = "…"
 _FLOOR_MIN = 8
 """Shorter text would not be recognisable."""
+
+_WRAP_MIN = 16
+"""In narrower lines most names of functions would be broken in two."""
 
 _HEAD_MIN = 4
 """A shorter beginning would not be recognisable."""
@@ -46,7 +49,7 @@ class Column(msgspec.Struct, frozen=True):
     """Align to the right, as for numbers."""
     floor: int = 0
     """If the table is too wide, the column may be shortened to this many characters, or to fewer
-    if that is not enough; 0: never shortened."""
+    if that is not enough, but not below its heading; 0: never shortened."""
     brief: Optional[Callable[[Any], Cell]] = None
     """As :attr:`cell`, for a table that would be too wide otherwise."""
     optional: int = 0
@@ -100,7 +103,7 @@ def table_lines(
     left_out = [column.heading.lower() for column in all_columns if column not in columns]
     if left_out and complete is not None:
         yield ""
-        yield f"left out, too wide: {', '.join(left_out)} ({complete})"
+        yield from wrapped_text(f"left out, too wide: {', '.join(left_out)} ({complete})", width)
 
 
 def row_lines(
@@ -191,20 +194,32 @@ def _is_optional(column: Column) -> bool:
 
 def _least_widths(columns: Sequence[Column], rows: list[list[list[str]]]) -> list[int]:
     return [
-        min(width, column.floor or width) for column, width in zip(columns, _widths(columns, rows))
+        min(width, _floor(column) or width)
+        for column, width in zip(columns, _widths(columns, rows))
     ]
 
 
 def _fit(columns: Sequence[Column], rows: list[list[list[str]]], width: int) -> None:
     widths = _widths(columns, rows)
-    floors = {i: column.floor for i, column in enumerate(columns) if column.floor}
+    floors = {i: _floor(column) for i, column in enumerate(columns) if column.floor}
     room = _room(columns, width)
     _give_way(widths, floors, room)
-    # Still too wide, as on a terminal of 80 columns: shorten to the minimum.
-    _give_way(widths, {i: _FLOOR_MIN for i in floors if not columns[i].wrap}, room)
+    # Still too wide, as on a terminal of 80 columns: shorten to the minimum, words before sentences.
+    least = {i: _least_width(columns[i]) for i in floors}
+    _give_way(widths, {i: width for i, width in least.items() if not columns[i].wrap}, room)
+    _give_way(widths, least, room)
     for row in rows:
         for i in floors:
             row[i] = _fitted_cell(columns[i], row[i], widths[i])
+
+
+def _floor(column: Column) -> int:
+    # The heading is never cut, so cells that are narrower would win nothing.
+    return max(len(column.heading), column.floor) if column.floor else 0
+
+
+def _least_width(column: Column) -> int:
+    return max(len(column.heading), _WRAP_MIN if column.wrap else _FLOOR_MIN)
 
 
 def _fitted_cell(column: Column, lines: list[str], width: int) -> list[str]:
@@ -237,6 +252,15 @@ def wrap_line(text: str, width: int, indent: str = "") -> list[str]:
     glued = _BEFORE_PID.sub("\0", text)
     lines = textwrap.wrap(glued, width, subsequent_indent=indent, break_on_hyphens=False)
     return [line.replace("\0", " ") for line in lines]
+
+
+def wrapped_text(text: str, width: Optional[int]) -> list[str]:
+    """Return the lines of a sentence above or below a table.
+
+    :param text: Escaped text.
+    :param width: As for :func:`table_lines`.
+    """
+    return [text] if width is None else wrap_line(text, width, indent="    ")
 
 
 def _give_way(widths: list[int], floors: Mapping[int, int], room: int) -> None:

@@ -140,6 +140,6 @@ def test_a_page_that_is_missing_is_said(
     lines = list(draw_raw_stacks([(words[0].task, words)]))
     assert lines[-3:] == [
         f"task stack, from {address:x}",
-        f"         {address:x}  (not in the dump)",
-        f"         ... {len(words) - 1} more",
+        f"      {address:x}  (not in the dump)",
+        f"      ... {len(words) - 1} more",
     ]

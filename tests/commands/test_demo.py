@@ -45,7 +45,7 @@ def test_demo_shows_what_cannot_be_trusted_first_and_where_to_go_next(
     out = capsys.readouterr().out
     verdicts = re.findall(r" (unreliable|unknown|reliable) ", out.split("One of")[0])
     assert verdicts == ["unknown", *["unreliable"] * 6, *["unknown"] * 2, *["reliable"] * 13]
-    assert "PID: 51  TGID: 42" in out
+    assert "PID: 51  TASK: " in out and "\nTGID: 42" in out
     commands = [line.split() for line in out.splitlines() if line.startswith("  drgn-tools ")]
     assert [words[1] for words in commands] == ["stack", "regs", "groups", "tasks"]
     for words in commands:

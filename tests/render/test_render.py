@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from tabulate import tabulate_formats
 
@@ -19,6 +21,7 @@ from drgn_tools import __version__
 from drgn_tools.analysis import record_fields as fields
 from drgn_tools.analysis.flatten import TaskRegs, each_frame, saved_regs
 from drgn_tools.analysis.grouping import group_stacks
+from drgn_tools.analysis.patch_question import Answer, TaskAnswer
 from drgn_tools.records import Frame, SavedRegs, TaskStack, Verdict
 from drgn_tools.render import columns, structured, views
 from drgn_tools.render.folded import folded_lines
@@ -177,6 +180,62 @@ def test_the_table_of_tasks_fits_80_columns_if_it_must() -> None:
     lines = list(table_lines(columns.TASKS, normal_tasks(), width=80))
     assert max(map(len, lines)) <= 80
     assert sum("unreliable" in line for line in lines) == 5
+
+
+LEAST_TEXT, LEAST_SENTENCE = 8, 16
+"""What a column of text is shortened to, and one that wraps, if nothing else helps."""
+
+
+@st.composite
+def any_table(draw: st.DrawFn) -> tuple[list[Column], list[list[str]], int]:
+    """Columns, rows, and the width of the narrowest table that shortens only what may be shortened."""
+    columns, least = [], []
+    rows = draw(st.integers(1, 4))
+    cells = []
+    for number in range(draw(st.integers(1, 6))):
+        heading = draw(st.sampled_from(["A", "PID", "LEAVES WHEN", "HOST OR SOURCE", "X" * 20]))
+        floor = draw(st.sampled_from([0, 4, 12, 30]))
+        column = Column(
+            heading,
+            lambda row, number=number: row[number],
+            floor=floor,
+            wrap=bool(floor) and draw(st.booleans()),
+            distinct=bool(floor) and draw(st.booleans()),
+            optional=draw(st.integers(0, 3)),
+        )
+        text = st.text("ab +[]-.x0f", max_size=60) | st.just("page fault in f_long_name+0x4a")
+        cells.append(draw(st.lists(text, min_size=rows, max_size=rows)))
+        widest = max(len(heading), *(len(escape_cell(cell)) for cell in cells[-1]))
+        smallest = max(len(heading), LEAST_SENTENCE if column.wrap else LEAST_TEXT)
+        if not column.optional:
+            least.append(min(widest, smallest) if floor else widest)
+        columns.append(column)
+    narrowest = sum(least) + 2 * (len(least) - 1)
+    return columns, [list(row) for row in zip(*cells)], max(narrowest, 1)
+
+
+@given(any_table(), st.integers(0, 120))
+def test_a_table_is_wider_than_asked_only_for_what_is_never_shortened(
+    table: tuple[list[Column], list[list[str]], int], more: int
+) -> None:
+    table_columns, rows, narrowest = table
+    assume(any(not column.optional for column in table_columns))
+    width = narrowest + more
+    assert max(map(len, table_lines(table_columns, rows, width=width))) <= width
+
+
+def widest(view: views.View, records: Sequence[Any]) -> int:
+    return max(map(len, table_lines(view.columns, list(view.rows(records)), width=80)))
+
+
+def test_who_holds_a_patch_back_fits_80_columns_with_the_longest_answer_and_pid() -> None:
+    stack = task(4194304, comm="kworker/u512:8-events_unbound", state="S")
+    why = "page fault in rep_movs_alternative_of_a_long_name"
+    leaves = "it returns to user mode; a fake signal may help (within 15 s)"
+    for answer in Answer:
+        found = TaskAnswer(stack, answer, None, why=why, leaves_when=leaves, notes=("a note",))
+        for view in (views.LIVEPATCH, views.PLANNED_LIVEPATCH):
+            assert widest(view, [found]) <= 80
 
 
 def headings(table: tuple[Column, ...], records: list[Any], width: int) -> list[str]:
@@ -636,12 +695,12 @@ def test_a_column_may_wrap_and_what_was_left_out_is_said() -> None:
     ]
     first, *lines = table_lines(table, ["a"], width=29, complete="csv has them")
     assert first.split() == ["NAME", "WHY"]
-    assert lines[-2:] == ["", "left out, too wide: less, least (csv has them)"]
-    assert max(map(len, lines[:-1])) <= 29
-    assert " ".join(" ".join(lines[:-2]).split()) == "a the reason stands at the end"
+    assert lines[-3:] == ["", "left out, too wide: less,", "    least (csv has them)"]
+    assert max(map(len, lines)) <= 29
+    assert " ".join(" ".join(lines[:-3]).split()) == "a the reason stands at the end"
     wide = list(table_lines(table, ["a"], width=100, complete="csv has them"))
     assert len(wide) == 2
-    assert len(list(table_lines(table, ["a"], width=29))) == len(lines) - 1
+    assert len(list(table_lines(table, ["a"], width=29))) == len(lines) - 2
 
 
 def test_lines_that_differ_do_not_look_equal() -> None:

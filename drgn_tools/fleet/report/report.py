@@ -13,6 +13,7 @@ from typing import Optional
 from ... import __version__
 from ...errors import UsageError
 from ...render.structured import csv_lines, jsonl_lines
+from ...render.table import wrapped_text
 from ..dataset.damage import naming_damaged_files
 from ..dataset.database import connect
 from ..dataset.dataset import Dataset
@@ -94,7 +95,7 @@ def _table_lines(sections: _Sections, format: str, width: Optional[int]) -> Iter
     for number, (section, found) in enumerate(sections):
         if number:
             yield ""
-        yield _heading(section, found)
+        yield from wrapped_text(_heading(section, found), width if format == "table" else None)
         if found.rows:
             yield ""
             yield from section_table(section, found, format, width)

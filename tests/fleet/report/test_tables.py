@@ -26,13 +26,13 @@ from ...support.fleet_report import ALL, COLUMNS, rows, sections
 def test_what_a_table_has_no_room_for_is_said_below_it(fleet: Dataset, width: int) -> None:
     for section in ("kernels", "hosts", "failures"):
         lines = list(report_lines(fleet, [section], None, "table", width))
-        named = lines[2].lower()
-        if lines[-1].startswith("left out, too wide: "):
-            named += lines[-1]
-            assert lines[-1].endswith(" (--format csv has them)")
+        _, _, note = "\n".join(lines).partition("\nleft out, too wide: ")
+        note = " ".join(note.split())
+        named = lines[2].lower() + note
+        assert not note or note.endswith(" (--format csv has them)")
         for column in COLUMNS[section].split():
             assert column.replace("unreliable_share", "share").replace("_", " ") in named
-        assert ("left out" in lines[-1]) == (width < 200) or width == 140
+        assert bool(note) == (width < 200) or width == 140
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
@@ -76,8 +76,18 @@ def test_how_often_is_not_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [80, 100, 140, 200])
 def test_tables_fit(fleet: Dataset, width: int) -> None:
     lines = list(report_lines(fleet, [], 20, "table", width))
-    at_least = 104 if width < 100 else width  # numbers are never cut
-    assert max(map(len, lines)) <= at_least
+    assert [line for line in lines if len(line) > width] == []
+
+
+def test_a_title_and_what_was_left_out_fit_too(fleet: Dataset) -> None:
+    lines = list(report_lines(fleet, ["stacks", "failures"], 2, "table", 80))
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert "those on most hosts (the first 2 of " in text
+    assert "left out, too wide: exit code, attempts, quarantined (--format csv has them)" in text
+    # Another format has its title in one line.
+    title, *_ = report_lines(fleet, ["stacks"], 2, "github", 80)
+    assert title.endswith(": see --top)")
 
 
 def test_an_empty_dataset_has_a_report(tmp_path: Path) -> None:
