@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from ..errors import EXIT_OK, EXIT_PARTIAL, UsageError
+from ..fleet.run.interrupts import interrupts_held
 from ..fleet.run.job import Job, Limits, Outcome
 from ..fleet.run.source import Source, list_sources
 from ..program.core_file import shown
@@ -30,6 +31,7 @@ from .fleet_arguments import FleetArguments, fleet_parser, parse_fleet_arguments
 
 if TYPE_CHECKING:
     from ..fleet.run.cluster import Cluster
+    from ..fleet.run.progress import Progress
     from ..fleet.run.recorder import Recorder
     from ..terminal.parser import Parser
 
@@ -57,12 +59,37 @@ def fleet(args: FleetArguments, console: Console) -> int:
 
 
 def _run(args: FleetArguments, console: Console) -> int:
-    from ..fleet.dataset.dataset import Dataset
-    from ..fleet.dataset.known import known_records
-    from ..fleet.run.cluster import Cluster
-    from ..fleet.run.plan import planned_jobs
-    from ..fleet.run.recorder import Recorder
+    begun: list[Progress] = []
+    try:
+        return _run_or_be_interrupted(args, console, begun)
+    except KeyboardInterrupt:
+        console.end_progress()
+        console.say(_how_to_go_on(begun))
+        raise
 
+
+def _how_to_go_on(begun: Sequence[Progress]) -> str:
+    if not begun:
+        return "interrupted before the first audit; the same command starts again"
+    [progress] = begun
+    return (
+        f"interrupted: {progress.done} of {progress.total} sources are done; "
+        "the same command continues from there"
+    )
+
+
+def _run_or_be_interrupted(args: FleetArguments, console: Console, begun: list[Progress]) -> int:
+    # An import that is interrupted fails with any error, perhaps.
+    with interrupts_held() as let_interrupts:
+        from ..fleet.dataset.dataset import Dataset
+        from ..fleet.dataset.known import known_records
+        from ..fleet.run.cluster import Cluster
+        from ..fleet.run.dask_jobs import run_jobs  # noqa: F401
+        from ..fleet.run.plan import planned_jobs
+        from ..fleet.run.progress import Progress
+        from ..fleet.run.recorder import Recorder
+
+        let_interrupts()
     if args.log_level != "debug":
         _silence_dask()
     cluster = Cluster(args.scheduler, args.workers)
@@ -73,7 +100,10 @@ def _run(args: FleetArguments, console: Console) -> int:
         dataset.remove_tasks_except({record.audit_id for record in known.values()})
         recorder = Recorder(dataset, known)
         jobs = planned_jobs(sources, known, args.redo, args.patch)
-        for line in _run_planned(jobs, cluster, recorder, args, console):
+        progress = Progress(len(jobs), console, args.quiet)
+        begun.append(progress)
+        _run_planned(jobs, cluster, recorder, args, progress)
+        for line in progress.figures():
             console.note(line)
     console.note(f"drgn-tools fleet report {args.output} shows the results")
     incomplete = recorder.incomplete(sources)
@@ -114,13 +144,9 @@ def _sources(args: FleetArguments, cluster: Cluster, console: Console) -> list[S
 
 
 def _run_planned(
-    jobs: list[Job], cluster: Cluster, recorder: Recorder, args: FleetArguments, console: Console
-) -> list[str]:
-    """Run *jobs* and return lines with the figures of the run."""
+    jobs: list[Job], cluster: Cluster, recorder: Recorder, args: FleetArguments, progress: Progress
+) -> None:
     from ..fleet.run.dask_jobs import run_jobs
-    from ..fleet.run.progress import Progress
-
-    progress = Progress(len(jobs), console, args.quiet)
 
     def commit(job: Job, outcome: Outcome) -> None:
         try:
@@ -132,15 +158,8 @@ def _run_planned(
     limits = Limits(args.time, args.memory, args.retries, args.max_tasks)
     try:
         run_jobs(jobs, limits, cluster, commit, progress, args.limit)
-    except KeyboardInterrupt:
-        console.say(
-            f"interrupted: {progress.done} of {progress.total} sources are done; "
-            "the same command continues from there"
-        )
-        raise
     finally:
         progress.close()
-    return progress.figures()
 
 
 # ---- report

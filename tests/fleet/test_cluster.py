@@ -211,6 +211,25 @@ def test_ctrl_c_on_a_cluster_of_its_own(
     wait_until("all processes gone", lambda: not started.alive(), 20)
 
 
+def ignores_ctrl_c(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (ignored,) = re.findall(r"^SigIgn:\s*(\w+)$", status, re.MULTILINE)
+    return bool(int(ignored, 16) & 1 << (signal.SIGINT - 1))
+
+
+def test_ctrl_c_while_the_cluster_starts(
+    started: Processes, sources: Path, dataset: Path, undisturbed: Path
+) -> None:
+    client = started.fleet_run("interrupted", [sources], dataset, start_new_session=True)
+    wait_until("it starts workers", lambda: ignores_ctrl_c(client.pid))
+    # As timeout(1) does: to the process and to its group.
+    client.send_signal(signal.SIGINT)
+    os.killpg(client.pid, signal.SIGINT)
+    assert client.wait(PATIENCE_S) == INTERRUPTED
+    assert_says_how_to_go_on(started, dataset)
+    wait_until("all processes gone", lambda: not started.alive(), 20)
+
+
 def test_the_client_is_killed_with_a_cluster_of_its_own(
     started: Processes, sources: Path, dataset: Path, undisturbed: Path
 ) -> None:

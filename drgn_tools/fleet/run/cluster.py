@@ -6,10 +6,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Optional
 
 from distributed import Client, LocalCluster, Security
@@ -57,9 +59,9 @@ class Cluster:
 
     def _local(self) -> LocalCluster:
         # Ctrl-C reaches the whole process group. Processes that are started while SIGINT is
-        # ignored keep ignoring it, so that we can end them in order. (A blocked SIGINT would not
-        # get lost in between, but multiprocessing unblocks it.)
-        with _ignored(signal.SIGINT):
+        # ignored keep ignoring it, so that we can end them in order.
+        _start_resource_tracker()
+        with _ignored_by_children(signal.SIGINT):
             return LocalCluster(
                 n_workers=self._workers,
                 threads_per_worker=1,
@@ -73,13 +75,36 @@ class Cluster:
             )
 
 
+def _start_resource_tracker() -> None:
+    """Start the process with which multiprocessing removes the semaphores that are left over.
+
+    It would be started with the first worker, and unblock SIGINT. If a second Ctrl-C ends this process at
+    once, it warns of what it removes, which is nothing that a user could do anything about.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    ours = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = f"{before},{ours}" if before else ours
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
 @contextmanager
-def _ignored(number: signal.Signals) -> Iterator[None]:
+def _ignored_by_children(number: signal.Signals) -> Iterator[None]:
+    """Return a context in which new processes ignore a signal. This one gets it at the end."""
+    # Linux keeps a signal that is blocked, also if it is ignored (sig_ignored() in kernel/signal.c). The
+    # threads that start in here inherit the mask, so none of them takes it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     before = signal.signal(number, signal.SIG_IGN)
     try:
         yield
     finally:
         signal.signal(number, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _client_of(where: str) -> Client:

@@ -4,10 +4,16 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Optional
 
 __all__ = ("interrupts_held",)
+
+_ONE_PRESS_S = 0.5
+"""Signals that come within this time are one wish to stop: ``timeout`` and batch systems send one to the
+process, and one to its group."""
 
 
 @contextmanager
@@ -16,19 +22,22 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
 
     Python raises KeyboardInterrupt wherever the program is: in the middle of a commit, or in
     a destructor, which ignores it. Batch systems send SIGTERM to end a run; it is handled in
-    the same way. A second signal interrupts at once.
+    the same way. A second signal, if it is not of the same moment, interrupts at once.
 
     :return: A function that raises KeyboardInterrupt if a signal has come.
     """
-    pressed = False
+    pressed: Optional[float] = None
 
     def hold(number: int, frame: object) -> None:
         nonlocal pressed
-        let()
-        pressed = True
+        now = time.monotonic()
+        if pressed is None:
+            pressed = now
+        elif now > pressed + _ONE_PRESS_S:
+            raise KeyboardInterrupt
 
     def let() -> None:
-        if pressed:
+        if pressed is not None:
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}

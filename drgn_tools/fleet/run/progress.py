@@ -24,6 +24,12 @@ def _sources(number: int) -> str:
     return "1 source" if number == 1 else f"{number} sources"
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    # No thread that looks after the bar: tick() does so. Such a thread would take the Ctrl-C
+    # that comes while the cluster starts.
+    monitor_interval = 0
+
+
 class Progress:
     """Counts outcomes. On a terminal it draws a bar with the rate and the time left."""
 
@@ -43,7 +49,7 @@ class Progress:
         self._console = console
         self._last_said = ""
         self._next_line = self._began + _LINE_EVERY_S
-        self._bar = tqdm(
+        self._bar = _Bar(
             total=total,
             unit="source",
             file=sys.stderr,
