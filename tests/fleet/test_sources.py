@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import json
+import lzma
 import os
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 
 from drgn_tools.errors import DrgnToolsError, InputError, UsageError
 from drgn_tools.fleet.run.source import Source, list_sources
+from drgn_tools.program import unpack
 from drgn_tools.program.elf import ET_CORE, ET_EXEC
 
 MICROSECOND = 1_000_000
@@ -84,6 +87,28 @@ def test_a_folder_is_searched_through() -> None:
         found, key=lambda name: (os.path.dirname(name), name)
     )
     assert sorted(map(os.path.abspath, listing.passed_over)) == sorted(over)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
+def test_a_packed_file_is_looked_into(pack: Callable[[bytes], bytes]) -> None:
+    kdump = b"KDUMP   " + bytes(1 << 20)
+    found = [
+        write("crash/cut.xz", pack(core() + bytes(3 << 20))),
+        write("crash/unread", pack(kdump)),
+        write("crash/whole-start", pack(kdump + os.urandom(3 << 20))[: 1 << 21]),
+    ]
+    write("crash/log.gz", pack(b"a log"))
+    write("crash/program.gz", pack(core(ET_EXEC)))
+    write("crash/nothing", pack(b""))
+    write("crash/torn.gz", pack(core())[:12])
+    assert sorted(names("crash")) == sorted(found)
+
+
+def test_a_file_that_no_one_can_unpack_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpack, "find_spec", lambda name: None)
+    monkeypatch.setattr(unpack.shutil, "which", lambda name: None)
+    write("crash/packed", b"\x28\xb5\x2f\xfd" + bytes(32))
+    assert names("crash") == []
 
 
 def core(type_: int = ET_CORE) -> bytes:

@@ -13,10 +13,11 @@ from typing import Any, Optional
 import msgspec
 
 from ...errors import InputError, UsageError
-from ...program.core_file import AUTO, open_regular, shown
+from ...program.core_file import AUTO, compression_of, open_regular, shown
 from ...program.elf import ET_CORE
 from ...program.kdump import KDUMP_MAGICS
 from ...program.redact import redacted, with_urls_redacted
+from ...program.unpack import packed_start
 from ...program.url import without_query, without_secrets
 from .remote import complete_url, errors_of, file_system, has_query, is_url, url_of
 
@@ -171,7 +172,9 @@ def _begins_like_a_core(path: str) -> bool:
     try:
         with open_regular(path) as file:
             start = file.read(17)
-    except InputError:  # unreadable: its record will say so
+        if compression_of(path) is not None:
+            start = packed_start(path, 17) or b""
+    except (InputError, OSError):  # unreadable: its record will say so
         return True
     return start.startswith(KDUMP_MAGICS) or (
         start.startswith(b"\x7fELF") and start[16:] == bytes((ET_CORE,))
