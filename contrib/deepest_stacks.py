@@ -25,6 +25,7 @@ from drgn_tools.analysis.waiting import waiting_function
 from drgn_tools.arch.registry import layout_of
 from drgn_tools.commands.script import run, script_parser, table
 from drgn_tools.kernel.tasks import read_task
+from drgn_tools.terminal.parser import positive
 
 GUARD_BYTES = 4096
 
@@ -63,5 +64,5 @@ def deepest_stacks(prog: Program, args: Namespace) -> Iterator[str]:
 
 if __name__ == "__main__":
     parser = script_parser(__doc__)
-    parser.add_argument("-n", type=int, default=10, help="how many (default: 10)")
+    parser.add_argument("-n", type=positive("-n"), default=10, help="how many (default: 10)")
     run(deepest_stacks, parser)

@@ -17,22 +17,25 @@ arguments are the six registers that hold them.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from drgn import FaultError, Program, sizeof
 
 from drgn_tools import SavedRegs, task_stacks
-from drgn_tools.commands.script import run, script_parser, table
+from drgn_tools.commands.script import run, script_parser, table, warn
+from drgn_tools.errors import UsageError
 
 USER_CS = 0x33  # __USER_CS of a 64-bit kernel: no 32-bit task
 ARGUMENTS_64 = ("di", "si", "dx", "r10", "r8", "r9")
 ARGUMENTS_32 = ("bx", "cx", "dx", "si", "di", "bp")
 ARGUMENTS_ARM64 = ("orig_x0", "x1", "x2", "x3", "x4", "x5")
+NUMBERS_MAX = 1024  # more than any sys_call_table has
 PSR_MODE32_BIT = 0x10  # a 32-bit task of arm64
 
 
 def syscalls(prog: Program, args: Namespace) -> Iterator[str]:
+    check_names(prog, args.names)
     rows = []
     for task in task_stacks(prog):
         for regs in task.regs:
@@ -41,6 +44,8 @@ def syscalls(prog: Program, args: Namespace) -> Iterator[str]:
                 if not args.names or name in args.names:
                     passed = " ".join(f"{regs[register]:x}" for register in arguments(regs))
                     rows.append((task.pid, task.comm, task.state, number(regs), name, passed))
+    for name in sorted(set(args.names) - {row[4] for row in rows}):
+        warn(f"no task is in the system call {name}")
     return table(("PID", "COMM", "S", "NR", "SYSCALL", "ARGUMENTS"), rows)
 
 
@@ -70,15 +75,31 @@ def syscall_name(prog: Program, regs: SavedRegs) -> Optional[str]:
     """
     if is_of_32_bits(regs):
         return None  # the numbers of 32-bit system calls differ
+    return name_of_number(prog, number(regs))
+
+
+def name_of_number(prog: Program, number: int) -> Optional[str]:
+    """Return the name of a system call; ``None`` if the number is not in sys_call_table."""
     try:
         entries = prog.symbol("sys_call_table")
-        offset = number(regs) * sizeof(prog.type("long"))
-        if offset >= entries.size:
+        offset = number * sizeof(prog.type("long"))
+        if not 0 <= offset < entries.size:
             return None
         function: str = prog.symbol(prog.read_word(entries.address + offset)).name
     except (FaultError, LookupError):
         return None
     return function.partition("sys_")[2]  # of __x64_sys_read
+
+
+def check_names(prog: Program, names: Sequence[str]) -> None:
+    """Raise :class:`UsageError` if one is no system call. Without sys_call_table any may be one."""
+    known = {name_of_number(prog, number) for number in range(NUMBERS_MAX)} if names else set()
+    for name in names:
+        if name not in known and known != {None}:
+            raise UsageError(
+                f"there is no system call {name!r}: names are those of the kernel's functions, "
+                "such as newfstat for fstat"
+            )
 
 
 if __name__ == "__main__":

@@ -18,25 +18,30 @@ mapping of the task that contains it, OFFSET the offset in the mapped file.
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Iterator
-from typing import Optional
+from typing import Optional, Union
 
 from drgn import FaultError, Object, Program
 from drgn.helpers.linux.mm import vma_find, vma_name
 
 from drgn_tools import TaskStack, task_stacks
-from drgn_tools.commands.script import run, script_parser, table
+from drgn_tools.commands.script import run, script_parser, table, warn
+from drgn_tools.errors import UsageError
 
 Row = tuple[int, str, str, str, str, Optional[bytes], Optional[str]]
 
 
 def tasks_at_user_ip(prog: Program, args: Namespace) -> Iterator[str]:
-    rows = (row for task in task_stacks(prog) for row in user_ip(prog, task))
-    return table(
-        ("PID", "COMM", "S", "ENTRY", "USER IP", "MAPPING", "OFFSET"),
-        (row for row in rows if args.where is None or matches(row, args.where)),
-    )
+    rows = [row for task in task_stacks(prog) for row in user_ip(prog, task)]
+    if args.where is not None:
+        rows = [row for row in rows if matches(row, args.where)]
+        if not rows and isinstance(args.where, str):
+            warn(f"no mapping matches {args.where!r}, of those where a task is")
+        elif not rows:
+            warn("no task is in this range of addresses")
+    return table(("PID", "COMM", "S", "ENTRY", "USER IP", "MAPPING", "OFFSET"), rows)
 
 
 def user_ip(prog: Program, task: TaskStack) -> Iterator[Row]:
@@ -69,18 +74,36 @@ def mapping(mm: Object, addr: int) -> tuple[Optional[bytes], Optional[str]]:
         return None, None
 
 
-def matches(row: Row, where: str) -> bool:
-    """Return whether a row is in a mapping or in a range of addresses."""
-    start, _, end = where.partition("-")
+def name_or_range(text: str) -> Union[str, range]:
+    """Return a range of addresses without its end, or part of the name of a mapping.
+
+    :raises UsageError: If the range is empty.
+    """
+    begin, _, end = text.partition("-")
     try:
-        return int(start, 16) <= int(row[4], 16) < int(end, 16)
-    except ValueError:  # not a range, so a name
-        return row[5] is not None and where.encode() in row[5]
+        addresses = range(int(begin, 16), int(end, 16))
+    except ValueError:
+        return text
+    if addresses.stop < addresses.start:
+        raise UsageError(f"{text!r} is an empty range: give {end}-{begin}")
+    if not addresses:
+        raise UsageError(f"{text!r} is an empty range: its end does not belong to it")
+    return addresses
+
+
+def matches(row: Row, where: Union[str, range]) -> bool:
+    """Return whether a row is in a mapping or in a range of addresses."""
+    if isinstance(where, range):
+        return int(row[4], 16) in where
+    return row[5] is not None and os.fsencode(where) in row[5]
 
 
 if __name__ == "__main__":
     parser = script_parser(__doc__)
     parser.add_argument(
-        "where", nargs="?", help="part of the name of a mapping, or a range of addresses in hex"
+        "where",
+        nargs="?",
+        type=name_or_range,
+        help="part of the name of a mapping, or a range of addresses in hex",
     )
     run(tasks_at_user_ip, parser)

@@ -126,7 +126,54 @@ def test_tasks_at_user_ip_takes_a_mapping_or_a_range(ask: Callable[..., Rows]) -
     ip = int(in_file[0]["USER IP"], 16)
     in_range = ask("tasks_at_user_ip.py", f"{ip:x}-{ip + 1:#x}")
     assert in_range == [r for r in everywhere if int(r["USER IP"], 16) == ip]
-    assert ask("tasks_at_user_ip.py", "/no/such/file") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "says"),
+    [
+        ("tasks_at_user_ip.py", ["zzz"], "no mapping matches 'zzz', of those where a task is"),
+        ("tasks_at_user_ip.py", ["5-0x10"], "no task is in this range of addresses"),
+        ("syscalls.py", ["reboot"], "no task is in the system call reboot"),
+    ],
+)
+def test_what_matches_nothing_is_said(
+    run_script: RunScript, name: str, args: list[str], says: str
+) -> None:
+    result = run_script(name, *args)
+    assert (result.returncode, result.stderr) == (0, f"warning: {says}\n")
+    assert rows_of(result.stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "says"),
+    [
+        ("tasks_at_user_ip.py", ["10-5"], "'10-5' is an empty range: give 5-10"),
+        (
+            "tasks_at_user_ip.py",
+            ["10-10"],
+            "'10-10' is an empty range: its end does not belong to it",
+        ),
+        (
+            "syscalls.py",
+            ["read", "nosuchcall"],
+            "there is no system call 'nosuchcall': names are those of the kernel's functions, "
+            "such as newfstat for fstat",
+        ),
+        ("deepest_stacks.py", ["-n", "x"], "-n takes a number above 0, not 'x'"),
+        ("deepest_stacks.py", ["-n", "0"], "-n takes a number above 0, not '0'"),
+        (
+            "fault_sleepers.py",
+            ["more"],
+            "unrecognized arguments: more (see fault_sleepers.py --help)",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_line(
+    run_script: RunScript, name: str, args: list[str], says: str
+) -> None:
+    result = run_script(name, *args)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"{name}: error: {says}\n"
 
 
 def test_fault_sleepers_finds_instruction_and_missing_page(

@@ -36,19 +36,18 @@ from ..terminal.console import (
     discard,
     write_lines,
 )
+from ..terminal.parser import Parser
 from .source_options import SourceArguments, add_source_options, check_source, open_source
 
 __all__ = ("note", "run", "script_parser", "table", "warn")
 
 
 def script_parser(doc: Optional[str]) -> argparse.ArgumentParser:
-    """Return a parser for the arguments of a script.
+    """Return a parser for the arguments of a script. What it refuses is said in one line by :func:`run`.
 
     :param doc: Docstring of the script. ``--help`` shows it as it is written.
     """
-    return argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return Parser(description=doc)
 
 
 def run(
