@@ -115,11 +115,15 @@ class Kernel:
     def walked(self, task: Task) -> Optional[WalkedStacks]:
         """Return the stacks of a task with what the walker found on them.
 
-        :return: ``None`` if it has no stack, or if it is on a CPU of a running kernel
+        :return: ``None`` if it has no stack, or if it is on a CPU of a running kernel, or of which the registers
+            are not known
         """
         if not task.has_stack:
             return None
-        return self._records.walked(task, self.tasks.is_running(task))
+        is_running = self.tasks.is_running(task)
+        if is_running and self.tasks.is_on_unclear_cpu(task):
+            return None
+        return self._records.walked(task, is_running)
 
     def symbol_of(self, addr: int) -> Optional[Symbol]:
         """Return the symbol of an address of the kernel image or of kernel text; ``None`` if there is none."""
@@ -135,6 +139,8 @@ class Kernel:
             return self._records.without_stack(task, is_running)
         if is_running and self.tasks.is_half_switched(task):
             return self._records.half_switched(task)
+        if is_running and self.tasks.is_on_unclear_cpu(task):
+            return self._records.on_unclear_cpu(task)
         if is_running:
             return self._records.running(task)
         return self._records.sleeping(task, self.tasks.is_idle(task))

@@ -27,6 +27,7 @@ from ..verdict.reasons import (
     explain_changed,
     explain_half_switched,
     explain_running,
+    explain_unclear_cpu,
     explain_without_registers,
 )
 from ..verdict.reliable import Judgement, judge
@@ -255,6 +256,11 @@ class TaskRecords:
         """
         judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
         return self._record(task, _answer(judgement, explain_half_switched()), True)
+
+    def on_unclear_cpu(self, task: Task) -> TaskStack:
+        """Return the record of a task on a CPU whose per-CPU data are those of another: unknown, without a stack."""
+        judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
+        return self._record(task, _answer(judgement, explain_unclear_cpu(task.cpu)), True)
 
     # ---- of both
 

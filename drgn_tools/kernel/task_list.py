@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Callable, Optional
 
 import msgspec
-from drgn import FaultError, Program
+from drgn import FaultError, Object, Program
 
 from ..memory import ADDRESS_MASK, UNUSABLE, read_word_or_none
 from .per_cpu import cpus_in, has_impossible_cpus, per_cpu
@@ -97,6 +97,7 @@ class TaskList:
         self._read_task = self._reader().read
         self.problems: list[str] = []
         """Sentences that say what could not be read, now and in the last walk of the lists."""
+        self._unclear_cpus: set[int] = set()
         self.cpus: tuple[Cpu, ...] = tuple(self._read_cpus())
         """The CPUs that were online, as far as they can be read."""
         self._problems_of_cpus = tuple(self.problems)
@@ -123,6 +124,13 @@ class TaskList:
         is damaged. A kernel with CONFIG_SMP=n has no ``on_cpu``: there the run queue alone tells.
         """
         return self._layout.on_cpu is not None and not task.on_cpu and self.is_running(task)
+
+    def is_on_unclear_cpu(self, task: Task) -> bool:
+        """Return whether the per-CPU data of a task's CPU say that they are those of another one.
+
+        Its crash note is among them, so the registers may be those of the other CPU, too.
+        """
+        return task.cpu in self._unclear_cpus
 
     def is_idle(self, task: Task) -> bool:
         """Return whether a task is the idle task of a CPU."""
@@ -278,8 +286,15 @@ class TaskList:
             try:
                 rq = per_cpu(runqueues, number)
                 curr, idle = int(rq.curr.value_()), int(rq.idle.value_())
+                its_number = _number_in(rq)
             except UNUSABLE as e:
                 self.problems.append(f"what runs on CPU {number} cannot be read: {e}")
+                continue
+            if its_number not in (None, number):
+                self._unclear_cpus.add(number)
+                self.problems.append(
+                    f"what runs on CPU {number} cannot be told: its run queue says that it is that of CPU {its_number}"
+                )
                 continue
             # Any memory can be read as a task.
             if idle in idle_tasks or not self._may_be_idle(idle):
@@ -295,3 +310,8 @@ class TaskList:
         """Return whether an idle task is at an address, or it is not in the dump."""
         task = self._read(addr)
         return task is None or (not task.pid and task.comm.startswith(_INIT_TASK_COMM))
+
+
+def _number_in(rq: Object) -> Optional[int]:
+    """Return ``rq->cpu``; ``None`` with CONFIG_SMP=n."""
+    return int(rq.cpu.value_()) if rq.type_.has_member("cpu") else None

@@ -19,6 +19,7 @@ __all__ = (
     "explain_changed",
     "explain_half_switched",
     "explain_running",
+    "explain_unclear_cpu",
     "explain_without_registers",
     "place",
 )
@@ -146,6 +147,18 @@ def explain_half_switched() -> Explanation:
         "a run queue says that it is running, the task itself that it is on no CPU:"
         " it was being switched to, or the run queue is damaged",
         "running by a run queue only",
+    )
+
+
+def explain_unclear_cpu(cpu: int) -> Explanation:
+    """Return in words that a task is on a CPU whose per-CPU data are damaged.
+
+    :param cpu: Number of the CPU
+    """
+    brief = f"running on CPU {cpu}"
+    return Explanation(
+        f"{brief}; its per-CPU data say that they are another CPU's, so its registers may be, too",
+        brief,
     )
 
 

@@ -269,10 +269,8 @@ class Whole:
         found: dict[int, frozenset[Owner]] = {}
         for stack in self.audit:
             kinds = set()
-            # A CPU that is in no mask has no idle task: it may have been unplugged. And the kernel's notes are
-            # in the order of the CPUs that are online.
-            is_by_masks = "idle" in stack.flags or stack.on_cpu
-            labels: set[Owner] = {"masks of CPUs"} if is_by_masks else set()
+            # A CPU that is in no mask has no idle task: it may have been unplugged.
+            labels: set[Owner] = {"masks of CPUs"} if "idle" in stack.flags else set()
             addresses = [frame.ip for frame in stack.frames if not frame.user_mode]
             ip_name = self.regs.ip_name
             addresses += [r.registers[ip_name] for r in stack.regs if ip_name in r.registers]

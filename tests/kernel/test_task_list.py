@@ -24,7 +24,7 @@ class Machine:
         self.kernel = kernel = DrawnKernel()
         declare_stack_types(kernel)
         kernel.struct("cpumask", "unsigned long bits[1]")
-        kernel.struct("rq", "struct task_struct *curr; struct task_struct *idle")
+        kernel.struct("rq", "struct task_struct *curr; struct task_struct *idle; int cpu")
         self.type = kernel.prog.type("struct task_struct")
         self.idle = [self.task(0, f"swapper/{cpu}") for cpu in range(cpus)]
         self.init_task = kernel.symbol("init_task", self.idle[0])
@@ -68,8 +68,10 @@ class Machine:
         """Link the processes, and let the run queues know what runs."""
         leaders = (self.init_task, *self.processes)
         self.kernel.ring(*(self.at(task, "tasks") for task in leaders))
-        for rq, curr, idle in zip(self.runqueues, self.current, self.idle):
-            self.kernel.put_word(self.kernel.put_word(rq, curr) + 8, idle)
+        for cpu, (rq, curr, idle) in enumerate(zip(self.runqueues, self.current, self.idle)):
+            self.kernel.put_word(rq, curr)
+            self.kernel.put_word(rq + 8, idle)
+            self.kernel.put_word(rq + 16, cpu)
 
     def bend(self, task: int, designator: str, to: int) -> None:
         """Damage one link."""
@@ -228,6 +230,22 @@ def test_idle_tasks_are_those_of_the_run_queues() -> None:
     m.boot()
     tasks = m.look()
     assert [task.comm for task in tasks if tasks.is_idle(task)] == IDLE
+
+
+def test_per_cpu_data_of_another_cpu_tell_nothing() -> None:
+    # Fuzz: kdump, seed 700599. The offset of CPU 0 had become that of CPU 1, and so its crash note.
+    m = Machine()
+    m.process(1, on_cpu=1, thread_info={"cpu": 0})
+    m.process(2, on_cpu=1, thread_info={"cpu": 1})
+    m.boot()
+    assert not any(map(m.look().is_on_unclear_cpu, m.look()))
+    m.kernel.put(m.offsets, m.kernel.prog.read(m.offsets + 8, 8))
+    tasks = m.look()
+    assert [cpu.number for cpu in tasks.cpus] == [1]
+    assert tasks.problems == [
+        "what runs on CPU 0 cannot be told: its run queue says that it is that of CPU 1"
+    ]
+    assert [task.pid for task in tasks if tasks.is_on_unclear_cpu(task) and task.pid] == [1]
 
 
 def test_run_queue_that_cannot_be_read_keeps_the_other_cpus() -> None:

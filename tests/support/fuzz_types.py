@@ -49,7 +49,7 @@ USED_TYPES = {
     "inactive_task_frame": "bp ret_addr",
     "unwind_state": "bp sp",
     "irq_stack": "stack",
-    "rq": "curr idle",
+    "rq": "curr idle cpu",
     "cpumask": "bits",
     "module": "state list name mem kallsyms",
     "module_memory": "base size",

@@ -22,6 +22,7 @@ from drgn_tools.verdict.reasons import (
     explain,
     explain_changed,
     explain_running,
+    explain_unclear_cpu,
     explain_without_registers,
     place,
 )
@@ -274,6 +275,10 @@ def test_running_says_on_which_cpu() -> None:
     assert explain_without_registers(7, True) == Explanation("running on CPU 7", "running on CPU 7")
     assert explain_without_registers(7, False) == Explanation(
         "running on CPU 7; the dump does not have its registers", "running on CPU 7"
+    )
+    assert explain_unclear_cpu(7) == Explanation(
+        "running on CPU 7; its per-CPU data say that they are another CPU's, so its registers may be, too",
+        "running on CPU 7",
     )
 
 
