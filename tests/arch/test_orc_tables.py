@@ -396,6 +396,19 @@ def test_search_that_swapped_pages_lead_astray_gives_no_rule(
     assert found or swapped == (0, 4)
 
 
+def test_module_that_reaches_into_code_made_at_run_time_is_damaged(kernel: DrawnKernel) -> None:
+    # Fuzz: debian, seed 700857. The size of a module had become 379 MB, and stacks were unreliable or lost frames.
+    own = module_tables(kernel, (LOADED, raw(8)), (LOADED + 0x80, raw(16)))
+    with_modules(kernel, {"name": b"large", **mem((LOADED, 0x1000_0000)), **own})
+    bpf_programs(kernel, (LOADED + 0x8000, LOADED + 0x8100, b"prog"))
+    trampolines(kernel, (LOADED + 0x9000, 0x100))
+    tables = tables_of(kernel)
+    for addr in (LOADED + 0x8000, LOADED + 0x80FF, LOADED + 0x9000, LOADED + 0x90FF):
+        with pytest.raises(UnwindDataUnclear):
+            tables.find(addr)
+    assert tables.find(LOADED + 0x40) == rule(8)
+
+
 # ---- where the tables are
 
 RET_FROM_FORK = CORE + 0x8000

@@ -56,6 +56,8 @@ _MAX_EQUAL = 4
 _HEADER_BYTES = 20
 """``.orc_header`` is a SHA-1."""
 _STATISTIC_BYTES = 64 * 1024 * ENTRY_BYTES
+_MADE_CODE = frozenset({TextKind.BPF, TextKind.FTRACE, TextKind.KPROBE})
+"""Code that the kernel makes at run time, in memory of its own."""
 _MAX_START_CODE_BYTES = 4096
 """``__unwind_start()`` has some 500 bytes. A damaged symbol table may say anything."""
 
@@ -378,7 +380,13 @@ class OrcTables:
         if self._is_image_code(addr):
             return self._table.find(addr)
         try:
-            entry = self._of_module(addr) or self._of_made_code(addr)
+            made = self._made_code(addr)
+            entry = self._of_module(addr)
+            if entry is None:
+                entry = self._of_made_code(made, addr)
+            elif made is not None:
+                # No memory is both: the size of the module is damaged, perhaps.
+                raise UnwindDataUnclear(addr)
         except UNUSABLE:
             raise UnwindDataUnclear(addr) from None
         if entry is None and self._text.problems:
@@ -428,8 +436,11 @@ class OrcTables:
 
     # ---- code that the kernel made at run time
 
-    def _of_made_code(self, addr: int) -> Optional[OrcEntry]:
+    def _made_code(self, addr: int) -> Optional[TextRange]:
         where = self._text.find(addr)
+        return where if where is not None and where.kind in _MADE_CODE else None
+
+    def _of_made_code(self, where: Optional[TextRange], addr: int) -> Optional[OrcEntry]:
         if where is None:
             return None
         if where.kind is TextKind.BPF:
