@@ -11,10 +11,11 @@ CONFIG_MODULES=n.) What is damaged is left out, as drgn does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, takewhile
 
-from drgn import Object, Program
+from drgn import Object, Program, TypeKind
 
 from ..cache_key import cache_key
 from ..debuginfo.modules import listed_modules
@@ -27,6 +28,9 @@ MAX_MODULES = 10_000
 """drgn reads no more, either."""
 _MAX_ATTRIBUTES = 4096
 """Sections, or notes, of a module; with -ffunction-sections there may be a thousand."""
+_MAX_NAME_BYTES = 1024
+"""Of the name of a section, with its NUL. KSYM_NAME_LEN is 512, and with -ffunction-sections a name is a little longer."""
+_MAX_NOTE_BYTES = 1 << 20
 
 _NOT_CREATED = (*UNUSABLE, MemoryError, OSError)
 """What drgn raises for a damaged module (a size that is too large to allocate, too), and, on the
@@ -68,11 +72,38 @@ def create_modules(prog: Program) -> None:
 
 
 def _has_bounded_attributes(module: Object) -> bool:
-    # drgn reads sections and notes up to the number that the dump says, or up to a NULL.
-    return all(
-        _is_bounded(module.member_(member), count)
-        for member, count in (("sect_attrs", "nsections"), ("notes_attrs", "notes"))
+    # drgn reads sections and notes up to the number that the dump says, or up to a NULL; names up to their NUL,
+    # a byte at a time; and notes of any size.
+    sections, notes = module.sect_attrs, module.notes_attrs
+    return (
+        _is_bounded(sections, "nsections")
+        and _is_bounded(notes, "notes")
+        and all(_has_an_end(_name_of(section)) for section in _attributes(sections, "nsections"))
+        and all(note.size.value_() <= _MAX_NOTE_BYTES for note in _attributes(notes, "notes"))
     )
+
+
+def _attributes(attributes: Object, count: str) -> Iterator[Object]:
+    """Return those of which :func:`_is_bounded` has said that they are not too many."""
+    if attributes.type_.type.has_member(count):
+        yield from (attributes.attrs[i] for i in range(attributes.member_(count).value_()))
+        return
+    pointers = attributes.grp.bin_attrs
+    yield from takewhile(bool, (pointers[i] for i in range(_MAX_ATTRIBUTES)))
+
+
+def _name_of(section: Object) -> Object:
+    # Since Linux kernel commit ed66f991bb19 ("module: Refactor section attr into bin attribute") (in v5.8), it is
+    # in a struct bin_attribute; since v6.14 a section is nothing else. Pointers lead to those.
+    if section.type_.kind is TypeKind.POINTER:
+        return section.attr.name
+    if section.type_.has_member("battr"):
+        return section.battr.attr.name
+    return section.name
+
+
+def _has_an_end(name: Object) -> bool:
+    return b"\0" in read_up_to(name.prog_, name.value_(), _MAX_NAME_BYTES)
 
 
 def _is_bounded(attributes: Object, count: str) -> bool:

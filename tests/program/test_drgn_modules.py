@@ -168,7 +168,7 @@ def test_list_longer_than_any_is_cut(prog: Program, monkeypatch: pytest.MonkeyPa
     assert names(prog) == ["kernel"]
 
 
-@pytest.mark.parametrize("damage", ["sections", "notes", "gone", "size"])
+@pytest.mark.parametrize("damage", ["sections", "notes", "gone", "size", "note", "name"])
 def test_damaged_module_is_left_out(prog: Program, damage: str) -> None:
     module = loaded_in(prog)[0]
     most = b"\xff" * 4
@@ -178,6 +178,11 @@ def test_damaged_module_is_left_out(prog: Program, damage: str) -> None:
         overlay(prog, module.notes_attrs.notes.address_, most)
     elif damage == "gone":
         exclude(prog, module.sect_attrs.nsections.address_, 4)
+    elif damage == "note":  # drgn would read it
+        overlay(prog, module.notes_attrs.attrs[0].size.address_, (1 << 30).to_bytes(8, "little"))
+    elif damage == "name":
+        # Fuzz: crash-fgraph, seed 700736. Through a damaged page table it had no end for a gigabyte.
+        overlay(prog, module.sect_attrs.attrs[2].battr.attr.name.value_(), b"\xcc" * 1024)
     else:  # more than there can be room for
         overlay(prog, module.notes_attrs.attrs[0].size.address_, b"\xff" * 7 + b"\x7f")
     create_modules(prog)
@@ -194,6 +199,34 @@ def test_pointers_to_attributes_end_with_null() -> None:
     for count, is_bounded in ((0, True), (3, True), (4096, True), (4097, False), (5000, False)):
         k.put(attributes, (b"\1" * 8 * count).ljust(8 * 5000, b"\0"))
         assert drgn_modules._is_bounded(sections, "nsections") is is_bounded
+
+
+@pytest.mark.parametrize(
+    ("section", "bounded"),
+    [("battr", True), ("battr", False), ("name", True), ("name", False), ("", True), ("", False)],
+)
+def test_names_of_sections_have_an_end_wherever_they_are_kept(section: str, bounded: bool) -> None:
+    k = DrawnKernel()
+    name = k.put(k.new("char [2048]"), b".text" + bytes([not bounded]) * 1100)
+    k.struct("attribute", "char *name")
+    k.struct("bin_attribute", "struct attribute attr; unsigned long size")
+    k.struct("attribute_group", "struct bin_attribute **bin_attrs")
+    if section:
+        member = "struct bin_attribute battr" if section == "battr" else "char *name"
+        k.struct("module_sect_attr", f"unsigned long pad; {member}; unsigned long address")
+        k.struct("module_sect_attrs", "unsigned int nsections; struct module_sect_attr attrs[2]")
+        value = {"battr": {"attr": {"name": name}}} if section == "battr" else {"name": name}
+        sections = k.new("struct module_sect_attrs", {"nsections": 2, "attrs": [value, value]})
+    else:
+        attribute = k.new("struct bin_attribute", {"attr": {"name": name}})
+        pointers = k.new("struct bin_attribute *[3]", [attribute, attribute, 0])
+        k.struct("module_sect_attrs", "struct attribute_group grp")
+        sections = k.new("struct module_sect_attrs", {"grp": {"bin_attrs": pointers}})
+    attributes = drgn.Object(k.prog, "struct module_sect_attrs *", sections)
+    found = list(drgn_modules._attributes(attributes, "nsections"))
+    assert len(found) == 2
+    for each in found:
+        assert drgn_modules._has_an_end(drgn_modules._name_of(each)) is bounded
 
 
 # ---- drgn's unwinder
