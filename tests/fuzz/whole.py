@@ -184,7 +184,10 @@ class Whole:
         if record is None or not record.on_cpu:
             return
         find = self.layout.arch.cpu_stacks(self.prog, self.layout, task)
-        addresses = (a for r in record.regs for a in (r.address, r.registers.get("sp")))
+        addresses = [a for r in record.regs for a in (r.address, r.registers.get("sp"))]
+        addresses.append(
+            (record.cpu_registers or {}).get("sp")
+        )  # the innermost: nothing lies below it
         stacks = (find(address) for address in addresses if address is not None)
         yield from {(s.begin_addr, s.size_bytes): None for s in stacks if s and s.kind != "task"}
 
