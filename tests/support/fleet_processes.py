@@ -71,6 +71,8 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**self._environment, **environment},
+                # Whom a shell has started with & ignores Ctrl-C, and so do all that it starts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 **options,
             )
         self._started.append(process)
