@@ -47,7 +47,7 @@ MEMORY_BYTES = 512 << 20
 SECONDS = 10
 """Of CPU time, for one dump: the machine may be busy."""
 _MAX_FAULTS = 6
-_RESTART_BYTES = 420 << 20
+_RESTART_BYTES = 380 << 20
 """Memory that a process may keep before it is replaced: what it has is not the next dump's fault."""
 
 
