@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from ..errors import EXIT_OK, EXIT_PARTIAL, UsageError
-from ..fleet.run.interrupts import interrupts_held
+from ..fleet.run.interrupts import interrupts_held, kept_from_new_threads
 from ..fleet.run.job import Job, Limits, Outcome
 from ..fleet.run.source import Source, list_sources
 from ..program.core_file import shown
@@ -81,13 +81,14 @@ def _how_to_go_on(begun: Sequence[Progress]) -> str:
 def _run_or_be_interrupted(args: FleetArguments, console: Console, begun: list[Progress]) -> int:
     # An import that is interrupted fails with any error, perhaps.
     with interrupts_held() as let_interrupts:
-        from ..fleet.dataset.dataset import Dataset
-        from ..fleet.dataset.known import known_records
-        from ..fleet.run.cluster import Cluster
-        from ..fleet.run.dask_jobs import run_jobs  # noqa: F401
-        from ..fleet.run.plan import planned_jobs
-        from ..fleet.run.progress import Progress
-        from ..fleet.run.recorder import Recorder
+        with kept_from_new_threads():
+            from ..fleet.dataset.dataset import Dataset
+            from ..fleet.dataset.known import known_records
+            from ..fleet.run.cluster import Cluster
+            from ..fleet.run.dask_jobs import run_jobs  # noqa: F401
+            from ..fleet.run.plan import planned_jobs
+            from ..fleet.run.progress import Progress
+            from ..fleet.run.recorder import Recorder
 
         let_interrupts()
     if args.log_level != "debug":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ pytest.importorskip("distributed", reason="needs the extra drgn-tools[fleet]")
 from drgn_tools.commands import fleet
 from drgn_tools.commands.main import main
 from drgn_tools.fleet.run import interrupts
-from drgn_tools.fleet.run.interrupts import interrupts_held
+from drgn_tools.fleet.run.interrupts import interrupts_held, kept_from_new_threads
 
 
 def interrupt(number: int = signal.SIGINT) -> None:
@@ -62,3 +63,19 @@ def test_before_the_first_audit_it_is_said_as_well(
     assert capsys.readouterr().err == (
         "interrupted before the first audit; the same command starts again\n"
     )
+
+
+def test_threads_of_libraries_take_no_signal() -> None:
+    # pyarrow 21 starts one as it is imported. It took the Ctrl-C that was ignored for the workers' sake.
+    masks: list[set[signal.Signals]] = []
+
+    def look() -> None:
+        masks.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with kept_from_new_threads():
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+    assert masks == [set(before) | {signal.SIGINT, signal.SIGTERM}]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

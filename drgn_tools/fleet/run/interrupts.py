@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Optional
 
-__all__ = ("interrupts_held",)
+__all__ = ("interrupts_held", "kept_from_new_threads")
 
 _ONE_PRESS_S = 0.5
 """Signals that come within this time are one wish to stop: ``timeout`` and batch systems send one to the
@@ -46,3 +46,17 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def kept_from_new_threads() -> Iterator[None]:
+    """Return a context in which new threads block SIGINT and SIGTERM for good, and this one until its end.
+
+    Libraries start threads of their own as they are imported (pyarrow 21). A signal that such a thread
+    takes while it is ignored is lost.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
