@@ -118,12 +118,9 @@ class Kernel:
         :return: ``None`` if it has no stack, or if it is on a CPU of a running kernel, or of which the registers
             are not known
         """
-        if not task.has_stack:
+        if not task.has_stack or self.tasks.is_on_unclear_cpu(task):
             return None
-        is_running = self.tasks.is_running(task)
-        if is_running and self.tasks.is_on_unclear_cpu(task):
-            return None
-        return self._records.walked(task, is_running)
+        return self._records.walked(task, self.tasks.is_running(task))
 
     def symbol_of(self, addr: int) -> Optional[Symbol]:
         """Return the symbol of an address of the kernel image or of kernel text; ``None`` if there is none."""
@@ -139,7 +136,7 @@ class Kernel:
             return self._records.without_stack(task, is_running)
         if is_running and self.tasks.is_half_switched(task):
             return self._records.half_switched(task)
-        if is_running and self.tasks.is_on_unclear_cpu(task):
+        if self.tasks.is_on_unclear_cpu(task):
             return self._records.on_unclear_cpu(task)
         if is_running:
             return self._records.running(task)

@@ -126,11 +126,11 @@ class TaskList:
         return self._layout.on_cpu is not None and not task.on_cpu and self.is_running(task)
 
     def is_on_unclear_cpu(self, task: Task) -> bool:
-        """Return whether the per-CPU data of a task's CPU say that they are those of another one.
+        """Return whether a task is on a CPU whose per-CPU data say that they are those of another one.
 
         Its crash note is among them, so the registers may be those of the other CPU, too.
         """
-        return task.cpu in self._unclear_cpus
+        return task.cpu in self._unclear_cpus and self.is_running(task)
 
     def is_idle(self, task: Task) -> bool:
         """Return whether a task is the idle task of a CPU."""

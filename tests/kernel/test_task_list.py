@@ -235,8 +235,7 @@ def test_idle_tasks_are_those_of_the_run_queues() -> None:
 def test_per_cpu_data_of_another_cpu_tell_nothing() -> None:
     # Fuzz: kdump, seed 700599. The offset of CPU 0 had become that of CPU 1, and so its crash note.
     m = Machine()
-    m.process(1, on_cpu=1, thread_info={"cpu": 0})
-    m.process(2, on_cpu=1, thread_info={"cpu": 1})
+    m.current = [m.process(cpu + 1, on_cpu=1, thread_info={"cpu": cpu})[0] for cpu in range(2)]
     m.boot()
     assert not any(map(m.look().is_on_unclear_cpu, m.look()))
     m.kernel.put(m.offsets, m.kernel.prog.read(m.offsets + 8, 8))
@@ -245,7 +244,7 @@ def test_per_cpu_data_of_another_cpu_tell_nothing() -> None:
     assert tasks.problems == [
         "what runs on CPU 0 cannot be told: its run queue says that it is that of CPU 1"
     ]
-    assert [task.pid for task in tasks if tasks.is_on_unclear_cpu(task) and task.pid] == [1]
+    assert [task.pid for task in tasks if tasks.is_on_unclear_cpu(task)] == [1]
 
 
 def test_run_queue_that_cannot_be_read_keeps_the_other_cpus() -> None:

@@ -170,22 +170,20 @@ _STOCK_I386 = StockKernel(
 )
 _ARM64 = {
     name: StockKernel(
-        f"linux-image-{flavour}", f"linux-headers-{flavour}", suite=suite, arch="aarch64"
+        f"linux-image-{flavour}",
+        f"linux-headers-{flavour}",
+        suite=suite,
+        arch="aarch64",
+        # Its symbols are functions only (CONFIG_KALLSYMS_ALL is off).
+        with_vmlinux=name == "6.1",
     )
     for name, flavour, suite in (
+        ("6.1", "arm64", "bookworm-arm64"),
         ("6.12", "arm64", "trixie-arm64"),
         ("7.2", "arm64", "forky-arm64"),
         ("7.2-16k", "arm64-16k", "forky-arm64"),
     )
 }
-# Its symbols are functions only (CONFIG_KALLSYMS_ALL is off).
-_ARM64["6.1"] = StockKernel(
-    "linux-image-arm64",
-    "linux-headers-arm64",
-    suite="bookworm-arm64",
-    arch="aarch64",
-    with_vmlinux=True,
-)
 _ARM64_BUILT = {
     "6.1": BuiltKernel(
         "linux-source-6.1",
