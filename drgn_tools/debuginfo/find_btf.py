@@ -23,7 +23,6 @@ _MAX_IMAGE_BYTES = 1 << 30
 _MAX_HOLE_BYTES = 64 << 20
 """Pages of the image that were freed after boot may be missing; a longer hole ends the search."""
 _SYS_KERNEL_BTF = "/sys/kernel/btf/vmlinux"
-_A_VARIABLE = "init_task"
 _HINT = "give the vmlinux of this kernel with -s"
 
 
@@ -58,7 +57,7 @@ def read_btf(prog: Program, kallsyms: Kallsyms) -> bytes:
     if is_running and not or_else:
         # Nothing of a running image is missing: without variables its end is not known, and memory may end first.
         or_else = f": there is no {_SYS_KERNEL_BTF}, and none in its memory"
-    elif missing and not or_else and not kallsyms.find(_A_VARIABLE):
+    elif missing and not or_else and not kallsyms.has_variables():
         or_else = f", or it is not in the dump (memory at {missing[0]:#x} is missing)"
     raise TypesError(f"this kernel has no BTF (CONFIG_DEBUG_INFO_BTF=n){or_else}; {_HINT}")
 

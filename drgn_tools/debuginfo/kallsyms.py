@@ -97,6 +97,10 @@ class _Offsets(Sequence[int]):
         return bisect_right(self._offsets, address - self._base, self._first)
 
 
+_VARIABLES = ("init_task", "init_uts_ns", "jiffies", "runqueues")
+"""Every kernel has them. A damaged table of symbols lacks one, hardly all."""
+
+
 class Kallsyms(SymbolTable):
     """Symbols of the kernel image.
 
@@ -161,6 +165,10 @@ class Kallsyms(SymbolTable):
         if isinstance(addresses, _Offsets):
             return addresses.are_ascending() and self._names.are_sound()
         return all(map(le, addresses, addresses[1:])) and self._names.are_sound()
+
+    def has_variables(self) -> bool:
+        """Return whether there are symbols of variables; without CONFIG_KALLSYMS_ALL there are functions only."""
+        return any(map(self.find, _VARIABLES))
 
     def room_at(self, address: int) -> int:
         """Return how many bytes a variable has: up to the next symbol.

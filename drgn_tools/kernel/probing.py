@@ -19,9 +19,6 @@ from ..memory import UNUSABLE, read_or_none
 
 __all__ = ("at_most", "function_code", "has_dwarf", "probing", "symbol_address")
 
-_VARIABLES = ("init_task", "init_uts_ns", "jiffies", "runqueues")
-"""Every kernel has them. A damaged table of symbols lacks one, hardly all."""
-
 
 def symbol_address(prog: Program, name: str) -> Optional[int]:
     """Address of the symbol *name* in the kernel image, ``None`` if there is none.
@@ -100,7 +97,7 @@ def _lack_of(prog: Program, error: Exception) -> str:
 
 def _has_functions_only(prog: Program) -> bool:
     kallsyms = kallsyms_of(prog)
-    return kallsyms is not None and not any(map(kallsyms.find, _VARIABLES))
+    return kallsyms is not None and not kallsyms.has_variables()
 
 
 def at_most(value: int, limit: int, what: str) -> int:

@@ -9,7 +9,7 @@ import drgn
 import pytest
 from drgn import Program
 
-from drgn_tools.debuginfo import find_btf
+from drgn_tools.debuginfo import find_btf, kallsyms
 from drgn_tools.debuginfo.find_btf import read_btf
 from drgn_tools.debuginfo.kallsyms import Kallsyms, kallsyms_of
 from drgn_tools.errors import TypesError
@@ -92,7 +92,7 @@ def test_whether_there_is_none_is_known_only_of_a_whole_image(
 ) -> None:
     exclude(kernel, kernel.base + 3 * PAGE_BYTES, PAGE_BYTES)
     if has_variables:  # then a symbol of BTF would be there as well
-        monkeypatch.setattr(find_btf, "_A_VARIABLE", "_stext")
+        monkeypatch.setattr(kallsyms, "_VARIABLES", ("_stext",))
     with pytest.raises(TypesError, match="this kernel has no BTF") as caught:
         found(kernel)
     missing = f"or it is not in the dump (memory at {kernel.base + 3 * PAGE_BYTES:#x} is missing)"
