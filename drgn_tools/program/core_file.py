@@ -152,8 +152,8 @@ def _opened(path: str) -> BinaryIO:
     except OSError as e:
         is_url = isinstance(e, FileNotFoundError) and "://" in path
         raise InputError(f"{shown(path)}: {_A_URL if is_url else _reason(e)}") from e
-    except ValueError as e:  # a NUL in the name
-        raise InputError(f"{shown(path)}: {e}") from e
+    except ValueError as e:  # a NUL, or a character that the file system cannot name
+        raise InputError(f"{shown(path)}: not a valid file name") from e
 
 
 def _reason(error: OSError) -> str:
