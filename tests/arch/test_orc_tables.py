@@ -396,6 +396,36 @@ def test_search_that_swapped_pages_lead_astray_gives_no_rule(
     assert found or swapped == (0, 4)
 
 
+@pytest.mark.parametrize("fill", [0x00, 0xFF])
+@pytest.mark.parametrize("pages", [(1, 3), (2, 4), (3, 5)])
+def test_search_for_init_text_that_a_filled_page_leads_astray_gives_no_rule(
+    fill: int, pages: tuple[int, int]
+) -> None:
+    """Fuzz: klp-stalled-stock-6.12, seed 720549. Of ones, each address lies in the table: behind all text.
+
+    text < table < init text
+    """
+    kernel = drawn_image(base=CORE_END + 0x1000)
+    init = CORE_END + 0x1000_0000
+    dice = random.Random(720549)
+    addrs = sorted(dice.sample(range(CORE, CORE + 0x8000), 3000))
+    addrs += sorted(dice.sample(range(init, init + 0x8000), 3000))
+    entries = [(addr, raw(8 + 8 * (i % 4000))) for i, addr in enumerate(addrs)]
+    image = image_of(kernel, entries, code=((CORE, CORE + 0x8000), (init, init + 0x8000)))
+    start, end = pages
+    kernel.put(image.ips_addr + 4096 * start, bytes([fill]) * 4096 * (end - start))
+    tables = OrcTables(kernel.prog, image, KernelText(kernel.prog))
+    unclear = 0
+    for addr in range(addrs[3000], init + 0x8000, 5):
+        try:
+            rule = tables.find(addr)
+        except UnwindDataUnclear:
+            unclear += 1
+        else:
+            assert rule == D.decode(entries[bisect_right(addrs, addr) - 1][1])
+    assert unclear
+
+
 def test_module_that_reaches_into_code_made_at_run_time_is_damaged(kernel: DrawnKernel) -> None:
     # Fuzz: debian, seed 700857. The size of a module had become 379 MB, and stacks were unreliable or lost frames.
     own = module_tables(kernel, (LOADED, raw(8)), (LOADED + 0x80, raw(16)))

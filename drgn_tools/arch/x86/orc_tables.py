@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from operator import le
+from operator import add, le
 from typing import Optional, Union
 
 import msgspec
@@ -236,7 +236,7 @@ class _Table:
         self._entries_addr = entries_addr
         self._count = count
         self._chunks: dict[int, array[int]] = {}
-        self._sorted: dict[int, bool] = {}
+        self._sound: dict[int, bool] = {}
 
     def find(self, addr: int) -> OrcEntry:
         """Return the rule of an address: that of the last entry that is not above it, or else the first.
@@ -270,29 +270,30 @@ class _Table:
         :raises NotInDump: if ``orc_lookup`` is missing
         """
         if self._lookup is None:
-            return self._is_sorted_around(found)
+            return self._is_sound_around(found)
         lookup_addr, (start, end) = self._lookup
         if not start <= addr < end:
-            return self._is_sorted_around(found)
+            return self._is_sound_around(found)
         at = lookup_addr + (addr - start) // _LOOKUP_BLOCK_BYTES * 4
         bounds = self._read(at, 8)
         return int.from_bytes(bounds[:4], "little") <= found <= int.from_bytes(bounds[4:], "little")
 
-    def _is_sorted_around(self, found: int) -> bool:
-        """Return whether the addresses are sorted in the chunk of an entry, and in those beside it."""
+    def _is_sound_around(self, found: int) -> bool:
+        """Return whether the addresses in the chunk of an entry, and in those beside it, may be of code."""
         number, last = found // _CHUNK, (self._count - 1) // _CHUNK
-        return all(map(self._is_sorted, range(max(0, number - 1), min(number + 1, last) + 1)))
+        return all(map(self._is_sound, range(max(0, number - 1), min(number + 1, last) + 1)))
 
-    def _is_sorted(self, number: int) -> bool:
-        """Return whether a chunk is sorted, with the addresses next to it. A missing one is not damaged."""
-        found = self._sorted.get(number)
+    def _is_sound(self, number: int) -> bool:
+        """Return whether a chunk may be of code, with the addresses next to it. A missing one is not damaged."""
+        found = self._sound.get(number)
         if found is None:
             first = max(0, number * _CHUNK - 1)
             size_bytes = (min((number + 1) * _CHUNK + 1, self._count) - first) * _ADDRESS_BYTES
             raw = read_or_none(self._prog, self._ips_addr + first * _ADDRESS_BYTES, size_bytes)
             relative = array("i", raw or b"")
-            ips = [at + r for at, r in zip(range(0, size_bytes, _ADDRESS_BYTES), relative)]
-            found = self._sorted[number] = all(relative) and all(map(le, ips, ips[1:]))
+            places = range(self._ips_addr + first * _ADDRESS_BYTES, ADDRESS_MASK, _ADDRESS_BYTES)
+            ips = list(map(add, places, relative))
+            found = self._sound[number] = self._may_be_code(ips)
         return found
 
     def _checked(self, found: int) -> OrcEntry:
@@ -303,7 +304,7 @@ class _Table:
         entries = [raw[at : at + ENTRY_BYTES] for at in range(0, len(raw), ENTRY_BYTES)]
         ips = [self._ip(i) for i in range(first, end)]
         decoded = [self._form.decode(entry) for entry in entries]
-        if None in decoded or sorted(ips) != ips or _longest_run(entries) > _MAX_EQUAL:
+        if None in decoded or not self._may_be_code(ips) or _longest_run(entries) > _MAX_EQUAL:
             raise UnwindDataUnclear(self._entries_addr + found * ENTRY_BYTES)
         entry = decoded[found - first]
         assert entry is not None  # checked above
@@ -314,10 +315,12 @@ class _Table:
         chunk = self._chunks.get(number)
         if chunk is None:
             chunk = self._chunks[number] = self._read_chunk(number)
-        relative = chunk[at]
-        if not relative:  # no code lies in the table itself
-            raise UnwindDataUnclear(self._ips_addr + index * _ADDRESS_BYTES)
-        return (self._ips_addr + index * _ADDRESS_BYTES + relative) & ADDRESS_MASK
+        return (self._ips_addr + index * _ADDRESS_BYTES + chunk[at]) & ADDRESS_MASK
+
+    def _may_be_code(self, ips: list[int]) -> bool:
+        """Return whether addresses are sorted, and none lies in the table itself, as those of zeros or ones do."""
+        start, end = self._ips_addr, self._ips_addr + self._count * _ADDRESS_BYTES
+        return all(map(le, ips, ips[1:])) and not any(start <= ip < end for ip in ips)
 
     def _read_chunk(self, number: int) -> array[int]:
         first = number * _CHUNK
