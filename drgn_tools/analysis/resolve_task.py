@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Optional, Union
 
-from drgn import Object, Program, Thread, TypeKind
+from drgn import Object, Program, Thread, Type, TypeKind
 
 from ..errors import TaskNotFoundError, UsageError
 from ..kernel.task_layout import TaskLayout
@@ -29,10 +29,10 @@ def find_task(prog: Program, layout: TaskLayout, tasks: TaskList, which: WhichTa
     :param tasks: All tasks of the kernel
     :param which: As for :func:`~.audit.task_stack`
     :raises TaskNotFoundError: if there is no such task
-    :raises UsageError: if *which* is neither a PID nor a task
+    :raises UsageError: if *which* is neither a PID nor a task, or is of another program
     """
-    number = _pid_or_address(which)
-    if number < PID_MAX_LIMIT:
+    number, is_address = _number(prog, which)
+    if not is_address and number < PID_MAX_LIMIT:
         task, wanted = _task_of_pid(prog, layout, tasks, number), f"pid {number}"
     else:
         # Any memory can be read as a task. Only an address on the task list, or that of an idle
@@ -58,16 +58,39 @@ def _task_of_pid(prog: Program, layout: TaskLayout, tasks: TaskList, pid: int) -
     return next((task for task in tasks if task.pid == pid), None)
 
 
-def _pid_or_address(which: WhichTask) -> int:
+def _number(prog: Program, which: WhichTask) -> tuple[int, bool]:
+    # The PID or address, and whether it is known to be an address. NULL is no task, such as of drgn's
+    # find_task() for a PID that does not exist: it is not PID 0.
     if isinstance(which, Thread):
         which = which.object
     if isinstance(which, Object):
-        kind = which.type_.kind
-        if kind is TypeKind.STRUCT and which.address_ is not None:
-            return int(which.address_)
-        if kind not in (TypeKind.POINTER, TypeKind.INT, TypeKind.TYPEDEF):
+        if which.prog_ is not prog:
+            raise UsageError(
+                f"{which.type_.type_name()} is of another program than {source_of(prog)}"
+            )
+        type_ = _without_typedefs(which.type_)
+        if _is_task(type_) and which.address_ is not None:
+            return int(which.address_), True
+        if type_.kind is TypeKind.POINTER and _points_to_task(type_):
+            return int(which.value_()), True
+        if type_.kind is not TypeKind.INT:
             raise UsageError(f"neither a PID nor a task: {which.type_.type_name()}")
         which = int(which.value_())
     if isinstance(which, bool) or not isinstance(which, int) or which < 0:
         raise UsageError(f"neither a PID nor a task: {which!r}")
-    return which
+    return which, False
+
+
+def _without_typedefs(type_: Type) -> Type:
+    while type_.kind is TypeKind.TYPEDEF:
+        type_ = type_.type
+    return type_
+
+
+def _is_task(type_: Type) -> bool:
+    return type_.kind is TypeKind.STRUCT and type_.tag == "task_struct"
+
+
+def _points_to_task(type_: Type) -> bool:
+    pointed = _without_typedefs(type_.type)
+    return _is_task(pointed) or pointed.kind is TypeKind.VOID

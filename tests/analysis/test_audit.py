@@ -167,6 +167,42 @@ def test_what_is_no_task_is_a_usage_error(demo_program: drgn.Program, which: obj
         task_stack(demo_program, which)  # type: ignore[arg-type]
 
 
+def test_null_is_no_task_and_not_pid_0(demo_program: drgn.Program) -> None:
+    # drgn's find_task() returns it for a PID that does not exist.
+    for type_name in ("struct task_struct *", "void *"):
+        with pytest.raises(TaskNotFoundError, match="0x0"):
+            task_stack(demo_program, drgn.Object(demo_program, type_name, 0))
+    with pytest.raises(TaskNotFoundError, match="0x0"):
+        task_stack(demo_program, drgn.Object(demo_program, "struct task_struct", address=0))
+
+
+def test_an_object_of_another_type_is_no_task(demo_program: drgn.Program) -> None:
+    task = task_stack(demo_program, 1).task
+    for wrong in (
+        drgn.Object(demo_program, "struct mm_struct *", 1),
+        drgn.Object(demo_program, "struct list_head *", task),
+        drgn.Object(demo_program, "struct list_head", address=task),
+    ):
+        with pytest.raises(UsageError, match="neither a PID nor a task"):
+            task_stack(demo_program, wrong)
+    for right in (
+        drgn.Object(demo_program, "void *", task),
+        drgn.Object(demo_program, "pid_t", 1),
+        drgn.Object(demo_program, "unsigned long", task),
+    ):
+        assert task_stack(demo_program, right).pid == 1
+
+
+def test_a_task_of_another_program_is_refused(
+    demo_program: drgn.Program, prog: drgn.Program
+) -> None:
+    # The same address may be a task here, too: two dumps of a kernel without KASLR.
+    task = drgn.Object(prog, "struct task_struct *", task_stack(prog, 1).task)
+    for other in (task, task[0], prog.thread(1)):
+        with pytest.raises(UsageError, match="another program"):
+            task_stack(demo_program, other)
+
+
 # ---- damaged
 
 
