@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, SupportsIndex
 
 import msgspec
 
@@ -344,23 +344,35 @@ class KernelAudit(InNotebook, msgspec.Struct, frozen=True, weakref=True):
         return len(self.tasks)
 
 
-class _DocWithFields:
+class _DocWithFields(str):
     """Docstring of a record that includes the docstrings of its fields, which Python itself drops.
 
     They are read from the source when the docstring is read, not at import.
     """
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    _record: type
+
+    @classmethod
+    def of(cls, record: type) -> _DocWithFields:
+        doc = cls(record.__doc__ or "")
+        doc._record = record
+        return doc
 
     def __get__(self, instance: object, owner: type) -> str:
+        return self._with_fields()
+
+    def expandtabs(self, tabsize: SupportsIndex = 8) -> str:
+        # help() takes the docstring out of the class without __get__(). This is the first that it does with it.
+        return self._with_fields().expandtabs(tabsize)
+
+    def _with_fields(self) -> str:
         import ast
         import inspect
 
         try:
-            tree = ast.parse(inspect.getsource(owner))
+            tree = ast.parse(inspect.getsource(self._record))
         except (OSError, SyntaxError):  # no source: frozen or zipped
-            return self._text
+            return str(self)
         body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
         lines = []
         for node, after in zip(body, body[1:]):
@@ -371,8 +383,8 @@ class _DocWithFields:
                 and isinstance(after.value, ast.Constant)
             ):
                 lines.append(f"{node.target.id}: {inspect.cleandoc(str(after.value.value))}")
-        return "\n".join((self._text, "", *lines))
+        return "\n".join((str(self), "", *lines))
 
 
 for _record in (Symbol, SourceLine, Frame, SavedRegs, TaskStack, KernelInfo, KernelAudit):
-    _record.__doc__ = _DocWithFields(_record.__doc__ or "")  # type: ignore[assignment]
+    _record.__doc__ = _DocWithFields.of(_record)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import pydoc
 import subprocess
 import sys
 import weakref
@@ -31,6 +32,7 @@ def test_help_shows_the_docstring_under_each_field() -> None:
     doc = inspect.getdoc(TaskStack) or ""
     assert "pid: Thread ID in the initial PID namespace" in doc
     assert [name for name in TaskStack.__struct_fields__ if f"\n{name}: " not in doc] == []
+    assert "pid: Thread ID in the initial PID namespace" in pydoc.render_doc(TaskStack)  # help()
 
 
 def test_records_cannot_be_changed_but_replaced_compared_copied_and_pickled() -> None:
