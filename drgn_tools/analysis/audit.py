@@ -18,7 +18,7 @@ from ..engine.crash_log import crashed_task
 from ..engine.kernel import kernel_of
 from ..errors import TaskNotFoundError
 from ..kernel.live_tasks import is_live
-from ..program.open import input_error_if_vanished, source_of
+from ..program.open import input_error_if_vanished, require_kernel, source_of
 from ..records import KernelAudit, KernelInfo, TaskStack, Verdict
 from .resolve_task import WhichTask, find_task
 
@@ -61,6 +61,7 @@ def crashed_stack(prog: Program) -> TaskStack:
     :raises TaskNotFoundError: if no task has called panic(), or the kernel is running
     :raises TypesError: if types that a stack needs are missing or damaged
     """
+    require_kernel(prog)
     addr = crashed_task(prog)
     if addr is None:
         raise TaskNotFoundError(f"no task crashed {source_of(prog)}: name one")

@@ -13,6 +13,8 @@ from ..engine.kernel import kernel_of
 from ..errors import UsageError
 from ..kernel.functions import Functions
 from ..kernel.livepatch import Livepatches, has_livepatching
+from ..program.core_file import path_given
+from ..program.open import Path
 from .audit import task_stacks
 from .livepatch import livepatches, require_livepatching, transition_question
 from .patch_file import read_patch_file
@@ -64,25 +66,30 @@ def inquire(
 
 @takes_program_or_default
 def livepatch_answers(
-    prog: Program, *functions: str, replace: bool = False, ko: Optional[str] = None
+    prog: Program, *functions: str, replace: bool = False, ko: Optional[Path] = None
 ) -> list[TaskAnswer]:
     """Return for each task whether it holds a live patch back, and why.
 
     :param functions: ``[MODULE:]NAME[,POS]``: functions of a patch that is not loaded. Without any,
         the patch in transition is asked about.
-    :param replace: The patch that is not loaded replaces all that are
+    :param replace: The patch of these functions replaces all that are loaded
     :param ko: Path of the module file of a patch that is not loaded, instead of *functions*
-    :raises UsageError: if a name is malformed, or the kernel would refuse the patch
-    :raises InputError: if the kernel has no live patching, or the file is no live patch
+    :raises UsageError: if a name is malformed, the kernel would refuse the patch, or two patches are asked about
+    :raises InputError: if the program is no kernel, the kernel has no live patching, or the file is no live patch
     :raises TypesError: if types that this needs are missing or damaged
     """
+    if ko is not None and (functions or replace):
+        raise UsageError("ko is a patch of its own: give no functions with it, and no replace")
+    if replace and not functions:
+        raise UsageError("replace is about a patch that is not loaded: give its functions, too")
     planned = tuple(dict.fromkeys(map(parse_function, functions)))
     patch = PlannedPatch("the patch", planned, replace) if planned else None
+    kernel = kernel_of(prog)
     require_livepatching(prog)
     if ko is not None:
-        patch = read_patch_file(prog, ko)
+        patch = read_patch_file(prog, path_given("ko", ko))
     stacks = list(task_stacks(prog))
-    inquiry = inquire(prog, kernel_of(prog).layout.reliable_stacktrace, patch)
+    inquiry = inquire(prog, kernel.layout.reliable_stacktrace, patch)
     if inquiry.plan is not None and inquiry.plan.refusals:
         raise UsageError(f"the kernel would refuse this patch: {'; '.join(inquiry.plan.refusals)}")
     return [inquiry.question.answer(stack) for stack in stacks]

@@ -19,7 +19,7 @@ from ..kernel.tasks import Task
 from ..kernel.text import KernelText
 from ..program.core_memory import correct_core_memory
 from ..program.dwarf import types_source
-from ..program.open import source_of
+from ..program.open import require_kernel, source_of
 from ..records import KernelInfo, Reason, Symbol, TaskStack
 from ..unwind.probe import probe_walker
 from ..unwind.recovery import probe_recovery
@@ -56,10 +56,11 @@ def kernel_of(prog: Program) -> Kernel:
     The kernel of a dump is probed once and kept in ``prog.cache``. A running kernel changes, so
     it is probed each time.
 
-    :raises InputError: if the architecture of the kernel is not supported, or its dump is no
-        longer where it was opened
+    :raises InputError: if the program is no kernel, the architecture of the kernel is not supported, or its dump
+        is no longer where it was opened
     :raises TypesError: if types that a stack needs are missing or damaged
     """
+    require_kernel(prog)
     if is_live(prog):
         return Kernel(prog)
     try:

@@ -13,7 +13,7 @@ import msgspec
 
 from ..arch.machines import UNDERSTOOD, arch_of_elf, arch_of_utsname, elf_machine_name
 from ..debuginfo.vmcoreinfo import number_among, vmcoreinfo_lines
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from .core_notes import read_core_notes
 from .elf import ET_CORE, PT_LOAD, Elf, has_section, read_elf, read_notes
 from .kdump import (
@@ -41,6 +41,7 @@ __all__ = (
     "check_core",
     "compression_of",
     "open_regular",
+    "path_given",
     "shown",
 )
 
@@ -127,6 +128,22 @@ def shown(path: str) -> str:
     """
     path = without_secrets(path)
     return path if path and path.isprintable() else repr(path)
+
+
+def path_given(parameter: str, path: object) -> str:
+    """Return a path that a caller has given, as text.
+
+    Bytes are not taken; nor is a number, which open() would take for a file that is open already, and close.
+
+    :param parameter: Name of the parameter, for the error
+    :raises UsageError: if it is neither text nor a path of pathlib
+    """
+    if isinstance(path, str):
+        return path
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise UsageError(f"{parameter} is a path, a str or a pathlib.Path, not {path!r}")
+    return text
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from drgn.helpers.common.prog import takes_program_or_default
 from ..cache_key import PREFIX, cache_key
 from ..debuginfo.declarations import DeclarationError, make_type, parse_declaration
 from ..errors import UsageError
+from .open import require_kernel
 
 __all__ = ("declare",)
 
@@ -37,7 +38,11 @@ def declare(prog: Program, declaration: str) -> Object:
     :return: the variable
     :raises UsageError: if it is no such declaration, there is no such type, there is not exactly one
         such symbol, or the variable is too small for the type
+    :raises InputError: if the program is no kernel
     """
+    require_kernel(prog)
+    if not isinstance(declaration, str):
+        raise UsageError(f'a declaration is text, such as "int bar", not {declaration!r}')
     try:
         parsed = parse_declaration(declaration)
     except DeclarationError as e:

@@ -38,6 +38,7 @@ from .core_file import (
     check_core,
     compression_of,
     open_regular,
+    path_given,
     shown,
 )
 from .core_memory import correct_core_memory
@@ -49,7 +50,7 @@ from .vmcoreinfo_fit import fits, has_idle_task, misfit
 if TYPE_CHECKING:
     from .unpack import Progress
 
-__all__ = ("input_error_if_vanished", "open_program", "opened_here", "source_of")
+__all__ = ("input_error_if_vanished", "open_program", "opened_here", "require_kernel", "source_of")
 
 Path = Union[str, "os.PathLike[str]"]
 T = TypeVar("T")
@@ -91,7 +92,7 @@ def open_program(
     :param modules: create drgn's modules (``Program.modules()``), which drgn's own unwinder needs on
         ORC kernels; without a vmlinux this takes 2 ms for each loaded module
     :return: a program that drgn's own helpers work on
-    :raises UsageError: if none or several of the three are given, or ``auto`` without a core
+    :raises UsageError: if none or several of the three are given, ``auto`` without a core, or what is no path
     :raises InputError: if a file cannot be opened, or is not what it should be
     :raises TypesError: if there are no usable types, or *symbols* are of another kernel
     """
@@ -100,29 +101,34 @@ def open_program(
     is_auto = vmcoreinfo == AUTO
     if is_auto and core is None:
         raise UsageError(f"--vmcoreinfo {AUTO} searches a dump: it goes with -c only")
-    paths = [os.fspath(path) for path in symbols]
+    core = None if core is None else path_given("core", core)
+    vmcoreinfo = None if vmcoreinfo is None else path_given("vmcoreinfo", vmcoreinfo)
+    qemu = None if qemu is None else path_given("qemu", qemu)
+    if isinstance(symbols, (str, bytes, os.PathLike)):
+        raise UsageError(f"symbols is a list of paths: [{symbols!r}]")
+    paths = [path_given("symbols", path) for path in symbols]
     for path in paths:
         with open_regular(path):
             pass
     _silence_drgn()
-    info = None if vmcoreinfo is None or is_auto else _read_vmcoreinfo(os.fspath(vmcoreinfo))
+    info = None if vmcoreinfo is None or is_auto else _read_vmcoreinfo(vmcoreinfo)
     file, held = (
         (None, None)
         if core is None
-        else _core_file(os.fspath(core), vmcoreinfo is not None, progress, unpack_into)
+        else _core_file(core, vmcoreinfo is not None, progress, unpack_into)
     )
     if core is not None and file is not None:
         if is_auto:
-            info = _search_vmcoreinfo(file, shown(os.fspath(core)))
-        info = _with_kernel_offset(info, file, shown(os.fspath(core)), paths)
+            info = _search_vmcoreinfo(file, shown(core))
+        info = _with_kernel_offset(info, file, shown(core), paths)
     prog = _new_program(file, info)
     # drgn calls its plugins while the program is being opened; ours then does nothing.
-    prog.cache[_CACHE_KEY] = None if core is None else os.fspath(core)
+    prog.cache[_CACHE_KEY] = None if core is None else core
     prog.cache[_HELD_KEY] = held
     cut_short = None if file is None else file.cut_short
     if core is not None:
         assert file is not None
-        name = shown(os.fspath(core))
+        name = shown(core)
         _open_core(prog, file, info, name)
     elif kernel:
         from .kcore import open_running_kernel  # its imports cost time, and few need them
@@ -164,6 +170,19 @@ def source_of(prog: Program) -> str:
     if prog.flags & ProgramFlags.IS_LIVE:
         return "live" if prog.flags & ProgramFlags.IS_LOCAL else "qemu"
     return str(prog.cache.get(_CACHE_KEY) or prog.core_dump_path)
+
+
+def require_kernel(prog: Program) -> None:
+    """Check that a program is a Linux kernel. drgn itself makes programs that are none.
+
+    :raises InputError: if it is none
+    """
+    if prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        return
+    if prog.core_dump_path is None and not prog.flags & ProgramFlags.IS_LIVE:
+        raise InputError("no kernel was opened in this program: open_program(core=...) opens one")
+    where = "a running process" if prog.core_dump_path is None else shown(source_of(prog))
+    raise InputError(f"{where}: is not the memory of a Linux kernel")
 
 
 # ---- the target

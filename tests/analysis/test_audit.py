@@ -8,6 +8,7 @@ The dump itself is not changed.
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import weakref
 from typing import Callable
@@ -16,6 +17,7 @@ import drgn
 import pytest
 
 from drgn_tools import (
+    InputError,
     KernelAudit,
     Reason,
     TaskNotFoundError,
@@ -23,7 +25,13 @@ from drgn_tools import (
     UsageError,
     Verdict,
     audit_kernel,
+    crashed_stack,
+    declare,
+    hung_tasks,
+    kernel_info,
+    livepatch_answers,
     open_program,
+    raw_stack,
     task_stack,
     task_stacks,
 )
@@ -201,6 +209,38 @@ def test_a_task_of_another_program_is_refused(
     for other in (task, task[0], prog.thread(1)):
         with pytest.raises(UsageError, match="another program"):
             task_stack(demo_program, other)
+
+
+def of_this_process() -> drgn.Program:
+    prog = drgn.Program()
+    prog.set_pid(os.getpid())
+    return prog
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda prog: list(task_stacks(prog)),
+        lambda prog: task_stack(prog, 1),
+        audit_kernel,
+        kernel_info,
+        crashed_stack,
+        hung_tasks,
+        livepatch_answers,
+        lambda prog: raw_stack(prog, 1),
+        lambda prog: declare(prog, "int x"),
+    ],
+)
+def test_a_program_that_is_no_kernel_is_called_so(ask: Callable[[drgn.Program], object]) -> None:
+    for prog in (drgn.Program(), drgn.Program(drgn.host_platform)):
+        with pytest.raises(
+            InputError, match=r"^no kernel was opened in this program: open_program"
+        ):
+            ask(prog)
+    with pytest.raises(
+        InputError, match=r"^a running process: is not the memory of a Linux kernel$"
+    ):
+        ask(of_this_process())
 
 
 # ---- damaged

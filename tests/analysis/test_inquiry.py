@@ -73,6 +73,24 @@ def test_what_the_kernel_would_refuse_is_an_error(prog: Program, tmp_path: Path)
         livepatch_answers(prog, "vfs_*")
 
 
+def test_two_patches_at_once_are_refused(prog: Program, tmp_path: Path) -> None:
+    file = ko(tmp_path, "vfs_read")
+    for functions, options in (
+        (("vfs_write",), {"ko": file}),
+        ((), {"ko": file, "replace": True}),
+        ((), {"replace": True}),
+    ):
+        with pytest.raises(UsageError, match="give"):
+            livepatch_answers(prog, *functions, **options)
+
+
+def test_a_number_is_no_module_file_and_stays_open(prog: Program) -> None:
+    with open(__file__, "rb") as file:
+        with pytest.raises(UsageError, match="ko is a path"):
+            livepatch_answers(prog, ko=file.fileno())  # type: ignore[arg-type]
+        assert file.read(1) == b"#"
+
+
 def test_a_file_that_is_no_live_patch_is_an_error(prog: Program) -> None:
     with pytest.raises(InputError, match="no 64-bit ELF file"):
         livepatch_answers(prog, ko=__file__)

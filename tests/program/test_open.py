@@ -48,6 +48,23 @@ def test_exactly_one_kernel_must_be_named(which: dict[str, Any]) -> None:
         open_program(**which)
 
 
+@pytest.mark.parametrize("no_path", [b"vmcore", 5, ["vmcore"]])
+def test_what_is_no_path_is_a_usage_error(demo_core: str, no_path: Any) -> None:
+    for parameter in ("core", "qemu"):
+        with pytest.raises(UsageError, match=f"^{parameter} is a path"):
+            open_program(**{parameter: no_path})
+    with pytest.raises(UsageError, match=r"^vmcoreinfo is a path"):
+        open_program(core=demo_core, vmcoreinfo=no_path)
+    with pytest.raises(UsageError, match=r"^symbols is a path"):
+        open_program(core=demo_core, symbols=[no_path])
+
+
+def test_symbols_are_a_list(demo_core: str) -> None:
+    # A text is a list of its letters.
+    with pytest.raises(UsageError, match=r"^symbols is a list of paths: \['vmlinux'\]$"):
+        open_program(core=demo_core, symbols="vmlinux")
+
+
 def facts(prog: Program) -> dict[str, object]:
     """What drgn's helpers say of a kernel, helper by helper."""
     tasks = list(for_each_task(prog))
