@@ -11,6 +11,7 @@ from ..records import TaskStack
 from . import record_fields as fields
 from .flatten import TaskFrame, TaskRegs
 from .grouping import StackGroup
+from .hung import HungReport, HungTask
 from .patch_question import TaskAnswer
 from .raw_word import RawWord
 from .record_fields import Fields
@@ -28,8 +29,12 @@ _FIELDS: dict[type, Fields] = {
     StackGroup: fields.GROUP_CSV,
     TaskAnswer: fields.PATCH_ANSWER,
     TaskChange: fields.CHANGE_CSV,
+    HungTask: fields.HUNG_TASK,
     RawWord: fields.RAW_WORD,
 }
+_NO_RECORDS = (
+    "to_pandas() takes records of one kind, such as those of task_stacks() or of a % command"
+)
 
 
 def to_pandas(records: Iterable[Any]) -> pandas.DataFrame:
@@ -39,7 +44,8 @@ def to_pandas(records: Iterable[Any]) -> pandas.DataFrame:
     Numbers stay exact where a value is missing: columns have pandas' nullable types.
 
     :param records: Records of one kind: the tasks of an audit, what a ``%`` command returned, a
-        :class:`~.task_diff.TaskDiff`
+        :class:`~.task_diff.TaskDiff`, a :class:`~.hung.HungReport` (all tasks that sleep: ``hangup`` is missing
+        where a task does not hang)
     :raises UsageError: if pandas is not installed, or the records are of no kind that has columns
     """
     try:
@@ -50,13 +56,15 @@ def to_pandas(records: Iterable[Any]) -> pandas.DataFrame:
         raise UsageError("to_pandas() needs pandas: pip install 'drgn-tools[pandas]'") from None
     if isinstance(records, TaskDiff):
         records = records.changes
+    elif isinstance(records, HungReport):
+        records = records.tasks()
+    elif not isinstance(records, Iterable):
+        raise UsageError(_NO_RECORDS)
     rows = list(records)
     kind = type(rows[0]) if rows else TaskStack
     columns = _FIELDS.get(kind)
     if columns is None or any(type(row) is not kind for row in rows):
-        raise UsageError(
-            "to_pandas() takes records of one kind, such as those of task_stacks() or of a % command"
-        )
+        raise UsageError(_NO_RECORDS)
     table = {name: [get(row) for row in rows] for name, get in columns.items()}
     return pandas.DataFrame(
         {name: pandas.Series(values, dtype=_type_of(values)) for name, values in table.items()}

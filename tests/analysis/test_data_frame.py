@@ -7,9 +7,10 @@ import sys
 from typing import Any
 
 import pytest
+from drgn import Program
 from msgspec.structs import replace
 
-from drgn_tools import diff_tasks, to_pandas
+from drgn_tools import diff_tasks, hung_tasks, to_pandas
 from drgn_tools.analysis import record_fields as fields
 from drgn_tools.analysis.flatten import each_frame, saved_regs
 from drgn_tools.analysis.grouping import group_stacks
@@ -53,8 +54,25 @@ def test_a_number_is_exact_beside_one_that_is_missing() -> None:
     assert frame["start_time_ns"].isna().tolist() == [False, True]
 
 
-@pytest.mark.parametrize("records", [[1, 2], [SLEEPER, 1], ["text"]])
+@pytest.mark.parametrize("records", [[1, 2], [SLEEPER, 1], ["text"], SLEEPER, None])
 def test_what_are_no_records_of_one_kind_is_wrong_use(records: Any) -> None:
     pytest.importorskip("pandas", reason="needs the extra drgn-tools[pandas]")
     with pytest.raises(UsageError, match="records of one kind"):
         to_pandas(records)
+
+
+def test_what_hangs(demo_program: Program) -> None:
+    pytest.importorskip("pandas", reason="needs the extra drgn-tools[pandas]")
+    report = hung_tasks(demo_program)
+    frame = to_pandas(report)
+    assert list(frame.columns) == list(fields.HUNG_TASK)
+    assert len(frame) == len(report.blocked)
+    hangs = frame[frame["hangup"].notna()]
+    assert sorted(hangs["comm"]) == [
+        "lab-unwoken",
+        "w-futex-pi",
+        "w-inode-lock",
+        "w-mutex",
+        "w-vfork",
+    ]
+    assert to_pandas(list(report.tasks())).equals(frame)
