@@ -10,7 +10,7 @@ from typing import Any, Optional, Union
 
 import msgspec
 
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from ..records import Frame, KernelAudit, KernelInfo, Reason, Symbol, TaskStack, Verdict
 from .labels import function_of
 from .waiting import waiting_function
@@ -58,7 +58,15 @@ def look_of(kernel: KernelInfo, tasks: Iterable[TaskStack], problems: Iterable[s
 
 
 def as_look(found: Union[KernelAudit, Look]) -> Look:
-    """Return an audit as a look."""
+    """Return an audit as a look.
+
+    :raises UsageError: if it is neither
+    """
+    if not isinstance(found, (KernelAudit, Look)):
+        raise UsageError(
+            f"{type(found).__name__} is neither an audit nor a saved look: audit_kernel(prog) makes an audit,"
+            " saved_look(path) reads a look from a file"
+        )
     return found if isinstance(found, Look) else look_of(found.kernel, found, found.problems)
 
 

@@ -87,6 +87,7 @@ def diff_tasks(before: Union[KernelAudit, Look], after: Union[KernelAudit, Look]
 
     :param before: The earlier look: of :func:`~.audit.audit_kernel` or :func:`~.look.saved_look`
     :param after: The later look
+    :raises UsageError: if one of them is no look
     """
     first, second = as_look(before), as_look(after)
     same_boot = _is_same_boot(first, second)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from drgn_tools.analysis.look import look_of
 from drgn_tools.analysis.task_diff import ChangeKind, TaskChange, diff_tasks, is_same_task
+from drgn_tools.errors import UsageError
 from drgn_tools.records import Frame, KernelAudit, KernelInfo, Reason, TaskStack, Verdict
 
 from ..support.fabricated import KERNEL, symbol, task
@@ -39,6 +40,13 @@ def change(before: TaskStack, after: TaskStack) -> TaskChange:
     assert diff.same_boot
     assert len(diff.changes) == len(KTHREADS) + 1
     return diff.changes[-1]
+
+
+@pytest.mark.parametrize("no_look", ["tasks.json", 1, [], None])
+def test_what_is_no_look_is_a_usage_error(no_look: object) -> None:
+    for pair in ((no_look, audit()), (audit(), no_look)):
+        with pytest.raises(UsageError, match=r"saved_look\(path\) reads a look from a file"):
+            diff_tasks(*pair)  # type: ignore[arg-type]
 
 
 # ---- one boot
