@@ -28,7 +28,7 @@ from drgn_tools import task_stack
 from drgn_tools.commands.command_line import parse_command_line
 from drgn_tools.commands.main import main
 
-from .support.documents import DOCUMENTS, ROOT, CommandLine, command_lines
+from .support.documents import DOCUMENTS, ROOT, CommandLine, command_lines, missing_lines
 
 LINES = list(dict.fromkeys(command_lines()))
 
@@ -266,14 +266,6 @@ def test_a_command_line_works(line: CommandLine, request: pytest.FixtureRequest)
         assert (done.stdout + done.stderr).strip()
     if line.output and (line.where, line.line) not in OF_OTHER_DUMPS:
         assert missing_lines(line.output, done.stdout + done.stderr) == []
-
-
-def missing_lines(sample: tuple[str, ...], output: str) -> list[str]:
-    """The lines of a sample that the output does not have. ``...`` stands for lines left out."""
-    found = {text.strip() for text in output.splitlines()}
-    return [
-        text for text in sample if text.strip(" │") not in ("", "...") and text.strip() not in found
-    ]
 
 
 @pytest.mark.parametrize("line", PARSED, ids=name)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Callable
 
 import drgn
@@ -16,6 +17,7 @@ from drgn_tools.analysis.grouping import StackGroup
 from drgn_tools.analysis.waiting import waiting_function
 from drgn_tools.commands import plugin  # noqa: F401  (registers the commands)
 
+from ..support.documents import missing_lines, typed_in
 from ..support.repl import ROOT, SAID, Repl
 
 # ---- the REPL, through a terminal
@@ -86,6 +88,20 @@ def test_repl_help_lists_the_options_and_does_not_leave(terminal: Repl) -> None:
 def test_repl_runs_the_scripts_of_contrib(terminal: Repl) -> None:
     answer = terminal.type(f"execscript({str(ROOT / 'contrib' / 'syscalls.py')!r})")
     assert answer.splitlines()[0].split() == ["PID", "COMM", "S", "NR", "SYSCALL", "ARGUMENTS"]
+
+
+def test_the_examples_of_the_document_print_what_it_shows(demo_core: str, tmp_path: Path) -> None:
+    examples = typed_in("docs/repl.md")
+    assert sum(bool(sample) for _, sample in examples) >= 5
+    terminal = Repl("-c", demo_core, history=tmp_path)
+    for line, sample in examples:
+        said = terminal.type(line.replace("/tmp/", f"{tmp_path}/"))
+        if any("Error: " in text for text in sample):  # the document folds this line
+            assert " ".join(sample) in said, line
+        else:
+            assert missing_lines(tuple(sample), said) == [], line
+            assert "Traceback" not in said, line
+    assert terminal.close() == 0
 
 
 # ---- commands, by drgn's API

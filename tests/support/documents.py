@@ -62,6 +62,29 @@ def _helps() -> Iterator[tuple[str, str]]:
                 parsers += action.choices.values()
 
 
+def typed_in(where: str) -> list[tuple[str, list[str]]]:
+    """Return what is typed at Python's prompt in a document, and for each the output that is shown below it."""
+    shown: list[tuple[str, list[str]]] = []
+    for block in code_blocks((ROOT / where).read_text()):
+        sample: list[str] = []
+        for line in block:
+            if line.startswith(">>> "):
+                sample = []
+                # Two spaces begin what is said beside it.
+                shown.append((re.sub(r"\s\s+#.*", "", line[4:]), sample))
+            elif line:
+                sample.append(line)
+    return shown
+
+
+def missing_lines(sample: tuple[str, ...], output: str) -> list[str]:
+    """The lines of a sample that the output does not have. ``...`` stands for lines left out."""
+    found = {text.strip() for text in output.splitlines()}
+    return [
+        text for text in sample if text.strip(" │") not in ("", "...") and text.strip() not in found
+    ]
+
+
 def code_blocks(text: str) -> Iterator[list[str]]:
     """Yield the lines of each block of code in Markdown, fenced or indented, but none of Python or JSON."""
     lines = iter(text.splitlines())
