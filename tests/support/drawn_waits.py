@@ -51,6 +51,7 @@ _OTHERS = {
     "rb_root": "struct rb_node *rb_node",
     "rb_root_cached": "struct rb_root rb_root; struct rb_node *rb_leftmost",
     "rt_mutex_base": "unsigned long wait_lock; struct rb_root_cached waiters; unsigned long owner",
+    "rwbase_rt": "unsigned int readers; struct rt_mutex_base rtmutex",
     "rt_waiter_node": "struct rb_node entry; int prio; unsigned long deadline",
     "rt_mutex_waiter": (
         "struct rt_waiter_node tree; struct rt_waiter_node pi_tree; struct task_struct *task;"

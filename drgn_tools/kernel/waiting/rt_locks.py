@@ -18,8 +18,8 @@ _RT_MUTEX_HAS_WAITERS = 1
 _RB_COLOR_BITS = 3
 """Of ``__rb_parent_color``; linux/rbtree_augmented.h."""
 _MAX_HEIGHT = 128
-_READER_BIAS_BIT = 31
-"""READER_BIAS and WRITER_BIAS of ``rwbase_rt.readers``, in linux/rwbase_rt.h: the highest bits of an int."""
+_WRITER_BIAS_BIT = 30
+"""WRITER_BIAS of ``rwbase_rt.readers``, and READER_BIAS above it: linux/rwbase_rt.h. With either no writer waits."""
 
 _IN_WORDS = (
     ("rtlock_", "spinlock"),
@@ -168,7 +168,8 @@ class RtLocks:
             readers = memory.u32(addr + memory.at("struct rwbase_rt", "readers"))
             if owner is None or owner & ~_RT_MUTEX_HAS_WAITERS != task:
                 continue
-            if readers and not readers >> _READER_BIAS_BIT:
+            # Of a lock that the task has to write already, the rt_mutex is its own, too.
+            if readers and not readers >> _WRITER_BIAS_BIT:
                 found.append((addr, readers))
         if len(found) != 1:
             return None

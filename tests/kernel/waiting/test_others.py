@@ -77,6 +77,36 @@ def test_a_waiter_of_another_task(waits: DrawnWaits) -> None:
     assert waits.find(first, *RT) is None
 
 
+RW = ("schedule", "rt_mutex_schedule", "rwbase_write_lock", "down_write")
+
+
+def rwbase(waits: DrawnWaits, readers: int, offset: int) -> int:
+    """An rw-semaphore of PREEMPT_RT whose rt_mutex the first task has. Its address is on the stack."""
+    first = waits.tasks[0]
+    lock = waits.kernel.new("struct rwbase_rt")
+    waits.member("struct rwbase_rt", lock, "readers", readers, 4)
+    waits.member("struct rwbase_rt", lock, "rtmutex.owner", first.addr)
+    waits.keep_on_stack(first, lock, offset)
+    return lock
+
+
+def test_a_writer_that_waits_for_readers(waits: DrawnWaits) -> None:
+    lock = rwbase(waits, 2, 0x100)
+    first = waits.tasks[0]
+    expected = Wait(WaitKind.RWSEM, lock, 0, mode="write", readers=2)
+    assert waits.find(first, *RW) == expected
+    assert waits.find(first, "schedule", "f") is None
+    # It has another one to write (WRITER_BIAS), and one that nobody writes (READER_BIAS): it waits for neither.
+    rwbase(waits, 1 << 30, 0x108)
+    rwbase(waits, 1 << 31 | 5, 0x110)
+    assert waits.find(first, *RW) == expected
+
+
+def test_a_writer_whose_readers_are_not_found(waits: DrawnWaits) -> None:
+    rwbase(waits, 1 << 30, 0x100)  # WRITER_BIAS: what it has, not what it waits for
+    assert waits.find(waits.tasks[0], *RW) is None
+
+
 def completion(waits: DrawnWaits, done: int) -> int:
     first = waits.tasks[0]
     addr = waits.kernel.new("struct completion", {"done": done})
