@@ -86,15 +86,24 @@ class ListLocks:
                 self._semaphore,
             ),
         )
-        self._kinds = tuple(
-            kind
-            for kind in kinds
-            if memory.has(kind.lock, *kind.members)
-            and memory.has(kind.waiter, "list", "task")
-            and (memory.has(kind.lock, "wait_list") or memory.has(kind.lock, "first_waiter"))
-        )
+        self._all_kinds = kinds
+        self._kinds = tuple(filter(self._is_known, kinds))
         self._word_mask = ADDRESS_MASK >> (64 - 8 * memory.word_bytes)
         self._last_holder = memory.offset("struct semaphore", "last_holder")
+
+    def _is_known(self, kind: _Kind) -> bool:
+        memory = self._memory
+        return (
+            memory.has(kind.lock, *kind.members)
+            and memory.has(kind.waiter, "list", "task")
+            and (memory.has(kind.lock, "wait_list") or memory.has(kind.lock, "first_waiter"))
+            and self._has_known_words(kind)
+        )
+
+    def _has_known_words(self, kind: _Kind) -> bool:
+        # Since Linux kernel commit 94a9717b3c40 ("locking/rwsem: Make rwsem->owner an atomic_long_t") (in v5.3).
+        # Commit 64489e78004c ("locking/rwsem: Implement a new locking scheme") gave count its bits in the same release.
+        return kind.kind is not WaitKind.RWSEM or not self._memory.is_pointer(kind.lock, "owner")
 
     def kinds_of(self, functions: Sequence[str]) -> Sequence[_Kind]:
         """Return the kinds of lock that a stack may wait for: that of the innermost function that waits for one.
@@ -105,15 +114,16 @@ class ListLocks:
         if not functions:
             return [kind for kind in self._kinds if kind.kind is not WaitKind.SEMAPHORE]
         for name in functions:
-            # down_read() begins as down() does, so the longest beginning decides.
+            # down_read() begins as down() does, so the longest beginning decides, be that kind known or not.
             found = [
                 (len(beginning), number)
-                for number, kind in enumerate(self._kinds)
+                for number, kind in enumerate(self._all_kinds)
                 for beginning in kind.functions
                 if name.startswith(beginning)
             ]
             if found:
-                return [self._kinds[max(found)[1]]]
+                kind = self._all_kinds[max(found)[1]]
+                return [kind] if kind in self._kinds else []
         return []
 
     def finder(self, kinds: Sequence[_Kind]) -> Callable[[Sleeper, int], Optional[Wait]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Callable, Optional
 
 import msgspec
-from drgn import Program, offsetof
+from drgn import Program, TypeKind, offsetof
 
 from ...memory import UNUSABLE, read_or_none
 from ..live_tasks import is_live
@@ -102,6 +102,13 @@ class WaitMemory:
         offset = self.offset(type_name, member)
         assert offset is not None, (type_name, member)
         return offset
+
+    def is_pointer(self, type_name: str, member: str) -> bool:
+        """Return whether a member that :meth:`has` has found is a pointer."""
+        try:
+            return self.prog.type(type_name).member(member).type.kind is TypeKind.POINTER
+        except UNUSABLE:
+            return False
 
     def word(self, addr: int) -> Optional[int]:
         """Read an ``unsigned long``; ``None`` if it is not in the dump."""

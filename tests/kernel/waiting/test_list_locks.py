@@ -184,6 +184,25 @@ def test_an_rwsem_that_contradicts_itself(
     assert rwsem(locks, count, owner_flags).find(*RWSEM) is None
 
 
+def test_an_rwsem_of_before_its_words_had_these_meanings() -> None:
+    # v4.10 to v5.2, with CONFIG_RWSEM_SPIN_ON_OWNER
+    members = OLD_LOCKS["rw_semaphore"].replace("unsigned long owner", "struct task_struct *owner")
+    #  count: RWSEM_WAITING_BIAS of those who wait, RWSEM_ACTIVE_READ_BIAS of each of two readers
+    old = {**OLD_LOCKS, "rw_semaphore": members}
+    count = -(1 << 32) + 2 & (1 << 64) - 1
+    assert rwsem(old, count, 1).find(*RWSEM) is None
+    assert rwsem(OLD_LOCKS, 2 << 8 | 0b10, 1).find(*RWSEM) is not None
+
+
+def test_a_kind_without_its_type_is_not_taken_for_another(locks: dict[str, str]) -> None:
+    """PREEMPT_RT makes rw-semaphores of rt_mutexes. down_write() begins as down() does, and semaphores stay lists."""
+    drawn = Drawn(
+        {**locks, "rw_semaphore": "int rwbase"}, "semaphore", "semaphore_waiter", {"count": 0}
+    )
+    assert drawn.find(*RWSEM) is None
+    assert drawn.find(*DOWN) is not None
+
+
 def test_an_rwsem_that_is_free(locks: dict[str, str]) -> None:
     found = rwsem(locks, 0b10, 1).find(*RWSEM)
     assert found is not None and found.is_free
