@@ -62,6 +62,10 @@ _OTHERS = {
     "completion": "unsigned int done; struct swait_queue_head wait",
     "wait_queue_head": "unsigned int lock; struct list_head head",
     "wait_queue_entry": "unsigned int flags; void *private; void *func; struct list_head entry",
+    "pipe_inode_info": (
+        "struct wait_queue_head rd_wait; struct wait_queue_head wr_wait; unsigned int ring_size;"
+        "unsigned int readers; unsigned int writers; unsigned int files"
+    ),
 }
 
 

@@ -25,6 +25,7 @@ _PIPE_QUEUES = {
     **dict.fromkeys(("fifo_open", "wait_for_partner"), "rd_wait"),
 }
 """Functions of fs/pipe.c (v5.10 to v7.2) -> the member that they wait in."""
+_OPENS_FIFO = frozenset(("fifo_open", "wait_for_partner"))
 
 
 class Queues:
@@ -190,7 +191,10 @@ class Queues:
         if size & (size - 1) or not 0 < readers + writers <= 2 * _MAX_FILES or files > _MAX_FILES:
             return None
         detail = f"{readers} {_plural('reader', readers)}, {writers} {_plural('writer', writers)}"
-        mode = "read" if member == "rd_wait" else "write"
+        mode: Optional[str] = "read" if member == "rd_wait" else "write"
+        if _OPENS_FIFO.intersection(sleeper.functions):
+            # Who opens it to write waits in rd_wait, too, and for the first that opens it to read.
+            mode = "write" if not readers else "read" if not writers else None
         return Wait(WaitKind.PIPE, addr, entry, mode=mode, detail=detail)
 
     def _epoll(self, sleeper: Sleeper, entry: int, head: int) -> Optional[Wait]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import pytest
 
 from drgn_tools.kernel.waiting.records import Wait, WaitKind
@@ -165,3 +167,34 @@ def test_a_queue_with_two_heads(waits: DrawnWaits) -> None:
         other,
     )
     assert waits.find(waits.tasks[0], "schedule", "do_wait") is None
+
+
+@pytest.mark.parametrize(
+    ("function", "readers", "writers", "mode"),
+    [
+        ("anon_pipe_read", 1, 1, "read"),
+        ("fifo_open", 1, 0, "read"),
+        ("fifo_open", 0, 1, "write"),
+        ("wait_for_partner", 0, 2, "write"),
+        ("fifo_open", 1, 1, None),  # the other has come: who it is does not tell any more
+    ],
+)
+def test_what_a_task_wants_of_a_pipe(
+    waits: DrawnWaits, function: str, readers: int, writers: int, mode: Optional[str]
+) -> None:
+    """All of them wait in the queue of readers: wait_for_partner() in fs/pipe.c, v6.12."""
+    first, memory, pipe = waits.tasks[0], waits.memory(), "struct pipe_inode_info"
+    addr = waits.kernel.new(pipe)
+    counts = {"ring_size": 16, "readers": readers, "writers": writers, "files": 2}
+    for member, count in counts.items():
+        waits.member(pipe, addr, member, count, 4)
+    entry = waits.on_stack(first, 0x40)
+    waits.member("struct wait_queue_entry", entry, "private", first.addr)
+    waits.member("struct wait_queue_entry", entry, "func", WAKE)
+    waits.link(
+        addr + memory.at(pipe, "rd_wait") + memory.at("struct wait_queue_head", "head"),
+        entry + memory.at("struct wait_queue_entry", "entry"),
+    )
+    found = waits.find(first, "schedule", function)
+    assert found is not None
+    assert (found.kind, found.address, found.mode) == (WaitKind.PIPE, addr, mode)
