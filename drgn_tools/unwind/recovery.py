@@ -16,7 +16,7 @@ from drgn import Program, TypeKind, offsetof, sizeof
 
 from ..arch.registry import arch_of
 from ..debuginfo.kallsyms import kallsyms_of
-from ..kernel.probing import probing, symbol_address
+from ..kernel.probing import at_most, probing, symbol_address
 from ..kernel.stack_memory import NotInDump
 from ..kernel.tasks import Task
 from ..memory import ADDRESS_MASK, read_or_none
@@ -32,6 +32,8 @@ _MAX_NODE_BYTES = 256
 """If the three words of a node lie in so many bytes, they are read at once."""
 _MAX_TASK_BYTES = 1 << 16
 """Bytes between two members of ``struct task_struct``. It has about 10 KiB; with RANDSTRUCT the order differs."""
+_MAX_ENTRY_BYTES = 256
+"""Of struct ftrace_ret_stack. It has 24 to 48; many are read at once."""
 _FTRACE_RETFUNC_DEPTH = 50
 """Entries of the array before v6.11 (linux/ftrace.h)."""
 _MAX_SHADOW_STACK_WORDS = 65536 // 8
@@ -140,15 +142,21 @@ def _probe_fgraph(prog: Program, needs_original: bool) -> Optional[Fgraph]:
     ret_stack_offset, curr_ret_stack = offsetof(task, "ret_stack"), (curr.offset, sizeof(curr.type))
     if abs(curr.offset - ret_stack_offset) + curr_ret_stack[1] > _MAX_TASK_BYTES:
         raise ValueError("struct task_struct cannot have ret_stack so far from curr_ret_stack")
+    frame_bytes = at_most(sizeof(frame), _MAX_ENTRY_BYTES, "struct ftrace_ret_stack")
+    ret_offset = offsetof(frame, "ret")
+    retp_offset = offsetof(frame, "retp") if has_retp else None
+    # With one that is not in it, each original would be 0.
+    if max(ret_offset, retp_offset or 0) + prog.address_size() > frame_bytes:
+        raise ValueError("struct ftrace_ret_stack cannot be smaller than its members")
     return Fgraph(
         return_to_handler=handler,
         ret_stack_offset=ret_stack_offset,
         curr_ret_stack=curr_ret_stack,
         of_words=of_words,
         max_index=min(words, _MAX_SHADOW_STACK_WORDS) if of_words else _FTRACE_RETFUNC_DEPTH - 1,
-        frame_bytes=sizeof(frame),
-        ret_offset=offsetof(frame, "ret"),
-        retp_offset=offsetof(frame, "retp") if has_retp else None,
+        frame_bytes=frame_bytes,
+        ret_offset=ret_offset,
+        retp_offset=retp_offset,
     )
 
 

@@ -125,6 +125,11 @@ class DrawnKernel:
         for enumerator, value in values.items():
             self._objects[enumerator] = Object(self.prog, type_, value)
 
+    def resize(self, name: str, size_bytes: int) -> None:
+        """As if the size of a struct were damaged."""
+        members = self._types[TypeKind.STRUCT, name].members
+        self._types[TypeKind.STRUCT, name] = self.prog.struct_type(name, size_bytes, members)
+
     def forget_type(self, name: str) -> None:
         """As if the kernel were built without it: ``forget_type("irq_stack")``."""
         self._types = {key: type_ for key, type_ in self._types.items() if key[1] != name}

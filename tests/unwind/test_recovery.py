@@ -683,6 +683,25 @@ def test_members_of_a_task_that_lie_too_far_apart_are_damage(
             probe_recovery(kernel.prog)
 
 
+@pytest.mark.parametrize(
+    ("members", "size_bytes", "message"),
+    [
+        # 50 of them would be read at once, and Python has no room for that: MemoryError.
+        (ARRAY, (1 << 32) - 8, r"struct ftrace_ret_stack cannot have 4294967288 bytes"),
+        (SHADOW_STACK, (1 << 32) - 8, r"struct ftrace_ret_stack cannot have 4294967288 bytes"),
+        # Each original would be 0, which makes a stack unreliable.
+        (SHADOW_STACK, 24, r"struct ftrace_ret_stack cannot be smaller than its members"),
+    ],
+)
+def test_an_entry_of_the_graph_tracer_of_an_impossible_size(
+    members: str, size_bytes: int, message: str
+) -> None:
+    kernel = traced_kernel(members)
+    kernel.resize("ftrace_ret_stack", size_bytes)
+    with pytest.raises(TypesError, match=message):
+        probe_recovery(kernel.prog)
+
+
 def test_trampolines_are_those_of_what_the_kernel_has() -> None:
     assert RecoverLayout(8, FGRAPH, RETHOOK).trampolines == {RETURN_TO_HANDLER, TRAMPOLINE}
     assert RecoverLayout(8, None, RETHOOK).trampolines == {TRAMPOLINE}
