@@ -120,6 +120,8 @@ def test_a_mask_that_cannot_be_one_is_none(text: bytes) -> None:
         ),
         PT_REGS_7_2.replace("stackframe", "other"),
         PT_REGS_7_2 + "; unsigned long more [200]",
+        # Neither a record with a type nor one without: the walk would take it for the latter.
+        PT_REGS_7_2.replace("struct frame_record_meta stackframe", "unsigned long stackframe [4]"),
     ],
 )
 def test_types_that_cannot_be_are_refused(damaged: str) -> None:

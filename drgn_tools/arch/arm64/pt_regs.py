@@ -15,6 +15,8 @@ __all__ = ("FRAME_META_FINAL", "FRAME_META_PT_REGS", "REGS", "Arm64Regs", "probe
 FRAME_META_FINAL, FRAME_META_PT_REGS = 1, 2
 """FRAME_META_TYPE_... of asm/stacktrace/frame.h, v7.2."""
 
+_RECORD_BYTES, _META_BYTES = 16, 24
+"""struct frame_record, and struct frame_record_meta, which has a type behind it."""
 _GENERAL = 31
 _PSR_MODE_MASK = 0xF
 _PSR_MODE_EL0T = 0x0
@@ -98,8 +100,11 @@ def probe_pt_regs(prog: Program) -> Arm64Regs:
     size_bytes, stackframe = sizeof(type_), type_.member("stackframe")
     # Since Linux kernel commit c2c6b27b5aa1 ("arm64: stacktrace: unwind exception boundaries") (in v6.13),
     # and its series, stackframe is a struct frame_record_meta. Before that, it is an array of two words.
-    has_metadata = sizeof(stackframe.type) == 24
-    end = stackframe.offset + sizeof(stackframe.type)
+    stackframe_bytes = sizeof(stackframe.type)
+    if stackframe_bytes not in (_RECORD_BYTES, _META_BYTES):
+        raise ValueError(f"struct pt_regs cannot have a stackframe of {stackframe_bytes} bytes")
+    has_metadata = stackframe_bytes == _META_BYTES
+    end = stackframe.offset + stackframe_bytes
     if not REGS.fields[-1][1] < stackframe.offset < end <= size_bytes <= _MAX_BYTES:
         raise ValueError(f"struct pt_regs cannot have {size_bytes} bytes")
     return Arm64Regs(
