@@ -102,6 +102,10 @@ _OTHER_TABLES = (
     "such a kdump file in the wrong place, and finds nothing; make the dump as ELF (makedumpfile -E, or "
     "dump-guest-memory with no -z, -l or -s)"
 )
+_NOT_WHOLE = (
+    "{}; of arm64 no kdump file can be read that is not whole: libkdumpfile alone finds its page tables, and dies of a "
+    "page that is missing; copy or make the dump again (of ELF what is left can be read: makedumpfile -E)"
+)
 _QEMU_KNOWS_NO_NAME = "Unknown"
 """utsname.machine of any guest but x86 (ELF_MACHINE_UNAME in QEMU's dump.c, v7.2)."""
 _ONLY_ARM64 = "NUMBER(kimage_voffset)"
@@ -211,8 +215,8 @@ class CoreFile(msgspec.Struct, frozen=True):
     In kdump libkdumpfile does."""
     missing_pages: Optional[MissingPages] = None
     """Of kdump, those that must not be read."""
-    other_tables: Optional[str] = None
-    """Why libkdumpfile does not find the page tables, if that is so; what else to do."""
+    no_tables: Optional[str] = None
+    """Why the page tables of a kdump file are not found, if that is so; what else to do."""
 
 
 def check_core(
@@ -345,9 +349,13 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
         if vmcoreinfo is None:
             raise InputError(f"{name}: {NO_VMCOREINFO}")
         _check_lines(vmcoreinfo, name)
-    other = _other_tables(lines) if arch == "aarch64" or _ONLY_ARM64 in lines else None
+    no_tables = None
+    if arch == "aarch64" or _ONLY_ARM64 in lines:
+        no_tables = _other_tables(lines)
+        if no_tables is None and pages.missing.frames:
+            no_tables = _NOT_WHOLE.format(cut_short)
     return CoreFile(
-        path, cut_short, arch, vmcoreinfo, missing_pages=pages.missing, other_tables=other
+        path, cut_short, arch, vmcoreinfo, missing_pages=pages.missing, no_tables=no_tables
     )
 
 

@@ -337,8 +337,8 @@ def _check_fit(
     found = misfit(prog, walks_page_tables, has_symbols)
     if found is None:
         return
-    if file is not None and file.other_tables is not None:
-        raise InputError(f"{name}: {file.other_tables}")
+    if file is not None and file.no_tables is not None:
+        raise InputError(f"{name}: {file.no_tables}")
     if file is not None and file.cut_short is not None:
         raise InputError(
             f"{name}: {file.cut_short}, the kernel with it: {found.seen}; {COPY_AGAIN}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -198,6 +199,22 @@ def refuses_kdump(kdump: Path) -> None:
         match=r"built for addresses of 52 bits, and its CPU has 48: .* make the dump as ELF",
     ):
         open_program(core=kdump)
+
+
+def test_kdump_that_is_not_whole_is_called_that(
+    variant: Variant, dump: Dump, tmp_path: Path
+) -> None:
+    """Its last page is missing, and not the kernel."""
+    if variant.name == _NO_KDUMP:
+        return
+    kdump = tmp_path / "kdump"
+    page_bytes = opened(dump)["PAGE_SIZE"].value_()
+    write_kdump(str(dump.core), kdump, names=ARM64_NAMES, page_bytes=page_bytes)
+    os.truncate(kdump, kdump.stat().st_size - 10)
+    with pytest.raises(InputError, match="kdump file can be read that is not whole") as raised:
+        open_program(core=kdump)
+    assert str(raised.value).startswith(f"{kdump}: the file is cut short: ")
+    assert "the kernel with it" not in str(raised.value)
 
 
 def test_blocks_that_are_no_pages_are_refused(variant: Variant, dump: Dump) -> None:
