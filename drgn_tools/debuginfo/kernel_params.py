@@ -42,9 +42,10 @@ def variable_of_parameter(
     wanted = parameter.encode() + b"\0"
     try:
         type = prog.type("struct kernel_param")
-        count = min((stops[0] - starts[0]) // sizeof(type), _MAX_PARAMETERS)
-        table = Object(prog, prog.array_type(type, max(count, 0)), address=starts[0]).read_()
-        for entry in table:
+        # A damaged type may have no size at all.
+        count = min((stops[0] - starts[0]) // max(sizeof(type), 1), _MAX_PARAMETERS)
+        table = Object(prog, prog.array_type(type, max(count, 0)), address=starts[0])
+        for entry in map(table.__getitem__, range(count)):
             address = entry.arg.value_()
             text = entry.name.value_()
             if address in addresses and read_or_none(prog, text, len(wanted)) == wanted:

@@ -105,14 +105,14 @@ def test_more_zeros_than_padding_has_are_elements(zeros: int, length: int) -> No
 TABLE, NAMES = MEMORY + 0x100, MEMORY + 0x200
 
 
-def with_parameters(names: Sequence[bytes]) -> Program:
+def with_parameters(names: Sequence[bytes], size: int = 16) -> Program:
     """Two variables max_cstate, 9 and 8, each with a parameter."""
     b = BtfEncoder()
     b.int("unsigned int", 4)
     word = b.int("long unsigned int", 8)
     text = b.ref(Kind.PTR, b.ref(Kind.CONST, b.int("char", 1, SIGNED)))
     either = b.compound(None, 8, [("arg", word, 0), ("str", word, 0)], kind=Kind.UNION)
-    b.compound("kernel_param", 16, [("name", text, 0), (None, either, 64)])
+    b.compound("kernel_param", size, [("name", text, 0), (None, either, 64)])
     memory = bytearray(0x300)
     memory[:8] = struct.pack("<2I", 9, 8)
     for number, name in enumerate(names):
@@ -148,6 +148,13 @@ def test_the_variable_of_a_parameter_is_told_from_another_of_its_name() -> None:
 def test_without_its_parameter_it_is_unclear_which_is_meant(names: list[bytes]) -> None:
     with pytest.raises(LookupError):
         with_parameters(names)["max_cstate"]
+
+
+@pytest.mark.parametrize("size", [0, 4, 1 << 31])
+def test_a_damaged_type_of_parameters_tells_nothing(size: int) -> None:
+    """It is smaller than its members, or larger than all memory."""
+    with pytest.raises(LookupError):
+        with_parameters([b"intel_idle.max_cstate", b"processor.max_cstate"], size)["max_cstate"]
 
 
 @pytest.mark.parametrize("stop", [0, 1, TABLE - 16, TABLE + 15, 1 << 62, (1 << 64) - 1])
