@@ -112,6 +112,24 @@ def test_a_mask_that_cannot_be_one_is_none(text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "mask"),
+    [
+        (b"NUMBER(KERNELPACMASK)=0xffff000000000000\nNUMBER(TCR_EL1_T1SZ)=0x10", 0xFFFF << 48),
+        (b"NUMBER(KERNELPACMASK)=0x0\nNUMBER(TCR_EL1_T1SZ)=0x10", 0),  # no CPU signs
+        # Damaged: a digit is another one, the line has another name, or its end is missing.
+        (b"NUMBER(KERNELPACMASK)=0x0fff000000000000\nNUMBER(TCR_EL1_T1SZ)=0x10", 0xFFFF << 48),
+        (b"NUMBER(KERNELPACMASX)=0xffff000000000000\nNUMBER(TCR_EL1_T1SZ)=0xc", 0xFFF << 52),
+        (b"NUMBER(KERNELPACMASK)=\nNUMBER(TCR_EL1_T1SZ)=0x19", 0x1FF_FFFF << 39),
+        # The other one is: nothing can be read by it, but it is not believed.
+        (b"NUMBER(KERNELPACMASK)=0xffff000000000000\nNUMBER(TCR_EL1_T1SZ)=0x3f", 0xFFFF << 48),
+        (b"NUMBER(KERNELPACMASK)=0xffff000000000000\nNUMBER(TCR_EL1_T1SZ)=0x0", 0xFFFF << 48),
+    ],
+)
+def test_a_damaged_mask_follows_from_the_width_of_addresses(lines: bytes, mask: int) -> None:
+    assert probe(drawn(vmcoreinfo=lines + b"\n")).pac_mask == mask
+
+
+@pytest.mark.parametrize(
     "damaged",
     [
         PT_REGS_7_2.replace("regs [31]", "regs [30]"),

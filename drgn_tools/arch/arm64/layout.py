@@ -92,5 +92,13 @@ def _ones_of_addresses(prog: Program) -> int:
 def _pac_mask(prog: Program) -> int:
     # Since Linux kernel commit 203b1152d18c ("arm64/crash_core: Export KERNELPACMASK in vmcoreinfo") (in v5.8),
     # it is in VMCOREINFO. Before v5.7, no kernel signs its return addresses.
-    mask = number_among(vmcoreinfo(prog), "KERNELPACMASK") or 0
+    lines = vmcoreinfo(prog)
+    mask, unused = number_among(lines, "KERNELPACMASK"), number_among(lines, "TCR_EL1_T1SZ")
+    if mask == 0:
+        return 0
+    # If that line is damaged, no return address has its name, and stacks are reliable all the same. The mask is all
+    # that an address does not use, by which drgn translates addresses. To code that is not signed it does nothing.
+    if unused is not None and 0 < unused <= 64 - _LOWEST_PAC_BIT:
+        return (1 << 64) - (1 << 64 - unused)
+    mask = mask or 0
     return mask if mask >> _LOWEST_PAC_BIT << _LOWEST_PAC_BIT == mask < 1 << 64 else 0
