@@ -98,9 +98,10 @@ def test_the_layout_of_a_kernel_without_them() -> None:
     assert layout.pac_mask == 0
 
 
-def test_where_addresses_have_tags_they_may_have_any() -> None:
+@pytest.mark.parametrize("name", ["kasan_init_hw_tags", "kasan_init_sw_tags", "kasan_init_tags"])
+def test_where_addresses_have_tags_they_may_have_any(name: str) -> None:
     kernel = drawn()
-    kernel.symbol("kasan_init_hw_tags", kernel.nowhere)
+    kernel.symbol(name, kernel.nowhere)
     assert probe(kernel).task.ones == 0
 
 

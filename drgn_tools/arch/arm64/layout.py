@@ -85,7 +85,8 @@ def probe_arm64(prog: Program, arch: Arch) -> Arm64Layout:
 
 def _ones_of_addresses(prog: Program) -> int:
     """Return the bits of an address that drgn ignores as a tag, unless this kernel tags addresses (mm/kasan/, v7.2)."""
-    tags = ("kasan_init_sw_tags", "kasan_init_hw_tags")
+    # The last one was the only one before v5.11.
+    tags = ("kasan_init_sw_tags", "kasan_init_hw_tags", "kasan_init_tags")
     return 0 if any(symbol_address(prog, name) is not None for name in tags) else 0xFF << 56
 
 
