@@ -19,6 +19,7 @@ import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappop, heappush
 from itertools import accumulate
 from mmap import PAGESIZE
 from typing import BinaryIO, Optional, Union
@@ -288,7 +289,8 @@ class _Flattened:
             array("q", map(column.__getitem__, order))
             for column in (self._begins, self._ends, self._places)
         )
-        self._longest = max(map(int.__sub__, self._ends, self._begins), default=0)
+        if any(map(int.__lt__, self._begins[1:], self._ends)):
+            self._separate()
         held: list[tuple[int, int]] = []
         for begin, end in zip(self._begins, self._ends):
             if held and begin <= held[-1][1]:
@@ -297,20 +299,36 @@ class _Flattened:
                 held.append((begin, end))
         self.held: Runs = held
 
+    def _separate(self) -> None:
+        """Cut records that lie on one another into pieces that do not. Of such records the later one counts."""
+        records = list(zip(self._begins, self._ends, self._places))
+        edges = sorted({*self._begins, *self._ends})
+        self._begins, self._ends, self._places = array("q"), array("q"), array("q")
+        waiting = records[::-1]
+        covering: list[tuple[int, int, int]] = []  # a heap: the last in the file first
+        for begin, end in zip(edges, edges[1:]):
+            while waiting and waiting[-1][0] <= begin:
+                first, last, place = waiting.pop()
+                heappush(covering, (-place, first, last))
+            while covering and covering[0][2] <= begin:
+                heappop(covering)
+            if covering:
+                place, first, _ = covering[0]
+                self._begins.append(begin)
+                self._ends.append(end)
+                self._places.append(begin - first - place)
+
     def read(self, at: int, size: int) -> bytes:
         """Read bytes, fewer at the end of the dump; what no record holds is zeros."""
         size = min(size, self.held[-1][1] - at) if self.held else 0
         if size <= 0:
             return b""
         found = bytearray(size)
-        first = bisect_left(self._begins, at - self._longest)
-        last = bisect_left(self._begins, at + size)
-        # Of records that lie on one another the later one counts.
-        for place, number in sorted((self._places[n], n) for n in range(first, last)):
-            begin, end = max(at, self._begins[number]), min(at + size, self._ends[number])
-            if begin < end:
-                data = read_at(self._file, place + begin - self._begins[number], end - begin)
-                found[begin - at : begin - at + len(data)] = data
+        first, last = bisect_right(self._ends, at), bisect_left(self._begins, at + size)
+        for n in range(first, last):
+            begin, end = max(at, self._begins[n]), min(at + size, self._ends[n])
+            data = read_at(self._file, self._places[n] + begin - self._begins[n], end - begin)
+            found[begin - at : begin - at + len(data)] = data
         return bytes(found)
 
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from mmap import PAGESIZE
 from pathlib import Path
+from random import Random
+from typing import BinaryIO
 
 import pytest
 from drgn import FaultError
@@ -17,7 +19,8 @@ from drgn_tools import InputError, audit_kernel, open_program
 from drgn_tools.program import kdump_pages
 from drgn_tools.program.core_memory import correct_core_memory
 from drgn_tools.program.kdump import KdumpHeader, read_kdump
-from drgn_tools.program.kdump_pages import MissingPages, PageData, page_data
+from drgn_tools.program.kdump_pages import KdumpPages, MissingPages, PageData, page_data
+from drgn_tools.program.read_at import read_at
 
 from ..end_to_end.test_missing_pages import pages_read, stack_pages
 from ..support.kdump import PAGE, RECORD, flatten, unflatten, write_kdump
@@ -190,6 +193,45 @@ def test_pages_that_no_record_of_a_flattened_file_holds(tmp_path: Path) -> None:
     rewritten = [*everything, (TABLE_AT, table)]
     assert pages_of(flat(rewritten), path).missing.frames == ((3, 4), (5, 6))
     assert pages_of(flat(rewritten[::-1]), path).missing.frames == ((5, 6),)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_records_that_lie_on_one_another_anyhow(seed: int, tmp_path: Path) -> None:
+    random = Random(seed)
+    most = random.choice((3, 40, 300))
+    pieces = [
+        (random.randrange(2000), random.randbytes(random.randrange(1, most)))
+        for _ in range(random.randrange(1, 60))
+    ]
+    expected = bytearray(max(at + len(data) for at, data in pieces))
+    for at, data in pieces:
+        expected[at : at + len(data)] = data
+    path = tmp_path / "flat"
+    path.write_bytes(flat(pieces))
+    with open(path, "rb") as file:
+        dump = KdumpPages(file, header()).dump
+        for _ in range(50):
+            at, size = random.randrange(2400), random.randrange(1, 500)
+            assert dump.read(at, size) == expected[at : at + size]
+
+
+def test_many_records_of_the_same_byte_are_not_all_read_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time was the number of records times that of reads."""
+    path = tmp_path / "flat"
+    path.write_bytes(flat([(0, bytes(PAGE)), *[(10, b"x"), (11, b"y")] * 1000]))
+    with open(path, "rb") as file:
+        dump = KdumpPages(file, header()).dump
+        reads = []
+
+        def counted(file: BinaryIO, at: int, size: int) -> bytes:
+            reads.append(size)
+            return read_at(file, at, size)
+
+        monkeypatch.setattr(kdump_pages, "read_at", counted)
+        assert dump.read(0, 20) == bytes(10) + b"xy" + bytes(8)
+    assert reads == [10, 1, 1, 8]
 
 
 def test_a_flattened_file_that_ends_in_a_record(tmp_path: Path) -> None:
