@@ -16,10 +16,14 @@ _HEADLINES = (
     "kernel BUG at ",
     "Oops: ",
     "general protection fault",
+    "Unable to handle kernel ",
+    "Internal error: ",
+    "Insufficient stack space to handle exception!",
     "Kernel panic - not syncing",
 )
 """How the lines begin that die(), page_fault_oops() and panic() print (arch/x86/kernel/dumpstack.c,
-arch/x86/mm/fault.c, kernel/panic.c, v6.12)."""
+arch/x86/mm/fault.c, kernel/panic.c, v6.12), and die_kernel_fault(), die() and panic_bad_stack() of arm64
+(arch/arm64/mm/fault.c, arch/arm64/kernel/traps.c, v6.1 to v7.2)."""
 _MAX_LINES = 4
 _MAX_CHARACTERS = 200
 _MAX_TEXT_BITS = 26

@@ -51,6 +51,23 @@ def test_a_line_that_only_mentions_one_is_no_headline(demo_core: str) -> None:
     assert line.startswith("BUG: no line")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"Unable to handle kernel paging request at virtual address 0000000000001000",
+        b"Internal error: Oops: 0000000096000046 [#1] SMP",
+        b"Insufficient stack space to handle exception!",
+    ],
+)
+def test_the_headlines_of_arm64(words: bytes, demo_core: str) -> None:
+    """As a console of 6.1 had them; of an oops only the line of panic() was shown."""
+    prog = open_program(core=demo_core)
+    text = prog["prb"].text_data_ring.data.value_()
+    overlay(prog, text + prog.read(text, 4096).index(b"Linux version "), words)
+    (line,) = crash_headlines(prog)
+    assert line.startswith(words.decode())
+
+
 def test_text_that_is_missing_may_be_what_was_never_written(demo_core: str) -> None:
     prog = open_program(core=demo_core)
     ring = prog["prb"].text_data_ring
