@@ -40,11 +40,16 @@ _SCHEDULER = frozenset(
         "irqentry_exit_to_user_mode",
         "prepare_exit_to_usermode",
         "raw_irqentry_exit_cond_resched",
+        # The same on arm64, before it had the generic code for that, and with it.
+        "arm64_preempt_schedule_irq",
+        "arm64_exit_to_kernel_mode_preempt",
+        "do_notify_resume",
     )
 )
 """Functions that give up the CPU for any reason, so they do not tell what a task waits for.
 
-kernel/sched/core.c, kernel/time/sleep_timeout.c and kernel/entry/common.c, v4.10 to v7.2."""
+kernel/sched/core.c, kernel/time/sleep_timeout.c and kernel/entry/common.c, v4.10 to v7.2;
+arch/arm64/kernel/entry-common.c, v6.1 to v7.2."""
 
 
 def kernel_frames(task: TaskStack) -> tuple[Frame, ...]:
