@@ -13,13 +13,14 @@ import pytest
 from drgn import FaultError
 from msgspec.structs import replace
 
-from drgn_tools import KernelAudit, Symbol, TaskStack, Verdict, open_program
+from drgn_tools import Frame, KernelAudit, Symbol, TaskStack, Verdict, open_program
 from drgn_tools.analysis.patch_question import Answer, Question, TaskAnswer
 from drgn_tools.errors import InputError, UsageError
 
 from ..conftest import lab_livepatch
 from ..lab.variants import variant_named
 from ..support.kdump import write_kdump
+from ..support.wrong_answers import wrong_of_task
 from . import run, worker
 from .damage import KINDS, Damage, damage
 from .files import PAGE, Changes, Victim, open_dump_file
@@ -178,6 +179,21 @@ def test_other_answers_are_seen(whole: Whole) -> None:
     assert list(other_answers(whole, found(renamed), case_of("symbols"))) == []
     assert list(other_answers(whole, found(shorter), case_of("symbols")))
     assert list(other_answers(whole, found(shorter), case_of(task.task))) == []
+
+
+def test_a_caller_at_the_early_end_of_a_stack_is_the_next_frame(whole: Whole) -> None:
+    """Fuzz: crash-stack-overflow-arm64-7.2, seed 720712. lr told it, and the record behind it was missing."""
+    task = next(s for s in whole.audit if s.regs and s.frames[2:])
+    regs = replace(task.regs[0], caller=None)
+    intact = replace(task, regs=(regs,), verdict=Verdict.UNKNOWN, why="running on CPU 0")
+
+    def others(caller: Frame, *flags: str) -> list[str]:
+        damaged = replace(intact, frames=intact.frames[:1], regs=(replace(regs, caller=caller),))
+        return list(wrong_of_task(intact, replace(damaged, flags=flags)))
+
+    assert others(intact.frames[1], "ends_early") == []
+    assert others(intact.frames[2], "ends_early")
+    assert others(intact.frames[1])
 
 
 def test_what_an_answer_rests_on(whole: Whole) -> None:
