@@ -135,7 +135,7 @@ def list_entries(head: Object, type_name: str, member: str) -> Iterator[Object]:
     previous = end = head.address_of_().value_()
     for node in follow_pointers(head.next.read_(), "next"):
         if node.prev.value_() != previous:
-            raise ValueError(f"{node.value_():#x} does not point back to what led to it")
+            raise ValueError(f"{node.value_():#x} does not point back to the node before it")
         previous = node.value_()
         if previous == end:
             return

@@ -274,7 +274,7 @@ class TaskStack(Drawn, msgspec.Struct, frozen=True, weakref=True):
     start_time_ns: Optional[int] = None
     """``task->start_time``: when the task was forked, in ns since the boot, without the time of suspend (CLOCK_MONOTONIC)."""
     switches: Optional[int] = None
-    """``nvcsw + nivcsw``: how often the task has left its CPU. It did not run between two looks that find the same number."""
+    """``nvcsw + nivcsw``: how often the task has left its CPU. If two snapshots have the same number, it did not run in between."""
 
     @property
     def name(self) -> str:

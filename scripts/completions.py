@@ -18,7 +18,7 @@ from drgn_tools.terminal.parser import ROW_FORMATS
 
 __all__ = ("completion",)
 
-_FILES = {"PATH", "FILE", "SOCK", "SOURCE", "VMCORE", "LOOK", "TASK"}
+_FILES = {"PATH", "FILE", "SOCK", "SOURCE", "VMCORE", "SNAPSHOT", "TASK"}
 """What they are called in the help. A word that may be a task may also be the core."""
 _FOLDERS = {"DATASET"}
 

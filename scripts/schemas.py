@@ -226,11 +226,11 @@ class Group(Struct):
     frames: Annotated[list[Frame], Meta(description="stack in the kernel of the first of pids")]
 
 
-# ---- two looks
+# ---- two snapshots
 
 
 class Seen(Struct):
-    """A task as one of the looks has it."""
+    """A task in one of the snapshots."""
 
     task: Annotated[Hex, Meta(description="address of the task_struct")]
     pid: Annotated[Count, Meta(description="thread ID; 0 for idle tasks")]
@@ -252,7 +252,7 @@ class Seen(Struct):
 
 
 class Change(Struct):
-    """What became of a task between two looks."""
+    """What became of a task between two snapshots."""
 
     change: Annotated[ChangeKind, Meta(description="still, changed, unclear, came or went")]
     what: Annotated[
@@ -454,11 +454,11 @@ class Groups(OfKernel):
 
 
 class Diff(OfKernel):
-    """drgn-tools diff --format json; kernel is that of the second look."""
+    """drgn-tools diff --format json; kernel is that of the second snapshot."""
 
     schema: Literal["drgn-tools.diff/1"]
     before: Annotated[Kernel, Meta(description="kernel of the first look")]
-    same_boot: Annotated[bool, Meta(description="both looks are of one boot of one machine")]
+    same_boot: Annotated[bool, Meta(description="both snapshots are of one boot of one machine")]
     tasks: list[Change]
 
 

@@ -64,7 +64,7 @@ def crashed_stack(prog: Program) -> TaskStack:
     require_kernel(prog)
     addr = crashed_task(prog)
     if addr is None:
-        raise TaskNotFoundError(f"no task crashed {source_of(prog)}: name one")
+        raise TaskNotFoundError(f"no task crashed {source_of(prog)}: name a task")
     return task_stack(prog, addr)
 
 
@@ -149,7 +149,7 @@ class AuditUnderWay:
         too_many = []
         for task in kernel.tasks:
             if self._max_tasks is not None and done >= self._max_tasks:
-                too_many = [f"there are more than the {self._max_tasks} tasks that were looked at"]
+                too_many = [f"there are more than the {self._max_tasks} tasks that were read"]
                 break
             stack = kernel.stack(task)
             if stack is not None:

@@ -34,11 +34,11 @@ def leaves_when(
     :return: ``None`` if the task is done, or nothing is in transition
     """
     if answer == "free":
-        return "the kernel asks next (each second)"
+        return "the kernel tries next (each second)"
     if answer == "running":
         return _of_running(stack)
     if answer == "no_reliable_stacktrace":
-        return "it patches itself, if ever" if stack.kthread else "it returns to user mode"
+        return "it switches by itself, if ever" if stack.kthread else "it returns to user mode"
     if answer in ("in_function", "unreliable"):
         return _of_sleeper(stack, function, signals_sent or 0)
     return None
@@ -46,7 +46,7 @@ def leaves_when(
 
 def _of_running(stack: TaskStack) -> str:
     if "idle" in stack.flags:
-        return "its idle loop goes round"
+        return "its idle loop runs once more"
     return "it leaves its CPU" if stack.kthread else "it returns to user mode"
 
 
@@ -62,7 +62,7 @@ def _of_sleeper(stack: TaskStack, function: Optional[str], signals_sent: int) ->
         goal = "it sleeps with a reliable stack" if function is None else f"it leaves {function}"
         return f"{goal} by itself{f'; {sent} did not help' if signals_sent else ''}"
     if stack.state == "R":
-        return "it runs on, to user mode"
+        return "it runs on to user mode"
     if signals_sent:
         return f"its wait ends; {sent} did not end it"
     if function is None:

@@ -162,7 +162,7 @@ def _contradictions_of(
 ) -> Iterator[str]:
     name = f"{func.name} of {patch_name}"
     if module is not None and not functions.is_loaded(module):
-        yield f"{name} is patched, but {module} is not loaded"
+        yield f"{name} is patched, but its module {module} is not loaded"
     elif functions.is_named(func.old_addr, module, func.name) is False:
         yield f"old_func of {name} is {func.old_addr:#x}, where no symbol has this name"
     new_module = module if func.nop else patch_name

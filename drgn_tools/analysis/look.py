@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One look at the tasks of a kernel, to compare it with another: made now, or read from a file."""
+"""A snapshot of the tasks of a kernel, to compare it with another: made now, or read from a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ("Look", "Seen", "as_look", "is_saved_look", "look_of", "saved_look")
 
 _SCHEMAS = ("drgn-tools.tasks/1", "drgn-tools.stack/1")
 _SAVE = "save the output of drgn-tools tasks --frames --format json"
-_NO_LOOK = "is no output of drgn-tools tasks --format json"
+_NO_LOOK = "is not the output of drgn-tools tasks --format json"
 _BEGINS_JSON = re.compile(rb"""\s*(?:\{|\[\s*[\[\]{"])""")
 """How an object of JSON begins, or an array of what is no number: no core does, and the kernel's log is ``[    0.0``."""
 _START_BYTES = 256
@@ -27,10 +27,10 @@ _SHOWN_CHARS = 40
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A task as one look has seen it."""
+    """A task in one snapshot."""
 
     task: TaskStack
-    """The task; of a saved look without ``--frames`` it has no frames."""
+    """The task. If the snapshot was saved without ``--frames``, it has no frames."""
     function: Optional[str]
     """Name of the function that it waits in, or was interrupted in, or the address if it has no name; ``None`` in user
     mode, or if it is not known."""
@@ -50,7 +50,7 @@ class Look(msgspec.Struct, frozen=True):
 
 
 def look_of(kernel: KernelInfo, tasks: Iterable[TaskStack], problems: Iterable[str] = ()) -> Look:
-    """Return a look.
+    """Return a snapshot.
 
     :param tasks: Its tasks; read before *problems* is.
     """
@@ -58,14 +58,14 @@ def look_of(kernel: KernelInfo, tasks: Iterable[TaskStack], problems: Iterable[s
 
 
 def as_look(found: Union[KernelAudit, Look]) -> Look:
-    """Return an audit as a look.
+    """Return an audit as a snapshot.
 
     :raises UsageError: if it is neither
     """
     if not isinstance(found, (KernelAudit, Look)):
         raise UsageError(
-            f"{type(found).__name__} is neither an audit nor a saved look: audit_kernel(prog) makes an audit,"
-            " saved_look(path) reads a look from a file"
+            f"{type(found).__name__} is neither an audit nor a saved snapshot: audit_kernel(prog) makes an audit,"
+            " saved_look(path) reads a snapshot from a file"
         )
     return found if isinstance(found, Look) else look_of(found.kernel, found, found.problems)
 
@@ -79,7 +79,7 @@ def _seen(task: TaskStack) -> Seen:
     return Seen(task, function_of(frame) or hex(frame.ip), has_stack)
 
 
-# ---- a look that was saved
+# ---- a snapshot that was saved
 
 
 class _SavedFrame(msgspec.Struct):
@@ -133,7 +133,7 @@ def is_saved_look(path: str) -> bool:
 
 
 def saved_look(path: Union[str, Path]) -> Look:
-    """Read a look from the output of ``tasks --frames --format json`` or ``stack --all --format json``.
+    """Read a snapshot from the output of ``tasks --frames --format json`` or ``stack --all --format json``.
 
     Without ``--frames`` the stacks are missing. Then only a task that has not run since is known to be
     in the same stack.
@@ -152,10 +152,10 @@ def saved_look(path: Union[str, Path]) -> Look:
     except msgspec.ValidationError:
         # Its text names fields of ours by types of Python's.
         raise InputError(
-            f"{path}: {_NO_LOOK}: a value in it is missing, or of another type; {_SAVE}"
+            f"{path}: {_NO_LOOK}: a value in it is missing, or has the wrong type; {_SAVE}"
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InputError(f"{path}: {_NO_LOOK}, or was cut off") from None
+        raise InputError(f"{path}: {_NO_LOOK}, or is cut short") from None
     except RecursionError:
         raise InputError(f"{path}: {_NO_LOOK}: values in it are too deeply nested") from None
     except _DamagedError as error:
@@ -181,12 +181,12 @@ def _other_schema(data: bytes) -> Optional[str]:
     if schema is None or not schema.startswith("drgn-tools."):
         return _NO_LOOK
     if schema.rpartition("/")[0] in {known.rpartition("/")[0] for known in _SCHEMAS}:
-        return f"is of the schema {schema[:_SHOWN_CHARS]!r}, which this version does not read"
-    return f"is of the schema {schema[:_SHOWN_CHARS]!r}, which has no states of tasks; {_SAVE}"
+        return f"has the schema {schema[:_SHOWN_CHARS]!r}, which this version cannot read"
+    return f"has the schema {schema[:_SHOWN_CHARS]!r}, which does not have the states of tasks; {_SAVE}"
 
 
 class _DamagedError(Exception):
-    """A value of a saved look is not what we write."""
+    """A value of a saved snapshot is not what we write."""
 
 
 def _seen_before(saved: _SavedTask) -> Seen:
@@ -235,4 +235,4 @@ def _number(text: str) -> int:
     try:
         return int(text, 16)
     except ValueError:
-        raise _DamagedError(f"{text[:40]!r} is no address") from None
+        raise _DamagedError(f"{text[:40]!r} is not an address") from None

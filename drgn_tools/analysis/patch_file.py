@@ -60,7 +60,7 @@ class _PatchFile:
     def read(self) -> PlannedPatch:
         elf, info = self._elf, self._modinfo()
         if info.get("livepatch") != "Y":
-            raise InputError(f"{self._path}: is no live patch: its .modinfo lacks livepatch=Y")
+            raise InputError(f"{self._path}: is not a live patch: its .modinfo lacks livepatch=Y")
         if elf.section(".init.klp_funcs") is not None:
             functions, replace = list(self._of_klp_build()), True
         elif elf.section(".kpatch.funcs") is not None:
@@ -162,7 +162,7 @@ class _PatchFile:
         objects = self._elf.pointer(start + objs_at)
         if objects is None:
             raise InputError(
-                f"{self._path}: fills in its functions at run time: name them with --function"
+                f"{self._path}: sets its functions at run time: name them with --function"
             )
         found = []
         for i in range(_MAX_RECORDS):
@@ -202,8 +202,8 @@ class _PatchFile:
         size = len(self._elf.contents(section))
         if size % record_bytes or size // record_bytes > _MAX_RECORDS:
             raise InputError(
-                f"{self._path}: {self._elf.sections[section].name} has {size} bytes, and records of"
-                f" {record_bytes}"
+                f"{self._path}: {self._elf.sections[section].name} has {size} bytes, which is not"
+                f" a valid number of records of {record_bytes} bytes"
             )
         return (Place(section, at) for at in range(0, size, record_bytes))
 

@@ -234,7 +234,7 @@ class Question:
         older = {self._first_older.at(frame.ip) for frame in kernel_frames(stack)}
         for at in sorted({self._range_of_older[number] for number in older if number is not None}):
             yield (
-                f"it is in a version of {self.ranges[at].name} before the last, which the kernel"
+                f"it is in an older version of {self.ranges[at].name} than the last, which the kernel"
                 " does not check"
             )
 

@@ -86,13 +86,13 @@ class _Planner:
         if self._loaded.transition is not None:
             # -EBUSY of __klp_enable_patch()
             self._refusals.append(
-                f"{self._loaded.transition.name} is in transition: the kernel takes no other patch"
-                " until that has ended"
+                f"{self._loaded.transition.name} is in transition: the kernel accepts no other patch"
+                " until this transition has ended"
             )
         if self._planned.vermagic is not None:
             self._check_vermagic(self._planned.vermagic)
         if self._hooks is None:
-            self._problems.append("where ftrace can hook cannot be read")
+            self._problems.append("the addresses that ftrace can hook cannot be read")
         objects = {
             module: [
                 self._function(func) for func in self._planned.functions if func.module == module
@@ -150,10 +150,12 @@ class _Planner:
             return None
         size = self._functions.size(address, func.module)
         if size is None:
-            self._refusals.append(f"{func}: its size cannot be told")
+            self._refusals.append(f"{func}: its size is not known")
             return None
         if not self._can_hook(address, size):
-            self._refusals.append(f"{func}: ftrace cannot hook it (notrace, or no function)")
+            self._refusals.append(
+                f"{func}: ftrace cannot hook it (it is notrace, or not a function)"
+            )
         return PatchFunction(0, func.name, func.sympos, address, size, 0, 0, False, False)
 
     def _can_hook(self, address: int, size: int) -> bool:

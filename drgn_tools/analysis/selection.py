@@ -167,7 +167,7 @@ def parse_numbers(text: str) -> tuple[TaskName, ...]:
     for part, name in zip(text.split(","), names):
         if name is None:
             raise UsageError(
-                f"--pid takes PIDs, ranges and addresses, as in 1,5-9, not {part!r}; names go with --comm"
+                f"--pid takes PIDs, ranges and addresses, as in 1,5-9, not {part!r}; use --comm for a name"
             )
     return tuple(name for name in names if name is not None)
 
@@ -183,7 +183,7 @@ def _parse(part: str, word: str) -> TaskName:
         return name
     if not part or part[0].isdigit():
         raise UsageError(
-            f"{part!r} names no task: give a PID (51), a range (100-200), the address of a task"
+            f"{part!r} does not name a task: give a PID (51), a range (100-200), the address of a task"
             f" (0xff...) or a name ('kworker/*'); --comm {shlex.quote(word)} takes any name"
         )
     return part
@@ -209,13 +209,13 @@ def _parse_number(part: str) -> Union[range, int, None]:
         address = int(match["address"], 16)
         if address >= PID_MAX_LIMIT:
             return address
-        raise UsageError(f"{part!r} is no address of a task; as a PID it is {address}")
+        raise UsageError(f"{part!r} is not the address of a task; as a PID it is {address}")
     first = _number(match["first"])
     last = first if match["last"] is None else _number(match["last"])
     if last < first:
         raise UsageError(f"{part!r} is an empty range: give {last:d}-{first:d}")
     if first >= PID_MAX_LIMIT:
-        raise UsageError(f"{part!r} is no PID: they end at {PID_MAX_LIMIT - 1}")
+        raise UsageError(f"{part!r} is not a PID: the largest is {PID_MAX_LIMIT - 1}")
     return range(first, last + 1)
 
 

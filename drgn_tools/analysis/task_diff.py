@@ -21,39 +21,39 @@ __all__ = ("ChangeKind", "TaskChange", "TaskDiff", "diff_tasks", "is_same_task")
 
 
 class ChangeKind(str, enum.Enum):
-    """What became of a task between two looks."""
+    """What became of a task between two snapshots."""
 
     STILL = "still"
     """It is in the same stack, with the same state and verdict."""
     CHANGED = "changed"
     """Its stack, state, verdict or wait is another; :attr:`TaskChange.what` says which."""
     UNCLEAR = "unclear"
-    """Nothing is known to have changed, but one of the looks has no stack of it, such as of a task on a CPU."""
+    """No change is known, but one of the snapshots does not have its stack, such as that of a task on a CPU."""
     CAME = "came"
-    """Only the second look has it."""
+    """Only the second snapshot has it."""
     WENT = "went"
-    """Only the first look has it."""
+    """Only the first snapshot has it."""
 
     def __str__(self) -> str:
         return self.value
 
 
 class TaskChange(msgspec.Struct, frozen=True):
-    """A task in two looks."""
+    """A task in two snapshots."""
 
     kind: ChangeKind
     """What became of it."""
     before: Optional[Seen]
-    """The task in the first look; ``None`` if it came."""
+    """The task in the first snapshot; ``None`` if it came."""
     after: Optional[Seen]
-    """The task in the second look; ``None`` if it went."""
+    """The task in the second snapshot; ``None`` if it went."""
     what: tuple[str, ...] = ()
     """What differs, of ``stack``, ``state``, ``verdict`` (or its reason), ``wait`` (the function)."""
     parting: Optional[tuple[Optional[Frame], Optional[Frame]]] = None
     """Where two different stacks part: the outermost frame of each that the other does not have at that place, which is
     ``None`` for a stack that ends there; ``None`` if the stacks are equal, or not known."""
     ran: Optional[bool] = None
-    """Whether it ran in between: whether ``nvcsw + nivcsw`` differ. ``None`` if a look does not have that number, if the
+    """Whether it ran in between: whether ``nvcsw + nivcsw`` differ. ``None`` if a snapshot does not have that number, if the
     task was on a CPU, and between two boots."""
 
     @property
@@ -65,17 +65,17 @@ class TaskChange(msgspec.Struct, frozen=True):
 
 
 class TaskDiff(Drawn, msgspec.Struct, frozen=True):
-    """Two looks, compared. ``str()`` is a table of all tasks that are not :attr:`ChangeKind.STILL`."""
+    """Two snapshots, compared. ``str()`` is a table of all tasks that are not :attr:`ChangeKind.STILL`."""
 
     before: KernelInfo
-    """Kernel of the first look."""
+    """Kernel of the first snapshot."""
     after: KernelInfo
-    """Kernel of the second look."""
+    """Kernel of the second snapshot."""
     same_boot: bool
     """Whether both are of one boot of one machine. Then a task is known by its PID, address and start time;
     otherwise tasks are matched by name and stack."""
     changes: tuple[TaskChange, ...]
-    """Every task: in the order of the second look, then those that went, in the order of the first."""
+    """Every task: in the order of the second snapshot, then those that went, in the order of the first."""
 
     def of_kind(self, kind: ChangeKind) -> list[TaskChange]:
         """Return the changes of a kind."""
@@ -85,9 +85,9 @@ class TaskDiff(Drawn, msgspec.Struct, frozen=True):
 def diff_tasks(before: Union[KernelAudit, Look], after: Union[KernelAudit, Look]) -> TaskDiff:
     """Compare two looks at the tasks of a machine.
 
-    :param before: The earlier look: of :func:`~.audit.audit_kernel` or :func:`~.look.saved_look`
-    :param after: The later look
-    :raises UsageError: if one of them is no look
+    :param before: The earlier snapshot: of :func:`~.audit.audit_kernel` or :func:`~.look.saved_look`
+    :param after: The later snapshot
+    :raises UsageError: if one of them is not a snapshot
     """
     first, second = as_look(before), as_look(after)
     same_boot = _is_same_boot(first, second)
@@ -139,7 +139,7 @@ def _is_same_boot(before: Look, after: Look) -> bool:
         for seen in after.tasks
         if seen.task.kthread and seen.task.pid in kept
     ]
-    if not both:  # the looks have other tasks only
+    if not both:  # the snapshots have no task in common
         first = {(seen.task.pid, seen.task.task): seen.task for seen in before.tasks}
         both = [
             is_same_task(first[key], seen.task)
@@ -232,7 +232,7 @@ def _is_same_stack(
 ) -> Optional[bool]:
     if before.has_stack and after.has_stack:
         return stack_of(before.task) == stack_of(after.task)
-    # A stack that only one of the looks has is the same if the task did not run.
+    # A stack that only one of the snapshots has is the same if the task did not run.
     return True if ran is False else None
 
 

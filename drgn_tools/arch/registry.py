@@ -53,5 +53,5 @@ def arch_of(prog: Program) -> Arch:
     except KeyError:
         raise InputError(
             f"{prog.core_dump_path or 'kernel'}: its architecture is {name};"
-            f" only {UNDERSTOOD} are understood"
+            f" only {UNDERSTOOD} are supported"
         ) from None

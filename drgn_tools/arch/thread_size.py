@@ -25,7 +25,7 @@ def thread_size(prog: Program, page_bytes: int, most_bytes: int, sizes: Iterable
     """
     found = {*_sizes(prog), *sizes}
     if not found:
-        raise LookupError("no type or symbol tells THREAD_SIZE")
+        raise LookupError("no type or symbol gives THREAD_SIZE")
     size_bytes = min(found)
     if len(found) > 1 or size_bytes & (size_bytes - 1):
         raise ValueError(f"THREAD_SIZE cannot be {' and '.join(map(str, sorted(found)))}")

@@ -34,16 +34,16 @@ __all__ = ("CommandLine", "parse_command_line", "whole_parser")
 
 _EXIT_CODES = """\
 exit codes:
-  0   looked, nothing to report
+  0   completed, nothing to report
   1   only with --check: a task is unreliable (tasks), hangs (hung), holds a live patch back
       (livepatch), or is listed (diff)
   2   the command line is wrong, or there is no such task
   3   the core, kernel or guest cannot be opened, or is not a Linux kernel
   4   no usable type information, or symbols of another kernel
-  5   looked, but some tasks could not be read; with --check also: could not be judged
-  70  a bug of ours
+  5   completed, but some tasks could not be read; with --check also: or judged
+  70  a bug in drgn-tools
   74  the result could not be written
-  130 interrupted (Ctrl-C); 141 the reader of the output went away
+  130 interrupted (Ctrl-C); 141 the reader of the output closed the pipe
 """
 
 _EXAMPLES = """\

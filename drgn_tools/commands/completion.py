@@ -25,13 +25,13 @@ SHELLS = ("bash", "zsh", "fish")
 _FOLDER = Path(__file__).parent.parent / "completions"
 
 _EPILOG = """\
-where a shell looks for it, for one user:
+where to install it, for one user:
   drgn-tools completion bash > ~/.local/share/bash-completion/completions/drgn-tools
   drgn-tools completion fish > ~/.config/fish/completions/drgn-tools.fish
   drgn-tools completion zsh > ~/.zfunc/_drgn-tools
 
-For zsh, ~/.zshrc has "fpath+=~/.zfunc" before its compinit. A folder that does not exist is to be
-made. bash needs its package bash-completion. Then start a new shell.
+For zsh, ~/.zshrc needs "fpath+=~/.zfunc" before compinit. bash needs the package bash-completion.
+Create the folder if it does not exist. Then start a new shell.
 """
 
 

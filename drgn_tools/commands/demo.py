@@ -39,7 +39,7 @@ class Demo(Tasks):
     def check_command_line(self, args: TasksArguments) -> None:
         given = given_sources(args)
         if given:
-            raise UsageError(f"demo brings its own vmcore; for yours: drgn-tools tasks {given[0]}")
+            raise UsageError(f"demo has its own vmcore; for yours: drgn-tools tasks {given[0]}")
 
     def main(self, args: TasksArguments, console: Console) -> int:
         from ..data import demo_vmcore

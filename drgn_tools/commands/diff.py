@@ -30,22 +30,23 @@ _NEWS = ("changed", "came", "went")
 """Kinds that are listed whatever the state of the task."""
 
 _EXPLANATION = """\
-Within one boot a task is known by its PID, its address and the time of its fork. Looks at two boots
-are matched by the name and the stack of the tasks.
+Within one boot, a task is identified by its PID, its address and the time of its fork. Tasks of two
+boots are matched by name and stack.
 
 A row says what became of a task:
   still    it is in the same stack, with the same state and verdict
   changed  two lines: before and after
-  unclear  nothing is known to have changed, but one look has no stack of it (it was on a CPU)
-  came, went
+  unclear  no change is known, but one snapshot does not have its stack (it was on a CPU)
+  came     only the later snapshot has it
+  went     only the earlier snapshot has it
 RAN is whether it ran in between, by its count of context switches. A task that is still in state D
-and did not run hangs. Without --kind and --all, of the tasks that are "still" only those in state D
-are listed, and none that are "unclear".
+and did not run hangs. By default, "still" tasks are listed only if they are in state D, and "unclear"
+ones are not listed: see --kind and --all.
 """
 
 _EXAMPLES = """\
-A look is a vmcore, or the JSON that "tasks --frames --format json" or "stack --all --format json"
-printed. All filters apply to either look.
+A snapshot is a vmcore, or the JSON that "tasks --frames --format json" or "stack --all --format json"
+printed. A task is listed if all filters match in one of the snapshots.
 
 examples:
   drgn-tools diff vmcore.1 vmcore.2
@@ -60,7 +61,7 @@ class DiffArguments(TaskArguments):
     """The command line of ``diff``."""
 
     looks: list[str]
-    """Paths of vmcores and saved looks."""
+    """Paths of vmcores and saved snapshots."""
     kind: list[str]
     all: bool
     kinds: frozenset[str]
@@ -74,8 +75,8 @@ class Diff(TaskCommand[DiffArguments]):
     """The command ``diff``."""
 
     arguments = DiffArguments
-    operands = "[LOOK ...]"
-    sources = "the later look, if only one LOOK is given"
+    operands = "[SNAPSHOT ...]"
+    sources = "the later snapshot, if only one SNAPSHOT is given"
     selectors = ""
     explanation = _EXPLANATION
     examples = _EXAMPLES
@@ -83,10 +84,10 @@ class Diff(TaskCommand[DiffArguments]):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "looks",
-            metavar="LOOK",
+            metavar="SNAPSHOT",
             nargs="*",
-            help="vmcore, or saved JSON; the earlier first. One alone is earlier than the kernel that is open or"
-            " that -c, -k or --qemu chooses",
+            help="vmcore, or saved JSON; the earlier first. If only one is given, the later snapshot is the kernel"
+            " that is open, or that -c, -k or --qemu chooses",
         )
         parser.add_argument(
             "--kind",
@@ -104,7 +105,7 @@ class Diff(TaskCommand[DiffArguments]):
             "--interval",
             metavar="SECONDS",
             type=interval("--interval"),
-            help="look twice at a running kernel, with so many seconds in between",
+            help="take two snapshots of a running kernel, SECONDS seconds apart",
         )
 
     def whole_view(self, args: DiffArguments, arch: Optional[str] = None) -> View:
@@ -117,7 +118,7 @@ class Diff(TaskCommand[DiffArguments]):
         args.kinds = frozenset(name for text in args.kind for name in text.split(","))
         unknown = sorted(args.kinds - set(KINDS))
         if unknown:
-            raise UsageError(f"{unknown[0]!r} is no kind: there are {', '.join(KINDS)}")
+            raise UsageError(f"{unknown[0]!r} is not a kind: the kinds are {', '.join(KINDS)}")
         if args.all:
             if args.kinds:
                 raise UsageError("--all lists all kinds: leave out --kind or --all")
@@ -130,22 +131,22 @@ class Diff(TaskCommand[DiffArguments]):
         if args.interval is not None:
             if not given or args.core is not None or args.looks:
                 raise UsageError(
-                    "--interval looks twice at a running kernel: give only -k or --qemu with it"
+                    "--interval takes two snapshots of a running kernel: give only -k or --qemu with it"
                 )
         elif len(args.looks) + len(given) != 2:
             raise UsageError(
-                "diff compares two looks: give two vmcores or saved looks (A B), one of them and"
+                "diff compares two snapshots: give two vmcores or saved JSON files, one of them and"
                 " -k, or -k --interval SECONDS"
             )
 
     def run(self, args: DiffArguments, session: Session) -> list[TaskChange]:
-        """See :meth:`.TaskCommand.run`. In the REPL, the kernel that is open there is the later look."""
+        """See :meth:`.TaskCommand.run`. In the REPL, the open kernel is the later snapshot."""
         from ..analysis.audit import audit_kernel
         from ..analysis.look import as_look, is_saved_look, saved_look
         from ..program.open import open_program
 
         if len(args.looks) != 1:
-            raise UsageError("%diff compares this kernel with an earlier look: give one file")
+            raise UsageError("%diff compares this kernel with an earlier snapshot: give one file")
         (path,) = args.looks
         if is_saved_look(path):
             before = saved_look(path)
@@ -209,7 +210,7 @@ class Diff(TaskCommand[DiffArguments]):
         )
 
 
-# ---- the two looks
+# ---- the two snapshots
 
 
 def _looks(args: DiffArguments, console: Console) -> tuple[Look, Look]:

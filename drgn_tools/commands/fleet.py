@@ -130,7 +130,9 @@ def _sources(args: FleetArguments, cluster: Cluster, console: Console) -> list[S
     skipped = [path for path in listing.passed_over if os.path.abspath(path) not in given]
     if skipped:
         more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        console.note(f"skipped, no core by name or first bytes: {skipped[0]}{more}")
+        console.note(
+            f"skipped, because neither name nor first bytes are those of a core: {skipped[0]}{more}"
+        )
     sources = [
         replace(source, vmcoreinfo=source.vmcoreinfo or args.vmcoreinfo)
         for source in listing.sources

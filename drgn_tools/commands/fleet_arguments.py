@@ -23,12 +23,12 @@ __all__ = ("FleetArguments", "fleet_parser", "parse_fleet_arguments")
 _RUN_EPILOG = """\
 A source is a core, a folder (which is searched), a shell pattern, a manifest (*.jsonl: lines of
 {"core": PATH, "name": TEXT, "symbols": [PATH], "vmcoreinfo": PATH, "host": NAME, "time": ISO 8601,
-"tags": {}}; only core is required), or an fsspec URL of one or many (s3://bucket/dumps/, http://host/vmcore). User
-info and query of a URL are neither stored nor shown.
+"tags": {}}; only core is required), or an fsspec URL of one or more (s3://bucket/dumps/, http://host/vmcore). User
+info and query of a URL are not stored and not shown.
 
 Each source gets one final record in the dataset: audited, partly unknown, or failed with exit code
-and error. The same command again continues: it audits sources that have no record, or whose content
-has changed. A dump that kills the process that reads it, or exceeds a limit, is tried again, then
+and error. To continue, run the same command again: it audits sources that have no record, or whose
+content has changed. A dump that kills the process that reads it, or exceeds a limit, is tried again, then
 quarantined.
 
 examples:
@@ -210,7 +210,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--vmcoreinfo",
         metavar=AUTO,
-        help="search the memory of each dump whose own VMCOREINFO does not fit for one that does",
+        help="if the VMCOREINFO of a dump does not fit, search its memory for one that does",
     )
     run.add_argument(
         "--patch-function",
@@ -229,7 +229,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--redo",
         choices=("failed", "all"),
-        help="audit sources again that have a record: those that failed, or all",
+        help="audit again sources that already have a record: those that failed, or all",
     )
 
 
@@ -240,14 +240,14 @@ def _add_report(report: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="only this section; may be repeated",
+        help="show only this section; may be repeated",
     )
     report.add_argument(
         "--top",
         metavar="N",
         type=positive("--top"),
         default=None,
-        help="rows of each section (default: 20, of stacks 5)",
+        help="rows of each section (default: 20; 5 for stacks)",
     )
     report.add_argument(
         "--format",
@@ -255,12 +255,14 @@ def _add_report(report: argparse.ArgumentParser) -> None:
         default="table",
         help="table (default), json, jsonl, csv, or any format of tabulate",
     )
-    report.add_argument("--sql", metavar="QUERY", help="the result of your own query on the views")
-    report.add_argument("--no-pager", action="store_true", help="no pager on a terminal")
+    report.add_argument(
+        "--sql", metavar="QUERY", help="show the result of your own query on the views"
+    )
+    report.add_argument("--no-pager", action="store_true", help="do not use a pager")
     report.add_argument(
         "--html",
         metavar="FILE",
-        help="write a page with all tables, a flame graph and a time line, which needs no network; - is stdout",
+        help="write a page with all tables, a flame graph and a time line; it needs no network; - is stdout",
     )
 
 

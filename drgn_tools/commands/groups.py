@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ("COMMAND",)
 
 _EXPLANATION = """\
-Stacks are the same when their frames in the kernel are, function by function and offset by offset,
-and so are verdict and reason. "folded" leaves the offsets out: functions, outermost first.
+Stacks are identical if they have the same functions and offsets in all kernel frames, and the same
+verdict and reason. "folded" leaves out the offsets; the outermost function is first.
 """
 
 _EXAMPLES = """\

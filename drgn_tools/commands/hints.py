@@ -84,7 +84,7 @@ def unknown_command(name: str, rest: Sequence[str]) -> str:
     near = difflib.get_close_matches(name.lower(), (*SUMMARIES, *_OURS, "help"), n=1)
     if near:
         return f"{what}: did you mean {_command_line(_OURS.get(near[0], near[0]), typed)}?"
-    return f"{what}: there are {', '.join(SUMMARIES)} (see drgn-tools --help)"
+    return f"{what}: the commands are {', '.join(SUMMARIES)} (see drgn-tools --help)"
 
 
 def _command_line(ours: str, typed: str) -> str:

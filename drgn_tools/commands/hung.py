@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 __all__ = ("COMMAND", "HungArguments")
 
 _EXPLANATION = """\
-A task hangs if it sleeps uninterruptibly (D), or waits for a lock in whatever state. Tasks are listed
-below what holds them up: a deadlock first, then who or what holds up the most of them. Who waits for
-what an indented task holds is indented further.
+A task hangs if it sleeps uninterruptibly (D), or waits for a lock in any state. Tasks are listed below
+what holds them up: deadlocks first, then whatever holds up the most tasks. A task is indented below
+the task that holds what it waits for.
 
-What a task waits for, and who holds it, is read from the lock and from its list of waiters, and not
-said if they contradict each other ("not known"). "may be" and "last" mark what the kernel keeps as a
-hint only: the last reader of an rwsem, say, may long have left.
+What a task waits for, and who holds it, is read from the lock and from its list of waiters. If these
+contradict each other, it is "not known". "may be" and "last" mark what is only a hint: the last reader
+of an rwsem, for example, may have released it long ago.
 
 columns:
   FOR        how long the task has not run: since it left its CPU (task->se.exec_start), or, with "<",
-             since it came to it (task->sched_info.last_arrival)
+             since it was last put on one (task->sched_info.last_arrival)
   WAITS FOR  the kind of lock, its address (or its name) and who holds it
 """
 
 _EXAMPLES = """\
---check makes the exit code 1 if a task hangs that was not left out, and 5 if not all could be read.
+With --check, the exit code is 1 if a listed task hangs, and 5 if some tasks could not be read.
 
 examples:
   drgn-tools hung -c vmcore                        why does it hang?
@@ -64,13 +64,13 @@ class Hung(TaskCommand[HungArguments]):
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--all", action="store_true", help="list all tasks that sleep, not only those that hang"
+            "--all", action="store_true", help="list all sleeping tasks, not only those that hang"
         )
         parser.add_argument(
             "--longer",
             metavar="SECONDS",
             type=interval("--longer"),
-            help="leave out tasks that have run in the last so many seconds",
+            help="leave out tasks that have run in the last SECONDS seconds",
         )
         add_filters(parser, without=("verdict",))
 
@@ -78,7 +78,7 @@ class Hung(TaskCommand[HungArguments]):
         parser.add_argument(
             "--check",
             action="store_true",
-            help="exit code 1 if a task hangs, 5 if that cannot be told",
+            help="exit code 1 if a task hangs, 5 if that is not known",
         )
 
     def whole_view(self, args: HungArguments, arch: Optional[str] = None) -> View:
@@ -119,7 +119,7 @@ class Hung(TaskCommand[HungArguments]):
         session.write(lines)
         session.warn_of_absent(args.selection, len(chosen))
         if args.selection.typed and chosen and not shown:
-            session.console.problem("warning", f"none of {args.selection.typed} hangs")
+            session.console.problem("warning", f"no task of {args.selection.typed} hangs")
         session.console.note(hung_line(report))
         return shown
 

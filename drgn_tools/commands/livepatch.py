@@ -29,19 +29,19 @@ __all__ = ("COMMAND", "AnswerCounts", "LivepatchArguments", "look_at_livepatch")
 _EXPLANATION = """\
 columns:
   CODE         the version of the patched functions that the task is in: old or new
-  ANSWER       what the kernel finds when it tries to switch the task: done, free (it would be
-               switched when asked next), running, unreliable (its stack), in function, unknown
+  ANSWER       what the kernel finds when it tries to switch the task: done, free (the next attempt
+               switches it), running, unreliable (its stack), in function, unknown
   WHY          the reason; for "in function" the function that the kernel's own messages name, and
                the number of the frame that returns into it
   LEAVES WHEN  what would let the task switch
 
-Without --all only tasks are listed that hold the patch back. With --function or --ko the patch is
-one that is not loaded: which tasks would hold it back, and would the kernel take it at all?
+Without --all, only tasks that hold the patch back are listed. --function and --ko ask about a patch
+that is not loaded: which tasks would hold it back, and would the kernel accept it at all?
 """
 
 _EXAMPLES = """\
---check makes the exit code 1 while a task holds the patch back, or if the kernel would refuse it. It
-makes it 5 if a task or the patch could not be read. 1 wins over 5.
+With --check, the exit code is 1 while a task holds the patch back, or if the kernel would refuse it.
+It is 5 if a task or the patch could not be read. 1 takes precedence over 5.
 
 examples:
   drgn-tools livepatch -k                          why is my patch stuck?
@@ -126,14 +126,14 @@ class Livepatch(TaskCommand[LivepatchArguments]):
         parser.add_argument(
             "--all", action="store_true", help="list all tasks, not only those that hold it back"
         )
-        plan = parser.add_argument_group("what if a patch were loaded now")
+        plan = parser.add_argument_group("if a patch were loaded now")
         plan.add_argument(
             "--function",
             dest="planned",
             metavar="[MODULE:]NAME[,POS]",
             action="append",
             default=[],
-            help="a patch that replaces this function; POS chooses among symbols of one name, from 1",
+            help="a patch that replaces this function; POS (from 1) chooses among symbols of one name",
         )
         plan.add_argument(
             "--ko", metavar="FILE", action=GivenOnce, help="the patch in this module file"
@@ -141,7 +141,7 @@ class Livepatch(TaskCommand[LivepatchArguments]):
         plan.add_argument(
             "--replace",
             action="store_true",
-            help="with --function: the patch replaces all that are loaded",
+            help="with --function: the patch replaces all loaded patches",
         )
         add_filters(parser, without=("function", "verdict"))
 
@@ -149,7 +149,7 @@ class Livepatch(TaskCommand[LivepatchArguments]):
         parser.add_argument(
             "--check",
             action="store_true",
-            help="exit code 1 while a task holds the patch back, 5 if that cannot be told",
+            help="exit code 1 while a task holds the patch back, 5 if that is not known",
         )
         parser.add_argument(
             "--watch",
@@ -157,7 +157,7 @@ class Livepatch(TaskCommand[LivepatchArguments]):
             nargs="?",
             type=interval("--watch"),
             const=1.0,
-            help="on a running kernel: look again after so many seconds (default: 1), until the"
+            help="on a running kernel: repeat every SECONDS seconds (default: 1), until the"
             " transition has ended",
         )
 
@@ -175,10 +175,10 @@ class Livepatch(TaskCommand[LivepatchArguments]):
         if args.ko is not None and not os.path.exists(args.ko):
             raise InputError(f"--ko {args.ko!r}: no such file")
         if args.ko is not None and args.planned:
-            raise UsageError("--ko and --function are two patches: give one of them")
+            raise UsageError("--ko and --function name two patches: give one of them")
         if args.replace and not args.planned:
             raise UsageError(
-                "--replace works only with --function: a file says itself what it replaces"
+                "--replace works only with --function: a module file itself says whether it replaces"
             )
 
     def check_command_line(self, args: LivepatchArguments) -> None:
@@ -188,7 +188,7 @@ class Livepatch(TaskCommand[LivepatchArguments]):
         if args.core is not None:
             raise UsageError("--watch needs a running kernel: nothing changes in a vmcore")
         if args.planned or args.ko is not None:
-            raise UsageError("--watch follows a transition: --function and --ko have none")
+            raise UsageError("--watch follows a patch in transition: leave --function and --ko out")
         if args.all or args.check or args.sort or args.columns:
             raise UsageError("--all, --check, --sort and --columns do not work with --watch")
         if args.format not in ("table", "jsonl"):

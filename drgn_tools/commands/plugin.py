@@ -62,7 +62,7 @@ def _use_builtin_types(prog: Program) -> None:
     # drgn asks again each time debuginfo is loaded.
     if prog.enabled_object_finders() != before:
         logger.warning(
-            "found no debuginfo: types and symbols are the BTF and kallsyms of the kernel itself"
+            "found no debuginfo: types and symbols come from the kernel's own BTF and kallsyms"
         )
 
 

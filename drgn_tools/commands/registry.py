@@ -21,7 +21,7 @@ SUMMARIES = {
     "regs": "list every saved pt_regs",
     "groups": "fold identical stacks together, with counts",
     "livepatch": "show who holds a live patch back, or would, and why",
-    "diff": "compare two looks: who is still where, and what changed",
+    "diff": "compare two snapshots: who is still where, and what changed",
     "hung": "show which tasks hang, what each waits for, and who holds it",
     "demo": "run tasks on the small real vmcore that comes with drgn-tools",
     "shell": "start drgn's REPL on the kernel, with drgn-tools imported",

@@ -32,8 +32,8 @@ _CACHE_KEY = cache_key(__name__)
 """Whether the notes on the kernel were shown."""
 
 _EPILOG = """\
-Pipes and redirects work as in a shell: %tasks | grep unreliable, %tasks > file. What was shown is
-in _ afterwards, as a list of records.
+Pipes and redirects work as in a shell: %tasks | grep unreliable, %tasks > file. Afterwards
+_ holds the records that were shown, as a list.
 """
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ("COMMAND",)
 
 _EXPLANATION = """\
-prog, task_stack(), hung_tasks() and the other functions that the first lines name are there, and all
-that drgn has. If stdin is not a terminal, it is run as a Python script, without the % commands.
+The REPL has prog, everything of drgn, and the functions that its first lines name: task_stack(),
+hung_tasks() ... If stdin is not a terminal, it is run as a Python script, without the % commands.
 """
 
 _EXAMPLES = """\
@@ -54,12 +54,12 @@ class Shell(KernelCommand[KernelArguments]):
     operands = "[VMCORE]"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("words", metavar="VMCORE", nargs="*", help="the same as -c VMCORE")
+        parser.add_argument("words", metavar="VMCORE", nargs="*", help="same as -c VMCORE")
 
     def check(self, args: KernelArguments) -> None:
         if args.words:
             raise UsageError(
-                f"shell takes a vmcore, and {args.words[0]!r} is no file or one too many"
+                f"shell takes one vmcore: {args.words[0]!r} is not a file, or one too many"
             )
 
     def main(self, args: KernelArguments, console: Console) -> int:

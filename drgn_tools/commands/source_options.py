@@ -81,7 +81,7 @@ def add_source_options(parser: argparse.ArgumentParser, title: str = ONE_NEEDED)
     types.add_argument(
         "--vmcoreinfo",
         metavar="PATH",
-        help="file to take VMCOREINFO from, instead of the dump; auto: search the dump's memory if its own does not fit",
+        help="file with VMCOREINFO, to use instead of the dump's own; auto: search the dump's memory if its own does not fit",
     )
 
 
@@ -135,7 +135,7 @@ def _why_no_file(words: Sequence[str]) -> str:
         return f"none of {', '.join(map(shown, meant))} is a file"
     try:
         with open_regular(meant[0]):
-            return f"{shown(meant[0])}: was no file a moment ago"
+            return f"{shown(meant[0])}: is a file now, but was not a moment ago"
     except InputError as error:
         return str(error)
 
@@ -167,7 +167,7 @@ def open_source(args: SourceArguments, console: Console, modules: bool = False) 
         name = os.path.basename(args.core or "")
         console.progress(
             f"unpacking {name}: {percent}%",
-            once=lambda: f"unpacking {name} ({total >> 20} MiB, {percent}% done), {_until_when()}",
+            once=lambda: f"unpacking {name} ({total >> 20} MiB, {percent}% done); {_until_when()}",
         )
 
     try:
@@ -189,10 +189,8 @@ def _until_when() -> str:
     from ..program.core_cache import lasting_folder, named_folder
 
     if lasting_folder() is not None:
-        return "which is kept for the next time"
-    return (
-        f"again each time: {named_folder()} cannot be written; set XDG_CACHE_HOME to one that can"
-    )
+        return "it is kept for the next time"
+    return f"again each time, because {named_folder()} cannot be written: set XDG_CACHE_HOME to a folder that can be"
 
 
 class GivenOnce(argparse.Action):

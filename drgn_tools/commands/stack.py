@@ -27,12 +27,11 @@ __all__ = ("COMMAND",)
 
 _EXPLANATION = """\
 A pt_regs is drawn where it lies: above it, what the CPU did after it was interrupted; below it,
-what was interrupted. "=>" marks the frame on which the verdict fell.
+what was interrupted. "=>" marks the frame that decided the verdict.
 """
 
 _EXAMPLES = """\
-Without a TASK, the stack of the task that crashed the machine is shown: the one that ran into
-panic().
+Without a TASK, the stack of the task that crashed the machine is shown: the one that called panic().
 
 examples:
   drgn-tools stack -c vmcore                      what crashed it
@@ -152,7 +151,7 @@ def _crashed_or_unreliable(audit: KernelAudit, console: Console) -> list[TaskSta
         return crashed
     unreliable = [task for task in audit if task.verdict is Verdict.UNRELIABLE]
     console.note(
-        "no task crashed this kernel; these are unreliable"
+        "no task crashed this kernel; these stacks are unreliable"
         if unreliable
         else "no stack is known to be unreliable; give a PID, --on-cpu or --all"
     )

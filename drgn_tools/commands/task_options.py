@@ -33,8 +33,8 @@ __all__ = (
 
 _SELECTORS = """\
 TASK is a PID (51), a range of them (100-200), the address of a task (0xff...), or a name, which may
-be a shell pattern ('kworker/*'); also a list of these: 1,5-9,init. All filters must hold. Each may
-be repeated, and {} take lists: a task needs to match one of the values.
+be a shell pattern ('kworker/*'); also a list of these: 1,5-9,init. All filters must match. Each may
+be repeated, and {} take lists: a task must match one of the values.
 """
 
 SELECTORS = _SELECTORS.format("--pid, --state and --verdict")
@@ -77,12 +77,12 @@ def add_filters(parser: argparse.ArgumentParser, without: Sequence[str] = ()) ->
         "--max-tasks",
         metavar="N",
         type=positive("--max-tasks"),
-        help="look at no more than N tasks; exit code 5 if there are more",
+        help="read no more than N tasks; exit code 5 if there are more",
     )
     pids = "thread IDs and ranges of them"
     filters = parser.add_argument_group("which tasks")
     for name, metavar, what in (
-        ("pid", "PIDS", f"{pids}: 1,5-9" if "words" in without else f"{pids}: the same as TASK"),
+        ("pid", "PIDS", f"{pids}: 1,5-9" if "words" in without else f"{pids}: same as TASK"),
         ("comm", "GLOB", "name of the task"),
         ("state", "LETTERS", f"state: letters of {STATES}"),
         ("function", "GLOB", "a function anywhere on the stack"),
@@ -121,7 +121,7 @@ def add_row_options(parser: argparse._ActionsContainer, examples: RowExamples) -
         metavar="LIST",
         action="append",
         default=[],
-        help=f"order by these columns, by - descending: {examples.sort} (default: {examples.order})",
+        help=f"order by these columns, descending with -: {examples.sort} (default: {examples.order})",
     )
 
 
@@ -181,7 +181,7 @@ def _verdicts(text: str) -> list[Verdict]:
         return [Verdict(name) for name in text.split(",")]
     except ValueError:
         names = ", ".join(verdict.value for verdict in Verdict)
-        raise UsageError(f"{text!r} is not a verdict: there are {names}") from None
+        raise UsageError(f"{text!r} is not a verdict: the verdicts are {names}") from None
 
 
 # ---- columns and order

@@ -23,8 +23,8 @@ __all__ = ("COMMAND", "Tasks", "TasksArguments", "add_check_option")
 _COLUMNS = """\
 columns:
   S         state, as in ps(1)
-  VERDICT   what stack_trace_save_tsk_reliable() of the kernel answers: reliable, unreliable, or
-            unknown when it cannot be told (the task runs, memory is missing, another unwinder)
+  VERDICT   what the kernel's stack_trace_save_tsk_reliable() answers: reliable, unreliable, or unknown
+            if there is no answer (the task runs, memory is missing, an unwinder without verdicts)
   WHY       the reason, or in parentheses what is special about the task
   DEPTH     frames in the kernel
   REGS      a letter for each saved pt_regs, innermost first: k kernel mode, u user mode
@@ -32,9 +32,9 @@ columns:
 """
 
 _EXAMPLES = """\
---check makes the exit code 1 if a listed task is unreliable. It makes it 5 if a task could not be
-judged: a task that the filters other than --verdict choose, and that is unknown although it does
-not run. 1 wins over 5.
+With --check, the exit code is 1 if a listed task is unreliable. It is 5 if a task could not be judged:
+it is unknown, although it is not on a CPU. (--verdict does not exclude such a task, the other filters
+do.) 1 takes precedence over 5.
 
 examples:
   drgn-tools tasks -c vmcore --state D --frames
@@ -72,12 +72,12 @@ class Tasks(TaskCommand[TasksArguments]):
             "--watch",
             metavar="SECONDS",
             type=interval("--watch"),
-            help="look again after so many seconds, and show the tasks whose verdict changed",
+            help="repeat every SECONDS seconds, and show the tasks whose verdict changed",
         )
         live.add_argument(
             "--until-reliable",
             action="store_true",
-            help="end the watch when each task of the first look was reliable once, or has exited",
+            help="stop when each task of the first audit was reliable once, or has exited",
         )
 
     def check_command_line(self, args: TasksArguments) -> None:

@@ -12,7 +12,7 @@ _shtab_drgn_tools_commands() {
   local _commands=(
     completion:'print the completion script of a shell: bash, zsh or fish.'
     demo:'run tasks on the small real vmcore that comes with drgn-tools.'
-    diff:'compare two looks: who is still where, and what changed.'
+    diff:'compare two snapshots: who is still where, and what changed.'
     fleet:'Audit many kernels, cores and running ones, into one dataset; report on it.'
     groups:'fold identical stacks together, with counts.'
     help:'show the help of a command: drgn-tools help tasks'
@@ -42,12 +42,12 @@ _shtab_drgn_tools_options=(
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
-  "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--vmcoreinfo[file with VMCOREINFO, to use instead of the dump\'s own\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv text folded github grid html latex orgtbl plain rst simple tsv)"
   "--color[auto (default), always, never]:WHEN:(auto always never)"
-  "--no-pager[no pager on a terminal]"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "--no-pager[do not use a pager]"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -55,8 +55,8 @@ _shtab_drgn_tools_defaults_added=0
 
 _shtab_drgn_tools_completion_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
   ":bash, zsh, fish:(bash zsh fish)"
 )
 
@@ -65,8 +65,8 @@ _shtab_drgn_tools_completion_defaults_added=0
 
 _shtab_drgn_tools_demo_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
+  "--max-tasks[read no more than N tasks\; exit code 5 if there are more]:N:"
+  "*--pid[thread IDs and ranges of them\: same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
   "*--function[a function anywhere on the stack]:GLOB:"
@@ -78,14 +78,14 @@ _shtab_drgn_tools_demo_options=(
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
-  "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--vmcoreinfo[file with VMCOREINFO, to use instead of the dump\'s own\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
   "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm state cpu verdict why depth regs function task tgid on_cpu kthread reason flags reason_frame kernel_regs user_regs full_name process ppid start_time_ns switches)"
-  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm state cpu verdict why depth regs function task tgid on_cpu kthread reason flags reason_frame kernel_regs user_regs full_name process ppid start_time_ns switches)"
+  "*--sort[order by these columns, descending with -\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm state cpu verdict why depth regs function task tgid on_cpu kthread reason flags reason_frame kernel_regs user_regs full_name process ppid start_time_ns switches)"
   "--color[auto (default), always, never]:WHEN:(auto always never)"
-  "--no-pager[no pager on a terminal]"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "--no-pager[do not use a pager]"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
   "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 
@@ -96,7 +96,7 @@ _shtab_drgn_tools_diff_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "*--kind[list these\: still, changed, unclear, came, went (several\: still,changed)]:KINDS:(still changed unclear came went)"
   "--all[list every task]"
-  "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
+  "--max-tasks[read no more than N tasks\; exit code 5 if there are more]:N:"
   "*--pid[thread IDs and ranges of them\: 1,5-9]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
@@ -104,20 +104,20 @@ _shtab_drgn_tools_diff_options=(
   "*--verdict[reliable, unreliable, unknown]:VERDICT:(reliable unreliable unknown)"
   "--on-cpu[only tasks on a CPU]"
   "--check[exit code 1 if a task is listed]"
-  "--interval[look twice at a running kernel, with so many seconds in between]:SECONDS:"
+  "--interval[take two snapshots of a running kernel, SECONDS seconds apart]:SECONDS:"
   {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
-  "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--vmcoreinfo[file with VMCOREINFO, to use instead of the dump\'s own\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
   "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(change pid comm ran state verdict why function what tgid full_name kthread before_task before_pid before_comm before_state before_cpu before_on_cpu before_verdict before_reason before_why before_function before_switches after_task after_pid after_comm after_state after_cpu after_on_cpu after_verdict after_reason after_why after_function after_switches parts_before parts_after)"
-  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(change pid comm ran state verdict why function what tgid full_name kthread before_task before_pid before_comm before_state before_cpu before_on_cpu before_verdict before_reason before_why before_function before_switches after_task after_pid after_comm after_state after_cpu after_on_cpu after_verdict after_reason after_why after_function after_switches parts_before parts_after)"
+  "*--sort[order by these columns, descending with -\: verdict,-depth (default\: the kernel\'s order)]:LIST:(change pid comm ran state verdict why function what tgid full_name kthread before_task before_pid before_comm before_state before_cpu before_on_cpu before_verdict before_reason before_why before_function before_switches after_task after_pid after_comm after_state after_cpu after_on_cpu after_verdict after_reason after_why after_function after_switches parts_before parts_after)"
   "--color[auto (default), always, never]:WHEN:(auto always never)"
-  "--no-pager[no pager on a terminal]"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
-  "*:vmcore, or saved JSON\; the earlier first. One alone is earlier than the kernel that is open or that -c, -k or --qemu chooses:_files"
+  "--no-pager[do not use a pager]"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "*:vmcore, or saved JSON\; the earlier first. If only one is given, the later snapshot is the kernel that is open, or that -c, -k or --qemu chooses:_files"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -132,8 +132,8 @@ _shtab_drgn_tools_fleet_defaults_added=0
 
 _shtab_drgn_tools_fleet_forget_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
   ":folder that fleet run wrote:_files -/"
   "(*):name in the dataset, or pattern of names:_files"
 )
@@ -143,14 +143,14 @@ _shtab_drgn_tools_fleet_forget_defaults_added=0
 
 _shtab_drgn_tools_fleet_report_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "*--section[only this section\; may be repeated]:NAME:"
-  "--top[rows of each section (default\: 20, of stacks 5)]:N:"
+  "*--section[show only this section\; may be repeated]:NAME:"
+  "--top[rows of each section (default\: 20\; 5 for stacks)]:N:"
   "--format[table (default), json, jsonl, csv, or any format of tabulate]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
-  "--sql[the result of your own query on the views]:QUERY:"
-  "--no-pager[no pager on a terminal]"
-  "--html[write a page with all tables, a flame graph and a time line, which needs no network\; - is stdout]:FILE:_files"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "--sql[show the result of your own query on the views]:QUERY:"
+  "--no-pager[do not use a pager]"
+  "--html[write a page with all tables, a flame graph and a time line\; it needs no network\; - is stdout]:FILE:_files"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
   ":folder that fleet run wrote:_files -/"
 )
 
@@ -167,12 +167,12 @@ _shtab_drgn_tools_fleet_run_options=(
   "--memory[memory\: 512M, 2G (default\: 2G)]:SIZE:"
   "--retries[attempts after the first for a dump that kills its process or exceeds a limit (default\: 2)]:N:"
   "--max-tasks[audit no more than N tasks of each dump]:N:"
-  "--vmcoreinfo[search the memory of each dump whose own VMCOREINFO does not fit for one that does]:auto:"
+  "--vmcoreinfo[if the VMCOREINFO of a dump does not fit, search its memory for one that does]:auto:"
   "*--patch-function[ask each task whether it would hold back a live patch of this function\; may be repeated]:[MODULE:]NAME[,POS]:"
   "--limit[audit at most N sources, then stop\; the next run continues]:N:"
-  "--redo[audit sources again that have a record\: those that failed, or all]:redo:(failed all)"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "--redo[audit again sources that already have a record\: those that failed, or all]:redo:(failed all)"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
   "*:core, folder, pattern, manifest or URL:_files"
 )
 
@@ -181,8 +181,8 @@ _shtab_drgn_tools_fleet_run_defaults_added=0
 
 _shtab_drgn_tools_groups_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
+  "--max-tasks[read no more than N tasks\; exit code 5 if there are more]:N:"
+  "*--pid[thread IDs and ranges of them\: same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
   "*--function[a function anywhere on the stack]:GLOB:"
@@ -193,14 +193,14 @@ _shtab_drgn_tools_groups_options=(
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
-  "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--vmcoreinfo[file with VMCOREINFO, to use instead of the dump\'s own\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, folded, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv folded github grid html latex orgtbl plain rst simple tsv)"
   "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(count verdict comms frames reason why pids)"
-  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(count verdict comms frames reason why pids)"
+  "*--sort[order by these columns, descending with -\: verdict,-depth (default\: the kernel\'s order)]:LIST:(count verdict comms frames reason why pids)"
   "--color[auto (default), always, never]:WHEN:(auto always never)"
-  "--no-pager[no pager on a terminal]"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "--no-pager[do not use a pager]"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
   "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 
@@ -216,27 +216,27 @@ _shtab_drgn_tools_help_defaults_added=0
 
 _shtab_drgn_tools_hung_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--all[list all tasks that sleep, not only those that hang]"
-  "--longer[leave out tasks that have run in the last so many seconds]:SECONDS:"
-  "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
+  "--all[list all sleeping tasks, not only those that hang]"
+  "--longer[leave out tasks that have run in the last SECONDS seconds]:SECONDS:"
+  "--max-tasks[read no more than N tasks\; exit code 5 if there are more]:N:"
+  "*--pid[thread IDs and ranges of them\: same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
   "*--function[a function anywhere on the stack]:GLOB:"
   "--on-cpu[only tasks on a CPU]"
-  "--check[exit code 1 if a task hangs, 5 if that cannot be told]"
+  "--check[exit code 1 if a task hangs, 5 if that is not known]"
   {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
-  "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--vmcoreinfo[file with VMCOREINFO, to use instead of the dump\'s own\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
   "*--columns[these columns in this order\: pid,comm,waits_for\; --columns help lists them]:LIST:(pid comm state not_run_s waits_for task tgid function address name detail readers free holder holder_pid holder_exited last_holder_pid mode waiter stamp seen_hung_s hangup depth)"
-  "*--sort[order by these columns, by - descending\: -not_run_s (default\: as said below)]:LIST:(pid comm state not_run_s waits_for task tgid function address name detail readers free holder holder_pid holder_exited last_holder_pid mode waiter stamp seen_hung_s hangup depth)"
+  "*--sort[order by these columns, descending with -\: -not_run_s (default\: as said below)]:LIST:(pid comm state not_run_s waits_for task tgid function address name detail readers free holder holder_pid holder_exited last_holder_pid mode waiter stamp seen_hung_s hangup depth)"
   "--color[auto (default), always, never]:WHEN:(auto always never)"
-  "--no-pager[no pager on a terminal]"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "--no-pager[do not use a pager]"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
   "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 
@@ -246,28 +246,28 @@ _shtab_drgn_tools_hung_defaults_added=0
 _shtab_drgn_tools_livepatch_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--all[list all tasks, not only those that hold it back]"
-  "*--function[a patch that replaces this function\; POS chooses among symbols of one name, from 1]:[MODULE:]NAME[,POS]:"
+  "*--function[a patch that replaces this function\; POS (from 1) chooses among symbols of one name]:[MODULE:]NAME[,POS]:"
   "--ko[the patch in this module file]:FILE:_files"
-  "--replace[with --function\: the patch replaces all that are loaded]"
-  "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
+  "--replace[with --function\: the patch replaces all loaded patches]"
+  "--max-tasks[read no more than N tasks\; exit code 5 if there are more]:N:"
+  "*--pid[thread IDs and ranges of them\: same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
   "--on-cpu[only tasks on a CPU]"
-  "--check[exit code 1 while a task holds the patch back, 5 if that cannot be told]"
-  "--watch[on a running kernel\: look again after so many seconds (default\: 1), until the transition has ended]:SECONDS:"
+  "--check[exit code 1 while a task holds the patch back, 5 if that is not known]"
+  "--watch[on a running kernel\: repeat every SECONDS seconds (default\: 1), until the transition has ended]:SECONDS:"
   {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
-  "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--vmcoreinfo[file with VMCOREINFO, to use instead of the dump\'s own\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
   "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm state patch_state answer why leaves_when task tgid function object frame reason notes)"
-  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm state patch_state answer why leaves_when task tgid function object frame reason notes)"
+  "*--sort[order by these columns, descending with -\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm state patch_state answer why leaves_when task tgid function object frame reason notes)"
   "--color[auto (default), always, never]:WHEN:(auto always never)"
-  "--no-pager[no pager on a terminal]"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "--no-pager[do not use a pager]"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
   "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 
@@ -276,8 +276,8 @@ _shtab_drgn_tools_livepatch_defaults_added=0
 
 _shtab_drgn_tools_regs_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
+  "--max-tasks[read no more than N tasks\; exit code 5 if there are more]:N:"
+  "*--pid[thread IDs and ranges of them\: same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
   "*--function[a function anywhere on the stack]:GLOB:"
@@ -288,14 +288,14 @@ _shtab_drgn_tools_regs_options=(
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
-  "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--vmcoreinfo[file with VMCOREINFO, to use instead of the dump\'s own\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
   "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs x0 x1 x2 x3 x4 x5 x6 x7 x8 x9 x10 x11 x12 x13 x14 x15 x16 x17 x18 x19 x20 x21 x22 x23 x24 x25 x26 x27 x28 x29 x30 pc pstate orig_x0 syscallno)"
-  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs x0 x1 x2 x3 x4 x5 x6 x7 x8 x9 x10 x11 x12 x13 x14 x15 x16 x17 x18 x19 x20 x21 x22 x23 x24 x25 x26 x27 x28 x29 x30 pc pstate orig_x0 syscallno)"
+  "*--sort[order by these columns, descending with -\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm address entry mode ip sp orig_ax task tgid user_mode symbol module r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di cs flags ss ds es fs x0 x1 x2 x3 x4 x5 x6 x7 x8 x9 x10 x11 x12 x13 x14 x15 x16 x17 x18 x19 x20 x21 x22 x23 x24 x25 x26 x27 x28 x29 x30 pc pstate orig_x0 syscallno)"
   "--color[auto (default), always, never]:WHEN:(auto always never)"
-  "--no-pager[no pager on a terminal]"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "--no-pager[do not use a pager]"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
   "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 
@@ -308,12 +308,12 @@ _shtab_drgn_tools_shell_options=(
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
-  "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--vmcoreinfo[file with VMCOREINFO, to use instead of the dump\'s own\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--color[auto (default), always, never]:WHEN:(auto always never)"
-  "--no-pager[no pager on a terminal]"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
-  "*:the same as -c VMCORE:_files"
+  "--no-pager[do not use a pager]"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "*:same as -c VMCORE:_files"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -321,8 +321,8 @@ _shtab_drgn_tools_shell_defaults_added=0
 
 _shtab_drgn_tools_stack_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
+  "--max-tasks[read no more than N tasks\; exit code 5 if there are more]:N:"
+  "*--pid[thread IDs and ranges of them\: same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
   "*--function[a function anywhere on the stack]:GLOB:"
@@ -334,14 +334,14 @@ _shtab_drgn_tools_stack_options=(
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
-  "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--vmcoreinfo[file with VMCOREINFO, to use instead of the dump\'s own\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[text (default), table, json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv text github grid html latex orgtbl plain rst simple tsv)"
   "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm frame ip symbol stack regs task tgid verdict reason module user_mode exact guessed source)"
-  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm frame ip symbol stack regs task tgid verdict reason module user_mode exact guessed source)"
+  "*--sort[order by these columns, descending with -\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm frame ip symbol stack regs task tgid verdict reason module user_mode exact guessed source)"
   "--color[auto (default), always, never]:WHEN:(auto always never)"
-  "--no-pager[no pager on a terminal]"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "--no-pager[do not use a pager]"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
   "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 
@@ -350,8 +350,8 @@ _shtab_drgn_tools_stack_defaults_added=0
 
 _shtab_drgn_tools_tasks_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--max-tasks[look at no more than N tasks\; exit code 5 if there are more]:N:"
-  "*--pid[thread IDs and ranges of them\: the same as TASK]:PIDS:"
+  "--max-tasks[read no more than N tasks\; exit code 5 if there are more]:N:"
+  "*--pid[thread IDs and ranges of them\: same as TASK]:PIDS:"
   "*--comm[name of the task]:GLOB:"
   "*--state[state\: letters of RSDTtXZPI\?]:LETTERS:"
   "*--function[a function anywhere on the stack]:GLOB:"
@@ -359,20 +359,20 @@ _shtab_drgn_tools_tasks_options=(
   "--on-cpu[only tasks on a CPU]"
   "--frames[add the frames of each stack]"
   "--check[exit code 1 if a listed task is unreliable, 5 if one cannot be judged]"
-  "--watch[look again after so many seconds, and show the tasks whose verdict changed]:SECONDS:"
-  "--until-reliable[end the watch when each task of the first look was reliable once, or has exited]"
+  "--watch[repeat every SECONDS seconds, and show the tasks whose verdict changed]:SECONDS:"
+  "--until-reliable[stop when each task of the first audit was reliable once, or has exited]"
   {-c,--core}"[vmcore\: ELF or makedumpfile\'s format, also compressed\; -c may be left out]:PATH:_files"
   {-k,--kernel}"[the running kernel]"
   "--qemu[QEMU guest with a QMP socket]:SOCK:_files"
   "*"{-s,--symbols}"[vmlinux or module with DWARF, instead of the dump\'s own BTF\; may be repeated]:PATH:_files"
-  "--vmcoreinfo[file to take VMCOREINFO from, instead of the dump\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
+  "--vmcoreinfo[file with VMCOREINFO, to use instead of the dump\'s own\; auto\: search the dump\'s memory if its own does not fit]:PATH:_files"
   "--format[table (default), json, jsonl, csv, or any format of tabulate (github, html ...)]:FORMAT:(table json jsonl csv github grid html latex orgtbl plain rst simple tsv)"
   "*--columns[these columns in this order\: pid,comm,function\; --columns help lists them]:LIST:(pid comm state cpu verdict why depth regs function task tgid on_cpu kthread reason flags reason_frame kernel_regs user_regs full_name process ppid start_time_ns switches)"
-  "*--sort[order by these columns, by - descending\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm state cpu verdict why depth regs function task tgid on_cpu kthread reason flags reason_frame kernel_regs user_regs full_name process ppid start_time_ns switches)"
+  "*--sort[order by these columns, descending with -\: verdict,-depth (default\: the kernel\'s order)]:LIST:(pid comm state cpu verdict why depth regs function task tgid on_cpu kthread reason flags reason_frame kernel_regs user_regs full_name process ppid start_time_ns switches)"
   "--color[auto (default), always, never]:WHEN:(auto always never)"
-  "--no-pager[no pager on a terminal]"
-  {-q,--quiet}"[print only errors and warnings to stderr]"
-  "--log-level[log this and worse to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
+  "--no-pager[do not use a pager]"
+  {-q,--quiet}"[print only warnings and errors to stderr]"
+  "--log-level[log messages of this level and above to stderr\: debug, info, warning (default), error, critical, none]:LEVEL:(debug info warning error critical none)"
   "*:51, 100-200, 0xff..., kworker\/\*\: see below:_files"
 )
 

@@ -236,11 +236,11 @@ class BtfFinder:
         addresses = self._kallsyms.find(name, wanted) if wanted else []
         if len(addresses) > 1:
             raise LookupError(
-                f"{name!r} are {len(addresses)} symbols of the kernel, and nothing tells which is "
+                f"the kernel has {len(addresses)} symbols {name!r}, and it is not known which one is "
                 f'meant; Object(prog, "TYPE", address=...) takes one of prog.symbols("{name}")'
             )
         if addresses:
             raise LookupError(
                 f"{name!r} is a symbol of the kernel, at {addresses[0]:#x}, but its BTF has no "
-                f'type for it; drgn_tools.declare(prog, "TYPE {name}") tells the type'
+                f'type for it; drgn_tools.declare(prog, "TYPE {name}") gives it one'
             )

@@ -237,7 +237,7 @@ class BtfTypes:
         while underlying.kind == TypeKind.TYPEDEF:
             underlying = underlying.type
         if underlying.kind not in (TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM):
-            raise damaged(f"a bit field of type {type_id}, which is no integer")
+            raise damaged(f"a bit field of type {type_id}, which is not an integer")
         return Object(self._prog, type, bit_field_size=bit_field_size)
 
     def _enum(self, type_id: int, depth: int) -> Type:

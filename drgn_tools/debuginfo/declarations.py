@@ -180,7 +180,7 @@ class _Parser:
                 parts.append(self._next())
             self._expect("]")
             if not re.fullmatch(r"(?:\w+(?: \+ \w+)*)?", " ".join(parts)):
-                raise DeclarationError(f"a length that is not understood: {' '.join(parts)}")
+                raise DeclarationError(f"an invalid length: {' '.join(parts)}")
             found.append("".join(parts))
         if found.count("") > 1 or len(found) > _MAX_DIMENSIONS:
             raise DeclarationError("more than one empty length, or too many lengths")
@@ -243,7 +243,7 @@ def _number(word: str) -> int:
     try:
         return int(word, 0)
     except ValueError as e:
-        raise DeclarationError(f"{word} is no number") from e
+        raise DeclarationError(f"{word} is not a number") from e
 
 
 def _struct(prog: Program, declarations: Sequence[Declaration], fill: Fill) -> Type:

@@ -52,7 +52,7 @@ def read_btf(prog: Program, kallsyms: Kallsyms) -> bytes:
             if Btf(data).find(Kind.STRUCT, "task_struct") is not None:
                 return data
         except TypesError:
-            or_else = f", or what is at {address:#x} is one that is damaged or not all in the dump"
+            or_else = f", or its BTF is at {address:#x} and is damaged or not all in the dump"
     # A symbol table that has variables (CONFIG_KALLSYMS_ALL) would have __start_BTF, too.
     if is_running and not or_else:
         # Nothing of a running image is missing: without variables its end is not known, and memory may end first.

@@ -202,7 +202,7 @@ class Kernel:
         if self._no_verdict is not None:
             note = f"no verdicts: {self._no_verdict.sentence}"
             if self._walker.may_miss_frames:
-                note += "; stacks are drgn's, and of the saved registers only those of user mode are found"
+                note += "; stacks come from drgn's unwinder, and only registers saved in user mode are found"
             yield note
 
 

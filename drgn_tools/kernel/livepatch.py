@@ -281,7 +281,7 @@ class _Reader:
     def _bool(self, value: Object) -> bool:
         byte: int = self._prog.read(value.address_, 1)[0]
         if byte > 1:
-            raise ValueError(f"{byte:#x} is no bool")
+            raise ValueError(f"{byte:#x} is not a bool")
         return bool(byte)
 
     def _text(self, address: int) -> str:
@@ -320,7 +320,9 @@ class _Reader:
                             f"{patch.name} contradicts itself on whether {func.name} is patched"
                         )
         for func in stacked.values():
-            self._problems.append(f"a version of {func.name} is of no patch on the list")
+            self._problems.append(f"a version of {func.name} belongs to no patch on the list")
         for address, stack in versions.items():
             if any(func.old_addr != address for func in stack):
-                self._problems.append(f"the versions of {stack[0].name} are of several functions")
+                self._problems.append(
+                    f"the versions of {stack[0].name} belong to several functions"
+                )

@@ -89,8 +89,8 @@ def _lack_of(prog: Program, error: Exception) -> str:
     remedy = "give the vmlinux of this kernel with -s"
     if _has_functions_only(prog):
         return (
-            "this kernel was built without CONFIG_KALLSYMS_ALL: its symbols are functions only,"
-            f" and tasks are found by variables ({error}); {remedy}"
+            "this kernel was built without CONFIG_KALLSYMS_ALL: it has symbols of functions only,"
+            f" and tasks are found by symbols of variables ({error}); {remedy}"
         )
     return f"its type information lacks what a stack needs, or is damaged ({error}); {remedy}"
 

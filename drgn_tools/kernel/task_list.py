@@ -228,7 +228,7 @@ class TaskList:
                 if self._was_passed(walk, offset, links):
                     walk.damage = f"it loops back to {walk.node:#x}"
                 else:
-                    walk.damage = f"{addr:#x} does not point back to what led to it"
+                    walk.damage = f"{addr:#x} does not point back to the node before it"
                 return
             yield task
             walk.passed += 1
@@ -269,7 +269,7 @@ class TaskList:
         numbers = sorted({cpu for mask in masks for cpu in cpus_in(mask)})
         if not numbers or any(map(has_impossible_cpus, masks)):
             self.problems.append(
-                "which CPUs were online cannot be read: their masks are damaged, or their number"
+                "which CPUs were online is not known: the masks of CPUs are damaged, or nr_cpu_ids"
             )
         return numbers
 
@@ -293,7 +293,7 @@ class TaskList:
             if its_number not in (None, number):
                 self._unclear_cpus.add(number)
                 self.problems.append(
-                    f"what runs on CPU {number} cannot be told: its run queue says that it is that of CPU {its_number}"
+                    f"what runs on CPU {number} is not known: its run queue says that it belongs to CPU {its_number}"
                 )
                 continue
             # Any memory can be read as a task.

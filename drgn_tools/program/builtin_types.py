@@ -118,7 +118,7 @@ def use_builtin_types(prog: Program) -> None:
         return
     if _has_wrong_platform(prog):
         raise TypesError(
-            "drgn takes this dump for a machine that does not exist, x86-32 with words of 64 bits; "
+            "drgn mistakes this dump for one of a machine that does not exist, x86-32 with 64-bit words; "
             "open it with drgn-tools shell -c"
         )
     correct_core_memory(prog)  # open_program() has done so; drgn itself has not

@@ -57,9 +57,9 @@ NO_VMCOREINFO = (
 
 _NO_FILE = {
     stat.S_IFDIR: "is a directory, not a file; give a file in it",
-    stat.S_IFIFO: "is a pipe, not a file; save what comes out of it in a file",
-    stat.S_IFSOCK: "is a socket, not a file; a QEMU guest is given with --qemu",
-    stat.S_IFCHR: "is a device, not a file; the running kernel is given with -k",
+    stat.S_IFIFO: "is a pipe, not a file; save its output to a file",
+    stat.S_IFSOCK: "is a socket, not a file; use --qemu for a QEMU guest",
+    stat.S_IFCHR: "is a device, not a file; use -k for the running kernel",
     stat.S_IFBLK: "is a disk, not a file; copy the dump on it into a file",
 }
 _A_URL = "is a URL, not a file; download it (only fleet run takes URLs)"
@@ -70,36 +70,35 @@ _NT_PRPSINFO, _NT_TASKSTRUCT, _NT_AUXV = 3, 4, 6
 
 COPY_AGAIN = "copy or make the dump again"
 """What to do about a file that is not whole."""
-_CUT_SHORT = "the file is cut short: {}; what lay behind is missing"
+_CUT_SHORT = "the file is cut short: {}; the rest is missing"
 _HEADERS_CUT = f"is cut short or damaged: its ELF headers are not whole; {COPY_AGAIN}"
 _NO_END = "the file is cut short: the mark at the end of the flattened format is missing"
-_INCOMPLETE = "makedumpfile could not write all of the file; what it did not is missing"
+_INCOMPLETE = "makedumpfile could not write the whole file; the rest is missing"
 _PART = (
     "is one part of a split dump: it holds {}; "
     "join all parts with makedumpfile --reassemble PART... NEWFILE"
 )
 _FLATTENED_ELF = (
     "is an ELF dump in the flattened format, where missing pages may read as zeros; "
-    "make a plain one of it with makedumpfile -R NEWFILE < FILE"
+    "convert it to plain ELF with makedumpfile -R NEWFILE < FILE"
 )
 _KDUMP_HEADERS_BYTES = 8192
 _LARGE_BITMAP = "is damaged: its bitmaps are larger than those of any machine"
 _NO_DATA = (
-    "{} of its page descriptors are damaged: the file does not have what they name; "
-    "these pages are missing"
+    "{} of its page descriptors are damaged: they point outside the file; these pages are missing"
 )
 _NO_HEADERS = (
     "cannot be opened as a vmcore: its headers are damaged, or of a machine "
     f"other than {UNDERSTOOD}"
 )
 _OTHER_BLOCKS = (
-    "is in blocks of {} bytes, as QEMU makes it of an arm64 guest, while the kernel's pages have {}: "
-    "libkdumpfile takes one for the other and finds nothing; dump the guest as ELF, "
+    "has blocks of {} bytes, as QEMU writes them for an arm64 guest, but the kernel's pages have {}: "
+    "libkdumpfile confuses the two and finds no memory; dump the guest as ELF, "
     "with dump-guest-memory and no -z, -l or -s"
 )
 _OTHER_TABLES = (
     "its kernel was built for addresses of {} bits, and its CPU has {}: libkdumpfile looks for the page tables of "
-    "such a kdump file in the wrong place, and finds nothing; make the dump as ELF (makedumpfile -E, or "
+    "such a kdump file in the wrong place, and finds no memory; make the dump as ELF (makedumpfile -E, or "
     "dump-guest-memory with no -z, -l or -s)"
 )
 _NOT_WHOLE = (
@@ -110,7 +109,7 @@ _QEMU_KNOWS_NO_NAME = "Unknown"
 """utsname.machine of any guest but x86 (ELF_MACHINE_UNAME in QEMU's dump.c, v7.2)."""
 _ONLY_ARM64 = "NUMBER(kimage_voffset)"
 """A line of VMCOREINFO that arm64 has, and no other machine."""
-_NOT_IN_IT = "is damaged: not all of its headers are in it"
+_NOT_IN_IT = "is damaged: its headers are incomplete"
 _QEMU_HINT = " (QEMU dumps have one if the guest has -device vmcoreinfo and loads qemu_fw_cfg)"
 _NO_MEMORY = "has no memory in it: none of its {} segments is PT_LOAD"
 _XEN_GUEST = (
@@ -222,7 +221,7 @@ class CoreFile(msgspec.Struct, frozen=True):
 def check_core(
     path: str, name: str, have_vmcoreinfo: bool = False, packed: Optional[str] = None
 ) -> CoreFile:
-    """Refuse what cannot be a core dump of a Linux kernel of an architecture that is understood.
+    """Refuse what cannot be a core dump of a Linux kernel of an architecture that is supported.
 
     :param path: of the file, unpacked
     :param name: what to call it in a message
@@ -235,7 +234,7 @@ def check_core(
         if magic.startswith(KDUMP_MAGICS):
             return _check_kdump(file, path, name, have_vmcoreinfo)
         if not magic:
-            what = "is empty" if packed is None else "what is packed in it is empty"
+            what = "is empty" if packed is None else "the file packed in it is empty"
             raise InputError(f"{name}: {what}; {COPY_AGAIN}")
         if not magic.startswith(b"\x7fELF"):
             raise InputError(
@@ -251,13 +250,13 @@ def _twice(file: BinaryIO, packed: str) -> str:
     # A file that was unpacked here, and is no dump: what it is.
     if _compression(read_at(file, 0, 8)) is not None:
         return f"is packed twice; unpack it once, with {packed} -dc FILE > NEWFILE"
-    return f"what is packed in it {name_format(file)}"
+    return f"the file packed in it {name_format(file)}"
 
 
 def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: bool) -> CoreFile:
     if elf.type != ET_CORE:
         what = _ELF_TYPES.get(elf.type, "file of another kind")
-        raise InputError(f"{name}: is an ELF {what}, not a core dump; symbols are given with -s")
+        raise InputError(f"{name}: is an ELF {what}, not a core dump; use -s for symbols")
     if arch_of_elf(elf.machine) is None:
         raise InputError(f"{name}: {_other_machine(elf_machine_name(elf.machine))}")
     if has_section(file, b".xen_pages"):
@@ -386,7 +385,7 @@ def _arch_to_give(header: KdumpHeader, vmcoreinfo: Mapping[str, str], name: str)
 
 
 def _other_machine(machine: str) -> str:
-    return f"is a core dump of {shown(machine)}; only {UNDERSTOOD} are understood"
+    return f"is a core dump of {shown(machine)}; only {UNDERSTOOD} are supported"
 
 
 def _sizes(announced: int, found: int) -> str:

@@ -52,7 +52,7 @@ def declare(prog: Program, declaration: str) -> Object:
 
     def fill(type: Type, repeated: int, is_outermost: bool) -> int:
         if symbol.size < repeated:
-            raise DeclarationError("nothing tells how long it is; give a length")
+            raise DeclarationError("its length is not known; give one")
         return int(symbol.size // repeated)
 
     try:

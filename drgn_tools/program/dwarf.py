@@ -50,7 +50,7 @@ def is_kernel_image(path: str) -> bool:
     if compression is not None:
         what = _what_is_packed(path, compression)
     elif _is_core(magic):
-        what = "is a core dump, which is given with -c"
+        what = "is a core dump: use -c for it"
     elif not magic:
         what = "is empty"
     elif elf is None:
@@ -72,9 +72,9 @@ def _what_is_packed(path: str, compression: str) -> str:
 
     start = packed_start(path, _START_BYTES)
     if start is not None and _is_core(start):
-        return f"is packed with {compression}, and in it is a core dump, which is given with -c"
+        return f"is a core dump packed with {compression}: use -c for it"
     if start is not None and not start.startswith(_ELF_MAGIC):
-        return f"is packed with {compression}, and what is in it {_NO_ELF}"
+        return f"is packed with {compression}, and the file in it {_NO_ELF}"
     return f"is packed with {compression}: unpack it"
 
 

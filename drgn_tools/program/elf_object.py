@@ -163,7 +163,7 @@ class ElfObject:
         """Return the C string at a place; bytes that are not ASCII come as ``\\xNN``."""
         text, end, _ = self._at(place, _MAX_TEXT_BYTES, "a name").partition(b"\0")
         if not end:
-            raise self._damaged("a name without an end")
+            raise self._damaged("a name without a terminating zero")
         return text.decode("ascii", "backslashreplace")
 
     def _at(self, place: Place, size: int, what: str) -> bytes:
@@ -179,13 +179,13 @@ class ElfObject:
         if not self._data:
             raise InputError(f"{self._path}: is empty")
         if len(self._data) < 64 or bytes(self._data[:6]) != b"\x7fELF\x02\x01":
-            raise InputError(f"{self._path}: is no 64-bit ELF file: {_GIVE_KO}")
+            raise InputError(f"{self._path}: is not a 64-bit ELF file: {_GIVE_KO}")
         type_, machine, _, _, _, shoff, _, _, _, _, shentsize, shnum, shstrndx = _EHDR.unpack_from(
             self._data
         )
         if type_ != ET_REL or arch_of_elf(machine) != self._arch:
             name = _ARCH_NAMES.get(self._arch, self._arch)
-            raise InputError(f"{self._path}: is no kernel module of {name}: {_GIVE_KO}")
+            raise InputError(f"{self._path}: is not a kernel module for {name}: {_GIVE_KO}")
         if shentsize != _SHDR.size:
             raise self._damaged(f"section headers of {shentsize} bytes")
         if shnum == 0 or shstrndx == _SHN_XINDEX:  # more than the header can count
@@ -236,7 +236,7 @@ class ElfObject:
 
     def _bytes(self, offset: int, size: int, what: str) -> memoryview:
         if offset + size > len(self._data):
-            raise self._damaged(f"it ends before {what}, as if cut off")
+            raise self._damaged(f"it ends before {what} and seems cut off")
         return self._data[offset : offset + size]
 
     def _damaged(self, what: str) -> InputError:

@@ -86,9 +86,11 @@ def _reason(error: PermissionError) -> str:
         return f"only root may read {_KCORE}: run this with sudo"
     level = _lockdown_level()
     if level is not None and level != "none":
-        return f"{_KCORE} is closed, also to root: the kernel is locked down (lockdown={level})"
+        return (
+            f"{_KCORE} cannot be read, even by root: the kernel is locked down (lockdown={level})"
+        )
     return (
-        f"{_KCORE} cannot be opened: it takes the capability CAP_SYS_RAWIO, "
+        f"{_KCORE} cannot be opened: it needs the capability CAP_SYS_RAWIO "
         "and a kernel that is not locked down"
     )
 

@@ -100,7 +100,7 @@ def open_program(
         raise UsageError("which kernel? give one of core, kernel and qemu")
     is_auto = vmcoreinfo == AUTO
     if is_auto and core is None:
-        raise UsageError(f"--vmcoreinfo {AUTO} searches a dump: it goes with -c only")
+        raise UsageError(f"--vmcoreinfo {AUTO} searches a dump: it works only with -c")
     core = None if core is None else path_given("core", core)
     vmcoreinfo = None if vmcoreinfo is None else path_given("vmcoreinfo", vmcoreinfo)
     qemu = None if qemu is None else path_given("qemu", qemu)
@@ -341,7 +341,7 @@ def _check_fit(
         raise InputError(f"{name}: {file.no_tables}")
     if file is not None and file.cut_short is not None:
         raise InputError(
-            f"{name}: {file.cut_short}, the kernel with it: {found.seen}; {COPY_AGAIN}"
+            f"{name}: {file.cut_short}, and so is the kernel: {found.seen}; {COPY_AGAIN}"
         )
     whose = "its VMCOREINFO" if info is None or info.name == name else f"VMCOREINFO of {info.name}"
     remedy = OTHER_VMCOREINFO
@@ -353,7 +353,7 @@ def _check_fit(
         and file.vmcoreinfo is not None
         and _fitting_program(file, None, name) is not None
     ):
-        remedy = "leave it out: what the dump has itself fits"
+        remedy = "leave it out: the dump's own VMCOREINFO fits"
     or_else = ", or the kernel is not in the dump" if found.may_be_missing else ""
     raise InputError(f"{name}: {whose} does not fit its memory{or_else}: {found.seen}; {remedy}")
 
@@ -424,7 +424,7 @@ def _check_kernel(prog: Program, name: str, file: Optional[CoreFile]) -> None:
         raise InputError(f"{name}: is not the memory of a Linux kernel")
     arch = prog.platform.arch.name.lower() if prog.platform else "an unknown machine"
     if arch not in ARCHES:
-        raise InputError(f"{name}: is a kernel of {arch}; only {UNDERSTOOD} are understood")
+        raise InputError(f"{name}: is a kernel of {arch}; only {UNDERSTOOD} are supported")
 
 
 def _load_types(prog: Program, name: str, paths: Sequence[str], modules: bool) -> None:

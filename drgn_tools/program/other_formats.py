@@ -23,14 +23,16 @@ _OLD_XEN_DUMP = (
     "is a dump of a Xen guest by xm dump-core of Xen 3.0, which drgn does not read; "
     "dump the guest with kdump inside it"
 )
-_VMWARE = "is the saved state of a VMware guest (vmss, vmsn); make an ELF core of it with vmss2core"
+_VMWARE = (
+    "is the saved state of a VMware guest (vmss, vmsn); convert it to an ELF core with vmss2core"
+)
 _LKCD = f"is an LKCD dump, which drgn does not read; {_CONVERT}"
-_SADUMP = "is an sadump dump; make kdump of it with makedumpfile -x VMLINUX FILE NEWFILE"
+_SADUMP = "is an sadump dump; convert it to kdump with makedumpfile -x VMLINUX FILE NEWFILE"
 _HIBERNATION = "is a swap area with a hibernation image in it, not a dump of memory"
 _SWAP = "is a swap area, not a dump of memory"
 _WINDOWS = "is a dump of Windows, not of a Linux kernel"
 _DISK = "is a disk image ({}), not a dump of memory"
-_RAW = "if it is a raw image of memory, it has to be made an ELF core first"
+_RAW = "if it is a raw image of memory, convert it to an ELF core first"
 _SHOWN_CHARS = 40
 
 
@@ -86,7 +88,7 @@ SIGNATURES = tuple(
         (
             0,
             b"\xa8\x19\x01\x73\x61\x8f\x23\xfd",
-            "is a stand-alone dump of s390, a machine that is not understood",
+            "is a stand-alone dump of s390, a machine that is not supported",
         ),
         # Of one partition or a set of disks at the start, of a medium behind one block.
         (0, b"sadump\0\0", _SADUMP),
@@ -146,4 +148,4 @@ def name_format(file: BinaryIO) -> str:
         return f"is text, not a dump of memory; it begins with {line[:_SHOWN_CHARS]!r}"
     if not start.strip(b"\0"):
         return f"begins with {len(start)} zeros, not with the header of ELF or kdump; {_RAW}"
-    return f"is in no format that is known, neither ELF nor kdump; {_RAW}"
+    return f"has an unknown format, neither ELF nor kdump; {_RAW}"

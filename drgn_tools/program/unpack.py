@@ -135,9 +135,7 @@ def _chunks(packed: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
     except OSError as e:
         raise InputError(f"{shown(path)}: cannot be read: {e.strerror or e}") from e
     except MemoryError as e:  # the file says how large the dictionary is
-        raise InputError(
-            f"{shown(path)}: cannot be unpacked: that takes more memory than there is"
-        ) from e
+        raise InputError(f"{shown(path)}: cannot be unpacked: there is not enough memory") from e
 
 
 def _write(chunks: Iterator[bytes], path: str, folder: Path, key: str, remedy: str) -> Path:
@@ -222,7 +220,7 @@ def _zstd_chunks(packed: BinaryIO) -> Chunks:
     if shutil.which("zstd"):
         return _zstd_program_chunks(packed)
     raise InputError(
-        f"{shown(packed.name)}: is packed with zstd, which nothing here can unpack: "
+        f"{shown(packed.name)}: is packed with zstd, and nothing that can unpack it is installed: "
         "install the zstd program, or pip install zstandard"
     )
 

@@ -101,7 +101,7 @@ def _untranslatable(prog: Program, lines: Mapping[str, str]) -> Optional[Misfit]
     try:
         read_up_to(prog, address, 1)
     except BadDataError as e:
-        return Misfit(f"addresses cannot be translated by it ({' '.join(str(e).split())})", False)
+        return Misfit(f"addresses cannot be translated with it ({' '.join(str(e).split())})", False)
     return None
 
 

@@ -43,14 +43,14 @@ def after_tasks(audit: KernelAudit, core: str, program: str, colour: bool = Fals
         return
     yield ""
     yield from wrap_line(
-        "One of them in full. => marks the frame on which the verdict fell: these registers were saved"
+        "One of them in full. => marks the frame that decided the verdict: these registers were saved"
         " in the kernel, so a return address may be missing right there.",
         _WIDTH,
     )
     yield ""
     yield draw_stack(task, audit.kernel, colour)
     yield ""
-    yield "Now you, on this vmcore or on yours:"
+    yield "Try these, on this vmcore or on yours:"
     yield ""
     core = f"-c {shlex.quote(core)}"
     yield f"  {program} stack {task.pid} {core}"
@@ -58,7 +58,7 @@ def after_tasks(audit: KernelAudit, core: str, program: str, colour: bool = Fals
     yield f"  {program} groups --verdict unreliable {core}"
     yield f"  {program} tasks --pid {task.pid} --frames --format json {core}"
     yield ""
-    yield f"{program} --help tells the rest."
+    yield f"{program} --help shows the rest."
 
 
 def _most_telling(audit: KernelAudit) -> Optional[TaskStack]:

@@ -71,7 +71,7 @@ def hung_line(report: HungReport) -> str:
         parts.append(f"{exited} behind a task that has exited")
     waits = sum(h.count for h in report.hangups if h.kind is RootKind.WAIT)
     if waits:
-        parts.append(f"{waits} behind something that does not name who holds it or will end it")
+        parts.append(f"{waits} behind something that does not record its holder")
     if unknown:
         parts.append(f"{unknown} for reasons not known")
     return f"{total} {'task hangs' if total == 1 else 'tasks hang'}: {', '.join(parts)}"
@@ -136,9 +136,9 @@ def _wait_title(hangup: Hangup) -> str:
         return f"{what}, which is free (its first waiter has been woken)"
     if wait.readers is not None:
         readers = f"{wait.readers} reader{'' if wait.readers == 1 else 's'}"
-        return f"{what}, held by {readers} (not kept who){_hint(hangup.hint, 'last to read')}"
+        return f"{what}, held by {readers} (not recorded){_hint(hangup.hint, 'last to read')}"
     if wait.kind is WaitKind.SEMAPHORE:
-        return f"{what} (not kept who holds it){_hint(hangup.hint, 'last to take it')}"
+        return f"{what} (its holder is not recorded){_hint(hangup.hint, 'last to take it')}"
     return what
 
 

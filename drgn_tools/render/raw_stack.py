@@ -59,7 +59,7 @@ def _words(words: Iterable[RawWord], digits: int) -> Iterator[str]:
             if len(shown) < len(equal):
                 yield f"      ... {len(equal) - 1} more"
     if none:
-        yield "     (no words: the stack is freed, or on a CPU whose registers are not known)"
+        yield "     (no words: the stack is freed, or the task is on a CPU whose registers are not known)"
 
 
 def _line(word: RawWord, digits: int) -> str:

@@ -120,14 +120,14 @@ def audit_warnings(problems: Sequence[str], unreadable: int) -> list[str]:
 
 
 def diff_line(diff: TaskDiff) -> str:
-    """Return a line that says how many tasks of two looks are still where they were, and what became of the others."""
+    """Return a line that says how many tasks of two snapshots are still where they were, and what became of the others."""
     counts = Counter(change.kind for change in diff.changes)
     both = sum(counts[kind] for kind in (ChangeKind.STILL, ChangeKind.CHANGED, ChangeKind.UNCLEAR))
     stayed = sum(change.ran is False for change in diff.of_kind(ChangeKind.STILL))
     did_not_run = f" ({stayed} of them did not run)" if stayed else ""
     apart = _apart(diff)
     return (
-        f"{_count(both, 'task')} in both looks{apart}: {counts[ChangeKind.STILL]} still in the same"
+        f"{_count(both, 'task')} in both snapshots{apart}: {counts[ChangeKind.STILL]} still in the same"
         f" stack{did_not_run}, {counts[ChangeKind.CHANGED]} changed,"
         f" {counts[ChangeKind.UNCLEAR]} unclear; {counts[ChangeKind.WENT]} went,"
         f" {counts[ChangeKind.CAME]} came"
@@ -143,7 +143,7 @@ def _apart(diff: TaskDiff) -> str:
 
 
 def different_boots_line(diff: TaskDiff) -> str:
-    """Return a line that says how the tasks of looks at two boots were matched."""
+    """Return a line that says how the tasks of two boots were matched."""
     old, new = diff.before, diff.after
     if (old.release, old.build_id) == (new.release, new.build_id):
         what = "two boots of this kernel"
@@ -151,7 +151,7 @@ def different_boots_line(diff: TaskDiff) -> str:
         same = old.release == new.release
         what = f"two {'builds of' if same else 'kernels,'} {old.release}"
         what += "" if same else f" and {new.release}"
-    return f"the looks are at {what}: tasks are matched by name and stack"
+    return f"the snapshots are from {what}: tasks are matched by name and stack"
 
 
 def _count(number: int, what: str) -> str:

@@ -29,7 +29,7 @@ def exited_name(holder: Holder) -> str:
         return (
             f"a task that has exited (its memory is that of {task_name(holder.successor)} by now)"
         )
-    return f"a task that has exited (none is at {holder.address:x} any more)"
+    return f"a task that has exited (no task is at {holder.address:x} any more)"
 
 
 def duration(seconds: Optional[float]) -> str:

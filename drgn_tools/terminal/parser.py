@@ -105,14 +105,14 @@ def add_log_options(parser: argparse._ActionsContainer) -> None:
         "-q",
         "--quiet",
         action="store_true",
-        help="print only errors and warnings to stderr",
+        help="print only warnings and errors to stderr",
     )
     parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error", "critical", "none"),
         metavar="LEVEL",
         default="warning",
-        help="log this and worse to stderr: debug, info, warning (default), error, critical, none",
+        help="log messages of this level and above to stderr: debug, info, warning (default), error, critical, none",
     )
 
 
@@ -125,7 +125,7 @@ def add_terminal_options(parser: argparse._ActionsContainer) -> None:
         default="auto",
         help="auto (default), always, never",
     )
-    parser.add_argument("--no-pager", action="store_true", help="no pager on a terminal")
+    parser.add_argument("--no-pager", action="store_true", help="do not use a pager")
 
 
 def add_format_option(parser: argparse._ActionsContainer, formats: Sequence[str]) -> None:

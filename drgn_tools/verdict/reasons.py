@@ -94,9 +94,9 @@ def explain(
     if reason is Reason.TEXT_UNCLEAR:
         assert at is not None  # judge() has named the frame
         return Explanation(
-            f"whether return address {frames[at].ip:#x}{_above(frames, at)} is kernel text"
-            " cannot be told: the lists of modules, trampolines or BPF programs are damaged",
-            "may be no kernel text",
+            f"return address {frames[at].ip:#x}{_above(frames, at)} may or may not be kernel text:"
+            " the lists of modules, trampolines or BPF programs are damaged",
+            "may not be kernel text",
         )
     if reason is Reason.END_UNCLEAR:
         return Explanation(
@@ -144,9 +144,9 @@ def explain_running(cpu: int, walk: Walk, frames: Sequence[Frame]) -> Explanatio
 def explain_half_switched() -> Explanation:
     """Return in words that only a run queue says that a task is on a CPU."""
     return Explanation(
-        "a run queue says that it is running, the task itself that it is on no CPU:"
-        " it was being switched to, or the run queue is damaged",
-        "running by a run queue only",
+        "a run queue says that the task is running, but the task says that it is not on a CPU:"
+        " the CPU was switching to it, or the run queue is damaged",
+        "running, by its run queue only",
     )
 
 
@@ -157,7 +157,7 @@ def explain_unclear_cpu(cpu: int) -> Explanation:
     """
     brief = f"running on CPU {cpu}"
     return Explanation(
-        f"{brief}; its per-CPU data say that they are another CPU's, so its registers may be, too",
+        f"{brief}; its per-CPU data say that they belong to another CPU, and so may its registers",
         brief,
     )
 
@@ -167,9 +167,7 @@ def explain_changed(times: int) -> Explanation:
 
     :param times: How often it was read
     """
-    return Explanation(
-        f"it ran each of {times} times that it was read", "changed while it was read"
-    )
+    return Explanation(f"it ran during each of {times} reads", "changed while it was read")
 
 
 def _ended(walk: Walk, frames: Sequence[Frame]) -> str:

@@ -441,7 +441,7 @@ def test_an_audit_under_way_knows_its_problems_at_the_end(
     problems = audit.problems
     assert problems == []
     assert len(list(audit)) == 20
-    assert list(problems) == ["there are more than the 20 tasks that were looked at"]
+    assert list(problems) == ["there are more than the 20 tasks that were read"]
     audit = audit_under_way(prog)
     assert len(list(audit)) == len(whole)
     assert "the task list is damaged" in audit.problems[0]

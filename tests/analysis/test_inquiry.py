@@ -92,7 +92,7 @@ def test_a_number_is_no_module_file_and_stays_open(prog: Program) -> None:
 
 
 def test_a_file_that_is_no_live_patch_is_an_error(prog: Program) -> None:
-    with pytest.raises(InputError, match="no 64-bit ELF file"):
+    with pytest.raises(InputError, match="not a 64-bit ELF file"):
         livepatch_answers(prog, ko=__file__)
 
 

@@ -42,7 +42,7 @@ def test_who_does_not_wait_has_nothing_to_wait_for(answer: str, state: str) -> N
         ("t", False, "its tracer continues it"),
         ("S", False, "a fake signal ends its wait (within 15 s)"),
         ("S", True, "it leaves f by itself"),
-        ("R", False, "it runs on, to user mode"),
+        ("R", False, "it runs on to user mode"),
         ("R", True, "it leaves f by itself"),
     ],
 )
@@ -56,7 +56,7 @@ def test_in_a_function_the_state_decides(state: str, kthread: bool, expected: st
         ("D", False, NO_SIGNAL),
         ("S", False, "it returns to user mode; a fake signal may help (within 15 s)"),
         ("S", True, "it sleeps with a reliable stack by itself"),
-        ("R", False, "it runs on, to user mode"),
+        ("R", False, "it runs on to user mode"),
         ("R", True, "it sleeps with a reliable stack by itself"),
     ],
 )
@@ -81,16 +81,16 @@ def test_a_fake_signal_that_was_sent_is_not_promised() -> None:
 def test_on_a_cpu() -> None:
     assert when("running", "R") == "it returns to user mode"
     assert when("running", "R", kthread=True) == "it leaves its CPU"
-    assert when("running", "R", kthread=True, flags=("idle",)) == "its idle loop goes round"
+    assert when("running", "R", kthread=True, flags=("idle",)) == "its idle loop runs once more"
 
 
 def test_the_kernel_asks_a_free_task_by_itself() -> None:
-    assert when("free", "D") == "the kernel asks next (each second)"
+    assert when("free", "D") == "the kernel tries next (each second)"
 
 
 def test_without_reliable_stack_traces_only_the_task_itself_switches() -> None:
     assert when("no_reliable_stacktrace") == "it returns to user mode"
-    assert when("no_reliable_stacktrace", kthread=True) == "it patches itself, if ever"
+    assert when("no_reliable_stacktrace", kthread=True) == "it switches by itself, if ever"
 
 
 @pytest.mark.parametrize("answer", list(Answer))

@@ -175,7 +175,7 @@ def test_a_version_before_the_last_is_told_but_holds_nothing() -> None:
     found = question(code).answer(sleeper(0x10FF))
     assert found.answer is Answer.FREE
     assert found.notes == (
-        "it is in a version of f before the last, which the kernel does not check",
+        "it is in an older version of f than the last, which the kernel does not check",
     )
     assert question(code).answer(sleeper(0x1100)).notes == ()
     # Also where something else holds the task.
@@ -416,7 +416,9 @@ def test_a_function_of_a_module_that_is_not_there() -> None:
     drawn = DrawnPatches(KLP_PATCHED)
     drawn.patch("patch1", ("target", [TGT_READ]), transition=True)
     drawn.load(without="target")
-    assert asked_of(drawn).problems == ("tgt_read of patch1 is patched, but target is not loaded",)
+    assert asked_of(drawn).problems == (
+        "tgt_read of patch1 is patched, but its module target is not loaded",
+    )
 
 
 def test_a_patch_whose_module_is_not_there() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A look that was saved as JSON is the look that was saved."""
+"""A snapshot that was saved as JSON is the same when it is read."""
 
 from __future__ import annotations
 
@@ -50,21 +50,27 @@ def test_the_kernel_of_a_saved_look_names_both_sources(tmp_path: Path) -> None:
     [
         (lambda look: look.pop("tasks"), "a value in it is missing"),
         (lambda look: look["tasks"][0].pop("pid"), "a value in it is missing"),
-        (lambda look: look["tasks"][0].update(pid="1"), "or of another type; save the output"),
+        (lambda look: look["tasks"][0].update(pid="1"), "or has the wrong type; save the output"),
         (
             lambda look: look["tasks"][0].update(verdict="good"),
-            "or of another type; save the output",
+            "or has the wrong type; save the output",
         ),
-        (lambda look: look["tasks"][0].update(task="0xnothing"), "'0xnothing' is no address"),
-        (lambda look: look["tasks"][0]["frames"][0].update(symbol="f+x"), "'x' is no address"),
-        (lambda look: look.update(schema="drgn-tools.tasks/2"), "which this version does not read"),
-        (lambda look: look.update(schema="drgn-tools.regs/1"), "which has no states of tasks"),
+        (lambda look: look["tasks"][0].update(task="0xnothing"), "'0xnothing' is not an address"),
+        (lambda look: look["tasks"][0]["frames"][0].update(symbol="f+x"), "'x' is not an address"),
+        (lambda look: look.update(schema="drgn-tools.tasks/2"), "which this version cannot read"),
+        (
+            lambda look: look.update(schema="drgn-tools.regs/1"),
+            "which does not have the states of tasks",
+        ),
         (
             lambda look: look.update(schema="drgn-tools." + "x" * 999),
-            "which has no states of tasks",
+            "which does not have the states of tasks",
         ),
-        (lambda look: look.update(schema="another"), "is no output of drgn-tools tasks --format"),
-        (lambda look: look.pop("schema"), "is no output of drgn-tools tasks --format json"),
+        (
+            lambda look: look.update(schema="another"),
+            "is not the output of drgn-tools tasks --format",
+        ),
+        (lambda look: look.pop("schema"), "is not the output of drgn-tools tasks --format json"),
     ],
 )
 def test_what_is_no_saved_look_is_one_line(tmp_path: Path, damage: Any, says: str) -> None:
@@ -91,13 +97,15 @@ def test_other_json_is_no_saved_look_and_no_core(tmp_path: Path, text: str) -> N
     assert is_saved_look(str(path))
     with pytest.raises(InputError) as error:
         saved_look(path)
-    assert str(error.value).startswith(f"{path}: is no output of drgn-tools tasks --format json")
+    assert str(error.value).startswith(
+        f"{path}: is not the output of drgn-tools tasks --format json"
+    )
 
 
 def test_a_look_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
     path = save(EARLIER, tmp_path / "look.json")
     path.write_text(path.read_text()[:-100])
-    with pytest.raises(InputError, match="was cut off"):
+    with pytest.raises(InputError, match="is cut short"):
         saved_look(path)
 
 

@@ -146,12 +146,12 @@ def test_what_the_new_code_refers_to_is_not_what_it_replaces(read: Read) -> None
     ("what", "says"),
     [
         (b"", "is empty"),
-        (b"\x7fELF", "is no 64-bit ELF file"),
-        (b"#!/bin/sh\n" * 20, "is no 64-bit ELF file"),
-        (elf_file(1, 3, [], bits=32) + bytes(64), "is no 64-bit ELF file"),
-        (elf_file(1, 62, [], order=">") + bytes(64), "is no 64-bit ELF file"),
-        (elf_file(4, 62, [(1, bytes(64))]), "is no kernel module of x86-64"),
-        (elf_file(1, 183, []), "is no kernel module of x86-64"),
+        (b"\x7fELF", "is not a 64-bit ELF file"),
+        (b"#!/bin/sh\n" * 20, "is not a 64-bit ELF file"),
+        (elf_file(1, 3, [], bits=32) + bytes(64), "is not a 64-bit ELF file"),
+        (elf_file(1, 62, [], order=">") + bytes(64), "is not a 64-bit ELF file"),
+        (elf_file(4, 62, [(1, bytes(64))]), "is not a kernel module for x86-64"),
+        (elf_file(1, 183, []), "is not a kernel module for x86-64"),
         (elf_file(1, 62, []), "is damaged: section headers of 0 bytes"),
         (gzip.compress(by_hand().bytes()), "is compressed: unpack it first, with gzip -dk "),
         (lzma.compress(by_hand().bytes()), "is compressed: unpack it first, with xz -dk "),
@@ -162,7 +162,7 @@ def test_what_the_new_code_refers_to_is_not_what_it_replaces(read: Read) -> None
         (by_hand([]), "replaces no function"),
         (by_hand([("ext4", [])]), "replaces no function"),
         (klp_build([]), "replaces no function"),
-        (by_hand(fills_in_at_run_time=True), "fills in its functions at run time"),
+        (by_hand(fills_in_at_run_time=True), "sets its functions at run time"),
         (kpatch_build([]), ".kpatch.funcs has an unknown form"),
     ],
 )
@@ -184,7 +184,7 @@ def test_what_is_no_file(prog: Program, tmp_path: Path) -> None:
 def test_a_patch_in_bss_is_filled_in_at_run_time(read: Read) -> None:
     elf = begin()
     call_of_enable(elf, (elf.no_bits(".bss", 256), 0), R_X86_64_32S)
-    refuses(read, elf, "fills in its functions at run time")
+    refuses(read, elf, "sets its functions at run time")
 
 
 def without_its(elf: ElfObjectWriter, section: str) -> ElfObjectWriter:
@@ -228,12 +228,15 @@ def kpatch_with_short_records() -> ElfObjectWriter:
         (relabelled(klp_build(), ".init.klp_objects", ".gone"), "but no .init.klp_objects"),
         (with_number(klp_build(), ".init.klp_objects", 56, 3_000_000), "with 3000000 functions"),
         (with_number(klp_build(), ".init.klp_objects", 120, 3), "a function without a name"),
-        (longer(klp_build(), ".init.klp_objects"), "has 131 bytes, and records of 64"),
+        (
+            longer(klp_build(), ".init.klp_objects"),
+            "has 131 bytes, which is not a valid number of records of 64 bytes",
+        ),
         (without_its(kpatch_build(), ".kpatch.funcs"), ".kpatch.funcs has an unknown form"),
         (longer(kpatch_build(), ".kpatch.funcs"), ".kpatch.funcs has an unknown form"),
         (kpatch_without_room(), ".kpatch.funcs has an unknown form"),
         (kpatch_with_short_records(), ".kpatch.funcs has an unknown form"),
-        (without_its(by_hand(), ".data"), "fills in its functions at run time"),
+        (without_its(by_hand(), ".data"), "sets its functions at run time"),
         (without_its(by_hand(), ".init.text"), "its call of klp_enable_patch()"),
     ],
 )

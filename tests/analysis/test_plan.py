@@ -117,7 +117,7 @@ def test_one_of_several_symbols(function: str, start: int) -> None:
             "target:tgt_same: 2 symbols have this name: choose one of"
             f" target:tgt_same,1 at {TARGET + 0x300:#x}, target:tgt_same,2 at {TARGET + 0x200:#x}",
         ),
-        ("no_hook", "no_hook: ftrace cannot hook it (notrace, or no function)"),
+        ("no_hook", "no_hook: ftrace cannot hook it (it is notrace, or not a function)"),
     ],
 )
 def test_what_the_kernel_would_refuse(function: str, says: str) -> None:
@@ -155,7 +155,7 @@ def test_a_hook_counts_up_to_the_end_of_the_function() -> None:
     drawn.hooks(VFS_READ.old + 0xFF, VFS_WRITE.old - 1, VFS_WRITE.old + 0x80)
     assert refused(plan(drawn, "vfs_read")) == ()
     assert refused(plan(drawn, "vfs_write")) == (
-        "vfs_write: ftrace cannot hook it (notrace, or no function)",
+        "vfs_write: ftrace cannot hook it (it is notrace, or not a function)",
     )
 
 
@@ -259,7 +259,7 @@ def test_while_another_patch_is_in_transition_none_is_taken() -> None:
     drawn = drawn_kernel(KLP_PATCHED)
     drawn.patch("patch1", (None, [VFS_READ]), transition=True)
     assert refused(plan(drawn, "vfs_write")) == (
-        "patch1 is in transition: the kernel takes no other patch until that has ended",
+        "patch1 is in transition: the kernel accepts no other patch until this transition has ended",
     )
 
 
@@ -322,7 +322,7 @@ def test_the_plan_asks_what_the_kernel_then_asks() -> None:
 def test_without_ftrace_records_it_cannot_be_told() -> None:
     found = plan(DrawnPatches(), "vfs_read")
     assert found.refusals == ()
-    assert found.problems == ("where ftrace can hook cannot be read",)
+    assert found.problems == ("the addresses that ftrace can hook cannot be read",)
     sleeping = task(7, frames=(Frame(VFS_READ.old),))
     asked = found.question(True)
     assert asked.answer(task(7)).answer is Answer.UNKNOWN
@@ -334,14 +334,18 @@ def test_damaged_ftrace_records_are_none(member: str) -> None:
     drawn = drawn_kernel()
     page = drawn.kernel.prog.read_word(drawn.kernel.prog.symbol("ftrace_pages_start").address)
     drawn.kernel.put_word(drawn.at(page, f"ftrace_page.{member}"), 0x7FFF_FFFF)
-    assert plan(drawn, "vfs_read").problems == ("where ftrace can hook cannot be read",)
+    assert plan(drawn, "vfs_read").problems == (
+        "the addresses that ftrace can hook cannot be read",
+    )
 
 
 def test_pages_of_ftrace_that_loop_end() -> None:
     drawn = drawn_kernel()
     page = drawn.kernel.prog.read_word(drawn.kernel.prog.symbol("ftrace_pages_start").address)
     drawn.kernel.put_word(page, page)
-    assert plan(drawn, "vfs_read").problems == ("where ftrace can hook cannot be read",)
+    assert plan(drawn, "vfs_read").problems == (
+        "the addresses that ftrace can hook cannot be read",
+    )
 
 
 def test_without_symbols_nothing_is_found() -> None:

@@ -64,7 +64,7 @@ def test_what_a_word_names(word: str, named: tuple[TaskName, ...]) -> None:
     ],
 )
 def test_a_word_that_names_nothing(word: str, wrong: str) -> None:
-    with pytest.raises(UsageError, match="names no task: give a PID") as caught:
+    with pytest.raises(UsageError, match="does not name a task: give a PID") as caught:
         parse_tasks(word)
     assert str(caught.value).startswith(wrong)
     assert "\n" not in str(caught.value)
@@ -74,8 +74,8 @@ def test_a_word_that_names_nothing(word: str, wrong: str) -> None:
     ("word", "says"),
     [
         ("9-5", "'9-5' is an empty range: give 5-9"),
-        ("4194304", "'4194304' is no PID: they end at 4194303"),
-        ("00000051", "'00000051' is no address of a task; as a PID it is 81"),
+        ("4194304", "'4194304' is not a PID: the largest is 4194303"),
+        ("00000051", "'00000051' is not the address of a task; as a PID it is 81"),
     ],
 )
 def test_a_number_that_no_task_has(word: str, says: str) -> None:
@@ -98,7 +98,7 @@ def test_a_word_is_names_or_wrong(word: str) -> None:
 
 def test_numbers_are_no_names() -> None:
     assert parse_numbers("1,5-9") == (range(1, 2), range(5, 10))
-    with pytest.raises(UsageError, match="not 'init'; names go with --comm"):
+    with pytest.raises(UsageError, match="not 'init'; use --comm for a name"):
         parse_numbers("1,init")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Two looks at tasks made by hand: which task is which, and what has changed."""
+"""Two snapshots of tasks made by hand: which task is which, and what has changed."""
 
 from __future__ import annotations
 

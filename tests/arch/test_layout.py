@@ -180,7 +180,7 @@ def test_thread_size_that_cannot_be_is_damage(kernel: DrawnKernel, size: int) ->
 
 def test_thread_size_that_nothing_tells_is_damage(kernel: DrawnKernel) -> None:
     without_thread_size(kernel)
-    with pytest.raises(TypesError, match="no type or symbol tells THREAD_SIZE"):
+    with pytest.raises(TypesError, match="no type or symbol gives THREAD_SIZE"):
         probe(kernel)
 
 
@@ -358,7 +358,7 @@ def test_own_symbol_table_of_the_dump_goes_before_debuginfo(kernel: DrawnKernel)
     ("symbol", "cause"),
     [
         # Debian's 6.1 of arm64: init_task has no symbol, nor has any other variable.
-        ("T_stext", "built without CONFIG_KALLSYMS_ALL: its symbols are functions only"),
+        ("T_stext", "built without CONFIG_KALLSYMS_ALL: it has symbols of functions only"),
         ("Djiffies", "type information lacks what a stack needs, or is damaged"),
     ],
 )

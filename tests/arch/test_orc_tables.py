@@ -543,10 +543,10 @@ def test_first_address_is_compared_with_what_the_code_has(mentioned: str) -> Non
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ({"__start_orc_unwind": None}, "symbols do not tell"),
-        ({"__stop_orc_unwind_ip": None}, "symbols do not tell"),
-        ({"__stop_orc_unwind": CORE}, "symbols do not tell"),
-        ({"__stop_orc_unwind": 1 << 63 | 1 << 62}, "symbols do not tell"),
+        ({"__start_orc_unwind": None}, "symbols do not say"),
+        ({"__stop_orc_unwind_ip": None}, "symbols do not say"),
+        ({"__stop_orc_unwind": CORE}, "symbols do not say"),
+        ({"__stop_orc_unwind": 1 << 63 | 1 << 62}, "symbols do not say"),
         ({"__stop_orc_unwind": (1 << 64) - 1}, "contradict each other"),
         ({"__stop_orc_unwind_ip": (1 << 64) - 1}, "contradict each other"),
     ],

@@ -67,7 +67,7 @@ from ..support.command_line import ROOT, joined, refused
         (["tasks", "-c", "a", "--format", "jsn"], "no format 'jsn': did you mean json?"),
         (["tasks", "-c", "a", "-c", "b"], "-c a and -c b: give one"),
         (["tasks", "-c", "a", "--format", "JSN"], "did you mean json? it has table, json,"),
-        (["shell", "-c", "a", "extra"], "'extra' is no file"),
+        (["shell", "-c", "a", "extra"], "'extra' is not a file"),
         (["tasks", "-c", "a", "--frame"], "no option --frame: did you mean --frames?"),
         (["tasks", "-c", "a", "--log-level", "loud"], "--log-level"),
     ],

@@ -16,7 +16,7 @@ from ..support.command_line import joined, refused
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["demo", "-c", "a"], "demo brings its own vmcore"),
+        (["demo", "-c", "a"], "demo has its own vmcore"),
     ],
     ids=joined,
 )

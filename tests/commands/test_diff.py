@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``diff``: two dumps, a saved look and a dump, two looks at a running kernel."""
+"""``diff``: two dumps, a saved snapshot and a dump, two snapshots of a running kernel."""
 
 from __future__ import annotations
 
@@ -25,18 +25,27 @@ from ..support.looks import save
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["diff"], "diff compares two looks"),
-        (["diff", "a"], "diff compares two looks"),
+        (["diff"], "diff compares two snapshots"),
+        (["diff", "a"], "diff compares two snapshots"),
         (["diff", "-k"], "-k --interval SECONDS"),
-        (["diff", "a", "b", "c"], "diff compares two looks"),
-        (["diff", "a", "b", "-k"], "diff compares two looks"),
+        (["diff", "a", "b", "c"], "diff compares two snapshots"),
+        (["diff", "a", "b", "-k"], "diff compares two snapshots"),
         (["diff", "-c", "a", "-k"], "-c and -k exclude each other"),
-        (["diff", "-c", "a", "--interval", "1"], "--interval looks twice at a running kernel"),
-        (["diff", "a", "-k", "--interval", "1"], "--interval looks twice at a running kernel"),
+        (
+            ["diff", "-c", "a", "--interval", "1"],
+            "--interval takes two snapshots of a running kernel",
+        ),
+        (
+            ["diff", "a", "-k", "--interval", "1"],
+            "--interval takes two snapshots of a running kernel",
+        ),
         (["diff", "-k", "--interval", "0"], "--interval takes seconds"),
-        (["diff", "a", "b", "--kind", "same"], "'same' is no kind: there are still, changed"),
+        (
+            ["diff", "a", "b", "--kind", "same"],
+            "'same' is not a kind: the kinds are still, changed",
+        ),
         (["diff", "a", "b", "--kind", "still", "--all"], "--all lists all kinds"),
-        (["diff", "a", "b", "--pid", "x"], "not 'x'; names go with --comm"),
+        (["diff", "a", "b", "--pid", "x"], "not 'x'; use --comm for a name"),
     ],
     ids=joined,
 )
@@ -63,7 +72,7 @@ def test_a_dump_and_itself_differ_in_nothing(
     assert len(rows) == len(stacks)
     assert {row["change"] for row in rows} == {"still"}
     assert [row["ran"] for row in rows] == [None if s.on_cpu else False for s in stacks]
-    assert f"{len(stacks)} tasks in both looks, 0 s apart: {len(stacks)} still" in err
+    assert f"{len(stacks)} tasks in both snapshots, 0 s apart: {len(stacks)} still" in err
     assert "boots" not in err
     # By default only those that may hang.
     rows, _, _ = diff(capsys, demo_core, "-c", demo_core)
@@ -196,7 +205,7 @@ def test_two_looks_at_a_running_kernel(
     rows, err, code = diff(capsys, "-k", "--interval", "0.001")
     assert code == 0
     assert [(row["what"], row["ran"]) for row in rows] == [(["state"], True)]
-    assert "1 task in both looks, 1 min apart: 0 still" in err
+    assert "1 task in both snapshots, 1 min apart: 0 still" in err
     assert err.count("6.12.117") == 1  # introduced once
 
 

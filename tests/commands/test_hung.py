@@ -64,7 +64,7 @@ def test_filters_choose_tasks_and_not_chains(
     assert [found["comm"] for found in report["tasks"]] == ["w-mutex"]
     assert len(report["hangups"]) == 5
     _, out, err = ask(demo_core, capsys, "--comm", "w-pause")
-    assert "none of --comm w-pause hangs" in err
+    assert "no task of --comm w-pause hangs" in err
     _, _, err = ask(demo_core, capsys, "w-nobody")
     assert "w-nobody" in err and "warning" in err
     assert out.startswith("CPU 0: ")
@@ -172,7 +172,7 @@ def test_the_total_tells_who_has_exited_from_who_is_there() -> None:
     )
     assert hung_line(report) == (
         "4 tasks hang: 1 behind a known task, 2 behind a task that has exited, 1 behind something"
-        " that does not name who holds it or will end it"
+        " that does not record its holder"
     )
 
 

@@ -123,14 +123,20 @@ def rows(text: str) -> list[list[str]]:
         ),
         (
             ["livepatch", "-c", "a", "--ko", __file__, "--function", "f"],
-            "--ko and --function are two patches: give one of them",
+            "--ko and --function name two patches: give one of them",
         ),
         (["livepatch", "-c", "a", "--watch"], "nothing changes in a vmcore"),
         (["livepatch", "-k", "--watch", "0"], "--watch takes seconds"),
         (["livepatch", "-k", "--watch", "nan"], "--watch takes seconds"),
         (["livepatch", "-k", "--watch", "1e9"], "--watch takes seconds"),
-        (["livepatch", "-k", "--watch", "1", "--function", "f"], "--watch follows a transition"),
-        (["livepatch", "-k", "--watch", "1", "--ko", __file__], "--watch follows a transition"),
+        (
+            ["livepatch", "-k", "--watch", "1", "--function", "f"],
+            "--watch follows a patch in transition",
+        ),
+        (
+            ["livepatch", "-k", "--watch", "1", "--ko", __file__],
+            "--watch follows a patch in transition",
+        ),
         (["livepatch", "-k", "--watch", "1", "--format", "csv"], "it has table and jsonl"),
         (
             ["livepatch", "-k", "--watch", "--all"],
@@ -347,7 +353,7 @@ def test_what_if_of_a_kernel_whose_hooks_cannot_be_read(
 ) -> None:
     offer_kernel(monkeypatch, DrawnPatches(), at_rest(FREE))
     assert main(["livepatch", "-c", "vmcore", "--function", "vfs_read"]) == 5
-    assert "warning: where ftrace can hook cannot be read" in capsys.readouterr().err
+    assert "warning: the addresses that ftrace can hook cannot be read" in capsys.readouterr().err
 
 
 def test_what_if_of_a_module_file(
@@ -368,7 +374,7 @@ def test_what_if_of_a_module_file(
     assert main(["livepatch", "-c", "vmcore", "--ko", str(path)]) == 3
     out, err = capsys.readouterr()
     assert out == ""
-    assert f"drgn-tools: error: {path}: is no 64-bit ELF file" in err
+    assert f"drgn-tools: error: {path}: is not a 64-bit ELF file" in err
 
 
 def test_a_replacing_what_if_names_what_it_takes_back(

@@ -19,7 +19,7 @@ from ..support.repl import Repl
     ("argv", "says"),
     [
         (["regs", "-c", "a", "--format", "text"], "no format 'text'"),
-        (["regs", "-c", "a", "1", "1-x"], "'1-x' names no task"),
+        (["regs", "-c", "a", "1", "1-x"], "'1-x' does not name a task"),
         (["regs", "-c", "a", "--mode", "both"], "--mode"),
         (["regs", "-c", "a", "--max-tasks", "0"], "--max-tasks takes a number"),
     ],

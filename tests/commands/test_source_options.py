@@ -31,7 +31,7 @@ def test_a_core_is_kept_if_that_is_said(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert main(["tasks", str(demo_vmcore()), "1"]) == 0
-    assert of_unpacking(capsys.readouterr().err).endswith("done), which is kept for the next time")
+    assert of_unpacking(capsys.readouterr().err).endswith("done); it is kept for the next time")
     assert len(list((tmp_path / "cache" / "drgn-tools" / "cores").glob("*.core"))) == 1
     assert main(["tasks", str(demo_vmcore()), "1"]) == 0
     assert "unpacking" not in capsys.readouterr().err
@@ -51,6 +51,6 @@ def test_a_cache_that_cannot_be_written_is_named_while_a_core_is_unpacked(
         line = of_unpacking(capsys.readouterr().err)
         assert "kept" not in line
         assert line.endswith(
-            f"done), again each time: {in_the_way}/drgn-tools/cores cannot be written;"
-            " set XDG_CACHE_HOME to one that can"
+            f"done); again each time, because {in_the_way}/drgn-tools/cores cannot be written:"
+            " set XDG_CACHE_HOME to a folder that can be"
         )

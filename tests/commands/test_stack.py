@@ -23,13 +23,13 @@ from ..support.repl import Repl
         (["stack", "-c", "a", "--on-cpu", "--all"], "leave it out, or --on-cpu"),
         (["stack", "README.md", "LICENSE"], "'README.md' and 'LICENSE' are both files"),
         (["stack", "-c", "a", "0xffff888000000000ffff"], "names no task: give a PID (51), a range"),
-        (["stack", "-c", "a", "1_0"], "'1_0' names no task"),
-        (["stack", "-c", "a", "1,,2"], "'' names no task"),
-        (["stack", "-c", "a", "1-"], "'1-' names no task"),
-        (["stack", "-c", "a", "0x"], "'0x' names no task"),
+        (["stack", "-c", "a", "1_0"], "'1_0' does not name a task"),
+        (["stack", "-c", "a", "1,,2"], "'' does not name a task"),
+        (["stack", "-c", "a", "1-"], "'1-' does not name a task"),
+        (["stack", "-c", "a", "0x"], "'0x' does not name a task"),
         (["stack", "-c", "a", "9-5"], "'9-5' is an empty range: give 5-9"),
-        (["stack", "-c", "a", "9999999"], "'9999999' is no PID: they end at 4194303"),
-        (["stack", "-c", "a", "00000051"], "no address of a task; as a PID it is 81"),
+        (["stack", "-c", "a", "9999999"], "'9999999' is not a PID: the largest is 4194303"),
+        (["stack", "-c", "a", "00000051"], "not the address of a task; as a PID it is 81"),
         (["stack", "-c", "a", "--columns", "pid"], "add --format table, csv or json"),
     ],
     ids=joined,
@@ -82,7 +82,7 @@ def test_repl_stack_of_nothing_draws_all_that_are_unreliable(
 ) -> None:
     expected = [str(s) for s in stacks if s.verdict is Verdict.UNRELIABLE]
     note, drawn = terminal.type("%stack").split("\n", 1)
-    assert note == "no task crashed this kernel; these are unreliable"
+    assert note == "no task crashed this kernel; these stacks are unreliable"
     assert drawn == "\n\n".join(expected)
 
 

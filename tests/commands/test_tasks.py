@@ -31,8 +31,8 @@ from ..support.repl import Repl
     ("argv", "says"),
     [
         (["tasks", "-c", "a", "--format", "folded"], "no format 'folded'"),
-        (["tasks", "-c", "a", "--pid", "x"], "not 'x'; names go with --comm"),
-        (["tasks", "-c", "a", "--pid", "1,,2"], "not ''; names go with --comm"),
+        (["tasks", "-c", "a", "--pid", "x"], "not 'x'; use --comm for a name"),
+        (["tasks", "-c", "a", "--pid", "1,,2"], "not ''; use --comm for a name"),
         (["tasks", "-c", "a", "--pid", "1,9-5"], "'9-5' is an empty range: give 5-9"),
         (
             ["tasks", "-c", "a", "--function", "f+0x8"],
@@ -40,7 +40,10 @@ from ..support.repl import Repl
         ),
         (["tasks", "-c", "a", "--state", "Q"], "'Q' is not a state"),
         (["tasks", "-c", "a", "--state", ""], "'' is not a state"),
-        (["tasks", "-c", "a", "--verdict", "bad"], "'bad' is not a verdict: there are reliable"),
+        (
+            ["tasks", "-c", "a", "--verdict", "bad"],
+            "'bad' is not a verdict: the verdicts are reliable",
+        ),
         (["tasks", "-c", "a", "--sort", "dept"], "no column 'dept': did you mean depth?"),
         (["tasks", "-c", "a", "--sort", "pid,,cpu"], "not 'pid,,cpu'"),
         (["tasks", "-c", "a", "--columns", "pdi"], "no column 'pdi': did you mean pid?"),
@@ -178,7 +181,7 @@ def test_check_says_what_could_not_be_judged(
     assert main(["tasks", "-k", "--check", "-q"]) == 5
     assert capsys.readouterr().err == (
         "drgn-tools: warning: 3 tasks could not be judged: 2 orc_unclear "
-        "(this kernel uses the ORC unwinder, but its symbols do not tell where the ORC tables lie), 1 unreadable\n"
+        "(this kernel uses the ORC unwinder, but its symbols do not say where the ORC tables are), 1 unreadable\n"
     )
 
 

@@ -117,7 +117,7 @@ def test_of_a_running_kernel_nothing_is_missing_from_a_dump(
 def test_one_that_is_not_whole_is_not_called_none(kernel: DrawnKernel) -> None:
     kernel.put(kernel.base + 3 * PAGE_BYTES - 30, BTF)
     exclude(kernel, kernel.base + 3 * PAGE_BYTES, PAGE_BYTES)
-    with pytest.raises(TypesError, match=r"or what is at 0x[0-9a-f]* is one that is damaged"):
+    with pytest.raises(TypesError, match=r"or its BTF is at 0x[0-9a-f]* and is damaged"):
         found(kernel)
 
 

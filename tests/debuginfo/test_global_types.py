@@ -242,7 +242,7 @@ def explaining() -> Program:
             "no_type",
             r"at 0x10000, but its BTF has no type for it; .*declare\(prog, \"TYPE no_type\"\)",
         ),
-        ("twins", r"'twins' are 2 symbols of the kernel"),
+        ("twins", r"the kernel has 2 symbols 'twins'"),
         ("schedule", r"'schedule' is a symbol of the kernel, at 0x1000"),
         ("nowhere", r"could not find 'nowhere'"),
     ],

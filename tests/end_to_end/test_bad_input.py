@@ -85,9 +85,9 @@ def test_not_a_regular_file(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(listening))
     for path, says in (
-        (fifo, "is a pipe, not a file; save what comes out of it in a file"),
-        (listening, "is a socket, not a file; a QEMU guest is given with --qemu"),
-        (Path(os.devnull), "is a device, not a file; the running kernel is given with -k"),
+        (fifo, "is a pipe, not a file; save its output to a file"),
+        (listening, "is a socket, not a file; use --qemu for a QEMU guest"),
+        (Path(os.devnull), "is a device, not a file; use -k for the running kernel"),
     ):
         assert refusal(core=path) == (EXIT_INPUT, f"{path}: {says}")
 
@@ -192,7 +192,7 @@ def test_odd_names(name: str) -> None:
         (elf_file(3, X86_64, []), "is an ELF executable or library, not a core dump"),
         (
             elf_file(ET_CORE, RISCV, [(PT_NOTE, VMCOREINFO)]),
-            "core dump of riscv; only x86_64, i386 and aarch64 are understood",
+            "core dump of riscv; only x86_64, i386 and aarch64 are supported",
         ),
         (
             elf_file(ET_CORE, X86_64, [(PT_NOTE, note("CORE", 6, bytes(16)))]),

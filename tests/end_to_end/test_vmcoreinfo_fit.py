@@ -175,7 +175,7 @@ def test_a_file_is_named(demo_core: str, text: str, tmp_path: Path) -> None:
     code, message = refusal(core=demo_core, vmcoreinfo=path)
     assert code == EXIT_INPUT
     assert message.startswith(f"{demo_core}: VMCOREINFO of {path} does not fit its memory")
-    assert message.endswith("; leave it out: what the dump has itself fits")
+    assert message.endswith("; leave it out: the dump's own VMCOREINFO fits")
     core = core_with(demo_core, tmp_path / "vmcore", None)
     assert "; search its memory for one with " in refusal(core=core, vmcoreinfo=path)[1]
 
@@ -320,7 +320,7 @@ def test_auto_that_finds_nothing_says_so(demo_core: str, text: str, tmp_path: Pa
 def test_auto_is_for_dumps(where: dict[str, object]) -> None:
     assert refusal(vmcoreinfo="auto", **where) == (
         EXIT_USAGE,
-        "--vmcoreinfo auto searches a dump: it goes with -c only",
+        "--vmcoreinfo auto searches a dump: it works only with -c",
     )
 
 

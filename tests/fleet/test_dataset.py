@@ -81,7 +81,7 @@ def test_a_name_that_the_file_system_refuses(tmp_path: Path) -> None:
     # So does a folder that may not be searched: the check alone whether it exists fails.
     path = tmp_path / ("x" * 300)
     assert refusal(Dataset.open, path) == ": cannot be read: File name too long"
-    assert refusal(Dataset.create, path) == ": cannot be made a dataset: File name too long"
+    assert refusal(Dataset.create, path) == ": cannot be made into a dataset: File name too long"
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_what_does_not_fit_changes_nothing(
 def test_no_room_for_a_new_one(tmp_path: Path) -> None:
     with files_up_to(5):
         said = refusal(Dataset.create, tmp_path / "dataset")
-    assert said == ": cannot be made a dataset: File too large"
+    assert said == ": cannot be made into a dataset: File too large"
     Dataset.create(tmp_path / "dataset")
 
 

@@ -134,7 +134,7 @@ def assert_audited(outcome: Outcome) -> None:
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (signal.SIGKILL, "SIGKILL (as the kernel does when memory runs out)"),
+        (signal.SIGKILL, "SIGKILL (the kernel does this when memory runs out)"),
         (signal.SIGSEGV, "SIGSEGV"),
         (signal.SIGABRT, "SIGABRT"),
         (signal.SIGRTMIN + 6, "signal 40"),

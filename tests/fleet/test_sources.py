@@ -137,7 +137,7 @@ def test_an_empty_folder_has_none() -> None:
 
 def test_no_such_file() -> None:
     assert refusal(UsageError, "vmcore") == (
-        "vmcore: no such file or folder, and as a pattern it matches none"
+        "vmcore: no such file or folder, and no file matches it as a pattern"
     )
     assert refusal(UsageError, "a\nb*\x1b[31m").startswith(r"'a\nb*\x1b[31m': no such file")
 

@@ -271,15 +271,15 @@ WILD = 0x6B6B_6B6B_6B6B_6B6B
         (member("klp_patch.mod", 0, 0), "cannot be read"),
         (member("klp_patch.obj_list", 0, NOWHERE), "the list obj_list is damaged after 0 entries"),
         (byte("klp_patch.enabled", 0, 0), "klp_target_state is 1, but patch1 is disabled"),
-        (byte("klp_patch.enabled", 0, 7), "0x7 is no bool"),
-        (byte("klp_patch.replace", 0, 7), "0x7 is no bool"),
-        (byte("klp_patch.forced", 0, 255), "0xff is no bool"),
+        (byte("klp_patch.enabled", 0, 7), "0x7 is not a bool"),
+        (byte("klp_patch.replace", 0, 7), "0x7 is not a bool"),
+        (byte("klp_patch.forced", 0, 255), "0xff is not a bool"),
         (member("klp_object.name", 0, NOWHERE), "cannot be read"),
         (member("klp_object.func_list", 0, NOWHERE), "the list func_list is damaged"),
         (member("klp_object.node", 2, 0), "the list obj_list is damaged after 3 entries"),
         (byte("klp_object.patched", 0, 0), "contradicts itself on whether vfs_read is patched"),
         (byte("klp_object.patched", 2, 1), "contradicts itself on whether absent_fn is patched"),
-        (byte("klp_object.patched", 2, 7), "0x7 is no bool"),
+        (byte("klp_object.patched", 2, 7), "0x7 is not a bool"),
         (member("klp_func.old_name", 0, 0), "cannot be read"),
         (member("klp_func.old_name", 0, WILD), "cannot be read"),
         (member("klp_func.node", 0, NOWHERE), "the list func_list is damaged after 1 entries"),
@@ -287,12 +287,12 @@ WILD = 0x6B6B_6B6B_6B6B_6B6B
         (member("klp_func.old_func", 0, VFS_WRITE.old), "on whether vfs_write is patched"),
         (byte("klp_func.patched", 0, 0), "contradicts itself on whether vfs_read is patched"),
         (byte("klp_func.patched", 3, 1), "contradicts itself on whether absent_fn is patched"),
-        (byte("klp_func.patched", 0, 7), "0x7 is no bool"),
-        (byte("klp_func.nop", 0, 2), "0x2 is no bool"),
+        (byte("klp_func.patched", 0, 7), "0x7 is not a bool"),
+        (byte("klp_func.nop", 0, 2), "0x2 is not a bool"),
         (loop, "the list func_list is damaged"),
         (short_list, "does not point back"),
         (off_the_stack, "contradicts itself on whether vfs_read is patched"),
-        (off_the_patch, "a version of vfs_read is of no patch on the list"),
+        (off_the_patch, "a version of vfs_read belongs to no patch on the list"),
     ],
 )
 def test_damage_is_a_problem_and_no_exception(damage: Damage, says: str) -> None:
@@ -310,7 +310,7 @@ def test_versions_of_two_functions_on_one_stack() -> None:
     oldest = read(drawn).versions[VFS_READ.old][1].address
     assert oldest != second.functions[0]
     drawn.kernel.put_word(drawn.at(oldest, "klp_func.old_func"), VFS_WRITE.old)
-    assert read(drawn).problems == ("the versions of vfs_read are of several functions",)
+    assert read(drawn).problems == ("the versions of vfs_read belong to several functions",)
 
 
 def test_without_a_list_of_its_own_the_patch_in_transition_has_no_target() -> None:

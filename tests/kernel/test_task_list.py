@@ -242,7 +242,7 @@ def test_per_cpu_data_of_another_cpu_tell_nothing() -> None:
     tasks = m.look()
     assert [cpu.number for cpu in tasks.cpus] == [1]
     assert tasks.problems == [
-        "what runs on CPU 0 cannot be told: its run queue says that it is that of CPU 1"
+        "what runs on CPU 0 is not known: its run queue says that it belongs to CPU 1"
     ]
     assert [task.pid for task in tasks if tasks.is_on_unclear_cpu(task)] == [1]
 
@@ -303,7 +303,7 @@ def test_masks_of_cpus_that_cannot_be_are_said(
     tasks = m.look()
     assert [cpu.number for cpu in tasks.cpus] == found
     assert tasks.problems == [
-        "which CPUs were online cannot be read: their masks are damaged, or their number"
+        "which CPUs were online is not known: the masks of CPUs are damaged, or nr_cpu_ids"
     ]
 
 

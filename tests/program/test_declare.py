@@ -82,7 +82,7 @@ def test_the_program_may_be_left_out(prog: Program) -> None:
         ("struct list_head modules[0]", "an array of 0"),
         ("void modules", "type"),
         ("unsigned list_head modules", "list_head"),
-        ("struct task_struct modules[]", "nothing tells how long"),
+        ("struct task_struct modules[]", "its length is not known"),
     ],
 )
 def test_what_cannot_be_declared_is_one_line(prog: Program, text: str, words: str) -> None:

@@ -37,25 +37,25 @@ def test_file_that_is_not_elf_is_named(tmp_path: Path) -> None:
     [
         (gzip.compress(elf_file(ET_EXEC, 62, []), mtime=0), "is packed with gzip: unpack it"),
         (lzma.compress(elf_file(ET_EXEC, 62, [])), "is packed with xz: unpack it"),
-        (elf_file(ET_CORE, 62, []), "is a core dump, which is given with -c"),
-        (b"KDUMP   " + bytes(999), "is a core dump, which is given with -c"),
+        (elf_file(ET_CORE, 62, []), "is a core dump: use -c for it"),
+        (b"KDUMP   " + bytes(999), "is a core dump: use -c for it"),
         (elf_file(ET_EXEC, 62, [(1, b"")])[:100], "is cut short or damaged: its ELF headers"),
         (b"", "is empty"),
         (
             lzma.compress(elf_file(ET_CORE, 62, []) + bytes(1 << 22)),
-            "is packed with xz, and in it is a core dump, which is given with -c",
+            "is a core dump packed with xz: use -c for it",
         ),
         (
             gzip.compress(b"KDUMP   " + bytes(1 << 22), mtime=0),
-            "is packed with gzip, and in it is a core dump, which is given with -c",
+            "is a core dump packed with gzip: use -c for it",
         ),
         (
             gzip.compress(b"makedumpfile\0\0\0\0", mtime=0),
-            "is packed with gzip, and in it is a core dump, which is given with -c",
+            "is a core dump packed with gzip: use -c for it",
         ),
         (
             gzip.compress(b"text", mtime=0),
-            "is packed with gzip, and what is in it is not an ELF file",
+            "is packed with gzip, and the file in it is not an ELF file",
         ),
         (lzma.compress(elf_file(ET_REL, 62, [])), "is packed with xz: unpack it"),
         # What cannot be unpacked: nobody knows what is in it.

@@ -157,9 +157,9 @@ def test_arm64_counts_from_the_instruction_itself() -> None:
         elf.relocation((text, 4 * offset), (data, 8), type_=type_)
     found = ElfObject(elf.bytes(), "a.ko", "aarch64").relocations(text)
     assert [relocation.target for relocation in found] == [Place(data, 8)] * 4
-    with pytest.raises(InputError, match="is no kernel module of x86-64"):
+    with pytest.raises(InputError, match="is not a kernel module for x86-64"):
         ElfObject(elf.bytes(), "a.ko", "x86_64")
-    with pytest.raises(InputError, match="is no kernel module of arm64"):
+    with pytest.raises(InputError, match="is not a kernel module for arm64"):
         ElfObject(sample().bytes(), "a.ko", "aarch64")
 
 
@@ -170,28 +170,31 @@ SHOFF = struct.unpack_from("<Q", sample().bytes(), 40)[0]
     ("data", "says"),
     [
         (b"", "is empty"),
-        (b"\x7f", "is no 64-bit ELF file: give the .ko file of a live patch"),
-        (sample().bytes()[:63], "is no 64-bit ELF file: give the .ko file of a live patch"),
-        (changed("<B", 4, 1), "is no 64-bit ELF file: give the .ko file of a live patch"),
-        (changed("<B", 5, 2), "is no 64-bit ELF file: give the .ko file of a live patch"),
-        (changed("<H", 16, 4), "is no kernel module of x86-64: give the .ko file of a live patch"),
+        (b"\x7f", "is not a 64-bit ELF file: give the .ko file of a live patch"),
+        (sample().bytes()[:63], "is not a 64-bit ELF file: give the .ko file of a live patch"),
+        (changed("<B", 4, 1), "is not a 64-bit ELF file: give the .ko file of a live patch"),
+        (changed("<B", 5, 2), "is not a 64-bit ELF file: give the .ko file of a live patch"),
+        (
+            changed("<H", 16, 4),
+            "is not a kernel module for x86-64: give the .ko file of a live patch",
+        ),
         (
             changed("<H", 18, 183),
-            "is no kernel module of x86-64: give the .ko file of a live patch",
+            "is not a kernel module for x86-64: give the .ko file of a live patch",
         ),
         (changed("<H", 58, 40), "is damaged: section headers of 40 bytes"),
         (changed("<H", 62, 200), "is damaged: 7 sections"),
         (
             changed("<Q", 40, 1 << 63),
-            "is damaged: it ends before the section headers, as if cut off",
+            "is damaged: it ends before the section headers and seems cut off",
         ),
         (
             sample().bytes()[:-1],
-            "is damaged: it ends before the section headers, as if cut off",
+            "is damaged: it ends before the section headers and seems cut off",
         ),
         (
             changed("<Q", SHOFF + 64 * 6 + 24, 1 << 62),
-            "is damaged: it ends before the names of sections, as if cut off",
+            "is damaged: it ends before the names of sections and seems cut off",
         ),
         (changed("<I", SHOFF + 64 * 4 + 4, 1), "is damaged: no table of symbols"),
         (changed("<I", SHOFF + 64 * 4 + 40, 1000), "is damaged: no table of symbols"),
@@ -206,13 +209,15 @@ def test_a_place_outside_its_section(offset: int) -> None:
     elf = read(sample())
     with pytest.raises(InputError, match="a record that is not in its section"):
         elf.number(Place(1, offset), 8)
-    with pytest.raises(InputError, match=r"a name (that is not in its section|without an end)"):
+    with pytest.raises(
+        InputError, match=r"a name (that is not in its section|without a terminating zero)"
+    ):
         elf.text(Place(1, offset))
 
 
 def test_a_section_that_is_not_in_the_file() -> None:
     data = changed("<Q", SHOFF + 64 + 32, 1 << 40)  # sh_size of .data
-    with pytest.raises(InputError, match=r"it ends before section '.data', as if cut off"):
+    with pytest.raises(InputError, match=r"it ends before section '.data' and seems cut off"):
         ElfObject(data, "a.ko", "x86_64").contents(1)
 
 

@@ -198,11 +198,11 @@ def test_a_disk_that_was_full(
     path = tmp_path / "vmcore"
     write_kdump(demo_core, path, written=max(pages_read(demo_core).by_audit))
     audit = audit_kernel(open_program(core=path))
-    assert f"{path}: makedumpfile could not write all of the file" in caplog.text
+    assert f"{path}: makedumpfile could not write the whole file" in caplog.text
     assert list(wrong(whole, audit)) == []
     assert audit.tasks != whole.tasks
     write_kdump(demo_core, path, written=1000)
-    assert "makedumpfile could not write all of the file" in refusal(path)
+    assert "makedumpfile could not write the whole file" in refusal(path)
 
 
 def test_flattened_elf(demo_core: str, tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_records_that_leave_out_what_is_read_whole(kdump: Path, tmp_path: Path) 
         if opens:
             assert open_program(core=path)["init_task"].comm.string_() == b"swapper/0"
         else:
-            assert refusal(path) == f"{path}: is damaged: not all of its headers are in it"
+            assert refusal(path) == f"{path}: is damaged: its headers are incomplete"
 
 
 @pytest.mark.parametrize("flattened", [False, True])

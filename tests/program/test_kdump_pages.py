@@ -308,7 +308,7 @@ def test_pages_that_lead_behind_the_end(
     if flattened:
         flatten(path, tmp_path / "flat")
         path = tmp_path / "flat"
-    said = f"{len(pfns)} of its page descriptors are damaged: the file does not have what they name"
+    said = f"{len(pfns)} of its page descriptors are damaged: they point outside the file"
     assert said in survives(path)
     prog = open_program(core=path)
     assert said in caplog.text

@@ -59,7 +59,7 @@ FILES = {
     "avml": (b"AVML\2\0\0\0", "AVML", "convert it to ELF or kdump"),
     "lkcd": (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", "LKCD", "convert it"),
     "lkcd-big-endian": (b"\xa8\x19\x01\x73\x61\x8f\x23\xed", "LKCD", "convert it"),
-    "s390": (b"\xa8\x19\x01\x73\x61\x8f\x23\xfd", "s390", "not understood"),
+    "s390": (b"\xa8\x19\x01\x73\x61\x8f\x23\xfd", "s390", "not supported"),
     "sadump": (b"sadump\0\0", "sadump", "makedumpfile -x VMLINUX"),
     "sadump-media": (bytes(4096) + b"sadump\0\0", "sadump", "makedumpfile -x VMLINUX"),
     "diskdump": (b"DISKDUMP", "diskdump", "convert it"),
@@ -90,10 +90,10 @@ FILES = {
     "tar": (tar(bytes(9999)), "tar archive", "tar -xf"),
     "tar.gz": (gzip.compress(tar(bytes(9999))), "tar archive", "tar -xf"),
     "twice-packed": (gzip.compress(lzma.compress(bytes(9999))), "packed twice", "with gzip -dc FILE"),
-    "zip.xz": (lzma.compress(zipped(bytes(9999))), "what is packed in it is a zip archive", "unzip"),
+    "zip.xz": (lzma.compress(zipped(bytes(9999))), "the file packed in it is a zip archive", "unzip"),
     "text": (b"[    0.000000] Linux version 6.12.0\n" * 99, "is text", "not a dump"),
-    "zeros": (bytes(100_000), "begins with 4104 zeros", "made an ELF core first"),
-    "noise": (random.Random(3).randbytes(9999), "neither ELF nor kdump", "made an ELF core first"),
+    "zeros": (bytes(100_000), "begins with 4104 zeros", "convert it to an ELF core first"),
+    "noise": (random.Random(3).randbytes(9999), "neither ELF nor kdump", "convert it to an ELF core first"),
 }  # fmt: skip
 
 
@@ -130,9 +130,7 @@ def test_other_machines_even_if_the_file_is_only_a_header(
 ) -> None:
     path = tmp_path / "vmcore"
     path.write_bytes(elf_file(4, machine, [], bits, order))
-    expected = (
-        f"is a core dump of {MACHINES[machine]}; only x86_64, i386 and aarch64 are understood"
-    )
+    expected = f"is a core dump of {MACHINES[machine]}; only x86_64, i386 and aarch64 are supported"
     assert refusal(path) == expected
 
 
@@ -155,4 +153,4 @@ def test_a_xen_guest(tmp_path: Path) -> None:
 def test_a_module_and_a_vmlinux(type_: int, what: str, tmp_path: Path) -> None:
     path = tmp_path / "vmlinux"
     path.write_bytes(elf_file(type_, 62, []))
-    assert refusal(path) == f"is an ELF {what}, not a core dump; symbols are given with -s"
+    assert refusal(path) == f"is an ELF {what}, not a core dump; use -s for symbols"

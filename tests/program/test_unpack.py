@@ -310,5 +310,5 @@ def test_unpacking_takes_more_memory_than_there_is(tmp_path: Path, cache: Path) 
     )
     assert done.returncode == EXIT_INPUT, done.stderr
     assert done.stderr == (
-        f"drgn-tools: error: {path}: cannot be unpacked: that takes more memory than there is\n"
+        f"drgn-tools: error: {path}: cannot be unpacked: there is not enough memory\n"
     )

@@ -380,7 +380,7 @@ ORC_TASK = task(
     51,
     verdict=Verdict.UNKNOWN,
     reason=Reason.ORC_UNCLEAR,
-    why="this kernel uses the ORC unwinder, but its symbols do not tell where the ORC tables lie",
+    why="this kernel uses the ORC unwinder, but its symbols do not say where the ORC tables are",
     brief="orc_unclear",
     frames=SLEEPER.frames,
     regs=SLEEPER.regs,

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 PROMPT = b">>> "
-SAID = "found no debuginfo: types and symbols are the BTF and kallsyms of the kernel itself"
+SAID = "found no debuginfo: types and symbols come from the kernel's own BTF and kallsyms"
 
 
 # Installed or not, the plugin of this tree and no other.

@@ -194,9 +194,9 @@ def test_too_many_entries_says_how_many_there_may_be() -> None:
 
 def test_unclear_text_says_which_address() -> None:
     assert say(Reason.TEXT_UNCLEAR, 1, SCHEDULE, Frame(0x4141)) == Explanation(
-        "whether return address 0x4141 above schedule+0x27 is kernel text cannot be told:"
+        "return address 0x4141 above schedule+0x27 may or may not be kernel text:"
         " the lists of modules, trampolines or BPF programs are damaged",
-        "may be no kernel text",
+        "may not be kernel text",
     )
 
 
@@ -277,7 +277,7 @@ def test_running_says_on_which_cpu() -> None:
         "running on CPU 7; the dump does not have its registers", "running on CPU 7"
     )
     assert explain_unclear_cpu(7) == Explanation(
-        "running on CPU 7; its per-CPU data say that they are another CPU's, so its registers may be, too",
+        "running on CPU 7; its per-CPU data say that they belong to another CPU, and so may its registers",
         "running on CPU 7",
     )
 
@@ -310,7 +310,7 @@ def test_running_says_what_is_wrong_with_the_stack(walk: Walk, said: str) -> Non
 
 def test_task_that_ran_each_time_it_was_read_says_how_often() -> None:
     assert explain_changed(5) == Explanation(
-        "it ran each of 5 times that it was read", "changed while it was read"
+        "it ran during each of 5 reads", "changed while it was read"
     )
 
 

@@ -96,7 +96,7 @@ def probe_pt_regs(prog: Program) -> Arm64Regs:
     )
     # kernel_entry stores these in pairs, by offsets that all kernels have (arch/arm64/kernel/entry.S).
     if fields != REGS.fields or offsetof(type_, "regs") != 0:
-        raise ValueError("struct pt_regs cannot have its registers elsewhere")
+        raise ValueError("struct pt_regs does not have its registers where entry code saves them")
     size_bytes, stackframe = sizeof(type_), type_.member("stackframe")
     # Since Linux kernel commit c2c6b27b5aa1 ("arm64: stacktrace: unwind exception boundaries") (in v6.13),
     # and its series, stackframe is a struct frame_record_meta. Before that, it is an array of two words.

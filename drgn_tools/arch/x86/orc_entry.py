@@ -296,7 +296,7 @@ def _votes(
             continue
         number = raw[4] >> shift & 15
         if number not in (old, new):
-            raise OrcFormError("orc_fp_entry and null_orc_entry are none of a known kernel")
+            raise OrcFormError("orc_fp_entry and null_orc_entry match no known kernel")
         votes.add(number == new)
     return votes
 
@@ -312,5 +312,5 @@ def _has_new_registers(votes: set[bool], table: bytes) -> bool:
         counts[byte & 15] += count
     old, new = counts[_SP_OLD], counts[_SP_NEW]
     if min(old, new) * 100 >= max(old, new):
-        raise OrcFormError("the ORC table does not tell how its registers are numbered")
+        raise OrcFormError("the ORC table does not show how its registers are numbered")
     return new > old

@@ -123,7 +123,7 @@ def _probe_orc(prog: Program) -> Union[OrcImage, OrcProblem]:
     text = _bounds(prog, "_stext", "_etext")
     init_text = _bounds(prog, "_sinittext", "_einittext")
     if ips is None or entries is None or text is None:
-        return OrcProblem("its symbols do not tell where the ORC tables lie")
+        return OrcProblem("its symbols do not say where the ORC tables are")
     count = (ips[1] - ips[0]) // _ADDRESS_BYTES
     if (
         not 0 < count <= _MAX_ENTRIES

@@ -45,7 +45,7 @@ def remedy(dataset: Dataset, key: str) -> str:
     :param key: Key of the source, or the name of its file in ``audits``.
     """
     audit = dataset.audits / f"{Path(key).stem}.parquet"
-    return f"remove {shown(str(audit))} and repeat the fleet run, which makes both anew"
+    return f"remove {shown(str(audit))} and repeat the fleet run, which writes both again"
 
 
 def _damaged_file(dataset: Dataset) -> Optional[Path]:

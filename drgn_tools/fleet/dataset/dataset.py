@@ -60,7 +60,7 @@ class Dataset:
         found = dataset._schema()
         if found is None:
             raise InputError(
-                f"{shown(str(path))}: is no dataset ({dataset._without_schema()}); "
+                f"{shown(str(path))}: is not a dataset ({dataset._without_schema()}); "
                 "drgn-tools fleet run SOURCES -o DATASET creates one"
             )
         if found != SCHEMA:
@@ -98,7 +98,7 @@ class Dataset:
             dataset.tasks.mkdir(exist_ok=True)
         except OSError as e:
             raise InputError(
-                f"{shown(str(path))}: cannot be made a dataset: {e.strerror or e}"
+                f"{shown(str(path))}: cannot be made into a dataset: {e.strerror or e}"
             ) from e
         return dataset
 

@@ -65,7 +65,9 @@ def report_lines(
 
 def _section(name: str) -> Section:
     if name not in SECTIONS:
-        raise UsageError(f"the report has no section {name!r}: there are {', '.join(SECTIONS)}")
+        raise UsageError(
+            f"the report has no section {name!r}: the sections are {', '.join(SECTIONS)}"
+        )
     return SECTIONS[name]
 
 

@@ -120,7 +120,7 @@ def _address_in(scheduler_file: str) -> str:
         try:
             return str(json.load(file)["address"])
         except (ValueError, LookupError, TypeError) as e:
-            raise OSError("it is no scheduler file: it has no address (yet)") from e
+            raise OSError("it is not a scheduler file, or it has no address yet") from e
 
 
 def _check_address(address: str) -> None:

@@ -176,14 +176,14 @@ class Sandbox:
         try:
             code = self._process.wait(_GRACE_S)
         except subprocess.TimeoutExpired:  # it is alive, and close() kills it
-            return _Death(Cause.CRASHED, EXIT_BUG, "its process gave no answer that can be read")
+            return _Death(Cause.CRASHED, EXIT_BUG, "its process gave no readable answer")
         if code == -signal.SIGALRM:
             return self._exceeded_time()
         last_line = self._last_line_of_stderr()
         if code >= 0:
             line = f"its process ended with exit code {code}{last_line}"
             return _Death(Cause.CRASHED, EXIT_BUG, line)
-        maybe = " (as the kernel does when memory runs out)" if code == -signal.SIGKILL else ""
+        maybe = " (the kernel does this when memory runs out)" if code == -signal.SIGKILL else ""
         line = f"its process was killed by {_signal_name(-code)}{maybe}{last_line}"
         return _Death(Cause.CRASHED, 128 - code, line)
 

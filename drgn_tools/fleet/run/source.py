@@ -101,7 +101,7 @@ def _check_names(sources: Iterable[Source]) -> None:
 
 
 _SAME_NAME = (
-    "is the name of two sources, since the dataset has no user info and no query of a URL; "
+    "is the name of two sources, because a name does not have the user info and query of a URL; "
     'give one of them, or give each a "name" in a manifest'
 )
 
@@ -121,7 +121,9 @@ def _sources_of(text: str, passed_over: list[str]) -> Iterator[Source]:
         return _of_manifest(text) if text.endswith(_MANIFEST) else iter((_local(text),))
     matches = sorted(glob.glob(text, recursive=True))
     if not matches:
-        raise UsageError(f"{shown(text)}: no such file or folder, and as a pattern it matches none")
+        raise UsageError(
+            f"{shown(text)}: no such file or folder, and no file matches it as a pattern"
+        )
     # A broken link also matches. Its record will say that it is broken.
     return (
         source
@@ -202,19 +204,17 @@ def _of_line(line: str, folder: str, where: str) -> Source:
     try:
         entry = json.loads(line)
     except ValueError as e:
-        raise UsageError(f"{where}: is no JSON: {e}") from e
+        raise UsageError(f"{where}: is not JSON: {e}") from e
     if not isinstance(entry, dict) or not isinstance(entry.get("core"), str) or not entry["core"]:
         raise UsageError(
             f'{where}: expected an object with "core": PATH, and maybe {", ".join(_KEYS[1:])}'
         )
     if not _is_text(entry):
-        raise UsageError(
-            f"{where}: has half a character (\\ud800 to \\udfff) that is no part of one"
-        )
+        raise UsageError(f"{where}: has a lone surrogate (\\ud800 to \\udfff)")
     unknown = sorted(set(entry) - set(_KEYS))
     if unknown:
         raise UsageError(
-            f"{where}: has {shown(with_urls_redacted(unknown[0]))}; there are {', '.join(_KEYS)}"
+            f"{where}: has the unknown key {shown(with_urls_redacted(unknown[0]))}; the keys are {', '.join(_KEYS)}"
         )
     core = entry["core"]
     symbols = _texts(entry, "symbols", where)
