@@ -402,9 +402,9 @@ def test_an_address_where_no_scheduler_can_be(
     ("content", "why"),
     [
         (None, "No such file or directory"),
-        ("", "it is no scheduler file"),
-        ("[]", "it is no scheduler file"),
-        ("{}", "it is no scheduler file"),
+        ("", "it is not a scheduler file"),
+        ("[]", "it is not a scheduler file"),
+        ("{}", "it is not a scheduler file"),
     ],
 )
 def test_a_scheduler_file_that_is_none(

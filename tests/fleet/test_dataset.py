@@ -68,10 +68,10 @@ def test_one_that_is_there_is_left_as_it_is(dataset: Dataset) -> None:
 
 
 def test_what_is_none(tmp_path: Path) -> None:
-    assert refusal(Dataset.open, tmp_path / "nothing").startswith(": is no dataset")
-    assert refusal(Dataset.open, tmp_path).startswith(": is no dataset")
+    assert refusal(Dataset.open, tmp_path / "nothing").startswith(": is not a dataset")
+    assert refusal(Dataset.open, tmp_path).startswith(": is not a dataset")
     (tmp_path / "file").write_text("x")
-    assert refusal(Dataset.open, tmp_path / "file").startswith(": is no dataset")
+    assert refusal(Dataset.open, tmp_path / "file").startswith(": is not a dataset")
     assert refusal(Dataset.create, tmp_path / "file") == ": is a file; a dataset is a folder"
     assert refusal(Dataset.create, tmp_path).startswith(": is a folder with other files in it")
     assert os.listdir(tmp_path) == ["file"], "nothing was put there"
@@ -89,7 +89,7 @@ def test_a_name_that_the_file_system_refuses(tmp_path: Path) -> None:
 )
 def test_a_damaged_one(about: str, dataset: Dataset) -> None:
     (dataset.path / "dataset.json").write_bytes(os.fsencode(about))
-    assert refusal(Dataset.open, dataset.path).startswith(": is no dataset")
+    assert refusal(Dataset.open, dataset.path).startswith(": is not a dataset")
     assert refusal(Dataset.create, dataset.path).startswith(": is a folder with other files")
 
 

@@ -81,7 +81,7 @@ def test_two_sources_of_one_name_are_refused_until_a_manifest_names_them(tmp_pat
     with pytest.raises(UsageError) as refused:
         list_sources([one, other])
     assert str(refused.value) == (
-        "https://host/get: is the name of two sources, since the dataset has no user info and no "
+        "https://host/get: is the name of two sources, because a name does not have the user info and "
         'query of a URL; give one of them, or give each a "name" in a manifest'
     )
     named = [{"core": one, "name": "get 1"}, {"core": other, "name": "get 2"}]

@@ -244,14 +244,14 @@ def test_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("{", "is no JSON: "),
-        ("\ufeff{}", "is no JSON: "),
+        ("{", "is not JSON: "),
+        ("\ufeff{}", "is not JSON: "),
         ("[]", 'expected an object with "core": PATH'),
         ("{}", 'expected an object with "core": PATH'),
         ('{"core": ""}', 'expected an object with "core": PATH'),
         ('{"core": 5}', 'expected an object with "core": PATH'),
-        ('{"core": "a", "hots": "x"}', "has hots; there are core, name, symbols, vmcoreinfo, host"),
-        ('{"core": "a", "\\u001b": "x"}', r"has '\x1b'; there are core"),
+        ('{"core": "a", "hots": "x"}', "has the unknown key hots; the keys are core, name, symbols, vmcoreinfo, host"),
+        ('{"core": "a", "\\u001b": "x"}', r"has the unknown key '\x1b'; the keys are core"),
         ('{"core": "a", "symbols": [5]}', '"symbols" takes text, not [5]'),
         ('{"core": "a", "vmcoreinfo": ["a", "b"]}', '"vmcoreinfo" takes text, not ["a", "b"]'),
         ('{"core": "a", "vmcoreinfo": "http://h/i"}', '"vmcoreinfo" takes paths that every worker'),
@@ -261,9 +261,9 @@ def test_manifest(tmp_path: Path) -> None:
         ('{"core": "a", "time": "yesterday"}', '"time" takes ISO 8601'),
         ('{"core": "a", "time": 1795367581}', '"time" takes ISO 8601'),
         ('{"core": "a", "time": "2026-13-01"}', '"time" takes ISO 8601'),
-        ('{"core": "a\\ud800"}', "has half a character"),
-        ('{"core": "a", "host": "\\udcff"}', "has half a character"),
-        ('{"core": "a", "tags": {"\\udcff": "x"}}', "has half a character"),
+        ('{"core": "a\\ud800"}', "has a lone surrogate"),
+        ('{"core": "a", "host": "\\udcff"}', "has a lone surrogate"),
+        ('{"core": "a", "tags": {"\\udcff": "x"}}', "has a lone surrogate"),
     ],
 )
 def test_a_mistake_in_a_manifest_is_told_with_its_line(line: str, why: str) -> None:
