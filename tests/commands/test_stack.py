@@ -22,7 +22,10 @@ from ..support.repl import Repl
         (["stack", "-c", "a", "1", "--all"], "--all is every task: leave it out, or 1"),
         (["stack", "-c", "a", "--on-cpu", "--all"], "leave it out, or --on-cpu"),
         (["stack", "README.md", "LICENSE"], "'README.md' and 'LICENSE' are both files"),
-        (["stack", "-c", "a", "0xffff888000000000ffff"], "does not name a task: give a PID (51), a range"),
+        (
+            ["stack", "-c", "a", "0xffff888000000000ffff"],
+            "does not name a task: give a PID (51), a range",
+        ),
         (["stack", "-c", "a", "1_0"], "'1_0' does not name a task"),
         (["stack", "-c", "a", "1,,2"], "'' does not name a task"),
         (["stack", "-c", "a", "1-"], "'1-' does not name a task"),

@@ -250,7 +250,10 @@ def test_manifest(tmp_path: Path) -> None:
         ("{}", 'expected an object with "core": PATH'),
         ('{"core": ""}', 'expected an object with "core": PATH'),
         ('{"core": 5}', 'expected an object with "core": PATH'),
-        ('{"core": "a", "hots": "x"}', "has the unknown key hots; the keys are core, name, symbols, vmcoreinfo, host"),
+        (
+            '{"core": "a", "hots": "x"}',
+            "has the unknown key hots; the keys are core, name, symbols, vmcoreinfo, host",
+        ),
         ('{"core": "a", "\\u001b": "x"}', r"has the unknown key '\x1b'; the keys are core"),
         ('{"core": "a", "symbols": [5]}', '"symbols" takes text, not [5]'),
         ('{"core": "a", "vmcoreinfo": ["a", "b"]}', '"vmcoreinfo" takes text, not ["a", "b"]'),
