@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from .analysis.data_frame import to_pandas
     from .analysis.hung import hung_tasks
     from .analysis.inquiry import livepatch_answers
-    from .analysis.look import saved_look
     from .analysis.raw_stack import raw_stack
+    from .analysis.snapshot import saved_snapshot
     from .analysis.source_lines import with_source_lines
     from .analysis.task_diff import diff_tasks
     from .program.declare import declare
@@ -83,7 +83,7 @@ __all__ = (
     "livepatch_answers",
     "open_program",
     "raw_stack",
-    "saved_look",
+    "saved_snapshot",
     "task_stack",
     "task_stacks",
     "to_pandas",
@@ -102,7 +102,7 @@ _ON_USE = {
     "hung_tasks": "analysis.hung",
     "livepatch_answers": "analysis.inquiry",
     "raw_stack": "analysis.raw_stack",
-    "saved_look": "analysis.look",
+    "saved_snapshot": "analysis.snapshot",
     "task_stack": "analysis.audit",
     "task_stacks": "analysis.audit",
     "to_pandas": "analysis.data_frame",

@@ -16,8 +16,8 @@ from ..arch.registry import ARCHES, arch_named
 from ..records import Frame
 from .flatten import TaskFrame, TaskRegs
 from .labels import frame_label, symbol_text
-from .look import Seen
 from .raw_word import RawWord
+from .snapshot import Seen
 from .task_diff import TaskChange
 from .waiting import kernel_frames, waiting_function
 
@@ -338,16 +338,16 @@ def _of_last(name: str) -> Callable[[TaskChange], Any]:
     return lambda change: get(change.last)
 
 
-def _of_look(look: str, get: Callable[[Seen], Any]) -> Callable[[TaskChange], Any]:
+def _of_snapshot(which: str, get: Callable[[Seen], Any]) -> Callable[[TaskChange], Any]:
     def value(change: TaskChange) -> Any:
-        seen = change.before if look == "before" else change.after
+        seen = change.before if which == "before" else change.after
         return None if seen is None else get(seen)
 
     return value
 
 
-def _parting_label(change: TaskChange, look: int) -> Optional[str]:
-    frame = None if change.parting is None else change.parting[look]
+def _parting_label(change: TaskChange, which: int) -> Optional[str]:
+    frame = None if change.parting is None else change.parting[which]
     return None if frame is None else frame_label(frame)
 
 
@@ -431,8 +431,8 @@ CHANGE: Fields = {
 
 CHANGE_CSV: Fields = {
     **_CHANGE,
-    **{f"before_{name}": _of_look("before", get) for name, get in _SEEN.items()},
-    **{f"after_{name}": _of_look("after", get) for name, get in _SEEN.items()},
+    **{f"before_{name}": _of_snapshot("before", get) for name, get in _SEEN.items()},
+    **{f"after_{name}": _of_snapshot("after", get) for name, get in _SEEN.items()},
     **_PARTING,
 }
 """The same, with a column for each member of ``before`` and ``after``."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What changed between two looks at the tasks of a machine: :func:`diff_tasks`."""
+"""What changed between two snapshots of the tasks of a machine: :func:`diff_tasks`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 from ..drawn import Drawn
 from ..records import KERNEL_WIDE, Frame, KernelAudit, KernelInfo, Reason, TaskStack
 from .labels import function_label
-from .look import Look, Seen, as_look
+from .snapshot import Seen, Snapshot, as_snapshot
 from .waiting import kernel_frames
 
 __all__ = ("ChangeKind", "TaskChange", "TaskDiff", "diff_tasks", "is_same_task")
@@ -82,14 +82,16 @@ class TaskDiff(Drawn, msgspec.Struct, frozen=True):
         return [change for change in self.changes if change.kind is kind]
 
 
-def diff_tasks(before: Union[KernelAudit, Look], after: Union[KernelAudit, Look]) -> TaskDiff:
-    """Compare two looks at the tasks of a machine.
+def diff_tasks(
+    before: Union[KernelAudit, Snapshot], after: Union[KernelAudit, Snapshot]
+) -> TaskDiff:
+    """Compare two snapshots of the tasks of a machine.
 
-    :param before: The earlier snapshot: of :func:`~.audit.audit_kernel` or :func:`~.look.saved_look`
+    :param before: The earlier snapshot: of :func:`~.audit.audit_kernel` or :func:`~.snapshot.saved_snapshot`
     :param after: The later snapshot
     :raises UsageError: if one of them is not a snapshot
     """
-    first, second = as_look(before), as_look(after)
+    first, second = as_snapshot(before), as_snapshot(after)
     same_boot = _is_same_boot(first, second)
     if same_boot:
         pairs = _pairs_of_one_boot(first.tasks, second.tasks)
@@ -123,7 +125,7 @@ _StackOf = Callable[[TaskStack], tuple[Hashable, ...]]
 """What two stacks are compared by: an item for each frame in the kernel, innermost first."""
 
 
-def _is_same_boot(before: Look, after: Look) -> bool:
+def _is_same_boot(before: Snapshot, after: Snapshot) -> bool:
     old, new = before.kernel, after.kernel
     if (old.release, old.arch) != (new.release, new.arch):
         return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``diff``: what changed between two looks at the tasks of a machine."""
+"""``diff``: what changed between two snapshots of the tasks of a machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .source_options import given_sources
 from .task_options import TaskArguments, add_filters
 
 if TYPE_CHECKING:
-    from ..analysis.look import Look
+    from ..analysis.snapshot import Snapshot
     from ..analysis.task_diff import TaskChange, TaskDiff
     from ..render.views import View
     from ..terminal.console import Console
@@ -60,7 +60,7 @@ examples:
 class DiffArguments(TaskArguments):
     """The command line of ``diff``."""
 
-    looks: list[str]
+    snapshots: list[str]
     """Paths of vmcores and saved snapshots."""
     kind: list[str]
     all: bool
@@ -83,7 +83,7 @@ class Diff(TaskCommand[DiffArguments]):
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "looks",
+            "snapshots",
             metavar="SNAPSHOT",
             nargs="*",
             help="vmcore, or saved JSON; the earlier first. If only one is given, the later snapshot is the kernel"
@@ -129,11 +129,11 @@ class Diff(TaskCommand[DiffArguments]):
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)} exclude each other: give one kernel")
         if args.interval is not None:
-            if not given or args.core is not None or args.looks:
+            if not given or args.core is not None or args.snapshots:
                 raise UsageError(
                     "--interval takes two snapshots of a running kernel: give only -k or --qemu with it"
                 )
-        elif len(args.looks) + len(given) != 2:
+        elif len(args.snapshots) + len(given) != 2:
             raise UsageError(
                 "diff compares two snapshots: give two vmcores or saved JSON files, one of them and"
                 " -k, or -k --interval SECONDS"
@@ -142,17 +142,17 @@ class Diff(TaskCommand[DiffArguments]):
     def run(self, args: DiffArguments, session: Session) -> list[TaskChange]:
         """See :meth:`.TaskCommand.run`. In the REPL, the open kernel is the later snapshot."""
         from ..analysis.audit import audit_kernel
-        from ..analysis.look import as_look, is_saved_look, saved_look
+        from ..analysis.snapshot import as_snapshot, is_saved_snapshot, saved_snapshot
         from ..program.open import open_program
 
-        if len(args.looks) != 1:
+        if len(args.snapshots) != 1:
             raise UsageError("%diff compares this kernel with an earlier snapshot: give one file")
-        (path,) = args.looks
-        if is_saved_look(path):
-            before = saved_look(path)
+        (path,) = args.snapshots
+        if is_saved_snapshot(path):
+            before = saved_snapshot(path)
         else:
-            before = as_look(audit_kernel(open_program(core=path), max_tasks=args.max_tasks))
-        diff, rows = self._compared(args, (before, _look_now(args, session)))
+            before = as_snapshot(audit_kernel(open_program(core=path), max_tasks=args.max_tasks))
+        diff, rows = self._compared(args, (before, _snapshot_now(args, session)))
         session.write(self._lines(args, diff, rows, ()))
         _say(diff, session.console)
         return rows
@@ -162,12 +162,12 @@ class Diff(TaskCommand[DiffArguments]):
         from ..render.summary import audit_warnings
         from ..terminal.console import write_lines
 
-        before, after = _looks(args, console)
+        before, after = _snapshots(args, console)
         diff, rows = self._compared(args, (before, after))
         problems = [
-            f"{look.kernel.source}: {line}"
-            for look in (before, after)
-            for line in audit_warnings(look.problems, _unreadable(look))
+            f"{snapshot.kernel.source}: {line}"
+            for snapshot in (before, after)
+            for line in audit_warnings(snapshot.problems, _unreadable(snapshot))
         ]
         write_lines(self._lines(args, diff, rows, problems))
         _say(diff, console)
@@ -178,11 +178,11 @@ class Diff(TaskCommand[DiffArguments]):
         return EXIT_PARTIAL if problems else EXIT_OK
 
     def _compared(
-        self, args: DiffArguments, looks: tuple[Look, Look]
+        self, args: DiffArguments, snapshots: tuple[Snapshot, Snapshot]
     ) -> tuple[TaskDiff, list[TaskChange]]:
         from ..analysis.task_diff import diff_tasks
 
-        diff = diff_tasks(*looks)
+        diff = diff_tasks(*snapshots)
         listed = (change for change in diff.changes if _is_listed(change, args))
         return diff, list(self.in_order(listed, args))
 
@@ -213,58 +213,60 @@ class Diff(TaskCommand[DiffArguments]):
 # ---- the two snapshots
 
 
-def _looks(args: DiffArguments, console: Console) -> tuple[Look, Look]:
+def _snapshots(args: DiffArguments, console: Console) -> tuple[Snapshot, Snapshot]:
     if args.interval is not None:
-        return _two_looks(args, args.interval, console)
-    looks = [_look_at(args, path, console) for path in args.looks]
-    if len(looks) < 2:
-        looks.append(_look_at(args, args.core, console))
-    before, after = looks
+        return _two_snapshots(args, args.interval, console)
+    snapshots = [_snapshot(args, path, console) for path in args.snapshots]
+    if len(snapshots) < 2:
+        snapshots.append(_snapshot(args, args.core, console))
+    before, after = snapshots
     return before, after
 
 
-def _two_looks(args: DiffArguments, apart_s: float, console: Console) -> tuple[Look, Look]:
+def _two_snapshots(
+    args: DiffArguments, apart_s: float, console: Console
+) -> tuple[Snapshot, Snapshot]:
     from .command_line_session import CommandLineSession
 
     session = CommandLineSession(args, console)
     began = time.monotonic()
-    before = _look_now(args, session)
+    before = _snapshot_now(args, session)
     time.sleep(max(0.0, began + apart_s - time.monotonic()))
-    return before, _look_now(args, session)
+    return before, _snapshot_now(args, session)
 
 
-def _look_at(args: DiffArguments, path: Optional[str], console: Console) -> Look:
-    """Return a look at a vmcore, a saved look, or at what ``-k`` or ``--qemu`` says if *path* is ``None``."""
-    from ..analysis.look import is_saved_look, saved_look
+def _snapshot(args: DiffArguments, path: Optional[str], console: Console) -> Snapshot:
+    """Return the snapshot of a file (a vmcore or a saved snapshot); without *path*, of what ``-k`` or ``--qemu`` names."""
+    from ..analysis.snapshot import is_saved_snapshot, saved_snapshot
     from ..render.summary import kernel_line
     from .command_line_session import CommandLineSession
 
-    if path is not None and is_saved_look(path):
-        look = saved_look(path)
-        console.note(kernel_line(look.kernel))
-        if not any(seen.has_stack and seen.task.frames for seen in look.tasks):
+    if path is not None and is_saved_snapshot(path):
+        snapshot = saved_snapshot(path)
+        console.note(kernel_line(snapshot.kernel))
+        if not any(seen.has_stack and seen.task.frames for seen in snapshot.tasks):
             console.note(f"note: {path} has no stacks: it was saved without --frames")
-        return look
-    of_look = copy.copy(args)
+        return snapshot
+    of_it = copy.copy(args)
     if path is not None:
-        of_look.core, of_look.kernel, of_look.qemu = path, False, None
-    return _look_now(args, CommandLineSession(of_look, console))
+        of_it.core, of_it.kernel, of_it.qemu = path, False, None
+    return _snapshot_now(args, CommandLineSession(of_it, console))
 
 
-def _look_now(args: DiffArguments, session: Session) -> Look:
-    from ..analysis.look import look_of
+def _snapshot_now(args: DiffArguments, session: Session) -> Snapshot:
+    from ..analysis.snapshot import snapshot_of
 
     audit = session.audit(args.max_tasks)
     try:
-        return look_of(audit.kernel, audit, audit.problems)
+        return snapshot_of(audit.kernel, audit, audit.problems)
     finally:
         session.console.end_progress()
 
 
-def _unreadable(look: Look) -> int:
+def _unreadable(snapshot: Snapshot) -> int:
     from ..analysis.tally import Tally
 
-    return Tally(seen.task for seen in look.tasks).unreadable
+    return Tally(seen.task for seen in snapshot.tasks).unreadable
 
 
 # ---- the result
@@ -276,7 +278,7 @@ def _is_listed(change: TaskChange, args: DiffArguments) -> bool:
         wanted = kind in args.kinds
     else:
         wanted = kind in _NEWS or (kind == "still" and change.last.state == "D")
-    seen = (look.task for look in (change.before, change.after) if look is not None)
+    seen = (snapshot.task for snapshot in (change.before, change.after) if snapshot is not None)
     return wanted and any(task in args.selection for task in seen)
 
 

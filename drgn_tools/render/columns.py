@@ -10,8 +10,8 @@ from ..analysis.flatten import TaskFrame, TaskRegs
 from ..analysis.grouping import StackGroup
 from ..analysis.hung import HungTask
 from ..analysis.labels import frame_label, function_label, mode_name, place, symbol_text
-from ..analysis.look import Seen
 from ..analysis.patch_question import TaskAnswer
+from ..analysis.snapshot import Seen
 from ..analysis.task_diff import ChangeKind, TaskChange
 from ..analysis.waiting import kernel_frames, waiting_function
 from ..arch.registry import arch_named

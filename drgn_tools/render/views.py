@@ -85,7 +85,7 @@ GROUPS = View("drgn-tools.groups/1", "groups", fields.GROUP, fields.GROUP_CSV, c
 """A row for each group of identical stacks."""
 
 DIFF = View("drgn-tools.diff/1", "tasks", fields.CHANGE, fields.CHANGE_CSV, columns.DIFF)
-"""A row for each task of two looks."""
+"""A row for each task of two snapshots."""
 
 LIVEPATCH = View(
     "drgn-tools.livepatch/1",

@@ -17,7 +17,7 @@ from drgn_tools.analysis.grouping import group_stacks
 from drgn_tools.errors import UsageError
 
 from ..support.fabricated import AUDIT, SLEEPER, TASKS
-from ..support.looks import EARLIER, LATER
+from ..support.snapshots import EARLIER, LATER
 
 
 def test_without_pandas_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from drgn_tools.analysis.look import look_of
+from drgn_tools.analysis.snapshot import snapshot_of
 from drgn_tools.analysis.task_diff import ChangeKind, TaskChange, diff_tasks, is_same_task
 from drgn_tools.errors import UsageError
 from drgn_tools.records import Frame, KernelAudit, KernelInfo, Reason, TaskStack, Verdict
@@ -42,10 +42,10 @@ def change(before: TaskStack, after: TaskStack) -> TaskChange:
     return diff.changes[-1]
 
 
-@pytest.mark.parametrize("no_look", ["tasks.json", 1, [], None])
-def test_what_is_no_look_is_a_usage_error(no_look: object) -> None:
-    for pair in ((no_look, audit()), (audit(), no_look)):
-        with pytest.raises(UsageError, match=r"saved_look\(path\) reads a look from a file"):
+@pytest.mark.parametrize("no_snapshot", ["tasks.json", 1, [], None])
+def test_what_is_no_snapshot_is_a_usage_error(no_snapshot: object) -> None:
+    for pair in ((no_snapshot, audit()), (audit(), no_snapshot)):
+        with pytest.raises(UsageError, match=r"saved_snapshot\(path\) reads a snapshot from a file"):
             diff_tasks(*pair)  # type: ignore[arg-type]
 
 
@@ -222,4 +222,4 @@ def test_another_build_has_other_offsets() -> None:
 
 def test_an_audit_and_a_look_of_it_are_the_same() -> None:
     whole = audit(one())
-    assert diff_tasks(look_of(KERNEL, whole), whole) == diff_tasks(whole, whole)
+    assert diff_tasks(snapshot_of(KERNEL, whole), whole) == diff_tasks(whole, whole)

@@ -19,7 +19,7 @@ from drgn_tools.records import KernelAudit, TaskStack, Verdict
 from ..support.command_line import SOUND, joined, offer, refused
 from ..support.core_copy import CoreCopy
 from ..support.fabricated import HOSTILE, KERNEL, SLEEPER
-from ..support.looks import save
+from ..support.snapshots import save
 
 
 @pytest.mark.parametrize(

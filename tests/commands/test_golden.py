@@ -23,7 +23,7 @@ from drgn_tools.data import demo_vmcore
 
 from ..support.command_line import offer
 from ..support.fabricated import AUDIT
-from ..support.looks import EARLIER, LATER, save
+from ..support.snapshots import EARLIER, LATER, save
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 UPDATE = os.environ.get("DRGN_TOOLS_UPDATE_GOLDEN") == "1"

@@ -14,7 +14,7 @@ from drgn_tools.render.stack import draw_stack
 from drgn_tools.render.summary import diff_line
 
 from ..support.fabricated import AUDIT, FAULTING, HOSTILE, KERNEL, SLEEPER, TASKS
-from ..support.looks import EARLIER, LATER
+from ..support.snapshots import EARLIER, LATER
 
 ALLOWED = {"pre", "b", "p", "br", "table", "thead", "tbody", "tr", "th", "td"}
 

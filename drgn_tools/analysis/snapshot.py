@@ -15,11 +15,11 @@ from ..records import Frame, KernelAudit, KernelInfo, Reason, Symbol, TaskStack,
 from .labels import function_of
 from .waiting import waiting_function
 
-__all__ = ("Look", "Seen", "as_look", "is_saved_look", "look_of", "saved_look")
+__all__ = ("Seen", "Snapshot", "as_snapshot", "is_saved_snapshot", "saved_snapshot", "snapshot_of")
 
 _SCHEMAS = ("drgn-tools.tasks/1", "drgn-tools.stack/1")
 _SAVE = "save the output of drgn-tools tasks --frames --format json"
-_NO_LOOK = "is not the output of drgn-tools tasks --format json"
+_NO_SNAPSHOT = "is not the output of drgn-tools tasks --format json"
 _BEGINS_JSON = re.compile(rb"""\s*(?:\{|\[\s*[\[\]{"])""")
 """How an object of JSON begins, or an array of what is no number: no core does, and the kernel's log is ``[    0.0``."""
 _START_BYTES = 256
@@ -38,7 +38,7 @@ class Seen(msgspec.Struct, frozen=True):
     """Whether the frames of :attr:`task` are its stack. On a running kernel a task on a CPU has none."""
 
 
-class Look(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True):
     """The tasks of a kernel at one moment."""
 
     kernel: KernelInfo
@@ -49,25 +49,29 @@ class Look(msgspec.Struct, frozen=True):
     """As :attr:`.KernelAudit.problems`."""
 
 
-def look_of(kernel: KernelInfo, tasks: Iterable[TaskStack], problems: Iterable[str] = ()) -> Look:
+def snapshot_of(
+    kernel: KernelInfo, tasks: Iterable[TaskStack], problems: Iterable[str] = ()
+) -> Snapshot:
     """Return a snapshot.
 
     :param tasks: Its tasks; read before *problems* is.
     """
-    return Look(kernel, tuple(map(_seen, tasks)), tuple(problems))
+    return Snapshot(kernel, tuple(map(_seen, tasks)), tuple(problems))
 
 
-def as_look(found: Union[KernelAudit, Look]) -> Look:
+def as_snapshot(found: Union[KernelAudit, Snapshot]) -> Snapshot:
     """Return an audit as a snapshot.
 
     :raises UsageError: if it is neither
     """
-    if not isinstance(found, (KernelAudit, Look)):
+    if not isinstance(found, (KernelAudit, Snapshot)):
         raise UsageError(
             f"{type(found).__name__} is neither an audit nor a saved snapshot: audit_kernel(prog) makes an audit,"
-            " saved_look(path) reads a snapshot from a file"
+            " saved_snapshot(path) reads a snapshot from a file"
         )
-    return found if isinstance(found, Look) else look_of(found.kernel, found, found.problems)
+    return (
+        found if isinstance(found, Snapshot) else snapshot_of(found.kernel, found, found.problems)
+    )
 
 
 def _seen(task: TaskStack) -> Seen:
@@ -123,7 +127,7 @@ class _Named(msgspec.Struct):
     schema: Optional[str] = None
 
 
-def is_saved_look(path: str) -> bool:
+def is_saved_snapshot(path: str) -> bool:
     """Return whether a file begins as JSON does, of whatever; false if it cannot be read."""
     try:
         with open(path, "rb") as file:
@@ -132,7 +136,7 @@ def is_saved_look(path: str) -> bool:
         return False
 
 
-def saved_look(path: Union[str, Path]) -> Look:
+def saved_snapshot(path: Union[str, Path]) -> Snapshot:
     """Read a snapshot from the output of ``tasks --frames --format json`` or ``stack --all --format json``.
 
     Without ``--frames`` the stacks are missing. Then only a task that has not run since is known to be
@@ -152,15 +156,15 @@ def saved_look(path: Union[str, Path]) -> Look:
     except msgspec.ValidationError:
         # Its text names fields of ours by types of Python's.
         raise InputError(
-            f"{path}: {_NO_LOOK}: a value in it is missing, or has the wrong type; {_SAVE}"
+            f"{path}: {_NO_SNAPSHOT}: a value in it is missing, or has the wrong type; {_SAVE}"
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InputError(f"{path}: {_NO_LOOK}, or is cut short") from None
+        raise InputError(f"{path}: {_NO_SNAPSHOT}, or is cut short") from None
     except RecursionError:
-        raise InputError(f"{path}: {_NO_LOOK}: values in it are too deeply nested") from None
+        raise InputError(f"{path}: {_NO_SNAPSHOT}: values in it are too deeply nested") from None
     except _DamagedError as error:
-        raise InputError(f"{path}: {_NO_LOOK}: {error}") from None
-    return Look(
+        raise InputError(f"{path}: {_NO_SNAPSHOT}: {error}") from None
+    return Snapshot(
         msgspec.structs.replace(document.kernel, source=f"{path} ({document.kernel.source})"),
         tasks,
         document.problems,
@@ -175,11 +179,11 @@ def _other_schema(data: bytes) -> Optional[str]:
     try:
         schema = msgspec.json.decode(data, type=_Named).schema
     except msgspec.ValidationError:  # no object, or its schema is no text
-        return _NO_LOOK
+        return _NO_SNAPSHOT
     if schema in _SCHEMAS:
         return None
     if schema is None or not schema.startswith("drgn-tools."):
-        return _NO_LOOK
+        return _NO_SNAPSHOT
     if schema.rpartition("/")[0] in {known.rpartition("/")[0] for known in _SCHEMAS}:
         return f"has the schema {schema[:_SHOWN_CHARS]!r}, which this version cannot read"
     return f"has the schema {schema[:_SHOWN_CHARS]!r}, which does not have the states of tasks; {_SAVE}"
