@@ -54,6 +54,8 @@ settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Of the terminal that the tests run in, or of pytest-xdist: tables would have its width, and not that of a pipe.
+    os.environ.pop("COLUMNS", None)
     config.addinivalue_line("markers", "lab: needs the lab's dumps (make test-lab)")
 
 

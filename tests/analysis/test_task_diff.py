@@ -45,7 +45,9 @@ def change(before: TaskStack, after: TaskStack) -> TaskChange:
 @pytest.mark.parametrize("no_snapshot", ["tasks.json", 1, [], None])
 def test_what_is_no_snapshot_is_a_usage_error(no_snapshot: object) -> None:
     for pair in ((no_snapshot, audit()), (audit(), no_snapshot)):
-        with pytest.raises(UsageError, match=r"saved_snapshot\(path\) reads a snapshot from a file"):
+        with pytest.raises(
+            UsageError, match=r"saved_snapshot\(path\) reads a snapshot from a file"
+        ):
             diff_tasks(*pair)  # type: ignore[arg-type]
 
 
