@@ -68,8 +68,8 @@ _PAGE_BYTES = 4096
 
 
 def open_program(
-    *,
     core: Optional[Path] = None,
+    *,
     kernel: bool = False,
     qemu: Optional[str] = None,
     symbols: Sequence[Path] = (),

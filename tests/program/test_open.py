@@ -48,6 +48,11 @@ def test_exactly_one_kernel_must_be_named(which: dict[str, Any]) -> None:
         open_program(**which)
 
 
+def test_a_path_alone_is_that_of_a_core(demo_core: str) -> None:
+    prog = open_program(demo_core)
+    assert prog["UTS_RELEASE"].string_() == open_program(core=demo_core)["UTS_RELEASE"].string_()
+
+
 @pytest.mark.parametrize("no_path", [b"vmcore", 5, ["vmcore"]])
 def test_what_is_no_path_is_a_usage_error(demo_core: str, no_path: Any) -> None:
     for parameter in ("core", "qemu"):
