@@ -113,8 +113,8 @@ _ON_USE = {
 
 
 def __getattr__(name: str) -> Any:
-    # Every start of drgn pays for what its plugins import, and every
-    # "drgn-tools --help" for drgn: the engine comes in when it is first used.
+    # Every start of drgn imports our plugin, and "drgn-tools --help" does not
+    # need drgn: the engine is imported when it is first used.
     if name in _ON_USE:
         from importlib import import_module
 

@@ -36,8 +36,8 @@ def main() -> int:
 
 
 def _start_quickly() -> None:
-    # A short run would spend half of its time on two things that it does not need: to import the
-    # % commands, which only a shell has, and to look for garbage among records, which are not in
+    # A short run would spend half of its time on two things that it does not need: importing the
+    # % commands, which only a shell has, and looking for garbage among records, which are not in
     # reference cycles.
     gc.set_threshold(_GC_THRESHOLD)
     if "shell" not in sys.argv:

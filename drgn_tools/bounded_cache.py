@@ -12,9 +12,9 @@ V = TypeVar("V")
 
 
 class BoundedCache(dict[K, V]):
-    """A dict that is emptied when it is full. Entries that are in use are soon in it again.
+    """A dict that is emptied when it is full. Entries that are in use are soon added again.
 
-    So the memory for a million tasks is the same as for some thousands.
+    So a million tasks need no more memory than some thousands.
 
     :param limit: Largest number of entries
     """

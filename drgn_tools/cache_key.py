@@ -6,7 +6,7 @@ from __future__ import annotations
 __all__ = ("PREFIX", "cache_key")
 
 PREFIX = "encoded_stacks"
-"""Our name in what drgn shares among all that extend it: its plugins, loggers, finders, caches.
+"""Our name where extensions of drgn share a namespace: plugins, loggers, finders, caches.
 
 ``drgn_tools`` would not do: another package of that import name may have used the program."""
 

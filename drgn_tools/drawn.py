@@ -19,7 +19,7 @@ def draw_with(draw: Callable[[Any], str]) -> None:
     """Set the function that draws records.
 
     Records cannot import the renderers, which are above them. The package sets this to a function
-    of ``drgn_tools.render.stack``.
+    that calls ``drgn_tools.render.text.text_of``.
 
     :param draw: Takes a :class:`Drawn` record, and returns what ``str()`` of it is
     """

@@ -33,11 +33,11 @@ UNUSABLE = (
     TypesError,
     ValueError,
 )
-"""What the use of a drgn object raises if memory or types are missing, or the types are damaged
-(a member of another name, an integer where a pointer should be, a type that contains itself), or unwind data that drgn reads are."""
+"""What the use of a drgn object raises if memory or types are missing, or if types or the unwind data that drgn reads
+are damaged. A damaged type may have a member of another name, an integer instead of a pointer, or contain itself."""
 
 NOT_THERE = (FaultError, OverflowError)
-"""What a read raises if memory is missing, or if a damaged table leads to where no address is."""
+"""What a read raises if memory is missing, or if a damaged table leads outside the address space."""
 
 _ADDRESSES = 1 << 64
 ADDRESS_MASK = _ADDRESSES - 1
@@ -100,8 +100,8 @@ def read_up_to(prog: Program, address: int, size: int) -> bytes:
 def follow_pointers(pointer: Object, member: str) -> Iterator[Object]:
     """Return *pointer*, ``pointer->member``, ``pointer->member->member`` and so on.
 
-    A pointer is read when the one before has been used. This does not end by itself: the
-    caller knows what ends the list.
+    Each pointer is read only after the one before has been used. This does not end by itself: the
+    caller has to know the end of the list.
 
     :param pointer: pointer to a struct
     :param member: name of a member of that struct, a pointer of the same type
@@ -119,17 +119,17 @@ def follow_pointers(pointer: Object, member: str) -> Iterator[Object]:
 
 
 def list_entries(head: Object, type_name: str, member: str) -> Iterator[Object]:
-    """Return the entries of a list, as list_for_each_entry() in linux/list.h passes them.
+    """Return the entries of a list, in the order of list_for_each_entry() in linux/list.h.
 
-    Every node has to point back to the node before it, so that nothing is passed over. That holds
-    for lists that RCU protects, too: list_add_rcu() and list_del_rcu() in linux/rculist.h.
+    Every node has to point back to the node before it, so that no entry is skipped. This also holds
+    for lists that RCU protects: list_add_rcu() and list_del_rcu() in linux/rculist.h.
 
     :param head: ``struct list_head``
     :param type_name: type of an entry, such as ``struct module``
     :param member: name of the ``struct list_head`` in it
     :return: pointers to *type_name*; what they point to may not be in the dump
-    :raises ValueError: if a node does not point back, as where the list leads past nodes, or into
-        a loop that does not lead through *head*
+    :raises ValueError: if a node does not point back, as when the list skips nodes, or enters a
+        loop that does not contain *head*
     :raises UNUSABLE: if the list leads out of the dump
     """
     previous = end = head.address_of_().value_()

@@ -52,13 +52,13 @@ class Reason(str, enum.Enum):
     """Why a stack is unreliable or unknown. Later versions may add reasons, but remove none."""
 
     KERNEL_MODE_REGS = "kernel_mode_regs"
-    """Unreliable: ``pt_regs`` saved in kernel mode lie on the stack (preempted, or a fault in the kernel)."""
+    """Unreliable: ``pt_regs`` saved in kernel mode are on the stack (preempted, or a fault in the kernel)."""
     BAD_RETURN_ADDRESS = "bad_return_address"
     """Unreliable: a return address is not kernel text."""
     BROKEN_CHAIN = "broken_chain"
     """Unreliable: a frame pointer leads off the stack, downward, or into the frame below."""
     NO_UNWIND_DATA = "no_unwind_data"
-    """Unreliable: no ORC table has a rule for a return address. Frames beyond it are guessed."""
+    """Unreliable: no ORC table has a rule for a return address. The frames above it are guessed."""
     UNDEFINED_UNWIND_STATE = "undefined_unwind_state"
     """Unreliable: the ORC rule of a return address says that the stack is undefined there."""
     REGISTER_NOT_SAVED = "register_not_saved"
@@ -72,9 +72,9 @@ class Reason(str, enum.Enum):
     BAD_FRAME_RECORD = "bad_frame_record"
     """Unreliable: a frame record that should lead to a ``pt_regs`` or end the stack does neither (arm64)."""
     ADDRESS_NOT_RECOVERED = "address_not_recovered"
-    """Unreliable: a tracer has rewritten a return address, and its original is not found (arm64)."""
+    """Unreliable: a tracer has rewritten a return address, and the original address is not found (arm64)."""
     UNWIND_DATA_UNCLEAR = "unwind_data_unclear"
-    """Unknown: the ORC tables that the walk needs are damaged, or the lists that lead to them are."""
+    """Unknown: the ORC tables that the walk needs, or the lists that lead to them, are damaged."""
     RUNNING = "running"
     """Unknown: the task is on a CPU; the kernel answers -EBUSY."""
     UNREADABLE = "unreadable"
@@ -82,14 +82,14 @@ class Reason(str, enum.Enum):
     TEXT_UNCLEAR = "text_unclear"
     """Unknown: a return address may be kernel text, but the lists needed to decide it are damaged."""
     END_UNCLEAR = "end_unclear"
-    """Unknown: a user task's stack ends without user registers; kernels before v5.8 judge that differently."""
+    """Unknown: a user task's stack ends without user registers; some kernels before v5.8 call that unreliable, some do not."""
     CHANGED = "changed"
     """Unknown: the task ran each time it was read (on a running kernel)."""
     NOT_ENCODED = "not_encoded"
     """Unknown: this kernel has neither encoded frame pointers nor the ORC unwinder."""
     NO_RELIABLE_STACKTRACE = "no_reliable_stacktrace"
-    """Unknown: the kernel has frame pointers, but was built without reliable stack traces: one of x86-32, or an older one
-    of arm64."""
+    """Unknown: the kernel has frame pointers, but was built without reliable stack traces (x86-32, older arm64 kernels,
+    x86-64 without CONFIG_STACK_VALIDATION)."""
     ENCODING_UNCLEAR = "encoding_unclear"
     """Unknown: the entry code could not be read, or has more than one encoding."""
     ORC_UNCLEAR = "orc_unclear"
@@ -107,7 +107,7 @@ KERNEL_WIDE = frozenset(
         Reason.ORC_UNCLEAR,
     )
 )
-"""Reasons that all tasks of a kernel share: the sentence need be said only once."""
+"""Reasons that all tasks of a kernel share, so that their sentence is shown only once."""
 
 
 class Symbol(msgspec.Struct, frozen=True, weakref=True):
@@ -128,13 +128,13 @@ class SourceLine(msgspec.Struct, frozen=True, weakref=True):
     """Where an address is in the source. ``str()`` is ``vfs_read at fs/read_write.c:567``."""
 
     function: Optional[str]
-    """Name of the function, or of the one that was inlined; ``None`` if DWARF does not tell."""
+    """Name of the function, or of the inlined function; ``None`` if DWARF does not have it."""
     file: str
-    """Path of the file, as DWARF has it; of kernels usually relative to the tree."""
+    """Path of the file, as DWARF has it; for kernels usually relative to the source tree."""
     line: int
-    """Number of the line, from 1; 0 if DWARF does not tell."""
+    """Number of the line, from 1; 0 if DWARF does not have it."""
     column: int = 0
-    """Number of the column, from 1; 0 if DWARF does not tell."""
+    """Number of the column, from 1; 0 if DWARF does not have it."""
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
@@ -157,11 +157,10 @@ class Frame(msgspec.Struct, frozen=True, weakref=True):
     exact: bool = False
     """:attr:`ip` is the address of the next instruction, as in a ``pt_regs``, not a return address."""
     guessed: bool = False
-    """The unwinder met an error before it found this frame. The kernel shows such a frame in an oops, but does not
-    trust it."""
+    """The unwinder found this frame after an error. The kernel shows such a frame in an oops, but does not trust it."""
     source: tuple[SourceLine, ...] = ()
-    """Where :attr:`ip` is in the source: the functions that were inlined there, innermost first, and last the function
-    itself. Empty unless :func:`.with_source_lines` has looked, and found it in DWARF."""
+    """Source lines of :attr:`ip`: the functions that were inlined there, innermost first, and last the function
+    itself. Empty unless :func:`.with_source_lines` has found them in DWARF."""
 
     @property
     def module(self) -> Optional[str]:
@@ -185,14 +184,15 @@ class SavedRegs(msgspec.Struct, frozen=True, weakref=True):
     user_mode: bool
     """Whether the CPU was in user mode: ``user_mode()`` of asm/ptrace.h."""
     registers: Mapping[str, int]
-    """Register values by the kernel's names (``r15`` ... ``ss``, ``x0`` ... ``syscallno``), in memory order. If entry code was interrupted
-    before it had saved them, ip to ss only."""
+    """Register values by the kernel's names (``r15`` ... ``ss``, ``x0`` ... ``syscallno``), in memory order. Only ip to ss
+    if entry code was interrupted before it saved the others."""
     symbol: Optional[Symbol] = None
     """Symbol of ``ip``; ``None`` for user mode or unknown code."""
     caller: Optional[Frame] = None
     """Caller of the interrupted function, if the walk skipped it because the function had no frame at
-    that point. It is found in the machine code of the function. If that is ambiguous, it is the word at the saved
-    stack pointer, if that returns from a call of this function; this is a guess. It is never one of :attr:`TaskStack.frames`."""
+    that point. The machine code of the function shows where the return address is. If the code is ambiguous, the
+    caller is a guess: the word at the saved stack pointer (lr on arm64), if it returns from a call of this function
+    (from any call, if ip is not code). The caller is never one of :attr:`TaskStack.frames`."""
 
     @property
     def module(self) -> Optional[str]:
@@ -247,16 +247,16 @@ class TaskStack(Drawn, msgspec.Struct, frozen=True, weakref=True):
     brief: Optional[str] = None
     """:attr:`why` in a few words, for a table: ``preempted in vfs_read``."""
     reason_frame: Optional[int] = None
-    """Index in :attr:`frames` of the frame on which the verdict fell; ``None`` if it fell on none."""
+    """Index in :attr:`frames` of the frame that decided the verdict; ``None`` if no frame did."""
     flags: tuple[str, ...] = ()
     """Marks of unusual tasks, such as ``crashed``, ``empty_walk``, ``idle``, ``never_run``; they do not change the verdict."""
     frames: tuple[Frame, ...] = ()
     """The stack, innermost frame first; the last is the user-mode ``pt_regs``, if there is one."""
     regs: tuple[SavedRegs, ...] = ()
-    """Every ``pt_regs`` that the walk met, innermost first."""
+    """Every ``pt_regs`` that the walk found, innermost first."""
     cpu_registers: Optional[Mapping[str, int]] = None
-    """For a task on a CPU, the registers that the dump has of that CPU (NT_PRSTATUS), by the kernel's names.
-    :attr:`frames` begin there. ``None`` for other tasks, and on a live kernel."""
+    """For a task on a CPU, the registers of that CPU in the dump (NT_PRSTATUS), by the kernel's names. The first of
+    :attr:`frames` is at their ip. ``None`` for other tasks, and on a live kernel."""
     cpu_caller: Optional[Frame] = None
     """Like :attr:`SavedRegs.caller`, for the function at :attr:`cpu_registers`."""
     arch: str = "x86_64"
@@ -272,9 +272,10 @@ class TaskStack(Drawn, msgspec.Struct, frozen=True, weakref=True):
     ppid: Optional[int] = None
     """Process ID of the parent; ``None`` if it cannot be read."""
     start_time_ns: Optional[int] = None
-    """``task->start_time``: when the task was forked, in ns since the boot, without the time of suspend (CLOCK_MONOTONIC)."""
+    """``task->start_time``: when the task was forked, in ns since the boot, excluding time in suspend (CLOCK_MONOTONIC)."""
     switches: Optional[int] = None
-    """``nvcsw + nivcsw``: how often the task has left its CPU. If two snapshots have the same number, it did not run in between."""
+    """``nvcsw + nivcsw``: how often the task has left its CPU. If it is on no CPU in two snapshots, and both have the
+    same number, it did not run in between."""
 
     @property
     def name(self) -> str:
@@ -302,7 +303,7 @@ class KernelInfo(msgspec.Struct, frozen=True, weakref=True):
     arch: str
     """``x86_64``, ``i386`` or ``aarch64``."""
     unwinder: Optional[str]
-    """``frame_pointer``, ``orc`` or ``guess`` of x86, ``arm64``; ``None`` if it cannot be determined."""
+    """``frame_pointer``, ``orc`` or ``guess`` on x86, ``arm64`` on arm64; ``None`` if it cannot be determined."""
     encoding: Optional[str]
     """``lsb`` (lowest bit set), ``msb`` (highest bit cleared), or ``None`` if frame pointers are not encoded."""
     reliable_stacktrace: bool
@@ -310,7 +311,8 @@ class KernelInfo(msgspec.Struct, frozen=True, weakref=True):
     types: str
     """Where types came from: ``btf`` or ``dwarf``."""
     cpus: int
-    """Number of CPUs that are online, or were online when the machine panicked."""
+    """Number of CPUs that are online, or were online when the machine panicked; without those whose run queue cannot
+    be read."""
     notes: tuple[str, ...] = ()
     """What to know about this kernel before trusting a verdict; commands print it once, to stderr."""
     last_words: tuple[str, ...] = ()
@@ -318,7 +320,7 @@ class KernelInfo(msgspec.Struct, frozen=True, weakref=True):
     host: Optional[str] = None
     """Name of the machine, ``uname -n``; ``None`` if it cannot be read or was never set."""
     uptime_s: Optional[int] = None
-    """Seconds since the boot, those of suspend included, as uptime(1) has them; ``None`` if it cannot be read."""
+    """Seconds since the boot, including time in suspend, as uptime(1) shows them; ``None`` if they cannot be read."""
     boot_id: Optional[str] = None
     """UUID of this boot, as in ``/proc/sys/kernel/random/boot_id``; ``None`` if nothing has asked for it
     (systemd does) or it cannot be read."""
@@ -362,7 +364,7 @@ class _DocWithFields(str):
         return self._with_fields()
 
     def expandtabs(self, tabsize: SupportsIndex = 8) -> str:
-        # help() takes the docstring out of the class without __get__(). This is the first that it does with it.
+        # help() reads the docstring from the class without __get__(), and calls this method first.
         return self._with_fields().expandtabs(tabsize)
 
     def _with_fields(self) -> str:
