@@ -107,10 +107,10 @@ def explain(
 
 
 def explain_without_registers(cpu: int, is_live: bool) -> Explanation:
-    """Return in words that a task is on a CPU, and that there are no registers to walk its stack from.
+    """Explain that a task is on a CPU, and that there are no registers from which to walk its stack.
 
     :param cpu: Number of the CPU
-    :param is_live: Whether the kernel is running: nobody can read its registers
+    :param is_live: Whether the kernel is running: its registers cannot be read
     """
     brief = f"running on CPU {cpu}"
     return Explanation(
@@ -119,7 +119,7 @@ def explain_without_registers(cpu: int, is_live: bool) -> Explanation:
 
 
 def explain_running(cpu: int, walk: Walk, frames: Sequence[Frame]) -> Explanation:
-    """Return in words that a task is on a CPU, which leaves its verdict unknown, and how its stack is damaged.
+    """Explain that a task is on a CPU, so that its verdict is unknown, and how its stack is damaged.
 
     :param cpu: Number of the CPU
     :param walk: The walk from the registers of the CPU
@@ -142,7 +142,7 @@ def explain_running(cpu: int, walk: Walk, frames: Sequence[Frame]) -> Explanatio
 
 
 def explain_half_switched() -> Explanation:
-    """Return in words that only a run queue says that a task is on a CPU."""
+    """Explain that only a run queue says that a task is on a CPU."""
     return Explanation(
         "a run queue says that the task is running, but the task says that it is not on a CPU:"
         " the CPU was switching to it, or the run queue is damaged",
@@ -151,7 +151,7 @@ def explain_half_switched() -> Explanation:
 
 
 def explain_unclear_cpu(cpu: int) -> Explanation:
-    """Return in words that a task is on a CPU whose per-CPU data are damaged.
+    """Explain that a task is on a CPU whose per-CPU data are damaged.
 
     :param cpu: Number of the CPU
     """
@@ -163,7 +163,7 @@ def explain_unclear_cpu(cpu: int) -> Explanation:
 
 
 def explain_changed(times: int) -> Explanation:
-    """Return in words that a task of a running kernel ran each time it was read.
+    """Explain that a task of a running kernel ran each time it was read.
 
     :param times: How often it was read
     """
@@ -171,7 +171,7 @@ def explain_changed(times: int) -> Explanation:
 
 
 def _ended(walk: Walk, frames: Sequence[Frame]) -> str:
-    """Return why the walk of a task on a CPU ended: *frames* begin with the one that the CPU is in."""
+    """Return why the walk of a task on a CPU ended. *frames* begin with the frame that the CPU is in."""
     if walk.fault is None:
         return _broken(walk, place(frames[-1]))
     at = max(i for i, frame in enumerate(frames) if not frame.guessed)

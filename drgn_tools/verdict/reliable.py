@@ -2,8 +2,8 @@
 """From a finished walk to its verdict: what the kernel would answer, and for what reason.
 
 The rules are those of arch_stack_walk_reliable() in arch/x86/kernel/stacktrace.c (the same from
-v5.8 to v7.2) and in arch/arm64/kernel/stacktrace.c (v7.2). With them go the callback stack_trace_consume_entry() in kernel/stacktrace.c and the
-array of MAX_STACK_ENTRIES entries that kernel/livepatch/transition.c passes.
+v5.8 to v7.2) and in arch/arm64/kernel/stacktrace.c (v7.2). The callback stack_trace_consume_entry() in
+kernel/stacktrace.c adds a limit: the MAX_STACK_ENTRIES entries of the array that kernel/livepatch/transition.c passes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..unwind.base import End, Walk
 __all__ = ("MAX_STACK_ENTRIES", "Judgement", "judge", "reason_of_error")
 
 MAX_STACK_ENTRIES = 100
-"""kernel/livepatch/transition.c. A stack with as many entries already fails: 99 can be used."""
+"""kernel/livepatch/transition.c. A stack with 100 entries already fails: 99 can be used."""
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -43,12 +43,12 @@ def judge(
 ) -> Judgement:
     """Return what ``stack_trace_save_tsk_reliable()`` would answer (kernel/stacktrace.c, v6.12).
 
-    The rules apply to one step after the other, and the first that fails decides. Memory that
-    is missing further up does not matter to a stack that is already unreliable.
+    The steps are checked in order, and the first rule that fails decides. If a stack is already
+    unreliable, memory that is missing further up does not matter.
 
     :param walk: The walk of a task that is not on a CPU
     :param is_kernel_text: ``__kernel_text_address()`` of a virtual address; returns ``None`` if
-        the dump does not tell
+        the dump does not show it
     :param kernel_regs_are_unreliable: Kernel-mode ``pt_regs`` make the stack unreliable, as they
         do with CONFIG_FRAME_POINTER. Otherwise they are an entry like any other.
     :param needs_user_regs: This kernel may require user-mode registers at the end of this
