@@ -21,7 +21,7 @@ _HEADLINES = (
     "Insufficient stack space to handle exception!",
     "Kernel panic - not syncing",
 )
-"""How the lines begin that die(), page_fault_oops() and panic() print (arch/x86/kernel/dumpstack.c,
+"""Beginnings of the lines that die(), page_fault_oops() and panic() print (arch/x86/kernel/dumpstack.c,
 arch/x86/mm/fault.c, kernel/panic.c, v6.12), and die_kernel_fault(), die() and panic_bad_stack() of arm64
 (arch/arm64/mm/fault.c, arch/arm64/kernel/traps.c, v6.1 to v7.2)."""
 _MAX_LINES = 4
@@ -33,7 +33,7 @@ _MAX_RECORDS_BITS = 21
 
 
 def crash_headlines(prog: Program) -> tuple[str, ...]:
-    """Return the lines of the kernel's log that say what crashed it.
+    """Return the last lines of the kernel's log that say what crashed it.
 
     :return: Oldest first, not escaped for a terminal. Empty if there are none, or if the log
         cannot be read: before v5.10 it has another format, which is not supported.
@@ -61,7 +61,7 @@ def _log_is_sane(prog: Program) -> bool:
 
 
 def _has_headline(prog: Program) -> bool:
-    # To read the records of a kernel that did not crash would take longer than everything else.
+    # Reading the records of a kernel that did not crash would take longer than everything else.
     # The text of a record is contiguous in the ring (data_alloc() in
     # kernel/printk/printk_ringbuffer.c, v6.12), so a search finds every headline.
     ring = prog["prb"].text_data_ring
@@ -69,7 +69,7 @@ def _has_headline(prog: Program) -> bool:
     if bits > _MAX_TEXT_BITS:
         return True
     text = read_or_none(prog, ring.data.value_(), 1 << bits)
-    # What is missing may be a part of the ring that was never written.
+    # Missing memory may be a part of the ring that was never written.
     return text is None or any(headline.encode() in text for headline in _HEADLINES)
 
 

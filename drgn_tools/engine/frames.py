@@ -26,7 +26,7 @@ __all__ = ("Frames",)
 _MAX_FRAMES = 100_000
 """Different frames of a kernel that are cached."""
 _MAX_HANDLERS = 3
-"""Frames below entry code that may be those of the functions that handle the exception."""
+"""How many frames below entry code are searched for a function that handles the exception."""
 
 
 class Frames:
@@ -87,7 +87,7 @@ class Frames:
         """Return a frame in the kernel.
 
         :param ip: Virtual address
-        :param exact: *ip* is that of the next instruction, not a return address
+        :param exact: *ip* is the address of the next instruction, not a return address
         :param stack: Name of the stack that it is on
         """
         key = ip, exact, stack
@@ -129,10 +129,10 @@ class Frames:
         raw: bytes,
         stack: Optional[StackMemory] = None,
     ) -> SavedRegs:
-        """Return the registers that a frame saved.
+        """Return the registers of a frame that is a ``pt_regs``.
 
         :param frames: The whole stack of *task*
-        :param at: Index in *frames* of a frame that is a ``pt_regs``
+        :param at: Index of that frame in *frames*
         :param raw: The bytes of the ``struct pt_regs``
         :param stack: What was read of the task's stack; ``None`` for a task on a CPU, which may
             be on other stacks
@@ -184,8 +184,8 @@ class Frames:
         if frame.user_mode or self._find_caller is None:
             return None
         symbol = self._symbolizer.name_exact(frame.ip)
-        # Without a symbol it is not known where the function begins. But if ip is not kernel
-        # text, the CPU has called it and executed nothing there.
+        # Without a symbol the start of the function is not known. But if ip is not kernel text,
+        # the CPU has called that address and executed nothing there.
         if symbol is None and self._text.is_kernel_text(frame.ip) is not False:
             return None
         if symbol is not None and not is_entered_by_call(symbol.name):
@@ -227,9 +227,9 @@ class Frames:
         return bool(frames) and arch.enters_from_user_mode(self.entry(frames[-1]))
 
     def _entry_by_handler(self, raw: bytes, called: Sequence[Frame]) -> Optional[str]:
-        """Return what entered the kernel by the C functions that entry code called.
+        """Return what entered the kernel, judging by the C functions that entry code called.
 
-        :param called: Their frames, the outermost last: entry code called that
+        :param called: Frames of these functions, outermost last. Entry code called the outermost one.
         """
         arch = self._layout.arch
         handler = arch.entered_handler(raw)
@@ -243,7 +243,7 @@ class Frames:
     def _entry_by_orig_ax(
         self, entry: Optional[str], registers: Mapping[str, int]
     ) -> Optional[str]:
-        # If the walker has missed frames, the next inner one is not that of the entry code.
+        # If the walker has missed frames, the next inner frame is not that of the entry code.
         if entry != "fork" and self._layout.regs.is_syscall(registers):
             return "syscall"
         if entry == "syscall" or not self._layout.arch.enters_from_user_mode(entry):

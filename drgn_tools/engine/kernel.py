@@ -30,9 +30,9 @@ from .task_records import TaskRecords, WalkedStacks
 __all__ = ("Kernel", "kernel_of")
 
 _MAX_TRIES = 5
-"""How often a task of a running kernel is read at most, if it runs each time."""
+"""Limit of reads of one task of a running kernel, if it runs each time."""
 _MAX_TEXT_READS = 50
-"""How often an audit of a running kernel reads the lists that say what is kernel text again, such as that of modules."""
+"""How often an audit of a running kernel may read again the lists of kernel text, such as the list of modules."""
 _REASONS_OF_TEXT = frozenset(
     (
         Reason.BAD_RETURN_ADDRESS,
@@ -45,7 +45,8 @@ _REASONS_OF_TEXT = frozenset(
         Reason.UNWIND_DATA_UNCLEAR,
     )
 )
-"""Reasons that may no longer hold when these lists have changed. The ORC table of a module is found by its list."""
+"""Reasons that may no longer hold when these lists have changed. The ORC table of a module is found through the list
+of modules."""
 
 _CACHE_KEY = cache_key(__name__)
 
@@ -56,7 +57,7 @@ def kernel_of(prog: Program) -> Kernel:
     The kernel of a dump is probed once and kept in ``prog.cache``. A running kernel changes, so
     it is probed each time.
 
-    :raises InputError: if the program is no kernel, the architecture of the kernel is not supported, or its dump
+    :raises InputError: if the program is not a kernel, the architecture of the kernel is not supported, or its dump
         is no longer where it was opened
     :raises TypesError: if types that a stack needs are missing or damaged
     """
@@ -97,11 +98,11 @@ class Kernel:
 
     @property
     def text(self) -> KernelText:
-        """What is text of this kernel, as it was read last."""
+        """The kernel text, as it was last read."""
         return self._text
 
     def problems(self) -> tuple[str, ...]:
-        """Return what of this kernel could not be read, one sentence for each."""
+        """Return a sentence for each part of this kernel that could not be read."""
         return (*self._text.problems, *self.tasks.problems)
 
     def stack(self, task: Task) -> Optional[TaskStack]:
@@ -116,8 +117,7 @@ class Kernel:
     def walked(self, task: Task) -> Optional[WalkedStacks]:
         """Return the stacks of a task with what the walker found on them.
 
-        :return: ``None`` if it has no stack, or if it is on a CPU of a running kernel, or of which the registers
-            are not known
+        :return: ``None`` if the task has no stack, or is on a CPU whose registers are not known, as on a running kernel
         """
         if not task.has_stack or self.tasks.is_on_unclear_cpu(task):
             return None
@@ -144,7 +144,7 @@ class Kernel:
         return self._records.sleeping(task, self.tasks.is_idle(task))
 
     def _stack_at_rest(self, tasks: LiveTaskList, task: Task) -> Optional[TaskStack]:
-        # Nothing can lock the task from outside. It is read until it did not run meanwhile.
+        # A reader from outside cannot lock the task. It reads the task again if that ran meanwhile.
         text_is_new = False
         for _ in range(_MAX_TRIES):
             record = self._stack(task)
@@ -167,7 +167,7 @@ class Kernel:
     def _read_text(self) -> None:
         self._text = _text_of(self._prog, self.layout.arch)
         self._walker = probe_walker(self._prog, self.layout, self._text, self._recover_layout)
-        # Cached records rest on the text as it was read before.
+        # The cached records were made with the text as it was read before.
         self._records = TaskRecords(
             self._prog,
             self.layout,

@@ -38,9 +38,9 @@ __all__ = ("TaskRecords", "WalkedStacks")
 
 _RELIABLE = Answer(Verdict.RELIABLE)
 _EARLY_ENDS = frozenset((End.ERROR, End.NOT_IN_DUMP, End.UNWIND_DATA_UNCLEAR, End.EMPTY))
-"""The stack of a task on a CPU has more frames than the walk found."""
+"""Ends of the walk of a task on a CPU after which its stack has more frames than the walk found."""
 _UNCLEAR_ENDS = frozenset((End.NOT_IN_DUMP, End.UNWIND_DATA_UNCLEAR))
-"""The kernel would have gone on; we could not look."""
+"""Ends of a walk where the kernel would have gone on: the data for this are missing or damaged."""
 _REASONS_OF_UNCLEAR_ENDS = frozenset((Reason.UNREADABLE, Reason.UNWIND_DATA_UNCLEAR))
 
 
@@ -52,7 +52,7 @@ class WalkedStacks(msgspec.Struct, frozen=True):
     find_stack: FindStack
     """Those stacks by address. It may raise :class:`~..kernel.stack_memory.NotInDump`."""
     sp_addr: int
-    """Where the innermost stack is in use from (virtual)."""
+    """Virtual address from which the innermost stack is in use."""
     first_step: int
     """Index in :attr:`.TaskStack.frames` of the first step of the walk."""
 
@@ -196,7 +196,7 @@ class TaskRecords:
         ]
 
     def _flags(self, walk: Walk, frames: Sequence[Frame], answer: Answer) -> Iterator[str]:
-        """Yield what is unusual about a stack, though it does not change the kernel's verdict."""
+        """Yield flags for what is unusual about a stack but does not change the kernel's verdict."""
         if walk.end is End.EMPTY:
             yield "empty_walk"
         if walk.steps and walk.steps[0].ip in self._layout.fork_return_addrs:
@@ -215,7 +215,7 @@ class TaskRecords:
             and not self._frames.is_complete(frames[:-1])
         ):
             yield "ends_early"
-        # An inner frame has decided, or the whole kernel: the reason does not say it.
+        # If an inner frame or the whole kernel decided the verdict, the reason does not say that the walk ended early.
         is_unclear = walk.end in _UNCLEAR_ENDS and answer.reason not in _REASONS_OF_UNCLEAR_ENDS
         if is_unclear or walk.has_more:
             yield "ends_early"
@@ -250,7 +250,7 @@ class TaskRecords:
         return self._record(task, answer, True, frames, regs, flags, registers, caller)
 
     def half_switched(self, task: Task) -> TaskStack:
-        """Return the record of a task that only a run queue takes for the one on its CPU: unknown, without a stack.
+        """Return the record of a task that is on a CPU only by a run queue: unknown, without a stack.
 
         The registers of the CPU are those of another task.
         """
@@ -258,17 +258,17 @@ class TaskRecords:
         return self._record(task, _answer(judgement, explain_half_switched()), True)
 
     def on_unclear_cpu(self, task: Task) -> TaskStack:
-        """Return the record of a task on a CPU whose per-CPU data are those of another: unknown, without a stack."""
+        """Return the record of a task on a CPU whose per-CPU data name another CPU: unknown, without a stack."""
         judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
         return self._record(task, _answer(judgement, explain_unclear_cpu(task.cpu)), True)
 
-    # ---- of both
+    # ---- both kinds of task
 
     def walked(self, task: Task, on_cpu: bool) -> Optional[WalkedStacks]:
         """Return the stacks of a task with what the walker found on them.
 
         :param on_cpu: The task is on a CPU
-        :return: ``None`` if nothing says where its stack is: on a CPU of a running kernel
+        :return: ``None`` if it is on a CPU whose registers are not known, as on a running kernel
         """
         if not on_cpu:
             walk, stack = self._walk_sleeping(

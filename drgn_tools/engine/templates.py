@@ -75,7 +75,7 @@ class Template(msgspec.Struct, frozen=True):
         if not found:
             return frames, regs
         all_frames, all_regs = list(frames), list(regs)
-        # The outermost first, because find_caller() compares what it finds with the next outer frame.
+        # The outermost first: find_caller() compares the caller that it finds with the next outer frame.
         for i in range(len(found) - 1, -1, -1):
             at, (address, registers) = self.regs_at[i], found[i]
             frame, entry = frames[at], regs[i].entry

@@ -24,11 +24,11 @@ from .kernel import Kernel
 __all__ = ("FoundWait", "KernelWaits")
 
 _MAX_TRIES = 5
-"""How often a task of a running kernel is looked at, if it runs each time."""
+"""Limit of looks at one task of a running kernel, if it runs each time."""
 
 
 class FoundWait(msgspec.Struct, frozen=True):
-    """A task that does not run, and what was found of it."""
+    """A task that does not run, and what was found out about it."""
 
     stack: TaskStack
     """The task."""
@@ -77,14 +77,15 @@ class KernelWaits:
         """Return what a task waits for.
 
         :param addr: Virtual address of its ``struct task_struct``, one of :attr:`tasks`
-        :return: ``None`` if it runs, or wants to, or has exited
+        :return: ``None`` if it runs, is runnable, has no stack or has exited, or if it ran during each look
+            (on a running kernel)
         """
         tasks = self._kernel.tasks
         if not isinstance(tasks, LiveTaskList):
             return self._find(self.tasks[addr], self.stacks[addr])
         task = tasks.now(self.tasks[addr])
         for _ in range(_MAX_TRIES):
-            # What was read is true if the task did not run meanwhile.
+            # What was read is valid if the task did not run meanwhile.
             stack = None if task is None else self._kernel.stack(task)
             if task is None or stack is None:
                 return None
@@ -114,7 +115,7 @@ class KernelWaits:
     def name_of(self, wait: Wait) -> Optional[str]:
         """Return what the kernel calls a lock.
 
-        :return: A variable of the kernel image, with the offset if the lock is not at its begin, or
+        :return: A variable of the kernel image, with the offset if the lock is not at its start, or
             ``mmap_lock of COMM (TGID)``; ``None`` if it is neither, or in user memory
         """
         if wait.kind is WaitKind.FUTEX:
@@ -127,7 +128,7 @@ class KernelWaits:
         member = next((name for name in ("mmap_lock", "mmap_sem") if memory.has(mm, name)), None)
         if member is None or not memory.has("struct task_struct", "mm"):
             return None
-        # With PREEMPT_RT, who waits for an rwsem waits for the rt_mutex in it.
+        # With PREEMPT_RT, a task that waits for an rwsem waits for the rt_mutex in it.
         inner = memory.offset("struct rw_semaphore", "rwbase.rtmutex") or 0
         processes = self._process_of_mm()
         for offset in (0, inner):
@@ -137,7 +138,7 @@ class KernelWaits:
         return None
 
     def _process_of_mm(self) -> dict[int, TaskStack]:
-        """Return the processes by ``task->mm``: that of its leader, where that is still there."""
+        """Return a task of each process by ``task->mm``: the leader, unless it no longer has one."""
         if self._processes is None:
             self._processes = {}
             offset = self._memory.at("struct task_struct", "mm")
