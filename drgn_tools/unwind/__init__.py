@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The unwinders, each a Walker (base.py), and the recovery of rewritten return addresses.
 
-A walker takes the bytes of a stack and returns steps; it never raises for bad data. Tables that a
-walker reads are not here but with the machine, in arch/.
+A walker takes the bytes of a stack and returns steps; it never raises for bad data. The tables that a
+walker reads are with the machine, in arch/.
 """

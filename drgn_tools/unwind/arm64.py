@@ -32,8 +32,8 @@ addresses above::
 Before v6.13 there are no types. The record in the ``pt_regs`` of an interrupt is {x29, pc}, so the walk goes
 through it as through a call. The last one is known by its address.
 
-The lr in a ``pt_regs`` is not visited: whether it was the return address of the interrupted function is not
-known.
+The lr in a ``pt_regs`` is not visited: it is not known whether it was the return address of the interrupted
+function.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ class _Unwinder:
         self.regs: Optional[int] = None
         self.raw_regs: Optional[bytes] = None
         self.stack: Optional[StackMemory] = None
-        self.low = 0  # of the stack: what lies below was consumed
+        self.low = 0  # memory of the stack below this address was consumed
         self.left: set[str] = set()
 
     # ---- stacks
 
     def unwind_find_stack(self, addr: int, size_bytes: int) -> StackMemory:
-        """Return the stack that entirely contains an object; a stack that was left is none."""
+        """Return the stack that contains the whole object. It cannot be a stack that the walk has left."""
         stack = self.stack
         if stack is not None and self.low <= addr and stack.on_stack(addr, size_bytes):
             return stack
@@ -105,7 +105,7 @@ class _Unwinder:
         return found
 
     def unwind_consume_stack(self, stack: StackMemory, addr: int, size_bytes: int) -> None:
-        """Go to a stack: only what lies above the object can be found from now on."""
+        """Go to a stack. From now on, only memory above the object can be found on it."""
         if self.stack is not None and self.stack.kind != stack.kind:
             self.left.add(self.stack.kind)
         self.stack, self.low = stack, addr + size_bytes
@@ -152,7 +152,7 @@ class _Unwinder:
         self.regs, self.raw_regs = regs, raw
 
     def regs_around(self, stack: StackMemory, record: int) -> tuple[Optional[int], Optional[bytes]]:
-        """Return address and bytes of the ``pt_regs`` that holds a frame record, of a kernel without types."""
+        """Return address and bytes of the ``pt_regs`` that contains a frame record, on a kernel without types."""
         layout = self.rules.regs
         regs = record - layout.stackframe_offset
         if layout.has_metadata or not stack.on_stack(regs, layout.size_bytes):
@@ -164,13 +164,13 @@ class _Unwinder:
         return (regs, raw) if self.rules.are_regs_around(raw, 0, self.fp, self.pc) else (None, None)
 
     def kunwind_recover_return_address(self) -> None:
-        # The kernel looks for the original by the frame pointer of the caller, which is what the
-        # tracers have kept.
+        # The kernel looks up the original by the frame pointer of the caller, which the tracers
+        # have kept.
         if self.pc not in self.rules.trampolines:
             return
         original = self.recover(self.pc, self.fp)
-        # The original that kretprobes have may be return_to_handler, if a traced function ended by a jump to
-        # the probed one. The kernel leaves it at that.
+        # The original that kretprobes have may be return_to_handler, if a traced function ended with a jump to
+        # the probed one. The kernel does not look up the original of that.
         if not original:
             raise _Ended(End.ERROR, self.pc, Fault.ADDRESS_NOT_RECOVERED)
         self.pc = original
@@ -234,11 +234,12 @@ class Arm64Walker(Walker):
     def signature(
         self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]
     ) -> Optional[Signature]:
-        """Return the walk of :meth:`walk_sleeping` in short: see :mod:`.arm64_fast_path`."""
+        """Return the walk of :meth:`walk_sleeping` in short form: see :mod:`.arm64_fast_path`."""
         return signature_of(task, stack, self._rules, lambda: recovery_of(task))
 
     def finds_callers(self, read: ReadMemory) -> Optional[FindCaller]:
-        """Return what finds the callers of interrupted functions, which are still in lr: see :mod:`.arm64_caller`."""
+        """Return a function that finds the callers of interrupted functions, which are still in lr: see
+        :mod:`.arm64_caller`."""
         return Arm64Callers(read, self._rules.strip)
 
     def _unwinder(self, task: Task, find: FindStack, recover: Recover) -> _Unwinder:
@@ -246,7 +247,7 @@ class Arm64Walker(Walker):
         return _Unwinder(find, end_addr - self._rules.regs.size_bytes, self._rules, recover)
 
     def _go_on(self, unwinder: _Unwinder, steps: list[Step]) -> None:
-        # This ends: each record lies above the one before it on the same stack, and no stack is
+        # This ends: each record is above the one before it on the same stack, and no stack is
         # visited twice.
         while True:
             unwinder.kunwind_next()
@@ -275,7 +276,8 @@ class Arm64Walker(Walker):
 
         Unlike the kernel, which ends at the frame record in them.
         """
-        # The kernel's first task never entered: its pt_regs are zeros, as if of user mode.
+        # The kernel's first task never entered from user mode. But its pt_regs are zeros, which look
+        # like user mode.
         if task.kthread or stack is None:
             return None
         layout = self._rules.regs
@@ -291,7 +293,7 @@ class Arm64Walker(Walker):
 
 
 def _overflowed(steps: list[Step]) -> Optional[str]:
-    """Return the kind of the stack that overflowed: where the walk goes on after the overflow stack."""
+    """Return the kind of the stack that overflowed: the walk goes on there after the overflow stack."""
     kinds = [step.stack for step in steps]
     if "overflow" not in kinds:
         return None

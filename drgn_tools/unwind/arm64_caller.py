@@ -2,12 +2,12 @@
 """Find the caller of an interrupted function of arm64, if the walk skips it.
 
 The walk goes from ``pt_regs`` to the frame record that x29 points to. If the function was interrupted
-before ``mov x29, sp``, or after ``ldp x29, x30``, or makes no frame record at all, that is the record of
-its caller, which leads to the caller's caller. The return address is still in x30 then (lr). Otherwise
+before ``mov x29, sp``, or after ``ldp x29, x30``, or makes no frame record at all, x29 points to the record
+of its caller, which leads to the caller's caller. The return address is then still in x30 (lr). Otherwise
 x30 may hold anything.
 
 This module follows the code of the function from its first byte on every path to the interrupted
-instruction, to find out which it is.
+instruction, to find out which of the two it is.
 
 Pure: it reads memory through the functions it is given. Bad data never raises.
 """
@@ -45,7 +45,7 @@ class Lr(enum.Enum):
     SAVED = "saved"
     """The return address is in the frame record that x29 points to."""
     UNCLEAR = "unclear"
-    """The code does not tell."""
+    """The code does not show it."""
 
 
 class Arm64Callers:
@@ -63,8 +63,8 @@ class Arm64Callers:
     def __call__(self, interrupted: Interrupted) -> Optional[Caller]:
         """Return the caller of an interrupted function; ``None`` if the walk does not skip it, or it is not found.
 
-        There is a call right before the return address that is found. Whether it is kernel text is
-        not checked.
+        There is a call right before the return address that is found. It is not checked whether that
+        address is kernel text.
         """
         registers, start = interrupted.registers, interrupted.start
         state = Lr.UNCLEAR if start is None else self._state(start, interrupted.ip)

@@ -43,7 +43,7 @@ def signature_of(
     recover: Optional[Recover] = None
     if task.thread_pc in trampolines:
         return None
-    # This ends: each record lies above the one before it.
+    # This ends: each record is above the one before it.
     at, lowest = task.thread_fp - base, 0
     while at != last:
         if not lowest <= at < last or at & 0x7:

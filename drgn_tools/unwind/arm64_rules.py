@@ -33,10 +33,10 @@ class Arm64Rules(msgspec.Struct, frozen=True):
         return strip(addr, self.pac_mask)
 
     def are_regs_around(self, data: bytes, regs_at: int, fp: int, pc: int) -> bool:
-        """Return whether a frame record without a type is that in a ``pt_regs`` of kernel mode.
+        """Return whether a frame record without a type is the one in a ``pt_regs`` of kernel mode.
 
-        Unlike the kernel, which before v6.13 cannot tell such a record from that of a call: in a
-        ``pt_regs`` lie the same two words a second time, as x29 and pc.
+        Unlike the kernel, which before v6.13 cannot distinguish such a record from that of a call: a
+        ``pt_regs`` holds the same two words a second time, as x29 and pc.
 
         :param data: Memory of the stack
         :param regs_at: Where in it the ``pt_regs`` would be, in bytes; it may be outside

@@ -53,7 +53,7 @@ class Step(msgspec.Struct, frozen=True):
     exact: bool
     """:attr:`ip` is the address of the next instruction, not a return address."""
     found_at: Optional[int]
-    """Virtual address of the word that holds :attr:`ip`; ``None`` if the unwinder does not tell."""
+    """Virtual address of the word that holds :attr:`ip`; ``None`` if the unwinder does not say."""
     regs: Optional[int]
     """Virtual address of the ``pt_regs``; ``None`` for the frame of a call."""
     user_mode: bool
@@ -64,7 +64,7 @@ class Step(msgspec.Struct, frozen=True):
     """The bytes of the ``struct pt_regs``, or only the last of them (see :meth:`.RegsLayout.read`);
     ``None`` for the frame of a call."""
     guessed: bool = False
-    """``unwind_error()`` was true already: the kernel shows this frame in an oops, but does not trust it."""
+    """``unwind_error()`` was already true: the kernel shows this frame in an oops, but does not trust it."""
 
 
 class End(enum.Enum):
@@ -73,18 +73,19 @@ class End(enum.Enum):
     USER_REGS = "user_regs"
     """At user-mode ``pt_regs``: complete."""
     LAST_FRAME = "last_frame"
-    """At the last frame of a kernel thread: complete."""
+    """At the last frame, without user-mode ``pt_regs``, as on the stack of a kernel thread: complete."""
     ERROR = "error"
     """The next frame cannot be found: ``unwind_error()`` is true."""
     EMPTY = "empty"
     """Without a frame: the saved stack pointer or the first frame is not on the stack, or every frame
     was skipped. For the kernel this is a complete, empty trace."""
     NOT_IN_DUMP = "not_in_dump"
-    """Memory that the walk needs is not in the dump. This cannot happen to the kernel."""
+    """Memory that the walk needs is not in the dump. This cannot happen in the kernel."""
     UNWIND_DATA_UNCLEAR = "unwind_data_unclear"
-    """The unwind tables are damaged, or the lists that lead to them are. The kernel would have ended otherwise."""
+    """The unwind tables, or the lists that lead to them, are damaged. In the kernel the walk would have ended
+    differently."""
     UNKNOWN = "unknown"
-    """The unwinder, drgn's, does not tell."""
+    """drgn's unwinder does not say how."""
 
 
 class Fault(enum.Enum):
@@ -98,13 +99,13 @@ class Fault(enum.Enum):
     REGISTER_NOT_SAVED = "register_not_saved"
     """The rule takes the CFA from a register that is not on the stack."""
     OFF_STACK = "off_stack"
-    """What the rule leads to lies off the stack."""
+    """The rule leads off the stack."""
     WRONG_DIRECTION = "wrong_direction"
-    """The next frame does not lie above the one before."""
+    """The next frame is not above the one before."""
     BAD_FRAME_RECORD = "bad_frame_record"
-    """arm64: a frame record without a return address is none of those that the kernel makes."""
+    """arm64: a frame record without a return address is not one that the kernel makes."""
     ADDRESS_NOT_RECOVERED = "address_not_recovered"
-    """arm64: a tracer has rewritten a return address, and its original is not found."""
+    """arm64: a tracer has rewritten a return address, and the original address is not found."""
 
 
 class Walk(msgspec.Struct, frozen=True):
@@ -115,18 +116,19 @@ class Walk(msgspec.Struct, frozen=True):
     end: End
     """How it ended."""
     bad_addr: Optional[int] = None
-    """After ERROR the frame pointer that could not be followed, or the address of the :attr:`fault`: of the code
-    without a usable rule, or of memory off the stack. After NOT_IN_DUMP the missing virtual address."""
+    """After ERROR, the frame pointer that could not be followed, or the address of the :attr:`fault`: of code
+    without a usable rule, or of memory off the stack. After NOT_IN_DUMP, the missing virtual address. After
+    UNWIND_DATA_UNCLEAR, the virtual address of what is damaged."""
     overflowed: Optional[str] = None
     """:attr:`.StackMemory.kind` of a stack that overflowed: its stack pointer is below its low end."""
     fault: Optional[Fault] = None
-    """After ERROR, what the fault is; ``None`` for a frame pointer."""
+    """After ERROR, what the fault is; ``None`` if a frame pointer could not be followed."""
     has_more: bool = False
     """After ERROR the kernel would show more frames that it guesses, but memory or unwind data is missing for them."""
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """A walk in short. Two stacks with equal :attr:`key` differ only in their addresses and in their registers."""
+    """A walk in short form. Two stacks with equal :attr:`key` differ only in their addresses and registers."""
 
     ips: tuple[int, ...]
     """Return addresses (the original ones) and the ip of each kernel-mode ``pt_regs``, innermost first."""
@@ -151,13 +153,13 @@ class Interrupted(msgspec.Struct, frozen=True):
     """A function that was interrupted."""
 
     registers: Mapping[str, int]
-    """What was saved, by the kernel's names."""
+    """The saved registers, by the kernel's names."""
     sp: int
     """Its stack pointer."""
     ip: int
     """Exact virtual address of the instruction that was not executed."""
     start: Optional[int]
-    """Virtual address of the function. ``None`` if :attr:`ip` is not code: the CPU has called it and executed
+    """Virtual address of the function. ``None`` if :attr:`ip` is not code: the CPU has called that address and executed
     nothing there."""
     read_stack: ReadMemory
     """Reads the stack that :attr:`sp` points into."""
@@ -171,8 +173,8 @@ class Caller(msgspec.Struct, frozen=True):
     addr: int
     """Return address (virtual)."""
     sure: bool
-    """The code of the function tells where the return address is. Otherwise it is a guess: it returns from a
-    call of this function, or ip is not code."""
+    """The code of the function shows where the return address is. Otherwise :attr:`addr` is a guess: it returns
+    from a call of this function, or ip is not code."""
 
 
 FindCaller = Callable[[Interrupted], Optional[Caller]]
@@ -192,7 +194,7 @@ class Walker(abc.ABC):
     encoding: Optional[str] = None
     """How ``pt_regs`` are encoded in the frame pointer, as :attr:`.records.KernelInfo.encoding`."""
     may_miss_frames: ClassVar[bool] = False
-    """A walk may end before the outermost frame without telling so."""
+    """A walk may end before the outermost frame without saying so."""
 
     @abc.abstractmethod
     def walk_sleeping(self, task: Task, stack: StackMemory, recover: Recover) -> Walk:
@@ -208,15 +210,15 @@ class Walker(abc.ABC):
     ) -> Walk:
         """Walk the stacks of a task that is on a CPU, from the registers of that CPU.
 
-        :param registers: At least those that the walker needs and user_mode() does (on x86 ip, sp, bp, cs and
+        :param registers: At least those that the walker and user_mode() need (on x86 ip, sp, bp, cs and
             flags), by the kernel's names
         :param find_stack: The stacks of that CPU and task
         :param recover: Called for each return address and each kernel-mode ``regs->ip``, in order
-        :return: A walk without a step for the frame that the CPU is in: that is in *registers*
+        :return: A walk without a step for the frame that the CPU is in, because *registers* show that frame
         """
 
     def finds_callers(self, read: ReadMemory) -> Optional[FindCaller]:
-        """Return what finds the callers of interrupted functions, which a walk from a ``pt_regs`` may skip.
+        """Return a function that finds the callers of interrupted functions, which a walk from a ``pt_regs`` may skip.
 
         :param read: Reads the memory of the kernel
         :return: ``None`` if walks skip none
@@ -226,7 +228,7 @@ class Walker(abc.ABC):
     def signature(
         self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]
     ) -> Optional[Signature]:
-        """Return the walk of :meth:`walk_sleeping` in short.
+        """Return the walk of :meth:`walk_sleeping` in short form.
 
         :param stack: As for :meth:`walk_sleeping`
         :param recovery_of: Makes the :data:`Recover` of the task, if a return address was rewritten

@@ -2,9 +2,9 @@
 """drgn's own unwinder as a Walker, for kernels whose unwinder is not re-stated here.
 
 Its stacks are for people to read: there is no verdict on them. drgn knows ORC, but it does not
-recover rewritten return addresses, and it tells neither how a walk ended nor where a ``pt_regs``
-lies. Only the registers that user mode entered with are found: they are at the top of the task's
-stack. Of x86-32, drgn 0.3.0 has no unwinder: there is nothing but these registers.
+recover rewritten return addresses, and it says neither how a walk ended nor where a ``pt_regs``
+is. Only the registers that user mode entered with are found: they are at the top of the task's
+stack. drgn 0.3.0 has no unwinder for x86-32: there, a walk finds nothing but these registers.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class DrgnWalker(Walker):
 
     :param layout: Layout of this kernel
     :param is_kernel_text: ``__kernel_text_address()`` of a virtual address; returns ``None`` if
-        the dump does not tell. A walk ends before the first address for which it does not return
-        true: behind the entry code drgn would follow the registers of user mode.
+        the dump does not show it. A walk ends before the first address for which this does not return
+        true: beyond the entry code, drgn would follow the registers of user mode.
     """
 
     name = "drgn"
@@ -61,7 +61,7 @@ class DrgnWalker(Walker):
     ) -> Walk:
         """Walk the stacks of a task that is on a CPU, as drgn does.
 
-        :param registers: Used only to tell user mode: drgn has the registers of the CPU, too
+        :param registers: Used only to detect user mode: drgn has the registers of the CPU, too
         :param find_stack: The stacks of that CPU and task
         :param recover: Not called
         """
@@ -86,13 +86,13 @@ class DrgnWalker(Walker):
                     return
                 yield frame
         except (UnsupportedOperation, NotImplementedError, MemoryError, *UNUSABLE):
-            # drgn raises NotImplementedError for x86-32, and MemoryError if a damaged module has any
-            # number of ORC entries.
+            # drgn raises NotImplementedError for x86-32, and MemoryError if a damaged module has a
+            # huge number of ORC entries.
             return
 
     def _step(self, frame: StackFrame, may_be_interrupted: bool, stack: str = "task") -> Step:
-        # drgn's frame of a pt_regs is interrupted, and its pc is exact. The innermost frame of a
-        # sleeping task is interrupted for drgn, too, but its pc is a return address.
+        # drgn marks the frame of a pt_regs as interrupted, and its pc is exact. It also marks the
+        # innermost frame of a sleeping task, but the pc of that frame is a return address.
         exact = frame.interrupted and may_be_interrupted
         return Step(frame.pc, exact, None, None, False, stack, None)
 

@@ -31,7 +31,7 @@ _MAX_FRAME_LAYOUTS = 8192
 
 
 class _FrameLayout(msgspec.Struct, frozen=True):
-    """Where the frames and kernel-mode ``pt_regs`` of a stack lie. One that is cached has at least two of them."""
+    """Where the frames and kernel-mode ``pt_regs`` of a stack are. A cached layout has at least two of them."""
 
     read_frames: ReadWords
     """Reads bp and return address (or ip) of the first frame, of the second, and so on."""
@@ -97,7 +97,7 @@ class FastPath:
         signature, ip_offsets = found
         if self._trampolines.isdisjoint(signature.ips):
             return signature
-        # Where frames lie does not depend on their return addresses.
+        # The places of frames do not depend on their return addresses.
         recover = make_recover()
         try:
             ips = [
@@ -109,10 +109,10 @@ class FastPath:
         return Signature(tuple(ips), signature.kernel_regs, signature.user_mode, signature.regs)
 
     def _laid_out_as(self, data: bytes, base: int, layout: _FrameLayout) -> Optional[_Found]:
-        """Return the signature of a stack with a known frame layout; ``None`` if it has another one."""
+        """Return the signature of a stack with a known frame layout; ``None`` if it has another layout."""
         words = layout.read_frames(data, 0)
-        # Each bp must lead to the next frame. The walk would end at a special form of the last
-        # frame already: the return address of such a frame is that of the last frame.
+        # Each bp must lead to the next frame. The walk would already end at a special form of the
+        # last frame, which has the same return address as the last frame.
         if words[:-2:2] != tuple(map(base.__add__, layout.leads_to)) or words[-3] == words[-1]:
             return None
         regs: tuple[tuple[int, Registers], ...] = ()
@@ -204,7 +204,7 @@ class FastPath:
         frame_layout: _FrameLayout,
         regs: tuple[tuple[int, Registers], ...],
     ) -> _Found:
-        """Return the signature of a stack whose last frame was found. Right above it is task_pt_regs()."""
+        """Return the signature of a stack whose last frame was found. task_pt_regs() is right above that frame."""
         layout, at = self._regs, len(data) - self._regs_from_end
         raw = data[at : at + layout.size_bytes]
         user_mode = layout.saved_in_user_mode(raw)

@@ -191,7 +191,7 @@ class _Unwinder(StackCursor):
             ):
                 return False
 
-        # The next frame must lie above the previous one and must not overlap it.
+        # The next frame must be above the previous one and must not overlap it.
         if self.stack is prev_stack and frame < prev_frame_end:
             return False
 
@@ -282,7 +282,7 @@ class _Unwinder(StackCursor):
         #     (bp)              <- what bp would be: may be the last word of pt_regs
         assert self.stack is not None  # not done
         assert self.regs is not None  # the caller has checked it
-        # The word must lie above the pt_regs and on this stack.
+        # The word must be above the pt_regs and on this stack.
         prev_frame_end = self.regs + self.rules.regs.saved_bytes(self.raw_regs)
         if self.regs_sp < prev_frame_end or not self.stack.on_stack(self.regs_sp, self.word_bytes):
             self.stack, self.bad_bp = None, self.regs_sp
@@ -346,16 +346,16 @@ def walk_from_regs(
     rules: UnwindRules,
     recover: Recover = nothing_rewritten,
 ) -> Walk:
-    """Walk the stacks of a task that was on a CPU, from the registers that CPU had.
+    """Walk the stacks of a task that was on a CPU, from the registers of that CPU.
 
     :param registers: At least ip, sp, bp, cs and flags, by the kernel's names
     :param find: The stacks of that CPU and task
     :param task_stack_end: End of the task's own stack: one past its highest virtual address
     :param rules: How this kernel's frame pointers are followed
     :param recover: As for :func:`walk_task_stack`
-    :return: A walk without a step for the frame that the CPU is in: that is in *registers*
+    :return: A walk without a step for the frame that the CPU is in, because *registers* show that frame
     """
-    # Nothing of the kernel is on the stacks of a CPU in user mode.
+    # The kernel's stacks of a CPU in user mode are empty.
     if rules.regs.user_mode(registers):
         return Walk((), End.USER_REGS)
     unwinder = _Unwinder(find, task_stack_end, rules, recover)
@@ -375,7 +375,7 @@ def _walk(unwinder: _Unwinder, bp: int, first_frame: int) -> Walk:
     steps: list[Step] = []
     try:
         unwinder.unwind_start(bp, first_frame)
-        # This ends: each frame lies above the one before it on the same stack, and no stack is
+        # This ends: each frame is above the one before it on the same stack, and no stack is
         # visited twice.
         while not unwinder.done:
             steps.append(unwinder.step())
@@ -417,12 +417,12 @@ class FramePointerWalker(Walker):
         return walk_from_regs(registers, find_stack, end_addr, self._rules, recover)
 
     def finds_callers(self, read: ReadMemory) -> Optional[FindCaller]:
-        """Return what finds the callers of interrupted functions: see :mod:`.interrupted_caller`."""
+        """Return a function that finds the callers of interrupted functions: see :mod:`.interrupted_caller`."""
         code = Code(read, self._rules.regs.word_bytes)
         return lambda i: find_interrupted_caller(i.sp, i.ip, i.start, code, i.read_stack, i.recover)
 
     def signature(
         self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]
     ) -> Optional[Signature]:
-        """Return the walk of :meth:`walk_sleeping` in short: see :class:`~.fast_path.FastPath`."""
+        """Return the walk of :meth:`walk_sleeping` in short form: see :class:`~.fast_path.FastPath`."""
         return self._fast_path.signature(stack, task.thread_sp, lambda: recovery_of(task))

@@ -5,7 +5,7 @@ The walk goes from ``pt_regs`` to the frame that bp points to. If the function w
 before ``push %rbp; mov %rsp,%rbp`` or after ``pop %rbp``, or makes no frame at all, bp points to
 the frame of its caller. The walk then goes on with the caller's caller.
 
-The code of the function tells where its return address lies on the stack. This module follows
+The code of the function shows where its return address is on the stack. This module follows
 the code from its first byte, on every path to the interrupted instruction, and counts the words
 that it pushes.
 
@@ -54,7 +54,7 @@ class NoDepth(enum.Enum):
     FRAME = "frame"
     """The function has made its frame, and bp points to it."""
     UNCLEAR = "unclear"
-    """The code does not tell."""
+    """The code does not show it."""
 
 
 Depth = Union[int, NoDepth]
@@ -87,7 +87,7 @@ class Code:
             return depth
 
     def callee_of(self, return_addr: int) -> Optional[int]:
-        """Return what a call calls, as :func:`callee_of` does."""
+        """Return what the call right before a return address calls, as :func:`callee_of` does."""
         try:
             return self._callees[return_addr]
         except KeyError:
@@ -127,13 +127,13 @@ def find_interrupted_caller(
 ) -> Optional[Caller]:
     """Return the caller of an interrupted function, if the walk skips it.
 
-    There is a call right before the return address that is found. Whether it is kernel text is
-    not checked.
+    There is a call right before the return address that is found. It is not checked whether that
+    address is kernel text.
 
     :param sp: Saved stack pointer of the kernel-mode ``pt_regs`` (virtual address)
     :param ip: Saved instruction pointer: exact virtual address of the interrupted instruction
     :param start: Virtual address of the function that holds *ip*. ``None`` if *ip* is not code:
-        the CPU has called it and executed nothing there.
+        the CPU has called that address and executed nothing there.
     :param code: The machine code of this kernel
     :param read_stack: Reads the stack that *sp* points into
     :param recover: Returns the original of a return address that the kernel has rewritten
@@ -191,11 +191,11 @@ def depth_at(code: bytes, ip_offset: int, word_bytes: int) -> Depth:
 
     :param code: The function from its first byte on, and some code behind *ip_offset*
     :param ip_offset: Offset in bytes of the instruction, or of a byte inside of it: kprobes and
-        ftrace leave an ip behind the first byte. The instruction was not executed.
+        ftrace leave an ip after the first byte. The instruction was not executed.
     :param word_bytes: 8 for 64-bit code, 4 for 32-bit code
     :return: :attr:`NoDepth.UNCLEAR` also if the paths that lead there have different depths
     """
-    # At a ret sp points to the return address, on whatever path.
+    # At a ret, sp points to the return address on every path.
     interrupted = decode(code, ip_offset, word_bytes)
     if interrupted is not None and interrupted.opcode in (0xC2, 0xC3):
         return 0
@@ -258,7 +258,7 @@ def _makes_frame(i: Instruction) -> bool:
 
 
 def _words_pushed(i: Instruction, word_bytes: int) -> Optional[int]:
-    """Return by how many words the stack grows; ``None`` if the instruction does not tell."""
+    """Return by how many words the stack grows; ``None`` if the instruction does not show it."""
     group = i.reg & 7
     if i.opcode in (0x68, 0x6A, 0x9C, 0x0FA0, 0x0FA8) or 0x50 <= i.opcode <= 0x57:
         return 1

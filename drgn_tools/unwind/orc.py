@@ -12,8 +12,8 @@ next outer frame. Higher addresses are above::
     ...                                     ...
                       <- CFA: the next sp   struct pt_regs
     return address                            sp, ss     -> the next sp
-    saved bp          <- CFA + bp_offset      ip, cs, flags
-    ...                                       ...        <- CFA, if only these five are saved: less 128
+    saved bp          <- CFA + bp_offset      ip, cs, flags   <- CFA, if only these five are saved
+    ...                                       ...
                       <- sp                   r15        <- CFA
                                             ...          <- sp
 
@@ -47,8 +47,8 @@ __all__ = ("OrcRules", "OrcWalker")
 _WORD_BYTES = 8
 _PAGE_BYTES = 4096
 _MAX_STEPS = 8192
-"""Frames of 64 KiB (KASAN), if each had one word. If registers on a damaged stack lead off it, the
-kernel's test of the direction does not hold, and a walk may go round for ever."""
+"""The number of frames on 64 KiB (KASAN), if each had one word. If registers on a damaged stack lead off it, the
+kernel's test of the direction does not notice a loop, and a walk might never end."""
 
 
 class OrcRules(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ class OrcRules(msgspec.Struct, frozen=True):
 
     @property
     def starts_above_frame(self) -> bool:
-        """A walk of a sleeping task begins above its ``struct inactive_task_frame``, and knows a task
+        """A walk of a sleeping task begins above its ``struct inactive_task_frame``, and recognizes a task
         that never ran (v5.8). Before that it began below, and skipped the first frame."""
         return bool(self.first_exact_addrs)
 
@@ -122,7 +122,7 @@ class _Unwinder(StackCursor):
         return self.stack.on_stack(addr, len_bytes)
 
     def deref_stack(self, addr: int, len_bytes: int) -> Optional[bytes]:
-        """Return memory of a stack; ``None`` if it lies off every stack, which ends the walk."""
+        """Return memory of a stack; ``None`` if it is on no stack, which ends the walk."""
         if not self.stack_access_ok(addr, len_bytes):
             self.fail(Fault.OFF_STACK, addr)
             return None
@@ -136,8 +136,8 @@ class _Unwinder(StackCursor):
     def get_reg(self, name: str) -> Optional[int]:
         """Return a register of the interrupted code; ``None`` if it is not saved.
 
-        If only ip to ss are saved here, the registers of the frame before are the same: entry
-        code was interrupted that has not changed them yet.
+        If only ip to ss are saved here, the registers of the frame before are still valid: the
+        interrupted entry code has not changed them yet.
         """
         if self.registers is None:
             return None
@@ -156,7 +156,7 @@ class _Unwinder(StackCursor):
             self.fail(Fault.WRONG_DIRECTION, self.sp)
             return
 
-        # A return address may be that of another function, if the call never returns.
+        # If the call never returns, the return address may be in another function.
         entry = self.rules.find(self.ip if self.signal else (self.ip - 1) & ADDRESS_MASK)
         if entry is None:
             self.note_error(Fault.NO_UNWIND_DATA, self.ip)
@@ -226,7 +226,7 @@ class _Unwinder(StackCursor):
         self.ip, self.sp = self.registers["ip"], self.registers["sp"]
         self.found_at = (self.regs + self.rules.regs.ip_offset) & ADDRESS_MASK
         # The interrupt may have hit the first instruction of the trampoline, right after the ret
-        # that went there. Of the function graph tracer's trampoline the kernel does not think here.
+        # that went there. The kernel does not consider the function graph tracer's trampoline here.
         if self.ip == self.rules.rethook_trampoline:
             self.ip = self.recover(self.ip, (self.sp - _WORD_BYTES) & ADDRESS_MASK)
         return True
@@ -247,7 +247,7 @@ class _Unwinder(StackCursor):
     # ---- the start
 
     def unwind_start_at_regs(self, registers: Mapping[str, int]) -> None:
-        """Follows __unwind_start() with ``regs``, which are those of a CPU. The walk begins at the next frame."""
+        """Follows __unwind_start() with ``regs``, the registers of a CPU. The walk begins at the next frame."""
         self.ip, self.sp, self.bp = registers["ip"], registers["sp"], registers["bp"]
         self.registers, self.full_regs, self.signal = registers, True, True
         self.go_to_first_stack()
@@ -281,7 +281,7 @@ class _Unwinder(StackCursor):
         if self.get_stack_info(self.sp):
             return
         # We were not on a valid stack. It may have overflowed into its guard page: try the next page.
-        # Unlike the kernel, do not take this for an error on a CPU: the frames are right all the same.
+        # Unlike the kernel, do not treat this as an error for a task on a CPU: its frames are still right.
         if not self.on_cpu:
             self.note_error(Fault.OFF_STACK, self.sp)
         if self.get_stack_info(-(-self.sp // _PAGE_BYTES) * _PAGE_BYTES & ADDRESS_MASK):
@@ -309,7 +309,7 @@ def _walk(
 ) -> Walk:
     """Return the walk that *start* begins.
 
-    :param partly_read: A stack whose lower part is missing only because nobody has read it yet
+    :param partly_read: A stack whose lower part is missing only because it was not read yet
     """
     steps: list[Step] = []
     has_more = False
@@ -323,7 +323,7 @@ def _walk(
             steps.append(unwinder.step())
             unwinder.unwind_next_frame()
     except NotInDump as missing:
-        # After an error the verdict is clear, whatever the frames are that are missing.
+        # After an error the verdict is clear, whatever the missing frames are.
         may_be_read = partly_read is not None and partly_read.is_below_data(missing.addr)
         if not unwinder.error or may_be_read:
             return ended(End.NOT_IN_DUMP, missing.addr)
@@ -363,9 +363,9 @@ class OrcWalker(Walker):
     def walk_sleeping(self, task: Task, stack: StackMemory, recover: Recover) -> Walk:
         """Walk the stack of a task that is not on a CPU, as the kernel would.
 
-        :param stack: The task's own stack. Only a damaged one is read below the saved stack pointer.
-        :return: A walk that ends with NOT_IN_DUMP where *stack* does not go far enough down, even if
-            it has met an error before
+        :param stack: The task's own stack. Only on a damaged stack is memory below the saved stack pointer needed.
+        :return: A walk that ends with NOT_IN_DUMP if *stack* does not go far enough down, even after an
+            error
         """
         unwinder = _Unwinder(only_stack(stack), self._rules, recover)
         return _walk(
@@ -387,7 +387,7 @@ class OrcWalker(Walker):
     def signature(
         self, task: Task, stack: StackMemory, recovery_of: Callable[[Task], Recover]
     ) -> Optional[Signature]:
-        """Return the walk of :meth:`walk_sleeping` in short: see :class:`~.orc_fast_path.OrcFastPath`."""
+        """Return the walk of :meth:`walk_sleeping` in short form: see :class:`~.orc_fast_path.OrcFastPath`."""
         if self._fast_path is None:
             return None
         return self._fast_path.signature(stack, task.thread_sp, lambda: recovery_of(task))

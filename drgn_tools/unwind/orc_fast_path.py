@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The fast path of the ORC walker: the signature of an ordinary stack, much faster than by a walk.
 
-Where the frames of a stack lie is decided by a few of its words: the return addresses, and each bp and
-sp that a rule uses. Most stacks are like one that was seen before. So these words are first
-compared with those of the last stacks of the same kind (their frame layouts). If none is the same, the
-rules are followed one by one.
+A few words of a stack decide where its frames are: the return addresses, and each bp and sp that a
+rule uses. Most stacks are like one that was seen before. So these words are first compared with those
+of the last stacks of the same kind (their frame layouts). If no layout matches, the rules are followed
+one by one.
 
 A system call leaves a gap of random size on the stack (CONFIG_RANDOMIZE_KSTACK_OFFSET). Therefore the
 upper part of a frame layout counts from the end of the stack. Higher addresses above::
@@ -51,7 +51,7 @@ _MAX_FRAMES = 512
 
 
 class _FrameLayout(msgspec.Struct, frozen=True):
-    """Where the words lie that decide the frames of a stack, and what they are.
+    """The positions and values of the words that decide the frames of a stack.
 
     Positions are in bytes: from ``thread.sp`` up, or if negative, from the end of the stack down.
     """
@@ -63,23 +63,23 @@ class _FrameLayout(msgspec.Struct, frozen=True):
     read_lower_ips: ReadWords
     """Reads the addresses of code in the lower part."""
     lower_ips: tuple[int, ...]
-    """What they are. Some may be trampolines, which the kernel has written over return addresses."""
+    """Their values. Some may be trampolines, which the kernel has written over return addresses."""
     read_upper_ips: ReadWords
     """The same for the upper part."""
     upper_ips: tuple[int, ...]
-    """What they are."""
+    """Their values."""
     rewritten: tuple[tuple[int, int, int], ...]
     """(trampoline, position, original) of each trampoline among them."""
     recovered: tuple[int, ...]
     """As :attr:`.base.Signature.ips`: with the originals."""
     read_pointers: ReadWords
-    """Reads the words that rules use and that are addresses of the stack. All lie in the lower part."""
+    """Reads the words that rules use and that are addresses of the stack. All are in the lower part."""
     leads_to: tuple[int, ...]
-    """What they are, as positions."""
+    """Where they lead, as positions."""
     kernel_regs: tuple[int, ...]
     """As :attr:`.base.Signature.kernel_regs`."""
     regs_at: tuple[int, ...]
-    """Position of each kernel-mode ``pt_regs``. All lie in the lower part, because their sp is followed."""
+    """Position of each kernel-mode ``pt_regs``. All are in the lower part, because their sp is followed."""
     user_regs_at: Optional[int]
     """Position of the user-mode ``pt_regs`` that end the walk; ``None`` without one."""
 
@@ -167,8 +167,8 @@ class OrcFastPath:
         length = len(data)
         if base + length != stack.begin_addr + stack.size_bytes or length < self.regs.size_bytes:
             return None
-        # What tells most stacks apart: the number of the system call; the length without one. It need not
-        # be right, because a frame layout is compared with the stack.
+        # Most stacks differ in the number of the system call, or without one in the length. The kind need
+        # not be right, because a frame layout is compared with the stack.
         kind = data[self._orig_ax] if data[self._cs] else length
         layouts = self._frame_layouts.get(kind, [])
         for number, known in enumerate(layouts):
@@ -202,7 +202,7 @@ class OrcFastPath:
             raw = data[offset : offset + self.regs.size_bytes]
             if not self.regs.saved_in_user_mode(raw):
                 return None
-            # Their sp need not be what the rules lead to, but the walk fails if it leads down this stack.
+            # The rules do not use their sp, but the walk fails if it leads down this stack.
             sp = int.from_bytes(raw[self._sp], "little")
             if stack.begin_addr <= sp < base + len(data):
                 return None
@@ -214,7 +214,7 @@ class OrcFastPath:
 
 
 class _Path:
-    """Follows the rules of one stack from frame to frame, and notes what decides where they lie.
+    """Follows the rules of one stack from frame to frame, and notes what decides where the frames are.
 
     All offsets are from ``thread.sp``, in bytes.
     """
@@ -231,14 +231,14 @@ class _Path:
         self.ip_offsets: list[int] = []
         self.recovered: list[int] = []
         self.rewritten: list[tuple[int, int]] = []  # (index, original)
-        self.pointers: dict[int, int] = {}  # where an address of the stack lies -> where it leads
+        self.pointers: dict[int, int] = {}  # place of a pointer -> place that it leads to
         self.kernel_regs: list[int] = []
         self.regs_offsets: list[int] = []
         self.user_regs: Optional[int] = None
         self.bp_at = rules.first_bp  # where the bp of the current frame was saved
         self.sp = self.bp_at + 2 * _WORD_BYTES
         self.signal = False
-        # What was used of the stack, and of that what lies behind the last pointer that was followed.
+        # End of the words used so far, and the lowest offset used since the last pointer was followed.
         self.used_end = self.sp
         self.upper_begin = len(data)
         self.lower_bytes: int
@@ -291,7 +291,7 @@ class _Path:
         return self.data[at : at + size_bytes]
 
     def follow(self, at: int) -> int:
-        """Return where a saved bp or sp leads. All that is found from there on is the upper part."""
+        """Return where a saved bp or sp leads. The upper part begins there, unless another pointer follows."""
         if at in self.pointers:
             raise _Unusual
         to = int.from_bytes(self.use(at), "little") - self.base
@@ -302,13 +302,13 @@ class _Path:
         return to
 
     def end_lower_part(self, upper_begin: int) -> None:
-        # sp has to grow: the upper part must not begin below the last one of the lower part.
+        # sp has to grow: the upper part must not begin below the last sp of the lower part.
         self.lower_bytes = max(self.used_end, self.sp)
         self.lower_frames = len(self.ips)
         self.upper_begin = upper_begin
 
     def add_frame(self, ip_at: int) -> None:
-        """Note a frame whose address lies at *ip_at*."""
+        """Note a frame whose address of code is at *ip_at*."""
         self.ips.append(int.from_bytes(self.use(ip_at), "little"))
         self.ip_offsets.append(ip_at)
 
@@ -331,7 +331,7 @@ class _Path:
         if not number:
             raise _Unusual  # __unwind_start() does not recover it
         if self.kernel_regs and self.kernel_regs[-1] == number:
-            raise _Unusual  # only one of them is recovered there, and by another word
+            raise _Unusual  # in a pt_regs, the kernel recovers only one trampoline, and by another word
         self.recover = self.recover or self.make_recover()
         ip = self.recover(trampoline, self.base + self.ip_offsets[-1])
         self.rewritten.append((number, ip))
@@ -379,7 +379,7 @@ class _Path:
     def leave_regs(self, entry: OrcEntry, cfa: int) -> int:
         """Note the ``pt_regs`` at *cfa*, and return the sp of the code that was interrupted."""
         regs = self.rules.regs
-        # bp is most often among the registers. No rule of objtool's says otherwise.
+        # bp is usually one of the saved registers. No rule of objtool says otherwise.
         if entry.bp_from is not None or cfa < self.sp:
             raise _Unusual
         if regs.saved_in_user_mode(self.use(cfa, regs.size_bytes)):

@@ -27,7 +27,7 @@ def probe_walker(
 ) -> Walker:
     """Return the walker of a kernel.
 
-    A new one is made with each reading of the kernel text: tables of modules (ORC) belong to it.
+    A new one is made each time the kernel text is read, because it has the tables of modules (ORC).
     Frame pointers can be followed even if the kernel has no reliable stack traces (x86-32,
     CONFIG_STACK_VALIDATION=n).
 

@@ -3,7 +3,7 @@
 
 Follows unwind_recover_ret_addr() in arch/x86/include/asm/unwind.h (v6.12), and
 kunwind_recover_return_address() in arch/arm64/kernel/stacktrace.c (v7.2): first the function graph
-tracer is asked for the original. If that is the trampoline of rethook, rethook is asked in turn.
+tracer is asked for the original. If the original is the trampoline of rethook, rethook is asked in turn.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ _FGRAPH_FRAME_OFFSET_MASK = (1 << 10) - 1
 """Of a word on the shadow stack: distance to its frame in words (kernel/trace/fgraph.c, v6.12)."""
 
 _MAX_RETHOOK_NODES = 4096
-"""Nodes that one walk visits: more are a list that loops. A stack has one for each function with a kretprobe."""
+"""Limit of nodes that one walk visits: a longer list loops. A stack has one for each function with a kretprobe."""
 _MAX_NODE_BYTES = 256
-"""If the three words of a node lie in so many bytes, they are read at once."""
+"""If the three words of a node are within this many bytes, they are read at once."""
 _MAX_TASK_BYTES = 1 << 16
-"""Bytes between two members of ``struct task_struct``. It has about 10 KiB; with RANDSTRUCT the order differs."""
+"""Limit of the distance between two members of ``struct task_struct``, which has about 10 KiB. With RANDSTRUCT the
+order differs."""
 _MAX_ENTRY_BYTES = 256
-"""Of struct ftrace_ret_stack. It has 24 to 48; many are read at once."""
+"""Limit of the size of struct ftrace_ret_stack, which has 24 to 48 bytes. Many are read at once."""
 _FTRACE_RETFUNC_DEPTH = 50
 """Entries of the array before v6.11 (linux/ftrace.h)."""
 _MAX_SHADOW_STACK_WORDS = 65536 // 8
@@ -47,7 +48,7 @@ class Fgraph(msgspec.Struct, frozen=True):
     """Where the function graph tracer keeps the original return addresses."""
 
     return_to_handler: int
-    """Virtual address of ``return_to_handler``, which it writes over return addresses."""
+    """Virtual address of ``return_to_handler``, which the tracer writes over return addresses."""
     of_words: bool
     """``task->ret_stack`` points to a shadow stack of words (v6.11 and later). Before that, to an array of
     struct ftrace_ret_stack."""
@@ -69,8 +70,8 @@ class Fgraph(msgspec.Struct, frozen=True):
 class Rethook(msgspec.Struct, frozen=True):
     """Where rethook keeps the original return addresses (v5.18 and later), or kretprobes do (v5.16, v5.17).
 
-    They are in a list of nodes, which are linked by their member ``llist``. Offsets in a node are
-    from there, and may be negative."""
+    They are in a list of nodes, which are linked by their member ``llist``. Offsets in a node count
+    from that member, and may be negative."""
 
     trampoline: int
     """Virtual address of the trampoline, which is written over return addresses."""
@@ -145,7 +146,7 @@ def _probe_fgraph(prog: Program, needs_original: bool) -> Optional[Fgraph]:
     frame_bytes = at_most(sizeof(frame), _MAX_ENTRY_BYTES, "struct ftrace_ret_stack")
     ret_offset = offsetof(frame, "ret")
     retp_offset = offsetof(frame, "retp") if has_retp else None
-    # With one that is not in it, each original would be 0.
+    # If a member were outside the struct, each original would be 0.
     if max(ret_offset, retp_offset or 0) + prog.address_size() > frame_bytes:
         raise ValueError("struct ftrace_ret_stack cannot be smaller than its members")
     return Fgraph(
@@ -205,22 +206,22 @@ def _probe_kretprobe(prog: Program) -> Optional[Rethook]:
 def _trampoline(prog: Program, name: str) -> Optional[int]:
     """Return the address of a trampoline; ``None`` if the kernel has no such symbol.
 
-    With a wrong address the trampoline itself would be shown as a caller. Its code tells.
+    With a wrong address the trampoline itself would be shown as a caller. So the code there is checked.
 
-    :raises ValueError: if its code is not there, and the table of symbols is damaged
+    :raises ValueError: if the code of the trampoline is not there, and the table of symbols is damaged
     """
     address = symbol_address(prog, name)
     if address is None or _is_trampoline(prog, name, address):
         return address
     kallsyms = kallsyms_of(prog)
-    # In a kernel that somebody has patched the call may be another one, and a dump may lack the page.
+    # A patched kernel may call another function there, and the page may not be in the dump.
     if kallsyms is None or kallsyms.is_sound():
         return address
     raise ValueError(f"the table of symbols (kallsyms) is damaged: {name} is not at {address:#x}")
 
 
 def _is_trampoline(prog: Program, name: str, address: int) -> bool:
-    """Return whether some code is that of a trampoline; ``False`` if it is not in the dump."""
+    """Return whether the code at an address is that of a trampoline; ``False`` if it is not in the dump."""
     code = read_or_none(prog, address, _TRAMPOLINE_BYTES)
     return code is not None and arch_of(prog).is_trampoline(
         name, address, code, partial(symbol_address, prog)
@@ -256,8 +257,9 @@ class Recovery:
 
         :param addr: The address that was found on the stack
         :param addr_p: Virtual address of the word that holds it
-        :return: *addr* if it was not rewritten, or if the function graph tracer has no original and
-            none is needed; 0 if it has none, but one is needed, or if rethook has none, or does not return it
+        :return: *addr* if it was not rewritten, or if the function graph tracer has no original and the
+            architecture does not need one; 0 if the architecture needs one, or if rethook has no original
+            or refuses to return it
         :raises NotInDump: if memory that holds the original is missing or damaged
         """
         fgraph, rethook = self._layout.fgraph, self._layout.rethook
@@ -268,7 +270,7 @@ class Recovery:
         return addr
 
     def _before_fgraph(self, fgraph: Fgraph, addr: int, addr_p: int) -> int:
-        # arm64 does not ask about a task without a ret_stack.
+        # arm64 does not ask the tracer if the task has no ret_stack.
         if self._layout.needs_original and not self._graph_of_task(fgraph)[0]:
             return addr
         if fgraph.retp_offset is None:
@@ -278,7 +280,7 @@ class Recovery:
         return 0 if original == addr and self._layout.needs_original else original
 
     def _graph_of_task(self, fgraph: Fgraph) -> tuple[int, int]:
-        """Return ``task->ret_stack`` and ``task->curr_ret_stack``. They lie side by side, so one read is enough."""
+        """Return ``task->ret_stack`` and ``task->curr_ret_stack``. They are side by side, so one read is enough."""
         if self._graph is None:
             word, (offset, size) = self._layout.word_bytes, fgraph.curr_ret_stack
             begin = min(offset, fgraph.ret_stack_offset)
@@ -313,7 +315,7 @@ class Recovery:
         An entry of a tail call holds ``return_to_handler``. It is returned, and its own original is that of the next
         address that was rewritten, as in the kernel.
 
-        :return: 0 if there is no more entry
+        :return: 0 if there are no more entries
         """
         ret_stack, top = self._graph_of_task(fgraph)
         if top > fgraph.max_index:
@@ -387,7 +389,7 @@ class Recovery:
                 return ret_addr
 
     def _next_rethook(self, rethook: Rethook) -> tuple[int, int]:
-        """Return the next node that holds an original, and that (__rethook_find_ret_addr())."""
+        """Return the next node that holds an original, and this original (__rethook_find_ret_addr())."""
         if self._kr_cur:
             node = self._word_of_node(rethook, self._kr_cur)
         else:
@@ -400,7 +402,7 @@ class Recovery:
                 return node, ret_addr
             node = self._word_of_node(rethook, node)
         if node:
-            raise NotInDump(node)  # the list loops: what should follow is missing
+            raise NotInDump(node)  # the list loops: the nodes that should follow are missing
         return 0, 0
 
     def _word_of_node(self, rethook: Rethook, node: int, offset: int = 0) -> int:

@@ -21,7 +21,7 @@ class StackCursor:
         self.stack: Optional[StackMemory]
         """``None``: STACK_TYPE_UNKNOWN. The walk is done."""
         self.visited: set[str] = set()
-        """:attr:`.StackMemory.kind` of each, ``stack_mask`` of the kernel."""
+        """:attr:`.StackMemory.kind` of each of these stacks: ``stack_mask`` of the kernel."""
 
     @property
     def done(self) -> bool:
@@ -32,7 +32,7 @@ class StackCursor:
         """Go to the stack that holds an address. Follows get_stack_info() in arch/x86/kernel/dumpstack_64.c, v6.12.
 
         :param addr: Virtual address; ``None`` and 0 are on no stack
-        :return: False if no stack holds it that was not visited before; the walk is done then
+        :return: False if no stack holds it, or the walk visited that stack before; the walk is then done
         """
         stack = self.find(addr) if addr else None
         if stack is None or stack.kind in self.visited:
