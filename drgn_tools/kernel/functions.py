@@ -53,7 +53,7 @@ class Functions:
     def find(self, module: Optional[str], name: str, sympos: int) -> int:
         """Return the address of a function, as klp_find_object_symbol() finds it.
 
-        Follows kernel/livepatch/core.c, v6.12. Data of that name counts, too. The image's
+        Follows kernel/livepatch/core.c, v6.12. Data symbols of that name count, too. The image's
         table is in the order of addresses, a module's is not.
 
         :param module: Name of the module; ``None`` for the kernel image
@@ -77,9 +77,9 @@ class Functions:
         return found[max(sympos - 1, 0)]
 
     def is_named(self, address: int, module: Optional[str], name: str) -> Optional[bool]:
-        """Return whether a symbol of a name starts at an address.
+        """Return whether a symbol with a name starts at an address.
 
-        It may have a suffix of link-time optimization, which v6.1 ignores (cleanup_symbol_name() in
+        The symbol may have a suffix of link-time optimization, which v6.1 ignores (cleanup_symbol_name() in
         kernel/kallsyms.c).
 
         :param module: Name of the module; ``None`` for the kernel image
@@ -103,7 +103,7 @@ class Functions:
         return self._table(module) is not None
 
     def size(self, address: int, module: Optional[str]) -> Optional[int]:
-        """Return what kallsyms_lookup_size_offset() has as the size of a function.
+        """Return the size of a function, as kallsyms_lookup_size_offset() returns it.
 
         It is the distance to the next symbol or to the end of the text (get_symbol_pos(),
         find_kallsyms_symbol()), so it includes padding.
@@ -133,7 +133,7 @@ class Functions:
 
     @cached_property
     def _modules(self) -> dict[str, Object]:
-        """The modules but unformed ones, by name, as find_module() finds them."""
+        """All modules except unformed ones, by name, as find_module() finds them."""
         modules: dict[str, Object] = {}
         if symbol_address(self._prog, "modules") is None:
             return modules  # CONFIG_MODULES=n

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The tasks of a kernel that runs while it is read.
 
-What was read of a task is only true if the task did not run meanwhile, and lists
-change while they are walked. A reader from outside can take no lock: it reads
-everything, looks again, and reads anew what has changed.
+What was read of a task is valid only if the task did not run meanwhile, and lists
+change while they are walked. A reader from outside cannot take a lock: it reads
+everything, looks again, and reads again what has changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .tasks import Task, TaskReader
 __all__ = ("LiveTaskList", "is_live")
 
 _MAX_STEPS_BACK = 10_000
-"""How often a walk of the task list may find that the task it is at has left the list."""
+"""How often a walk of the task list may find that its current task has left the list."""
 _MAX_STEPS_BACK_IN_PROCESS = 200
 """The same for the threads of one process."""
 
@@ -34,22 +34,22 @@ def is_live(prog: Program) -> bool:
 class LiveTaskList(TaskList):
     """The tasks of a kernel that runs.
 
-    A task that exists from the begin to the end of a walk is found. One that is forked or
-    exits meanwhile may be found or not; that is no problem.
+    A task that exists from the start to the end of a walk is found. One that is forked or
+    exits meanwhile may be found or not; that is not a problem.
     """
 
     def _reader(self) -> TaskReader:
-        return TaskReader(self._prog, self._layout)  # the task alone, as it is now
+        return TaskReader(self._prog, self._layout)  # without its neighbours: the task as it is now
 
     def is_running(self, task: Task) -> bool:
         """Return whether a task is on a CPU, by the task itself: the run queues were read before."""
         if self._layout.on_cpu is None:
-            return super().is_running(task)  # CONFIG_SMP=n: the reader is what runs
+            return super().is_running(task)  # CONFIG_SMP=n: the reader is the task that runs
         return task.on_cpu
 
     def __iter__(self) -> Iterator[Task]:
         self.problems[:] = self._problems_of_cpus
-        # All tasks are read before the first is used: the longer a walk takes, the more changes.
+        # All tasks are read before the first is used: the longer a walk takes, the more the lists change.
         tasks: dict[int, Task] = {}
         for leader in self._leaders():
             tasks.setdefault(leader.addr, leader)
@@ -69,14 +69,14 @@ class LiveTaskList(TaskList):
         return again
 
     def _is_listed(self, task: Task) -> bool:
-        """Return whether it is on its process's list of threads, as it is until release_task()."""
+        """Return whether a task is on its process's list of threads, where it stays until release_task()."""
         node = task.addr + self._layout.thread_node_next[0]
         return read_word_or_none(self._prog, task.thread_node_prev) == node
 
     def _leaders(self) -> Iterator[Task]:
         init_task = symbol_address(self._prog, "init_task")
         if init_task is None:
-            yield from super()._leaders()  # which says so
+            yield from super()._leaders()  # which reports that
             return
         offset = self._layout.tasks_next[0]
         walk = _LiveWalk(self._prog, self._read, init_task + offset, offset, TASKS)
@@ -104,8 +104,8 @@ class LiveTaskList(TaskList):
 class _LiveWalk:
     """A walk along a ring of ``struct list_head`` whose members come and go.
 
-    A member that is taken off (list_del_rcu()) keeps its pointer ahead. But no member points to
-    it, and the member that it points to no longer points back.
+    A member that is removed (list_del_rcu()) keeps its pointer to the next member. But no member points to
+    it, and the next member no longer points back.
 
     :param read: address of a ``struct task_struct`` -> the task, ``None`` if it cannot be read
     :param head: virtual address of the head of the list
@@ -155,7 +155,7 @@ class _LiveWalk:
             behind, node = node, self._links(task)[0]
 
     def _last_on_the_list(self) -> tuple[int, Optional[int]]:
-        """Return the last node passed that is still on the list, and the node that follows it now."""
+        """Return the last visited node that is still on the list, and the node that follows it now."""
         while self._path:
             node = self._path[-1]
             task = self._read(node - self._offset)

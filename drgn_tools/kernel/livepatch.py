@@ -7,8 +7,8 @@
     klp_ops -> klp_ops.node                  one for each function that is patched now
     klp_ops.func_stack -> klp_func.stack_node    its versions, the newest first
 
-Whoever reads the lists relies on them to be complete: a function that is missing makes a task look
-free. So each node has to point back to the one before, and what the structs say twice has to agree.
+The lists have to be complete: a function that is missing makes a task look free. So each node has
+to point back to the node before it, and what the structs say twice has to agree.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class PatchFunction(msgspec.Struct, frozen=True):
     old_addr: int
     """``old_func``, address of the original function; 0 while its module is not loaded."""
     old_size: int
-    """In bytes up to the next symbol, as kallsyms_lookup_size_offset() has it; 0 as above."""
+    """In bytes up to the next symbol, as kallsyms_lookup_size_offset() returns it; 0 as above."""
     new_addr: int
     """``new_func``, address of the replacement."""
     new_size: int
     """Like :attr:`old_size`."""
     nop: bool
-    """An atomic replace goes back to the original here (klp_add_nops())."""
+    """An atomic replace goes back to the original function here (klp_add_nops())."""
     patched: bool
     """It is on the stack of versions of its function."""
 
@@ -89,7 +89,7 @@ class PatchRecord(msgspec.Struct, frozen=True):
     address: int
     """Address of the ``struct klp_patch``; 0 for one that is not loaded."""
     name: str
-    """Name of the module that brings it."""
+    """Name of the module that contains the patch."""
     enabled: bool
     """As /sys/kernel/livepatch/PATCH/enabled; false while it is being unpatched."""
     replace: bool
@@ -101,12 +101,12 @@ class PatchRecord(msgspec.Struct, frozen=True):
 
 
 class Livepatches(msgspec.Struct, frozen=True):
-    """All that is known of live patching in a kernel at one moment."""
+    """All that is known about live patching in a kernel at one moment."""
 
     patches: tuple[PatchRecord, ...] = ()
     """Patches that are enabled or in transition, in the order in which they were enabled."""
     transition: Optional[PatchRecord] = None
-    """``klp_transition_patch``, which tasks are being moved to or from."""
+    """``klp_transition_patch``: the patch to or from which tasks are being moved."""
     target: Optional[int] = None
     """``klp_target_state``: :data:`KLP_PATCHED`, :data:`KLP_UNPATCHED`, or :data:`KLP_IDLE` without a
     transition; ``None`` if it cannot be read, or contradicts the patches."""
@@ -118,7 +118,7 @@ class Livepatches(msgspec.Struct, frozen=True):
     """What cannot be read or contradicts itself, a sentence each. Then functions may be missing."""
 
     def is_as(self, other: Livepatches) -> bool:
-        """Return whether nothing changed but the count of rounds."""
+        """Return whether nothing but the count of rounds has changed."""
         return self == msgspec.structs.replace(other, signals_count=self.signals_count)
 
 
@@ -130,7 +130,7 @@ def has_livepatching(prog: Program) -> bool:
 def read_livepatches(prog: Program) -> Livepatches:
     """Read the live patches of a kernel.
 
-    Damaged lists raise nothing: :attr:`Livepatches.problems` tells.
+    Damaged lists raise nothing: :attr:`Livepatches.problems` names them.
 
     :raises TypesError: if types of live patching are missing or damaged
     """
@@ -251,7 +251,7 @@ class _Reader:
             except UNUSABLE as e:
                 self._problems.append(f"the klp_ops at {ops.value_():#x} cannot be read: {e}")
                 continue
-            # klp_find_ops() takes the first whose newest version is of the function.
+            # klp_find_ops() returns the first klp_ops whose newest version replaces the function.
             if stack and stack[0].old_addr not in versions:
                 versions[stack[0].old_addr] = stack
         return versions
@@ -261,7 +261,7 @@ class _Reader:
     def _entries(
         self, what: str, head: Optional[Object], type_name: str, member: str, most: int
     ) -> Iterator[Object]:
-        """Return the entries of a list, up to the first that does not point back to the one before."""
+        """Return the entries of a list, up to the first that does not point back to the entry before it."""
         if head is None:
             address = symbol_address(self._prog, what)
             if address is None:

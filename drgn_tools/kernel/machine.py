@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which machine runs the kernel, which of its boots this is, and how long it is up."""
+"""Which machine runs the kernel, which of its boots this is, and how long it has been up."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def nodename(prog: Program) -> Optional[str]:
 
 
 def boot_id(prog: Program) -> Optional[str]:
-    """Return the UUID in ``/proc/sys/kernel/random/boot_id``, which each boot has anew.
+    """Return the UUID in ``/proc/sys/kernel/random/boot_id``, which is new for each boot.
 
-    It is sysctl_bootid in drivers/char/random.c, v6.12. The kernel makes it when it is first read,
-    which systemd does.
+    It is sysctl_bootid in drivers/char/random.c, v6.12. The kernel makes it when that file is first
+    read, which systemd does.
 
     :return: ``None`` if it was not made, or cannot be read
     """
@@ -47,7 +47,7 @@ def boot_id(prog: Program) -> Optional[str]:
 
 
 def uptime_s(prog: Program) -> Optional[int]:
-    """Return the seconds since the machine was booted, those of suspend included, as uptime(1) does.
+    """Return the seconds since the machine was booted, including time in suspend, as uptime(1) does.
 
     That is CLOCK_BOOTTIME at the last timer tick: ktime_get_seconds() in kernel/time/timekeeping.c,
     v6.12, and ``offs_boot``.

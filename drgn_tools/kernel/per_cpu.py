@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """CPU masks and per-CPU variables.
 
-drgn.helpers.linux.cpumask and .percpu have the same. But they import all of drgn's
+drgn.helpers.linux.cpumask and .percpu do the same. But they import all of drgn's
 helpers, which takes longer than all stacks of a small machine.
 """
 
@@ -26,7 +26,7 @@ def cpus_in(mask: Object) -> list[int]:
 
 
 def has_impossible_cpus(mask: Object) -> bool:
-    """Return whether a mask has CPUs that there cannot be: it is damaged then, or the number of CPUs.
+    """Return whether a mask has CPUs that cannot exist: then the mask or the number of CPUs is damaged.
 
     :param mask: ``struct cpumask``
     :raises UNUSABLE: as :func:`cpus_in`

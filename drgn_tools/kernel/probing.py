@@ -21,7 +21,7 @@ __all__ = ("at_most", "function_code", "has_dwarf", "probing", "symbol_address")
 
 
 def symbol_address(prog: Program, name: str) -> Optional[int]:
-    """Address of the symbol *name* in the kernel image, ``None`` if there is none.
+    """Return the address of the symbol *name* in the kernel image; ``None`` if there is no such symbol.
 
     The dump's own kallsyms come first, so that answers do not depend on whether
     debuginfo was given. Without CONFIG_KALLSYMS_ALL they have functions only.
@@ -51,7 +51,7 @@ def function_code(prog: Program, name: str, most_bytes: int) -> Optional[bytes]:
     """Return the machine code of a function of the kernel image.
 
     :param name: Its symbol
-    :param most_bytes: Read no more: a damaged symbol table may say anything
+    :param most_bytes: Limit of the read: a damaged symbol table may give any size
     :return: Empty if it is not in the dump; ``None`` if the kernel has no such symbol
     """
     addr = symbol_address(prog, name)
@@ -68,7 +68,7 @@ def function_code(prog: Program, name: str, most_bytes: int) -> Optional[bytes]:
 
 @contextmanager
 def probing(prog: Program) -> Iterator[None]:
-    """Types are looked at in here: those of a damaged dump may be anything.
+    """Return a context for the use of types: those of a damaged dump may be anything.
 
     :raises TypesError: instead of :data:`..memory.UNUSABLE`.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a task has to be asked of others for: its parent, its process's name, its full name."""
+"""What other structs say about a task: its parent, the name of its process, its full name."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .tasks import Task, TaskReader
 __all__ = ("Relatives",)
 
 _MAX_TASKS = 10_000
-"""Parents and leaders that are kept."""
+"""How many parents and leaders are cached."""
 _CUT_OFF_BYTES = 15
-"""TASK_COMM_LEN - 1 (linux/sched.h): a name of as many bytes may have been longer."""
+"""TASK_COMM_LEN - 1 (linux/sched.h): a name of this length may be cut off."""
 _MAX_FULL_NAME_BYTES = 256
 
 
@@ -55,10 +55,10 @@ class Relatives:
         """Return the name of a kernel thread whose ``comm`` is cut off.
 
         Follows get_kthread_comm() in kernel/kthread.c, v6.12. Unlike the kernel, it does not look at
-        threads whose ``comm`` is shorter than 15 bytes, and takes only a name that ``comm`` begins:
-        then a damaged pointer is no name.
+        threads whose ``comm`` is shorter than 15 bytes, and accepts only a name that begins with ``comm``.
+        So memory at a damaged pointer is not mistaken for a name.
 
-        :return: ``None`` if *task* is no such thread, or the kernel does not keep full names
+        :return: ``None`` if *task* is not such a thread, or the kernel does not keep full names
         """
         if not task.kthread or self._full_name_offset is None or not task.kthread_addr:
             return None

@@ -22,7 +22,7 @@ __all__ = (
 )
 
 FindStack = Callable[[int], Optional["StackMemory"]]
-"""``get_stack_info_noinstr()``: virtual address -> the stack that holds it; ``None`` if no stack may."""
+"""``get_stack_info_noinstr()``: virtual address -> the stack that holds it; ``None`` if no stack does."""
 
 ReadWords = Callable[[bytes, int], tuple[int, ...]]
 """(memory, where to begin in it) -> some words, at offsets from there."""
@@ -47,15 +47,16 @@ class StackMemory(msgspec.Struct, frozen=True):
     size_bytes: int
     """THREAD_SIZE, or the size of an interrupt or exception stack."""
     data_addr: int
-    """Where :attr:`data` begins. An unwinder moves up, so from thread.sp is enough for any stack that is not damaged."""
+    """Virtual address where :attr:`data` begins. An unwinder moves up, so memory from thread.sp on is enough for any
+    stack that is not damaged."""
     data: bytes
     """Memory from :attr:`data_addr` to the end of the stack; holes are filled with zeros."""
     holes: Sequence[tuple[int, int]] = ()
-    """[start, end) of what could not be read, ascending; empty when all was."""
+    """[start, end) of what could not be read, ascending; empty if everything was read."""
     kind: str = "task"
     """Name of the stack; a walk visits each once (``stack_mask`` of struct unwind_state)."""
     next_sp: Optional[int] = None
-    """``stack_info.next_sp``: where the interrupted stack left off; ``None`` for a task's own."""
+    """``stack_info.next_sp``: stack pointer of the stack that was interrupted; ``None`` for a task's own stack."""
     hidden_regs: Optional[int] = None
     """Virtual address of the ``pt_regs`` of the interrupted code on this stack, if no frame pointer leads to them."""
 
@@ -80,20 +81,20 @@ class StackMemory(msgspec.Struct, frozen=True):
         return self.data[offset : offset + size_bytes]
 
     def is_below_data(self, addr: int) -> bool:
-        """Return whether a virtual address lies on this stack, below what was read of it."""
+        """Return whether a virtual address is on this stack, below what was read of it."""
         return self.begin_addr <= addr < self.data_addr
 
     def on_stack(self, addr: int, len_bytes: int) -> bool:
-        """Return whether [addr, addr + len) lies on this stack, as on_stack() in asm/stacktrace.h does."""
+        """Return whether [addr, addr + len) is on this stack, as on_stack() in asm/stacktrace.h does."""
         begin, end = self.begin_addr, self.begin_addr + self.size_bytes
         return begin <= addr < end and begin < addr + len_bytes <= end
 
 
 class TaskStackReader:
-    """Reads the live part of task stacks of one kernel, each in one read where the dump has it all.
+    """Reads the live part of task stacks of one kernel, each in one read if the dump has all of it.
 
     :param size_bytes: THREAD_SIZE
-    :param page_bytes: PAGE_SIZE: where a stack has a hole, it is read page by page
+    :param page_bytes: PAGE_SIZE: a stack with a hole is read page by page
     :param first_frame_offset: Offset in bytes from the saved stack pointer of a sleeping task
         to its first frame
     """
@@ -115,11 +116,11 @@ class TaskStackReader:
         """
         size_bytes = self._size_bytes
         end_addr = stack_addr + size_bytes
-        # A stack pointer just below the stack is legal nonsense: the first frame
-        # may still lie on the stack, and the kernel follows it.
+        # A stack pointer just below the stack makes no sense, but is legal: the first
+        # frame may still be on the stack, and the kernel follows it.
         first_frame_addr = sp_addr + self._first_frame_offset
-        # A stack that ends beyond the address space holds nothing in C, either: its
-        # end wraps around, and nothing is below that.
+        # A stack that ends beyond the address space holds nothing in the kernel, either:
+        # in C its end wraps around, and no address of the stack is below that.
         if not stack_addr <= first_frame_addr < end_addr <= _ADDRESS_SPACE_BYTES:
             return StackMemory(stack_addr, size_bytes, end_addr, b"")
         begin_addr = sp_addr if sp_addr > stack_addr else stack_addr
@@ -143,7 +144,7 @@ def read_stack(
 ) -> tuple[bytes, tuple[tuple[int, int], ...]]:
     """Return the memory of [begin_addr, end_addr), and the holes in it.
 
-    :param page_bytes: PAGE_SIZE: what is missing is missing by page
+    :param page_bytes: PAGE_SIZE: a dump lacks whole pages
     :return: As :attr:`StackMemory.data` and :attr:`StackMemory.holes`
     """
     try:

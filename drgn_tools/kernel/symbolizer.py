@@ -16,7 +16,7 @@ from .text import KernelText, TextKind
 __all__ = ("Symbolizer",)
 
 _MAX_NAMES = 100_000
-"""How many names are kept; the garbage on stacks may be any number of addresses."""
+"""How many names are cached; the garbage on stacks may have any number of addresses."""
 
 
 class Symbolizer:
@@ -80,7 +80,7 @@ class Symbolizer:
 
     def _look_up_in_module(self, addr: int, module: str) -> Optional[Symbol]:
         if module not in self._module_kallsyms:
-            # Of a damaged one only a part of the text was found, and not the module.
+            # For a damaged module only a part of its text was found, and not the struct module.
             sound = self._text.modules.get(module)
             self._module_kallsyms[module] = None if sound is None else ModuleKallsyms.of(sound)
         table = self._module_kallsyms[module]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the members of ``struct task_struct`` lie, probed once for each kernel."""
+"""Where the members of ``struct task_struct`` are, probed once for each kernel."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .probing import at_most
 __all__ = ("TaskLayout", "probe_task_layout")
 
 _MAX_TASK_BYTES = 1 << 20
-"""It is some 7 KiB; more than this in a bulk read is a damaged type."""
+"""It has some 7 KiB; a type that needs a larger read is damaged."""
 _MAX_KTHREAD_BYTES = 1 << 16
-"""It is some hundred bytes."""
+"""It has some hundred bytes."""
 
 
 class TaskLayout(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the members of ``struct task_struct`` lie that we read (offset, size in bytes)."""
+    """Where the members of ``struct task_struct`` that we read are (offset, size in bytes)."""
 
     size_bytes: int
     """How much of the struct has to be read: up to the end of the last member below."""
@@ -60,7 +60,7 @@ class TaskLayout(msgspec.Struct, frozen=True, kw_only=True):
     signal_thread_head: int
     """``offsetof(struct signal_struct, thread_head)``."""
     ones: int = 0
-    """Bits that are set in the address of each task, though a read ignores them: another address is damaged."""
+    """Bits that are set in the address of each task. A read ignores them, but an address without them is damaged."""
 
 
 def probe_task_layout(
@@ -70,11 +70,11 @@ def probe_task_layout(
     pc: Optional[str] = None,
     ones: int = 0,
 ) -> TaskLayout:
-    """Return where the members of ``struct task_struct`` lie.
+    """Return where the members of ``struct task_struct`` are.
 
     :param stack_pointer: Member that holds the stack pointer of a sleeping task (``thread.sp``)
     :param frame_pointer: Member that holds its frame pointer; ``None`` where that is on its stack
-    :param pc: The same for the address at which it goes on
+    :param pc: The same for the address at which the task goes on
     :param ones: As :attr:`TaskLayout.ones`
     :raises LookupError: if the type or one of its members is missing
     :raises ValueError: if it is larger than on any kernel
@@ -153,5 +153,5 @@ def _kthread_full_name(prog: Program) -> Optional[int]:
         return at_most(
             offsetof(prog.type("struct kthread"), "full_name"), _MAX_KTHREAD_BYTES, "struct kthread"
         )
-    except UNUSABLE:  # no stack depends on it
+    except UNUSABLE:  # no stack depends on full names
         return None

@@ -42,23 +42,23 @@ class Cpu(msgspec.Struct, frozen=True):
     curr_addr: int
     """``runqueues.curr``: address of the ``struct task_struct`` that is running there."""
     idle_addr: Optional[int]
-    """``runqueues.idle``: address of the ``struct task_struct`` of its idle task; ``None`` if it leads to what
-    is no idle task."""
+    """``runqueues.idle``: address of the ``struct task_struct`` of its idle task; ``None`` if that is not an idle
+    task."""
 
 
 class _ListWalk:
-    """Where a walk along a ``struct list_head`` is, and what ended it early.
+    """The position of a walk along a ``struct list_head``, and what ended it early.
 
-    Every node has to point back to the node before it. So no node can be met twice (two nodes
-    would lead to it), also not from both ends, and none need be remembered. The head, too, has to point
-    back to the node that led to it: else a link to the head would end the list early, and nothing be said.
+    Every node has to point back to the node before it. So a walk cannot visit a node twice (two nodes
+    would lead to it), not even from both ends, and need not remember nodes. The head, too, has to point
+    back to the node that led to it. Otherwise a damaged link to the head would end the list early, unnoticed.
 
     :param head: virtual address of the head of the list
     :param first: node that the walk starts with
     :param last: node that the walk has to end with: where the head points back to, ``None`` if it is not in the dump
     :param previous: node that *first* must point back to, *head* if ``None``
     :param signal_addr: ``task->signal`` of every task of the list, any if ``None``
-    :param passed: how many tasks have been met before
+    :param passed: how many tasks were visited before
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class TaskList:
     from init_task's list, every thread of it; then the idle task of each CPU, which are on no
     list. CPUs that were offline before a panic have none.
 
-    Iterating never raises for bad data. A list that is damaged is walked from
-    both ends as far as it goes, and :attr:`problems` says so. Of the tasks that were met only
-    the addresses are remembered: there may be millions.
+    Iterating never raises for bad data. A task list that is damaged is walked from
+    both ends as far as it goes, and :attr:`problems` says so. Only the addresses of visited tasks
+    are remembered: there may be millions.
     """
 
     def __init__(self, prog: Program, layout: TaskLayout) -> None:
@@ -111,8 +111,8 @@ class TaskList:
         """Return whether a task is on a CPU; the kernel then gives -EBUSY for its stack.
 
         Follows task_curr() in kernel/sched/core.c, which is what
-        klp_check_and_switch_task() asks (v5.16 and later); a task just being
-        switched (``on_cpu`` only) is no more at rest than a current one.
+        klp_check_and_switch_task() asks (v5.16 and later). A task that is just being
+        switched (``on_cpu`` only) is not at rest, either.
         """
         return task.on_cpu or task.addr in self._current
 
@@ -120,15 +120,15 @@ class TaskList:
         """Return whether only a run queue says that a task is on a CPU, and the task that it is not.
 
         __schedule() in kernel/sched/core.c (v6.12) sets ``rq->curr`` some instructions before prepare_task()
-        sets ``on_cpu``. In between the CPU is still on the stack of another task, as it is if the run queue
-        is damaged. A kernel with CONFIG_SMP=n has no ``on_cpu``: there the run queue alone tells.
+        sets ``on_cpu``. In between, the CPU is still on the stack of another task. The same is seen if the run
+        queue is damaged. A kernel with CONFIG_SMP=n has no ``on_cpu``: there the run queue alone decides.
         """
         return self._layout.on_cpu is not None and not task.on_cpu and self.is_running(task)
 
     def is_on_unclear_cpu(self, task: Task) -> bool:
-        """Return whether a task is on a CPU whose per-CPU data say that they are those of another one.
+        """Return whether a task is on a CPU whose per-CPU data say that they belong to another CPU.
 
-        Its crash note is among them, so the registers may be those of the other CPU, too.
+        The crash note is among these data, so the registers may be those of the other CPU, too.
         """
         return task.cpu in self._unclear_cpus and self.is_running(task)
 
@@ -188,7 +188,7 @@ class TaskList:
         prev_offset = self._layout.thread_node_prev[0] - offset  # of ``prev`` in struct list_head
         last = read_word_or_none(self._prog, head + prev_offset)
         if leader.thread_node_next == leader.thread_node_prev == head and last in (node, None):
-            yield leader  # it is alone
+            yield leader  # the only thread
             return
         if leader.thread_node_prev == head:
             # The leader is the first thread, except after an exec() by another
@@ -203,7 +203,7 @@ class TaskList:
             threads.damage = f"its head at {head:#x} is not in the dump"
         yield from self._follow(threads, offset, THREADS)
         if threads.damage is not None:
-            yield leader  # __iter__() leaves out tasks that it has had
+            yield leader  # __iter__() skips tasks that it has already yielded
             self.problems.append(
                 f"the thread list of process {leader.tgid} is damaged: {threads.damage}"
             )
@@ -224,7 +224,7 @@ class TaskList:
                 return
             ahead, behind = links(task)
             if behind != walk.previous or walk.signal_addr not in (None, task.signal_addr):
-                # This is not the next task, or no task at all: do not go on from here.
+                # This is not the next task, or not a task at all: do not go on from here.
                 if self._was_passed(walk, offset, links):
                     walk.damage = f"it loops back to {walk.node:#x}"
                 else:
@@ -237,7 +237,7 @@ class TaskList:
             walk.damage = f"its head at {walk.head:#x} does not point back to {walk.previous:#x}"
 
     def _was_passed(self, walk: _ListWalk, offset: int, links: Links) -> bool:
-        """Return whether the walk was at its node before, by walking anew: once for a damaged list."""
+        """Return whether the walk has visited its node before. It walks again, once for a damaged list."""
         node = walk.first
         for _ in range(walk.passed):
             task = None if node == walk.node else self._read(node - offset)
@@ -263,8 +263,8 @@ class TaskList:
         """Return the CPUs that are online, or were when the machine panicked."""
         if self._layout.on_cpu is None:
             return [0]  # CONFIG_SMP=n
-        # stop_this_cpu() in arch/x86/kernel/process.c (v6.12), by which panic() stops
-        # the others, takes them off the online mask; only a hot-unplug, off the active one.
+        # panic() stops the other CPUs with stop_this_cpu() in arch/x86/kernel/process.c (v6.12), which
+        # removes them from the online mask. Only a hot-unplug removes a CPU from the active mask.
         masks = [self._prog[f"__cpu_{name}_mask"] for name in ("online", "active")]
         numbers = sorted({cpu for mask in masks for cpu in cpus_in(mask)})
         if not numbers or any(map(has_impossible_cpus, masks)):
@@ -307,7 +307,7 @@ class TaskList:
                 yield Cpu(number, curr, idle)
 
     def _may_be_idle(self, addr: int) -> bool:
-        """Return whether an idle task is at an address, or it is not in the dump."""
+        """Return whether an idle task is at an address, or the memory there is not in the dump."""
         task = self._read(addr)
         return task is None or (not task.pid and task.comm.startswith(_INIT_TASK_COMM))
 

@@ -36,12 +36,12 @@ _TASK_FROZEN = 0x8000
 _STATE_CHARS = "RSDTtXZPI"
 
 _MAX_NAMES = 1000
-"""How many names are kept; many threads have the same one."""
+"""How many names are cached; many threads have the same name."""
 _MAX_COMM_BYTES = 64
-"""TASK_COMM_LEN is 16; longer names, of damaged types, are not kept."""
+"""TASK_COMM_LEN is 16; longer names, of damaged types, are not cached."""
 
 _BLOCK_BYTES = 32 * 1024
-"""How much is read at once where tasks lie side by side: the size of their slabs on most kernels."""
+"""How much is read at once where tasks are side by side: the size of their slabs on most kernels."""
 
 _MEMBERS = (
     "pid", "tgid", "comm", "state", "exit_state", "flags", "stack", "thread_sp", "tasks_next", "tasks_prev",
@@ -104,15 +104,15 @@ class Task(msgspec.Struct, frozen=True):
     start_time_ns: Optional[int] = None
     """``task->start_time``: when it was forked, in ns of CLOCK_MONOTONIC, which begins with the boot."""
     kthread_addr: int = 0
-    """Address of the ``struct kthread`` of a kernel thread, on a kernel that keeps full names there; otherwise
-    it means nothing."""
+    """Address of the ``struct kthread`` of a kernel thread, on a kernel that keeps full names there; meaningless
+    otherwise."""
     thread_fp: int = 0
     """``task->thread.cpu_context.fp`` of arm64; out of date for a task that is running."""
     thread_pc: int = 0
     """``task->thread.cpu_context.pc`` of arm64."""
 
     def was_at_rest_until(self, later: Task) -> bool:
-        """Return whether the task did not run between two reads; its stack is then the same.
+        """Return whether the task did not run between two reads, so that its stack is the same.
 
         __schedule() counts when a task leaves its CPU, and ``on_cpu`` is set as long as
         it is there: a task that ran differs in one of them.
@@ -157,12 +157,12 @@ ReadMemory = Callable[[int, int], bytes]
 
 
 def reading_neighbours(read: ReadMemory) -> ReadMemory:
-    """Return a function that reads tasks with fewer reads, of memory that does not change.
+    """Return a function that reads tasks with fewer reads. The memory must not change.
 
-    Much of the cost of a read is to find the place: drgn goes through the page tables for each.
-    Tasks that are made one after the other follow each other on the list and lie in one slab.
-    Where they do not, a longer read would be for nothing. So a whole block is read when a second
-    task of it is wanted, or when a second task of the block before was.
+    Much of the cost of a read is the translation of its address: drgn walks the page tables each time.
+    Tasks that are made one after the other follow each other on the list and are in one slab.
+    If they are not, a longer read is wasted. So a whole block is read when a second task in it is
+    wanted, or when a second task in the block before was wanted.
 
     :param read: reads the memory of the program
     """
@@ -258,7 +258,7 @@ class _Members(msgspec.Struct, frozen=True):
     """How to take all members out of the bytes of a task."""
 
     unpack: Callable[[bytes], tuple[Any, ...]]
-    """Bytes of a task -> its members, in the order in which they lie in memory."""
+    """Bytes of a task -> its members, in the order in which they are in memory."""
     absent: tuple[Optional[int], ...]
     """Values for the members that this kernel does not have."""
     in_order: Callable[[tuple[Any, ...]], tuple[Any, ...]]

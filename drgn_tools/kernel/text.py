@@ -30,11 +30,11 @@ _MAX_RANGE_BYTES = 1 << 31
 """All modules together have 1.5 GiB at most (MODULES_LEN)."""
 
 _MAX_ADDRESSES = 100_000
-"""How many answers are kept; the garbage on stacks may be any number of addresses."""
+"""How many answers are cached; the garbage on stacks may have any number of addresses."""
 
 _BYTES_PAST_END_OF_BPF = 1
-"""bpf_tree_comp() takes ``val > ksym->end`` for outside, so the end itself is inside (v6.1.192 and
-v6.12; older kernels take ``>=``, and nothing in a dump tells which)."""
+"""For bpf_tree_comp() an address is outside if ``val > ksym->end``, so the end itself is inside (v6.1.192
+and v6.12; older kernels have ``>=``, and nothing in a dump shows which)."""
 
 
 class TextKind(enum.Enum):
@@ -63,10 +63,10 @@ class TextRange(msgspec.Struct, frozen=True):
 class KernelText:
     """Kernel text of one program, read once.
 
-    A list that is damaged or not in the dump ends early and leaves a sentence in
-    :attr:`problems`: an address that was not found may be text all the same.
+    A list that is damaged or not in the dump ends early and adds a sentence to
+    :attr:`problems`: an address that was not found may still be text.
 
-    :param extra: core text that only this architecture has: what it is, and its ranges. They are
+    :param extra: core text that only this architecture has: what it is -> its ranges. They are
         read here, so that what cannot be read becomes a problem.
     """
 
@@ -76,12 +76,12 @@ class KernelText:
         self.problems: list[str] = []
         """Sentences that say what could not be read."""
         self.modules: dict[str, Object] = {}
-        """``struct module *`` by name, of the modules that have text."""
+        """``struct module *`` by name, of all modules except unformed ones and those whose text cannot be read."""
         self._prog = prog
         self._address_bits = 8 * prog.address_size()
         self._found: BoundedCache[int, Optional[TextRange]] = BoundedCache(_MAX_ADDRESSES)
         self._symbols_are_checked = False
-        # The kernel asks for core text first and for init text last.
+        # The kernel looks in core text first and in init text last.
         self._core = list(self._image_text("_stext", "_etext", TextKind.CORE, "schedule"))
         self._init = list(self._image_text("_sinittext", "_einittext", TextKind.INIT))
         for what, ranges in (extra or {}).items():
@@ -120,7 +120,7 @@ class KernelText:
         return next((r for r in self._init if r.start <= addr < r.end), None)
 
     def is_in_image(self, addr: int) -> bool:
-        """Return whether a virtual address is text of the image, whatever else claims to lie there."""
+        """Return whether a virtual address is text of the image, whatever else claims that address."""
         return any(r.start <= addr < r.end for r in (*self._core, *self._init))
 
     def is_kernel_text(self, addr: int) -> Optional[bool]:
@@ -136,7 +136,7 @@ class KernelText:
         return None if self.problems else False
 
     def _check_symbols(self) -> None:
-        # A list whose symbol is missing counts as one that this kernel was built without.
+        # If the symbol of a list is missing, the kernel is taken to be built without that list.
         if self._symbols_are_checked:
             return
         self._symbols_are_checked = True
@@ -149,7 +149,7 @@ class KernelText:
     ) -> Iterator[TextRange]:
         """Return a range of the image.
 
-        :param inside: a function that must lie in it, if its address is known
+        :param inside: a function that must be in it, if the address of the function is known
         """
         start = symbol_address(self._prog, start_symbol)
         end = symbol_address(self._prog, end_symbol)
@@ -181,8 +181,8 @@ class KernelText:
             self.problems.append(f"the list of {what} cannot be read past entry {count}: {e}")
 
     def _checked(self, r: TextRange) -> TextRange:
-        # Text that is loaded lies in the upper half of the address space, and
-        # there is not that much of it.
+        # Loaded text is in the upper half of the address space, and there is not
+        # that much of it.
         if r.start >> (self._address_bits - 1) != 1 or r.end - r.start > _MAX_RANGE_BYTES:
             raise ValueError(f"{r.kind.value} text cannot be from {r.start:#x} to {r.end:#x}")
         return r
@@ -202,9 +202,9 @@ def _variable(prog: Program, name: str) -> Optional[Object]:
 
 
 def _module_text(prog: Program, modules: dict[str, Object]) -> Iterator[TextRange]:
-    """Follow is_module_text_address() in kernel/module/main.c: all modules but unformed ones.
+    """Follow is_module_text_address() in kernel/module/main.c: all modules except unformed ones.
 
-    :param modules: gets every module that is passed, by its name
+    :param modules: each module that is visited is added to it, by its name
     """
     head = _variable(prog, "modules")
     if head is None:
@@ -216,7 +216,7 @@ def _module_text(prog: Program, modules: dict[str, Object]) -> Iterator[TextRang
         name = module_name(module)
         for start, end in module_memory(module, text_only=True):
             yield TextRange(start, end, TextKind.MODULE, name)
-        # Not before: if its text cannot be where it says, its unwind data say nothing either.
+        # Not earlier: if the module cannot have text where it says, its unwind data are useless, too.
         modules[name] = module
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a sleeping task waits for, proven by what the kernel keeps of it.
+"""What a sleeping task waits for, proven by what the kernel keeps about it.
 
 A task that waits has a small struct on its own stack (``struct mutex_waiter``,
 ``struct wait_queue_entry`` ...). One of its members points back to the task, another is a node of a
@@ -12,8 +12,8 @@ list whose head is in the lock:
     |   task = A      |          |   owner = C | 1  |      |   task = B      |
     +-----------------+          +------------------+      +-----------------+
 
-So the struct is found by the address of the task, which lies on its stack; the lock, by the list: it
-has the one node that is in no waiter. All nodes have to point back to each other, every waiter has to
-lie on the stack of the task that it names, and the words of the lock have to say that somebody
-waits. If anything is otherwise, nothing is claimed.
+So the struct is found by the address of the task, which is on its stack. The lock is found by the list:
+it has the only node that is not in a waiter. All nodes have to point back to each other, every waiter has
+to be on the stack of the task that it names, and the words of the lock have to say that a task waits. If
+any of this does not hold, nothing is claimed.
 """

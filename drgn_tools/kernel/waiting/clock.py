@@ -20,7 +20,8 @@ __all__ = ("NotRunFor", "SchedulerClock")
 _NS_PER_S = 1_000_000_000
 _CLOCKS_APART_NS = 2 * _NS_PER_S
 _CLOCKS_DRIFT = 1000
-"""How far the two clocks may be apart: twice the 500 ppm by which NTP may adjust one, and what they began with."""
+"""Limits of the difference between the two clocks: what they began with, and 1/1000 of the time since then, twice
+the 500 ppm by which NTP may adjust one."""
 
 
 class NotRunFor(msgspec.Struct, frozen=True):
@@ -30,7 +31,7 @@ class NotRunFor(msgspec.Struct, frozen=True):
     """Time from the stamp to the newest clock of a run queue; ``None`` without a stamp."""
     stamp: Optional[str] = None
     """``exec_start`` (``task->se.exec_start``: when it left its CPU) or ``last_arrival``
-    (``task->sched_info.last_arrival``: when it came to its CPU the last time, so it has not run for less)."""
+    (``task->sched_info.last_arrival``: when it last came to its CPU; the time that it has not run is shorter)."""
     seen_seconds: Optional[float] = None
     """khungtaskd has seen it for so long without a switch (``task->last_switch_time``); ``None`` if it has not looked."""
 
@@ -50,7 +51,7 @@ class SchedulerClock:
             if found is not None:
                 clock, clock_task = found
                 clocks.append(clock)
-                # clock_task leaves out the time of interrupts, and what a hypervisor took.
+                # clock_task excludes the time of interrupts, and the time that a hypervisor took.
                 self._lag[cpu] = max(clock - clock_task, 0)
         self.now_ns: Optional[int] = max(clocks, default=None)
         """``rq->clock`` of the CPU that updated it last, in ns; ``None`` if none can be read."""
@@ -67,7 +68,7 @@ class SchedulerClock:
         if left:
             left += self._lag.get(task.cpu, 0)
         for ns, stamp in ((left, "exec_start"), (arrival, "last_arrival")):
-            # It cannot have left before it came.
+            # The task cannot have left its CPU before it came.
             if ns and arrival <= ns <= self.now_ns:
                 return NotRunFor((self.now_ns - ns) / _NS_PER_S, stamp, seen)
         return NotRunFor(seen_seconds=seen)
@@ -75,8 +76,8 @@ class SchedulerClock:
     def is_younger(self, task: Task, seconds: float) -> bool:
         """Return whether a task certainly did not exist so many seconds ago.
 
-        ``task->start_time`` is of CLOCK_MONOTONIC, which NTP adjusts, and does not begin with the
-        clock of the run queues: that may make a difference.
+        ``task->start_time`` is of CLOCK_MONOTONIC. NTP adjusts that clock, and it does not begin with the
+        clock of the run queues. So a task counts as younger only by a margin that allows for both.
         """
         start = self._word(task, "start_time")
         if not start or self.now_ns is None:
@@ -118,7 +119,7 @@ def _clocks_of(prog: Program, cpu: int) -> Optional[tuple[int, int]]:
 
 
 def _tick_ns(prog: Program) -> Optional[int]:
-    """Return the length of a jiffy: what the clock source that counts them makes of one."""
+    """Return the length of a jiffy in ns, according to the clock source that counts jiffies."""
     address = symbol_address(prog, "clocksource_jiffies")
     if address is None:
         return None

@@ -17,9 +17,9 @@ from .rt_locks import RtLocks
 __all__ = ("Waits",)
 
 _MAX_SLOTS = 200
-"""How many slots of a stack that hold the address of the task are looked at."""
+"""How many slots of a stack that hold the address of the task are examined."""
 _MAX_STACKS = 10_000
-"""Of how many different stacks it is kept what may be found there."""
+"""How many different stacks have their finders cached."""
 
 _Finder = Callable[[Sleeper, int], Optional[Wait]]
 """A task, and a slot of its stack that holds its own address -> what it waits for."""
@@ -40,7 +40,7 @@ class Waits:
         """Return what a task waits for, ``None`` if that cannot be proven.
 
         The innermost struct counts: a function may have put the task on a wait queue, and then wait for a
-        mutex. But a lock goes before all else, since a task is on the list of one only.
+        mutex. But a lock takes precedence, since a task is on the list of only one lock.
         """
         wait = self._rt_locks.find(sleeper) or self._rt_locks.find_readers(sleeper)
         if wait is not None:
@@ -60,9 +60,9 @@ class Waits:
         return None
 
     def _finders_of(self, functions: tuple[str, ...]) -> Sequence[_Finder]:
-        """Return what may find something on a stack with these functions, in the order to try it.
+        """Return the finders that may find something on a stack with these functions, in the order to try them.
 
-        Many tasks have the same.
+        Many tasks have the same functions.
         """
         known = self._finders.get(functions)
         if known is not None:

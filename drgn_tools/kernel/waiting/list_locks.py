@@ -2,7 +2,7 @@
 """Mutexes, rw-semaphores and semaphores, whose waiters are nodes of a list.
 
 Each waiter begins with ``struct list_head list; struct task_struct *task``, so the list alone does not
-tell the kinds apart. The words of the lock do, and the function that waits.
+show the kind of lock. The words of the lock and the function that waits do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _RWSEM_WAITING_FOR = ("write", "read")
 
 
 class _Lock(msgspec.Struct, frozen=True):
-    """A lock with waiters: its address, and the tasks that wait in the order of the list."""
+    """A lock with waiters: its address, and the tasks that wait, in the order of the list."""
 
     addr: int
     tasks: tuple[int, ...]
@@ -48,14 +48,14 @@ class _Kind(msgspec.Struct, frozen=True):
     members: tuple[str, ...]
     """Members of the lock that are read."""
     functions: tuple[str, ...]
-    """How the names of the functions begin that wait for it."""
+    """Prefixes of the names of the functions that wait for it."""
     check: Callable[[_Lock, int], Optional[Wait]]
-    """(lock, waiter of the task) -> what the words of the lock say; ``None`` if that is no
-    such lock."""
+    """(lock, waiter of the task) -> what the words of the lock say; ``None`` if it is not such
+    a lock."""
 
 
 class ListLocks:
-    """Finds the lock that a task waits for. Without a type (as with PREEMPT_RT), that kind is not looked for."""
+    """Finds the lock that a task waits for. A kind whose types are missing (as with PREEMPT_RT) is not looked for."""
 
     def __init__(self, memory: WaitMemory) -> None:
         self._memory = memory
@@ -106,15 +106,15 @@ class ListLocks:
         return kind.kind is not WaitKind.RWSEM or not self._memory.is_pointer(kind.lock, "owner")
 
     def kinds_of(self, functions: Sequence[str]) -> Sequence[_Kind]:
-        """Return the kinds of lock that a stack may wait for: that of the innermost function that waits for one.
+        """Return the kinds of lock that a task may wait for: the kind of the innermost function that waits for a lock.
 
-        :param functions: Innermost first. If there are none (no symbols), it may be any but a semaphore,
+        :param functions: Innermost first. If there are none (no symbols), it may be any kind but a semaphore,
             whose words say too little.
         """
         if not functions:
             return [kind for kind in self._kinds if kind.kind is not WaitKind.SEMAPHORE]
         for name in functions:
-            # down_read() begins as down() does, so the longest beginning decides, be that kind known or not.
+            # down_read() begins as down() does, so the longest prefix decides, whether or not its kind is known.
             found = [
                 (len(beginning), number)
                 for number, kind in enumerate(self._all_kinds)
@@ -131,12 +131,12 @@ class ListLocks:
 
         It takes the task, and the virtual address of a slot of its stack that holds its own address.
 
-        :param kinds: What :meth:`kinds_of` says of its stack
+        :param kinds: What :meth:`kinds_of` returned for its stack
         """
 
         def find(sleeper: Sleeper, slot: int) -> Optional[Wait]:
             proven = [wait for kind in kinds for wait in self._proven(sleeper, slot, kind)]
-            # More than one is no proof.
+            # More than one is not a proof.
             return proven[0] if len(proven) == 1 else None
 
         return find
@@ -160,14 +160,14 @@ class ListLocks:
                 yield wait
 
     def _locks(self, sleeper: Sleeper, kind: _Kind, ring: list[int]) -> Iterator[_Lock]:
-        """Yield the locks that a ring may belong to, with the waiters in the order in which they came."""
+        """Yield the locks that a ring may belong to, with the waiters in the order of the list."""
         memory = self._memory
         if memory.has(kind.lock, "wait_list"):
             yield from self._lock_in_ring(kind, ring)
             return
         # Since Linux kernel commit 1ea4b473504b ("locking/rwsem: Remove the list_head from struct
         # rw_semaphore") (before v7.2), and the like for the others, the lock points to its first waiter
-        # and is not in the ring. It is found by a word on the stack: the function that waits keeps it.
+        # and is not in the ring. It is found by a word on the stack, where the function that waits keeps its address.
         first_offset = memory.at(kind.lock, "first_waiter")
         lock_offset = memory.offset(kind.lock, "wait_lock") or 0
         addrs: dict[int, int] = {}
@@ -216,7 +216,7 @@ class ListLocks:
         if owner is None or not owner & _MUTEX_FLAG_WAITERS:
             return None
         holder = owner & ~_FLAGS
-        # MUTEX_FLAG_PICKUP: it was handed to a waiter, which has not run yet.
+        # MUTEX_FLAG_PICKUP: the mutex was handed to a waiter, which has not run yet.
         if owner & _MUTEX_FLAG_PICKUP and holder not in lock.tasks:
             return None
         if holder and not memory.may_be_task(holder):
@@ -243,7 +243,7 @@ class ListLocks:
         readers = (count & self._word_mask >> 1) >> _RWSEM_READER_SHIFT
         is_written = bool(count & _RWSEM_WRITER_LOCKED)
         holder = owner & ~_FLAGS
-        # A writer has set owner. Readers leave a word there that may be old, but is marked.
+        # A writer sets owner to itself. Readers leave a word there that may be old, but has RWSEM_READER_OWNED set.
         if is_written and (owner & _RWSEM_READER_OWNED or not holder):
             return None
         if readers and not is_written and holder and not owner & _RWSEM_READER_OWNED:
@@ -266,10 +266,10 @@ class ListLocks:
         memory = self._memory
         count = memory.u32(lock.addr + memory.at("struct semaphore", "count"))
         up = memory.byte(waiter + memory.at("struct semaphore_waiter", "up"))
-        # up() takes the waiter off the list and sets ``up``: who is on it has not got it.
+        # up() removes the waiter from the list and sets ``up``: a waiter on the list does not have the semaphore yet.
         if count is None or count or up:
             return None
-        # CONFIG_DETECT_HUNG_TASK_BLOCKER: who took it last. Others may have it, too.
+        # CONFIG_DETECT_HUNG_TASK_BLOCKER: the task that took it last. Others may hold it, too.
         hint = None if self._last_holder is None else memory.word(lock.addr + self._last_holder)
         if hint is not None and not memory.may_be_task(hint):
             hint = None

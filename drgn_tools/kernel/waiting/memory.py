@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reading what waiting tasks have to do with each other: words, rings of nodes, stacks."""
+"""Reading what connects waiting tasks: words, rings of nodes, stacks."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Sleeper(msgspec.Struct, frozen=True):
     memory: StackMemory
     """Its stack, from the saved stack pointer up."""
     functions: tuple[str, ...] = ()
-    """Functions of its stack, innermost first. Those without a symbol are left out."""
+    """Names of the functions on its stack, innermost first. Frames without a symbol are left out."""
 
 
 class TasksByStack:
-    """The tasks of a kernel, by address and by the stack that an address lies on.
+    """The tasks of a kernel, by address and by the stack that an address is on.
 
     :param stack_bytes: THREAD_SIZE
     """
@@ -52,7 +52,7 @@ class TasksByStack:
         self._addrs = [addr for _, addr in stacks]
 
     def on_stack_of(self, addr: int) -> Optional[int]:
-        """Return the address of the ``struct task_struct`` on whose stack a virtual address lies."""
+        """Return the address of the ``struct task_struct`` of the task on whose stack a virtual address is."""
         i = bisect_right(self._begins, addr) - 1
         if i < 0 or addr >= self._begins[i] + self._stack_bytes:
             return None
@@ -81,7 +81,7 @@ class WaitMemory:
         self._offsets: dict[tuple[str, str], Optional[int]] = {}
         self._rings: dict[int, Optional[tuple[int, ...]]] = {}
         self.keeps = not is_live(prog)
-        """What was read of a ring holds for all of its nodes: the memory does not change."""
+        """What was read of a ring can be cached for all of its nodes, because the memory does not change."""
 
     def offset(self, type_name: str, member: str) -> Optional[int]:
         """Return the offset of a member in bytes, ``None`` if this kernel has no such type or member."""
@@ -128,11 +128,11 @@ class WaitMemory:
     def ring(self, node: int, sleeper: Sleeper) -> Optional[tuple[int, ...]]:
         """Return the addresses of all nodes of a ring of ``struct list_head``.
 
-        They begin with the lowest, so that it is the same tuple for each of the nodes.
+        They begin with the lowest address, so that the tuple is the same for each of the nodes.
 
-        :param node: One of the nodes; one on the stack of *sleeper* costs no read
-        :return: ``None`` if it is no ring: a node is not in the dump, does not point back to the one that led to
-            it, or there are too many
+        :param node: One of the nodes; a node on the stack of *sleeper* needs no read
+        :return: ``None`` if it is not a ring: a node is not in the dump, or does not point back to the node that led
+            to it, or there are too many nodes
         """
         if node in self._rings:
             return self._rings[node]
@@ -202,10 +202,10 @@ class WaitMemory:
                 yield word
 
     def may_be_task(self, addr: int) -> bool:
-        """Return whether an address is that of a task, or may once have been.
+        """Return whether an address is that of a task, or may once have been one.
 
-        A lock whose owner has exited leads to where no task is. But that was aligned as a task is, and is
-        memory of the kernel.
+        A lock whose owner has exited points to memory that is no longer a task. But the address is aligned as
+        that of a task, and is in the kernel's memory.
         """
         if addr in self.tasks.by_addr:
             return True
@@ -213,6 +213,6 @@ class WaitMemory:
         return is_kernel and not addr % _TASK_ALIGN_BYTES and self.word(addr) is not None
 
     def waiting_task(self, task_slot: int) -> Optional[int]:
-        """Return the task that a slot names, if the slot lies on the stack of that very task."""
+        """Return the task that a slot names, if the slot is on the stack of that very task."""
         task = self.tasks.on_stack_of(task_slot)
         return task if task is not None and self.word(task_slot) == task else None

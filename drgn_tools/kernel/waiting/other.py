@@ -47,7 +47,7 @@ class Others:
         if head not in ring or page is None or offset is None:
             return None
         if offset & _FUT_OFF_BITS == 1:
-            # Of a file: the key has the number of a page in it.
+            # A futex in a file: the key has the number of the page in that file.
             return Wait(WaitKind.FUTEX, 0, q, detail="in a shared file")
         return Wait(WaitKind.FUTEX, page + (offset & ~_FUT_OFF_BITS), q)
 
@@ -106,7 +106,7 @@ class Others:
         return Wait(WaitKind.TIMER, addr, addr)
 
     def disk_of(self, sleeper: Sleeper, wait: Wait) -> Optional[Wait]:
-        """Return the ``struct bio`` or ``struct request`` whose end a completion waits for.
+        """Return the ``struct bio`` or ``struct request`` whose end completes a completion.
 
         :param wait: A completion on the stack of the task
         """
@@ -133,7 +133,7 @@ class Others:
     def _owner_of(
         self, sleeper: Sleeper, wait: Wait, type_name: str, data: str, func: str
     ) -> Optional[int]:
-        """Return the struct on whose end the completion is told, if its address is on the stack."""
+        """Return the struct whose end function gets the completion, if its address is on the stack."""
         memory = self._memory
         if not memory.has(type_name, data, func):
             return None
@@ -154,14 +154,14 @@ class Others:
     def _structs_on_stack(
         self, sleeper: Sleeper, wait: Wait, type_name: str, data: str
     ) -> list[int]:
-        """Return where such structs may lie on the stack itself: by what points to the completion."""
+        """Return where such structs may be on the stack itself, judging by the words that point to the completion."""
         memory = self._memory
         return [
             slot - memory.at(type_name, data) for slot in memory.slots_of(sleeper, wait.address)
         ]
 
     def _disk_of_bio(self, bio: int) -> Optional[str]:
-        # Since v5.12 a bio has its block device; before, the disk.
+        # Since v5.12 a bio points to its block device; before, to the disk.
         memory = self._memory
         if memory.has("struct bio", "bi_bdev"):
             bdev = memory.word(bio + memory.at("struct bio", "bi_bdev"))

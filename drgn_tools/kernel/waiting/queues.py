@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Wait queues, and what is waited for by means of them: bits, folios, completions, pages, pipes."""
+"""Wait queues, and what tasks wait for in them: bits, folios, completions, pages, pipes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEAD = "struct wait_queue_head"
 _FOLIO_LOCKED, _FOLIO_WRITEBACK = "PG_locked", "PG_writeback"
 _MAX_RING_SIZE = 1 << 20
 _WQ_FLAG_CUSTOM = 4 | 8
-"""linux/wait.h: 8, and 4 since WQ_FLAG_BOOKMARK is gone, which was 4 (v5.7 to v7.2)."""
+"""linux/wait.h: 8, and 4 since the removal of WQ_FLAG_BOOKMARK, which was 4 (v5.7 to v7.2)."""
 _MAX_FILES = 1 << 24
 _FORK_FUNCTIONS = frozenset(("_do_fork", "kernel_clone"))
 _PIPE_QUEUES = {
@@ -77,7 +77,7 @@ class Queues:
         )
 
     def _head_in(self, ring: tuple[int, ...], node_offset: int) -> Optional[int]:
-        """Return the one node that is in no entry: no function begins where its ``func`` would be."""
+        """Return the only node that is not in an entry: no function begins at the address where its ``func`` would be."""
         if ring[0] in self._heads:
             return self._heads[ring[0]]
         heads = [node for node in ring if self._function_of(node - node_offset) is None]
@@ -173,7 +173,7 @@ class Queues:
         )
 
     def _pipe(self, sleeper: Sleeper, entry: int, head: int) -> Optional[Wait]:
-        """``struct pipe_inode_info``: fs/pipe.c. The function tells which of its two queues it is."""
+        """``struct pipe_inode_info``: fs/pipe.c. The function that waits shows which of the two queues it is."""
         memory, pipe = self._memory, "struct pipe_inode_info"
         member = next((_PIPE_QUEUES[n] for n in sleeper.functions if n in _PIPE_QUEUES), None)
         if member is None or not memory.has(
@@ -193,7 +193,7 @@ class Queues:
         detail = f"{readers} {_plural('reader', readers)}, {writers} {_plural('writer', writers)}"
         mode: Optional[str] = "read" if member == "rd_wait" else "write"
         if _OPENS_FIFO.intersection(sleeper.functions):
-            # Who opens it to write waits in rd_wait, too, and for the first that opens it to read.
+            # A task that opens the pipe to write waits in rd_wait, too, for the first that opens it to read.
             mode = "write" if not readers else "read" if not writers else None
         return Wait(WaitKind.PIPE, addr, entry, mode=mode, detail=detail)
 
@@ -252,7 +252,7 @@ class Queues:
         )
 
     def _of_vfork(self, sleeper: Sleeper, completion: int) -> Optional[str]:
-        """Return whose exec() or exit a parent waits for after vfork(): ``task->vfork_done`` leads back here."""
+        """Return whose exec() or exit a parent waits for after vfork(): ``task->vfork_done`` of that task points here."""
         memory, member = self._memory, ("struct task_struct", "vfork_done")
         if not memory.has(*member) or not _FORK_FUNCTIONS.intersection(sleeper.functions):
             return None

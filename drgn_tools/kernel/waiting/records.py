@@ -46,7 +46,7 @@ class WaitKind(str, enum.Enum):
     POLL = "poll"
     """Files: poll(), select()."""
     QUEUE = "queue"
-    """``struct wait_queue_head`` or ``struct swait_queue_head`` of something not known."""
+    """``struct wait_queue_head`` or ``struct swait_queue_head``; what it belongs to is not known."""
     TIMER = "timer"
     """``struct hrtimer`` and nothing else."""
 
@@ -65,7 +65,8 @@ LOCKS = frozenset(
         WaitKind.BIT,
     )
 )
-"""What somebody holds, known or not. Who waits for one of these hangs, in whatever state it sleeps."""
+"""Kinds that a task holds, though the kernel may not know which task. A task that waits for one of these hangs,
+whatever state it sleeps in."""
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -74,24 +75,25 @@ class Wait(msgspec.Struct, frozen=True):
     kind: WaitKind
     """What it is."""
     address: int
-    """Virtual address of the struct that :class:`WaitKind` names. For a bit, of the word; for a futex, in user
-    memory; for poll, of ``struct poll_wqueues``."""
+    """Virtual address of the struct that :class:`WaitKind` names; for a bit, of its word; for a futex, of its word in
+    user memory (0 if that is in a shared file); for poll, of ``struct poll_wqueues``."""
     waiter: int
-    """Virtual address of the waiter struct on the stack of the task."""
+    """Virtual address of the waiter struct on the stack of the task; 0 if it has none (a writer that waits for readers
+    with PREEMPT_RT)."""
     mode: Optional[str] = None
     """``read`` or ``write``, if it makes a difference."""
     detail: Optional[str] = None
     """More about it in words: ``bit 3``, ``locked``, ``disk sda``."""
     waiters: tuple[int, ...] = ()
-    """Addresses of the ``struct task_struct`` of all that wait for it, in the order of its list; empty if the list
-    has others, too, or is shared with other locks."""
+    """Addresses of the ``struct task_struct`` of all tasks that wait for it, in the order of its list; empty if the
+    list has other entries, too, or is shared with other locks."""
     holder: Optional[int] = None
-    """Address of the ``struct task_struct`` that holds it, as the lock says; ``None`` if the lock does not keep that,
-    or nobody has it."""
+    """Address of the ``struct task_struct`` of the task that holds it, as the lock says; ``None`` if the lock does not
+    keep that, or no task holds it."""
     readers: Optional[int] = None
-    """Number of readers that hold it; ``None`` if none may."""
+    """Number of readers that hold it; ``None`` if it cannot have readers now, or does not count them."""
     hint: Optional[int] = None
-    """Address of the ``struct task_struct`` that took it last, to read or of a semaphore. It may long have given
-    it back."""
+    """Address of the ``struct task_struct`` of the task that last took it to read, or last took the semaphore. That
+    task may have released it long ago."""
     is_free: bool = False
-    """Nobody holds it: the first waiter has been woken, and has not taken it yet."""
+    """No task holds it: the first waiter has been woken, and has not taken it yet."""

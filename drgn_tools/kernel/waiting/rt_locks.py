@@ -19,7 +19,7 @@ _RB_COLOR_BITS = 3
 """Of ``__rb_parent_color``; linux/rbtree_augmented.h."""
 _MAX_HEIGHT = 128
 _WRITER_BIAS_BIT = 30
-"""WRITER_BIAS of ``rwbase_rt.readers``, and READER_BIAS above it: linux/rwbase_rt.h. With either no writer waits."""
+"""WRITER_BIAS of ``rwbase_rt.readers``, and READER_BIAS above it: linux/rwbase_rt.h. With either set, no writer waits for readers."""
 
 _IN_WORDS = (
     ("rtlock_", "spinlock"),
@@ -29,7 +29,7 @@ _IN_WORDS = (
     ("__mutex_lock", "mutex"),
     ("mutex_lock", "mutex"),
 )
-"""How the name of a function begins that waits -> what is made of the rt_mutex."""
+"""Prefix of the name of the function that waits -> what lock is made of the rt_mutex."""
 
 
 class RtLocks:
@@ -65,7 +65,7 @@ class RtLocks:
         )
 
     def find(self, sleeper: Sleeper) -> Optional[Wait]:
-        """Return the rt_mutex that a task waits for, ``None`` if it waits for none."""
+        """Return the rt_mutex that a task waits for; ``None`` if that cannot be proven."""
         if not self._is_known:
             return None
         memory, task = self._memory, sleeper.task.addr
@@ -102,7 +102,7 @@ class RtLocks:
         return self._memory.word(waiter + self._memory.at("struct rt_mutex_waiter", "task"))
 
     def _is_in_tree(self, waiter: int, root: int) -> bool:
-        """Return whether the way up from a waiter ends at the root of the lock's tree."""
+        """Return whether the path up from a waiter ends at the root of the lock's tree."""
         memory = self._memory
         assert self._node is not None
         node = waiter + self._node
@@ -123,9 +123,9 @@ class RtLocks:
         return False
 
     def _tasks_in(self, root: int) -> Optional[tuple[int, ...]]:
-        """Return the tasks of a tree in order: the one that gets the lock first is the first.
+        """Return the tasks of a tree in order: the task that gets the lock first comes first.
 
-        :return: ``None`` if it is no tree of waiters, each on the stack of the task that it names
+        :return: ``None`` if it is not a tree of waiters, each on the stack of the task that it names
         """
         memory = self._memory
         assert self._node is not None
@@ -152,8 +152,8 @@ class RtLocks:
     def find_readers(self, sleeper: Sleeper) -> Optional[Wait]:
         """Return the rw-semaphore or rwlock of PREEMPT_RT whose readers a writer waits for.
 
-        The writer has its rt_mutex, and no waiter struct: rwbase_write_lock() in
-        kernel/locking/rwbase_rt.c, v6.12. The address is on its stack.
+        The writer holds the rt_mutex of the lock, and has no waiter struct: rwbase_write_lock() in
+        kernel/locking/rwbase_rt.c, v6.12. The address of the lock is on its stack.
         """
         memory, task = self._memory, sleeper.task.addr
         if self._lock is None or not memory.has("struct rwbase_rt", "readers", "rtmutex.owner"):
@@ -168,7 +168,7 @@ class RtLocks:
             readers = memory.u32(addr + memory.at("struct rwbase_rt", "readers"))
             if owner is None or owner & ~_RT_MUTEX_HAS_WAITERS != task:
                 continue
-            # Of a lock that the task has to write already, the rt_mutex is its own, too.
+            # The task also owns the rt_mutex of a lock that it already holds to write.
             if readers and not readers >> _WRITER_BIAS_BIT:
                 found.append((addr, readers))
         if len(found) != 1:
