@@ -68,7 +68,7 @@ class Registers(Mapping[str, int]):
 
 
 class RegsLayout(msgspec.Struct, frozen=True, dict=True):
-    """Where the registers lie in ``struct pt_regs``."""
+    """Where the registers are in ``struct pt_regs``."""
 
     word_bytes: int
     """Size of a stack word in bytes."""
@@ -137,7 +137,7 @@ class RegsLayout(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def kernel_mode_bytes(self) -> int:
-        """How much of it entry code saves in kernel mode."""
+        """How much of a ``struct pt_regs`` entry code saves in kernel mode, in bytes."""
         return self.size_bytes
 
     def saved_bytes(self, raw: bytes) -> int:
@@ -198,14 +198,14 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     regs: RegsLayout
     """Layout of ``struct pt_regs``."""
     task: TaskLayout
-    """Where the members of ``struct task_struct`` lie."""
+    """Where the members of ``struct task_struct`` are."""
     unwinder: Optional[Unwinder]
-    """The unwinder that the kernel was built with; ``None`` if the dump does not tell."""
+    """The unwinder that the kernel was built with; ``None`` if the dump does not show it."""
     reliable_stacktrace: bool
     """CONFIG_HAVE_RELIABLE_STACKTRACE."""
     fork_return_addrs: frozenset[int]
     """Virtual addresses of the code in which a new task begins (``ret_from_fork_asm``). It is not called, so
-    these are exact addresses, though they lie on the stack as return addresses do."""
+    these are exact addresses, though they are on the stack in place of return addresses."""
 
     @property
     def word_bytes(self) -> int:
@@ -218,7 +218,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return False
 
     def code_address(self, word: int) -> int:
-        """Return the address of code that a word of a stack holds, without what a CPU has signed it with."""
+        """Return the address of code that a word of a stack holds, without the signature that a CPU added."""
         return word
 
     def task_pt_regs(self, stack_addr: int) -> int:
@@ -245,8 +245,8 @@ class Arch(abc.ABC):
     segments: frozenset[str]
     """Registers that are segment selectors: they have four hex digits."""
     needs_original: ClassVar[bool] = False
-    """A walk ends with an error at ``return_to_handler`` if the function graph tracer has no original. Otherwise
-    that is a return address like any other."""
+    """A walk ends with an error at ``return_to_handler`` if the function graph tracer has no original. On other
+    architectures ``return_to_handler`` is then a return address like any other."""
 
     @abc.abstractmethod
     def register_title(self, name: str) -> str:
@@ -280,7 +280,7 @@ class Arch(abc.ABC):
     def entry_of(self, stub: Optional[str]) -> Optional[str]:
         """Return what entered the kernel, in words: ``page fault``, ``syscall``.
 
-        :param stub: Symbol of the code whose return address lies right below the ``pt_regs``;
+        :param stub: Symbol of the code whose return address is right below the ``pt_regs``;
             ``None`` if it has none
         :return: ``None`` if it is not entry code
         """
@@ -289,8 +289,8 @@ class Arch(abc.ABC):
         """Return the address of the C function that entry code called to handle an exception or interrupt.
 
         :param raw: Memory of the ``struct pt_regs`` that it saved
-        :return: ``None`` on an architecture where entry code does not leave it there. It may be
-            something else: a symbol that begins there tells.
+        :return: ``None`` on an architecture where entry code does not leave it there. The word may be
+            something else: it is a handler only if a symbol begins there.
         """
         return None
 
@@ -305,7 +305,7 @@ class Arch(abc.ABC):
 
     @abc.abstractmethod
     def is_interrupt_entry(self, function: str) -> bool:
-        """Return whether an interrupt takes the CPU away in this function, by its name."""
+        """Return whether a function handles an interrupt, by its name."""
 
     @abc.abstractmethod
     def enters_from_user_mode(self, entry: Optional[str]) -> bool:
@@ -322,7 +322,7 @@ class Arch(abc.ABC):
         code: bytes,
         symbol_address: Callable[[str], Optional[int]],
     ) -> bool:
-        """Return whether code is that of a trampoline which a tracer writes over return addresses.
+        """Return whether code is that of a trampoline whose address a tracer writes over return addresses.
 
         :param name: Its symbol: ``return_to_handler``, ``arch_rethook_trampoline`` or ``__kretprobe_trampoline``
         :param address: Virtual address of *code*

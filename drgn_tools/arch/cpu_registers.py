@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The registers that a CPU had when the dump was taken, as drgn or the notes of the dump have them."""
+"""The registers of a CPU when the dump was taken, from drgn or from the notes of the dump."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DrgnRegisters(msgspec.Struct, frozen=True):
     """Registers of a CPU."""
 
     pc: int
-    """Where it was (virtual address)."""
+    """Program counter (virtual address)."""
     by_name: Mapping[str, int]
     """Values by drgn's names."""
 
@@ -31,7 +31,7 @@ def registers_by_drgn(prog: Program, task: Task) -> Optional[DrgnRegisters]:
     """Return the registers of the CPU that a task was running on.
 
     They are in the NT_PRSTATUS note of that CPU, or in its crash note. drgn finds the note of a
-    task. If the task is just being switched, drgn returns the few registers that were saved for that.
+    task. If the task is just being switched, drgn returns only the few registers that the switch saved.
 
     :return: ``None`` if the dump has none, as on a live kernel
     """
@@ -40,14 +40,14 @@ def registers_by_drgn(prog: Program, task: Task) -> Optional[DrgnRegisters]:
         return DrgnRegisters(trace[0].pc, trace[0].registers())
     except (UnsupportedOperation, NotImplementedError, IndexError, MemoryError, *UNUSABLE):
         # drgn raises NotImplementedError for a running x86-32 kernel, and MemoryError if a damaged
-        # module has any number of ORC entries.
+        # module has a huge number of ORC entries.
         return None
 
 
 def keep_prstatus(prog: Program, prstatus: Sequence[bytes]) -> None:
     """Keep the NT_PRSTATUS notes of a dump, to be used instead of what drgn finds.
 
-    drgn uses none of x86-32. A dump of another machine may be given without any notes.
+    drgn does not use the notes of x86-32. A dump of another machine may be given without any notes.
 
     :param prstatus: Their contents, in the order of the file
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """How files name machines, and which of them are understood.
 
-Apart from :mod:`.registry`, because what opens a file asks this before there is a kernel, and
-should not import all that is known of a machine.
+Apart from :mod:`.registry`, because the code that opens a file needs this before there is a kernel, and
+should not import all that is known about a machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ELF_MACHINES = {
     258: "loongarch",
     0x9026: "alpha",
 }
-"""e_machine (elf.h) -> name; for those that are not understood, to say what a file is."""
+"""e_machine (elf.h) -> name; also of machines that are not understood, to say what a file is."""
 _UTSNAME_MACHINES = {
     "x86_64": "x86_64",
     "i386": "i386",
@@ -45,7 +45,7 @@ _UTSNAME_MACHINES = {
 }
 """utsname.machine -> name of the :class:`~.base.Arch`."""
 ARCHES = ("x86_64", "i386", "aarch64")
-"""Names of the architectures that are understood, as drgn has them in lower case."""
+"""Names of the architectures that are understood: drgn's names in lower case."""
 
 UNDERSTOOD = f"{', '.join(ARCHES[:-1])} and {ARCHES[-1]}"
 """For error messages."""

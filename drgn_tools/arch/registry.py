@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The architectures that are supported, and the one of a program or a record."""
+"""The architectures that are supported, and the architecture of a program or a record."""
 
 from __future__ import annotations
 

@@ -18,10 +18,11 @@ def thread_size(prog: Program, page_bytes: int, most_bytes: int, sizes: Iterable
 
     With a wrong size the end of every stack would be wrong, and no walk would notice.
 
-    :param most_bytes: The largest that it can be
-    :param sizes: What only this architecture has that tells it
-    :raises LookupError: if no type or symbol tells it
-    :raises ValueError: if two of them differ, or it cannot be a size of stacks
+    :param page_bytes: The smallest size that it can have
+    :param most_bytes: The largest size that it can have
+    :param sizes: THREAD_SIZE by types or symbols that only this architecture has
+    :raises LookupError: if no type or symbol gives it
+    :raises ValueError: if two of them differ, or it cannot be the size of a stack
     """
     found = {*_sizes(prog), *sizes}
     if not found:

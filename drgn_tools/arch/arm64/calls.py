@@ -23,7 +23,7 @@ def signed_field(word: int, low: int, bits: int) -> int:
 
 
 def callee_of_bl(word: int, address: int) -> Optional[int]:
-    """Return the virtual address that an instruction calls; ``None`` if it is no ``bl``.
+    """Return the virtual address that an instruction calls; ``None`` if it is not a ``bl``.
 
     :param address: Virtual address of the instruction
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What entered the kernel, in words: ``syscall``, ``memory abort``. The functions below the ``pt_regs`` tell."""
+"""What entered the kernel, in words: ``syscall``, ``memory abort``. The functions below the ``pt_regs`` show it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Optional
 __all__ = ("enters_from_user_mode", "entry_of", "entry_of_handler", "is_interrupt_entry")
 
 _VECTOR = re.compile(r"el[01][th]_(?:64|32)_(sync|irq|fiq|error)")
-"""Entry code (entry_handler in arch/arm64/kernel/entry.S, v5.17 to v7.2). Behind ``sync`` are all exceptions."""
+"""Entry code (entry_handler in arch/arm64/kernel/entry.S, v5.17 to v7.2). All exceptions go through ``sync``."""
 _VECTORS = {"irq": "interrupt", "fiq": "fast interrupt", "error": "SError"}
 _STUBS = {
     # A new task. Its pt_regs are a copy of its parent's, or empty.
@@ -62,7 +62,7 @@ _PATCHED_IN = frozenset(("function tracer", "kretprobe", "kprobe"))
 def entry_of(stub: Optional[str]) -> Optional[str]:
     """Return what entered the kernel, in words.
 
-    :param stub: Symbol of the code whose return address lies right below the ``pt_regs``;
+    :param stub: Symbol of the code whose return address is right below the ``pt_regs``;
         ``None`` if it has none
     :return: ``None`` if it is not entry code, or entry code of all exceptions
     """

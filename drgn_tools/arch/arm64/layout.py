@@ -17,7 +17,7 @@ __all__ = ("Arm64Layout", "probe_arm64", "strip")
 _MAX_THREAD_SIZE_BYTES = 128 * 1024
 """16 KiB, or a page if that is larger; twice as much with KASAN (asm/memory.h, v7.2)."""
 _BIT_55 = 1 << 55
-"""Tells addresses of the kernel from those of user mode, whatever the bits above it hold."""
+"""Distinguishes addresses of the kernel from those of user mode, whatever the bits above it are."""
 _LOWEST_PAC_BIT = 36
 """Kernel addresses have 36 bits or more (CONFIG_ARM64_VA_BITS)."""
 
@@ -97,8 +97,9 @@ def _pac_mask(prog: Program) -> int:
     mask, unused = number_among(lines, "KERNELPACMASK"), number_among(lines, "TCR_EL1_T1SZ")
     if mask == 0:
         return 0
-    # If that line is damaged, no return address has its name, and stacks are reliable all the same. The mask is all
-    # that an address does not use, by which drgn translates addresses. To code that is not signed it does nothing.
+    # With a damaged KERNELPACMASK no return address would have its symbol, and stacks would still be reliable. So
+    # the mask is all bits that an address does not use, by TCR_EL1_T1SZ, which drgn uses to translate addresses.
+    # It does not change return addresses that are not signed.
     if unused is not None and 0 < unused <= 64 - _LOWEST_PAC_BIT:
         return (1 << 64) - (1 << 64 - unused)
     mask = mask or 0

@@ -63,7 +63,7 @@ class Arm64(Arch):
     def cpu_registers(self, prog: Program, task: Task) -> Optional[dict[str, int]]:
         """Return the registers of the CPU that a task is on, as the dump has them."""
         found = None if kept_prstatus(prog) is not None else registers_by_drgn(prog, task)
-        # If the task is just being switched, drgn returns the few registers that cpu_switch_to() saved.
+        # If the task is just being switched, drgn returns only the few registers that cpu_switch_to() saved.
         if found is None or "pstate" not in found.by_name:
             return None
         by_name = {**found.by_name, REGS.ip_name: found.pc}
@@ -78,7 +78,7 @@ class Arm64(Arch):
         return entry_of_handler(function)
 
     def is_interrupt_entry(self, function: str) -> bool:
-        """Return whether an interrupt takes the CPU away in this function, by its name."""
+        """Return whether a function handles an interrupt, by its name."""
         return is_interrupt_entry(function)
 
     def enters_from_user_mode(self, entry: Optional[str]) -> bool:
@@ -96,7 +96,7 @@ class Arm64(Arch):
         return is_trampoline(name, address, code, symbol_address)
 
     def extra_text(self, prog: Program) -> Mapping[str, Iterable[TextRange]]:
-        """Return nothing: arm64 has no kernel text of its own kind."""
+        """Return nothing: no text is kernel text only on arm64."""
         return {}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct pt_regs`` of arm64: where each register lies, ``user_mode()``, and the frame record in it."""
+"""``struct pt_regs`` of arm64: where each register is, ``user_mode()``, and the frame record in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRAME_META_FINAL, FRAME_META_PT_REGS = 1, 2
 """FRAME_META_TYPE_... of asm/stacktrace/frame.h, v7.2."""
 
 _RECORD_BYTES, _META_BYTES = 16, 24
-"""struct frame_record, and struct frame_record_meta, which has a type behind it."""
+"""struct frame_record, and struct frame_record_meta, which has a type after it."""
 _GENERAL = 31
 _PSR_MODE_MASK = 0xF
 _PSR_MODE_EL0T = 0x0
@@ -33,7 +33,7 @@ class Arm64Regs(RegsLayout, frozen=True, dict=True):
     ip_name: ClassVar[str] = "pc"
     syscall_name: ClassVar[str] = "syscallno"
     stackframe_offset: int
-    """``offsetof(struct pt_regs, stackframe)``: entry code lets the frame pointer point to that."""
+    """``offsetof(struct pt_regs, stackframe)``: entry code sets the frame pointer to the address of this member."""
     has_metadata: bool
     """``stackframe`` is a ``struct frame_record_meta``, which says what it is."""
 
@@ -44,7 +44,8 @@ class Arm64Regs(RegsLayout, frozen=True, dict=True):
     def stack_pointer(self, registers: Mapping[str, int]) -> Optional[int]:
         """Return the stack pointer of the code whose registers were saved.
 
-        That of 32-bit programs is x13 (compat_sp in asm/ptrace.h, v7.2); entry code then saves a stale SP_EL0 as sp.
+        The stack pointer of a 32-bit program is x13 (compat_sp in asm/ptrace.h, v7.2); entry code then saves a
+        stale SP_EL0 as sp.
         """
         is_compat = self.user_mode(registers) and registers["pstate"] & _PSR_MODE32_BIT
         return registers["x13" if is_compat else "sp"]
@@ -81,7 +82,7 @@ REGS = Arm64Regs(
     stackframe_offset=296,
     has_metadata=True,
 )
-"""As of v7.2. The registers are the same in every kernel; what lies behind them differs."""
+"""As of v7.2. The registers are the same in every kernel; the members after them differ."""
 
 
 def probe_pt_regs(prog: Program) -> Arm64Regs:

@@ -28,8 +28,8 @@ _Find = Callable[[], tuple[int, int]]
 class CpuStacks:
     """The stacks that a task and its CPU can be on while it runs; a :data:`~..kernel.stack_memory.FindStack`.
 
-    Follows kunwind_stack_walk() in arch/arm64/kernel/stacktrace.c, v7.2, for ``task == current``: the SDEI
-    stacks as in an NMI, the EFI stack as in a call of EFI.
+    Follows kunwind_stack_walk() in arch/arm64/kernel/stacktrace.c, v7.2, for ``task == current``. The SDEI
+    stacks are included, as in an NMI, and the EFI stack, as in a call of EFI.
 
     :param task: A task on a CPU
     """
@@ -45,7 +45,7 @@ class CpuStacks:
 
         :param addr: Virtual address
         :return: ``None`` if it is on none of the stacks
-        :raises NotInDump: if memory that tells where a stack lies is missing
+        :raises NotInDump: if memory that is needed to find a stack is missing
         """
         for kind, find in self._stacks():
             try:
@@ -81,7 +81,7 @@ class CpuStacks:
 
     def _cpu_variable(self, name: str) -> Object:
         variable = self._prog[name]
-        # DWARF has two by the name of overflow_stack: the other is that of KVM's code at EL2, whose symbol
+        # DWARF has two variables named overflow_stack. The other belongs to KVM's code at EL2, and its symbol
         # is __kvm_nvhe_overflow_stack (arch/arm64/kvm/hyp/nvhe/stacktrace.c, v6.0).
         address = symbol_address(self._prog, name)
         if address is not None and address != variable.address_:

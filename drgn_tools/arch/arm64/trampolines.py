@@ -17,9 +17,9 @@ _CALLEES = {
 """Trampoline -> the C function that it calls (arch/arm64/kernel/entry-ftrace.S and
 probes/kprobes_trampoline.S, v5.10 to v6.1)."""
 _KRETPROBES_BRK = 0xD420_0000 | 0x007 << 5
-"""``brk #KRETPROBES_BRK_IMM`` (asm/brk-imm.h, v6.12). With it the kretprobe trampoline begins from then on."""
+"""``brk #KRETPROBES_BRK_IMM`` (asm/brk-imm.h, v6.12). From then on, the kretprobe trampoline begins with it."""
 _SUB_SP = 0xD100_03FF
-"""``sub sp, sp, #IMMEDIATE``. With it the others begin: they make room for the registers that they save."""
+"""``sub sp, sp, #IMMEDIATE``. The other trampolines begin with it: they make room for the registers that they save."""
 _IMMEDIATE = 0x1FFF << 10
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The registers that a CPU had when the dump was taken."""
+"""The registers of a CPU when the dump was taken."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..cpu_registers import kept_prstatus, registers_by_drgn
 __all__ = ("cpu_registers", "registers_in_prstatus")
 
 _PR_PID_32, _PR_REG_32 = slice(24, 28), 72
-"""``offsetof(struct elf_prstatus, pr_pid)`` and ``pr_reg`` on x86-32. There is a ``struct pt_regs`` (user_regs_struct in
-arch/x86/include/asm/user_32.h)."""
+"""``offsetof(struct elf_prstatus, pr_pid)`` and ``pr_reg`` on x86-32. pr_reg has the layout of ``struct pt_regs`` (user_regs_struct
+in arch/x86/include/asm/user_32.h)."""
 
 _OTHER_NAMES = {"rflags": "flags", "eflags": "flags"}
-"""drgn's name of a register -> the kernel's, for those of which it is not the same without r or e (rip -> ip)."""
+"""drgn's name of a register -> the kernel's name, if dropping r or e (rip -> ip) is not enough."""
 
 
 def cpu_registers(prog: Program, regs: RegsLayout, task: Task) -> Optional[dict[str, int]]:
@@ -33,8 +33,8 @@ def cpu_registers(prog: Program, regs: RegsLayout, task: Task) -> Optional[dict[
     if prstatus is not None:
         return registers_in_prstatus(prstatus, regs, task.pid, task.cpu)
     found = registers_by_drgn(prog, task)
-    # If the task is just being switched, drgn returns the few registers that __switch_to_asm
-    # saved on its stack. They are not what the CPU held.
+    # If the task is just being switched, drgn returns only the few registers that __switch_to_asm
+    # saved on its stack. They are not those of the CPU.
     if found is None or "cs" not in found.by_name:
         return None
     registers = found.by_name
@@ -48,9 +48,9 @@ def registers_in_prstatus(
     """Return the registers of a CPU of x86-32.
 
     :param prstatus: As for :func:`..cpu_registers.keep_prstatus`
-    :param pid: Of the task that the CPU ran
+    :param pid: PID of the task that the CPU ran
     :param cpu: Number of the CPU
-    :return: ``None`` if it is not clear which note is that of the CPU, or it is cut short
+    :return: ``None`` if it is not clear which note is that of the CPU, or the note is cut short
     """
     note = _note_of(prstatus, pid, cpu)
     raw = b"" if note is None else note[_PR_REG_32 : _PR_REG_32 + regs.size_bytes]

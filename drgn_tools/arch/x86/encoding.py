@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The forms of ENCODE_FRAME_POINTER: how each is decoded, and which one a kernel uses.
 
-On entry from an interrupt or exception the kernel lets rbp point to the saved ``pt_regs`` and
+On entry from an interrupt or exception the kernel sets rbp to the address of the saved ``pt_regs`` and
 changes one bit of it, so that the unwinder can distinguish it from a frame pointer. No type and
-no symbol says which bit. The machine code of the entry stubs does.
+no symbol shows which bit. The machine code of the entry stubs does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ("PROBE_SYMBOLS", "Detection", "Encoding", "decode_frame_pointer", "de
 
 
 class Encoding(str, enum.Enum):
-    """Which bit of rbp says that it points to a ``pt_regs``."""
+    """Which bit of rbp shows that it points to a ``pt_regs``."""
 
     LSB = "lsb"
     """Lowest bit set: x86-64 since v4.10, x86-32 from v4.10 to v4.13."""
@@ -31,8 +31,8 @@ class Encoding(str, enum.Enum):
 def decode_frame_pointer(bp: int, encoding: Encoding, word_bytes: int) -> Optional[int]:
     """Return the ``pt_regs`` that a frame pointer encodes.
 
-    Follows decode_frame_pointer() in arch/x86/kernel/unwind_frame.c, v6.12, which tests the one
-    bit only. So with LSB every odd number is an encoded pointer, and with MSB NULL is one. The
+    Follows decode_frame_pointer() in arch/x86/kernel/unwind_frame.c, v6.12, which tests only this
+    bit. So with LSB every odd number is an encoded pointer, and with MSB NULL is one. The
     caller checks that the address is on the stack.
 
     :param bp: Value of rbp or ebp, unsigned
@@ -87,7 +87,7 @@ PROBE_SYMBOLS: tuple[str, ...] = (
     "handle_exception",
     "common_exception",
 )
-"""Entry code that saves ``pt_regs`` and then encodes, where the kernel encodes at all."""
+"""Entry code that saves ``pt_regs`` and then encodes their address, if the kernel encodes at all."""
 
 
 class Detection(msgspec.Struct, frozen=True):
@@ -121,7 +121,7 @@ def detect_encoding(code: Mapping[str, bytes], word_bytes: int) -> Detection:
         return Detection(Encoding.NONE, evidence, f"the entry code holds two encodings: {where}")
     missing = [symbol for symbol, text in code.items() if not text.strip(b"\0")]
     if not forms and (missing or not code):
-        # The code that is there does not encode, but the missing code may.
+        # The code that is in the dump does not encode, but the missing code may.
         what = f"of {', '.join(missing)} is not in the dump" if missing else "has no symbol"
         return Detection(Encoding.NONE, (), f"the entry code {what}")
     return Detection(forms.pop() if forms else Encoding.NONE, evidence)

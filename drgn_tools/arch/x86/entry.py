@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What entered the kernel, in words: ``page fault``, ``syscall``. The symbol of the entry code tells."""
+"""What entered the kernel, in words: ``page fault``, ``syscall``. The symbol of the entry code shows it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _STUBS = {
     "asm_sysvec_xen_hvm_callback": "Xen interrupt",
     "asm_sysvec_hyperv_callback": "Hyper-V interrupt",
     "asm_sysvec_hyperv_stimer0": "timer interrupt",
-    # FRED has one stub for each ring. Its C code tells the events apart.
+    # FRED has one stub for each ring. The C code that it calls distinguishes the events.
     "asm_fred_entrypoint_user": "event from user mode",
     "asm_fred_entrypoint_kernel": "event in kernel mode",
     # Before v5.8.
@@ -105,7 +105,7 @@ def enters_from_user_mode(entry: Optional[str]) -> bool:
 def entry_of(stub: Optional[str]) -> Optional[str]:
     """Return what entered the kernel, in words.
 
-    :param stub: Symbol of the code whose return address lies right below the ``pt_regs``;
+    :param stub: Symbol of the code whose return address is right below the ``pt_regs``;
         ``None`` if it has none
     :return: ``page fault``, ``timer interrupt``, ``syscall`` and so on; ``None`` if it is not
         entry code
@@ -115,7 +115,7 @@ def entry_of(stub: Optional[str]) -> Optional[str]:
     known = _STUBS.get(stub)
     if known is not None:
         return known
-    # The name of a stub that is not in the table says what it is for.
+    # If a stub is not in the table, its name says what it is for.
     for prefix, kind in (("asm_exc_", "exception"), ("asm_sysvec_", "interrupt")):
         if stub.startswith(prefix):
             return f"{stub[len(prefix) :].replace('_', ' ')} {kind}"
@@ -127,7 +127,7 @@ def entry_of_handler(function: str) -> Optional[str]:
 
     The entry stubs of x86-32 all go through ``handle_exception`` (``common_exception`` before v5.8).
 
-    :param function: Name of the C function that handles it
+    :param function: Name of the C function that handles the exception or interrupt
     :return: ``None`` if it is not known
     """
     # exc_page_fault() and sysvec_apic_timer_interrupt(); before v5.8 do_page_fault().

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A decoder of x86 instructions, as far as it takes to follow the code of a kernel function: the length
+"""A decoder of x86 instructions that is enough to follow the code of a kernel function: the length
 of each instruction, the target of a jump, what happens to the stack pointer.
 
 VEX and EVEX instructions, far calls and invalid ones are not decoded. The opcode maps are those of
@@ -15,7 +15,7 @@ import msgspec
 __all__ = ("MAX_INSTRUCTION_BYTES", "Instruction", "decode")
 
 MAX_INSTRUCTION_BYTES = 15
-"""The CPU executes none that is longer."""
+"""The CPU does not execute a longer instruction."""
 _PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0xF0, 0xF2, 0xF3))
 
 
@@ -66,15 +66,15 @@ class Instruction(msgspec.Struct, frozen=True):
     mod: Optional[int] = None
     """Field of ModRM; with 3, :attr:`rm` is a register. ``None`` if the instruction has no ModRM."""
     reg: int = 0
-    """Field of ModRM, with REX.R: a register, or in a group of opcodes which one it is."""
+    """Field of ModRM, with REX.R: a register, or the number of the opcode in a group of opcodes."""
     rm: int = 0
-    """Field of ModRM, with REX.B; of push and pop the register."""
+    """Field of ModRM, with REX.B; for push and pop the register."""
     sib: int = 0
     """The SIB byte; 0 if there is none."""
     displacement: int = 0
     """Signed, in bytes; 0 if there is none."""
     immediate: int = 0
-    """Signed; of a direct jump or call the distance in bytes from the end of the instruction. 0 if there is none."""
+    """Signed; for a direct jump or call the distance in bytes from the end of the instruction. 0 if there is none."""
 
 
 def decode(code: bytes, at: int, word_bytes: int) -> Optional[Instruction]:
@@ -82,7 +82,7 @@ def decode(code: bytes, at: int, word_bytes: int) -> Optional[Instruction]:
 
     :param at: Offset of its first byte in *code*; not negative
     :param word_bytes: 8 for 64-bit code, 4 for 32-bit code
-    :return: ``None`` if *code* ends before the instruction does, or it is not one that is decoded
+    :return: ``None`` if *code* ends before the instruction does, or this kind of instruction is not decoded
     """
     try:
         found = _decode(code, at, word_bytes)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Find the kernel's page tables where drgn has none or reads them wrongly.
 
-drgn 0.3.0 has no page tables of x86-32. On x86-64 it does not know the encryption bit of AMD's SME: with it
-every address in a page table looks like one far beyond the memory.
+drgn 0.3.0 cannot read page tables of x86-32. On x86-64 it does not know the encryption bit of AMD's SME, with
+which every address in a page table looks as if it were far beyond the memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .page_tables import FIVE_LEVELS, FOUR_LEVELS, PAE, TWO_LEVELS, PageTables, 
 __all__ = ("kernel_page_tables",)
 
 _PAGE_OFFSETS_32 = (0xC000_0000, 0xB000_0000, 0x8000_0000, 0x7800_0000, 0x4000_0000)
-"""What CONFIG_PAGE_OFFSET may be (arch/x86/Kconfig, v6.12: VMSPLIT_*). VMCOREINFO does not have it."""
+"""Possible values of CONFIG_PAGE_OFFSET (arch/x86/Kconfig, v6.12: VMSPLIT_*). VMCOREINFO does not have it."""
 _START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map (arch/x86/include/asm/page_64_types.h)."""
 
@@ -32,10 +32,10 @@ def kernel_page_tables(
 
     :param prog: A program of a core dump whose physical memory can be read
     :param vmcoreinfo: VMCOREINFO of the dump
-    :param always: Also if drgn, or libkdumpfile, can read them itself
+    :param always: Return them even if drgn or libkdumpfile can read them itself
     :return: ``None`` if they need not be read here, or cannot be found
     """
-    # As SYMBOL(), virtual. On x86-64 it is another name of init_top_pgt.
+    # A virtual address, as SYMBOL() writes it. On x86-64 it is another name of init_top_pgt.
     root = symbol_among(vmcoreinfo, "swapper_pg_dir")
     if root is None:
         return None
@@ -51,7 +51,7 @@ def _find_32(
 ) -> Optional[tuple[int, PageTables]]:
     """Return PAGE_OFFSET and the page tables of x86-32.
 
-    They map themselves, at their physical address plus PAGE_OFFSET. That tells PAGE_OFFSET.
+    They map themselves, at their physical address plus PAGE_OFFSET. This shows which PAGE_OFFSET is right.
     """
     # arch_crash_save_vmcoreinfo() in arch/x86/kernel/vmcore_info_32.c, v6.12
     paging = PAE if vmcoreinfo.get("CONFIG_X86_PAE") == "y" else TWO_LEVELS
@@ -95,7 +95,7 @@ def _physical(prog: Program, address: int, size: int) -> bytes:
 
 
 def _physical_below_4g(prog: Program, address: int, size: int) -> bytes:
-    # drgn takes physical addresses modulo 4 GiB, too, where a word has 32 bits (v0.3.0).
+    # If a word has 32 bits, drgn also takes physical addresses modulo 4 GiB (v0.3.0).
     if address + size > 1 << 32:
         raise FaultError("drgn cannot read physical memory above 4 GiB of x86-32", address)
     return _physical(prog, address, size)

@@ -20,7 +20,7 @@ from .pt_regs import REGS_32, SHORT_KERNEL_REGS_32, X86Regs, check_pt_regs
 __all__ = ("X86Layout", "probe_x86")
 
 _MAX_STUB_BYTES = 4096
-"""Entry stubs have a few hundred bytes. A damaged symbol table may say anything."""
+"""Entry stubs have a few hundred bytes. A damaged symbol table may give any size."""
 
 _MAX_THREAD_SIZE_BYTES = 64 * 1024
 """16 KiB, and KASAN_STACK_ORDER of up to 2 (asm/page_64_types.h); x86-32 has 8 KiB (asm/page_32_types.h)."""
@@ -49,7 +49,7 @@ class X86Layout(Layout, frozen=True, kw_only=True):
     """Which form of ENCODE_FRAME_POINTER the entry code uses."""
     has_old_reliable_rules: bool
     """Up to v5.7 a reliable walk of a user task had to end at user-mode registers. Some stable
-    kernels have dropped that rule, and a dump does not tell which."""
+    kernels have dropped that rule, and a dump does not show which."""
     orc: Union[OrcImage, OrcProblem, None]
     """Its ORC tables, or why they cannot be used; ``None`` if it has another unwinder."""
 
@@ -109,7 +109,7 @@ def probe_x86(prog: Program, arch: Arch, regs: X86Regs) -> X86Layout:
 
 def _fork_return_addrs(prog: Program) -> frozenset[int]:
     # Since Linux kernel commit 3aec4ecb3d1f ("x86: Rewrite ret_from_fork() in C") (in v6.5), the
-    # code is ret_from_fork_asm. ret_from_fork is then a function like any other.
+    # code is ret_from_fork_asm, and ret_from_fork is a function like any other.
     for name in ("ret_from_fork_asm", "ret_from_fork"):
         addr = symbol_address(prog, name)
         if addr is not None:
@@ -191,5 +191,5 @@ def _has_old_reliable_rules(prog: Program) -> bool:
 
 
 def _has_any(prog: Program, names: Iterable[str]) -> bool:
-    """Return whether a kernel has any of some symbols: a damaged table of symbols lacks one, hardly all."""
+    """Return whether a kernel has any of some symbols: a damaged table of symbols may lack one, but hardly all."""
     return any(symbol_address(prog, name) is not None for name in names)

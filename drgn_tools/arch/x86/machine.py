@@ -105,17 +105,17 @@ class X86(Arch):
     def entered_handler(self, raw: bytes) -> Optional[int]:
         """Return the address of the C function that entry code called, which x86-32 leaves in the ``pt_regs``.
 
-        Up to v5.17 without CONFIG_X86_32_LAZY_GS, gs lies there instead.
+        Up to v5.17 without CONFIG_X86_32_LAZY_GS, gs is there instead.
         """
         at = self.regs.handler_offset
         return None if at is None else int.from_bytes(raw[at : at + self.regs.word_bytes], "little")
 
     def entry_of_handler(self, function: str) -> Optional[str]:
-        """Return what entered the kernel, in words: see :func:`~.entry.entry_of_handler`. Entry stubs of x86-64 tell it themselves."""
+        """Return what entered the kernel, in words: see :func:`~.entry.entry_of_handler`. On x86-64 the entry stub alone says it."""
         return None if self.regs.handler_offset is None else entry_of_handler(function)
 
     def is_interrupt_entry(self, function: str) -> bool:
-        """Return whether an interrupt takes the CPU away in this function, by its name."""
+        """Return whether a function handles an interrupt, by its name."""
         return is_interrupt_entry(function)
 
     def enters_from_user_mode(self, entry: Optional[str]) -> bool:

@@ -2,7 +2,7 @@
 """``struct orc_entry``: the rule that leads from one frame to the next outer one, and its forms.
 
 An entry says, for a range of instructions, how the stack pointer of the caller (the CFA, canonical
-frame address) is computed, what lies right below it, and where the caller's bp was saved. It has
+frame address) is computed, what is right below it, and where the caller's bp was saved. It has
 always had 6 bytes, but the meaning of its last 16 bits has changed (arch/x86/include/asm/orc_types.h)::
 
     s16 sp_offset; s16 bp_offset; unsigned sp_reg:4, bp_reg:4, ...
@@ -14,9 +14,9 @@ always had 6 bytes, but the meaning of its last 16 bits has changed (arch/x86/in
     D    v6.4   type:3 signal:1           old
     E    v7.1   type:3 signal:1           new
 
-BTF tells these forms apart, except D from E. Two entries whose meaning is known, ``orc_fp_entry``
-and ``null_orc_entry`` of unwind_orc.c, tell those. So does ``.orc_header`` (v6.4), a digest of the
-header file that scripts/orc_hash.sh makes, unless a distribution has edited that file.
+BTF distinguishes these forms, except D from E. Two entries whose meaning is known, ``orc_fp_entry``
+and ``null_orc_entry`` of unwind_orc.c, distinguish D from E. So does ``.orc_header`` (v6.4), a digest of
+the header file that scripts/orc_hash.sh makes, unless a distribution has edited that file.
 """
 
 from __future__ import annotations
@@ -48,25 +48,25 @@ ENTRY_BYTES = 6
 
 _WORD_BYTES = 8
 _MAX_ENTRIES = 1 << 16
-"""Different entries of a kernel that are cached: a distribution's has 500."""
+"""How many different entries of a kernel are cached: a distribution's kernel has 500."""
 
 CfaBase = Literal["sp", "bp", "r10", "r13", "di", "dx", "ax"]
 """The register that the CFA is computed from, by the kernel's name."""
 
 
 class OrcType(enum.Enum):
-    """What lies at the CFA (``ORC_TYPE_*``)."""
+    """What is at the CFA (``ORC_TYPE_*``)."""
 
     UNDEFINED = "undefined"
     """Not known: padding, code that is not reached, code that objtool was told not to look at."""
     END_OF_STACK = "end of stack"
     """There is no caller."""
     CALL = "call"
-    """A return address lies right below the CFA."""
+    """A return address is right below the CFA."""
     REGS = "regs"
-    """A ``struct pt_regs`` lies at the CFA."""
+    """A ``struct pt_regs`` is at the CFA."""
     REGS_PARTIAL = "partial regs"
-    """The CFA is that of the ip, cs, flags, sp and ss of a ``struct pt_regs``. The rest is not saved yet."""
+    """The ip, cs, flags, sp and ss of a ``struct pt_regs`` are at the CFA. The rest is not saved yet."""
 
 
 class OrcEntry(msgspec.Struct, frozen=True):
@@ -77,7 +77,7 @@ class OrcEntry(msgspec.Struct, frozen=True):
     """
 
     type: OrcType
-    """What lies at the CFA. If there is no caller, the other attributes say nothing."""
+    """What is at the CFA. If there is no caller, the other attributes say nothing."""
     base: CfaBase = "sp"
     """Register that the CFA is computed from."""
     offset: int = 0
@@ -91,7 +91,7 @@ class OrcEntry(msgspec.Struct, frozen=True):
     bp_offset: int = 0
     """Bytes."""
     signal: bool = False
-    """The ip found is that of the next instruction, not a return address."""
+    """The ip that is found is the address of the next instruction, not a return address."""
 
 
 NULL_ENTRY = OrcEntry(OrcType.CALL, "sp", _WORD_BYTES)
@@ -132,7 +132,7 @@ _unpack = Format("<hhH").unpack
 
 
 class OrcFormError(ValueError):
-    """The form of a kernel's entries is none of those known, or what tells it is contradictory."""
+    """The form of a kernel's entries is not a known one, or the evidence is contradictory."""
 
 
 class OrcForm:
@@ -141,7 +141,7 @@ class OrcForm:
     :param type_bits: Width of ``type``: 2 or 3
     :param signal_bit: Number of the bit ``signal`` in the last 16 bits of an entry; ``None``
         without one
-    :param end_bit: Of ``end``, likewise
+    :param end_bit: The same for ``end``
     :param has_new_registers: Registers are numbered as since v7.1
     """
 
@@ -166,7 +166,7 @@ class OrcForm:
         """Return the rule of an entry.
 
         :param raw: Its :data:`ENTRY_BYTES` bytes
-        :return: ``None`` if objtool makes no such entry, so that the table is damaged
+        :return: ``None`` if objtool does not make such an entry: the table is damaged
         """
         try:
             return self._entries[raw]
@@ -183,7 +183,7 @@ class OrcForm:
         if bits >> self._used_bits or number >= len(self._types):
             return None
         type_ = self._types[number]
-        # objtool describes words only, and leaves at 0 what it does not describe.
+        # objtool describes only words. It leaves fields that it does not use at 0.
         if (sp_offset | bp_offset) % _WORD_BYTES:
             return None
         if not sp_reg:
@@ -204,7 +204,7 @@ class OrcForm:
 
     def _without_caller(self, type_: OrcType, end: bool) -> Optional[OrcEntry]:
         # unwind_next_frame() up to v6.3: if sp_reg is UNDEFINED, the end bit decides, whatever the
-        # type. Since v6.4 the type does. v4.14 has no end bit, and ends without an error.
+        # type is. Since v6.4 the type decides. v4.14 has no end bit, and ends without an error.
         if self.type_bits == 2:
             ends = end or self.end_bit is None
             return OrcEntry(OrcType.END_OF_STACK if ends else OrcType.UNDEFINED)
@@ -239,11 +239,11 @@ def probe_form(
     """Find the form of a kernel's entries.
 
     :param frame_pointer_entry: The bytes of ``orc_fp_entry``; ``None`` if the dump does not have them
-    :param null_entry: Of ``null_orc_entry``, likewise
-    :param header: Of ``.orc_header``, likewise; one that is not known tells nothing
-    :param table: Entries of the kernel's own table, as many as it takes for a statistic; it is
-        looked at if all of these are missing
-    :raises OrcFormError: if it is none of those known, or the evidence is contradictory
+    :param null_entry: The same for ``null_orc_entry``
+    :param header: The same for ``.orc_header``; an unknown one is ignored
+    :param table: Entries of the kernel's own table, enough for a statistic; used only if all of
+        these are missing or ignored
+    :raises OrcFormError: if the form is not a known one, or the evidence is contradictory
     :raises LookupError: if the kernel has no ``struct orc_entry``
     """
     bits = _bit_fields(prog.type("struct orc_entry"))
@@ -260,7 +260,7 @@ def probe_form(
 
 
 def _bit_fields(type_: Type) -> dict[str, tuple[int, int]]:
-    """Return position in the last 16 bits and width of each bit field of ``struct orc_entry`` behind bp_reg."""
+    """Return position in the last 16 bits and width of each bit field of ``struct orc_entry`` after bp_reg."""
     members = {m.name: m for m in type_.members if m.name is not None}
     expected = {"sp_offset": (0, 16), "bp_offset": (16, 16), "sp_reg": (32, 4), "bp_reg": (36, 4)}
     for name, where in expected.items():
@@ -286,7 +286,7 @@ def _bit_fields(type_: Type) -> dict[str, tuple[int, int]]:
 def _votes(
     frame_pointer_entry: Optional[bytes], null_entry: Optional[bytes], header: Optional[bytes]
 ) -> set[bool]:
-    """Return what each of them says: are registers numbered as since v7.1?"""
+    """Return what each piece of evidence says: are registers numbered as since v7.1?"""
     votes = set() if header is None or header not in _HEADERS else {_HEADERS[header]}
     for raw, shift, old, new in (
         (frame_pointer_entry, 4, _PREV_SP_OLD, _PREV_SP_NEW),  # bp_reg
@@ -306,7 +306,7 @@ def _has_new_registers(votes: set[bool], table: bytes) -> bool:
         raise OrcFormError("orc_fp_entry, null_orc_entry and .orc_header contradict each other")
     if votes:
         return votes.pop()
-    # Most entries have sp as their base. No entry of a call has a di.
+    # Most entries have sp as their base. No entry of a call has di.
     counts: Counter[int] = Counter()
     for byte, count in Counter(table[4::ENTRY_BYTES]).items():
         counts[byte & 15] += count

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The ORC tables of a kernel: from an address of code to its rule, as orc_find() does it.
+"""The ORC tables of a kernel: from an address of code to its rule, as orc_find() finds it.
 
 Follows arch/x86/kernel/unwind_orc.c (v6.12). The image has one table, each module has its own. A
 table is two arrays that belong together: sorted addresses, each relative to the place where it is
 stored, and the rules (``struct orc_entry``). A rule is for all code up to the next address.
 
-Only what is looked up is read: some pages of the tables' 4 MiB.
+Only the pages that a look-up needs are read: some pages of the tables' 4 MiB.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from .orc_entry import (
 __all__ = ("OrcImage", "OrcProblem", "OrcTables", "UnwindDataUnclear", "probe_orc")
 
 _ADDRESS_BYTES = 4
-"""``sizeof(int)``: of an address in a table, relative to its own place."""
+"""``sizeof(int)``: size of an address in a table, which is relative to its own place."""
 _CHUNK = 1024
 """Addresses that are read at once: a page."""
 _MAX_ENTRIES = 16 << 20
-"""Entries of one table. That of a distribution's kernel has 400,000."""
+"""Limit of the entries of one table. The table of a distribution's kernel has 400,000."""
 _MAX_ADDRESSES = 100_000
-"""How many answers are kept."""
+"""How many answers are cached."""
 _MAX_CODE_BYTES = 1 << 31
 """The kernel image has 1 GiB at most (KERNEL_IMAGE_SIZE)."""
 _NEIGHBOURS = 8
-"""Entries before and behind the one that is found that must be sane, too."""
+"""How many entries before and after the one that is found must be sane, too."""
 _LOOKUP_BLOCK_BYTES = 256
 """LOOKUP_BLOCK_SIZE (asm/orc_lookup.h, v4.14)."""
 _MAX_EQUAL = 4
@@ -59,11 +59,11 @@ _STATISTIC_BYTES = 64 * 1024 * ENTRY_BYTES
 _MADE_CODE = frozenset({TextKind.BPF, TextKind.FTRACE, TextKind.KPROBE})
 """Code that the kernel makes at run time, in memory of its own."""
 _MAX_START_CODE_BYTES = 4096
-"""``__unwind_start()`` has some 500 bytes. A damaged symbol table may say anything."""
+"""``__unwind_start()`` has some 500 bytes. A damaged symbol table may give any size."""
 
 
 class UnwindDataUnclear(Exception):
-    """The tables are damaged where an address would be, or the lists that lead to the table are."""
+    """The table is damaged where the rule of an address would be, or the lists that lead to the table are damaged."""
 
     def __init__(self, addr: int) -> None:
         super().__init__(hex(addr))
@@ -97,7 +97,7 @@ class OrcImage(msgspec.Struct, frozen=True):
     guesses: bool
     """Code without a rule is taken to have a frame pointer (v5.3). Before that the walk ended."""
     first_exact_addrs: frozenset[int]
-    """Virtual addresses at which __unwind_start() takes the first frame for that of a task that never ran.
+    """Virtual addresses at which __unwind_start() treats the first frame as that of a task that never ran.
     Empty before v5.8."""
     lookup_addr: Optional[int] = None
     """``orc_lookup``: virtual address of the numbers of the entries of each 256 bytes of text; ``None`` if its
@@ -161,8 +161,8 @@ def _probe_orc(prog: Program) -> Union[OrcImage, OrcProblem]:
         lookup_addr=symbol_address(prog, "orc_lookup"),
         ftrace_caller=symbol_address(prog, "ftrace_caller"),
         ftrace_regs_caller=symbol_address(prog, "ftrace_regs_caller"),
-        # If the kernel has no symbols of data, except __start_* of its sections (CONFIG_KALLSYMS_ALL=n,
-        # v6.12), it is new enough.
+        # A kernel without symbols of data, except __start_* of its sections (CONFIG_KALLSYMS_ALL=n, v6.12),
+        # is new enough.
         guesses=guess is not None or initialized is None,
         first_exact_addrs=first_exact_addrs,
     )
@@ -178,8 +178,8 @@ def _bounds(prog: Program, start: str, end: str) -> Optional[tuple[int, int]]:
 def _first_exact_addrs(prog: Program) -> Optional[frozenset[int]]:
     # Since Linux kernel commit f1d9a2abff66 ("x86/unwind/orc: Don't skip the first frame for
     # inactive tasks") (in v5.8, and in stable kernels), a walk of a sleeping task begins above its
-    # struct inactive_task_frame. The same series (commit 187b96db5ca7) lets __unwind_start()
-    # compare the first address with that of ret_from_fork. No type and no symbol shows this; the
+    # struct inactive_task_frame. With the same series (commit 187b96db5ca7), __unwind_start()
+    # compares the first address with that of ret_from_fork. No type and no symbol shows this; the
     # code does.
     start = symbol_address(prog, "__unwind_start")
     code = function_code(prog, "__unwind_start", _MAX_START_CODE_BYTES)
@@ -196,7 +196,7 @@ def _first_exact_addrs(prog: Program) -> Optional[frozenset[int]]:
 
 
 def _mentions(code: bytes, start: int, target: int) -> bool:
-    """Return whether code has an address in it.
+    """Return whether code contains an address.
 
     :param code: A function
     :param start: Its virtual address
@@ -217,7 +217,7 @@ class _Table:
     :param ips_addr: Virtual address of the addresses
     :param entries_addr: Virtual address of the entries
     :param count: Number of both
-    :param lookup: Of the image: virtual address of ``orc_lookup``, and [start, end) of the text that it is for
+    :param lookup: For the image: virtual address of ``orc_lookup``, and [start, end) of the text that it is for
     """
 
     def __init__(
@@ -239,13 +239,13 @@ class _Table:
         self._sound: dict[int, bool] = {}
 
     def find(self, addr: int) -> OrcEntry:
-        """Return the rule of an address: that of the last entry that is not above it, or else the first.
+        """Return the rule of an address: that of the last entry that is not above it; if there is none, the first rule.
 
-        Follows __orc_find(): of entries of the same address the last counts, because terminators
-        of a section come first.
+        Follows __orc_find(): of several entries with the same address the last counts, because
+        terminators of a section come first.
 
         :raises NotInDump: if a part of the table is missing
-        :raises UnwindDataUnclear: if the table is not sorted there, or no entry of objtool's
+        :raises UnwindDataUnclear: if the table is not sorted there, or has an entry that objtool does not make
         """
         low, high, found = 0, self._count - 1, 0
         while low <= high:
@@ -259,13 +259,13 @@ class _Table:
         return self._checked(found)
 
     def _is_where_the_kernel_looks(self, addr: int, found: int) -> bool:
-        """Return whether the search has not been led astray by a damaged part of the table.
+        """Return whether no damaged part of the table has misled the search.
 
-        Of text, orc_find() knows from ``orc_lookup``, which orc_init() made, the entries of each block. If
-        pages of the table are damaged but still sorted, the search ends outside of them.
+        For text, orc_find() gets the entries of each block from ``orc_lookup``, which orc_init() made. If
+        pages of the table are damaged but still sorted, our search ends outside of these entries.
 
-        Of init text and of modules it searches the whole table, as we do. There, a search that met
-        damage ends beside it: where the page with that damage meets a sound one, addresses descend.
+        For init text and modules, orc_find() searches the whole table, as we do. There, a search that damage
+        has misled ends beside it: addresses descend where the damaged page borders on a sound one.
 
         :raises NotInDump: if ``orc_lookup`` is missing
         """
@@ -279,12 +279,12 @@ class _Table:
         return int.from_bytes(bounds[:4], "little") <= found <= int.from_bytes(bounds[4:], "little")
 
     def _is_sound_around(self, found: int) -> bool:
-        """Return whether the addresses in the chunk of an entry, and in those beside it, may be of code."""
+        """Return whether the addresses in the chunk of an entry, and in the chunks beside it, may be of code."""
         number, last = found // _CHUNK, (self._count - 1) // _CHUNK
         return all(map(self._is_sound, range(max(0, number - 1), min(number + 1, last) + 1)))
 
     def _is_sound(self, number: int) -> bool:
-        """Return whether a chunk may be of code, with the addresses next to it. A missing one is not damaged."""
+        """Return whether the addresses in a chunk, and those next to it, may be of code; true if the chunk is missing."""
         found = self._sound.get(number)
         if found is None:
             first = max(0, number * _CHUNK - 1)
@@ -297,7 +297,7 @@ class _Table:
         return found
 
     def _checked(self, found: int) -> OrcEntry:
-        # If this is damaged or zeros, its neighbours are as well. A rule out of garbage may lead anywhere,
+        # If this entry is damaged or zero, its neighbours are, too. A rule made of garbage may lead anywhere,
         # even to a stack that looks reliable.
         first, end = max(0, found - _NEIGHBOURS), min(self._count, found + _NEIGHBOURS + 1)
         raw = self._read(self._entries_addr + first * ENTRY_BYTES, (end - first) * ENTRY_BYTES)
@@ -318,7 +318,7 @@ class _Table:
         return (self._ips_addr + index * _ADDRESS_BYTES + chunk[at]) & ADDRESS_MASK
 
     def _may_be_code(self, ips: list[int]) -> bool:
-        """Return whether addresses are sorted, and none lies in the table itself, as those of zeros or ones do."""
+        """Return whether addresses are sorted, and none is in the table itself, as if the table were zeros or ones."""
         start, end = self._ips_addr, self._ips_addr + self._count * _ADDRESS_BYTES
         return all(map(le, ips, ips[1:])) and not any(start <= ip < end for ip in ips)
 
@@ -367,9 +367,9 @@ class OrcTables:
         """Return the rule of an address of code. Follows orc_find() (v6.12, v7.2).
 
         :param addr: Virtual address: that of the next instruction, or a return address less 1
-        :return: ``None`` if there is none
+        :return: ``None`` if there is no rule
         :raises NotInDump: if memory that holds the rule is missing
-        :raises UnwindDataUnclear: if it cannot be told
+        :raises UnwindDataUnclear: if tables or lists are damaged, so that the rule is not known
         """
         try:
             return self._found[addr]
@@ -388,7 +388,7 @@ class OrcTables:
             if entry is None:
                 entry = self._of_made_code(made, addr)
             elif made is not None:
-                # No memory is both: the size of the module is damaged, perhaps.
+                # No memory belongs to both: perhaps the size of the module is damaged.
                 raise UnwindDataUnclear(addr)
         except UNUSABLE:
             raise UnwindDataUnclear(addr) from None
@@ -402,7 +402,7 @@ class OrcTables:
     # ---- modules
 
     def _of_module(self, addr: int) -> Optional[OrcEntry]:
-        """Follow orc_module_find(): the module of which any memory, not only its text, holds the address."""
+        """Follow orc_module_find(): the module that contains the address in any of its memory, not only its text."""
         if self._modules is None:
             self._modules = self._module_ranges()
             self._module_starts = [start for start, _, _ in self._modules]
@@ -459,7 +459,7 @@ class OrcTables:
         copied = self._image.ftrace_regs_caller if saves_regs else self._image.ftrace_caller
         if copied is None:
             return None
-        # The copied code is in the image. A damaged symbol may lead anywhere, to the trampoline itself as well.
+        # The copied code is in the image. A damaged symbol may lead anywhere, even to the trampoline itself.
         there = copied + addr - where.start
         return self._table.find(there) if self._is_image_code(there) else None
 
@@ -467,7 +467,7 @@ class OrcTables:
 def _of_bpf(where: TextRange, addr: int) -> Optional[OrcEntry]:
     """Follow orc_bpf_find() and bpf_has_frame_pointer() (kernel/bpf/core.c, v7.2): code with a known frame pointer.
 
-    Older kernels do not tell where it has one, and have no such function.
+    Older kernels do not say where code has one, and have no such function.
     """
     ksym = where.owner
     if ksym is None or not ksym.type_.type.has_member("fp_start"):

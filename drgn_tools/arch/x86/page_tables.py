@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Page tables of x86: from virtual to physical addresses.
 
-drgn has its own for x86-64. It has none for x86-32, and none that knows memory encryption (SME).
+drgn reads those of x86-64 itself. It does not read those of x86-32, or those with memory encryption (SME).
 
 A virtual address is cut into an index for each level, and an offset in the page; with four levels::
 
@@ -156,7 +156,7 @@ class PageTables:
         size = self._paging.entry_bytes
         end = (index + 1) * size
         raw = self._tables.get(table)
-        # The top level of PAE has 4 entries. In damaged tables it may be one of 512 as well.
+        # The top level of PAE has 4 entries. In damaged tables the same page may also be a table of 512.
         if raw is None or len(raw) < end:
             raw = self._tables[table] = self._read_physical(table, entries * size)
         return int.from_bytes(raw[end - size : end], "little")
@@ -184,7 +184,7 @@ class PageTables:
         if not entry & _PAGE_PROTNONE:
             return None
         if self._paging.entry_bytes == 8 and entry & _HIGHEST_PHYSICAL_BIT:
-            # Against L1TF the address is inverted since v4.19 (arch/x86/include/asm/pgtable-invert.h).
+            # As a protection against L1TF, the address is inverted since v4.19 (arch/x86/include/asm/pgtable-invert.h).
             # No machine has memory where that bit of the address is set.
             entry = ~entry
         return self._address_in(entry)

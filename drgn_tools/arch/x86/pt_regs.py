@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct pt_regs`` of x86-64 and x86-32: where each register lies, and ``user_mode()``."""
+"""``struct pt_regs`` of x86-64 and x86-32: where each register is, and ``user_mode()``."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class ShortKernelRegs(X86Regs, frozen=True, dict=True):
 def _natural(
     names: tuple[str, ...], word_bytes: int, has_vm86: bool, handler: Optional[str] = None
 ) -> X86Regs:
-    # Each register has a word. A selector has the low 16 bits of it.
+    # Each register has a word. A selector has the low 16 bits of its word.
     return X86Regs(
         word_bytes=word_bytes,
         size_bytes=len(names) * word_bytes,
@@ -152,7 +152,7 @@ REGS_64 = _natural(_NAMES_64, 8, has_vm86=False)
 REGS_32 = _natural(_NAMES_32, 4, has_vm86=True, handler="gs")
 """x86-32: 17 words. Before v5.3, traps in kernel mode did not save sp and ss.
 
-The word named gs is left out: exceptions leave there the address of the C function that they enter
+The word named gs is left out: exceptions leave the address of the C function that they enter there
 (arch/x86/entry/entry_32.S, v6.12: "gs / function"). Up to v5.17 without CONFIG_X86_32_LAZY_GS, entry code saved gs there.
 """
 SHORT_KERNEL_REGS_32 = ShortKernelRegs(

@@ -27,7 +27,7 @@ _EXCEPTION_STACKS = {
 }
 """Members of struct cea_exception_stacks -> exception_stack_names[] in dumpstack_64.c, v6.12.
 
-v5.2 to v5.7 have DB1 and DB2 in the place of DB. The kernel's walk goes through DB1 only.
+v5.2 to v5.7 have DB1 and DB2 instead of DB. The kernel's walk goes through DB1 only.
 """
 
 _X86_CR4_FRED_BIT = 32
@@ -70,7 +70,7 @@ class CpuStacks:
 
         :param addr: Virtual address
         :return: ``None`` if it is on none of the stacks
-        :raises NotInDump: if memory that tells where a stack lies is missing
+        :raises NotInDump: if memory that is needed to find a stack is missing
         """
         begin, size = self._task_stack
         if begin <= addr < begin + size:
@@ -108,7 +108,7 @@ class CpuStacks:
         return None  # a guard page
 
     def _fred_is_on(self) -> bool:
-        """Return CR4.FRED of this CPU: events then push two words more (arch/x86/kernel/fred.c, v6.9)."""
+        """Return CR4.FRED of this CPU: with it, events push two more words (arch/x86/kernel/fred.c, v6.9)."""
         try:
             cr4 = self._cpu_variable("cpu_tlbstate").cr4.value_()
         except UNUSABLE:
@@ -140,7 +140,7 @@ class CpuStacks:
         return self._stack("entry_trampoline", start, size)
 
     def _entry_stack_32(self, addr: int) -> Optional[StackMemory]:
-        """Follows in_entry_stack(): of x86-32 there is a pointer to the struct cpu_entry_area."""
+        """Follows in_entry_stack(): x86-32 has a pointer to the struct cpu_entry_area."""
         stack = self._cpu_variable("cpu_entry_area").entry_stack_page.stack
         start, size = stack.address_, sizeof(stack)
         return self._stack("entry_trampoline", start, size) if 0 <= addr - start < size else None
@@ -158,7 +158,7 @@ class CpuStacks:
         return msgspec.structs.replace(stack, hidden_regs=self._copy_of_tss(tss, stack))
 
     def _copy_of_tss(self, tss: Object, stack: StackMemory) -> Optional[int]:
-        """Return the virtual address of the pt_regs that doublefault_shim() made of a TSS.
+        """Return the virtual address of the pt_regs that doublefault_shim() made from a TSS.
 
         They are a variable of that function (arch/x86/kernel/doublefault_32.c, v5.10 to v7.2).
         """

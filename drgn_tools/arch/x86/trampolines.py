@@ -16,7 +16,7 @@ _CALLEES = {
 """Trampoline -> the C function that each version of it calls (arch/x86/kernel/ftrace_64.S, rethook.c and
 kprobes/core.c, v5.10 to v7.2)."""
 _CALL, _CALL_OPCODE = Struct("<Bi"), 0xE8
-"""``call rel32``: the opcode, and how far it is from the next instruction."""
+"""``call rel32``: the opcode, and the distance of the callee from the next instruction."""
 
 
 def is_trampoline(
