@@ -24,6 +24,7 @@ from ..records import KernelInfo, Reason, Symbol, TaskStack
 from ..unwind.probe import probe_walker
 from ..unwind.recovery import probe_recovery
 from ..verdict.no_verdict import no_verdict
+from ..verdict.reasons import Explanation, explain_half_switched, explain_unclear_cpu
 from .crash_log import crash_headlines, crashed_task
 from .task_records import TaskRecords, WalkedStacks
 
@@ -119,7 +120,7 @@ class Kernel:
 
         :return: ``None`` if the task has no stack, or is on a CPU whose registers are not known, as on a running kernel
         """
-        if not task.has_stack or self.tasks.is_on_unclear_cpu(task):
+        if not task.has_stack or self._why_unclear_registers(task):
             return None
         return self._records.walked(task, self.tasks.is_running(task))
 
@@ -135,13 +136,20 @@ class Kernel:
         is_running = self.tasks.is_running(task)
         if not task.has_stack:
             return self._records.without_stack(task, is_running)
-        if is_running and self.tasks.is_half_switched(task):
-            return self._records.half_switched(task)
-        if self.tasks.is_on_unclear_cpu(task):
-            return self._records.on_unclear_cpu(task)
+        unclear = self._why_unclear_registers(task)
+        if unclear is not None:
+            return self._records.with_unclear_registers(task, unclear)
         if is_running:
             return self._records.running(task)
         return self._records.sleeping(task, self.tasks.is_idle(task))
+
+    def _why_unclear_registers(self, task: Task) -> Optional[Explanation]:
+        """Return why the registers of a task's CPU may be those of another task; ``None`` if it is on no CPU."""
+        if self.tasks.is_half_switched(task):
+            return explain_half_switched()
+        if self.tasks.is_on_unclear_cpu(task):
+            return explain_unclear_cpu(task.cpu)
+        return None
 
     def _stack_at_rest(self, tasks: LiveTaskList, task: Task) -> Optional[TaskStack]:
         # A reader from outside cannot lock the task. It reads the task again if that ran meanwhile.

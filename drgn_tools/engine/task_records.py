@@ -25,9 +25,7 @@ from ..verdict.reasons import (
     Explanation,
     explain,
     explain_changed,
-    explain_half_switched,
     explain_running,
-    explain_unclear_cpu,
     explain_without_registers,
 )
 from ..verdict.reliable import Judgement, judge
@@ -249,18 +247,13 @@ class TaskRecords:
         caller = self._frames.interrupted_caller(task, frames, 0, registers, registers["sp"])
         return self._record(task, answer, True, frames, regs, flags, registers, caller)
 
-    def half_switched(self, task: Task) -> TaskStack:
-        """Return the record of a task that is on a CPU only by a run queue: unknown, without a stack.
+    def with_unclear_registers(self, task: Task, why: Explanation) -> TaskStack:
+        """Return the record of a task on a CPU whose registers may be those of another task: unknown, without a stack.
 
-        The registers of the CPU are those of another task.
+        :param why: Why the registers are unclear
         """
         judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
-        return self._record(task, _answer(judgement, explain_half_switched()), True)
-
-    def on_unclear_cpu(self, task: Task) -> TaskStack:
-        """Return the record of a task on a CPU whose per-CPU data name another CPU: unknown, without a stack."""
-        judgement = Judgement(Verdict.UNKNOWN, Reason.RUNNING)
-        return self._record(task, _answer(judgement, explain_unclear_cpu(task.cpu)), True)
+        return self._record(task, _answer(judgement, why), True)
 
     # ---- both kinds of task
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import drgn
 import pytest
 
@@ -66,7 +68,7 @@ def test_tasks_without_a_stack_are_reliable_and_empty(demo_core: str) -> None:
 
 
 def test_a_task_that_only_a_run_queue_calls_running_does_not_get_the_registers_of_its_cpu(
-    demo_core: str,
+    demo_core: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From seed 110 of the dump i386-nopae: it had the stack of whatever the CPU was running."""
     whole = audit_kernel(open_program(core=demo_core))
@@ -88,3 +90,11 @@ def test_a_task_that_only_a_run_queue_calls_running_does_not_get_the_registers_o
     # It says itself that it is on a CPU. Its registers are found by the run queue on x86-64.
     assert found[running.task].verdict is Verdict.UNKNOWN
     assert list(wrong_of_task(running, found[running.task])) == []
+    kernel_found = kernel_of(prog)
+    task = next(t for t in kernel_found.tasks if t.addr == sleeper.task)
+    monkeypatch.setattr(type(kernel_found.layout.arch), "cpu_registers", cpu_registers_of_another)
+    assert kernel_found.walked(task) is None
+
+
+def cpu_registers_of_another(*given: object) -> NoReturn:
+    raise AssertionError("the registers of the CPU are those of another task")
