@@ -231,7 +231,7 @@ class TaskStack(Drawn, msgspec.Struct, frozen=True, weakref=True):
     comm: str
     """Name of the task, undecodable bytes as ``\\xNN``; not escaped for a terminal."""
     state: str
-    """One letter, as in ps(1): R S D T t X Z P I; ``?`` if unreadable."""
+    """One letter, as in ps(1): R S D T t X Z P I."""
     cpu: int
     """CPU that the task last ran on."""
     on_cpu: bool
