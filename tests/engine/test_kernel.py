@@ -84,6 +84,8 @@ def test_a_task_that_only_a_run_queue_calls_running_does_not_get_the_registers_o
     assert (now.frames, now.cpu_registers) == ((), None)
     assert "or the run queue is damaged" in (now.why or "")
     assert task_stack(prog, sleeper.pid) == now
+    found_anew = kernel_of(prog)
+    assert found_anew.walked(next(t for t in found_anew.tasks if t.addr == sleeper.task)) is None
     for stack in whole:
         if stack is not running and stack is not sleeper:
             assert found[stack.task] == stack
