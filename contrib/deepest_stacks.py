@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which tasks use most of their kernel stack, in bytes, and where?
+"""Which tasks use the most kernel stack, in bytes, and where?
 
 WHERE is the innermost function that is not the scheduler itself; for a task on a CPU, the function
 where it was stopped. More than 100% means that the stack overflowed.
@@ -33,14 +33,14 @@ GUARD_BYTES = 4096
 def used_bytes(prog: Program, stack: TaskStack) -> Optional[int]:
     """Return how many bytes of the task's own stack are in use.
 
-    :return: ``None`` for a task on a CPU whose registers are not known.
+    :return: ``None`` for a task on a CPU if none of its known stack pointers is on this stack.
     """
     layout = layout_of(prog)
     task = read_task(prog, layout.task, stack.task)
     begin, size = task.stack_addr, layout.thread_size_bytes
     if not stack.on_cpu:
         return begin + size - task.thread_sp
-    # The CPU may be on another stack; the pt_regs it saved then has the sp of this one.
+    # The CPU may be on another stack. Then the sp of this one is in the pt_regs that it saved.
     # After a stack overflow, sp is in the guard page below.
     saved = [regs.registers.get("sp", 0) for regs in stack.regs if not regs.user_mode]
     pointers = [(stack.cpu_registers or {}).get("sp", 0), *saved]

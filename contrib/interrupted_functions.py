@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""In which kernel functions were tasks interrupted that have not gone on since?
+"""In which kernel functions were tasks interrupted that have not continued since?
 
-Every pt_regs saved in kernel mode counts, on the stacks of tasks that are not on a CPU. A task with several of
+Counts every pt_regs saved in kernel mode on the stacks of tasks that are not on a CPU. A task with several of
 them counts several times. With frame pointers such a stack cannot be trusted; with ORC it can.
 
     $ drgn -c vmcore contrib/interrupted_functions.py

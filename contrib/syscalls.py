@@ -92,7 +92,7 @@ def name_of_number(prog: Program, number: int) -> Optional[str]:
 
 
 def check_names(prog: Program, names: Sequence[str]) -> None:
-    """Raise :class:`UsageError` if one is no system call. Without sys_call_table any may be one."""
+    """Raise :class:`UsageError` for a name that is not a system call. Without sys_call_table, accept all."""
     known = {name_of_number(prog, number) for number in range(NUMBERS_MAX)} if names else set()
     for name in names:
         if name not in known and known != {None}:

@@ -75,7 +75,7 @@ def mapping(mm: Object, addr: int) -> tuple[Optional[bytes], Optional[str]]:
 
 
 def name_or_range(text: str) -> Union[str, range]:
-    """Return a range of addresses without its end, or part of the name of a mapping.
+    """Return a range of addresses, which does not include its end, or part of the name of a mapping.
 
     :raises UsageError: If the range is empty.
     """
