@@ -55,8 +55,8 @@ def task_stack(prog: Program, which: WhichTask) -> TaskStack:
 def crashed_stack(prog: Program) -> TaskStack:
     """Return the stack of the task that crashed the machine: the one that called panic().
 
-    ``print()`` of it has no lines of the kernel's log, which the command ``stack`` shows above it. They are
-    :attr:`.KernelInfo.last_words`; ``drgn_tools.render.stack.draw_stack(stack, kernel_info(prog))`` draws both.
+    ``print()`` of it does not show the lines of the kernel's log that the command ``stack`` shows above the stack.
+    They are :attr:`.KernelInfo.last_words`; ``drgn_tools.render.stack.draw_stack(stack, kernel_info(prog))`` draws both.
 
     :raises TaskNotFoundError: if no task has called panic(), or the kernel is running
     :raises TypesError: if types that a stack needs are missing or damaged
@@ -90,8 +90,8 @@ def audit_kernel(
     """Return the stacks of all tasks of a kernel, and what could not be read.
 
     :param progress: Called after each task with the number of tasks done so far
-    :param max_tasks: Largest number of tasks to look at. If there are more,
-        :attr:`.KernelAudit.problems` tells.
+    :param max_tasks: Largest number of tasks to read. If there are more,
+        :attr:`.KernelAudit.problems` says so.
     :raises TypesError: if types that a stack needs are missing or damaged
     """
     audit = AuditUnderWay(prog, progress, max_tasks)
@@ -105,7 +105,7 @@ def audit_under_way(
     progress: Optional[Callable[[int], None]] = None,
     max_tasks: Optional[int] = None,
 ) -> Union[KernelAudit, AuditUnderWay]:
-    """Return an audit as :func:`audit_kernel` does, but make the records of a dump while they are used.
+    """Return an audit as :func:`audit_kernel` does, but make the records of a dump while the caller iterates.
 
     A running kernel changes meanwhile, so all of its records are made first.
 

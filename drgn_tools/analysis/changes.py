@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The tasks whose verdict changes from one audit of a running kernel to the next.
 
-A live patch is complete when each task was found once with a reliable stack that does not use
-the patched functions: from then on the task uses the new ones (klp_try_switch_task() in
+A live patch is complete when each task was found once with a reliable stack without the
+patched functions: from then on the task uses the new ones (klp_try_switch_task() in
 kernel/livepatch/transition.c, v6.12).
 """
 
@@ -20,16 +20,16 @@ __all__ = ("Change", "Watch")
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A task whose verdict has changed since the last look."""
+    """A task whose verdict has changed since the last audit."""
 
     task: TaskStack
-    """The task now; if it has exited, at the last look."""
+    """The task now; if it has exited, in the last audit."""
     verdict: Optional[Verdict]
     """Its verdict now; ``None`` if it has exited."""
     before: Optional[Verdict]
-    """Its verdict before; ``None`` if the task is new, or this is the first look."""
+    """Its verdict before; ``None`` if no earlier audit gave it one."""
     seconds: float
-    """How long it had that verdict, in seconds; 0 if the task is new."""
+    """How long it had the verdict :attr:`before`, in seconds; 0 if that is ``None``."""
 
 
 class _Known(msgspec.Struct):
@@ -39,9 +39,9 @@ class _Known(msgspec.Struct):
 
 
 class Watch:
-    """Compares each look at the tasks of a kernel with the look before.
+    """Compares each audit of a kernel with the one before.
 
-    A task on a CPU has no verdict. Its last one is kept.
+    A task on a CPU has no verdict; it keeps its last one.
     """
 
     def __init__(self) -> None:
@@ -50,15 +50,17 @@ class Watch:
 
     @property
     def waiting(self) -> int:
-        """Number of tasks of the first look that have neither been found reliable yet nor exited."""
+        """Number of tasks of the first audit that have neither been found reliable yet nor exited."""
         return len(self._waiting or ())
 
     def look(self, tasks: Iterable[TaskStack], now: float) -> list[Change]:
-        """Return what has changed since the last look.
+        """Return what has changed since the last audit.
+
+        A task that is new or has exited is a change if it is not reliable.
 
         :param tasks: The tasks of one audit, or some of them
-        :param now: The time in seconds, of any clock that does not go back
-        :return: At the first look each task that is not reliable
+        :param now: The time in seconds, of any monotonic clock
+        :return: For the first audit: each task that is off its CPU and not reliable
         """
         current = {(task.task, task.pid): task for task in tasks}
         if self._waiting is None:

@@ -41,12 +41,12 @@ def to_pandas(records: Iterable[Any]) -> pandas.DataFrame:
     """Return records as a ``pandas.DataFrame``, with a row for each.
 
     The columns are those of ``--format csv`` (docs/commands.md), so addresses are hexadecimal text.
-    Numbers stay exact where a value is missing: columns have pandas' nullable types.
+    Columns have pandas' nullable types, so numbers stay exact if values are missing.
 
     :param records: Records of one kind: the tasks of an audit, what a ``%`` command returned, a
-        :class:`~.task_diff.TaskDiff`, a :class:`~.hung.HungReport` (all tasks that sleep: ``hangup`` is missing
-        where a task does not hang)
-    :raises UsageError: if pandas is not installed, or the records are of no kind that has columns
+        :class:`~.task_diff.TaskDiff`, a :class:`~.hung.HungReport` (all tasks that sleep; ``hangup`` is missing
+        for a task that does not hang)
+    :raises UsageError: if pandas is not installed, or records of this kind have no columns
     """
     try:
         import pandas
@@ -72,8 +72,8 @@ def to_pandas(records: Iterable[Any]) -> pandas.DataFrame:
 
 
 def _type_of(values: Sequence[Any]) -> str:
-    # pandas itself would make floats of numbers with a gap. Text stays Python's: some of pandas'
-    # own types for it take no lone surrogates.
+    # pandas itself would turn numbers with a gap into floats. Text stays a Python string: some of pandas'
+    # own string types do not accept lone surrogates.
     kinds = {type(value) for value in values if value is not None}
     if kinds == {bool}:
         return "boolean"

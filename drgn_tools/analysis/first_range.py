@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which of many ranges holds an address, the first of the list if several do."""
+"""Find the range that holds an address: the first of a list if several do."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ("FirstRange",)
 class FirstRange:
     """A list of ranges, which may overlap.
 
-    :param ranges: [start, end) each; one that ends before it starts holds nothing
+    :param ranges: [start, end) each; a range that does not end after its start is empty
     """
 
     def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
         begins = sorted((start, at) for at, (start, end) in enumerate(ranges) if start < end)
         self._edges = sorted({edge for start, at in begins for edge in (start, ranges[at][1])})
         self._first: list[Optional[int]] = []
-        """From each edge up to the next, the first range that holds what lies there."""
+        """For each edge: the first range that holds the addresses from there to the next edge."""
         open_: list[int] = []
         begun = 0
         for edge in self._edges:
@@ -33,6 +33,6 @@ class FirstRange:
             self._first.append(open_[0] if open_ else None)
 
     def at(self, address: int) -> Optional[int]:
-        """Return the number of the first range that holds an address."""
+        """Return the index of the first range that holds an address."""
         edge = bisect_right(self._edges, address) - 1
         return None if edge < 0 else self._first[edge]

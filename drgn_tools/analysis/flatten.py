@@ -32,7 +32,7 @@ def each_frame(tasks: Iterable[TaskStack]) -> Iterator[TaskFrame]:
 
 
 class TaskRegs(msgspec.Struct, frozen=True):
-    """One ``pt_regs``, and the task on whose stack it lies."""
+    """One ``pt_regs``, and the task on whose stack it is."""
 
     task: TaskStack
     """The task."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """From tasks that wait for each other to what holds them up: the ends of their chains.
 
-From a task that waits leads one step to the task that holds what it waits for, and from there to what that
-waits for. So each task that hangs has an end of its chain: a task that does not hang, something of which
-nobody knows who holds it, or a circle.
+A chain goes from a task that waits to the task that holds what it waits for, and from there to the holder of
+what that task waits for. The chain of each task that hangs has an end: a task that does not hang, something
+whose holder is not known, or a circle.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ class Holder(msgspec.Struct, frozen=True):
     address: int
     """Address of its ``struct task_struct``."""
     task: Optional[TaskStack] = None
-    """The task; ``None`` if it has exited: no task of this kernel lies there, or :attr:`successor`."""
+    """The task; ``None`` if it has exited: at :attr:`address` there is no task of this kernel, or :attr:`successor`."""
     successor: Optional[TaskStack] = None
-    """Another task that has its memory by now."""
+    """Another task that now has the memory of the holder."""
 
     @property
     def has_exited(self) -> bool:
-        """Whether it has exited, so that it never gives the lock back."""
+        """Whether it has exited, so that it will never release the lock."""
         return self.task is None or self.task.state in _GONE
 
 
 class Blocked(Drawn, msgspec.Struct, frozen=True):
-    """A task that sleeps, and what it waits for. ``str()`` is a line that says both."""
+    """A task that sleeps, and what it waits for. ``str()`` shows both in a line."""
 
     stack: TaskStack
     """The task."""
     wait: Optional[Wait] = None
-    """What it waits for; ``None`` if that cannot be proven."""
+    """What the task waits for; ``None`` if that cannot be proven."""
     name: Optional[str] = None
-    """What the kernel calls it: a variable of its image, or ``mmap_lock of COMM (TGID)``; ``None`` if it is neither."""
+    """Name of :attr:`wait`: a variable of the kernel image, or ``mmap_lock of COMM (TGID)``; ``None`` if it is neither."""
     holder: Optional[Holder] = None
-    """Who holds it, as the lock says."""
+    """The task that holds :attr:`wait`, as the lock says."""
     hint: Optional[Holder] = None
-    """Who took it last to read, or of a semaphore. It may have given it back long ago."""
+    """The last task that took the lock for reading, or took the semaphore. It may have released it long ago."""
     seconds: Optional[float] = None
-    """How long it has not run; see :attr:`stamp`."""
+    """How long the task has not run; see :attr:`stamp`."""
     stamp: Optional[str] = None
-    """What tells: see ``NotRunFor.stamp``."""
+    """Where :attr:`seconds` comes from: see ``NotRunFor.stamp``."""
     seen_seconds: Optional[float] = None
-    """For how long khungtaskd has seen it without a switch; ``None`` if it has not looked."""
+    """For how long khungtaskd has seen the task without a switch; ``None`` if it has not checked."""
 
     @property
     def hangs(self) -> bool:
@@ -76,38 +76,38 @@ class RootKind(str, enum.Enum):
     EXITED = "exited"
     """A task that has exited with the lock held."""
     TASK = "task"
-    """A task that holds what the others wait for, and waits for no lock whose holder is known."""
+    """A task that holds what the others wait for, and does not hang itself."""
     WAIT = "wait"
-    """Something of which the kernel does not keep who holds it, or who will end it."""
+    """Something without a known holder: the kernel does not record which task holds it, or what will end the wait."""
     UNKNOWN = "unknown"
-    """It cannot be proven what the task waits for."""
+    """What the task waits for cannot be proven."""
 
     def __str__(self) -> str:
         return self.value
 
 
 class Hangup(msgspec.Struct, frozen=True):
-    """What holds tasks up: the end of their chains, and all that wait behind it."""
+    """What holds tasks up: the end of their chains, and all tasks that wait behind it."""
 
     kind: RootKind
     """What is at the end."""
     root: tuple[Blocked, ...]
-    """At the end: of a deadlock the tasks of the circle, each waiting for the next, the last for the first; else the
-    task that holds the others up, or nobody."""
+    """For ``deadlock``: the tasks of the circle, each waiting for the next, the last for the first. For ``task``: the
+    holder, if it sleeps. Otherwise empty."""
     holder: Optional[Holder]
-    """The task at the end, if it is no deadlock; ``None`` if nobody knows."""
+    """The task at the end, for ``task`` and ``exited``; otherwise ``None``."""
     wait: Optional[Wait]
-    """What nobody is known to hold; ``None`` if somebody does."""
+    """What the tasks wait for, for ``wait``; otherwise ``None``."""
     name: Optional[str]
     """As :attr:`Blocked.name`, of :attr:`wait`."""
     hint: Optional[Holder]
     """As :attr:`Blocked.hint`, of :attr:`wait`."""
     behind: tuple[tuple[int, Blocked], ...]
-    """All that wait behind that, each with its number of steps from there: first who waits for it directly (0), and
-    below each task those that wait for what it holds."""
+    """All tasks that wait behind the end, each with its number of steps from there: a task that waits for it directly (0)
+    is followed by the tasks that wait for what that task holds."""
 
     def members(self) -> Iterator[tuple[int, Blocked]]:
-        """Yield the tasks that hang on this, each with its depth: those of a circle, then :attr:`behind`."""
+        """Yield the tasks that hang on this, each with its depth: those of a deadlock, then :attr:`behind`."""
         if self.kind is RootKind.DEADLOCK:
             yield from ((0, blocked) for blocked in self.root)
         yield from self.behind
@@ -119,7 +119,7 @@ class Hangup(msgspec.Struct, frozen=True):
 
 
 def hangups_of(blocked: Iterable[Blocked]) -> list[Hangup]:
-    """Return what holds tasks up: deadlocks first, then by the number of tasks. Each task that hangs is in one.
+    """Return what holds tasks up: deadlocks first, then by the number of tasks. Each task that hangs is in one hangup.
 
     :param blocked: All tasks that sleep
     """
@@ -142,17 +142,18 @@ def hangups_of(blocked: Iterable[Blocked]) -> list[Hangup]:
 
 
 def _number_of(holder: Holder) -> int:
-    """Return the address of a task; of one that has exited a number that is no address: another may have its memory."""
+    """Return the address of a task. For one that has exited, return a number that is not an address, because another
+    task may have its memory."""
     return holder.address if holder.task is not None else -holder.address
 
 
 class _Graph:
-    """Who waits for whom."""
+    """Which task waits for which."""
 
     def __init__(self, blocked: Iterable[Blocked]) -> None:
         self.of_task = {each.stack.task: each for each in blocked}
         self.waiting: Mapping[int, list[Blocked]] = defaultdict(list)
-        """Address of a task -> those that wait for what it holds."""
+        """Address of a task -> the tasks that wait for what it holds."""
         for each in self.of_task.values():
             holder = self.holder_of(each)
             if holder is not None:
@@ -161,7 +162,7 @@ class _Graph:
             waiting.sort(key=_turn)
 
     def holder_of(self, blocked: Blocked) -> Optional[int]:
-        """Return the task that certainly holds what another waits for, as :func:`_number_of`."""
+        """Return the task that certainly holds what *blocked* waits for, as :func:`_number_of`."""
         if blocked.wait is None or blocked.holder is None or blocked.wait.is_free:
             return None
         return _number_of(blocked.holder)
@@ -169,7 +170,7 @@ class _Graph:
     def end_of(self, blocked: Blocked) -> tuple[Blocked, tuple[int, ...]]:
         """Follow a chain.
 
-        :return: The last task of it that waits, and the circle, which is empty unless the chain ends in one
+        :return: The last waiting task of the chain, and the circle that the chain ends in; empty if there is none
         """
         passed: dict[int, None] = {}
         while True:
@@ -181,7 +182,7 @@ class _Graph:
                 first = circle.index(min(circle))
                 return blocked, tuple(circle[first:] + circle[:first])
             following = None if holder is None else self.of_task.get(holder)
-            # Who does not hang may go on by itself: that is the end.
+            # A task that does not hang may continue by itself: it is the end.
             if following is None or not following.hangs:
                 return blocked, ()
             blocked = following
@@ -189,7 +190,7 @@ class _Graph:
     def below(
         self, waiting: Iterable[Blocked], passed: frozenset[int]
     ) -> Iterator[tuple[int, Blocked]]:
-        """Yield those that wait and, below each, those that wait for what it holds."""
+        """Yield the tasks that wait and, after each, those that wait for what it holds."""
         todo = [(0, each) for each in reversed(list(waiting))]
         seen = set(passed)
         while todo:
@@ -204,7 +205,7 @@ class _Graph:
 
 
 def _turn(blocked: Blocked) -> tuple[int, int]:
-    """Sort tasks by lock and, of one lock, in the order of its list."""
+    """Sort tasks by lock, and the tasks of one lock in the order of its list of waiters."""
     wait, task = blocked.wait, blocked.stack.task
     if wait is None:
         return 0, 0
@@ -212,7 +213,7 @@ def _turn(blocked: Blocked) -> tuple[int, int]:
 
 
 def _key_of(graph: _Graph, last: Blocked, circle: tuple[int, ...]) -> object:
-    """Return what those have in common that hang on the same."""
+    """Return a key that is equal for tasks that hang on the same."""
     if circle:
         return RootKind.DEADLOCK, circle
     holder = graph.holder_of(last)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which tasks of a kernel hang: what each waits for, who holds it, and who holds all of them up.
+"""Which tasks of a kernel hang: what each waits for, which task holds it, and what holds all of them up.
 
-What a task waits for is proven by the lock and its list of waiters (``kernel.waiting``), or it is
-not said. A holder is the task that the lock itself names.
+What a task waits for is only reported if the lock and its list of waiters prove it
+(``kernel.waiting``). A holder is the task that the lock itself names.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ __all__ = ("HungReport", "HungTask", "hung_report", "hung_tasks")
 
 
 class HungTask(msgspec.Struct, frozen=True):
-    """One row: a task that sleeps, and where it stands among those that hang."""
+    """One row: a task that sleeps, and its place among the tasks that hang."""
 
     blocked: Blocked
     """The task."""
     hangup: Optional[int] = None
-    """Number of what holds it up, in :attr:`HungReport.hangups`; ``None`` if it does not hang."""
+    """Index in :attr:`HungReport.hangups` of what holds it up; ``None`` if it does not hang."""
     depth: int = 0
-    """Steps from the end of the chain; 0 for the tasks of a deadlock and for who waits directly."""
+    """Steps from the end of the chain; 0 for the tasks of a deadlock and for tasks that wait directly."""
 
 
 class HungReport(Drawn, msgspec.Struct, frozen=True):
     """Which tasks hang, on what. ``str()`` is what the command ``hung`` shows."""
 
     blocked: tuple[Blocked, ...]
-    """All tasks that sleep, also those that do not hang, in the order of the task list. Those that hang are in
+    """All tasks that sleep, including those that do not hang, in the order of the task list. Those that hang are also in
     :attr:`hangups`."""
     hangups: tuple[Hangup, ...]
-    """What holds up those of them that hang: deadlocks first, then by the number of tasks. Each task is in one of them."""
+    """What holds up the tasks that hang: deadlocks first, then by the number of tasks. Each of these tasks is in one hangup."""
     cpus: tuple[CpuQueue, ...]
     """The run queue of each CPU."""
 
@@ -69,9 +69,9 @@ class HungReport(Drawn, msgspec.Struct, frozen=True):
 
 @takes_program_or_default
 def hung_tasks(prog: Program) -> HungReport:
-    """Return which tasks of a kernel hang, what each waits for, and who holds it.
+    """Return which tasks of a kernel hang, what each waits for, and which task holds it.
 
-    ``print(hung_tasks(prog))`` shows what the command ``hung`` does.
+    ``print(hung_tasks(prog))`` shows the same as the command ``hung``.
 
     :raises TypesError: if types that a stack needs are missing or damaged
     """
@@ -79,7 +79,7 @@ def hung_tasks(prog: Program) -> HungReport:
 
 
 def hung_report(prog: Program, stacks: Iterable[TaskStack]) -> HungReport:
-    """As :func:`hung_tasks`, for tasks that were read already.
+    """Do as :func:`hung_tasks`, for tasks that were read already.
 
     :param stacks: All tasks of this kernel
     """
@@ -99,10 +99,10 @@ def hung_report(prog: Program, stacks: Iterable[TaskStack]) -> HungReport:
 
 
 def _still_true(waits: KernelWaits, found: list[FoundWait]) -> list[FoundWait]:
-    """Return what is the same at a second look, of a running kernel.
+    """Read each wait of a running kernel again, and drop those that are not the same.
 
-    Who waits was at rest while it was looked at, but the holder may have changed between two looks at
-    two tasks. A circle of which each part was true at a moment of its own need not have been one.
+    A waiting task does not change while it is read, but a holder may change between the reads of two tasks.
+    A circle whose parts were true at different moments may never have existed.
     """
     again = []
     for each in found:
@@ -129,8 +129,8 @@ def _blocked(
     waits: KernelWaits, found: FoundWait, asleep_s: Mapping[int, Optional[float]]
 ) -> Blocked:
     wait, since = found.wait, found.not_run_for
-    # Whoever gives a lock back wakes the first that waits. So who holds it has held it since that
-    # fell asleep. A task that is younger has only the memory of the one that held it.
+    # The release of a lock wakes its first waiter. So the holder has held the lock since the first
+    # waiter fell asleep. A younger task is not the holder: it only has the memory of the holder.
     first = None if wait is None or not wait.waiters else asleep_s.get(wait.waiters[0])
 
     def holder(address: Optional[int], is_sure: bool = True) -> Optional[Holder]:

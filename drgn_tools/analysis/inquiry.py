@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One inquiry: which patch is asked about, the kernel's or one that is not loaded, and what is asked."""
+"""One inquiry: which patch it is about (one of the kernel, or one that is not loaded), and the question to each task."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ __all__ = ("Inquiry", "inquire", "livepatch_answers")
 
 
 class Inquiry(msgspec.Struct, frozen=True):
-    """What is asked of the tasks of a kernel."""
+    """A question to the tasks of a kernel."""
 
     patches: Livepatches
     """The live patches that the kernel has."""
     question: Question
     """The question."""
     plan: Optional[Plan] = None
-    """The patch that is not loaded, if the question is about one."""
+    """The patch that is not loaded, if the question is about such a patch."""
 
     @property
     def name(self) -> Optional[str]:
-        """Name of the patch that is asked about; ``None`` if none is in transition."""
+        """Name of the patch that the question is about; ``None`` if no patch is in transition."""
         if self.plan is not None:
             return self.plan.patch.name
         transition = self.patches.transition
@@ -47,7 +47,7 @@ class Inquiry(msgspec.Struct, frozen=True):
 def inquire(
     prog: Program, has_reliable_stacktrace: bool, planned: Optional[PlannedPatch] = None
 ) -> Inquiry:
-    """Read the live patches of a kernel, and make the question that the kernel asks of each task.
+    """Read the live patches of a kernel, and make the question that the kernel asks about each task.
 
     :param has_reliable_stacktrace: :attr:`.KernelInfo.reliable_stacktrace`
     :param planned: A patch that is not loaded; ``None`` for the one in transition
@@ -71,11 +71,11 @@ def livepatch_answers(
     """Return for each task whether it holds a live patch back, and why.
 
     :param functions: ``[MODULE:]NAME[,POS]``: functions of a patch that is not loaded. Without any,
-        the patch in transition is asked about.
-    :param replace: The patch of these functions replaces all that are loaded
+        the question is about the patch in transition.
+    :param replace: The patch of these functions replaces all loaded patches
     :param ko: Path of the module file of a patch that is not loaded, instead of *functions*
-    :raises UsageError: if a name is malformed, the kernel would refuse the patch, or two patches are asked about
-    :raises InputError: if the program is no kernel, the kernel has no live patching, or the file is no live patch
+    :raises UsageError: if a name is malformed, the kernel would refuse the patch, or two patches are given
+    :raises InputError: if the program is not a kernel, the kernel has no live patching, or the file is not a live patch
     :raises TypesError: if types that this needs are missing or damaged
     """
     if ko is not None and (functions or replace):

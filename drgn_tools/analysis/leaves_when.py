@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What would let a task switch to another version of a live patch, in words.
 
-A task switches by itself when it returns to user mode, and in the idle loop. For a task off its CPU
-the kernel tries it each second. After 15 seconds, and each 15 again, klp_send_signals() wakes those
-that are left: user tasks by the fake signal, kernel threads only if they sleep interruptibly
+A task switches by itself when it returns to user mode, and in the idle loop. The kernel tries each second
+to switch the tasks that are off their CPU. Every 15 seconds klp_send_signals() wakes the remaining
+tasks: user tasks by the fake signal, kernel threads only if they sleep interruptibly
 (kernel/livepatch/transition.c, v6.12).
 """
 
@@ -30,8 +30,8 @@ def leaves_when(
 
     :param answer: Value of :class:`.patch_question.Answer`
     :param function: The function that it is in, if the answer is ``in_function``
-    :param signals_sent: How often the fake signal was sent; ``None`` if that cannot be told
-    :return: ``None`` if the task is done, or nothing is in transition
+    :param signals_sent: How often the fake signal was sent; ``None`` if that is not known
+    :return: ``None`` if the task is done, nothing is in transition, or the answer is ``unknown``
     """
     if answer == "free":
         return "the kernel tries next (each second)"
@@ -51,7 +51,7 @@ def _of_running(stack: TaskStack) -> str:
 
 
 def _of_sleeper(stack: TaskStack, function: Optional[str], signals_sent: int) -> str:
-    """Return what moves a task off its CPU.
+    """Return what would let a task switch that is off its CPU.
 
     :param function: ``None`` if its stack is unreliable
     """
@@ -66,6 +66,6 @@ def _of_sleeper(stack: TaskStack, function: Optional[str], signals_sent: int) ->
     if signals_sent:
         return f"its wait ends; {sent} did not end it"
     if function is None:
-        # Some faults are taken again: then the signal brings it no further.
+        # Some faults are taken again: then the signal does not help.
         return "it returns to user mode; a fake signal may help (within 15 s)"
     return "a fake signal ends its wait (within 15 s)"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The live patches of a kernel, and what is asked of its tasks while one is in transition.
+"""The live patches of a kernel, and the question to its tasks while one is in transition.
 
 The question itself is in :mod:`.patch_question`.
 """
@@ -45,7 +45,7 @@ _SIGNALS_TIMEOUT = 15
 def require_livepatching(prog: Program) -> None:
     """Check that a kernel has live patching.
 
-    :raises InputError: if it has none
+    :raises InputError: if it does not
     """
     if not has_livepatching(prog):
         raise InputError(
@@ -69,7 +69,7 @@ def livepatches(prog: Program) -> Livepatches:
 
 
 class ListedPatch(msgspec.Struct, frozen=True):
-    """A patch, and what happens to it."""
+    """A patch and its transition."""
 
     patch: PatchRecord
     """The patch."""
@@ -78,7 +78,7 @@ class ListedPatch(msgspec.Struct, frozen=True):
 
 
 def listed_patches(patches: Livepatches) -> list[ListedPatch]:
-    """Return the patches of a kernel, each with what happens to it."""
+    """Return the patches of a kernel, each with its transition."""
     directions = {KLP_PATCHED: "patching", KLP_UNPATCHED: "unpatching"}
     moving = patches.transition.address if patches.transition is not None else None
     return [
@@ -95,7 +95,7 @@ def listed_patches(patches: Livepatches) -> list[ListedPatch]:
 def transition_question(
     patches: Livepatches, has_reliable_stacktrace: bool, functions: Functions
 ) -> Question:
-    """Return what klp_try_complete_transition() asks of each task.
+    """Return what klp_try_complete_transition() asks about each task.
 
     :param has_reliable_stacktrace: :attr:`.KernelInfo.reliable_stacktrace`
     :param functions: Functions of the same kernel, to check the sizes that the patch has
@@ -126,8 +126,8 @@ def transition_question(
 def _versions_from(func: PatchFunction, patches: Livepatches) -> Optional[list[tuple[int, int]]]:
     """Follow klp_check_stack_func() in kernel/livepatch/transition.c, v6.12.
 
-    :return: (address, size) of the version to be left and of those before it; ``None`` if the
-        lists do not tell
+    :return: (address, size) of the version to be left, then of the versions before it; ``None`` if the
+        lists do not say
     """
     versions = patches.versions.get(func.old_addr, ())
     at = next((i for i, other in enumerate(versions) if other.address == func.address), None)
@@ -136,7 +136,7 @@ def _versions_from(func: PatchFunction, patches: Livepatches) -> Optional[list[t
     if patches.target != KLP_PATCHED:
         return [(func.new_addr, func.new_size)]
     if at == len(versions) - 1 and at > 0:
-        return None  # the kernel would take the head of the list for a function
+        return None  # the kernel would treat the head of the list as a function
     previous = [(other.new_addr, other.new_size) for other in versions[at + 1 :]]
     return [*previous, (func.old_addr, func.old_size)]
 
@@ -144,7 +144,7 @@ def _versions_from(func: PatchFunction, patches: Livepatches) -> Optional[list[t
 def _contradictions(
     old_addrs: Container[int], patches: Livepatches, functions: Functions
 ) -> Iterator[str]:
-    """Yield what of the versions of functions contradicts the symbol tables, a sentence each.
+    """Yield where versions of functions contradict the symbol tables, a sentence each.
 
     :param old_addrs: Addresses of the original functions
     """
@@ -172,7 +172,7 @@ def _contradictions_of(
     ):
         if not functions.has_symbols(where):
             continue
-        # A stripped module may have no symbol for new_func itself. The kernel takes the one before.
+        # A stripped module may have no symbol for new_func itself. The kernel uses the symbol before it.
         expected = functions.size(address, where)
         if expected is None:
             yield f"{what}_func of {name} is {address:#x}, where no symbol is"

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which functions a live patch replaces, read from its module file.
 
-There are three ways to make a live patch, and each leaves its list of functions in another form:
+There are three ways to make a live patch. Each stores its list of functions in a different form:
 
 * klp-build (scripts/livepatch/ of the kernel, v7.0 and later): the sections ``.init.klp_objects`` and
-  ``.init.klp_funcs``, of the structs in linux/livepatch_external.h.
+  ``.init.klp_funcs``, which contain the structs of linux/livepatch_external.h.
 * kpatch-build: the section ``.kpatch.funcs``.
-* By hand, against linux/livepatch.h: a ``struct klp_patch`` in the data, of which nothing tells
-  where it lies. The argument of the call of klp_enable_patch() does.
+* By hand, against linux/livepatch.h: a ``struct klp_patch`` in the data. Only the argument of the call of
+  klp_enable_patch() says where it is.
 
 Sections ``.klp.rela.*`` name what the new code refers to, not what it replaces.
 """
@@ -32,15 +32,15 @@ __all__ = ("read_patch_file",)
 _WORD_BYTES = 8
 _MAX_RECORDS = 100_000
 _COMPRESSED = {b"\xfd7zXZ": "xz -dk", b"\x1f\x8b": "gzip -dk", b"\x28\xb5\x2f\xfd": "zstd -dk"}
-"""How a compressed file begins, and what unpacks it."""
+"""First bytes of a compressed file -> the command that unpacks it."""
 
 
 def read_patch_file(prog: Program, path: str) -> PlannedPatch:
     """Return which functions a live patch replaces.
 
-    :param prog: The kernel, whose types tell how large ``struct klp_func`` is
+    :param prog: The kernel, whose types give the layout of ``struct klp_func``
     :param path: Path of the module file
-    :raises InputError: if it cannot be read, or is no live patch
+    :raises InputError: if it cannot be read, or is not a live patch
     """
     with open_regular(path) as file:
         begin = file.read(6)
@@ -107,8 +107,8 @@ class _PatchFile:
     def _of_kpatch_build(self) -> Iterator[PlannedFunction]:
         """Follow patch_init() in kmod/patch/livepatch-patch-hook.c of kpatch.
 
-        struct kpatch_patch_func has three pointers: new_addr, name, objname, in this order. Before the
-        latter two lie numbers; since 2016 the last of them is sympos. The hook puts objects and
+        struct kpatch_patch_func has three pointers: new_addr, name, objname, in this order. Between the first
+        two are numbers; since 2016 the last of these is sympos. The hook puts objects and
         functions at the head of its lists, so their order is reversed.
         """
         section = self._elf.section(".kpatch.funcs")
@@ -179,7 +179,7 @@ class _PatchFile:
         return found, bool(self._elf.number(start + replace_at, 1))
 
     def _argument_of_enable(self) -> Place:
-        """Return where the ``struct klp_patch`` lies that the module passes to klp_enable_patch()."""
+        """Return the place of the ``struct klp_patch`` that the module passes to klp_enable_patch()."""
         enable = self._elf.symbols_named("klp_enable_patch")
         for number, section in enumerate(self._elf.sections):
             if not section.is_code:

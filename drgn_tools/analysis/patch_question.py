@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the kernel asks of each task that a live patch waits for: klp_try_switch_task().
+"""What the kernel asks about each task that a live patch waits for: klp_try_switch_task().
 
-That is in kernel/livepatch/transition.c; the rules are the same from v5.1 to v7.2. The kernel asks
+The function is in kernel/livepatch/transition.c; the rules are the same from v5.1 to v7.2. The kernel asks
 in this order:
 
     1. Is the task in the wanted version already?   yes: done
-    2. Has this kernel reliable stack traces?       no: only the task itself can switch
+    2. Does this kernel have reliable stack traces? no: only the task itself can switch
     3. Is the task on a CPU?                        "is running"
     4. Is its stack reliable?                       no: "has an unreliable stack"
     5. Does the stack return into a function that
@@ -36,19 +36,19 @@ class Answer(str, enum.Enum):
     DONE = "done"
     """The task is in the wanted version already."""
     FREE = "free"
-    """It would be switched when the kernel asks next."""
+    """The kernel would switch it the next time it asks."""
     RUNNING = "running"
     """It is on a CPU."""
     UNRELIABLE = "unreliable"
     """Its stack is unreliable."""
     IN_FUNCTION = "in_function"
-    """A return address on its stack lies in a function that is to be left."""
+    """A return address on its stack is in a function that is to be left."""
     NO_RELIABLE_STACKTRACE = "no_reliable_stacktrace"
     """This kernel has no reliable stack traces, so tasks switch only by themselves."""
     NO_TRANSITION = "no_transition"
     """No patch is in transition."""
     UNKNOWN = "unknown"
-    """It cannot be told: of the stack or of the patch something cannot be read."""
+    """There is no answer: a part of the stack or of the patch cannot be read."""
 
     def __str__(self) -> str:
         return self.value
@@ -63,7 +63,7 @@ HOLDING = frozenset(
         Answer.UNKNOWN,
     )
 )
-"""Answers of tasks that hold a transition back, or may do so."""
+"""Answers for tasks that hold a transition back, or may do so."""
 
 
 class CodeRange(msgspec.Struct, frozen=True):
@@ -76,9 +76,9 @@ class CodeRange(msgspec.Struct, frozen=True):
     start: int
     """First virtual address."""
     end: int
-    """First virtual address behind it."""
+    """First virtual address after it."""
     older: tuple[tuple[int, int], ...] = ()
-    """[start, end) of the versions before, which the kernel does not check."""
+    """[start, end) of the older versions, which the kernel does not check."""
 
 
 class TaskAnswer(msgspec.Struct, frozen=True):
@@ -93,13 +93,13 @@ class TaskAnswer(msgspec.Struct, frozen=True):
     module: Optional[str] = None
     """Module of :attr:`function`; ``None`` for the kernel image."""
     frame: Optional[int] = None
-    """Index in :attr:`.TaskStack.frames` of the frame that lies in :attr:`function`."""
+    """Index in :attr:`.TaskStack.frames` of the frame that is in :attr:`function`."""
     why: Optional[str] = None
     """The answer as a sentence; ``None`` for ``done`` and ``free``."""
     leaves_when: Optional[str] = None
-    """What would let the task switch; ``None`` if it is done, or nothing is in transition."""
+    """What would let the task switch; ``None`` for ``done``, ``no_transition`` and ``unknown``."""
     notes: tuple[str, ...] = ()
-    """What the kernel does not look at, but an administrator should."""
+    """What the kernel does not check, but an administrator should."""
 
     @property
     def holds(self) -> bool:
@@ -108,15 +108,15 @@ class TaskAnswer(msgspec.Struct, frozen=True):
 
 
 class Question:
-    """What is asked of each task: may it move to another version of these functions?
+    """The question about each task: may it switch to another version of these functions?
 
-    :param ranges: The code to be left, in the order in which the kernel looks: the first that is
-        hit names the function
+    :param ranges: The code to be left, in the order in which the kernel checks it: the first range with
+        a return address names the function
     :param target: The ``patch_state`` that is wanted; :data:`.KLP_IDLE` if nothing is in
-        transition, ``None`` if it cannot be told
+        transition, ``None`` if it is not known
     :param has_reliable_stacktrace: klp_have_reliable_stack()
-    :param signals_sent: How often the fake signal was sent; ``None`` if that cannot be told
-    :param problems: Why ranges may be missing, a sentence each. Then no task is free for certain.
+    :param signals_sent: How often the fake signal was sent; ``None`` if that is not known
+    :param problems: Why ranges may be missing, a sentence each. If there are any, no task is certainly free.
     :param is_planned: The patch is not loaded, so no task can be in the wanted version
     """
 
@@ -184,7 +184,7 @@ class Question:
         return ": ".join(("the patch is unclear", *self.problems[:1]))
 
     def _hit(self, stack: TaskStack) -> Optional[tuple[CodeRange, int]]:
-        """Return the range that the kernel names, and the number of the innermost frame in it."""
+        """Return the range that the kernel names, and the index of the innermost frame in it."""
         hits = []
         for number, frame in enumerate(kernel_frames(stack)):
             at = self._first_range.at(frame.ip)
@@ -242,7 +242,7 @@ class Question:
 def code_range(name: str, module: Optional[str], versions: Sequence[tuple[int, int]]) -> CodeRange:
     """Return the range to be left.
 
-    :param versions: (address, size in bytes) of it, then of those before it
+    :param versions: (address, size in bytes) of the version to be left, then of those before it
     """
     (start, end), *before = [(start, start + size) for start, size in versions]
     return CodeRange(

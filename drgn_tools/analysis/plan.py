@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What if this patch were loaded now? The question of :mod:`.patch_question`, of a patch that is not loaded.
+"""What if this patch were loaded now? The question of :mod:`.patch_question` for a patch that is not loaded.
 
-What the kernel does before it asks the first task is done here from the dump: it looks up the
-functions, refuses what it cannot patch, adds the functions that an atomic replace takes back
+This does from the dump what the kernel does before it checks the first task: it looks up the
+functions, refuses those that cannot be patched, and adds the functions that an atomic replace reverts
 (klp_init_object_loaded(), klp_add_nops(), klp_patch_func() in kernel/livepatch/).
 """
 
@@ -39,7 +39,7 @@ class Plan(msgspec.Struct, frozen=True):
     """What would happen if the patch were loaded."""
 
     patch: PatchRecord
-    """The patch as it would look on the kernel's lists; what cannot be known is 0."""
+    """The patch as it would be on the kernel's lists; values that cannot be known are 0."""
     ranges: tuple[CodeRange, ...]
     """The code that tasks would have to leave."""
     refusals: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Plan(msgspec.Struct, frozen=True):
     """What could not be looked up, a sentence each."""
 
     def question(self, has_reliable_stacktrace: bool) -> Question:
-        """Return what the kernel would ask of each task.
+        """Return what the kernel would ask about each task.
 
         :param has_reliable_stacktrace: :attr:`.KernelInfo.reliable_stacktrace`
         """
@@ -166,7 +166,7 @@ class _Planner:
         return at < len(self._hooks) and self._hooks[at] < address + size
 
     def _add_nops(self, objects: dict[Optional[str], list[Optional[PatchFunction]]]) -> None:
-        """Follow klp_add_nops(): an atomic replace goes back to the original of all other functions."""
+        """Follow klp_add_nops(): an atomic replace reverts all other functions to the original."""
         for patch in self._loaded.patches:
             for obj in patch.objects:
                 functions = objects.setdefault(obj.name, [])

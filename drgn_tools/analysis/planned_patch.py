@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A live patch that is not loaded: which functions it is to replace."""
+"""A live patch that is not loaded: which functions it would replace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FUNCTION = re.compile(
 
 
 class PlannedFunction(msgspec.Struct, frozen=True):
-    """A function that a patch is to replace."""
+    """A function that a patch would replace."""
 
     name: str
     """``old_name``."""
@@ -36,7 +36,7 @@ class PlannedPatch(msgspec.Struct, frozen=True):
     """A patch that is not loaded."""
 
     name: str
-    """What to call it: the name of its module."""
+    """Name of its module, or what to call it without one."""
     functions: tuple[PlannedFunction, ...]
     """In the order of the patch."""
     replace: bool = False

@@ -25,13 +25,13 @@ from .resolve_task import WhichTask, find_task
 __all__ = ("RawWords", "raw_stack")
 
 _MAX_WORDS = 1 << 16
-"""Of one stack: eight times what a stack of x86-64 with KASAN has."""
+"""Most words of one stack: eight times what a stack of x86-64 with KASAN has."""
 _MAX_TASKS = 100_000
-"""How many tasks a word may point to."""
+"""Most tasks that are known as what a word may point to."""
 _MAX_NAME_BYTES = 64
-"""Of the name of a slab cache."""
+"""Limit of the name of a slab cache."""
 _MAX_SLABS = 10_000
-"""Addresses that are remembered not to be, or to be, of the slab allocator."""
+"""Most addresses that are cached with their slab cache, or as not from the slab allocator."""
 
 
 @takes_program_or_default
@@ -39,8 +39,7 @@ def raw_stack(prog: Program, which: WhichTask) -> tuple[RawWord, ...]:
     """Return the words of a task's stacks, from the stack pointer up.
 
     A task on a CPU may have several stacks, innermost first; each is shown from the lowest word that the
-    unwinder has found there. Words of one read are shown, so on a running kernel they are those that
-    the frames were found in.
+    unwinder used there. The words come from the read that the unwinder walked, also on a running kernel.
 
     :param which: As for :func:`~.audit.task_stack`
     :return: Empty for a task without a stack, and for one on a CPU of a running kernel
@@ -63,7 +62,7 @@ class RawWords:
     def of(self, task_addr: int) -> Iterator[RawWord]:
         """Yield the words of a task's stacks; see :func:`raw_stack`.
 
-        :param task_addr: Address of its ``struct task_struct``. Nothing is yielded if it has exited.
+        :param task_addr: Address of its ``struct task_struct``. If the task has exited, nothing is yielded.
         """
         task = self._by_addr.get(task_addr)
         record = None if task is None else self._kernel.stack(task)
@@ -129,12 +128,12 @@ class _Found:
         top_bit = 1 << 8 * regs.word_bytes - 1
         for number, step in enumerate(walked.walk.steps, walked.first_step):
             if number >= len(record.frames):
-                break  # on a running kernel the record may be of another moment
+                break  # on a running kernel the record may be from another moment
             if step.regs is None:
                 if step.found_at is not None:
                     self._frames[step.found_at] = number
                 continue
-            # Of a pt_regs that entry code had not yet completed there are only the last registers.
+            # If entry code had not yet completed a pt_regs, only its last registers are there.
             first = regs.size_bytes - len(step.raw_regs or b"")
             for name, offset, _ in regs.fields:
                 if offset >= first:
@@ -143,7 +142,7 @@ class _Found:
             self._encoded.update({step.regs | 1: number, step.regs & ~top_bit: number})
 
     def at(self, addr: int, value: int) -> Optional[_Known]:
-        """Return what the word at an address is, ``None`` if the unwinder did not use it."""
+        """Return what the word at an address is; ``None`` if the unwinder did not use it."""
         number = self._frames.get(addr)
         if number is not None:
             frame = self._record.frames[number]
@@ -169,7 +168,7 @@ def _label(kernel: Kernel, addr: int) -> str:
 
 
 class _Pointers:
-    """What addresses of one kernel may point to."""
+    """What an address of one kernel may point to."""
 
     def __init__(self, prog: Program, kernel: Kernel) -> None:
         self._prog = prog
@@ -229,6 +228,6 @@ def _slab_cache_of(prog: Program, value: int) -> Optional[str]:
         if not cache:
             return None
         name = bytes(prog.read_c_string(cache.name.value_(), max_size=_MAX_NAME_BYTES))
-    except (NotImplementedError, *UNUSABLE):  # drgn has no address translation of x86-32
+    except (NotImplementedError, *UNUSABLE):  # drgn has no address translation for x86-32
         return None
     return name.decode("utf-8", "backslashreplace")

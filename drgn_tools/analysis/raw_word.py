@@ -24,7 +24,7 @@ class RawWord(msgspec.Struct, frozen=True):
     value: Optional[int]
     """The word; ``None`` if it is not in the dump."""
     kind: Optional[str] = None
-    """What it is: ``frame`` (a return address that the unwinder found), ``regs`` (of a ``pt_regs`` that it found). What it may
+    """What it is: ``frame`` (a return address that the unwinder found), ``regs`` (a register of a ``pt_regs`` that it found). What it may
     be: ``encoded`` (frame pointer that leads to such a ``pt_regs``), ``stack`` (address in this stack), ``text`` (address
     of kernel text, which may be left over from an earlier call), ``symbol`` (address in a variable of the kernel image),
     ``task`` (address in a ``struct task_struct``), ``slab`` (address of the slab allocator). ``None``: none of these."""

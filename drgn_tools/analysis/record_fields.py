@@ -2,8 +2,7 @@
 """The fields of each record as data: their names, their order, their values.
 
 JSON, CSV and the Parquet files of a fleet have the same fields. Other programs rely on them
-(docs/commands.md): while the schema number stays the same, a field is only added, and only at
-the end.
+(docs/commands.md): within one schema number, fields are only added, and only at the end.
 """
 
 from __future__ import annotations
@@ -123,7 +122,7 @@ FRAME_WITH_SOURCE: Fields = {
     **FRAME,
     "source": lambda frame: [as_object(_SOURCE_LINE, line) for line in frame.source],
 }
-"""The same, with the source lines that ``stack`` looks up."""
+"""The same, with the source lines that ``stack`` adds."""
 
 _IDENTITY: Fields = {
     "task": lambda task: _address(task.task),
@@ -244,7 +243,7 @@ PLAN: Fields = {
 
 
 def _of_wait(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a function from a HungTask, or a Hangup, to a value of its wait, ``None`` without one."""
+    """Return a function from a HungTask or a Hangup to a value of its wait; ``None`` if it has no wait."""
 
     def get_or_none(found: Any) -> Any:
         return None if found.wait is None else get(found.wait)
@@ -356,7 +355,7 @@ def _register(name: str) -> Callable[[TaskRegs], Any]:
 
 
 def _named_by(name: Callable[[RegsLayout], str]) -> Callable[[TaskRegs], Any]:
-    """Return a register that each machine has under a name of its own."""
+    """Return a function for a register that every machine has, but under different names."""
     return lambda found: _register(name(arch_named(found.task.arch).regs))(found)
 
 
@@ -447,7 +446,7 @@ def _labels(frames: Iterable[Frame]) -> list[str]:
     return [frame_label(frame) for frame in frames]
 
 
-# CSV has no objects. An object in JSON becomes one column for each of its members, or a
+# CSV has no objects. A JSON object becomes one column for each of its members, or a
 # list of names.
 
 TASK_WITH_FRAMES_CSV: Fields = {

@@ -35,8 +35,8 @@ def find_task(prog: Program, layout: TaskLayout, tasks: TaskList, which: WhichTa
     if not is_address and number < PID_MAX_LIMIT:
         task, wanted = _task_of_pid(prog, layout, tasks, number), f"pid {number}"
     else:
-        # Any memory can be read as a task. Only an address on the task list, or that of an idle
-        # task, is one.
+        # Any memory can be read as a task_struct. Only an address on the task list, or the address of
+        # an idle task, is a task.
         task = next((task for task in tasks if task.addr == number), None)
         wanted = f"address {number:#x}"
     if task is None:
@@ -59,8 +59,8 @@ def _task_of_pid(prog: Program, layout: TaskLayout, tasks: TaskList, pid: int) -
 
 
 def _number(prog: Program, which: WhichTask) -> tuple[int, bool]:
-    # The PID or address, and whether it is known to be an address. NULL is no task, such as of drgn's
-    # find_task() for a PID that does not exist: it is not PID 0.
+    # The PID or address, and whether it is known to be an address. A null pointer (drgn's find_task()
+    # returns one for a PID that does not exist) is not a task, and does not mean PID 0.
     if isinstance(which, Thread):
         which = which.object
     if isinstance(which, Object):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The run queue of each CPU: who is on it, and who waits for it."""
+"""The run queue of each CPU: which task is on the CPU, and which tasks wait for it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class CpuQueue(msgspec.Struct, frozen=True):
     cpu: int
     """Number of the CPU."""
     current: Optional[TaskStack]
-    """The task on it (``rq->curr``); ``None`` if that cannot be read."""
+    """The task on the CPU (``rq->curr``); ``None`` if that cannot be read."""
     is_idle: bool
-    """That is its idle task."""
+    """Whether :attr:`current` is the idle task of the CPU."""
     waiting: tuple[TaskStack, ...]
-    """Runnable tasks that are not on it, in the order of the task list."""
+    """Runnable tasks that are not on the CPU, in the order of the task list."""
 
 
 def cpu_queues(kernel: Kernel, stacks: Mapping[int, TaskStack]) -> tuple[CpuQueue, ...]:

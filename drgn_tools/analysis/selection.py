@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Select tasks. Every command that takes tasks, on the command line and in the REPL, does it by this.
+"""Select tasks. Every command that takes tasks uses this, on the command line and in the REPL.
 
 A word names tasks (:func:`parse_tasks`)::
 
     51                    the task with this PID (thread ID)
     100-200               the tasks with these PIDs
-    0xff1f215bc0ec9540    the task whose task_struct lies there; 0x may be left out
-    kworker/*             the tasks with such a name, a shell pattern
+    0xff1f215bc0ec9540    the task whose task_struct is at this address; 0x may be left out
+    kworker/*             the tasks whose name matches this shell pattern
     1,5-9,init            each of these
 
 A task that one of the words names is selected. Further conditions (:class:`Selection`) narrow that.
@@ -42,26 +42,26 @@ STATES = "RSDTtXZPI?"
 """Letters of :attr:`.TaskStack.state`."""
 
 TaskName = Union[range, int, str]
-"""What names tasks: a range of PIDs, the address of a ``struct task_struct``, a shell pattern of names."""
+"""How tasks are named: by a range of PIDs, the address of a ``struct task_struct``, or a shell pattern of names."""
 
 
 class Selection(msgspec.Struct, frozen=True):
     """Conditions on tasks. All of them must hold. An empty condition holds for every task."""
 
     tasks: tuple[TaskName, ...] = ()
-    """What was named, in the order given; one must be, contain or match the task."""
+    """Names of tasks, in the order given; the task must match one of them."""
     comms: tuple[str, ...] = ()
     """Shell patterns of task names (``kworker/*``); one must match the name in ``comm`` or the full name."""
     states: frozenset[str] = frozenset()
-    """State letters (see :data:`STATES`); one must be that of the task."""
+    """State letters (see :data:`STATES`); the task must have one of them."""
     functions: tuple[str, ...] = ()
     """Shell patterns of function names; one must match a function anywhere on the stack."""
     verdicts: frozenset[Verdict] = frozenset()
-    """Verdicts; one must be that of the task."""
+    """Verdicts; the task must have one of them."""
     on_cpu: bool = False
     """Whether the task must be on a CPU."""
     typed: str = ""
-    """The conditions as somebody typed them, for messages; empty if there are none."""
+    """The conditions as the user typed them, for messages; empty if there are none."""
 
     def __contains__(self, task: TaskStack) -> bool:
         return (
@@ -88,13 +88,13 @@ class Selection(msgspec.Struct, frozen=True):
 
     @property
     def is_single_tasks(self) -> bool:
-        """Whether single tasks are named, and nothing else is asked."""
+        """Whether only single tasks are named, and there are no other conditions."""
         only_tasks = Selection(tasks=self.tasks, typed=self.typed)
         return bool(self.tasks) and self == only_tasks and len(self.single_tasks) == len(self.tasks)
 
     @property
     def lone_name(self) -> Optional[str]:
-        """The shell pattern of names that is all that was asked; ``None`` if it is none, or something else was."""
+        """The shell pattern of names, if it is the only condition; otherwise ``None``."""
         name = self.tasks[0] if len(self.tasks) == 1 else None
         return name if isinstance(name, str) and shlex.quote(name) == self.typed else None
 
@@ -108,7 +108,7 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 EVERY_TASK = Selection()
-"""No condition at all."""
+"""A selection without conditions."""
 
 
 def task_name(number: int) -> str:
@@ -151,8 +151,8 @@ def parse_tasks(word: str) -> tuple[TaskName, ...]:
     """Return what a word of a command line names.
 
     :param word: A list, separated by commas, of PIDs, ranges of PIDs, addresses and patterns of names.
-        PIDs are decimal, or hexadecimal with 0x. A name that begins with a digit or has a comma cannot
-        be given so.
+        PIDs are decimal, or hexadecimal with 0x. A name that begins with a digit or contains a comma cannot
+        be given in this way.
     :raises UsageError: if a part of it is none of these.
     """
     return tuple(_parse(part, word) for part in word.split(","))
@@ -173,7 +173,7 @@ def parse_numbers(text: str) -> tuple[TaskName, ...]:
 
 
 def is_number(word: str) -> bool:
-    """Return whether a word consists of PIDs, ranges and addresses alone."""
+    """Return whether a word consists only of PIDs, ranges and addresses."""
     return all(_NUMBERS.fullmatch(part) for part in word.split(","))
 
 
@@ -190,10 +190,10 @@ def _parse(part: str, word: str) -> TaskName:
 
 
 PID_MAX_LIMIT = 4 * 1024 * 1024
-"""PIDs are smaller (linux/threads.h), addresses in the kernel are larger."""
+"""PIDs are smaller (linux/threads.h), kernel addresses are larger."""
 
-# int() would accept "+1", "1_000" and digits of other scripts, too. Tables, drgn and crash print an
-# address without 0x, in 8 or 16 digits; no PID has as many.
+# int() would also accept "+1", "1_000" and digits of other scripts. Tables, drgn and crash print an
+# address without 0x, in 8 or 16 digits; a PID has fewer.
 _PID = r"[0-9]{1,7}|0x[0-9a-f]{1,6}"
 _NUMBERS = re.compile(
     rf"(?P<first>{_PID})(?:-(?P<last>{_PID}))?|(?P<address>0x[0-9a-f]{{7,16}}|[0-9a-f]{{8}}|[0-9a-f]{{16}})",

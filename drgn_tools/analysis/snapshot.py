@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A snapshot of the tasks of a kernel, to compare it with another: made now, or read from a file."""
+"""A snapshot of the tasks of a kernel, to be compared with another. It is made now, or read from a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _SCHEMAS = ("drgn-tools.tasks/1", "drgn-tools.stack/1")
 _SAVE = "save the output of drgn-tools tasks --frames --format json"
 _NO_SNAPSHOT = "is not the output of drgn-tools tasks --format json"
 _BEGINS_JSON = re.compile(rb"""\s*(?:\{|\[\s*[\[\]{"])""")
-"""How an object of JSON begins, or an array of what is no number: no core does, and the kernel's log is ``[    0.0``."""
+"""The beginning of a JSON object, or of an array of anything but numbers. No core begins so, and the kernel's log
+begins with ``[    0.0``."""
 _START_BYTES = 256
 _SHOWN_CHARS = 40
 
@@ -32,10 +33,10 @@ class Seen(msgspec.Struct, frozen=True):
     task: TaskStack
     """The task. If the snapshot was saved without ``--frames``, it has no frames."""
     function: Optional[str]
-    """Name of the function that it waits in, or was interrupted in, or the address if it has no name; ``None`` in user
-    mode, or if it is not known."""
+    """Name of the function that the task waits in or was interrupted in, or the address if there is no symbol; ``None``
+    in user mode, or if it is not known."""
     has_stack: bool
-    """Whether the frames of :attr:`task` are its stack. On a running kernel a task on a CPU has none."""
+    """Whether the frames of :attr:`task` are its stack. They are not for a task on a CPU of a running kernel."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -62,7 +63,7 @@ def snapshot_of(
 def as_snapshot(found: Union[KernelAudit, Snapshot]) -> Snapshot:
     """Return an audit as a snapshot.
 
-    :raises UsageError: if it is neither
+    :raises UsageError: if *found* is neither
     """
     if not isinstance(found, (KernelAudit, Snapshot)):
         raise UsageError(
@@ -76,7 +77,7 @@ def as_snapshot(found: Union[KernelAudit, Snapshot]) -> Snapshot:
 
 def _seen(task: TaskStack) -> Seen:
     frame = waiting_function(task)
-    # A stack that was freed is known: it is empty. What could not be read at all is not.
+    # A stack that was freed is known to be empty. A stack that could not be read at all is not known.
     has_stack = bool(task.frames) or task.verdict is Verdict.RELIABLE
     if frame is None or frame.user_mode:
         return Seen(task, None, has_stack)
@@ -128,7 +129,7 @@ class _Named(msgspec.Struct):
 
 
 def is_saved_snapshot(path: str) -> bool:
-    """Return whether a file begins as JSON does, of whatever; false if it cannot be read."""
+    """Return whether a file begins like JSON, of any schema; false if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return _BEGINS_JSON.match(file.read(_START_BYTES)) is not None
@@ -139,10 +140,10 @@ def is_saved_snapshot(path: str) -> bool:
 def saved_snapshot(path: Union[str, Path]) -> Snapshot:
     """Read a snapshot from the output of ``tasks --frames --format json`` or ``stack --all --format json``.
 
-    Without ``--frames`` the stacks are missing. Then only a task that has not run since is known to be
-    in the same stack.
+    Without ``--frames`` the stacks are missing. Then the stack of a task is only known to be the same if the
+    task has not run in between.
 
-    :raises InputError: if the file cannot be read, or is no such output
+    :raises InputError: if the file cannot be read, or is not such an output
     """
     try:
         data = Path(path).read_bytes()
@@ -154,7 +155,7 @@ def saved_snapshot(path: Union[str, Path]) -> Snapshot:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except msgspec.ValidationError:
-        # Its text names fields of ours by types of Python's.
+        # The text of the error names our fields with Python types.
         raise InputError(
             f"{path}: {_NO_SNAPSHOT}: a value in it is missing, or has the wrong type; {_SAVE}"
         ) from None
@@ -172,13 +173,13 @@ def saved_snapshot(path: Union[str, Path]) -> Snapshot:
 
 
 def _other_schema(data: bytes) -> Optional[str]:
-    """Return what a document is that has no states of tasks; ``None`` if its schema says that it has.
+    """Return what a document without states of tasks is; ``None`` if its schema has states of tasks.
 
     :raises msgspec.DecodeError: if it is not JSON
     """
     try:
         schema = msgspec.json.decode(data, type=_Named).schema
-    except msgspec.ValidationError:  # no object, or its schema is no text
+    except msgspec.ValidationError:  # not an object, or its schema is not text
         return _NO_SNAPSHOT
     if schema in _SCHEMAS:
         return None
@@ -218,7 +219,7 @@ def _reason(text: Optional[str]) -> Optional[Reason]:
     try:
         return None if text is None else Reason(text)
     except ValueError:
-        return None  # of a later version; the sentence says it
+        return None  # a reason of a later version; the sentence has it
 
 
 def _frame(saved: _SavedFrame) -> Frame:

@@ -44,14 +44,14 @@ def parse_order(text: str) -> tuple[SortKey, ...]:
 
 
 def sorted_records(records: Iterable[R], order: Sequence[SortKey], fields: Fields) -> list[R]:
-    """Return records in another order. Those with equal values stay in the order that they had.
+    """Return records in another order. Records with equal values keep their order.
 
-    Numbers and addresses are compared as numbers, text letter by letter. A verdict that is worse comes
-    first, and that of the task that crashed the machine before all. Missing values come last, also in a
+    Numbers and addresses are compared as numbers, text letter by letter. Worse verdicts come
+    first, and the verdict of the task that crashed the machine before all. Missing values come last, also in
     descending order.
 
     :param order: Keys, the most important first
-    :param fields: Fields of the records, each of :attr:`SortKey.field` among them
+    :param fields: Fields of the records; each :attr:`SortKey.field` must be one of them
     """
     done = list(records)
     for key in reversed(order):

@@ -15,17 +15,17 @@ from ..records import Frame, SourceLine, TaskStack
 __all__ = ("with_source_lines",)
 
 _MAX_FRAMES = 100_000
-"""Different frames that are kept; most of them are on many stacks."""
+"""Different frames that are cached; most of them are on many stacks."""
 _MAX_LINES = 100
-"""Functions inlined at one address that are shown; damaged DWARF may have any number."""
+"""Most functions that are shown for one address with inlining; damaged DWARF may have any number."""
 
 
 def with_source_lines(prog: Program, tasks: Iterable[TaskStack]) -> Iterator[TaskStack]:
-    """Yield the records with :attr:`.Frame.source` wherever the program has DWARF of the code.
+    """Yield the records with :attr:`.Frame.source` wherever the program has DWARF for the code.
 
     A frame without DWARF stays as it is: in a kernel that was opened without symbols, in a module
-    whose symbols were not given, in code that the kernel made at run time. The callers that
-    frame pointers do not show (:attr:`.SavedRegs.caller`) stay as they are, too.
+    whose symbols were not given, in code that the kernel generated at run time. Callers that
+    frame pointers do not show (:attr:`.SavedRegs.caller`) do not get source lines either.
 
     :param prog: Program that the records were made from
     """
@@ -46,14 +46,14 @@ def _with_source(prog: Program, frame: Frame, known: BoundedCache[Frame, Frame])
 
 
 def _source_lines(prog: Program, address: int) -> tuple[SourceLine, ...]:
-    """Return where an instruction is in the source, or its last byte.
+    """Return the source lines of an address, innermost inlined function first.
 
-    :param address: Virtual address; of a return address the byte before, which is of the call
+    :param address: Virtual address of an instruction; for a return address the byte before it, the last of the call
     """
     try:
         found = prog.source_location(address)
         lines = [found[i] for i in range(len(found))]
-        # The last is the function itself.
+        # The last one is the function itself.
         shown = [*lines[: _MAX_LINES - 1], lines[-1]] if len(lines) > _MAX_LINES else lines
         return tuple(
             SourceLine(line.name(), line.filename, line.line, line.column) for line in shown

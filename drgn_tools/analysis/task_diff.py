@@ -26,9 +26,9 @@ class ChangeKind(str, enum.Enum):
     STILL = "still"
     """It is in the same stack, with the same state and verdict."""
     CHANGED = "changed"
-    """Its stack, state, verdict or wait is another; :attr:`TaskChange.what` says which."""
+    """Its stack, state, verdict or wait differs; :attr:`TaskChange.what` says which."""
     UNCLEAR = "unclear"
-    """No change is known, but one of the snapshots does not have its stack, such as that of a task on a CPU."""
+    """No change is known, but one of the snapshots does not have its stack, for example because it was on a CPU."""
     CAME = "came"
     """Only the second snapshot has it."""
     WENT = "went"
@@ -50,11 +50,11 @@ class TaskChange(msgspec.Struct, frozen=True):
     what: tuple[str, ...] = ()
     """What differs, of ``stack``, ``state``, ``verdict`` (or its reason), ``wait`` (the function)."""
     parting: Optional[tuple[Optional[Frame], Optional[Frame]]] = None
-    """Where two different stacks part: the outermost frame of each that the other does not have at that place, which is
-    ``None`` for a stack that ends there; ``None`` if the stacks are equal, or not known."""
+    """Where two different stacks part: the outermost frame of each that differs from the other stack. It is ``None`` for
+    a stack that ends there. The whole value is ``None`` if the stacks are equal, or not known."""
     ran: Optional[bool] = None
-    """Whether it ran in between: whether ``nvcsw + nivcsw`` differ. ``None`` if a snapshot does not have that number, if the
-    task was on a CPU, and between two boots."""
+    """Whether the task ran in between: whether ``nvcsw + nivcsw`` differs. ``None`` if a snapshot does not have that number,
+    if the task was on a CPU, or if the snapshots are of two boots."""
 
     @property
     def last(self) -> TaskStack:
@@ -72,10 +72,10 @@ class TaskDiff(Drawn, msgspec.Struct, frozen=True):
     after: KernelInfo
     """Kernel of the second snapshot."""
     same_boot: bool
-    """Whether both are of one boot of one machine. Then a task is known by its PID, address and start time;
-    otherwise tasks are matched by name and stack."""
+    """Whether both are of one boot of one machine. Then tasks are matched by PID, address and start time;
+    otherwise by name and stack."""
     changes: tuple[TaskChange, ...]
-    """Every task: in the order of the second snapshot, then those that went, in the order of the first."""
+    """Every task: those of the second snapshot in its order, then those that went, in the order of the first."""
 
     def of_kind(self, kind: ChangeKind) -> list[TaskChange]:
         """Return the changes of a kind."""
@@ -108,8 +108,8 @@ def diff_tasks(
 def is_same_task(before: TaskStack, after: TaskStack) -> bool:
     """Return whether two records of one boot are of the same task.
 
-    A PID is given again, and so is the memory of a ``struct task_struct``. No two tasks have both, and
-    the time of their fork as well. (comm may differ: exec() and prctl() change it.)
+    PIDs and the memory of a ``struct task_struct`` are used again. But no two tasks share PID, address and
+    start time. (comm may differ: exec() and prctl() change it. It only decides if a start time is missing.)
     """
     if (before.pid, before.task) != (after.pid, after.task):
         return False
@@ -133,8 +133,8 @@ def _is_same_boot(before: Snapshot, after: Snapshot) -> bool:
         return False
     if old.boot_id is not None and new.boot_id is not None:
         return old.boot_id == new.boot_id
-    # Nothing has asked this machine for its boot ID. Kernel threads live as long as a boot does, and
-    # in another boot hardly any of them has the same PID, address and start time.
+    # Without both boot IDs (a machine has none until something asks for it), kernel threads decide: most live
+    # as long as the boot, and in another boot hardly any of them has the same PID, address and start time.
     kept = {seen.task.pid: seen.task for seen in before.tasks if seen.task.kthread}
     both = [
         is_same_task(kept[seen.task.pid], seen.task)
@@ -169,7 +169,7 @@ def _pairs_of_two_boots(
     left = dict(enumerate(before))
     by_stack: dict[Hashable, list[int]] = defaultdict(list)
     by_name: dict[str, list[int]] = defaultdict(list)
-    for i in reversed(range(len(before))):  # pop() takes the first
+    for i in reversed(range(len(before))):  # so that pop() returns the first
         seen = before[i]
         by_name[seen.task.name].append(i)
         by_stack[seen.task.name, seen.has_stack, stack_of(seen.task)].append(i)
@@ -195,7 +195,7 @@ def _stack_with_offsets(task: TaskStack) -> tuple[Hashable, ...]:
 
 
 def _stack_of_functions(task: TaskStack) -> tuple[Hashable, ...]:
-    # Another kernel has other offsets.
+    # Offsets differ between kernels.
     return tuple(
         (function_label(frame) if frame.symbol else None, frame.regs is not None)
         for frame in kernel_frames(task)
@@ -234,7 +234,7 @@ def _is_same_stack(
 ) -> Optional[bool]:
     if before.has_stack and after.has_stack:
         return stack_of(before.task) == stack_of(after.task)
-    # A stack that only one of the snapshots has is the same if the task did not run.
+    # If a snapshot does not have the stack: it is the same if the task did not run.
     return True if ran is False else None
 
 
@@ -269,7 +269,7 @@ def _differences(before: Seen, after: Seen, is_same_stack: Optional[bool]) -> It
 
 
 def _has_known_wait(seen: Seen) -> bool:
-    # In user mode a task waits in no function of the kernel.
+    # A task with a stack but no function is in user mode, so that is known, too.
     return seen.has_stack or seen.function is not None
 
 

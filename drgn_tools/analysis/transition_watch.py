@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What happens from one look at a transition to the next: who left, who is left, since when."""
+"""What changes from one reading of a transition to the next: which tasks left, which are left, since when."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ class TransitionEvent(msgspec.Struct, frozen=True):
     """Something that changed."""
 
     time: float
-    """Of the look that saw it, in seconds since the epoch."""
+    """Time of the reading that saw it, in seconds since the epoch."""
     event: str
     """``begins`` or ``ends`` (the transition); ``holds`` or ``left`` (a task); ``at rest``: no patch
-    was in transition at the first look."""
+    was in transition at the first reading."""
     patch: Optional[str] = None
     """Name of the patch."""
     task: Optional[TaskAnswer] = None
     """The task, as it was when it was last seen to hold the patch back."""
     for_s: Optional[float] = None
-    """Seconds since the look that first saw the task hold it back, or the transition begin."""
+    """Seconds since the reading that first saw the task hold the patch back, or the transition begin."""
 
 
 class TransitionWatch:
-    """Compares each look with the one before."""
+    """Compares each reading with the one before."""
 
     def __init__(self) -> None:
         self._patch: Optional[tuple[str, str]] = None
         self._since = 0.0
         self._holding: dict[tuple[int, int], tuple[float, TaskAnswer]] = {}
-        """Tasks that held the patch back and are not done: since when, and how it was last."""
+        """Tasks that held the patch back and are not done: since when, and the last answer."""
         self._looks = 0
 
     def look(
         self, patches: Livepatches, answers: Iterable[TaskAnswer], now: float
     ) -> Iterator[TransitionEvent]:
-        """Yield what changed since the look before.
+        """Yield what changed since the last reading.
 
-        A look at which the patches contradict themselves tells nothing: they may have changed
-        while they were read.
+        A reading with contradictory patches is ignored: they may have changed while they were
+        read.
 
         :param answers: Of all tasks
         :param now: Seconds since the epoch
@@ -82,7 +82,7 @@ class TransitionWatch:
     def _compared(
         self, patch: str, answers: Iterable[TaskAnswer], now: float
     ) -> Iterator[TransitionEvent]:
-        # A task that is only free at this moment is still in the old version.
+        # A task that is only free is still in the old version.
         waiting = {
             (found.stack.task, found.stack.pid): found
             for found in answers

@@ -46,7 +46,7 @@ _SCHEDULER = frozenset(
         "do_notify_resume",
     )
 )
-"""Functions that give up the CPU for any reason, so they do not tell what a task waits for.
+"""Functions that give up the CPU for any reason, so they do not show what a task waits for.
 
 kernel/sched/core.c, kernel/time/sleep_timeout.c and kernel/entry/common.c, v4.10 to v7.2;
 arch/arm64/kernel/entry-common.c, v6.1 to v7.2."""
@@ -61,16 +61,16 @@ def kernel_frames(task: TaskStack) -> tuple[Frame, ...]:
 
 
 def waiting_function(task: TaskStack) -> Optional[Frame]:
-    """Return the frame that tells what a task is waiting for.
+    """Return the frame that shows what a task waits for.
 
     That is the innermost frame that is not of the scheduler (``__schedule``, ``schedule`` and the
     like). For a task that an interrupt has preempted, it is the first ``pt_regs``, which may be
     of user mode. For a task on a CPU it is the first ``pt_regs`` of kernel mode, else the caller of
-    panic(), else the frame that the CPU is in.
+    panic(), else the innermost frame.
 
     :return: The innermost frame if all are of the scheduler; ``None`` if there is none in the kernel
     """
-    from ..arch.registry import arch_named  # with drgn, which --help does without
+    from ..arch.registry import arch_named  # imports drgn, which --help does not need
 
     kernel = kernel_frames(task)
     if task.on_cpu:
