@@ -59,21 +59,21 @@ class Command(ABC, Generic[A]):
     """Whether options may stand before the name of the command."""
 
     def is_paged(self, args: A) -> bool:
-        """Return whether the result is text to be read in a pager, if it goes to a terminal."""
+        """Return whether the result is text to be read in a pager, if stdout is a terminal."""
         return False
 
     @abstractmethod
     def parser(self, name: str) -> Parser:
         """Return the parser of what follows the name of the command.
 
-        Man pages and shell completion are made from it, too.
+        Man pages and shell completion are also generated from it.
 
         :param name: Name of the command.
         """
 
     @abstractmethod
     def parse(self, name: str, words: Sequence[str], before: argparse.Namespace) -> A:
-        """Parse and check a command line. Imports neither drgn nor tabulate unless it has to.
+        """Parse and check a command line, without importing drgn or tabulate if possible.
 
         :param name: Name of the command.
         :param words: What follows the name.
@@ -97,7 +97,7 @@ class KernelCommand(Command[K]):
     arguments: type[K]
     """Class of its parsed command line."""
     operands = ""
-    """The words that it takes, for its usage."""
+    """The words that it accepts, for its usage line."""
     sources = ONE_NEEDED
     """Title of the options that choose a kernel, in its help."""
     selectors = ""
@@ -107,13 +107,13 @@ class KernelCommand(Command[K]):
     examples = ""
     """Further text of ``--help`` on the command line."""
     formats: tuple[str, ...] = ()
-    """Its formats that tabulate does not have. The first is the default."""
+    """Its formats besides those of tabulate. The first is the default."""
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options that the command line and the REPL have in common."""
 
     def add_output_options(self, parser: argparse._ActionsContainer) -> None:
-        """Add the options on the form of the output that the command line and the REPL have in common."""
+        """Add the options for the form of the output that the command line and the REPL have in common."""
         if self.formats:
             add_format_option(parser, self.formats)
 
@@ -121,9 +121,9 @@ class KernelCommand(Command[K]):
         """Add the options that the REPL does not have."""
 
     def adopt_words(self, args: K) -> None:
-        """Find out which words are no operands of the command: a core that was given without ``-c``.
+        """Take the words that are not operands of the command: a core that was given without ``-c``.
 
-        :raises UsageError: if something is wrong with them.
+        :raises UsageError: if the words are wrong.
         """
         adopt_core(args)
 
@@ -137,7 +137,7 @@ class KernelCommand(Command[K]):
     def check_command_line(self, args: K) -> None:
         """Check what only the command line has: the source, and :meth:`add_command_line_options`.
 
-        :raises UsageError: if something is wrong with it.
+        :raises UsageError: if the source or an option is wrong.
         """
         check_source(args)
 
@@ -176,7 +176,7 @@ class TaskCommand(KernelCommand[T]):
     operands = "[TASK ...]"
     selectors = SELECTORS
     row_examples = RowExamples()
-    """What its help says of ``--columns`` and ``--sort``."""
+    """Examples of ``--columns`` and ``--sort`` for its help."""
 
     def add_output_options(self, parser: argparse._ActionsContainer) -> None:
         """See :meth:`KernelCommand.add_output_options`."""
@@ -209,7 +209,7 @@ class TaskCommand(KernelCommand[T]):
         return with_columns(view, args.columns, args.format)
 
     def in_order(self, records: Iterable[R], args: T) -> Iterable[R]:
-        """Return records in the order that ``--sort`` says."""
+        """Return records in the order of ``--sort``."""
         if not args.order:
             return records
         from ..analysis.sorting import sorted_records

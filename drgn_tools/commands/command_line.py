@@ -76,10 +76,10 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     """Parse and check a command line.
 
     :param argv: The words after the name of the program.
-    :raises UsageError: if something is wrong with it.
+    :raises UsageError: if the command line is wrong.
     :raises SystemExit: if ``--help`` or ``--version`` was asked for; it was printed.
-    :raises OutputError: if that cannot be written.
-    :raises ReaderGoneError: if nobody reads that.
+    :raises OutputError: if the help or version cannot be written.
+    :raises ReaderGoneError: if the reader of the help or version has closed the pipe.
     """
     if not argv:
         raise UsageError("which command? drgn-tools help lists them, drgn-tools demo shows one")
@@ -89,7 +89,7 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     if name == "help":
         name, words = _asked_for_help(words)
     if name not in SUMMARIES:
-        # What stood before the command is the end of the words no more, but as good there.
+        # The options before the command are moved to the end, where they mean the same.
         rest = [*words, *argv[: len(argv) - len(words) - 1]]
         raise UsageError(with_urls_redacted(unknown_command(name, rest)))
     command = load_command(name)
@@ -117,9 +117,9 @@ _HELP = "show the help of a command: drgn-tools help tasks"
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """Return one parser with all commands, from which man pages and completion are made.
+    """Return one parser with all commands, from which man pages and completion are generated.
 
-    It parses what :func:`parse_command_line` does, but checks less, and imports every command.
+    It parses the same as :func:`parse_command_line`, but checks less, and imports every command.
     """
     parser = _options_before()
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog="drgn-tools")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A session of the command line: it opens the kernel, streams records, and ends with an exit code."""
+"""A session of the command line: it opens the kernel, streams records, and returns an exit code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ("CommandLineSession",)
 T = TypeVar("T")
 
 _STREAMED_FORMATS = frozenset(("json", "jsonl", "csv", "text"))
-"""Formats whose rows are written before all tasks were read."""
+"""Formats whose rows are written while tasks are still being read."""
 
 
 class CommandLineSession(Session):
@@ -51,7 +51,7 @@ class CommandLineSession(Session):
             return
         self._is_introduced = True
         self.console.note(kernel_line(kernel))
-        if self.style != "text":  # which has them above the stack
+        if self.style != "text":  # that format has them above the stack
             for line in kernel.last_words:
                 self.console.note(f"log: {line}")
         for note in kernel.notes:
@@ -64,7 +64,7 @@ class CommandLineSession(Session):
     def audit(self, max_tasks: Optional[int]) -> Audit:
         """See :meth:`Session.audit`. The tasks of a dump are read while they are iterated over."""
         began = time.monotonic()
-        # The progress line would get between rows that are written meanwhile.
+        # The progress line would be mixed with the rows that are written meanwhile.
         rows_interfere = self.style in _STREAMED_FORMATS and is_terminal(sys.stdout)
         try:
             with input_error_if_vanished(self.prog):
@@ -119,7 +119,7 @@ class CommandLineSession(Session):
     def finish(self) -> int:
         """Report on the tasks that were shown last.
 
-        :return: The exit code. A finding is certain whatever could not be read, so it goes first.
+        :return: The exit code. A finding wins over unreadable parts, because it is certain anyway.
         """
         shown, unjudged = self._shown, self._unjudged
         self.console.note(verdict_line(shown.verdicts))
@@ -135,7 +135,7 @@ class CommandLineSession(Session):
         return EXIT_OK
 
     def warn_of_problems(self) -> bool:
-        """Report what of the kernel could not be read; return whether there is any."""
+        """Report the parts of the kernel that could not be read; return whether there are any."""
         for problem in self._problems:
             self.console.problem("warning", problem)
         return bool(self._problems)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ("COMMAND", "SHELLS")
 
 SHELLS = ("bash", "zsh", "fish")
-"""Those whose completion ships with the package."""
+"""Shells whose completion ships with the package."""
 
 _FOLDER = Path(__file__).parent.parent / "completions"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``demo``: ``tasks`` on the vmcore in the package, with words around it."""
+"""``demo``: ``tasks`` on the vmcore in the package, with explanations around it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Demo(Tasks):
     selectors = ""
 
     def adopt_words(self, args: TasksArguments) -> None:
-        """It has a core."""
+        """Do nothing: the core is the one in the package."""
 
     def is_paged(self, args: TasksArguments) -> bool:
         return args.format != "table"  # the tour ends with what to type next
@@ -68,7 +68,7 @@ class Demo(Tasks):
 
 
 def _program_name() -> str:
-    # In commands to copy: a name that works in the shell from which this was started.
+    # For commands to copy: a name that works in the shell that started this.
     name = os.path.basename(sys.argv[0])
     if name == "__main__.py":
         return f"{os.path.basename(sys.executable)} -m drgn_tools"

@@ -27,7 +27,7 @@ __all__ = ("COMMAND",)
 
 KINDS = ("still", "changed", "unclear", "came", "went")
 _NEWS = ("changed", "came", "went")
-"""Kinds that are listed whatever the state of the task."""
+"""Kinds of change that are listed for tasks in any state."""
 
 _EXPLANATION = """\
 Within one boot, a task is identified by its PID, its address and the time of its fork. Tasks of two
@@ -65,7 +65,7 @@ class DiffArguments(TaskArguments):
     kind: list[str]
     all: bool
     kinds: frozenset[str]
-    """Kinds that were asked for; empty for the default."""
+    """Kinds that the user asked for; empty for the default."""
     # The REPL does not have these.
     check: bool = False
     interval: Optional[float] = None
@@ -236,7 +236,7 @@ def _two_snapshots(
 
 
 def _snapshot(args: DiffArguments, path: Optional[str], console: Console) -> Snapshot:
-    """Return the snapshot of a file (a vmcore or a saved snapshot); without *path*, of what ``-k`` or ``--qemu`` names."""
+    """Return the snapshot of a file (a vmcore or a saved snapshot), or, without *path*, of the kernel of ``-k`` or ``--qemu``."""
     from ..analysis.snapshot import is_saved_snapshot, saved_snapshot
     from ..render.summary import kernel_line
     from .command_line_session import CommandLineSession

@@ -44,7 +44,7 @@ def fleet(args: FleetArguments, console: Console) -> int:
     """Execute one ``drgn-tools fleet`` command.
 
     :return: The exit code.
-    :raises DrgnToolsError: If it cannot be done.
+    :raises DrgnToolsError: If the command cannot be executed.
     """
     missing = [name for name in _EXTRA if find_spec(name) is None]
     if missing:
@@ -79,7 +79,7 @@ def _how_to_go_on(begun: Sequence[Progress]) -> str:
 
 
 def _run_or_be_interrupted(args: FleetArguments, console: Console, begun: list[Progress]) -> int:
-    # An import that is interrupted fails with any error, perhaps.
+    # An interrupted import may fail with any error.
     with interrupts_held() as let_interrupts:
         with kept_from_new_threads():
             from ..fleet.dataset.dataset import Dataset
@@ -125,7 +125,7 @@ def _silence_dask() -> None:
 
 def _sources(args: FleetArguments, cluster: Cluster, console: Console) -> list[Source]:
     listing = list_sources(args.sources)
-    # A manifest that was given lies in a folder that was given, perhaps.
+    # A manifest that was given may also be in a folder that was given.
     given = set(map(os.path.abspath, args.sources))
     skipped = [path for path in listing.passed_over if os.path.abspath(path) not in given]
     if skipped:

@@ -276,7 +276,7 @@ def _seconds(text: str) -> float:
 
 _LEAST_MEMORY = 128 << 20
 _MOST_MEMORY = 1 << 62
-"""setrlimit() takes no more than a signed number of 64 bits."""
+"""setrlimit() accepts at most a signed 64-bit number."""
 
 
 def _size(text: str) -> int:

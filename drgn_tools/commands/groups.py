@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``groups``: identical stacks folded together."""
+"""``groups``: tasks grouped by identical stacks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What somebody meant who typed a command that there is not."""
+"""Guess what the user meant by a command that does not exist."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _OURS: Mapping[str, str] = {
     "report": "fleet report",
     "version": "--version",
 }
-"""A word of crash, drgn, gdb or ps(1) -> what of ours does it, with the words that follow."""
+"""A command of crash, drgn, gdb or ps(1) -> our command that does the same, with its options."""
 
 _LOG = frozenset(("dmesg", "log"))
 
@@ -50,9 +50,9 @@ _CRASH_COMMANDS = frozenset(
 
 
 def unknown_command(name: str, rest: Sequence[str]) -> str:
-    """Return a line for a command that there is not: what is wrong, and a way that works.
+    """Return a line about a command that does not exist: what is wrong, and a way that works.
 
-    :param name: What was typed in place of a command.
+    :param name: The word that was typed as the command.
     :param rest: The words before and after it.
     """
     typed = shlex.join(rest)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``hung``: which tasks hang, what each waits for, and who holds it."""
+"""``hung``: which tasks hang, what each waits for, and which task holds it."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Hung(TaskCommand[HungArguments]):
         chosen = {stack.task for stack in session.select(stacks, args.selection)}
         wanted = (task for task in report.tasks() if task.blocked.stack.task in chosen)
         shown = list(self.in_order((task for task in wanted if _is_wanted(args, task)), args))
-        # In another order, or with other columns, there is a table and nothing else.
+        # With --sort or --columns, only the table is shown.
         if session.style == "table" and not args.order and not args.columns:
             lines = hung_lines(report, shown, session.width)
         else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``livepatch``: who holds a live patch back, or would, and why."""
+"""``livepatch``: which tasks hold a live patch back, or would, and why."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ examples:
 """
 
 _MAX_TRIES = 5
-"""How often a running kernel is read, if its patches change meanwhile."""
+"""Most times that a running kernel is read, if its patches change meanwhile."""
 
 
 class LivepatchArguments(TaskArguments):
@@ -70,9 +70,9 @@ class LivepatchArguments(TaskArguments):
 
 
 class AnswerCounts:
-    """Answers of tasks, counted as they pass.
+    """Makes the answers for tasks, and counts them.
 
-    :param inquiry: What is asked of them.
+    :param inquiry: The question.
     """
 
     def __init__(self, inquiry: Inquiry) -> None:
@@ -91,7 +91,7 @@ class AnswerCounts:
 
     @property
     def total(self) -> int:
-        """Number of tasks that passed."""
+        """Number of tasks that were counted."""
         return sum(self._answers.values())
 
     def summary(self) -> str:
@@ -101,11 +101,11 @@ class AnswerCounts:
         return holders_line(self.inquiry.name, self._answers, self._functions, self.inquiry.plan)
 
     def exit_code(self, check: bool) -> int:
-        """Return the exit code, if all tasks could be read."""
+        """Return the exit code for the case that all tasks could be read."""
         from ..analysis.patch_question import HOLDING, Answer
 
         plan, answers = self.inquiry.plan, self._answers
-        # A task that runs at this moment does not count against a patch that is not loaded.
+        # A task that happens to be running does not count against a patch that is not loaded.
         not_certain = {Answer.UNKNOWN} if plan is None else {Answer.UNKNOWN, Answer.RUNNING}
         holding = sum(answers[answer] for answer in HOLDING - not_certain)
         if check and (holding or (plan is not None and plan.refusals)):
@@ -254,12 +254,12 @@ class Livepatch(TaskCommand[LivepatchArguments]):
 
 
 def look_at_livepatch(args: LivepatchArguments, session: Session) -> tuple[Audit, Inquiry]:
-    """Look at all tasks of a kernel, and at the patch that the command line speaks of.
+    """Read all tasks of a kernel, and the patch that the command line is about.
 
-    On a running kernel the lists of patches are read before the tasks and after them, and both
-    again if something changed.
+    On a running kernel the lists of patches are read before and after the tasks. If they have
+    changed, all is read again.
 
-    :raises InputError: if the kernel has no live patching, or the file of ``--ko`` is no patch.
+    :raises InputError: if the kernel has no live patching, or the file of ``--ko`` is not a patch.
     """
     from ..analysis.inquiry import inquire
     from ..analysis.livepatch import livepatches

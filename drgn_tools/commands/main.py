@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``drgn-tools``: one command line, from its words to the exit code.
 
-Whatever takes long to import (drgn, tabulate) is imported after the arguments were understood, so
+Modules that take long to import (drgn, tabulate) are imported after the arguments were parsed, so
 that ``--help`` and mistakes are answered at once.
 """
 
@@ -71,8 +71,8 @@ def _run(line: CommandLine, console: Console) -> int:
         return _report(error, console)
     except ReaderGoneError:
         raise
-    # The outermost fence, the only place that catches everything: a traceback helps nobody but
-    # the authors, and a script can tell a bug of ours from a broken dump by the exit code.
+    # The outermost fence, the only place that catches everything: a traceback helps only the
+    # authors, and the exit code lets a script distinguish a bug of ours from a broken dump.
     except Exception as error:
         import logging
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """drgn's plugin: ``%tasks``, ``%stack``, ``%regs``, ``%groups``, and types for dumps without debuginfo.
 
-Every start of drgn imports this, for whatever purpose. The commands themselves and the readers of
-BTF and kallsyms are imported when they are used.
+Every start of drgn imports this module. The commands themselves and the readers of BTF and kallsyms
+are imported when they are used.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ("drgn_prog_set",)
 logger = logging.getLogger("drgn.encoded_stacks")
 
 BTF_FINDER = PREFIX
-"""Name of our debuginfo finder. ``drgn --no-symbols-by encoded_stacks`` turns it off. "btf" would be
-a name for one of drgn's own."""
+"""Name of our debuginfo finder. ``drgn --no-symbols-by encoded_stacks`` turns it off. The name "btf" is
+left to a finder of drgn's own."""
 
 
 def drgn_prog_set(prog: Program) -> None:
-    """Register a debuginfo finder for the types that a kernel carries in itself.
+    """Register a debuginfo finder for the types that a kernel contains itself.
 
-    drgn calls this when a program was opened. The finder is the last one: drgn asks it after all
-    others found no debuginfo for the kernel.
+    drgn calls this after it has opened a program. The finder is the last one: drgn calls it when all
+    others have found no debuginfo for the kernel.
     """
     # drgn calls a plugin twice if it is named twice (DRGN_PLUGINS).
     known = prog.registered_debug_info_finders()
@@ -59,7 +59,7 @@ def _use_builtin_types(prog: Program) -> None:
     except (DrgnToolsError, FaultError, OSError) as error:
         logger.warning("%s", error)
         return
-    # drgn asks again each time debuginfo is loaded.
+    # drgn calls the finder again each time debuginfo is loaded.
     if prog.enabled_object_finders() != before:
         logger.warning(
             "found no debuginfo: types and symbols come from the kernel's own BTF and kallsyms"
@@ -76,7 +76,7 @@ def _run(prog: Program, name: str, args: Sequence[str], **kwargs: Any) -> Any:
 
 
 for _name, _operands in REPL_OPERANDS.items():
-    # drgn is not told the options: four parsers would take longer to make than all else here.
+    # drgn does not get the parsers of the options: making four would take longer than all else here.
     linux_kernel_custom_command(
         name=_name,
         description=SUMMARIES[_name],
@@ -100,7 +100,7 @@ def _on_use(name: str) -> Callable[..., Any]:
     return function
 
 
-# Without drgn.cli there is no REPL, and it takes long to import.
+# Without drgn.cli there is no REPL. It is not imported here, because that takes long.
 if "drgn.cli" in sys.modules:
     import builtins
 

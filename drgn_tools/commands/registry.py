@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The names of all commands.
 
-Every start of drgn imports this through the plugin, and ``drgn-tools --help`` needs no more. All
-else about a command is in the module of its name, which is imported when the command is used.
+Every start of drgn imports this through the plugin, and ``drgn-tools --help`` needs no more. Everything
+else about a command is in the module with its name, which is imported when the command is used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SUMMARIES = {
     "fleet": "audit many kernels into one dataset, and report on it",
     "completion": "print the completion script of a shell: bash, zsh or fish",
 }
-"""Every command of ``drgn-tools``, with what it does."""
+"""Every command of ``drgn-tools`` -> what it does."""
 
 REPL_OPERANDS = {
     "tasks": " [*task*]...",
@@ -39,7 +39,7 @@ REPL_OPERANDS = {
     "diff": " *file*",
     "hung": " [*task*]...",
 }
-"""The commands that are ``%`` commands of drgn's REPL, too, with what follows their options."""
+"""The commands that are also ``%`` commands of drgn's REPL -> the operands after their options."""
 
 
 def load_command(name: str) -> Command[Any]:

@@ -43,13 +43,13 @@ def run_in_repl(prog: Program, name: str, words: Sequence[str]) -> Optional[list
     :param name: Name of the command, one of :data:`.registry.REPL_OPERANDS`.
     :param words: The words that were typed after it.
     :return: The records that were shown, which the REPL keeps as ``_``; ``None`` after ``--help``.
-    :raises CommandError: if it cannot be done; says why in a line.
+    :raises CommandError: if the command fails; the message says why in one line.
     """
     command = load_command(name)
     assert isinstance(command, TaskCommand)
     try:
         args = _parse(command, name, words)
-        # drgn may have been told not to look for types (--no-default-symbols).
+        # drgn may have been started without looking for types (--no-default-symbols).
         if not has_dwarf(prog):
             use_builtin_types(prog)
         return command.run(args, _ReplSession(prog, args.format, Console()))
@@ -75,7 +75,7 @@ def _parse(command: TaskCommand[Any], name: str, words: Sequence[str]) -> TaskAr
 
 
 class _ReplSession(Session):
-    """One ``%`` command. The records are kept, and notes on the kernel are shown only once."""
+    """One ``%`` command. It keeps the records, and shows the notes on the kernel only once."""
 
     in_repl = True
 
@@ -119,6 +119,6 @@ class _ReplSession(Session):
     def write(self, lines: Iterable[str]) -> None:
         """See :meth:`Session.write`."""
         be_lenient(sys.stdout)
-        # %tasks | head -1: the records are returned all the same.
+        # With "%tasks | head -1", too, the records are returned.
         with contextlib.suppress(ReaderGoneError):
             write_lines(lines)

@@ -43,7 +43,7 @@ __all__ = ("note", "run", "script_parser", "table", "warn")
 
 
 def script_parser(doc: Optional[str]) -> argparse.ArgumentParser:
-    """Return a parser for the arguments of a script. What it refuses is said in one line by :func:`run`.
+    """Return a parser for the arguments of a script. :func:`run` reports its errors in one line.
 
     :param doc: Docstring of the script. ``--help`` shows it as it is written.
     """
@@ -61,8 +61,8 @@ def run(
     :param script: Called with the program and the parsed arguments.
     :param parser: Parser of the script's own arguments. If drgn has no program, the options that
         choose a kernel are added.
-    :raises SystemExit: if it went wrong, which one line on stderr says, or if ``--help`` was asked
-        for. The exit codes are those of the command line.
+    :raises SystemExit: if the script failed and one line on stderr says why, or if ``--help`` was
+        asked for. The exit codes are those of the command line.
     """
     try:
         _run(script, parser)
@@ -72,12 +72,12 @@ def run(
 
 
 def note(text: str) -> None:
-    """Print something good to know to stderr."""
+    """Print a note to stderr."""
     Console().say(f"note: {text}")
 
 
 def warn(text: str) -> None:
-    """Print to stderr why the result may be less than it seems."""
+    """Print to stderr why the result may be incomplete or empty."""
     Console().say(f"warning: {text}")
 
 
@@ -142,7 +142,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator
     """Return the lines of a table. Text is escaped, so it may come from a dump.
 
     :param headings: Headings of the columns.
-    :param rows: A value for each column. Numbers stand to the right, ``None`` is shown as ``-``,
+    :param rows: A value for each column. Numbers are aligned to the right, ``None`` is shown as ``-``,
         and bytes are decoded.
     """
     rows = list(rows)

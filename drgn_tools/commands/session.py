@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a command on tasks runs in: a kernel, and somebody who reads the output."""
+"""What a command on tasks runs in: a kernel, and a user who reads the output."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Audit = Union[KernelAudit, AuditUnderWay]
 class Session(ABC):
     """One run of a command.
 
-    The command line and drgn's REPL differ in how the kernel was opened, in what is said about it,
-    in whether the records are kept, and in how problems are reported.
+    The command line and drgn's REPL differ in how they open the kernel, what they say about it,
+    whether they keep the records, and how they report problems.
 
     :param prog: The kernel.
     :param style: Name of the output format.
-    :param console: For everything but the result.
+    :param console: Where everything but the result goes.
     :param color: Value of ``--color``.
     """
 
@@ -57,13 +57,13 @@ class Session(ABC):
 
     @abstractmethod
     def introduce(self, kernel: KernelInfo) -> None:
-        """Say what must be known about a kernel. To be called before its tasks are shown."""
+        """Say what users must know about a kernel. Call this before its tasks are shown."""
 
     @abstractmethod
     def audit(self, max_tasks: Optional[int]) -> Audit:
-        """Look at all tasks of the kernel, and introduce it.
+        """Read all tasks of the kernel, and introduce it.
 
-        :param max_tasks: Look at no more than so many.
+        :param max_tasks: Largest number of tasks to read.
         """
 
     @abstractmethod
@@ -75,15 +75,15 @@ class Session(ABC):
     ) -> list[TaskStack]:
         """Print tasks to stdout.
 
-        :param tasks: The tasks, which are taken one by one.
-        :param lines: Makes lines of tasks; called once.
-        :param selection: What chose the tasks. If there are none, a warning quotes it.
+        :param tasks: The tasks; iterated over one by one.
+        :param lines: Turns tasks into lines; called once.
+        :param selection: The selection of the tasks. If there are none, a warning quotes it.
         :return: The tasks if the session keeps them, else an empty list.
         """
 
     @abstractmethod
     def write(self, lines: Iterable[str]) -> None:
-        """Print lines to stdout, of records that are no tasks."""
+        """Print lines to stdout, for records that are not tasks."""
 
     @abstractmethod
     def count_progress(self, done: int) -> None:
@@ -102,7 +102,7 @@ class Session(ABC):
         return audit
 
     def audit_only(self, find: Callable[[Program], Iterable[TaskStack]]) -> KernelAudit:
-        """Look at a few tasks of the kernel, and introduce it.
+        """Read a few tasks of the kernel, and introduce it.
 
         :param find: Returns the tasks. All are found before any is shown.
         """
@@ -130,7 +130,7 @@ class Session(ABC):
     def warn_of_absent(self, selection: Selection, shown: int) -> None:
         """Warn if nothing was selected, or if single tasks were named that do not exist.
 
-        :param selection: What :meth:`select` was given last; all its tasks were taken.
+        :param selection: The last argument of :meth:`select`; all its tasks were iterated over.
         :param shown: Number of tasks that it selected.
         """
         if selection.typed and not shown:
@@ -151,7 +151,7 @@ class Session(ABC):
     ) -> Iterator[str]:
         """Return the lines of records in the format of this session.
 
-        :param before: Members that a ``json`` document has before the records.
+        :param before: Members of a ``json`` document before the records.
         """
         return render(
             view,

@@ -71,8 +71,8 @@ class Shell(KernelCommand[KernelArguments]):
         is_interactive = is_terminal(sys.stdin)
         if is_interactive:
             _choose_prompt()
-        # For %tasks and the like, also where it is not installed as a plugin. Opening a program
-        # makes drgn load its plugins.
+        # For %tasks and the like, even if this is not installed as a plugin. drgn loads its
+        # plugins when it opens a program.
         from . import plugin  # noqa: F401
 
         session = CommandLineSession(args, console, modules=True)
@@ -88,8 +88,8 @@ class Shell(KernelCommand[KernelArguments]):
 def _choose_prompt() -> None:
     """Choose Python's basic prompt if the one of Python 3.13 and later would fail.
 
-    ``python`` does the same for itself. To be called before a program is opened: the modules that
-    drgn loads then look at the choice.
+    ``python`` does the same for itself. Call this before a program is opened: the modules that
+    drgn then loads read the choice.
     """
     if not _can_edit_lines():
         os.environ.setdefault("PYTHON_BASIC_REPL", "1")
@@ -122,7 +122,7 @@ def _run_stdin(prog: Program) -> int:
         exec(compile(sys.stdin.read(), "<stdin>", "exec"), namespace)
     except BrokenPipeError:
         raise ReaderGoneError from None
-    # The script is not ours, so its mistakes are not bugs of ours to report.
+    # The script is not ours, so its errors are not reported as bugs of ours.
     except Exception as error:
         above = error.__traceback__.tb_next if error.__traceback__ else None
         try:

@@ -46,7 +46,7 @@ class KernelArguments(SourceArguments):
 
     format: str
     words: Sequence[str] = ()
-    """The words that are no options."""
+    """The words that are not options."""
 
 
 ONE_NEEDED = "kernel (one of these is needed)"
@@ -95,11 +95,11 @@ _GIVE_ONE = "give a core (-c VMCORE), -k for the running kernel, or --qemu SOCKE
 
 
 def adopt_core(args: KernelArguments) -> None:
-    """Take a lone word that is a file for the core, if no kernel was chosen otherwise.
+    """Use the one word that is a file as the core, if no option chose a kernel.
 
-    A PID, a range or an address is never a file.
+    A word that is a PID, a range or an address is never used as a file.
 
-    :raises UsageError: if several words are files, or none of those that may be is one.
+    :raises UsageError: if several words are files, or if there are other words and none is a file.
     """
     if given_sources(args):
         return
@@ -119,7 +119,7 @@ def adopt_core(args: KernelArguments) -> None:
 def _is_there(path: str) -> bool:
     try:
         os.stat(path)
-    except PermissionError:  # of a folder above it: who opens it says so
+    except PermissionError:  # a folder above may not be searched: opening the file reports it
         return True
     except (OSError, ValueError):
         return False
@@ -127,7 +127,7 @@ def _is_there(path: str) -> bool:
 
 
 def _why_no_file(words: Sequence[str]) -> str:
-    """Return why none of these words is a core; those that look like paths are more likely meant than names are."""
+    """Return why none of these words is a core. If some words contain a slash, only these are checked."""
     from ..program.core_file import open_regular, shown
 
     meant = [word for word in words if os.sep in word] or words
@@ -143,7 +143,7 @@ def _why_no_file(words: Sequence[str]) -> str:
 def check_source(args: SourceArguments) -> None:
     """Check that exactly one kernel was chosen.
 
-    :raises UsageError: if none or several were.
+    :raises UsageError: if no kernel or several were chosen.
     """
     given = given_sources(args)
     if not given:
@@ -157,7 +157,7 @@ def open_source(args: SourceArguments, console: Console, modules: bool = False) 
 
     :param console: Shows how far a compressed core is unpacked.
     :param modules: Whether drgn's modules are needed; most commands do without.
-    :raises InputError: if it cannot be opened, or is not a Linux kernel.
+    :raises InputError: if the kernel cannot be opened, or is not a Linux kernel.
     :raises TypesError: if there are no usable types for it.
     """
     from ..program.open import open_program
@@ -185,7 +185,7 @@ def open_source(args: SourceArguments, console: Console, modules: bool = False) 
 
 
 def _until_when() -> str:
-    """Return whether what is being unpacked is there the next time, in words."""
+    """Return in words whether the unpacked core is kept for the next time."""
     from ..program.core_cache import lasting_folder, named_folder
 
     if lasting_folder() is not None:
@@ -194,8 +194,8 @@ def _until_when() -> str:
 
 
 class GivenOnce(argparse.Action):
-    # argparse would take the last of two values without a word, and show the wrong kernel. An
-    # option before the command and the same option after it belong to two parsers: after wins.
+    # argparse would silently use the last of two values, and show the wrong kernel. An option before
+    # the command and the same option after it belong to two parsers: the one after it wins.
     _value: Optional[object] = None
 
     def __call__(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The words and options that choose tasks, and order and columns of what is shown, as all commands on tasks have them."""
+"""What all commands on tasks have: words and options that choose tasks, and the order and columns of the output."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ be repeated, and {} take lists: a task must match one of the values.
 SELECTORS = _SELECTORS.format("--pid, --state and --verdict")
 """For ``--help``."""
 SELECTORS_WITHOUT_VERDICT = _SELECTORS.format("--pid and --state")
-"""The same, of a command without ``--verdict``."""
+"""The same, for a command without ``--verdict``."""
 
 
 class TaskArguments(KernelArguments):
@@ -57,9 +57,9 @@ class TaskArguments(KernelArguments):
     sort: list[str]
 
     selection: Selection
-    """What the words and filters choose."""
+    """The tasks that the words and filters choose."""
     order: tuple[SortKey, ...] = ()
-    """What ``--sort`` says."""
+    """The order of ``--sort``."""
 
 
 def add_filters(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
@@ -96,7 +96,7 @@ def add_filters(parser: argparse.ArgumentParser, without: Sequence[str] = ()) ->
 
 
 class RowExamples(NamedTuple):
-    """What ``--help`` says of ``--columns`` and ``--sort``."""
+    """Examples of ``--columns`` and ``--sort`` for ``--help``."""
 
     columns: str = "pid,comm,function"
     sort: str = "verdict,-depth"
@@ -107,7 +107,7 @@ class RowExamples(NamedTuple):
 def add_row_options(parser: argparse._ActionsContainer, examples: RowExamples) -> None:
     """Add ``--columns`` and ``--sort``. :func:`check_rows` completes the arguments.
 
-    :param examples: Some that the command has
+    :param examples: Columns and an order that the command has
     """
     parser.add_argument(
         "--columns",

@@ -18,11 +18,11 @@ __all__ = ("watch_tasks",)
 
 
 def watch_tasks(args: TasksArguments, every_s: float, session: Session) -> None:
-    """Look at the tasks again and again, and show the changes.
+    """Audit the tasks again and again, and show the changes.
 
     Ends when Ctrl-C is pressed, or with ``--until-reliable`` when each task was reliable once.
 
-    :param every_s: Seconds from one look to the next.
+    :param every_s: Seconds from one audit to the next.
     """
     watch = Watch()
     for look in itertools.count(1):

@@ -19,11 +19,11 @@ __all__ = ("watch_livepatch",)
 
 
 def watch_livepatch(args: LivepatchArguments, every_s: float, session: CommandLineSession) -> int:
-    """Look at a transition again and again, and show who left and who is left.
+    """Read a transition again and again, and show which tasks left and which are left.
 
     Ends when no patch is in transition, or when Ctrl-C is pressed.
 
-    :param every_s: Seconds from one look to the next.
+    :param every_s: Seconds from one reading to the next.
     :return: The exit code.
     """
     watch = TransitionWatch()

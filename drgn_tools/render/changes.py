@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The changes that ``tasks --watch`` found, a line for each: for people, or as JSON."""
+"""The changes that ``tasks --watch`` found, one line each: as a table, or as JSON."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The colours of words: only what calls for a look has one."""
+"""The colours of words. Only words that need attention have one."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ ANSWER_COLOURS = {
     "unknown": "yellow",
     "no reliable stacktrace": "yellow",
 }
-"""What a task says to a live patch, as a table has it -> its colour."""
+"""A task's answer about a live patch, as a table shows it -> its colour."""

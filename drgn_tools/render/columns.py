@@ -49,7 +49,7 @@ def _flags(task: TaskStack) -> str:
 
 
 def _why(task: TaskStack) -> str:
-    if task.reason in KERNEL_WIDE:  # a note above the table has the sentence
+    if task.reason in KERNEL_WIDE:  # the sentence is in a note above the table
         return task.reason.value
     return _with_crash(task, task.why) or _flags(task)
 
@@ -130,7 +130,7 @@ TASKS_WITH_FRAMES = (
         field="frames",
     ),
 )
-"""Columns of a :class:`TaskStack` with its stack: a line for each frame."""
+"""Columns of a :class:`TaskStack` with its stack, one line for each frame."""
 
 
 def _ip_of_regs(found: TaskRegs) -> str:
@@ -144,7 +144,7 @@ def _syscall_number(found: TaskRegs) -> str:
     layout = arch_named(found.task.arch).regs
     value = found.regs.registers.get(layout.syscall_name)
     if value is None:
-        return "-"  # entry code that had not saved it yet was interrupted itself
+        return "-"  # entry code was interrupted before it had saved this
     signed = layout.signed(layout.syscall_name, value)
     return str(signed) if abs(signed) < 1 << 16 else _hex(value)
 
@@ -156,7 +156,7 @@ def _sp_of_regs(found: TaskRegs) -> str:
 
 
 def regs_columns(arch: str) -> tuple[Column, ...]:
-    """Return the columns of a :class:`TaskRegs`. A register has the name that the machine has for it.
+    """Return the columns of a :class:`TaskRegs`. A register has the machine's name for it.
 
     :param arch: As in :attr:`KernelInfo.arch`
     """
@@ -178,7 +178,7 @@ def regs_columns(arch: str) -> tuple[Column, ...]:
 def _each_look(
     of: Callable[[Seen], object], cell: Callable[[Seen], str]
 ) -> Callable[[TaskChange], Cell]:
-    """Return the cell of a change: a line before and a line after if what *of* returns differs, else one line."""
+    """Return the cell of a change: if the values of *of* differ, a line before and a line after; otherwise one line."""
 
     def lines(change: TaskChange) -> Cell:
         before, after = change.before, change.after
@@ -211,7 +211,7 @@ def _waits_in(seen: Seen) -> str:
 def _waits_or_parts(change: TaskChange) -> Cell:
     if change.what != ("stack",) or change.parting is None:
         return _each_look(_waits_in, _waits_in)(change)
-    # It waits in the same function, but was called by another.
+    # It waits in the same function, but its callers differ.
     return [frame_label(frame) if frame else "-" for frame in change.parting]
 
 
@@ -235,7 +235,7 @@ DIFF = (
     ),
     Column("FUNCTION", _waits_or_parts, floor=18, distinct=True),
 )
-"""Columns of a :class:`TaskChange`: what has changed stands on two lines, before and after."""
+"""Columns of a :class:`TaskChange`: a value that has changed has two lines, before and after."""
 
 _PATCH_STATES = {0: "old", 1: "new"}
 
@@ -249,7 +249,7 @@ def _why_held(found: TaskAnswer) -> list[str]:
         return [found.why or "", *found.notes]
     module = f" [{found.module}]" if found.module is not None else ""
     frame = found.stack.frames[found.frame]
-    # After a patch, the code of a function is another's: of the replacement.
+    # In a patched function, the frame is in the replacement, which has a symbol of its own.
     other = frame.symbol is not None and frame.symbol.name != found.function
     in_ = f": {function_label(frame)}" if other else ""
     return [f"{found.function}{module} (#{found.frame}{in_})", *found.notes]
@@ -298,7 +298,7 @@ _INDENT_MAX = 8
 
 
 def _indented(task: HungTask) -> str:
-    # tabulate takes spaces at the begin of a cell away.
+    # tabulate strips spaces at the beginning of a cell.
     return "." * 2 * min(task.depth, _INDENT_MAX) + task.blocked.stack.comm
 
 
@@ -359,7 +359,7 @@ def _verdict_lines(group: StackGroup) -> list[str]:
 
 def _who_lines(group: StackGroup) -> list[str]:
     names = _names(group)
-    # A line for each of many names would be a table of names.
+    # Many names do not get a line each: they would fill the table.
     many = len(names) > _NAMES_MAX
     lines = _filled([*(f"{name}," for name in names[:-1]), names[-1]]) if many else names
     return [*lines, *_filled(["pid", *map(str, group.pids)])]
@@ -382,7 +382,7 @@ def _names(group: StackGroup) -> list[str]:
 
 
 def _filled(words: Sequence[str]) -> list[str]:
-    # textwrap would take what is in a name for its own: spaces, newlines, hyphens.
+    # textwrap would break lines inside names: at spaces, newlines and hyphens.
     lines = [words[0]]
     for word in words[1:]:
         if len(lines[-1]) + 1 + len(word) <= _FILL:

@@ -21,7 +21,7 @@ __all__ = ("folded_lines",)
 def folded_lines(tasks: Iterable[TaskStack], by_comm: bool = False) -> Iterator[str]:
     """Return the folded kernel stacks of tasks, most frequent first.
 
-    A task without frames counts by its reason, such as ``[running]``, or as ``[no_stack]``.
+    A task without frames is counted under its reason, such as ``[running]``, or under ``[no_stack]``.
 
     :param by_comm: Put the name of the task first, as perf does.
     :return: Lines without newlines, safe for a terminal.

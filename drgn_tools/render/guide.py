@@ -15,11 +15,11 @@ from .table import wrap_line
 __all__ = ("after_tasks", "before_tasks")
 
 _WIDTH = 80
-"""Characters in a line of the text. A narrower terminal has tables of 80 columns, too."""
+"""Characters in a line of the text. Tables have 80 columns on a narrower terminal, too."""
 
 
 def before_tasks(kernel: KernelInfo) -> Iterator[str]:
-    """Return the lines before the table: which kernel it is, and in which order its tasks are."""
+    """Return the lines before the table: which kernel it is, and how its tasks are ordered."""
     yield from wrap_line(
         f"A real vmcore of Linux {escape(kernel.release)}, opened without debuginfo. This kernel has"
         " frame pointers; kernels with ORC, as distributions build them, are read in the same way."
@@ -62,7 +62,7 @@ def after_tasks(audit: KernelAudit, core: str, program: str, colour: bool = Fals
 
 
 def _most_telling(audit: KernelAudit) -> Optional[TaskStack]:
-    # Sleeping, with registers of both modes on its stack: the case that surprises most.
+    # Prefer a sleeping task with registers of both modes on its stack: the most surprising case.
     unreliable = [task for task in audit if task.verdict is Verdict.UNRELIABLE]
     return min(
         unreliable,

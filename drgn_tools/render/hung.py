@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which tasks hang, in a page: what holds them up, then who waits, then what runs."""
+"""Which tasks hang, on one page: what holds them up, then the tasks that wait, then the tasks on CPUs."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _root_title(hangup: Hangup) -> str:
 
 
 def _holder_now(holder: Holder, root: Sequence[Blocked]) -> str:
-    """Return who holds, and what it is doing."""
+    """Return which task is the holder, and what it is doing."""
     task = holder.task
     if task is None:
         return exited_name(holder)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The patches of a kernel, and who holds them back, in a few lines."""
+"""The patches of a kernel, and the tasks that hold them back, in a few lines."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def holders_line(
     functions: Counter[str],
     plan: Optional[Plan] = None,
 ) -> str:
-    """Return a line that says how many tasks hold a patch back, and with what.
+    """Return a line that says how many tasks hold a patch back, and why.
 
     :param name: Name of the patch in transition; ``None`` if there is none.
     :param answers: Number of tasks for each answer.
     :param functions: Number of tasks that sleep in each function.
-    :param plan: What would happen to the patch, if it is one that is not loaded.
+    :param plan: What would happen if the patch were loaded; ``None`` for the patch in transition.
     """
     if name is None:
         return "no live patch is in transition"

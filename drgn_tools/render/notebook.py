@@ -25,9 +25,9 @@ from .table import Column
 __all__ = ("html_of",)
 
 _MAX_ROWS = 200
-"""More would make a notebook slow."""
+"""More rows would make a notebook slow."""
 _COLOURS = {Verdict.RELIABLE: "#2e7d32", Verdict.UNRELIABLE: "#c62828", Verdict.UNKNOWN: "#8d6e00"}
-"""Dark enough on white, light enough on black; the word says the same."""
+"""Dark enough on white, light enough on black. The word says the same as the colour."""
 
 
 def html_of(record: Any) -> str:
@@ -54,7 +54,7 @@ def _stack(task: TaskStack) -> str:
     lines = []
     for line in draw_stack(task).split("\n"):
         line = html.escape(line)
-        # The verdict, and the frame on which it fell.
+        # The verdict, and the frame that decided it.
         if line.startswith(("VERDICT: ", html.escape(" => "))):
             line = f'<b style="color: {_COLOURS[task.verdict]}">{line}</b>'
         lines.append(line)

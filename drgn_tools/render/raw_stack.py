@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The words of a stack, a line each, lowest address first::
+"""The words of a stack, one line each, lowest address first::
 
 task stack, ff5fad0d803138d0 to ff5fad0d80314000
       ff5fad0d803138f8  ff5fad0d80313968  stack +0x70
@@ -24,9 +24,9 @@ from .stack import head_lines
 __all__ = ("draw_raw_stacks",)
 
 _FOLDED_FROM = 4
-"""So many equal words in a row become one line, and one that says how many there are more."""
+"""This many equal words in a row become one line, and one that says how many more there are."""
 _SHOWN_AS_IS = ("frame", "regs")
-"""What such a word is is known, not guessed from its value."""
+"""Kinds of words that are known, not guessed from the value."""
 
 
 def draw_raw_stacks(stacks: Iterable[tuple[TaskStack, Iterable[RawWord]]]) -> Iterator[str]:
@@ -47,7 +47,7 @@ def _words(words: Iterable[RawWord], digits: int) -> Iterator[str]:
     for stack, of_stack in groupby(words, lambda word: word.stack):
         none = False
         begins = True
-        # The word and whatever is said of it.
+        # The word and all that is shown for it.
         for _, run in groupby(of_stack, lambda word: (word.value, word.kind, word.label)):
             equal = list(run)
             if begins:
@@ -68,7 +68,7 @@ def _line(word: RawWord, digits: int) -> str:
 
 
 def _mark(word: RawWord) -> str:
-    # As in an oops: what the unwinder did not find is marked as unsure.
+    # As in an oops: an address that the unwinder did not find is marked as unsure.
     if word.kind == "text":
         return "?"
     return "" if word.frame is None or word.kind not in _SHOWN_AS_IS else f"#{word.frame}"

@@ -14,7 +14,7 @@
         └
         #8  ffffffff8130d0c4  vfs_read+0x8f
 
-Each ``pt_regs`` is drawn where the unwinder meets it: the frames above it are what
+Each ``pt_regs`` is drawn where the unwinder finds it: the frames above it are what
 the CPU did after the interrupt or exception. Registers fit into 80 columns, other lines into 100, unless
 a symbol's name is very long.
 """
@@ -43,7 +43,7 @@ def draw_stack(task: TaskStack, kernel: Optional[KernelInfo] = None, colour: boo
 
     :param kernel: Kernel of the task. The stack of the task that crashed it gets the headlines
         from its log.
-    :param colour: Whether it has colours, for a terminal.
+    :param colour: Whether the text has colours, for a terminal.
     :return: Lines joined by newlines, without one at the end; safe for a terminal.
     """
     headlines = kernel.last_words if kernel and "crashed" in task.flags else ()
@@ -86,7 +86,7 @@ def _lines(task: TaskStack, arch: Arch, headlines: Sequence[str], colour: bool) 
     verdict_colour = VERDICT_COLOURS.get(task.verdict.value) if colour else None
     yield from head_lines(task, headlines, colour)
     regs_by_address = {regs.address: regs for regs in task.regs}
-    # As an oops marks them: <NMI> ... </NMI>, <IRQ> ... If there is only the task's own
+    # Stacks are marked as in an oops: <NMI> ... </NMI>, <IRQ> ... If there is only the task's own
     # stack, no marks are needed.
     several = any(frame.stack != "task" for frame in task.frames)
     stack: Optional[str] = None if several else "task"
@@ -132,11 +132,11 @@ def _identity(task: TaskStack, digits: int) -> str:
 
 
 def _family(task: TaskStack) -> Iterator[str]:
-    # On a line of its own: the first one would not fit into 80 columns.
+    # On a second line, because one line would not fit into 80 columns.
     is_thread = task.tgid != task.pid
     parts = (
         f"TGID: {task.tgid}" if is_thread else "",
-        # The parent of every kernel thread is kthreadd.
+        # Not for kernel threads: their parent is always kthreadd.
         f"PPID: {task.ppid}" if task.ppid and not task.kthread else "",
         f'PROCESS: "{escape(task.process)}"' if is_thread and task.process is not None else "",
     )
@@ -196,7 +196,7 @@ def _register_formats(names: tuple[str, ...], arch: Arch) -> tuple[str, ...]:
         shown.update(part for name in entries for part in name.split(":"))
         if entries:
             rows.append("  ".join(_register_format(name, arch) for name in entries))
-    # Show every saved register, also those of a kernel that saves more.
+    # Show every saved register, even if this kernel saves more.
     rows.extend(_register_format(name, arch) for name in names if name not in shown)
     return tuple(rows)
 

@@ -16,8 +16,8 @@ from ..terminal.escape import escape
 __all__ = ("csv_lines", "csv_text", "json_lines", "jsonl_lines")
 
 _FORMULA_STARTS = tuple("=+-@＝＋－＠")
-"""A spreadsheet evaluates a cell that begins so, and a comm is chosen by whoever runs the program (OWASP,
-"CSV Injection"; the tab and the carriage return named there are escaped)."""
+"""A spreadsheet evaluates a cell that begins with one of these, and a program can choose its comm (OWASP,
+"CSV Injection"; tab and carriage return, which are also listed there, are escaped)."""
 
 
 def json_lines(
@@ -44,7 +44,7 @@ def json_lines(
     for name, value in before.items():
         yield f" {_json(name)}: {_json(value)},"
     yield f' "{key}": ['
-    # Print one object late: JSON has a comma between objects, but not after the last.
+    # Yield each object one step late: JSON has a comma between objects, but not after the last.
     last = None
     for object_ in objects:
         if last is not None:
@@ -70,9 +70,9 @@ def _json(value: Any) -> str:
 def csv_lines(fields: Fields, records: Iterable[Any]) -> Iterator[str]:
     """Yield a header, and a row for each record, as in RFC 4180 but with Unix line ends.
 
-    ``None`` is the empty cell, a bool is ``true`` or ``false``, the items of a
-    list are separated by ``;``. Text is escaped, so a record is always one line,
-    and text that a spreadsheet would take for a formula begins with an apostrophe.
+    ``None`` is an empty cell, a bool is ``true`` or ``false``, and the items of a
+    list are separated by ``;``. Text is escaped, so a record is always one line.
+    Text that a spreadsheet would treat as a formula gets an apostrophe at the beginning.
 
     :param fields: Names of the columns, each with the function from a record to its value.
     """
@@ -95,7 +95,7 @@ def _csv_cell(value: Any) -> str:
 
 
 def csv_text(value: Any) -> str:
-    """Return a field as text: ``true``, the items of a list with ``;`` between, nothing for ``None``."""
+    """Return a field as text: ``true``, the items of a list with ``;`` between them, the empty text for ``None``."""
     if value is None:
         return ""
     if isinstance(value, bool):

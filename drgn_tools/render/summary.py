@@ -75,10 +75,10 @@ _COMM_BYTES = 15
 
 
 def nothing_selected_line(selection: Selection, is_file: Optional[bool] = None) -> str:
-    """Return a line that says that no task matches, with a hint where something else may be meant.
+    """Return a line that says that no task matches, with a hint if the user may have meant something else.
 
-    :param selection: What selected nothing.
-    :param is_file: Whether :attr:`.Selection.lone_name` is a file; ``None`` where words cannot be files.
+    :param selection: The selection that no task matches.
+    :param is_file: Whether :attr:`.Selection.lone_name` is a file; ``None`` if words cannot be files.
     """
     return f"no task matches {selection.typed}{_meant(selection, is_file)}"
 
@@ -99,7 +99,7 @@ def _meant(selection: Selection, is_file: Optional[bool]) -> str:
         return f": --state {selection.typed} chooses by the state"
     if is_file:
         return ": it is a file, but another kernel was chosen"
-    if "/" in word:  # no function is called so
+    if "/" in word:  # not in the name of a function
         return "" if is_file is None or set(word) & set("*?[") else ", and there is no such file"
     return f": --function {selection.typed} chooses by functions on the stack"
 
@@ -120,7 +120,7 @@ def audit_warnings(problems: Sequence[str], unreadable: int) -> list[str]:
 
 
 def diff_line(diff: TaskDiff) -> str:
-    """Return a line that says how many tasks of two snapshots are still where they were, and what became of the others."""
+    """Return a line that says how many tasks did not change between two snapshots, and what happened to the others."""
     counts = Counter(change.kind for change in diff.changes)
     both = sum(counts[kind] for kind in (ChangeKind.STILL, ChangeKind.CHANGED, ChangeKind.UNCLEAR))
     stayed = sum(change.ran is False for change in diff.of_kind(ChangeKind.STILL))

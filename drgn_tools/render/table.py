@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tables, drawn by tabulate, and how a table is made to fit a width.
+"""Tables, drawn by tabulate and fitted to a width.
 
 If a table is too wide, its least important columns are left out, and then columns of text are
 shortened. Numbers, addresses and verdicts are never shortened; the table is wider instead.
@@ -29,7 +29,7 @@ _FLOOR_MIN = 8
 """Shorter text would not be recognisable."""
 
 _WRAP_MIN = 16
-"""In narrower lines most names of functions would be broken in two."""
+"""In narrower lines most function names would be broken in two."""
 
 _HEAD_MIN = 4
 """A shorter beginning would not be recognisable."""
@@ -48,20 +48,20 @@ class Column(msgspec.Struct, frozen=True):
     right: bool = False
     """Align to the right, as for numbers."""
     floor: int = 0
-    """If the table is too wide, the column may be shortened to this many characters, or to fewer
-    if that is not enough, but not below its heading; 0: never shortened."""
+    """If the table is too wide, the column may be shortened to this many characters. If that is not enough, it
+    may be shortened further, but not below its heading. 0: never shortened."""
     brief: Optional[Callable[[Any], Cell]] = None
-    """As :attr:`cell`, for a table that would be too wide otherwise."""
+    """As :attr:`cell`, for a table that would otherwise be too wide."""
     optional: int = 0
     """If the table is too wide, columns with 1 are left out first, then 2 ...; 0: never."""
     wrap: bool = False
     """If the column is too wide, continue in the next line instead of shortening."""
     distinct: bool = False
-    """As :attr:`wrap`, but only in a row of which different lines would look equal if shortened."""
+    """As :attr:`wrap`, but only in a row in which different lines would be equal if shortened."""
     field: str = ""
-    """Field of JSON with the same content, if its name is not the heading."""
+    """JSON field with the same content, if its name is not the heading."""
     colours: Mapping[str, str] = {}
-    """Text of a line of a cell -> its colour, if the table has colours."""
+    """Line of a cell -> its colour, if the table has colours."""
 
     @property
     def name(self) -> str:
@@ -81,7 +81,7 @@ def table_lines(
 
     :param style: Name of a tabulate format; ``None`` for our own plain one.
     :param width: Largest number of characters in a line of the plain format; ``None`` for any.
-    :param complete: What shows all columns, such as ``--format csv has them``. If given, a last line
+    :param complete: How to see all columns, such as ``--format csv has them``. If given, a last line
         names the columns that were left out.
     :param colour: Whether the plain format has colours.
     """
@@ -97,7 +97,7 @@ def table_lines(
         columns, rows = _fitted(columns, records, rows, width)
     if colour:
         rows = [[_coloured(cell, column) for cell, column in zip(row, columns)] for row in rows]
-    # The headings are a row: tabulate pads its own headers by two more spaces.
+    # The headings are a row, because tabulate pads its own headers by two more spaces.
     first = [[column.heading] for column in columns]
     yield from _tabulate(columns, [first, *rows], (), "plain")
     left_out = [column.heading.lower() for column in all_columns if column not in columns]
@@ -109,7 +109,7 @@ def table_lines(
 def row_lines(
     columns: Sequence[Column], records: Sequence[Any], width: Optional[int]
 ) -> Iterator[list[str]]:
-    """Yield the lines of the heading, then those of the row of each record, in our own plain format.
+    """Yield the lines of the heading, then the lines of each record's row, in our own plain format.
 
     :param width: As for :func:`table_lines`.
     """
@@ -147,7 +147,7 @@ def _lines(cell: Cell) -> list[str]:
 
 
 def _coloured(cell: list[str], column: Column) -> list[str]:
-    # tabulate does not count the characters that make a colour.
+    # tabulate does not count the escape sequences of a colour.
     return [painted(line, column.colours.get(line)) for line in cell]
 
 
@@ -204,7 +204,7 @@ def _fit(columns: Sequence[Column], rows: list[list[list[str]]], width: int) -> 
     floors = {i: _floor(column) for i, column in enumerate(columns) if column.floor}
     room = _room(columns, width)
     _give_way(widths, floors, room)
-    # Still too wide, as on a terminal of 80 columns: shorten to the minimum, words before sentences.
+    # If it is still too wide (80 columns, say), shorten to the minimum, words before sentences.
     least = {i: _least_width(columns[i]) for i in floors}
     _give_way(widths, {i: width for i, width in least.items() if not columns[i].wrap}, room)
     _give_way(widths, least, room)
@@ -214,7 +214,7 @@ def _fit(columns: Sequence[Column], rows: list[list[list[str]]], width: int) -> 
 
 
 def _floor(column: Column) -> int:
-    # The heading is never cut, so cells that are narrower would win nothing.
+    # The heading is never cut, so narrower cells would save nothing.
     return max(len(column.heading), column.floor) if column.floor else 0
 
 
@@ -248,7 +248,7 @@ def wrap_line(text: str, width: int, indent: str = "") -> list[str]:
     :param text: Escaped text.
     :param indent: What all lines but the first begin with.
     """
-    # Escaped text has no NUL, and textwrap does not take one for a space.
+    # Escaped text has no NUL, and textwrap does not treat NUL as a space.
     glued = _BEFORE_PID.sub("\0", text)
     lines = textwrap.wrap(glued, width, subsequent_indent=indent, break_on_hyphens=False)
     return [line.replace("\0", " ") for line in lines]
@@ -264,7 +264,7 @@ def wrapped_text(text: str, width: Optional[int]) -> list[str]:
 
 
 def _give_way(widths: list[int], floors: Mapping[int, int], room: int) -> None:
-    # Shorten the column that is furthest above its floor, until the table fits or none can be
+    # Shorten the column that is furthest above its floor, until the table fits or no column can be
     # shortened.
     if not floors:
         return
@@ -307,14 +307,14 @@ def shorten(text: str, width: int) -> str:
 
 
 def _tail(text: str, width: int) -> str:
-    """Return the part of the end of a text that is kept when it is shortened."""
+    """Return the end of a text that is kept when the text is shortened."""
     place = _PLACE.search(text)
     if place is None:
         # A single word keeps its offset.
         function, plus, offset = text.rpartition("+")
         fits = " " not in text and len(offset) < width // 2
         return plus + offset if fits else ""
-    # The function; if it is too long, without its module, then without its offset, then shortened.
+    # The function. If it is too long: without its module, then without its offset, then shortened.
     function = place[0].partition(" ")[0]
     bare = function.rpartition("+")[0] or function
     tails = (place[0], function, bare)

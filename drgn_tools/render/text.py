@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Records as text: what ``str()`` of them is."""
+"""Records as text: the result of ``str()``."""
 
 from __future__ import annotations
 

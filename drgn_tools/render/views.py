@@ -120,12 +120,12 @@ def regs_view(arch: Optional[str]) -> View:
 
 
 def column_names(view: View, style: str) -> list[str]:
-    """Return the names that :func:`with_columns` takes, first those of a view as it is."""
+    """Return the names that :func:`with_columns` accepts, first those that the view shows by default."""
     return list(dict.fromkeys((*shown_names(view, style), *_others(view, style))))
 
 
 def shown_names(view: View, style: str) -> list[str]:
-    """Return the names of the columns or fields of a view as it is."""
+    """Return the names of the columns or fields that a view shows by default."""
     if style in ("json", "jsonl"):
         return list(view.objects)
     return list(view.csv) if style == "csv" else [column.name for column in view.columns]
@@ -138,7 +138,7 @@ def _others(view: View, style: str) -> Fields:
 def with_columns(view: View, names: Sequence[str], style: str) -> View:
     """Return a view with some of its columns or fields, in the order of the names.
 
-    :param names: Some of :func:`column_names`. A table may have fields of csv as columns, too.
+    :param names: Some of :func:`column_names`. A table may also have csv fields as columns.
     :param style: As for :func:`render`.
     """
     if style in ("json", "jsonl"):
@@ -148,7 +148,7 @@ def with_columns(view: View, names: Sequence[str], style: str) -> View:
     columns = {column.name: column for column in view.columns}
     return replace(
         view,
-        # They were asked for: none is left out.
+        # The user asked for these columns, so none is left out.
         columns=[
             replace(columns[name], optional=0) if name in columns else _column(name, view.csv[name])
             for name in names
@@ -167,7 +167,7 @@ def _column(name: str, get: Callable[[Any], Any]) -> Column:
 
 
 _COUNTS = frozenset(("kernel_regs", "reason_frame", "tgid", "user_regs"))
-"""Fields that are numbers, and no column of a table by themselves."""
+"""Fields that are numbers, and are not columns of a table by default."""
 _TEXT = frozenset(("caller", "flags", "frames", "function", "notes", "pids", "symbol", "why"))
 """Fields that may be shortened."""
 
@@ -175,7 +175,7 @@ _TEXT = frozenset(("caller", "flags", "frames", "function", "notes", "pids", "sy
 def sort_fields(view: View) -> Fields:
     """Return the fields by which the records of a view can be sorted.
 
-    Those of its columns that are no fields are among them, with their text.
+    Columns that are not fields are included, with their text.
     """
     columns = {column.name: _text_of(column) for column in view.columns}
     return {**columns, **view.csv, **view.objects} if view.rows is iter else view.objects
@@ -207,7 +207,7 @@ def render(
     :param records: Read one at a time by ``json``, ``jsonl`` and ``csv``.
     :param problems: What could not be read, for ``json``; may be filled while *records* is read.
     :param width: Largest number of characters in a line of ``table``; ``None`` for any.
-    :param before: Members that a ``json`` document has before the records.
+    :param before: Members of a ``json`` document before the records.
     :param colour: Whether ``table`` has colours.
     :return: Lines without newlines, safe for a terminal.
     """

@@ -24,7 +24,7 @@ def task_name(task: TaskStack) -> str:
 
 
 def exited_name(holder: Holder) -> str:
-    """Return what is known of a holder that is no task any more."""
+    """Return what is known of a holder that has exited."""
     if holder.successor is not None:
         return (
             f"a task that has exited (its memory is that of {task_name(holder.successor)} by now)"
@@ -46,7 +46,7 @@ def duration(seconds: Optional[float]) -> str:
 
 
 def named(wait: Wait, name: Optional[str]) -> str:
-    """Return what is waited for: ``mutex ffffffffc05672a0``, ``mutex rtnl_mutex``, ``bit 3 of ff...``.
+    """Return the name of a wait: ``mutex ffffffffc05672a0``, ``mutex rtnl_mutex``, ``bit 3 of ff...``.
 
     :param name: As :attr:`.Blocked.name`.
     """
@@ -58,7 +58,7 @@ def named(wait: Wait, name: Optional[str]) -> str:
 
 
 def wait_label(blocked: Blocked) -> str:
-    """Return what a task waits for, and who holds it."""
+    """Return what a task waits for, and which task holds it."""
     wait = blocked.wait
     if wait is None:
         frame = waiting_function(blocked.stack)

@@ -21,7 +21,7 @@ def wants_colour(when: str, stream: Optional[TextIO]) -> bool:
     """Return whether output to a stream has colours.
 
     :param when: One of :data:`WHEN`. ``auto``: the environment decides (``NO_COLOR``, then ``FORCE_COLOR``
-        and ``CLICOLOR_FORCE``), else a terminal that is not ``dumb`` has them.
+        and ``CLICOLOR_FORCE``); otherwise a terminal that is not ``dumb`` has colours.
     """
     if when != "auto":
         return when == "always"
@@ -37,7 +37,7 @@ def wants_colour(when: str, stream: Optional[TextIO]) -> bool:
 def painted(text: str, colour: Optional[str]) -> str:
     """Return text in a colour.
 
-    :param text: Escaped text, as it is without the colour.
-    :param colour: ``red``, ``yellow`` or ``bold``; ``None``: the text as it is.
+    :param text: Escaped text.
+    :param colour: ``red``, ``yellow`` or ``bold``; ``None`` to return the text unchanged.
     """
     return text if colour is None or not text else f"\x1b[{_CODES[colour]}m{text}{_PLAIN}"

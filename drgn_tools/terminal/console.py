@@ -48,7 +48,7 @@ class ReaderGoneError(Exception):
 
 
 _WIDTH = 100
-"""Width of a table on a terminal that does not tell its own, in characters."""
+"""Width of a table on a terminal of unknown width, in characters."""
 _WIDTH_MIN = 80
 
 _ASCII = {"…": "~", "┌": "+", "│": "|", "└": "+"}
@@ -71,8 +71,8 @@ def table_width(stream: Optional[TextIO]) -> Optional[int]:
 
     The environment variable ``COLUMNS`` wins over the size of the terminal.
 
-    :return: Number of characters, at least 80; ``None`` for any number: what is not read on a
-        terminal is searched, perhaps, and must be whole.
+    :return: Number of characters, at least 80; ``None`` for any number if the stream is not a terminal:
+        a program may search the lines, so they must be complete.
     """
     if is_terminal(stream) or os.environ.get("COLUMNS"):
         return max(shutil.get_terminal_size((_WIDTH, 24)).columns, _WIDTH_MIN)
@@ -110,7 +110,7 @@ def _write(stream: TextIO, line: Optional[str]) -> None:
 
 
 def discard(stream: Optional[TextIO]) -> None:
-    """Discard the buffer of a stream, after a write failed.
+    """Discard the buffer of a stream after a failed write.
 
     Otherwise the interpreter tries to write the buffer again when it exits, prints an error, and
     changes the exit code.
@@ -124,7 +124,7 @@ def discard(stream: Optional[TextIO]) -> None:
 def be_lenient(stream: TextIO) -> None:
     """Make a stream replace characters that its encoding lacks, instead of raising.
 
-    With ``LC_ALL=C`` that is all but ASCII. Python writes UTF-8 there, if nobody says otherwise.
+    With ``LC_ALL=C`` an encoding may lack all but ASCII. By default Python writes UTF-8 there.
     """
     codecs.register_error("drgn_tools", _replace)
     # A test or an embedder may have replaced stdout by a simpler object.
@@ -189,7 +189,7 @@ class Console:
         """
         self.end_progress()
         before, self._stream = self._stream, stream
-        # It would be lines of their own in a pager.
+        # In a pager, each update of the progress would be a line.
         self._progress = _Progress() if self.is_on_terminal and not self._quiet else None
         self.show_held()
         return before
@@ -211,9 +211,9 @@ class Console:
         self.say(f"drgn-tools: {kind}: {text}")
 
     def progress(self, text: str, once: Optional[Callable[[], str]] = None) -> None:
-        """Show how far the command is, only on a terminal and only if the command takes long.
+        """Show how far the command is, on a terminal and if the command takes long.
 
-        :param once: Returns what to show instead where there is no terminal. It is called once at most.
+        :param once: Returns what to show instead if there is no terminal. It is called at most once.
         """
         if self._progress is not None:
             self._write(self._progress.show(text))
@@ -244,7 +244,7 @@ class Console:
 
 
 class _Once:
-    # Whether something takes long, told once.
+    # Whether something takes long; is_time() returns true only once.
     _AFTER_S = 2.0
 
     def __init__(self) -> None:
@@ -262,7 +262,7 @@ class _Once:
 
 
 class _Progress:
-    # Returns the text to write; often that is empty, to write at most every _EVERY_S seconds.
+    # Returns the text to write. It is often empty, so that something is written at most every _EVERY_S seconds.
     _FIRST_AFTER_S = 0.5
     _EVERY_S = 0.1
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What somebody meant who typed an option that there is not."""
+"""Guess what the user meant by an option that does not exist."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OPTIONS: Mapping[str, str] = {
 
 
 def unknown_words(words: Sequence[str], options: Iterable[str]) -> str:
-    """Return what is wrong with words that a command does not take, with a hint if there is one.
+    """Return what is wrong with words that a command does not accept, with a hint if there is one.
 
     :param words: The words that were left over.
     :param options: The options that the command has.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A pager between the result and the terminal, as git has it.
 
-It is started by the first line of the result, so errors and progress go to the terminal as ever. From
-then on messages go through it, too: what a kernel is stands above its tasks, and warnings below them.
+The first line of the result starts it, so earlier errors and progress go to the terminal as usual. From
+then on messages go through it, too: the line about the kernel is above its tasks, and warnings are below them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _LESS = "FRX"
 
 
 def pager_command() -> Optional[str]:
-    """Return the command of the pager for the shell; ``None`` if there is to be none.
+    """Return the command of the pager for the shell; ``None`` for no pager.
 
-    ``DRGN_TOOLS_PAGER`` wins over ``PAGER``; empty or ``cat`` is none. A command that is not
-    installed is none, too.
+    ``DRGN_TOOLS_PAGER`` wins over ``PAGER``. There is no pager if the value is empty or ``cat``, if
+    the command is not installed, or if ``TERM`` is ``dumb``.
     """
     given = os.environ.get("DRGN_TOOLS_PAGER", os.environ.get("PAGER", _DEFAULT)).strip()
     if given in ("", "cat") or os.environ.get("TERM") == "dumb":
@@ -46,10 +46,10 @@ def pager_command() -> Optional[str]:
 def paging(console: Console) -> Iterator[None]:
     """Send stdout through the pager while the context is entered, if stdout is a terminal.
 
-    The context ends when the user has left the pager. What is written after that raises
+    The context ends when the user has left the pager. A write to a pager that the user has left raises
     :class:`BrokenPipeError`.
 
-    :param console: Goes through the pager, too, if it is on a terminal.
+    :param console: Its messages go through the pager, too, if it is on a terminal.
     """
     command = pager_command()
     if command is None or not is_terminal(sys.stdout):
@@ -98,12 +98,12 @@ class _Pager:
             self._stream.flush()
 
     def close(self) -> None:
-        """Tell the pager that this was all, and wait until the user has left it."""
+        """Signal the end of the text to the pager, and wait until the user has left it."""
         if self._process is None or self._stream is None:
             self._console.show_held()
             return
-        # Ctrl-C is the pager's from now on: it ends a search there. The terminal is not ours before the
-        # pager has gone, and what is still to be written may have to wait for it.
+        # From now on Ctrl-C belongs to the pager, where it ends a search. The terminal is not ours until
+        # the pager has ended, and writing the rest may have to wait for the pager.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             with contextlib.suppress(OSError):  # the user has left it before
@@ -118,7 +118,10 @@ class _Pager:
         self._console.end_progress()
         encoding = self._terminal.encoding
         environment = {"LESS": _LESS, "LV": "-c", **os.environ}
-        if encoding.lower() in ("utf-8", "utf8"):  # less believes the locale, which may say less
+        if encoding.lower() in (
+            "utf-8",
+            "utf8",
+        ):  # less goes by the locale, which may be less than UTF-8
             environment.setdefault("LESSCHARSET", "utf-8")
         self._process = subprocess.Popen(
             self._command, shell=True, stdin=subprocess.PIPE, encoding=encoding, env=environment

@@ -29,7 +29,7 @@ __all__ = (
 _MAX_INTERVAL_S = 24 * 60 * 60.0
 
 ROW_FORMATS = ("table", "json", "jsonl", "csv")
-"""Formats of every command with ``--format``; all formats of tabulate come in addition."""
+"""Formats of every command with ``--format``, besides those of tabulate."""
 
 
 A = TypeVar("A", bound=argparse.Namespace)
@@ -54,11 +54,11 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_words(self, words: Sequence[str], arguments: A) -> A:
-        """Parse words, options and others in any order.
+        """Parse words: options and operands, in any order.
 
-        :param arguments: Where the values go; what it has already stays where no word says otherwise.
+        :param arguments: Gets the values; existing values stay unless a word replaces them.
         :return: *arguments*
-        :raises UsageError: if something is wrong with the words.
+        :raises UsageError: if the words are wrong.
         :raises SystemExit: if ``--help`` or the like is among them; it was printed.
         """
         parsed, unknown = self._parse_in_any_order(_with_dashed_values(words), arguments)
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def _parse_in_any_order(self, words: list[str], arguments: A) -> tuple[A, list[str]]:
-        # argparse takes "51 --frames 52" only so; it cannot do it with commands below commands.
+        # argparse accepts "51 --frames 52" only in this way, which does not work with subcommands.
         if any(action.nargs == argparse.PARSER for action in self._actions):
             return self.parse_known_args(words, arguments)
         return self.parse_known_intermixed_args(words, arguments)
@@ -90,7 +90,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _with_dashed_values(words: Sequence[str]) -> list[str]:
-    # argparse would take the value of "--sort -depth" for an option.
+    # argparse would treat the value of "--sort -depth" as an option.
     joined: list[str] = []
     for word in words:
         if joined and joined[-1] == "--sort" and re.match("-[a-z_]{2}", word):
@@ -131,7 +131,7 @@ def add_terminal_options(parser: argparse._ActionsContainer) -> None:
 def add_format_option(parser: argparse._ActionsContainer, formats: Sequence[str]) -> None:
     """Add ``--format``. Pass its value to :func:`checked_format`.
 
-    :param formats: Names of the formats that tabulate does not have; the first is the default.
+    :param formats: Names of the formats besides those of tabulate; the first is the default.
     """
     default, *others = formats
     parser.add_argument(
@@ -150,7 +150,7 @@ def positive(option: str) -> Callable[[str], int]:
     """
 
     def number(text: str) -> int:
-        # int() alone would take "1_0" and the digits of other scripts.
+        # int() alone would accept "1_0" and the digits of other scripts.
         if not text.isascii() or not text.isdigit() or not int(text):
             raise UsageError(f"{option} takes a number above 0, not {text!r}")
         return int(text)
@@ -182,7 +182,7 @@ def checked_format(name: Optional[str], command: str, formats: Sequence[str] = R
 
     :param name: Value of ``--format``, or ``None`` if it was not given.
     :param command: Name of the command, for the error message.
-    :param formats: Formats of the command that tabulate does not have; the first is the default.
+    :param formats: Formats of the command besides those of tabulate; the first is the default.
         Empty for a command without ``--format``.
     :return: Name of a format; the empty string if the command has none.
     :raises UsageError: if the command does not have this format.
