@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Types and symbols out of the dump itself: BTF, kallsyms, VMCOREINFO, and the list of modules.
+"""Types and symbols from the dump itself: BTF, kallsyms, VMCOREINFO, and the list of modules.
 
-``find_*`` search memory for a table; ``*_finder`` are what drgn calls to look a name up.
+``find_*`` search memory for a table; drgn calls ``*_finder`` to look a name up.
 """

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""BTF: the compact type description that a kernel carries inside itself.
+"""BTF: the compact type description that a kernel contains itself.
 
 This file reads the format (Documentation/bpf/btf.rst, include/uapi/linux/btf.h) and does not
 use drgn; :mod:`drgn_tools.debuginfo.btf_finder` makes drgn's types from it.
 
-Opening finds in one pass where each type starts. All else is read when it is needed: names and
-enumerators are looked up then. The bytes come from a dump and may be damaged anywhere. The use of
-a type that is damaged raises :exc:`~drgn_tools.errors.TypesError`, other types can still be used,
+:class:`Btf` finds in one pass where each type starts. Everything else, also names and enumerators, is read
+when it is needed. The bytes come from a dump and may be damaged anywhere. The use of
+a damaged type raises :exc:`~drgn_tools.errors.TypesError`, other types can still be used,
 and nothing recurses, loops or grows past a limit.
 """
 
@@ -39,11 +39,11 @@ MAX_BTF_BYTES = 64 << 20
 MAX_TYPES = 0xFFFFF
 """BTF_MAX_TYPE."""
 MAX_TYPE_BYTES = 1 << 26
-"""No type of a kernel is this large; a damaged size or array length is."""
+"""No type of a kernel is this large; a damaged size or array length may be."""
 MAX_CHAIN = 64
 """Longest chain of pointers, qualifiers, typedefs and arrays to follow (kernels have about 10)."""
 MAX_EXPANDED_MEMBERS = 1_000_000
-"""Members of a struct, those of the structs inside it counted in (task_struct has about 1,500)."""
+"""Most members of a struct, including those of the structs inside it (task_struct has about 1,500)."""
 MAX_NAME_BYTES = 512
 """KSYM_NAME_LEN, which bounds every name in the kernel's own check of BTF."""
 
@@ -75,7 +75,7 @@ class Kind(enum.IntEnum):
 
 _KINDS = tuple(Kind)  # by number: a lookup is far quicker than Kind(number)
 
-# Words behind the three of struct btf_type: (once, for each of vlen).
+# Words after the three of struct btf_type: (once, for each of vlen).
 _EXTRA_WORDS = {
     Kind.INT: (1, 0),
     Kind.ARRAY: (3, 0),
@@ -91,7 +91,7 @@ _EXTRA_WORDS = {
 _KIND_MASK = 0x1F000000
 _VLEN_MASK = 0xFFFF
 _KIND_FLAG = 0x80000000
-_NO_RECORD_WORDS = 1 << 40  # of a record that cannot be: steps past every end
+_NO_RECORD_WORDS = 1 << 40  # for an invalid record: steps past every end
 _ENUMS = (Kind.ENUM, Kind.ENUM64)
 _TRANSPARENT = frozenset(
     (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
@@ -99,14 +99,14 @@ _TRANSPARENT = frozenset(
 
 
 def _tells_of_enum_flags(info: int) -> bool:
-    # Whether who wrote this info word sets the kind_flag of enums: where it is set, and where
-    # there is an ENUM64, which came with it.
+    # Whether this info word shows that its writer sets the kind_flag of enums: the flag is set, or
+    # this is an ENUM64, which was introduced with the flag.
     kind = (info & _KIND_MASK) >> 24
     return kind == Kind.ENUM64 or (kind == Kind.ENUM and bool(info & _KIND_FLAG))
 
 
 def _places(data: bytes, word: int) -> Iterator[int]:
-    # Where this word is among those of *data*, which are little-endian.
+    # The indexes of a word in *data*, an array of little-endian words.
     pattern = word.to_bytes(4, "little")
     at = data.find(pattern)
     while at >= 0:
@@ -136,8 +136,8 @@ def header_bytes(data: bytes) -> Optional[int]:
 
 
 class _RecordWords(dict[int, int]):
-    # Words of a record by its info word. Few info words differ, so a lookup in
-    # a dict that fills itself is the quickest way through 100,000 records.
+    # Info word of a record -> its number of words. There are few different info words, so
+    # a dict that fills itself is the fastest way through 100,000 records.
     def __missing__(self, info: int) -> int:
         try:
             kind = Kind((info & _KIND_MASK) >> 24)
@@ -156,9 +156,9 @@ class BtfMember(msgspec.Struct, frozen=True):
     type_id: int
     """Type of the member."""
     bit_offset: int
-    """From the start of the struct, in bits; of a bit field its lowest bit."""
+    """Offset from the start of the struct, in bits; for a bit field that of its lowest bit."""
     bit_field_size: int
-    """In bits; 0 if it is no bit field."""
+    """In bits; 0 if it is not a bit field."""
 
 
 class Btf:
@@ -166,13 +166,13 @@ class Btf:
 
     Types that come after a record of unknown kind are not seen.
 
-    That of a module continues the BTF of the kernel image: its IDs and the offsets of its strings
+    The BTF of a module continues the BTF of the kernel image: its IDs and the offsets of its strings
     begin where those of the image end, and it refers to types and strings of the image.
 
-    :param data: all of the BTF from its header on, little-endian (x86)
+    :param data: all of the BTF from its header on, little-endian
     :param pointer_bytes: size of a pointer, which is not in the BTF
-    :param base: what *data* continues
-    :raises TypesError: if there is no BTF header, or its sections lie outside *data*
+    :param base: BTF of the kernel image, if *data* continues it
+    :raises TypesError: if there is no BTF header, or its sections are not completely in *data*
     """
 
     def __init__(self, data: bytes, pointer_bytes: int = 8, base: Optional[Btf] = None) -> None:
@@ -193,11 +193,11 @@ class Btf:
         self._pointer_bytes = pointer_bytes
         self._base = base
         self.first_id: int = len(base) if base else 0
-        """The first type ID that is not of *base*."""
+        """The first type ID after those of *base*."""
         self.first_string: int = base.end_string if base else 0
-        """The first offset of a string that is not of *base*."""
+        """The first string offset after those of *base*."""
         self.end_string: int = self.first_string + len(self._strings)
-        """What the offset of a next string would be."""
+        """The string offset at which BTF that continues this one would begin."""
         self._starts, infos = self._record_starts()
         self._enum_flags_count: bool = any(map(_tells_of_enum_flags, infos)) or (
             base is not None and base._enum_flags_count
@@ -208,17 +208,17 @@ class Btf:
         self._insides: dict[int, Optional[int]] = {}
 
     def _record_starts(self) -> tuple[list[int], Collection[int]]:
-        # Where each record starts, by type ID from the first on, in words; ID 0 has
-        # none. And all the info words there are.
+        # The index of the first word of each record, by type ID from first_id on (ID 0 has no
+        # record), and all different info words.
         record_words = _RecordWords()
-        infos = self._words[1:]  # of a record that starts where the index says
+        infos = self._words[1:]  # by the index of the first word of the record
         starts = [] if self.first_id else [0]
         append = starts.append
         at, end = 0, len(infos) - 1
         while at < end:
             append(at)
             at += record_words[infos[at]]
-        if at > len(self._words):  # the last runs over the end, or is of unknown kind
+        if at > len(self._words):  # the last record runs past the end, or is of unknown kind
             starts.pop()
         if self.first_id + len(starts) - 1 > MAX_TYPES:
             raise damaged(f"{self.first_id + len(starts) - 1} types")
@@ -226,7 +226,7 @@ class Btf:
 
     @cached_property
     def _name_column(self) -> bytes:
-        # The name offset of each type, by type ID from the first on.
+        # The name offset of each type, by type ID from first_id on.
         column = array("I", map(self._words.__getitem__, self._starts))
         if not self.first_id:
             column[0] = 0
@@ -236,11 +236,11 @@ class Btf:
 
     @cached_property
     def _variables(self) -> dict[str, int]:
-        # The first of each name. Kernels have a few hundred, those of each CPU; that a name is
-        # not among all strings takes longer to find out, and most that are asked for are not.
+        # The first VAR of each name. Kernels have a few hundred, the per-CPU variables. Most names that
+        # are looked up are not among them, and searching all strings for a name would take longer.
         found: dict[str, int] = {}
         starts, words, index = self._starts, self._words, 0
-        kinds = self._records[3::4]  # of what are info words; a byte is found quicker than four
+        kinds = self._records[3::4]  # the kind, in info words; one byte is found faster than four
         place = -1
         while (place := kinds.find(Kind.VAR, place + 1)) >= 0:
             if words[place] != Kind.VAR << 24:
@@ -248,16 +248,16 @@ class Btf:
             index = max(bisect_right(starts, place, index) - 1, 0)
             if starts[index : index + 1] == [place - 1]:
                 type_id = self.first_id + index
-                with suppress(TypesError):  # a damaged name is that of none
+                with suppress(TypesError):  # skip a variable with a damaged name
                     found.setdefault(self.name(type_id) or "", type_id)
         return found
 
     def __len__(self) -> int:
-        """Number of types, ``void`` and those of the base counted in."""
+        """Number of types, including ``void`` and those of the base."""
         return self.first_id + len(self._starts)
 
     def _record(self, type_id: int) -> tuple[array[int], int]:
-        # The words that hold a record, and where in them it starts.
+        # An array of words, and the index at which the record starts in it.
         if type_id < self.first_id and self._base is not None:
             return self._base._record(type_id)
         if not 0 < type_id < len(self):
@@ -265,7 +265,7 @@ class Btf:
         return self._words, self._starts[type_id - self.first_id]
 
     def _word(self, type_id: int, number: int) -> int:
-        # A word of a record. One of the three that all have, or one that its kind has.
+        # A word of a record: one of the three that every record has, or one that its kind adds.
         words, start = self._record(type_id)
         return words[start + number]
 
@@ -294,11 +294,11 @@ class Btf:
         return self._strings[offset:end].decode("ascii", "backslashreplace") or None
 
     def name(self, type_id: int) -> Optional[str]:
-        """Return the name of a type, ``None`` if it is anonymous."""
+        """Return the name of a type; ``None`` if it is anonymous."""
         return self._string(self._word(type_id, 0))
 
     def _name_offset(self, name: str) -> Optional[int]:
-        # Where the first string that is this begins.
+        # The offset of the first string that equals *name*.
         if not name or "\0" in name:
             return None
         of_base = self._base._name_offset(name) if self._base is not None else None
@@ -306,7 +306,7 @@ class Btf:
             return of_base
         string = name.encode("utf-8", "surrogatepass") + b"\0"
         if self.first_string and self._strings.startswith(string):
-            return self.first_string  # those of a module need not begin with the empty string
+            return self.first_string  # the strings of a module need not begin with the empty one
         place = self._strings.find(b"\0" + string)
         return self.first_string + place + 1 if place >= 0 else None
 
@@ -346,7 +346,7 @@ class Btf:
     # ---- what a record says
 
     def _items(self, type_id: int, words_each: int) -> tuple[array[int], ...]:
-        # The vlen items behind a record, column by column.
+        # The vlen items after a record, column by column.
         words, start = self._record(type_id)
         start += 3
         end = start + words_each * (words[start - 2] & _VLEN_MASK)
@@ -386,7 +386,7 @@ class Btf:
         ]
 
     def parameters(self, type_id: int) -> list[tuple[Optional[str], int]]:
-        """Return (name, type ID) of the parameters of a FUNC_PROTO; a last ID of 0 means ``...``."""
+        """Return (name, type ID) of the parameters of a FUNC_PROTO; ID 0 at the end means ``...``."""
         names, types = self._items(type_id, 2)
         return [(self._string(name), parameter_type) for name, parameter_type in zip(names, types)]
 
@@ -396,8 +396,8 @@ class Btf:
         """Return whether the values of an ENUM or ENUM64 are signed.
 
         Since Linux kernel commit 6089fb325cf7 ("bpf: Add btf enum64 support")
-        (in v6.0) the kind_flag says so, of an ENUM64 always. Before that there was no
-        ENUM64, the flag was never set, and every value was a signed one.
+        (in v6.0) the kind_flag says so; for an ENUM64 it always does. Before that there was no
+        ENUM64, and the flag was never set: an ENUM counts as signed if a value is negative as an int.
         """
         if self._enum_flags_count:
             return self.kind_flag(type_id)
@@ -417,7 +417,7 @@ class Btf:
         return [(self._string(name) or "", value) for name, value in zip(names, values)]
 
     def find_enumerator(self, name: str) -> Optional[tuple[int, int]]:
-        """Return enum type and value of the first enumerator of a name, ``None`` if there is none.
+        """Return enum type and value of the first enumerator with this name; ``None`` if there is none.
 
         Those of the base do not count.
         """
@@ -446,8 +446,8 @@ class Btf:
     # ---- sizes
 
     def _element(self, type_id: int) -> tuple[int, int]:
-        # What a type consists of once qualifiers, typedefs and arrays are off,
-        # and how many of it.
+        # The type without its qualifiers, typedefs and arrays, and how many
+        # elements the arrays have.
         count = 1
         for _ in range(MAX_CHAIN):
             kind = self.kind(type_id)
@@ -487,12 +487,12 @@ class Btf:
         return size * count
 
     def _inside(self, type_id: int) -> Optional[int]:
-        # The STRUCT or UNION that a member of this type consists of, if it is one.
+        # The STRUCT or UNION of a member of this type, or None.
         try:
             return self._insides[type_id]
         except KeyError:
             found = None
-            with suppress(TypesError):  # of no use, but it leads nowhere either
+            with suppress(TypesError):  # a damaged type cannot be used, but contains nothing either
                 element = self._element(type_id)[0]
                 if self.kind(element) in (Kind.STRUCT, Kind.UNION):
                     found = element
@@ -502,7 +502,7 @@ class Btf:
     def expanded_members(self, type_id: int, depth: int = 0) -> int:
         """Return how many members a STRUCT or UNION has, with those of the structs inside it.
 
-        drgn walks through structs within structs without a bound of its own.
+        drgn itself walks through nested structs without a bound.
 
         :raises TypesError: if it contains itself, or the members are more than any kernel has
         """

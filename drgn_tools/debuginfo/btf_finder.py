@@ -5,9 +5,9 @@ A :class:`BtfFinder` is the type finder and the object finder of a Program witho
 looks in the BTF of the kernel image first, then in that of each module.
 
 A lookup of a name that does not exist returns ``None``, as drgn expects of a finder; drgn then
-raises LookupError. A lookup that meets damaged BTF raises
-:exc:`~drgn_tools.errors.TypesError`. So does, later, the access to a damaged member of a type
-that is otherwise good.
+raises LookupError. A lookup that finds damaged BTF raises
+:exc:`~drgn_tools.errors.TypesError`. A later access to a damaged member of an otherwise good
+type also raises it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from .symbol_finder import module_addresses
 __all__ = ("BtfFinder",)
 
 _MAX_ARRAY_BYTES = 1 << 20
-"""The largest variable whose elements are counted; those of the table have a few hundred bytes."""
+"""Most bytes of a variable that are read to count its elements; variables of the table have a few hundred bytes."""
 
 _CACHE_LINE_BYTES = 64
-"""What compilers align the largest variables to."""
+"""Largest alignment that compilers give to variables."""
 
 # Type letters of kallsyms, see nm(1). Per-CPU variables are A until v6.14.
 _DATA = "AaBbCcDdGgNnRrSsVv"
@@ -47,9 +47,9 @@ class BtfFinder:
     """Types and objects of one program.
 
     :param btf: types of the kernel of this program
-    :param kallsyms: addresses of variables and functions; none are found if it is ``None``, and no
-        modules
-    :param name: of the object finder in drgn
+    :param kallsyms: addresses of variables and functions; if ``None``, no variables, functions and modules
+        are found
+    :param name: name of the object finder in drgn
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class BtfFinder:
 
         :param filename: nothing is found if it is given: BTF has no names of files
         :raises TypesError: if the BTF is damaged there
-        :raises LookupError: if the kernel image has a symbol of this name, and nothing tells its
-            type. This says why, and drgn takes it for its own error.
+        :raises LookupError: if the kernel image has symbols with this name, but the type is not known or
+            there are several, and no finder comes after this one. drgn treats this as its own error.
         """
         if filename is not None:
             return None
@@ -106,7 +106,7 @@ class BtfFinder:
         yield from self._modules()
 
     def _modules(self) -> list[BtfTypes]:
-        # None while they are being read: what that takes is in the image.
+        # No modules while they are being read: the types that this needs are in the image.
         return [] if self._reading_modules else self._module_types
 
     @cached_property
@@ -126,7 +126,7 @@ class BtfFinder:
         if self._kallsyms is None:
             return None
         # A function may have the name of a variable. But v7.2 gives the letter of
-        # text ('T') to .data as well, so the letter only serves to choose.
+        # text ('T') to .data as well, so the letter is only a preference.
         addresses = self._kallsyms.find(name, _DATA) or self._kallsyms.find(name)
         if not addresses:
             return self._module_variable(name)
@@ -148,8 +148,8 @@ class BtfFinder:
         return None
 
     def _declared(self, name: str, address: int) -> Optional[Type]:
-        # Return the type of a variable of the tables, None if they or this kernel do
-        # not have it, or the variable is too small for it.
+        # Return the type that the tables give to a variable; None if they or this kernel do
+        # not have it, or if it is larger than the variable.
         assert self._kallsyms is not None
         is_offset = address in self._per_cpu_offsets
         declared: Optional[Declared]
@@ -187,7 +187,7 @@ class BtfFinder:
     @cached_property
     def _per_cpu_offsets(self) -> range:
         # The addresses that kallsyms gives to per-CPU variables: drgn and the kernel add the
-        # offset of a CPU to them. In x86-64 they begin at 0 until v6.15, else in the image.
+        # offset of a CPU to them. On x86-64 they begin at 0 until v6.15, otherwise in the image.
         assert self._kallsyms is not None
         starts, ends = (self._kallsyms.find(f"__per_cpu_{edge}") for edge in ("start", "end"))
         return range(starts[0], ends[0]) if starts and ends else range(0)
@@ -195,8 +195,8 @@ class BtfFinder:
     def _elements(self, type: Type, repeated: int, room: int, address: Optional[int]) -> int:
         data = b""
         if address is not None:
-            # An array that is not in the dump exists all the same. Without __per_cpu_offset
-            # drgn would take the kernel for one without CONFIG_SMP, and per_cpu() would read
+            # An array that is not in the dump gets a type, too. Without __per_cpu_offset
+            # drgn would treat the kernel as one without CONFIG_SMP, and per_cpu() would read
             # from a wrong address.
             data = read_or_none(self._prog, address, min(room, _MAX_ARRAY_BYTES)) or b""
         if type.kind is TypeKind.INT and type.name == "char" and repeated == 1:
@@ -227,7 +227,7 @@ class BtfFinder:
         return next((constant for constant in found if constant is not None), None)
 
     def _explain(self, name: str, flags: FindObjectFlags) -> None:
-        # drgn asks no finder after one that raises.
+        # drgn does not call the finders after one that raises.
         enabled = self._prog.enabled_object_finders()
         if self._kallsyms is None or enabled[-1:] != [self._name]:
             return

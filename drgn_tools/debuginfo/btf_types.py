@@ -53,7 +53,7 @@ class BtfTypes:
     """The types of the kernel image, or of a module.
 
     :param btf: types of the kernel of this program
-    :param base: those of the kernel image, if *btf* is that of a module and continues them
+    :param base: types of the kernel image, if *btf* is of a module and continues them
     """
 
     def __init__(self, prog: Program, btf: Btf, base: Optional[BtfTypes] = None) -> None:
@@ -66,8 +66,8 @@ class BtfTypes:
     def find(self, kinds: TypeKindSet, name: str) -> Optional[Type]:
         """Find a type by kind and name; those of the base do not count.
 
-        drgn looks an integer type up by every spelling in turn, so that it finds the compiler's.
-        gcc's spelling is tried at once, because it takes long to find that a name does not exist.
+        drgn looks up an integer type by each spelling in turn, until it finds the compiler's. This tries gcc's
+        spelling first, because it takes long to find that a name does not exist.
 
         :raises TypesError: if the BTF is damaged there
         """
@@ -85,7 +85,7 @@ class BtfTypes:
         return None
 
     def enumerator(self, name: str) -> Optional[Object]:
-        """Return the first enumerator of a name; those of the base do not count.
+        """Return the first enumerator with this name; those of the base do not count.
 
         :raises TypesError: if the BTF is damaged there
         """
@@ -93,7 +93,7 @@ class BtfTypes:
         return Object(self._prog, self.type(found[0]), found[1]) if found else None
 
     def prototype(self, name: str) -> Optional[Type]:
-        """Return the type of the first function of a name; those of the base do not count.
+        """Return the type of the first function with this name; those of the base do not count.
 
         :raises TypesError: if the BTF is damaged there
         """
@@ -106,7 +106,7 @@ class BtfTypes:
         return self.type(prototype)
 
     def variable(self, name: str) -> Optional[Type]:
-        """Return the type of the first variable of a name; those of the base do not count.
+        """Return the type of the first variable with this name; those of the base do not count.
 
         :raises TypesError: if the BTF is damaged there
         """
@@ -124,7 +124,7 @@ class BtfTypes:
         pointers, qualifiers, typedefs, arrays and return types are followed.
 
         :param type_id: BTF type ID
-        :param depth: how many types refer to this one, of those that are being built
+        :param depth: how many of the types that are being built lead to this one
         :raises TypesError: if the BTF is damaged there
         """
         if self._base is not None and type_id < self.btf.first_id:
@@ -167,7 +167,7 @@ class BtfTypes:
     def _array(self, type_id: int, depth: int) -> Type:
         element, length = self.btf.array(type_id)
         self.btf.byte_size(type_id)
-        # BTF does not tell [] and [0] apart; kernels nearly always mean the first.
+        # BTF does not distinguish [] from [0]; kernels nearly always mean [].
         return self._prog.array_type(self.type(element, depth), length or None)
 
     def _typedef(self, type_id: int, depth: int) -> Type:
@@ -207,8 +207,8 @@ class BtfTypes:
         return TypeMember(build, member.name, bit_offset)
 
     def _bit_field_of(self, type_id: int) -> tuple[int, int]:
-        # Without kind_flag, a bit field has an INT of its own as its type. Return that
-        # INT's offset and size in bits, (0, 0) for any other type.
+        # Without kind_flag, the type of a bit field is an INT of its own. Return the
+        # offset and size of that INT in bits; (0, 0) for any other type.
         try:
             return self._bit_fields[type_id]
         except KeyError:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""C declarations of variables -> drgn's types: those of our tables, and those of a user.
+"""C declarations of variables -> drgn's types: the declarations of our tables, and those of a user.
 
-This knows what declarations of global variables look like, not all of C: a type by its name,
-pointers to it, arrays of it, and a struct that is written out, whose members are such again.
-There are no functions, no bit fields, and no attributes.
+This parses declarations of global variables, not all of C: a type by its name,
+pointers to it, arrays of it, and a struct that is written out, whose members are declared in the same way.
+Functions, bit fields and attributes are not supported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = (
 _MAX_CHARS = 4096
 _MAX_DIMENSIONS = 8
 _MAX_BYTES = 1 << 32
-"""No variable is as large; drgn takes no larger array."""
+"""No variable is this large, and drgn does not accept larger arrays."""
 
 _TOKEN = re.compile(r"\s*(?:([A-Za-z_]\w*)|(\d\w*)|(\*|\[|\]|\{|\}|;|\+))")
 _WORDS_OF_TYPES = frozenset(
@@ -39,11 +39,11 @@ _QUALIFIERS = frozenset(("const", "restrict", "volatile"))
 
 
 class DeclarationError(ValueError):
-    """Text that is no declaration of a variable, as far as this file knows them."""
+    """Text that is not a declaration of a variable, or not one that this file supports."""
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """A declaration that holds if a struct of the kernel has a member.
+    """A declaration that applies if a struct of the kernel has a member.
 
     :param type: such as ``struct file_system_type``
     """
@@ -57,11 +57,11 @@ class Declaration(NamedTuple):
     """What a declaration says."""
 
     name: Optional[str]
-    """Of the variable; ``None`` if there was only a type."""
+    """Name of the variable; ``None`` if there was only a type."""
     base: Union[str, tuple[Declaration, ...]]
-    """What drgn knows by this name, pointers included; or the members of a struct."""
+    """Name of the type for drgn, pointers included; or the members of a struct."""
     dimensions: tuple[str, ...]
-    """What is in each pair of brackets, outermost first."""
+    """The text in each pair of brackets, outermost first."""
 
 
 def parse_declaration(text: str) -> Declaration:
@@ -160,7 +160,7 @@ class _Parser:
         return words
 
     def _name(self, words: list[str], is_pointer: bool) -> str:
-        # The last of the words, if it does not belong to the type.
+        # The next word after a pointer; otherwise the last of the words, if it does not belong to the type.
         if is_pointer or not words:
             name = self._next()
         else:
@@ -191,19 +191,19 @@ class _Parser:
 
 
 Fill = Callable[[Type, int, bool], int]
-"""(type of an element, size of what is repeated in bytes, is it the outermost array) -> how often
+"""(type of an element, size of the repeated part in bytes, whether it is the outermost array) -> how often
 it is repeated."""
 
 
 def make_type(prog: Program, declaration: Declaration, fill: Fill) -> Type:
-    """Return the type that a declaration says.
+    """Return the type of a declaration.
 
     A length may be a number, an enumerator, BITS_PER_LONG, or a sum of these.
 
-    :param fill: tells the length that is empty
+    :param fill: returns the length for empty brackets
     :raises LookupError: if the program has no such type or enumerator
     :raises TypeError: if a type has no size
-    :raises DeclarationError: if there is no such array
+    :raises DeclarationError: if a length is invalid, or an array is too large
     """
     if isinstance(declaration.base, str):
         type = prog.type(declaration.base)
@@ -225,7 +225,7 @@ def make_type(prog: Program, declaration: Declaration, fill: Fill) -> Type:
 
 
 def _length(prog: Program, text: str) -> int:
-    # 0 is that of empty brackets.
+    # 0 for empty brackets.
     length = 0
     for word in text.split("+") if text else ():
         if word[0].isdigit():
@@ -247,7 +247,7 @@ def _number(word: str) -> int:
 
 
 def _struct(prog: Program, declarations: Sequence[Declaration], fill: Fill) -> Type:
-    # As gcc lays it out: each member where its type may begin, the end so that arrays can be.
+    # The layout of gcc: each member is aligned for its type, and the size is a multiple of the largest alignment.
     members, end, most = [], 0, 1
     for declaration in declarations:
         type = make_type(prog, declaration, fill)

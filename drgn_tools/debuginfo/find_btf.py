@@ -21,7 +21,7 @@ _HEADER_BYTES = 24
 _MAX_IMAGE_BYTES = 1 << 30
 """KERNEL_IMAGE_SIZE of x86-64 with KASLR."""
 _MAX_HOLE_BYTES = 64 << 20
-"""Pages of the image that were freed after boot may be missing; a longer hole ends the search."""
+"""Longest hole. Pages of the image that were freed after boot may be missing; a longer hole ends the search."""
 _SYS_KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 _HINT = "give the vmlinux of this kernel with -s"
 
@@ -30,7 +30,7 @@ def read_btf(prog: Program, kallsyms: Kallsyms) -> bytes:
     """Return the BTF of the kernel image, all bytes from its header on.
 
     :param kallsyms: symbols of the same kernel
-    :raises TypesError: if it has none, or it is not in the dump
+    :raises TypesError: if the kernel has no BTF, or the BTF is not in the dump
     :raises KeyError: if the program is not a Linux kernel (drgn's ObjectNotFoundError)
     """
     is_running = _is_running_kernel(prog)
@@ -46,7 +46,7 @@ def read_btf(prog: Program, kallsyms: Kallsyms) -> bytes:
     missing: list[int] = []
     found = _headers_in_image(prog, kallsyms, missing)
     or_else = ""
-    for total, address in sorted(found, reverse=True):  # those of modules are smaller
+    for total, address in sorted(found, reverse=True):  # the BTF of modules is smaller
         try:
             data = _read(prog, address, total)
             if Btf(data).find(Kind.STRUCT, "task_struct") is not None:
@@ -55,7 +55,7 @@ def read_btf(prog: Program, kallsyms: Kallsyms) -> bytes:
             or_else = f", or its BTF is at {address:#x} and is damaged or not all in the dump"
     # A symbol table that has variables (CONFIG_KALLSYMS_ALL) would have __start_BTF, too.
     if is_running and not or_else:
-        # Nothing of a running image is missing: without variables its end is not known, and memory may end first.
+        # In a running image no memory is missing. Without symbols of variables its end is not known, so a read may pass it.
         or_else = f": there is no {_SYS_KERNEL_BTF}, and none in its memory"
     elif missing and not or_else and not kallsyms.has_variables():
         or_else = f", or it is not in the dump (memory at {missing[0]:#x} is missing)"
@@ -79,9 +79,9 @@ def _read(prog: Program, address: int, size: int) -> bytes:
 def _headers_in_image(
     prog: Program, kallsyms: Kallsyms, missing: list[int]
 ) -> Iterator[tuple[int, int]]:
-    """Return (size, virtual address) of all that looks like BTF in the kernel image.
+    """Return (size, virtual address) of everything in the kernel image with a valid BTF header.
 
-    :param missing: Gets the virtual addresses where memory is missing
+    :param missing: Receives the virtual addresses where memory is missing
     """
     at = vmcoreinfo_symbol(prog, "_stext")
     if at is None:
@@ -99,12 +99,12 @@ def _headers_in_image(
             if total is not None:
                 yield total, at + place
             place = chunk.find(BTF_MAGIC, place + 1)
-        # A header may lie across the end of a chunk; a page may be missing.
+        # A header may cross the end of a chunk; a page may be missing.
         at += max(len(chunk) - _HEADER_BYTES, _PAGE_BYTES - at % _PAGE_BYTES)
 
 
 def _end_of_hole(prog: Program, address: int, end: int) -> int:
-    # One byte of each page: a long read that fails takes as long as one that does not.
+    # Read one byte of each page: a long read that fails takes as long as one that succeeds.
     next_page = address - address % _PAGE_BYTES + _PAGE_BYTES
     for page in range(next_page, min(end, next_page + _MAX_HOLE_BYTES), _PAGE_BYTES):
         if read_up_to(prog, page, 1):

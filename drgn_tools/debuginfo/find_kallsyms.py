@@ -11,7 +11,7 @@ scripts/kallsyms.c writes its tables in this order (v5.10, v6.0), each aligned t
     kallsyms_token_table     256 strings, each ending in NUL
     kallsyms_token_index     for each of them 16 bits: where it begins
 
-Since about v6.4 offsets and relative_base come last. The token table can be recognised: the
+Since about v6.4 offsets and relative_base come last. The token table can be recognised, because the
 token of a digit is that digit.
 """
 
@@ -30,23 +30,23 @@ _MAX_TABLE_BYTES = 64 * 1024
 _CHUNK_BYTES = 2 << 20
 _BLOCK_BYTES = 4096
 _MAX_IMAGE_BYTES = 128 << 20
-"""Read-only data follows the text of the kernel; no image has more of both together."""
+"""Limit of text and read-only data. Read-only data follows the text of the kernel; no image has more of both together."""
 _MAX_SYMBOLS = 4_000_000
 _SYMBOLS_A_MARKER = 256
 _MAX_LAST_STRETCH_BYTES = _SYMBOLS_A_MARKER * 129
-"""Names behind the last marker: a length byte and at most 128 tokens each (before v6.1)."""
+"""Limit of the names after the last marker: a length byte and at most 128 tokens each (before v6.1)."""
 
 ReadUpTo = Callable[[int, int], bytes]
-"""Virtual address, size in bytes -> the bytes up to the first that is not in the dump."""
+"""Virtual address, size in bytes -> the bytes up to the first one that is not in the dump."""
 
 
 def find_kallsyms(read: ReadUpTo, start: int, word_bytes: int) -> Iterator[dict[str, int]]:
-    """Look for the tables in the kernel image.
+    """Search the kernel image for the tables.
 
     :param read: reads the memory of the kernel
     :param start: virtual address of the beginning of the kernel's text
     :param word_bytes: size of a word of this kernel
-    :return: for each way in which the tables may lie, the virtual address of each by its name
+    :return: for each possible arrangement, the virtual addresses of the tables by their names
         without ``kallsyms_``; the caller has to check that the table of addresses makes sense
     """
     for digits in _digit_tokens(read, start):
@@ -67,7 +67,7 @@ def _digit_tokens(read: ReadUpTo, start: int) -> Iterator[int]:
 
 
 def _token_table(read: ReadUpTo, digits: int, word_bytes: int) -> Optional[tuple[int, int]]:
-    """Return (token table, token index) if the token of "0" at *digits* is in such a table."""
+    """Return (token table, token index) if *digits* is the address of the token "0" in a token table."""
     data = read(digits, _MAX_TABLE_BYTES)
     end = 0
     for _ in range(_TOKENS - ord("0")):
@@ -81,7 +81,7 @@ def _token_table(read: ReadUpTo, digits: int, word_bytes: int) -> Optional[tuple
     index = struct.unpack(f"<{_TOKENS}H", raw)
     token_table = digits - index[ord("0")]
     tokens = read(token_table, index[-1])
-    # Each token but the first begins right behind a NUL.
+    # Each token but the first begins right after a NUL.
     well_formed = index[0] == 0 and all(
         a < b and tokens[b - 1 : b] == b"\0" for a, b in zip(index, index[1:])
     )
@@ -116,9 +116,9 @@ def _around_token_table(
 
 
 def _markers(read: ReadUpTo, end: int) -> list[int]:
-    """Return the numbers before *end*, back to the 0 that the markers begin with, ascending.
+    """Return the markers, which end at *end* and begin with 0, in ascending order.
 
-    A 0 of padding at the very end is kept as the last number.
+    If the last 4 bytes are padding, their 0 is kept as the last number.
     """
     found: list[int] = []
     padding: list[int] = []
@@ -145,7 +145,7 @@ def _words_before(read: ReadUpTo, end: int) -> Iterator[int]:
 def _names(
     read: ReadUpTo, markers_start: int, markers: list[int], word_bytes: int
 ) -> Optional[int]:
-    """Return where the names begin that *markers* point into and that end before *markers_start*."""
+    """Return the address of the names. *markers* are offsets into them, and they end before *markers_start*."""
     fewest = (len(markers) - 1) * _SYMBOLS_A_MARKER
     nearest = markers_start - markers[-1]
     for names in range(

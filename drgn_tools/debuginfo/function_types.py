@@ -22,8 +22,8 @@ class Prototype(NamedTuple):
 
 
 FUNCTIONS: Mapping[str, Prototype] = {
-    # Without it drgn takes the kernel for one without CONFIG_SPARSEMEM_VMEMMAP, and finds no
-    # struct page. The pahole that built Debian's v5.10 left out what is __meminit.
+    # Without it drgn treats the kernel as one without CONFIG_SPARSEMEM_VMEMMAP, and finds no
+    # struct page. The pahole of Debian's v5.10 build left out __meminit functions.
     "vmemmap_populate": Prototype(
         "int",
         (

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The symbol table of the kernel image (kallsyms), read out of the kernel's memory.
+"""The symbol table of the kernel image (kallsyms), read from the kernel's memory.
 
 scripts/kallsyms.c writes it: names compressed with a table of 256 tokens, addresses as 32-bit
 offsets in ascending order. VMCOREINFO has the addresses of its parts since Linux kernel commit
 5fd8fea935a1 ("vmcoreinfo: include kallsyms symbols") (in v6.0). For older kernels
 :mod:`.find_kallsyms` looks for them.
 
-Lookups follow kernel/kallsyms.c, so that a name is the one that an oops of that kernel would
-print. The table comes from a dump and may be damaged: then symbols are missing or have a wrong
+Lookups follow kernel/kallsyms.c, so they find the names that an oops of that kernel would
+print. The table comes from a dump and may be damaged. Then symbols are missing or have a wrong
 name, and nothing is raised.
 """
 
@@ -58,7 +58,7 @@ class _Offsets(Sequence[int]):
     Negative offsets, if any, come first; each is the complement of an address.
 
     :param base: virtual address
-    :param mask: an address wraps around with it
+    :param mask: the bits of an address; sums wrap around
     """
 
     def __init__(self, offsets: array[int], base: int, mask: int) -> None:
@@ -84,30 +84,30 @@ class _Offsets(Sequence[int]):
         return ~offset if offset < 0 else self._base + offset & self._mask
 
     def are_ascending(self) -> bool:
-        """Return whether each address behind the negative offsets is as high as the one before."""
+        """Return whether the addresses after the negative offsets never decrease."""
         offsets = self._offsets[self._first :]
         return all(map(le, offsets, offsets[1:]))
 
     def first_at(self, address: int) -> int:
-        """Return what bisect_left() would, many times as fast."""
+        """Return the same as bisect_left(), many times as fast."""
         return bisect_left(self._offsets, address - self._base, self._first)
 
     def first_after(self, address: int) -> int:
-        """Return what bisect_right() would, many times as fast."""
+        """Return the same as bisect_right(), many times as fast."""
         return bisect_right(self._offsets, address - self._base, self._first)
 
 
 _VARIABLES = ("init_task", "init_uts_ns", "jiffies", "runqueues")
-"""Every kernel has them. A damaged table of symbols lacks one, hardly all."""
+"""Every kernel has these. A damaged symbol table may lack one of them, but hardly all."""
 
 
 class Kallsyms(SymbolTable):
     """Symbols of the kernel image.
 
     :meth:`at` follows get_symbol_pos() in kernel/kallsyms.c, v6.12. Unlike the kernel, it gives
-    no address to the last symbol (normally ``_end``): the table does not say where that ends.
+    no address to the last symbol (normally ``_end``): the table does not say where that symbol ends.
 
-    :param names: ``kallsyms_names``: for each symbol a length and so many token numbers
+    :param names: ``kallsyms_names``: for each symbol a length and that many token numbers
     :param tokens: the 256 tokens; the first character of an expanded name is its type, as in nm(1)
     :param addresses: virtual address of each symbol, ascending
     :param text_start: lowest virtual address of the kernel image; addresses below are offsets of
@@ -146,7 +146,7 @@ class Kallsyms(SymbolTable):
         return self._names.find(name)
 
     def find(self, name: str, types: str = "") -> list[int]:
-        """Return the virtual addresses of all symbols of a name, in the order of the table.
+        """Return the virtual addresses of all symbols with this name, in the order of the table.
 
         :param types: only symbols whose type letter is one of these, as in nm(1); any if empty
         """
@@ -157,9 +157,9 @@ class Kallsyms(SymbolTable):
         ]
 
     def is_sound(self) -> bool:
-        """Return whether the table looks like one of scripts/kallsyms.c, all of it.
+        """Return whether the whole table looks as scripts/kallsyms.c writes it.
 
-        Only then is a kernel without a symbol one that does not have it. This takes some 0.1 s.
+        Only then does a missing symbol mean that the kernel does not have it. This takes some 0.1 s.
         """
         addresses = self._addresses
         if isinstance(addresses, _Offsets):
@@ -167,13 +167,13 @@ class Kallsyms(SymbolTable):
         return all(map(le, addresses, addresses[1:])) and self._names.are_sound()
 
     def has_variables(self) -> bool:
-        """Return whether there are symbols of variables; without CONFIG_KALLSYMS_ALL there are functions only."""
+        """Return whether there are symbols of variables; without CONFIG_KALLSYMS_ALL there are only functions."""
         return any(map(self.find, _VARIABLES))
 
     def room_at(self, address: int) -> int:
-        """Return how many bytes a variable has: up to the next symbol.
+        """Return how many bytes a variable has at most: up to the next symbol.
 
-        Unlike :meth:`at`, this takes an offset of a per-CPU variable, too.
+        Unlike :meth:`at`, this also accepts the offset of a per-CPU variable.
 
         :param address: virtual address or offset of a symbol
         :return: 0 if no symbol comes after it
@@ -228,7 +228,7 @@ def _read_kallsyms(prog: Program) -> Optional[Kallsyms]:
         addresses = _read_addresses(prog, count, parts)
         if addresses is None:
             return None
-        # scripts/kallsyms.c writes the token table behind the names.
+        # scripts/kallsyms.c writes the token table after the names.
         names_bytes = token_table - names
         if not 0 < names_bytes <= MAX_NAMES_BYTES:
             return None
@@ -241,14 +241,14 @@ def _read_kallsyms(prog: Program) -> Optional[Kallsyms]:
         )
     except NOT_THERE:
         return None
-    # A part of the table would not do: a symbol that is not in it may be in the kernel.
+    # A part of the table is no use: the kernel may have symbols that are not in it.
     return found if len(found) == count else None
 
 
 def _find_parts(prog: Program) -> Mapping[str, int]:
     """Return the virtual address of each part of the table, by its name in :data:`_PARTS`."""
     # Since Linux kernel commit f09bddbd8661 ("vmcoreinfo: add kallsyms_num_syms
-    # symbol") (in v6.0), VMCOREINFO has them all.
+    # symbol") (in v6.0), VMCOREINFO has all of them.
     said = {part: vmcoreinfo_symbol(prog, f"kallsyms_{part}") for part in _PARTS}
     parts = {part: address for part, address in said.items() if address is not None}
     stext = vmcoreinfo_symbol(prog, "_stext")
@@ -270,9 +270,9 @@ def _has(addresses: Sequence[int], address: int) -> bool:
 
 
 def _read_addresses(prog: Program, count: int, parts: Mapping[str, int]) -> Optional[Sequence[int]]:
-    # How to tell the forms of the table of addresses apart, drgn's kallsyms.c explains at
-    # length. A negative offset of the last symbol, which lies in the image, can mean only
-    # one thing: a kernel image is far smaller than 2 GiB.
+    # drgn's kallsyms.c explains at length how to distinguish the forms of the table of
+    # addresses. The last symbol is in the image. A negative offset for it can mean only one
+    # thing, because a kernel image is far smaller than 2 GiB.
     absolute = parts.get("addresses")
     if absolute is not None:
         word = "Q" if prog.address_size() == 8 else "I"
@@ -285,7 +285,7 @@ def _read_addresses(prog: Program, count: int, parts: Mapping[str, int]) -> Opti
     base_address = parts.get("relative_base")
     if base_address is None:
         # Since Linux kernel commit a081b5789255 ("kallsyms: Get rid of kallsyms
-        # relative base") (in v7.0), an offset is relative to where it lies.
+        # relative base") (in v7.0), an offset is relative to its own address.
         first = offsets[0] if offsets else 0
         from_first = map(add, offsets, range(-first, 4 * count - first, 4))
         return _Offsets(array("q", from_first), table + first, mask)
@@ -293,7 +293,7 @@ def _read_addresses(prog: Program, count: int, parts: Mapping[str, int]) -> Opti
     if offsets and offsets[-1] < 0:
         # CONFIG_KALLSYMS_ABSOLUTE_PERCPU, until Linux kernel commit 01157ddc58dc
         # ("kallsyms: Remove KALLSYMS_ABSOLUTE_PERCPU") (in v6.15): an address is
-        # base - 1 - offset, so that the complement of the offset is one from base.
+        # base - 1 - offset, so the complement of the offset is an offset from base.
         offsets = array("i", offsets.tobytes().translate(_COMPLEMENTS))
     return _Offsets(offsets, base, mask)
 
@@ -316,7 +316,7 @@ def _read_tokens(prog: Program, table_address: int, index_address: int) -> list[
 
 
 def _read_seqs(prog: Program, parts: Mapping[str, int], count: int) -> Optional[bytes]:
-    """Return the bytes that are ``kallsyms_seqs_of_names`` if this kernel has that table.
+    """Return the bytes at the place of ``kallsyms_seqs_of_names``, which this kernel may not have.
 
     VMCOREINFO does not have its address. scripts/kallsyms.c writes it between the markers and the
     token table (v6.2), or, since Linux kernel commit 404bad70fcf7 ("scripts/kallsyms: change the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which of several static variables of one name is meant: the one that a kernel parameter sets."""
+"""Choose among static variables with the same name: the one that a kernel parameter sets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .kallsyms import Kallsyms
 __all__ = ("PARAMETERS", "variable_of_parameter")
 
 PARAMETERS: Mapping[str, str] = {
-    # Of ACPI's driver of idle states. The other one is a static variable of intel_idle.
+    # The variable of ACPI's idle driver. The other one is a static variable of intel_idle.
     "max_cstate": "processor.max_cstate",
 }
 """Names of variables, and the parameters that set them, as on the kernel's command line."""
@@ -28,11 +28,11 @@ def variable_of_parameter(
 ) -> Optional[int]:
     """Return the virtual address of a variable that has one of :data:`PARAMETERS`.
 
-    The linker gathers a ``struct kernel_param`` of each parameter that is built in between
+    The linker puts the ``struct kernel_param`` of each built-in parameter between
     ``__start___param`` and ``__stop___param`` (``kernel/params.c``, v6.12).
 
-    :param name: of the variable
-    :param addresses: all that have this name; one of these is returned
+    :param name: name of the variable
+    :param addresses: all variables with this name; one of these is returned
     :return: ``None`` if there is no such parameter, or its table is not in the dump
     """
     parameter = PARAMETERS.get(name)

@@ -2,8 +2,8 @@
 """The BTF of loaded modules: each continues that of the kernel image (``btf_modules``).
 
 The kernel keeps it as long as a module is loaded (kernel/bpf/btf.c, CONFIG_DEBUG_INFO_BTF_MODULES,
-since v5.11). Left out is what does not continue the BTF of this kernel, is damaged, or is not in the
-dump; a line of the log (``drgn_tools``, level info) names the module.
+since v5.11). BTF that does not continue the BTF of this kernel, is damaged, or is not in the dump is
+left out; a line of the log (``drgn_tools``, level info) names the module.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ logger = logging.getLogger("drgn_tools")
 _MAX_MODULES = 10_000
 """More modules than any kernel has loaded."""
 _MAX_BYTES = 128 << 20
-"""A bound on what all of them have together."""
+"""Limit for the BTF of all modules together."""
 
 
 def module_btfs(prog: Program, base: Btf) -> list[Btf]:
     """Return the BTF of every loaded module, in the order of the kernel's list.
 
-    :param base: that of the kernel image
+    :param base: BTF of the kernel image
     """
     found: list[Btf] = []
     left = _MAX_BYTES
@@ -51,7 +51,7 @@ def _entries(prog: Program) -> Iterator[Object]:
 
 
 def _read(entry: Object, base: Btf, most: int) -> tuple[list[Btf], int]:
-    # A list of one or none, and how many bytes were read.
+    # A list with the BTF of the module or nothing, and how many bytes were read.
     name = "?"
     try:
         name = module_name(entry.module.read_())
@@ -64,7 +64,7 @@ def _read(entry: Object, base: Btf, most: int) -> tuple[list[Btf], int]:
             raise TypesError(f"it does not continue the BTF of this kernel, but {first}")
         data = entry.prog_.read(btf.data.value_(), size)
         if header_bytes(data) is None:
-            return [], size  # no types of its own
+            return [], size  # the module has no types of its own
         return [Btf(data, entry.prog_.address_size(), base)], size
     except UNUSABLE as e:
         logger.info("types of module %s are missing: %s", name, e)

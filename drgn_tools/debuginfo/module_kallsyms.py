@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The symbol table of a loaded module, read out of the kernel's memory: an ELF symbol table.
+"""The symbol table of a loaded module, read from the kernel's memory: an ELF symbol table.
 
-It comes from a dump and may be damaged: then there is no table, or symbols have wrong names.
+It comes from a dump and may be damaged. Then there is no table, or symbols have wrong names.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _ELF_BINDINGS = {0: SymbolBinding.LOCAL, 1: SymbolBinding.GLOBAL, 2: SymbolBindi
 _ELF_KINDS = {1: SymbolKind.OBJECT, 2: SymbolKind.FUNC}
 _SHN_UNDEF = 0
 _MAX_SYMBOLS = 200_000
-"""Limit for one module: amdgpu has some 50,000. All that a damaged module may say takes 100 MB."""
+"""Limit for one module: amdgpu has some 50,000. The most that a damaged module may claim takes 100 MB."""
 
 
 class ModuleKallsyms(SymbolTable):
     """Symbols of one module.
 
     :meth:`at` follows find_kallsyms_symbol() in kernel/module/kallsyms.c, v6.12, which looks for
-    the closest symbol before in the same piece of the module's memory. (Older kernels also took
-    a symbol of another piece.)
+    the closest symbol before an address in the same piece of the module's memory. (Older kernels also
+    accepted a symbol of another piece.)
 
     :param regions: [start, end) of each piece of the module's memory, virtual addresses
     :param symbols: (virtual address, name, ELF st_info) in the order of the symbol table
@@ -55,7 +55,7 @@ class ModuleKallsyms(SymbolTable):
         """Read the symbols of a module.
 
         :param module: ``struct module *``
-        :return: ``None`` if they are not in the dump, are damaged, or the kernel has
+        :return: ``None`` if the symbols are not in the dump or are damaged, or the kernel has
             CONFIG_KALLSYMS=n
         """
         try:
@@ -73,7 +73,7 @@ class ModuleKallsyms(SymbolTable):
         return self._index.get(name, ())
 
     def find(self, name: str) -> list[int]:
-        """Return the virtual addresses of all symbols of a name."""
+        """Return the virtual addresses of all symbols with this name."""
         return [self._addresses[index] for index in self._indexes_of(name)]
 
     def find_in_table_order(self, name: str) -> list[int]:
@@ -113,7 +113,7 @@ def _read_symbols(module: Object) -> Iterator[tuple[int, str, int]]:
     else:
         symbol = struct.Struct("<IIIBBH")  # Elf32_Sym: name, value, size, info, other, shndx
         fields = (0, 3, 5, 1)
-    # All of the table, or none: the closest symbol of a part of it may be a wrong one.
+    # Read the whole table or nothing: in a part of it, the closest symbol may be the wrong one.
     data = prog.read(table.symtab.value_(), count * symbol.size)
     entries = [tuple(entry[field] for field in fields) for entry in symbol.iter_unpack(data)]
     last_name = max((name for name, _, _, _ in entries), default=0)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Loaded modules: the kernel's list of them, their names, and where their memory lies.
+"""Loaded modules: the kernel's list of them, their names, and the addresses of their memory.
 
-This is not in the layer above, because drgn's symbol finder needs it as well as kernel text does.
+This is not in the layer above, because drgn's symbol finder needs it, not only kernel text.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ def listed_modules(head: Object) -> Iterator[Object]:
     """Return every module of the kernel's list, unformed ones included.
 
     :param head: ``struct list_head modules`` of kernel/module/main.c
-    :return: ``struct module *`` each; what they point to may not be in the dump
-    :raises ValueError: if the list is bent into a loop
+    :return: ``struct module *`` each; the struct itself may not be in the dump
+    :raises ValueError: if the list is a loop
     :raises UNUSABLE: if the list leads out of the dump
     """
     return list_entries(head, "struct module", "list")
 
 
 def module_name(module: Object) -> str:
-    """Return the name of a module; bytes that are not ASCII come as ``\\xNN``.
+    """Return the name of a module; bytes that are not ASCII are shown as ``\\xNN``.
 
     :param module: ``struct module *``
-    :raises UNUSABLE: if it is not in the dump, or its type is damaged
+    :raises UNUSABLE: if the module is not in the dump, or its type is damaged
     """
     name: bytes = module.name.string_()[:MAX_NAME_BYTES]
     return name.decode("ascii", "backslashreplace")
@@ -46,8 +46,8 @@ def module_memory(module: Object, text_only: bool = False) -> Iterator[tuple[int
     A piece may be empty: init memory is freed when the module has been loaded.
 
     :param module: ``struct module *``
-    :param text_only: only memory that is executable, as is_module_text_address() in
-        kernel/module/main.c (v6.12) has it
+    :param text_only: only executable memory, as in is_module_text_address() of
+        kernel/module/main.c (v6.12)
     :raises UNUSABLE: if a piece is not in the dump, or the types are damaged
     """
     type_ = module.type_.type

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """C types of the kernel's per-CPU variables, for kernels whose BTF leaves them out.
 
-pahole knows them since v1.18, and the kernel's build leaves them out until pahole v1.21 ("kbuild:
-skip per-CPU BTF generation for pahole v1.18-v1.21", in v5.14 and stable trees): Debian 11 (v5.10)
+pahole writes them since v1.18, but the kernel's build leaves them out up to pahole v1.21 ("kbuild:
+skip per-CPU BTF generation for pahole v1.18-v1.21", in v5.14 and stable trees). So Debian 11 (v5.10)
 has none. As in :mod:`.global_types`, kallsyms has the address, here an offset into the memory of
-each CPU, and this table the type.
+each CPU, and this table has the type.
 
 An entry is used if BTF does not have the variable, the kernel has both the symbol and the type,
 and, if the kernel has CONFIG_SMP, the symbol lies between ``__per_cpu_start`` and
 ``__per_cpu_end``. A length in brackets is a number or an enumerator. If it is empty, the array
-has as many elements as fit before the next symbol. (What lies at an offset, if anything, is not
-looked at: it is no copy of the variable.)
+has as many elements as fit before the next symbol. (The memory at the offset itself is not read: it
+is not a copy of the variable.)
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ PER_CPU: Mapping[str, str] = {
     "hardirq_stack_ptr": "void *",
     "irq_regs": "struct pt_regs *",
     "irq_stack_backing_store": "struct irq_stack",
-    "irq_stack_ptr": "void *",  # to what, depends on the machine and the version
+    "irq_stack_ptr": "void *",  # what it points to depends on the machine and the version
     "softirq_stack_ptr": "struct irq_stack *",
     # interrupts, other CPUs, probes
     "call_single_queue": "struct llist_head",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Tables that several dumps of one kernel have in common, kept by a process that opens many dumps.
 
-All other state hangs on a Program; this hangs on modules. It is safe because two tables count as
-the same only if all the bytes that they are made from are equal. The bytes themselves are
-compared, not a build ID or a digest: a dump with wrong tables can harm no dump but those with
-the very same tables.
+All other state is kept on a Program; this is kept in Python modules. It is safe because two tables count
+as the same only if all the bytes that they are made from are equal. The bytes themselves are
+compared, not a build ID or a digest. So a dump with wrong tables can only affect dumps with
+exactly the same tables.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ T = TypeVar("T")
 _MOST = 4
 """How many tables are kept."""
 _MOST_BYTES = 32 << 20
-"""The tables of a distribution's kernel have 12 MB; damaged or made-up ones may have more."""
+"""Larger tables are not kept. Those of a distribution's kernel have 12 MB; damaged or made-up ones may have more."""
 
 
 class SharedTables(Generic[T]):
     """The few tables of one kind that were used last."""
 
     def __init__(self) -> None:
-        # Replaced as a whole: two threads at once may lose an entry, and no more.
+        # Replaced as a whole: with two threads at once, the worst is a lost entry.
         self._kept: tuple[tuple[tuple[object, ...], T], ...] = ()
 
     def get(self, parts: tuple[object, ...], make: Callable[[], T]) -> T:

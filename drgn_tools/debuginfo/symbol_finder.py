@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""drgn's symbol finder: the symbols of the kernel image and its modules, out of the dump."""
+"""drgn's symbol finder: the symbols of the kernel image and its modules, from the dump."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def find_symbols(
 ) -> Sequence[Symbol]:
     """Find symbols of the kernel and its modules (see Program.register_symbol_finder()).
 
-    :param name: only symbols of this name, any if ``None``
-    :param address: only symbols that hold this virtual address, any if ``None``
-    :param one: the first one will do
+    :param name: only symbols with this name; any if ``None``
+    :param address: only symbols that hold this virtual address; any if ``None``
+    :param one: return only the first one
     """
     return list(islice(_matching(prog, name, address), 1 if one else None))
 
@@ -45,7 +45,7 @@ def _matching(prog: Program, name: Optional[str], address: Optional[int]) -> Ite
 
 
 def module_addresses(prog: Program, name: str) -> list[int]:
-    """Return the virtual addresses of all symbols of modules that have a name."""
+    """Return the virtual addresses of all symbols of modules with this name."""
     return [address for table in _module_tables(prog) for address in table.find(name)]
 
 
@@ -58,7 +58,7 @@ def _module_tables(prog: Program) -> list[ModuleKallsyms]:
 
 
 def _read_module_tables(prog: Program) -> Iterator[ModuleKallsyms]:
-    # Without CONFIG_MODULES there is no list; one that is damaged ends early.
+    # Without CONFIG_MODULES there is no list; a damaged list ends early.
     with suppress(*UNUSABLE):
         for module in islice(listed_modules(prog["modules"]), _MAX_MODULES):
             table = ModuleKallsyms.of(module)

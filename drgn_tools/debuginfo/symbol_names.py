@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The compressed names of kallsyms: the name of a number, and the numbers of a name.
+"""The compressed names of kallsyms: from the number of a symbol to its name, and back.
 
 A record is a length and that many codes, each of which stands for a token. The first character
 of the expanded record is the type letter, as in nm(1). A name is expanded when it is looked up.
 
-To look up a name the kernel uses ``kallsyms_seqs_of_names``, the numbers in the order of the
-names, since Linux kernel commit 60443c88f3a8 ("kallsyms: Improve the performance of
-kallsyms_lookup_name()") (in v6.2 and in stable kernels). This file does the same. If there is no
-such table, it expands all names once.
+Since Linux kernel commit 60443c88f3a8 ("kallsyms: Improve the performance of
+kallsyms_lookup_name()") (in v6.2 and in stable kernels), the kernel looks up a name in
+``kallsyms_seqs_of_names``, the numbers in the order of the names. This file does the same. If there
+is no such table, it expands all names once.
 
-The bytes come from a dump and may be damaged: then names are missing or wrong, and nothing is
+The bytes come from a dump and may be damaged. Then names are missing or wrong, and nothing is
 raised.
 """
 
@@ -28,19 +28,19 @@ MAX_NAME_BYTES = 512
 MAX_NAMES_BYTES = 64 << 20
 """Limit for all names of a table; those of a distribution's kernel take 5 MB."""
 _MAX_EXPANDED_BYTES = 24 << 20
-"""The same expanded: of 200,000 symbols 5 MB. Damaged tokens may be long, and all names are in memory twice."""
+"""Limit for the expanded names: those of 200,000 symbols have 5 MB. Damaged tokens may be long, and all names are in memory twice."""
 SEQ_BYTES = 3
 """Size of a number in ``kallsyms_seqs_of_names``."""
 
 _SAMPLE_STEP = 512
-"""One of so many numbers is checked before the table is used: at least two of each page."""
+"""One number in this many is checked before the table is used: at least two in each page."""
 
 
 def _split(data: bytes, count: int) -> list[int]:
     # Return where each of *count* records starts, and where the last one ends. A
-    # length of 128 and more takes two bytes since Linux kernel commit 73bbb94466fd
+    # length of 128 or more takes two bytes since Linux kernel commit 73bbb94466fd
     # ("kallsyms: support "big" kernel symbols") (in v6.1). Older kernels have no
-    # name that long, so one rule serves both.
+    # such long names, so one rule fits both.
     starts: list[int] = []
     append = starts.append
     at = 0
@@ -74,7 +74,7 @@ class _InOrder:
         return min(int.from_bytes(self._seqs[at : at + SEQ_BYTES], "big"), len(self) - 1)
 
     def numbers(self) -> list[int]:
-        """Return all numbers, as they are in the table."""
+        """Return all numbers in the order of the table."""
         high, middle, low = (self._seqs[at::SEQ_BYTES] for at in range(SEQ_BYTES))
         return [h << 16 | m << 8 | n for h, m, n in zip(high, middle, low)]
 
@@ -104,7 +104,7 @@ class SymbolNames:
         self._samples: list[str] = []
         self._are_sound: Optional[bool] = None
         self._has_seqs = False
-        """There is such a table, or was before it was damaged."""
+        """Whether the kernel has that table, but it is damaged and not used."""
         if seqs is not None and len(seqs) == SEQ_BYTES * count == SEQ_BYTES * len(self):
             self._use(_InOrder(self, seqs))
 
@@ -116,7 +116,7 @@ class SymbolNames:
             self._in_order = in_order
             self._samples = [name for name, _ in samples]
         else:
-            # Other bytes are no numbers of symbols, of which each is there once.
+            # In the table each number occurs once. Other bytes give few different valid numbers.
             numbers = [number for _, number in samples]
             self._has_seqs = len(set(numbers)) > len(numbers) // 2
 
@@ -127,7 +127,7 @@ class SymbolNames:
     def __getitem__(self, number: int) -> str:
         """Return type letter and name of a symbol, in one string.
 
-        :param number: of the symbol, in the order of addresses
+        :param number: number of the symbol, in the order of addresses
         """
         start, end = self._starts[number], self._starts[number + 1]
         start += 2 if self._data[start] & 0x80 else 1
@@ -135,12 +135,12 @@ class SymbolNames:
         return "".join(map(self._tokens.__getitem__, codes))[: MAX_NAME_BYTES + 1]
 
     def all(self) -> list[str]:
-        """Return what :meth:`__getitem__` does of all symbols.
+        """Return what :meth:`__getitem__` returns, for all symbols.
 
         :return: nothing if the names take more than 24 MiB
         """
-        # All at once takes half the time: every code becomes its token, every
-        # length a separator.
+        # Expanding all at once takes half the time: every code becomes its token, every
+        # length becomes a separator.
         if self._decoded is None:
             pieces = list(map(self._tokens.__getitem__, self._data))
             data = self._data
@@ -154,7 +154,7 @@ class SymbolNames:
         return self._decoded
 
     def find(self, name: str) -> list[int]:
-        """Return the numbers of all symbols of a name, ascending."""
+        """Return the numbers of all symbols with this name, ascending."""
         # Some versions sort names up to the first period if the kernel is built with
         # clang and LTO. For an identifier the order is the same.
         if self._in_order is None or not (name.isascii() and name.isidentifier()):
@@ -173,11 +173,11 @@ class SymbolNames:
         return sorted(found)
 
     def are_sound(self) -> bool:
-        """Return whether all may be names of symbols, and lie in the order that the kernel says.
+        """Return whether all names are valid, and sorted as ``kallsyms_seqs_of_names`` says.
 
-        A damaged token or code changes names, and few names stay in their place then. Kernels without
-        ``kallsyms_seqs_of_names`` have no order to check. The answer is kept: several dumps may
-        share the names.
+        A damaged token or code changes names, and then few names are still in order. Kernels without
+        that table have no order to check. The answer is kept, because several dumps may share the
+        names.
         """
         if self._are_sound is None:
             self._are_sound = self._check()
@@ -206,7 +206,7 @@ class SymbolNames:
             self._last = dict(zip(names, range(len(names))))
             last = map(self._last.__getitem__, names)
             for number in [number for number, found in enumerate(last) if number != found]:
-                # Static functions of one name, and the like.
+                # Symbols with the same name, such as static functions.
                 self._twins.setdefault(names[number], []).append(number)
         found = self._last.get(name)
         return [] if found is None else [*self._twins.get(name, ()), found]

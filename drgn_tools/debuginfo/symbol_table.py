@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel's rule which symbol holds an address, for any table of symbols."""
+"""The kernel's rule for which symbol holds an address, for any symbol table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class KernelSymbol(msgspec.Struct, frozen=True):
     start: int
     """Its virtual address."""
     size: int
-    """In bytes, up to the next symbol at a higher address: what the kernel takes for its size."""
+    """In bytes, up to the next symbol at a higher address: the kernel uses this as its size."""
 
 
 class SymbolTable:
@@ -49,11 +49,11 @@ class SymbolTable:
         raise NotImplementedError
 
     def _first_at(self, address: int) -> int:
-        """Return the index of the first symbol at *address*, or of where it would be."""
+        """Return the index of the first symbol at *address*, or the index where it would be."""
         return bisect_left(self._addresses, address)
 
     def _first_after(self, address: int) -> int:
-        """Return the index behind the last symbol at *address*, or of where it would be."""
+        """Return the index after the last symbol at *address*, or the index where it would be."""
         return bisect_right(self._addresses, address)
 
     def _region(self, address: int) -> Optional[tuple[int, int]]:
@@ -75,7 +75,7 @@ class SymbolTable:
         if not following or start < region[0]:
             return range(0)
         first = self._first_at(start)
-        # A damaged table is not sorted: what is found first may lie anywhere, also behind the address.
+        # A damaged table is not sorted: the first match may be at any address, even a higher one.
         if first >= following or self._addresses[first] != start:
             first = following - 1
         return range(first, following)
@@ -93,17 +93,17 @@ class SymbolTable:
         """Return the symbol that holds an address.
 
         :param address: virtual address
-        :return: of aliases at one address the first of the table; ``None`` if no symbol holds
+        :return: if several symbols are at one address, the first in the table; ``None`` if no symbol holds
             *address*
         """
         aliases = self._aliases(address)
         return self._symbol(aliases[0]) if aliases else None
 
     def drgn_symbols(self, name: Optional[str], address: Optional[int]) -> Iterator[Symbol]:
-        """Return the symbols that drgn asks for, aliases included.
+        """Return the symbols that drgn asks for, including aliases.
 
-        :param name: only symbols of this name, any if ``None``
-        :param address: only symbols that hold this virtual address, any if ``None``
+        :param name: only symbols with this name; any if ``None``
+        :param address: only symbols that hold this virtual address; any if ``None``
         """
         indexes: Sequence[int]
         if address is not None:

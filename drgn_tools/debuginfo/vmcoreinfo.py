@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""VMCOREINFO: a note with facts of the kernel that tools need to read its dump.
+"""VMCOREINFO: a note with facts about the kernel that tools need to read its dump.
 
-Lines of ``KEY=VALUE``, written by kernel/vmcore_info.c (kernel/crash_core.c
+It consists of lines ``KEY=VALUE``, written by kernel/vmcore_info.c (kernel/crash_core.c
 before v6.9) and arch_crash_save_vmcoreinfo().
 """
 
@@ -32,9 +32,9 @@ _MAX_VALUE_CHARS = 4096  # the whole note is one page, VMCOREINFO_BYTES
 
 
 def vmcoreinfo(prog: Program) -> Mapping[str, str]:
-    """Return the ``KEY=VALUE`` lines of VMCOREINFO; the last one counts if a key is repeated.
+    """Return the ``KEY=VALUE`` lines of VMCOREINFO; if a key is repeated, the last one counts.
 
-    The result is kept in ``prog.cache``. Bytes that are not ASCII come as ``\\xNN``.
+    The result is kept in ``prog.cache``. Bytes that are not ASCII are shown as ``\\xNN``.
 
     :raises KeyError: if the program is not a Linux kernel (drgn's ObjectNotFoundError)
     """
@@ -48,7 +48,7 @@ def vmcoreinfo(prog: Program) -> Mapping[str, str]:
 def keep_vmcoreinfo(prog: Program, text: bytes) -> None:
     """Make :func:`vmcoreinfo` return the lines of this text.
 
-    It then needs no type of the program: drgn settles on what a char is when it first makes a string.
+    That function then needs no type of the program: drgn fixes the type ``char`` when it first makes a string.
 
     :param text: What the note holds
     """
@@ -66,16 +66,16 @@ def vmcoreinfo_lines(text: bytes) -> Mapping[str, str]:
 
 
 def vmcoreinfo_symbol(prog: Program, name: str) -> Optional[int]:
-    """Return the address of ``SYMBOL(name)``: virtual, with KASLR's offset in it.
+    """Return the address of ``SYMBOL(name)``: virtual, including the offset of KASLR.
 
-    :return: ``None`` if VMCOREINFO does not have it, or has no number there
+    :return: ``None`` if VMCOREINFO does not have it, or its value is not a number
     :raises KeyError: if the program is not a Linux kernel (drgn's ObjectNotFoundError)
     """
     return symbol_among(vmcoreinfo(prog), name)
 
 
 def symbol_among(lines: Mapping[str, str], name: str) -> Optional[int]:
-    """Return what :func:`vmcoreinfo_symbol` does.
+    """Return the same as :func:`vmcoreinfo_symbol`.
 
     :param lines: From :func:`vmcoreinfo_lines`
     """
@@ -84,7 +84,7 @@ def symbol_among(lines: Mapping[str, str], name: str) -> Optional[int]:
 
 
 def kernel_offset(lines: Mapping[str, str]) -> int:
-    """Return KERNELOFFSET, by how much KASLR moved the kernel image; 0 if VMCOREINFO does not say.
+    """Return KERNELOFFSET, the distance by which KASLR moved the kernel image; 0 if VMCOREINFO does not say.
 
     :param lines: From :func:`vmcoreinfo_lines`
     """
@@ -93,7 +93,7 @@ def kernel_offset(lines: Mapping[str, str]) -> int:
 
 
 def number_among(lines: Mapping[str, str], name: str) -> Optional[int]:
-    """Return ``NUMBER(name)``; ``None`` if VMCOREINFO does not have it, or has no number there.
+    """Return ``NUMBER(name)``; ``None`` if VMCOREINFO does not have it, or its value is not a number.
 
     :param lines: From :func:`vmcoreinfo_lines`
     """
@@ -104,7 +104,7 @@ def number_among(lines: Mapping[str, str], name: str) -> Optional[int]:
 
 
 def build_id(prog: Program) -> Optional[str]:
-    """Return the GNU build ID of the kernel in hex, ``None`` if VMCOREINFO has none (before v5.9).
+    """Return the GNU build ID of the kernel in hex; ``None`` if VMCOREINFO has none (before v5.9).
 
     :raises KeyError: if the program is not a Linux kernel (drgn's ObjectNotFoundError)
     """

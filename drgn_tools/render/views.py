@@ -175,7 +175,7 @@ _TEXT = frozenset(("caller", "flags", "frames", "function", "notes", "pids", "sy
 def sort_fields(view: View) -> Fields:
     """Return the fields by which the records of a view can be sorted.
 
-    Columns that are not fields are included, with their text.
+    If each record has one row, columns that are not fields are included, with their text.
     """
     columns = {column.name: _text_of(column) for column in view.columns}
     return {**columns, **view.csv, **view.objects} if view.rows is iter else view.objects
