@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Many kernels: audits on Dask, one dataset of Parquet files, a report.
 
-Three folders. ``run`` and ``report`` use ``dataset`` and do not know each other; ``dataset``
-uses neither. None of them imports ``commands``: the console comes from ``terminal``.
+There are three folders. ``run`` and ``report`` use ``dataset`` and are independent of each other;
+``dataset`` uses neither. None of them imports ``commands``: the console comes from ``terminal``.
 
 ::
 
@@ -14,7 +14,7 @@ uses neither. None of them imports ``commands``: the console comes from ``termin
         tables, cells      tables; measures, days and names in their cells
         values             values of DuckDB as JSON and CSV have them
         page               the HTML page, from the template in page_parts/
-        page_data          its data; of it page_sources, page_stacks, time_line
+        page_data          its data; parts of it: page_sources, page_stacks, time_line
 
     run/     sources -> records in a dataset, each part using those below it
         plan               which sources to audit, in which order
@@ -27,7 +27,7 @@ uses neither. None of them imports ``commands``: the console comes from ``termin
         dask_workers       the Dask workers, as they come and go
         cluster            a client of an existing or a local Dask cluster
         interrupts         Ctrl-C waits until no commit is under way
-        sandboxes          the sandboxes of a Dask worker; an audit, repeated if it must be
+        sandboxes          the sandboxes of a Dask worker; an audit, repeated if necessary
         sandbox            one sandbox: start the process, ask it, find out why it died
         sandbox_process    the process in the sandbox
         audit_source       one source -> its record and its tasks
@@ -36,7 +36,7 @@ uses neither. None of them imports ``commands``: the console comes from ``termin
         fetch              the core of a source as a local file
         identity           what identifies the content of a source
         scratch            temporary folders for copies of cores
-        out_of_memory      whether an error is for lack of memory
+        out_of_memory      whether an error means too little memory
         job                what travels between client, Dask worker and sandbox
         source             the arguments of a run -> a list of sources
         remote             files behind URLs

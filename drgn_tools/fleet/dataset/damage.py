@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Name the file of a dataset that cannot be read, and say how to replace it."""
+"""Find the file of a dataset that cannot be read, and say how to replace it."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def connect(dataset: Dataset) -> duckdb.DuckDBPyConnection:
 
 def _absolute(dataset: Dataset) -> Path:
     path = str(dataset.path.absolute())
-    # In a pattern a backslash separates folders, so a path cannot have both it and wildcards.
+    # In a pattern a backslash separates folders, so a path cannot have both a backslash and wildcards.
     is_pattern = "\\" in path and any(c in path for c in WILDCARDS)
     if is_pattern or any("\ud800" <= c <= "\udfff" for c in path):
         raise InputError(f"{shown(path)}: DuckDB cannot read from a folder of this name; rename it")

@@ -54,7 +54,7 @@ class Dataset:
         """Open an existing dataset.
 
         :param path: Its folder.
-        :raises InputError: If the folder is no dataset, or has another schema.
+        :raises InputError: If the folder is not a dataset, or has another schema.
         """
         dataset = cls(path)
         found = dataset._schema()
@@ -81,7 +81,7 @@ class Dataset:
         dataset = cls(path)
         if dataset._schema() is not None:
             cls.open(path)
-        # Path.exists() raises if a folder above may not be searched, or a name is too long.
+        # Path.exists() raises if a folder above cannot be searched, or a name is too long.
         if os.path.exists(path) and not os.path.isdir(path):
             raise InputError(f"{shown(str(path))}: is a file; a dataset is a folder")
         try:
@@ -123,7 +123,7 @@ class Dataset:
     def locked(self) -> Iterator[None]:
         """Return a context in which no other run can write to the dataset.
 
-        The kernel releases the lock when the process ends, however it ends. Unfinished files
+        The kernel releases the lock when the process ends, for whatever reason. Unfinished files
         of a run that was killed are removed first.
 
         :raises InputError: If another run holds the lock, or the lock file cannot be written.
@@ -152,7 +152,7 @@ class Dataset:
             yield
 
     def _remove_unfinished(self) -> None:
-        # A run that was killed left them. Nobody else writes: we hold the lock.
+        # A run that was killed left them. No other run writes, because we hold the lock.
         for folder in (self.path, self.audits, self.tasks):
             for file in folder.glob(f"{_UNFINISHED}*"):
                 with suppress(OSError):

@@ -40,7 +40,7 @@ def files_query(
 ) -> str:
     """Return the query for the rows of *files* by the columns of *schema*.
 
-    A column that the files do not have is null, and so is a member of a struct. The query adds the column ``filename``.
+    Columns and struct members that the files do not have are null. The query adds the column ``filename``.
 
     :param same_columns: Whether all files have the same columns.
     :raises duckdb.Error: If a file cannot be read.
@@ -72,10 +72,10 @@ def _read(files: Sequence[Path], same_columns: bool) -> str:
 def _value(field: pa.Field, type_there: str) -> str:
     name, type_ = _name(field.name), _sql_type(field.type)
     if pa.types.is_timestamp(field.type):
-        # Without a time zone. With one, Python needs pytz, and DuckDB uses the zone of the machine.
+        # Without a time zone: with one, Python needs pytz, and DuckDB uses the zone of the machine.
         return f"make_timestamp(epoch_us({name})) AS {name}"
     if pa.types.is_list(field.type) and type_.replace('"', "") != type_there.replace('"', ""):
-        # Frames of an older version have fewer members; what they lack is null.
+        # Frames of an older version have fewer members; missing members become null.
         return f"{name}::{type_} AS {name}"
     return name
 
@@ -115,6 +115,6 @@ def quoted(text: str) -> str:
 def pattern(path: str) -> str:
     """Return the literal of a pattern that matches only *path*.
 
-    DuckDB takes the name of a file for a pattern.
+    DuckDB treats the name of a file as a pattern.
     """
     return quoted("".join(f"[{c}]" if c in WILDCARDS else c for c in path))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which sources of a dataset have a final record, and what a next run needs to know of it."""
+"""Which sources of a dataset have a final record, and what the next run needs to know about it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ("KnownRecord", "known_records")
 
 
 class KnownRecord(msgspec.Struct, frozen=True):
-    """The final record of a source, as far as the next run needs it."""
+    """The part of the final record of a source that the next run needs."""
 
     content_id: Optional[str]
     """Identifies the content that was audited; ``None`` if it could not be read."""

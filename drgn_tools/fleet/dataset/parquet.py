@@ -50,8 +50,8 @@ def tasks_file(
     """Return the content of a Parquet file with the rows of :data:`TASKS`, in the order of *tasks*.
 
     :param audit_id: The ``audit_id`` of the record that the tasks belong to.
-    :param answers: What each task said about a live patch; empty if none was asked about.
-    :param hung: Which of the tasks hang; ``None`` if that was not asked.
+    :param answers: The answer of each task about a live patch; empty if there was no question.
+    :param hung: Which of the tasks hang; ``None`` if that was not computed.
     """
     waiting = {} if hung is None else {found.blocked.stack.task: found for found in hung.tasks()}
     rows = [waiting.get(task.task) for task in tasks]
@@ -93,7 +93,7 @@ def _parquet(table: pa.Table) -> bytes:
 
 # ---- records to columns
 #
-# Lists are built as one flat array and offsets. Building a row for each frame would take
+# Lists are built as a flat array with offsets. Building a row for each frame would take
 # longer than the audit.
 
 
@@ -123,7 +123,7 @@ def _lists(lists: Iterable[Sequence[Any]], items: Callable[[list[Any]], pa.Array
 def _structs(
     type_: pa.StructType, special: Mapping[str, Callable[[list[Any]], pa.Array]]
 ) -> Callable[[list[Any]], pa.Array]:
-    # A member is the attribute of the same name, unless it is special.
+    # A member is the attribute with the same name, unless it is special.
     def build(records: list[Any]) -> pa.Array:
         columns = [
             special[field.name](records)
@@ -181,7 +181,7 @@ _VALUE: Mapping[str, Callable[[TaskStack], Any]] = {
     "brief": lambda task: task.brief,
     "patch_state": lambda task: task.patch_state,
 }
-"""Columns that JSON does not have, or writes in another way."""
+"""Columns that JSON does not have, or writes differently."""
 
 _COLUMN: dict[str, Callable[[Sequence[TaskStack]], pa.Array]] = {
     **{field.name: _scalar(field) for field in TASKS},

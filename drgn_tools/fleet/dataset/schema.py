@@ -4,8 +4,8 @@
 ``audits`` has one row for each source: its final record. ``tasks`` has one row for each task
 of a source that could be audited. The facts and their names are those of
 ``tasks --frames --format json`` (docs/commands.md, :mod:`drgn_tools.analysis.record_fields`);
-addresses and registers are unsigned 64-bit numbers here. Within :data:`SCHEMA` a column is
-only ever added, and only at the end.
+addresses and registers are unsigned 64-bit numbers here. Within one :data:`SCHEMA`, columns are
+only added, and only at the end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ AUDITS = pa.schema(
         "exit_code": pa.int32(),  # of `drgn-tools tasks -c SOURCE`; 124 and 128+N as in a shell
         "cause": pa.string(),  # of a failure: input, types, bug, crashed, time limit, memory limit, worker lost
         "line": pa.string(),  # the error of a failure, or what could not be read
-        "quarantined": pa.bool_(),  # given up: each attempt ended its process or exceeded a limit
+        "quarantined": pa.bool_(),  # each attempt ended its process or exceeded a limit
         "attempts": pa.int32(),
         "content_id": pa.string(),  # of core and symbols
         "size_bytes": pa.int64(),
@@ -51,7 +51,7 @@ AUDITS = pa.schema(
         "reliable": pa.int64(),
         "unreliable": pa.int64(),
         "unknown": pa.int64(),
-        "seconds": pa.float64(),  # time of the attempt that gave the record
+        "seconds": pa.float64(),  # duration of the attempt that made the record
         "peak_memory_bytes": pa.int64(),  # of the sandbox process, up to the end of the audit
         "worker": pa.string(),  # host that audited it
         "tool": pa.string(),  # version
@@ -59,9 +59,9 @@ AUDITS = pa.schema(
         "patch": pa.string(),  # live patch that tasks were asked about; null if none was
         "patch_transition": pa.string(),  # patching, unpatching, unclear; planned: it is not loaded
         "patch_refusals": _TEXTS,  # why the kernel would not load it
-        "patch_problems": _TEXTS,  # what of the patch could not be read
+        "patch_problems": _TEXTS,  # parts of the patch that could not be read
         "uptime_s": pa.int64(),  # seconds since the boot
-        "boot_id": pa.string(),  # UUID of the boot; null if nothing on the machine had asked for it
+        "boot_id": pa.string(),  # UUID of the boot; null if nothing on the machine had read it
         "hung": pa.int64(),  # tasks that hang, as `drgn-tools hung` says
         "deadlocks": pa.int64(),  # circles of tasks that wait for each other
     },
@@ -118,7 +118,7 @@ TASKS = pa.schema(
         "depth": pa.int64(),
         "kernel_regs": pa.int64(),
         "user_regs": pa.int64(),
-        "function": pa.string(),  # innermost that is not the scheduler, with offset
+        "function": pa.string(),  # innermost function that is not the scheduler, with offset
         "cpu_registers": _REGISTERS,
         "cpu_caller": pa.string(),
         "stack_hash": pa.string(),  # stack_hash()
@@ -126,8 +126,8 @@ TASKS = pa.schema(
         "brief": pa.string(),
         "patch_state": pa.int64(),  # task_struct.patch_state
         "patch_answer": pa.string(),  # answer of `drgn-tools livepatch`; null if no patch was asked about
-        "patch_function": pa.string(),  # with its module: of the answer in_function
-        "full_name": pa.string(),  # of a kernel thread whose name is longer than comm
+        "patch_function": pa.string(),  # function of the answer in_function, with its module
+        "full_name": pa.string(),  # name of a kernel thread if it is longer than comm
         "process": pa.string(),  # comm of the leader of the thread group
         "ppid": pa.int64(),
         "start_time_ns": pa.uint64(),  # task_struct.start_time

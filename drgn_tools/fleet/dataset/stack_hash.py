@@ -13,7 +13,7 @@ __all__ = ("stack_hash",)
 
 
 def stack_hash(task: TaskStack) -> str:
-    """Return a hash that identical stacks share on every host, build and boot.
+    """Return a hash that is equal for identical stacks on all hosts, builds and boots.
 
     It covers the functions in the kernel, innermost first, each with its module and whether
     it is a ``pt_regs``. Offsets and addresses do not count. A frame without a symbol counts

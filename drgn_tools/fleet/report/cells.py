@@ -26,7 +26,7 @@ def column(name: str, rows: Sequence[Row] = (), optional: Optional[int] = None) 
 
     :param name: Name of the column of the query.
     :param rows: Rows of the table. A column of numbers is aligned to the right.
-    :param optional: As :attr:`Column.optional`; ``None`` for what is usual for this name.
+    :param optional: As :attr:`Column.optional`; ``None`` for the default of this name.
     """
     return Column(
         _HEADINGS.get(name, name.replace("_", " ")).upper(),
@@ -39,7 +39,7 @@ def column(name: str, rows: Sequence[Row] = (), optional: Optional[int] = None) 
 
 
 def measure_column(name: str, optional: int = 0) -> Column:
-    """Return a column of measures. The column ``unit`` of each row has their unit."""
+    """Return a column of measures. The column ``unit`` of each row has the unit."""
     return Column(
         name.upper(),
         lambda row: "-" if row[name] is None else _measure(row[name], row["unit"]),
@@ -111,12 +111,12 @@ def _minute(time: str) -> str:
 
 
 def day(time: str) -> str:
-    """Return the date of a time ``2026-01-31T12:00:00Z``."""
+    """Return the date of a time such as ``2026-01-31T12:00:00Z``."""
     return time.partition("T")[0]
 
 
 def end_of_path(path: str) -> str:
-    """Return the last two parts of *path*: most paths begin in the same way."""
+    """Return the last two parts of *path*, because most paths begin in the same way."""
     parts = path.rsplit("/", 2)
     return "…/" + "/".join(parts[1:]) if len(parts) == 3 and len(parts[0]) > 1 else path
 

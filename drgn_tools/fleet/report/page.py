@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The report as one HTML file, which needs no network.
 
-The template, the style and the scripts are in page_parts. The data goes in as JSON, escaped so
+The template, the style and the scripts are in page_parts. The data is embedded as JSON, escaped so
 that no text of a dump can end it. The Content-Security-Policy of the page allows only its own
 script and style, by their hashes.
 """
@@ -49,7 +49,7 @@ def write_page(dataset: Dataset, path: Path, limits: PageLimits = PAGE_LIMITS) -
     """Write the page about *dataset* to a file, whole or not at all.
 
     :param path: The file. An existing file is replaced.
-    :param limits: What the page shows one by one.
+    :param limits: How many things the page shows one by one.
     :raises OutputError: If the file cannot be written.
     :raises InputError: If a file of the dataset is damaged or missing.
     """
@@ -63,13 +63,13 @@ def write_page(dataset: Dataset, path: Path, limits: PageLimits = PAGE_LIMITS) -
 def print_page(dataset: Dataset, limits: PageLimits = PAGE_LIMITS) -> None:
     """Write the page about *dataset* to stdout.
 
-    :param limits: What the page shows one by one.
+    :param limits: How many things the page shows one by one.
     :raises ReaderGoneError: If the reader of stdout has closed it.
     :raises OutputError: If it cannot be written.
     :raises InputError: If a file of the dataset is damaged or missing.
     """
     page = _page(dataset, limits)
-    # Whatever the locale: the page declares UTF-8, and the hash of its script is that of UTF-8.
+    # UTF-8 in any locale: the page declares it, and the hash of its script is of its bytes in UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
     write_lines(page.rstrip("\n").split("\n"))

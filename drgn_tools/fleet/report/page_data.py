@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The data of the HTML page: the counts of each source, and where each stack was found how often.
 
-The page computes totals itself, for whatever the reader filters, so it gets only the parts.
-Their number is limited (:data:`PAGE_LIMITS`). The rest goes in summed up, and the page says so.
+The page computes the totals itself for any filter, so it gets only the parts.
+Their number is limited (:data:`PAGE_LIMITS`). The rest is summed up, and the page says so.
 All text is escaped here.
 """
 
@@ -111,7 +111,7 @@ def _section(name: str, found: Found, sources: Sources) -> dict[str, Any]:
 
 def _row(columns: list[str], row: Row, sources: Sources) -> dict[str, Any]:
     return {
-        # A row for several sources has none.
+        # A row for several sources has no line.
         "line": sources.of_source.get(row["source"]) if "source" in row else None,
         "unit": row.get("unit"),
         "cells": [_cell(column, row[column]) for column in columns],

@@ -18,7 +18,7 @@ __all__ = ("Audit", "Sources", "escaped", "read_audits", "totals")
 
 
 def escaped(text: Optional[str]) -> Optional[str]:
-    """Return *text* escaped, ``None`` for ``None``."""
+    """Return *text* escaped; ``None`` for ``None``."""
     return None if text is None else escape(text)
 
 
@@ -64,7 +64,7 @@ def read_audits(views: duckdb.DuckDBPyConnection) -> list[Audit]:
 
 
 def totals(audits: Sequence[Audit]) -> dict[str, Any]:
-    """Return the figures of the whole dataset that are not sums of what the page has."""
+    """Return the figures of the whole dataset that the page cannot compute by adding up its data."""
     times = [audit.seconds for audit in audits if audit.seconds is not None]
     return {
         "sources": len(audits),
@@ -77,7 +77,7 @@ def totals(audits: Sequence[Audit]) -> dict[str, Any]:
 
 
 def _kept_hosts(audits: Sequence[Audit], most: int) -> set[Optional[str]]:
-    # The hosts with the most unreliable stacks. A host is kept with all its sources or not at all.
+    # The hosts with the most unreliable stacks. A host is listed with all its sources or not at all.
     count: dict[Optional[str], int] = {}
     unreliable: dict[Optional[str], int] = {}
     for audit in audits:

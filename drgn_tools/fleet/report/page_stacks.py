@@ -56,7 +56,7 @@ def page_stacks(
 
 
 _NAMES_MOST = 5
-"""Names of tasks that are listed for one stack."""
+"""Most names of tasks that are listed for one stack."""
 
 _TASKS = """
     CREATE OR REPLACE TEMP TABLE page_tasks AS
@@ -123,7 +123,7 @@ _COUNTS = f"""
 
 
 class _FrameTable:
-    # Most stacks have the same frames, so each frame goes into the page once.
+    # Most stacks share frames, so the page contains each frame once.
     def __init__(self) -> None:
         self._index: dict[Row, int] = {}
 
@@ -164,7 +164,7 @@ def _group(row: Row, frames: _FrameTable) -> dict[str, Any]:
         "command": command,
         "advice": advice,
         "frames": [frames.add(frame) for frame in stack],
-        # Index of the function that it waits in, below the scheduler.
+        # Index of the function that the task waits in, outside the scheduler.
         "start": symbols.index(function) if function in symbols else 0,
         "counts": [],
     }
@@ -186,7 +186,7 @@ def _not_listed(verdict: str, groups: list[dict[str, Any]], frames: _FrameTable)
 
 
 def _pairs(rows: Iterable[Row]) -> Iterable[int]:
-    # Line and number of tasks in turns. The line is a difference: small numbers are short.
+    # Line and number of tasks, alternately. The line is stored as a difference, because small numbers are short.
     before = 0
     for _, _, line, tasks in rows:
         yield from (line - before, tasks)
@@ -219,7 +219,7 @@ def command_to_go_on(source: str, pid: int) -> str:
 def _shell_word(text: str) -> str:
     if escape(text) == text:
         return shlex.quote(text)
-    # Characters that are not printable are written as bytes, which bash puts together again.
+    # Characters that are not printable are written as bytes, which bash joins again.
     content = text.encode("utf-8", "surrogateescape")
     return "$'" + "".join(_shell_byte(byte) for byte in content) + "'"
 

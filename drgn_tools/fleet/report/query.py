@@ -102,7 +102,7 @@ def _check_only_reads(connection: duckdb.DuckDBPyConnection, query: str) -> None
 
 
 def _check_times(result: duckdb.DuckDBPyConnection) -> None:
-    # For a time with a zone Python needs pytz, which nothing else here needs.
+    # Python needs pytz for a time with a time zone. Nothing else here needs it.
     for name, type_, *_ in result.description:
         if "TIMESTAMP WITH TIME ZONE" in str(type_):
             raise UsageError(

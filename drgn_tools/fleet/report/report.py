@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The report on a dataset: its sections in every format.
 
-docs/fleet-report.md describes the sections. Within :data:`SCHEMA` a section, or a column of
-one, is only ever added.
+docs/fleet-report.md describes the sections. Within one :data:`SCHEMA`, sections and their columns
+are only added.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def report_lines(
     """Return the lines of a report.
 
     :param sections: Names of the sections, in order; empty for all.
-    :param top: Maximum number of rows of a section; ``None`` for the usual number of each.
+    :param top: Maximum number of rows of a section; ``None`` for the default of each section.
     :param format: ``table``, ``json``, ``jsonl``, ``csv``, or the name of a tabulate format.
     :param width: Maximum number of characters in a line of ``table``; ``None`` for any number.
-    :raises UsageError: If there is no such section, or ``csv`` is to have several.
+    :raises UsageError: If a section does not exist, or ``csv`` is given several sections.
     :raises InputError: If a file of the dataset is damaged.
     """
     chosen = [_section(name) for name in sections or SECTIONS]
     if format == "csv" and len(chosen) != 1:
         raise UsageError("csv has room for one table: choose one with --section, or use --sql")
-    # Read everything before the first line is written: half a report is of no use.
+    # Read everything before the first line is written: half a report is useless.
     with naming_damaged_files(dataset), connect(dataset) as connection:
         found = [
             (section, read_section(connection, section, top or section.usual)) for section in chosen

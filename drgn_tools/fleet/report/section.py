@@ -27,15 +27,15 @@ class Section(msgspec.Struct, frozen=True):
     query: str
     """Query on the views. Columns whose names begin with ``_`` are only for :attr:`order`."""
     order: str = "ALL"
-    """``ORDER BY`` of the rows, the most important first. No two rows are equal in it."""
+    """``ORDER BY`` of the rows, the most important first. It must order any two rows."""
     together: Optional[str] = None
-    """Column whose equal rows stand together, after the first rows were chosen by :attr:`order`."""
+    """Column by whose values rows are kept together, after :attr:`order` has chosen the first rows."""
     usual: int = 20
     """Number of rows that are shown without ``--top``."""
     vertical: bool = False
-    """The section has one row, and its table a line for each column."""
+    """The section has one row, and its table has a line for each column."""
     table: Sequence[Column] = ()
-    """Columns of its table; empty if they are simply those of the query."""
+    """Columns of its table; empty to use those of the query."""
 
 
 class Found(msgspec.Struct, frozen=True):

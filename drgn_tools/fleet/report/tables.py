@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tables: of a section of the report, and of the result of ``--sql``, which is shown as it is."""
+"""Tables of the sections of the report, and of the result of ``--sql``, which is shown as it is."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _VERTICAL_LABELS = {
 
 
 def query_table(columns: Sequence[str], rows: Iterable[Row], format: str) -> Iterator[str]:
-    """Return the lines of the table of a query: names and values as they are, however wide.
+    """Return the lines of the table of a query: names and values as they are, in any width.
 
     :param format: ``table``, or the name of a tabulate format.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Values of DuckDB as JSON and CSV have them."""
+"""Values of DuckDB as JSON and CSV represent them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def as_json(value: Any) -> str:
 
 
 def json_items(indent: str, items: Iterable[Any]) -> Iterator[str]:
-    """Return the lines of the items of a JSON list, one a line, with commas between them."""
+    """Return the lines of the items of a JSON list, one per line, with commas between them."""
     before = None
     for item in items:
         if before is not None:
@@ -57,7 +57,7 @@ def json_items(indent: str, items: Iterable[Any]) -> Iterator[str]:
 
 
 def csv_fields(columns: Iterable[str], headings: Iterable[str]) -> Fields:
-    """Return the fields of a row in CSV: of a list its items, an object as JSON.
+    """Return the fields of a row in CSV: a list as its items, an object as JSON.
 
     :param columns: Names of the columns of the row.
     :param headings: Their names in the CSV file.

@@ -42,11 +42,11 @@ def audit_source(
     max_tasks: Optional[int] = None,
     identified: Callable[[Facts], None] = lambda facts: None,
 ) -> Outcome:
-    """Audit the source of *job*, unless its content is that of its final record.
+    """Audit the source of *job*, unless its content has not changed since its final record.
 
     :param max_tasks: As for :func:`~drgn_tools.analysis.audit.audit_kernel`.
-    :param identified: Called before the dump is opened with what is known until then. The
-        dump may end this process, and then these facts are the last.
+    :param identified: Called before the dump is opened, with the facts that are known by then. If the
+        dump ends this process, these facts are the last.
     :return: The outcome. A source that cannot be audited has a ``failed`` record.
     :raises MemoryError: If there is too little memory.
     """

@@ -28,11 +28,11 @@ _CONNECT_S = 10.0
 _OF_HOST_AND_PORT = ("tcp", "tls", "ws", "wss")
 _MAX_PORT = 65535
 _RUBBISH = (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, struct.error)
-"""What Dask raises when an answer is not of its protocol."""
+"""What Dask raises if an answer does not follow its protocol."""
 
 
 class Cluster:
-    """An existing cluster, or a local one that lives as long as the run."""
+    """An existing cluster, or a local one that exists as long as the run."""
 
     def __init__(self, address: Optional[str] = None, workers: Optional[int] = None) -> None:
         """
@@ -76,10 +76,10 @@ class Cluster:
 
 
 def _start_resource_tracker() -> None:
-    """Start the process with which multiprocessing removes the semaphores that are left over.
+    """Start multiprocessing's process that removes leftover semaphores.
 
-    It would be started with the first worker, and unblock SIGINT. If a second Ctrl-C ends this process at
-    once, it warns of what it removes, which is nothing that a user could do anything about.
+    Otherwise it would be started with the first worker, and unblock SIGINT. If a second Ctrl-C ends this process at
+    once, that process warns of what it removes, and a user can do nothing about that.
     """
     before = os.environ.get("PYTHONWARNINGS")
     ours = "ignore:resource_tracker:UserWarning"
@@ -96,8 +96,8 @@ def _start_resource_tracker() -> None:
 @contextmanager
 def _ignored_by_children(number: signal.Signals) -> Iterator[None]:
     """Return a context in which new processes ignore a signal. This one gets it at the end."""
-    # Linux keeps a signal that is blocked, also if it is ignored (sig_ignored() in kernel/signal.c). The
-    # threads that start in here inherit the mask, so none of them takes it.
+    # Linux keeps a blocked signal pending even if it is ignored (sig_ignored() in kernel/signal.c). The
+    # threads that start in this context inherit the mask, so none of them takes the signal.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     before = signal.signal(number, signal.SIG_IGN)
     try:
@@ -124,7 +124,7 @@ def _address_in(scheduler_file: str) -> str:
 
 
 def _check_address(address: str) -> None:
-    # With a bad address Dask's client takes long to fail, and logs much.
+    # With a bad address Dask's client takes long to fail, and logs a lot.
     try:
         scheme, location = parse_address(address)
         get_backend(scheme)
@@ -137,8 +137,8 @@ def _check_address(address: str) -> None:
 
 
 def _shake_hands(address: str) -> None:
-    # Dask's client waits forever for a server that sends nothing, and takes the text of another
-    # protocol (HTTP: 8787 is the port of the dashboard) for the length of a message.
+    # Dask's client waits forever for a server that sends nothing. It also treats the text of another
+    # protocol (HTTP: 8787 is the port of the dashboard) as the length of a message.
     async def shake_hands() -> None:
         security = Security().get_connection_args("client")
         comm = await connect(address, timeout=_CONNECT_S, **security)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Run jobs on a Dask cluster until each has an outcome.
 
-This process does not rely on the cluster to keep anything. A job is done when its outcome was
+This process does not rely on any state of the cluster. A job is done when its outcome was
 committed here; every other job is submitted again. So a worker, the scheduler or this process
 may be killed at any time.
 """
@@ -90,7 +90,7 @@ def run_jobs(
 
 
 class _Run:
-    """The jobs of a run, through several connections to a scheduler if it must be."""
+    """The jobs of a run, through several connections to a scheduler if necessary."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _Run:
         self._observer = observer
         self._plugin = f"drgn-tools-{secrets.token_hex(8)}"  # a name that no other run has
         self._tries: Counter[str] = Counter()
-        """Key of a job -> how many times it, or its worker, failed without an outcome."""
+        """Key of a job -> how many times the job or its worker failed without an outcome."""
 
     @property
     def has_more(self) -> bool:
@@ -140,7 +140,7 @@ class _Run:
         finally:
             # If the run goes on, these jobs are the first. If it is over, there are none.
             self.waiting.extendleft(reversed(submitted.jobs.values()))
-            # Also after an interrupt: the scheduler would give the plugin to every new worker.
+            # After an interrupt, too: otherwise the scheduler would give the plugin to every new worker.
             if client.status == "running":
                 with suppress(OSError, CancelledError):
                     client.unregister_worker_plugin(self._plugin)
@@ -151,7 +151,7 @@ class _Run:
             self.waiting.popleft()
 
     def _give_up_on_absent(self, submitted: Submitted, workers: DaskWorkers) -> None:
-        # Only the worker on its host can look at a running kernel.
+        # Only the worker on its host can read a running kernel.
         for future, job in list(submitted.jobs.items()):
             if job.source.worker and workers.is_gone(job.source.worker):
                 submitted.cancel(future)
@@ -189,7 +189,9 @@ class _Run:
             line = f"the workers that had it died, last {e.last_worker}"
             return self._try_again(job, Cause.WORKER_LOST, line)
         except (CancelledError, OSError, asyncio.TimeoutError) as e:
-            if future.status == "error":  # raised on the worker: it cannot start a process, say
+            if (
+                future.status == "error"
+            ):  # raised on the worker, which could not start a process, say
                 return self._try_again(job, Cause.BUG, f"{type(e).__name__}: {e}")
             if isinstance(e, asyncio.TimeoutError):
                 raise
@@ -198,7 +200,7 @@ class _Run:
             raise InputError(
                 f"a worker cannot audit: {e}; install drgn-tools[fleet] {__version__} on every worker"
             ) from e
-        # Every error that a worker raises comes out here: a fence like that of the command line.
+        # Every error that a worker raises is raised here: this is a fence like that of the command line.
         except Exception as e:
             return self._try_again(job, Cause.BUG, f"{type(e).__name__}: {e}")
 

@@ -14,11 +14,11 @@ _ABSENT_S = 60.0
 """A worker that was not seen for this time is gone."""
 _LOOK_EVERY_S = 5.0
 _JOBS_PER_THREAD = 3
-"""Enough that no worker waits for its next job, and few enough that jobs do not pile up in the scheduler."""
+"""Enough so that no worker waits for its next job, and few enough so that jobs do not pile up in the scheduler."""
 
 
 class SchedulerLostError(Exception):
-    """The connection to the scheduler was lost, and with it the state of all that was submitted."""
+    """The connection to the scheduler was lost, and with it the state of all submitted jobs."""
 
 
 class DaskWorkers:
@@ -56,7 +56,7 @@ class DaskWorkers:
         return _JOBS_PER_THREAD * max(1, self.threads)
 
     def is_gone(self, address: str) -> bool:
-        """Return whether a worker was not seen for long.
+        """Return whether a worker has not been seen for ``_ABSENT_S`` seconds.
 
         After a restart of the scheduler it takes a while until all workers are back.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the record of a source says of its file, its machine and its audit."""
+"""What the record of a source says about its file, its machine and its audit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = (
 )
 
 _OF_THE_SOURCE = ("source", "host")
-"""Facts of a kernel that a record has by other means: a manifest may name the host."""
+"""Facts of a kernel that a record takes from elsewhere: a manifest may name the host."""
 _US = 1_000_000
 _LAST_SECOND = 253402300799
 """Last second of the year 9999, the end of the range of Python's datetime."""

@@ -36,7 +36,7 @@ class Core:
         if not is_url(self.where):
             return self.where
         if self._copy is None:
-            # Errors name this file, so a query must not be a part of its name.
+            # Errors name this file, so its name must not contain a query.
             name = os.path.basename(without_secrets(self.where))
             copy = os.path.join(self._scratch, name or "core")
             with errors_of(self.where):

@@ -24,7 +24,7 @@ def file_id(path: str) -> str:
 
     It covers the whole file up to 64 MiB. In a larger file, which may be larger than memory, it
     covers both ends, 256 pieces between them and the mtime. So touching a large file costs an
-    audit; but a change that is overlooked would cost a wrong answer.
+    audit; but a missed change would give a wrong answer.
 
     :param path: Path of the file.
     :return: Hexadecimal digits.
@@ -67,12 +67,12 @@ def _update(digest: Any, file: BinaryIO, size_bytes: int) -> None:
 _STAMPS = frozenset(
     ("etag", "contentmd5", "md5hash", "md5", "sha256", "checksum", "crc32c", "generation")
 )
-"""Names that object stores and web servers give to values that change with the content."""
+"""Names of values that change with the content, at object stores and web servers."""
 _TIMES = frozenset(("lastmodified", "mtime", "modified", "updated"))
 
 
 def remote_id(info: Mapping[str, Any]) -> str:
-    """Return what identifies the content of a file by what its fsspec file system says.
+    """Return what identifies the content of a file, according to its fsspec file system.
 
     :param info: What ``fs.info(path)`` returned.
     :return: Hexadecimal digits; empty if *info* does not identify the content.
@@ -88,7 +88,7 @@ def remote_id(info: Mapping[str, Any]) -> str:
 def joint_id(parts: Iterable[str]) -> str:
     """Return one hash of several texts in their order.
 
-    :param parts: The texts. They may contain bytes that are no UTF-8 (surrogateescape).
+    :param parts: The texts. They may contain bytes that are not UTF-8 (surrogateescape).
     """
     digest = hashlib.sha256()
     for part in parts:

@@ -12,7 +12,7 @@ from typing import Optional
 __all__ = ("interrupts_held", "kept_from_new_threads")
 
 _ONE_PRESS_S = 0.5
-"""Signals that come within this time are one wish to stop: ``timeout`` and batch systems send one to the
+"""Signals within this time count as one request to stop: ``timeout`` and batch systems send one to the
 process, and one to its group."""
 
 
@@ -22,7 +22,7 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
 
     Python raises KeyboardInterrupt wherever the program is: in the middle of a commit, or in
     a destructor, which ignores it. Batch systems send SIGTERM to end a run; it is handled in
-    the same way. A second signal, if it is not of the same moment, interrupts at once.
+    the same way. A second signal, if it comes later, interrupts at once.
 
     :return: A function that raises KeyboardInterrupt if a signal has come.
     """
@@ -50,10 +50,11 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def kept_from_new_threads() -> Iterator[None]:
-    """Return a context in which new threads block SIGINT and SIGTERM for good, and this one until its end.
+    """Return a context in which this thread and the threads that it starts block SIGINT and SIGTERM. The new
+    threads keep blocking them after it.
 
-    Libraries start threads of their own as they are imported (pyarrow 21). A signal that such a thread
-    takes while it is ignored is lost.
+    Some libraries start threads while they are imported (pyarrow 21). If such a thread takes a signal
+    while the signal is ignored, the signal is lost.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:

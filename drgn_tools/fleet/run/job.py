@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What travels between the client, a Dask worker and a sandbox: a job there, an outcome back.
+"""What the client, a Dask worker and a sandbox exchange: a job in one direction, an outcome in the other.
 
-Plain values only.
+Both consist of plain values only.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ("Cause", "Job", "Limits", "Outcome")
 
 
 class Cause(str, enum.Enum):
-    """Why a source could not be audited. The list is closed; it only ever grows."""
+    """Why a source could not be audited. Later versions may add causes, but never remove one."""
 
     INPUT = "input"
-    """The core cannot be opened, or is no Linux kernel (exit code 3)."""
+    """The core cannot be opened, or is not of a Linux kernel (exit code 3)."""
     TYPES = "types"
     """There are no usable types (exit code 4)."""
     BUG = "bug"
@@ -41,7 +41,7 @@ class Cause(str, enum.Enum):
 
     @property
     def quarantines(self) -> bool:
-        """Whether the cause harms the process that audits, so that the source is quarantined."""
+        """Whether the cause harms the auditing process, so that the source is quarantined."""
         return self not in (Cause.INPUT, Cause.TYPES, Cause.BUG)
 
 
@@ -77,7 +77,7 @@ class Job(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Job:
-        """Return the job of which *values* is :meth:`as_json`."""
+        """Return the job whose :meth:`as_json` returned *values*."""
         return msgspec.convert(values, cls)
 
 
@@ -89,4 +89,4 @@ class Outcome(msgspec.Struct, frozen=True):
     tasks: Optional[bytes] = None
     """Content of the Parquet file of its tasks; ``None`` if it could not be audited."""
     unchanged: bool = False
-    """The content is that of the final record, which stays. :attr:`record` is empty."""
+    """The content has not changed since the final record, which is kept. :attr:`record` is empty."""

@@ -44,7 +44,7 @@ def live_sources(cluster: Cluster) -> list[Source]:
 
 
 def _sources_of_workers(client: Client, now: str) -> list[Source]:
-    # For each kernel the first of its workers.
+    # The first worker of each kernel.
     workers: dict[str, tuple[str, str]] = {}
     for address, (boot_id, host) in sorted(_kernels(client).items()):
         workers.setdefault(boot_id, (address, host))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Ask each task of a source about a live patch: the one in transition, or one that is not loaded."""
+"""The answer of each task of a source about a live patch: the one in transition, or one that is not loaded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PatchAnswers(msgspec.Struct, frozen=True):
 def ask_about_patch(
     prog: Program, audit: KernelAudit, planned: Optional[PlannedPatch]
 ) -> PatchAnswers:
-    """Ask each task of an audit.
+    """Return the answer of each task of an audit.
 
     :param planned: A patch that is not loaded; ``None`` for the one in transition, if there is one
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The code that runs on a Dask worker: audits in sandboxes, and which drgn-tools it has."""
+"""The code that runs on a Dask worker: audits in sandboxes, and the check of its version of drgn-tools."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Audit = Callable[[dict[str, Any], dict[str, Any], str], Outcome]
 
 
 class SandboxesPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Gives a Dask worker its sandboxes. They live as long as the run, or the worker."""
+    """Gives a Dask worker its sandboxes. They exist as long as the run, or the worker."""
 
     def __init__(self, name: str) -> None:
         """
-        :param name: Name of the plugin, which no other run has.
+        :param name: Name of the plugin, unique to this run.
         """
         self.name = name
 
@@ -53,9 +53,9 @@ def audit_on_worker(job: dict[str, Any], limits: dict[str, Any], plugin: str) ->
 def audit_sent_by_value() -> Audit:
     """Return :func:`audit_on_worker` as a function that is pickled by value.
 
-    The scheduler unpickles what is submitted to it, and may have no drgn_tools.
+    The scheduler unpickles what is submitted to it, and may not have drgn_tools.
 
-    :return: The function. It raises ImportError where drgn-tools is missing or of another version.
+    :return: The function. It raises ImportError if drgn-tools is missing or of another version.
     """
     expected = __version__
 
@@ -77,7 +77,7 @@ def check_dask_workers(client: Client) -> None:
     """
 
     def version_there() -> str:
-        # Pickled by value: it must run where drgn_tools is missing.
+        # Pickled by value: it must also run where drgn_tools is missing.
         import importlib.util
 
         missing = [

@@ -10,7 +10,7 @@ __all__ = ("is_out_of_memory",)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether *error*, or an error that caused it, is for lack of memory.
+    """Return whether *error*, or an error that caused it, means that there was too little memory.
 
     drgn and the system report it as an error of what they were doing at the time.
     """

@@ -25,8 +25,8 @@ def _sources(number: int) -> str:
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
-    # No thread that looks after the bar: tick() does so. Such a thread would take the Ctrl-C
-    # that comes while the cluster starts.
+    # No monitor thread: tick() redraws the bar. Such a thread would take a Ctrl-C that comes
+    # while the cluster starts.
     monitor_interval = 0
 
 
@@ -40,7 +40,7 @@ class Progress:
         """
         self.total = total
         self.counts: Counter[str] = Counter()
-        """Number of sources by status, and of those ``quarantined`` and ``unchanged``."""
+        """Number of sources by status, and number of those ``quarantined`` and ``unchanged``."""
         self.tasks = 0
         """Number of tasks in the new records."""
         self.audit_s = 0.0

@@ -40,8 +40,8 @@ def failed(source: Source, cause: Cause, exit_code: int, line: str) -> Facts:
     """Return the record of a source that could not be audited.
 
     :param exit_code: Exit code of ``drgn-tools tasks`` on this source.
-    :param line: The error in one line. It may be text of a library, or of a process that died:
-        the record has it without user info and query of the source's URL.
+    :param line: The error in one line. It may be text of a library, or of a process that died.
+        User info and query of the source's URL are removed from it.
     """
     return {
         **of_source(source),

@@ -17,7 +17,7 @@ __all__ = ("Recorder",)
 
 
 class Recorder:
-    """Commits outcomes, and knows the status of the sources of a run."""
+    """Commits outcomes, and keeps the status of the sources of a run."""
 
     def __init__(self, dataset: Dataset, known: Mapping[str, KnownRecord]) -> None:
         """
@@ -49,7 +49,7 @@ class Recorder:
 
 
 def _stored(job: Job, outcome: Outcome) -> tuple[Outcome, bytes]:
-    # A record that does not fit into the columns must not end this run and every later one.
+    # A record that does not fit into the columns must not end this run and every later run.
     try:
         return outcome, audit_file(outcome.record)
     except (ValueError, OverflowError) as e:

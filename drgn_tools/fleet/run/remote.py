@@ -26,13 +26,13 @@ def is_url(text: str) -> bool:
 
 
 def complete_url(url: str) -> str:
-    """Return *url* with the path of a local file in it made absolute: ``zip://core::cores.zip`` has one."""
+    """Return *url* with an absolute path for a local file in it, as in ``zip://core::cores.zip``."""
     outer, separator, inner = url.rpartition("::")
     return url if not separator or is_url(inner) else f"{outer}::{os.path.abspath(inner)}"
 
 
 def has_query(url: str) -> bool:
-    """Return whether a URL has a query: it is that of one file then, not a pattern with ``?``."""
+    """Return whether a URL has a query. If so, it names one file and is not a pattern with ``?``."""
     return "=" in url.partition("?")[2]
 
 
@@ -40,7 +40,7 @@ def file_system(url: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URL, and the path in it."""
     import fsspec
 
-    # Not the cached file system that another job has used: its listings may be old.
+    # Do not use the cached file system of another job: its listings may be old.
     files, path = fsspec.core.url_to_fs(url, skip_instance_cache=True)
     return files, path
 
@@ -64,8 +64,8 @@ def errors_of(where: str) -> Iterator[None]:
         yield
     except (DrgnToolsError, MemoryError):
         raise
-    # Each is over a library of its own (aiohttp, botocore, zipfile ...) with errors of its
-    # own, and takes it for granted that they are known.
+    # Each file system uses a library of its own (aiohttp, botocore, zipfile ...) and lets the
+    # errors of that library through.
     except Exception as e:
         text = redacted(str(e) or type(e).__name__, where)
         raise InputError(f"{shown(where)}: {text if text.isprintable() else repr(text)}") from e

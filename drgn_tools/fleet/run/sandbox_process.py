@@ -55,7 +55,7 @@ def main(fd: int, memory_bytes: int, scratch: str) -> None:
 
 
 def _end_with_parent(scratch: str) -> None:
-    # The kernel closes the other end of our stdin however the parent ends. The main thread may
+    # The kernel closes the other end of our stdin, no matter how the parent ends. The main thread may
     # be writing into the folder, so rm replaces this process with all its threads.
     while os.read(0, 1):
         pass
@@ -74,7 +74,7 @@ def _serve(connection: Connection, request: dict[str, Any]) -> None:
     signal.setitimer(signal.ITIMER_REAL, request["seconds"])
     answer, tasks = _answer(request, lambda facts: send({"facts": facts}))
     signal.setitimer(signal.ITIMER_REAL, 0)
-    gc.collect()  # a Program and the objects that hang on it refer to each other
+    gc.collect()  # a Program and the objects kept on it refer to each other
     send({**answer, **_memory()})
     connection.send_bytes(tasks or b"")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The sandboxes of one Dask worker, and an audit in one of them, repeated if it must be."""
+"""The sandboxes of one Dask worker, and an audit in one of them, repeated if necessary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ("Sandboxes", "audit_in_sandbox")
 
 
 class Sandboxes:
-    """The sandboxes of one Dask worker: as many as it has audits at the same time.
+    """The sandboxes of one Dask worker: as many as the audits that it runs at the same time.
 
     A sandbox is used again, so dumps of one kernel share what is cached by the content of its
     types and symbols. An attempt after the first has a new sandbox.
@@ -60,7 +60,7 @@ def audit_in_sandbox(job: Job, limits: Limits, sandboxes: Sandboxes) -> Outcome:
 
     If the process dies or exceeds a limit, try again up to ``limits.retries`` times.
 
-    :return: The outcome. If each attempt failed so, the record is ``failed`` and quarantined.
+    :return: The outcome. If each attempt ended in this way, the record is ``failed`` and quarantined.
     :raises OSError: If no process can be started.
     """
     error: Optional[SandboxError] = None
@@ -83,7 +83,7 @@ def _attempt(job: Job, limits: Limits, sandboxes: Sandboxes, in_new: bool) -> Ou
     sandbox = Sandbox(limits) if in_new else sandboxes.take(limits)
     try:
         outcome = sandbox.audit(job)
-    except NotStartedError:  # a process ends when it is idle for long
+    except NotStartedError:  # a process ends when it has been idle for long
         sandbox.close()
         return _attempt(job, limits, sandboxes, in_new=True)
     except BaseException:

@@ -19,7 +19,7 @@ _PREFIX = "drgn-tools-scratch-"
 
 
 class Scratch:
-    """A new temporary folder. It is locked as long as this process lives."""
+    """A new temporary folder. It is locked until this process ends."""
 
     def __init__(self) -> None:
         self.path = tempfile.mkdtemp(prefix=_PREFIX)

@@ -24,7 +24,7 @@ from .remote import complete_url, errors_of, file_system, has_query, is_url, url
 __all__ = ("Listing", "Source", "list_sources")
 
 _NOT_A_CORE = (".txt", ".log", ".dmesg", ".json", ".jsonl", ".md", ".html", ".vmlinux", ".ko")
-"""Endings of files that are no cores even if their names contain ``core`` or ``dump``."""
+"""Endings of files that are not cores even if their names contain ``core`` or ``dump``."""
 _MANIFEST = (".jsonl", ".ndjson")
 
 
@@ -59,7 +59,7 @@ class Listing(msgspec.Struct):
     sources: list[Source] = msgspec.field(default_factory=list)
     """The sources, each once, in the order given."""
     passed_over: list[str] = msgspec.field(default_factory=list)
-    """Files in folders that are no cores by their name or first bytes."""
+    """Files in folders that were skipped: by their names and first bytes they are not cores."""
 
 
 def list_sources(given: Iterable[str]) -> Listing:
@@ -140,7 +140,7 @@ def _local(path: str) -> Source:
 
 
 def _printable(path: str) -> str:
-    # A name whose bytes are no UTF-8 cannot be stored as text.
+    # A name whose bytes are not UTF-8 cannot be stored as text.
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -223,7 +223,7 @@ def _of_line(line: str, folder: str, where: str) -> Source:
         if any("://" in path for path in paths):
             raise UsageError(f'{where}: "{key}" takes paths that every worker can read, no URLs')
     if not is_url(core):
-        if "://" in core:  # its text would be stored as that of a path
+        if "://" in core:  # the URL would be stored as a path
             raise UsageError(f'{where}: "core" is neither a path nor a URL (SCHEME://...)')
         core = os.path.abspath(os.path.join(folder, core))
     host = next(iter(_texts(entry, "host", where)), None)
@@ -257,7 +257,7 @@ def _name_given(entry: Mapping[str, Any], core: str, where: str) -> str:
 
 def _is_text(entry: Mapping[str, Any]) -> bool:
     # JSON may contain surrogates, which cannot be stored as text. In paths they stand for bytes
-    # that are no UTF-8, as everywhere in Python.
+    # that are not UTF-8, as everywhere in Python.
     paths = ("core", "symbols", "vmcoreinfo")
     try:
         os.fsencode(json.dumps([entry.get(key) for key in paths], ensure_ascii=False))
@@ -327,6 +327,6 @@ def _of_urls(url: str, passed_over: list[str]) -> Iterator[Source]:
             paths = [path]
         cores = [url_of(files, path, url) for path in paths]
     for core in cores:
-        # Where the user gave no @, an @ is a part of the path.
+        # If the user gave no @, an @ is part of the path.
         name = without_secrets(core) if "@" in url else without_query(core)
         yield Source(name=_printable(name), core=core)

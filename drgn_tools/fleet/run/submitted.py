@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The jobs that a scheduler has, and which of them have ended."""
+"""The jobs at a scheduler, and which of them have ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Submitted:
         self._plugin = plugin
         self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.jobs: dict[Future, Job] = {}
-        """The jobs whose outcome was not taken yet."""
+        """The jobs whose outcome was not fetched yet."""
 
     def submit(self, job: Job) -> None:
         """Submit *job*, only to the worker that can audit its source if there is just one.
@@ -52,7 +52,7 @@ class Submitted:
         future.add_done_callback(self._ended.put)
 
     def next_ended(self, timeout_s: float) -> Optional[Future]:
-        """Return the future of a job in :attr:`jobs` that has ended, ``None`` if there is none yet.
+        """Return the future of a job in :attr:`jobs` that has ended; ``None`` if none has ended yet.
 
         :param timeout_s: How long to wait for one.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The sections of the report: a file each, with its query and the columns of its table."""
+"""The sections of the report: one file each, with its query and the columns of its table."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The section ``livepatch``: what holds a live patch back, or would, and on which hosts."""
+"""The section ``livepatch``: what holds (or would hold) a live patch back, and on which hosts."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _MAD_TO_SIGMA = 1.4826
 """The standard deviation of a normal distribution by its median absolute deviation."""
 
 _SAMPLE_MIN = 3
-"""In a smaller sample there is no usual value."""
+"""A smaller sample has no usual value."""
 
 _SHARES = f"""
     SELECT 'unreliable share' AS kind, source, host, release, share AS value, 'share' AS unit,
@@ -43,7 +43,7 @@ _SHARES = f"""
 """
 
 _DEEPEST_MAX = 5
-"""There is always a deepest stack, and no rule says which depth is unusual."""
+"""Number of deepest stacks: there is always a deepest one, and no rule says which depth is unusual."""
 
 _DEEPEST = f"""
     SELECT 'deepest stack' AS kind, source, host, release, deepest.depth AS value, 'frames' AS unit,
@@ -59,8 +59,8 @@ _DEEPEST = f"""
 """
 
 _COST_SPREAD_MIN = 0.1
-"""The spread of a cost is never less than this part of the median: where all audits cost the same, a little
-more is no outlier."""
+"""Smallest spread of a cost, as a part of the median: if all audits cost the same, a slightly higher cost is
+not an outlier."""
 
 
 def _costliest(kind: str, column: str, unit: str) -> str:

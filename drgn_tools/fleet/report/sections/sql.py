@@ -28,7 +28,7 @@ SPREAD = f"""
     count(DISTINCT audit_id) AS audits, count(DISTINCT host) AS hosts,
     {distinct("release")} AS releases
 """
-"""In how many audits, on how many hosts and on which kernels."""
+"""Number of audits, number of hosts, and the kernels."""
 
 VERDICT_RANK = "CASE verdict WHEN 'unreliable' THEN 0 WHEN 'unknown' THEN 1 ELSE 2 END"
 """Order of the verdicts, unreliable first."""
