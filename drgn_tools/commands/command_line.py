@@ -139,7 +139,7 @@ def whole_parser() -> argparse.ArgumentParser:
 
 
 def _parser() -> Parser:
-    """Return the parser of what stands before the words of a command."""
+    """Return the parser of what is before the words of a command."""
     parser = _options_before()
     parser.add_argument("command", nargs=argparse.PARSER, metavar="COMMAND", help=argparse.SUPPRESS)
     return parser

@@ -7,7 +7,7 @@ has none. As in :mod:`.global_types`, kallsyms has the address, here an offset i
 each CPU, and this table has the type.
 
 An entry is used if BTF does not have the variable, the kernel has both the symbol and the type,
-and, if the kernel has CONFIG_SMP, the symbol lies between ``__per_cpu_start`` and
+and, if the kernel has CONFIG_SMP, the symbol is between ``__per_cpu_start`` and
 ``__per_cpu_end``. A length in brackets is a number or an enumerator. If it is empty, the array
 has as many elements as fit before the next symbol. (The memory at the offset itself is not read: it
 is not a copy of the variable.)

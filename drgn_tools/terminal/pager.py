@@ -118,10 +118,7 @@ class _Pager:
         self._console.end_progress()
         encoding = self._terminal.encoding
         environment = {"LESS": _LESS, "LV": "-c", **os.environ}
-        if encoding.lower() in (
-            "utf-8",
-            "utf8",
-        ):  # less goes by the locale, which may be less than UTF-8
+        if encoding.lower() in ("utf-8", "utf8"):  # less goes by the locale, not by our encoding
             environment.setdefault("LESSCHARSET", "utf-8")
         self._process = subprocess.Popen(
             self._command, shell=True, stdin=subprocess.PIPE, encoding=encoding, env=environment

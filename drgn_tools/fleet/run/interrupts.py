@@ -50,8 +50,7 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def kept_from_new_threads() -> Iterator[None]:
-    """Return a context in which this thread and the threads that it starts block SIGINT and SIGTERM. The new
-    threads keep blocking them after it.
+    """Return a context in which this thread blocks SIGINT and SIGTERM. New threads block them until they end.
 
     Some libraries start threads while they are imported (pyarrow 21). If such a thread takes a signal
     while the signal is ignored, the signal is lost.
