@@ -39,10 +39,11 @@ def raw_stack(prog: Program, which: WhichTask) -> tuple[RawWord, ...]:
     """Return the words of a task's stacks, from the stack pointer up.
 
     A task on a CPU may have several stacks, innermost first; each is shown from the lowest word that the
-    unwinder used there. The words come from the read that the unwinder walked, also on a running kernel.
+    unwinder used there. On a running kernel, the words and the frames are from the same moment.
 
     :param which: As for :func:`~.audit.task_stack`
-    :return: Empty for a task without a stack, and for one on a CPU of a running kernel
+    :return: Empty for a task without a stack. On a running kernel also for a task on a CPU, and for one that ran
+        each time that it was read
     :raises TaskNotFoundError: if there is no such task
     :raises TypesError: if types that a stack needs are missing or damaged
     """
@@ -65,10 +66,10 @@ class RawWords:
         :param task_addr: Address of its ``struct task_struct``. If the task has exited, nothing is yielded.
         """
         task = self._by_addr.get(task_addr)
-        record = None if task is None else self._kernel.stack(task)
-        walked = None if task is None else self._kernel.walked(task)
-        if record is None or walked is None:
+        both = None if task is None else self._kernel.walked(task)
+        if both is None:
             return
+        record, walked = both
         found = _Found(record, walked, self._kernel)
         for memory, from_addr in _stacks_of(walked):
             yield from self._words(record, memory, from_addr, found)
@@ -127,8 +128,6 @@ class _Found:
         self._encoded: dict[int, int] = {}
         top_bit = 1 << 8 * regs.word_bytes - 1
         for number, step in enumerate(walked.walk.steps, walked.first_step):
-            if number >= len(record.frames):
-                break  # on a running kernel the record may be from another moment
             if step.regs is None:
                 if step.found_at is not None:
                     self._frames[step.found_at] = number

@@ -115,14 +115,15 @@ class Kernel:
             return self._stack_at_rest(self.tasks, task)
         return self._stack(task)
 
-    def walked(self, task: Task) -> Optional[WalkedStacks]:
-        """Return the stacks of a task with what the walker found on them.
+    def walked(self, task: Task) -> Optional[tuple[TaskStack, WalkedStacks]]:
+        """Return the record of a task, and its stacks with what the walker found on them, from the same moment.
 
-        :return: ``None`` if the task has no stack, or is on a CPU whose registers are not known, as on a running kernel
+        :return: ``None`` if the task has no stack, has exited, or is on a CPU whose registers are not known. On a
+            running kernel also if it ran each time that it was read
         """
-        if not task.has_stack or self._why_unclear_registers(task):
-            return None
-        return self._records.walked(task, self.tasks.is_running(task))
+        if isinstance(self.tasks, LiveTaskList):
+            return self._walked_at_rest(self.tasks, task)
+        return self._walked(task)
 
     def symbol_of(self, addr: int) -> Optional[Symbol]:
         """Return the symbol of an address of the kernel image or of kernel text; ``None`` if there is none."""
@@ -171,6 +172,25 @@ class Kernel:
             else:
                 return record
         return self._records.changed(task, tasks.is_running(task), _MAX_TRIES)
+
+    def _walked(self, task: Task) -> Optional[tuple[TaskStack, WalkedStacks]]:
+        if not task.has_stack or self._why_unclear_registers(task):
+            return None
+        walked = self._records.walked(task, self.tasks.is_running(task))
+        return None if walked is None else (self._stack(task), walked)
+
+    def _walked_at_rest(
+        self, tasks: LiveTaskList, task: Task
+    ) -> Optional[tuple[TaskStack, WalkedStacks]]:
+        for _ in range(_MAX_TRIES):
+            before = tasks.now(task)
+            found = None if before is None else self._walked(before)
+            if before is None or found is None:
+                return None
+            after = tasks.now(before)
+            if after is not None and before.was_at_rest_until(after):
+                return found
+        return None
 
     def _read_text(self) -> None:
         self._text = _text_of(self._prog, self.layout.arch)

@@ -12,7 +12,9 @@ from drgn_tools import Reason, Verdict, audit_kernel, open_program, task_stack
 from drgn_tools.arch.registry import layout_of
 from drgn_tools.engine import kernel
 from drgn_tools.engine.kernel import kernel_of
+from drgn_tools.engine.task_records import WalkedStacks
 from drgn_tools.kernel.per_cpu import per_cpu
+from drgn_tools.kernel.tasks import Task
 
 from ..support.overlay import overlay
 from ..support.wrong_answers import wrong_of_task
@@ -42,6 +44,35 @@ def test_a_running_kernel_is_looked_at_anew_each_time(
     monkeypatch.setattr(kernel, "is_live", lambda prog: True)
     prog = open_program(core=demo_core)
     assert kernel_of(prog) is not kernel_of(prog)
+
+
+@pytest.mark.parametrize(("runs", "reads"), [(0, 1), (1, 2), (4, 5), (99, 5)])
+def test_the_walk_of_a_task_that_runs_meanwhile_is_not_used(
+    runs: int, reads: int, demo_core: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "is_live", lambda prog: True)
+    prog = open_program(core=demo_core)
+    found_kernel = kernel_of(prog)
+    task = next(t for t in found_kernel.tasks if t.has_stack and not t.on_cpu)
+    nvcsw = drgn.Object(prog, "struct task_struct *", task.addr).nvcsw
+    records = found_kernel._records
+    walk, calls = records.walked, 0
+
+    def walk_of_a_task_that_runs(task: Task, on_cpu: bool) -> WalkedStacks | None:
+        nonlocal calls
+        calls += 1
+        found = walk(task, on_cpu)
+        if calls <= runs:
+            overlay(prog, nvcsw.address_, (nvcsw.value_() + calls).to_bytes(8, "little"))
+        return found
+
+    monkeypatch.setattr(records, "walked", walk_of_a_task_that_runs)
+    both = found_kernel.walked(task)
+    assert calls == reads
+    assert (both is None) == (runs == 99)
+    if both is not None:
+        record, walked = both
+        assert [f.ip for f in record.frames] == [s.ip for s in walked.walk.steps]
 
 
 def test_problems_are_those_of_the_last_audit_however_many_there_were(demo_core: str) -> None:
