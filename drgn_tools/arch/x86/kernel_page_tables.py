@@ -14,8 +14,8 @@ from typing import Optional
 from drgn import FaultError, Program
 
 from ...debuginfo.vmcoreinfo import number_among, symbol_among
-from ...memory import NOT_THERE
-from .page_tables import FIVE_LEVELS, FOUR_LEVELS, PAE, TWO_LEVELS, PageTables, ReadPhysical
+from ..page_walk import ReadPhysical
+from .page_tables import FIVE_LEVELS, FOUR_LEVELS, PAE, TWO_LEVELS, PageTables
 
 __all__ = ("kernel_page_tables",)
 
@@ -59,7 +59,7 @@ def _find_32(
         if root < page_offset:
             continue
         tables = PageTables(read_physical, root - page_offset, paging)
-        if _maps(tables, root, root - page_offset):
+        if tables.maps(root, root - page_offset):
             return page_offset, tables
     return None
 
@@ -77,17 +77,9 @@ def _find_64(
     paging = FIVE_LEVELS if five else FOUR_LEVELS
     physical = root - _START_KERNEL_MAP + phys_base
     tables = PageTables(read_physical, physical, paging, mask)
-    if not _maps(tables, root, physical):
+    if not tables.maps(root, physical):
         return None
     return (1 << 64) - (1 << paging.address_bits - 1), tables
-
-
-def _maps(tables: PageTables, address: int, physical: int) -> bool:
-    try:
-        found = tables.find(address)
-    except NOT_THERE:
-        return False
-    return found is not None and found.physical + address - found.address == physical
 
 
 def _physical(prog: Program, address: int, size: int) -> bytes:

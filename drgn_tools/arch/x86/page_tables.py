@@ -15,23 +15,13 @@ A virtual address is cut into an index for each level, and an offset in the page
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Optional
 
 import msgspec
-from drgn import FaultError
 
-from ...bounded_cache import BoundedCache
+from ..page_walk import MappedPage, PageWalk, ReadPhysical
 
-__all__ = (
-    "FIVE_LEVELS",
-    "FOUR_LEVELS",
-    "PAE",
-    "TWO_LEVELS",
-    "MappedPage",
-    "PageTables",
-    "Paging",
-    "ReadPhysical",
-)
+__all__ = ("FIVE_LEVELS", "FOUR_LEVELS", "PAE", "TWO_LEVELS", "PageTables", "Paging")
 
 _PAGE_PRESENT = 1 << 0
 _PAGE_PSE = 1 << 7
@@ -42,11 +32,6 @@ _PAGE_BYTES = 1 << _PAGE_SHIFT
 _PHYSICAL_MASK = (1 << 52) - _PAGE_BYTES
 """Bits of a physical address in an entry of 8 bytes."""
 _HIGHEST_PHYSICAL_BIT = 1 << 51
-_MAX_TABLES = 4096
-"""Tables that are cached, a page each."""
-
-ReadPhysical = Callable[[int, int], bytes]
-"""(physical address, size in bytes) -> memory; raises FaultError if it is missing."""
 
 
 class Paging(msgspec.Struct, frozen=True):
@@ -77,18 +62,7 @@ FOUR_LEVELS = Paging("four levels", 8, (9, 9, 9, 9), frozenset({1, 2}))
 FIVE_LEVELS = Paging("five levels", 8, (9, 9, 9, 9, 9), frozenset({2, 3}))
 
 
-class MappedPage(msgspec.Struct, frozen=True):
-    """A page that is mapped."""
-
-    address: int
-    """Its first virtual address."""
-    physical: int
-    """Its first physical address."""
-    size_bytes: int
-    """4 KiB, or more for a large page."""
-
-
-class PageTables:
+class PageTables(PageWalk):
     """The page tables of one address space.
 
     :param read_physical: Reads physical memory
@@ -104,7 +78,7 @@ class PageTables:
         paging: Paging,
         encryption_mask: int = 0,
     ) -> None:
-        self._read_physical = read_physical
+        super().__init__(read_physical, paging.entry_bytes, _PAGE_BYTES)
         self._root_addr = root_addr
         self._paging = paging
         self._physical_mask = _PHYSICAL_MASK & ~encryption_mask
@@ -112,7 +86,6 @@ class PageTables:
             (paging.shift(level), (1 << bits) - 1, level in paging.large_page_levels)
             for level, bits in enumerate(paging.index_bits)
         )
-        self._tables: BoundedCache[int, bytes] = BoundedCache(_MAX_TABLES)
 
     def find(self, addr: int) -> Optional[MappedPage]:
         """Return the page that holds a virtual address; ``None`` if none is mapped there.
@@ -134,32 +107,7 @@ class PageTables:
             table = self._address_in(entry)
         raise AssertionError("the last level maps pages")
 
-    def read(self, addr: int, size_bytes: int) -> bytes:
-        """Read memory at a virtual address.
-
-        :raises FaultError: if a part of it is not mapped, or is missing
-        """
-        found, end = b"", addr + size_bytes
-        while addr < end:
-            page = self.find(addr)
-            if page is None:
-                raise FaultError("address is not mapped", addr)
-            offset = addr - page.address
-            count = min(end - addr, page.size_bytes - offset)
-            found += self._read_physical(page.physical + offset, count)
-            addr += count
-        return found
-
     # ---- entries
-
-    def _entry(self, table: int, index: int, entries: int) -> int:
-        size = self._paging.entry_bytes
-        end = (index + 1) * size
-        raw = self._tables.get(table)
-        # The top level of PAE has 4 entries. In damaged tables the same page may also be a table of 512.
-        if raw is None or len(raw) < end:
-            raw = self._tables[table] = self._read_physical(table, entries * size)
-        return int.from_bytes(raw[end - size : end], "little")
 
     def _is_large_page(self, entry: int) -> bool:
         return entry & (_PAGE_PRESENT | _PAGE_PSE) == _PAGE_PRESENT | _PAGE_PSE
