@@ -14,6 +14,9 @@ from pathlib import Path
 
 from drgn import FaultError
 
+from drgn_tools.arch.arm64.page_tables import PageTables as Arm64PageTables
+from drgn_tools.arch.arm64.page_tables import Paging as Arm64Paging
+from drgn_tools.arch.page_walk import PageWalk
 from drgn_tools.arch.x86.page_tables import FIVE_LEVELS, FOUR_LEVELS, PAE, TWO_LEVELS, PageTables
 from drgn_tools.debuginfo.btf import Btf, Kind
 from drgn_tools.debuginfo.find_kallsyms import find_kallsyms
@@ -169,8 +172,12 @@ def page_tables(data: bytes) -> None:
             raise FaultError("not in the dump", address)
         return found
 
-    for paging in (TWO_LEVELS, PAE, FOUR_LEVELS, FIVE_LEVELS):
-        tables = PageTables(read, 0, paging)
+    machines: list[PageWalk] = [
+        PageTables(read, 0, paging) for paging in (TWO_LEVELS, PAE, FOUR_LEVELS, FIVE_LEVELS)
+    ]
+    for shift, bits in ((12, 39), (12, 48), (12, 52), (14, 47), (16, 42), (16, 52)):
+        machines.append(Arm64PageTables(read, 0, Arm64Paging(shift, bits)))
+    for tables in machines:
         for address in (0, 0xC000_0000, 0xFFFF_FFFF, 0xFFFF_8880_0000_0000, (1 << 64) - 4096):
             try:
                 page = tables.find(address)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Page tables of arm64 read by the manual, to hold drgn's translation against them, and to damage them.
 
-The product has none of its own: drgn and libkdumpfile walk those of arm64. With pages of 4 KiB and addresses of
+The product has its own, which it uses only for some kdump files. With pages of 4 KiB and addresses of
 48 bits a virtual address is cut like this; of 52 bits there is one level more::
 
     63        48 47    39 38    30 29    21 20    12 11      0
