@@ -24,7 +24,7 @@ def kernel_page_tables(
 
     :param prog: A program of a core dump whose physical memory can be read
     :param vmcoreinfo: VMCOREINFO of the dump
-    :param always: Also if drgn, or libkdumpfile, can read them itself
+    :param always: Return them even if drgn or libkdumpfile can read them itself
     :return: ``None`` if they need not be read here, or cannot be found
     """
     if _is_arm64(prog):

@@ -12,7 +12,7 @@ from typing import BinaryIO, Optional
 import msgspec
 
 from ..arch.machines import UNDERSTOOD, arch_of_elf, arch_of_utsname, elf_machine_name
-from ..debuginfo.vmcoreinfo import number_among, vmcoreinfo_lines
+from ..debuginfo.vmcoreinfo import vmcoreinfo_lines
 from ..errors import InputError, UsageError
 from .core_notes import read_core_notes
 from .elf import ET_CORE, PT_LOAD, Elf, has_section, read_elf, read_notes
@@ -90,20 +90,6 @@ _NO_DATA = (
 _NO_HEADERS = (
     "cannot be opened as a vmcore: its headers are damaged, or of a machine "
     f"other than {UNDERSTOOD}"
-)
-_OTHER_BLOCKS = (
-    "has blocks of {} bytes, as QEMU writes them for an arm64 guest, but the kernel's pages have {}: "
-    "libkdumpfile confuses the two and finds no memory; dump the guest as ELF, "
-    "with dump-guest-memory and no -z, -l or -s"
-)
-_OTHER_TABLES = (
-    "its kernel was built for addresses of {} bits, and its CPU has {}: libkdumpfile looks for the page tables of "
-    "such a kdump file in the wrong place, and finds no memory; make the dump as ELF (makedumpfile -E, or "
-    "dump-guest-memory with no -z, -l or -s)"
-)
-_NOT_WHOLE = (
-    "{}; of arm64 no kdump file can be read that is not whole: libkdumpfile alone finds its page tables, and dies of a "
-    "page that is missing; copy or make the dump again (of ELF what is left can be read: makedumpfile -E)"
 )
 _QEMU_KNOWS_NO_NAME = "Unknown"
 """utsname.machine of any guest but x86 (ELF_MACHINE_UNAME in QEMU's dump.c, v7.2)."""
@@ -214,8 +200,6 @@ class CoreFile(msgspec.Struct, frozen=True):
     In kdump libkdumpfile does."""
     missing_pages: Optional[MissingPages] = None
     """Of kdump, those that must not be read."""
-    no_tables: Optional[str] = None
-    """Why the page tables of a kdump file are not found, if that is so; what else to do."""
 
 
 def check_core(
@@ -341,31 +325,11 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
     vmcoreinfo = read_core_notes(file, None).vmcoreinfo
     lines = vmcoreinfo_lines(vmcoreinfo or b"")
     arch = _arch_to_give(header, lines, name)
-    page_bytes = lines.get("PAGESIZE", "")
-    if arch == "aarch64" and page_bytes.isdigit() and int(page_bytes) != header.block_bytes:
-        raise InputError(f"{name}: {_OTHER_BLOCKS.format(header.block_bytes, page_bytes)}")
     if not have_vmcoreinfo:
         if vmcoreinfo is None:
             raise InputError(f"{name}: {NO_VMCOREINFO}")
         _check_lines(vmcoreinfo, name)
-    no_tables = None
-    if arch == "aarch64" or _ONLY_ARM64 in lines:
-        no_tables = _other_tables(lines)
-        if no_tables is None and pages.missing.frames:
-            no_tables = _NOT_WHOLE.format(cut_short)
-    return CoreFile(
-        path, cut_short, arch, vmcoreinfo, missing_pages=pages.missing, no_tables=no_tables
-    )
-
-
-def _other_tables(vmcoreinfo: Mapping[str, str]) -> Optional[str]:
-    # With pages of 64 KiB and 52 bits of address built in, a CPU that has 48 uses the last 64 entries of the
-    # first table: TTBR1_BADDR_4852_OFFSET in arch/arm64/include/asm/pgtable-hwdef.h (v7.2). libkdumpfile
-    # (v0.5.4) takes them for the first.
-    built_for, unused = (number_among(vmcoreinfo, name) for name in ("VA_BITS", "TCR_EL1_T1SZ"))
-    if vmcoreinfo.get("PAGESIZE") != "65536" or built_for != 52 or unused is None:
-        return None
-    return None if 64 - unused >= built_for else _OTHER_TABLES.format(built_for, 64 - unused)
+    return CoreFile(path, cut_short, arch, vmcoreinfo, missing_pages=pages.missing)
 
 
 def _arch_to_give(header: KdumpHeader, vmcoreinfo: Mapping[str, str], name: str) -> Optional[str]:

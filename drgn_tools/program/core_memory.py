@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Correct what drgn reads wrongly in a core dump, or not at all.
 
-In an ELF core: excluded pages. In a kdump file: pages whose data are not in it. Of x86-32 and with memory encryption: memory at kernel addresses, which drgn
+In an ELF core: excluded pages. In a kdump file: pages whose data are not in it; of some arm64 kernels, any memory. Of x86-32 and with memory encryption: memory at kernel addresses, which drgn
 cannot translate. Of x86-32 also the registers of CPUs, and of any machine that a kdump file has none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Optional
 
 from drgn import Architecture, Program, ProgramFlags
 
 from ..arch.cpu_registers import keep_prstatus
+from ..arch.kernel_page_tables import libkdumpfile_finds_memory
 from ..cache_key import cache_key
 from ..debuginfo.vmcoreinfo import vmcoreinfo_lines
 from .core_file import open_regular
@@ -36,8 +38,8 @@ def correct_core_memory(
     """Make reads of excluded pages fault, and reads of kernel addresses and CPU registers work.
 
     This is done once for a program; a second call does nothing, nor does a call for a program
-    that is not a core dump. Of x86-64, memory in other formats than ELF needs nothing if it is whole:
-    libkdumpfile knows excluded pages and memory encryption.
+    that is not a core dump. Memory in other formats than ELF needs nothing if it is whole, of x86-64 and most arm64
+    kernels: libkdumpfile knows excluded pages and memory encryption.
 
     :param path: of the dump; by default the path that drgn has, which drgn cannot give if it is
         not UTF-8
@@ -64,7 +66,7 @@ def correct_core_memory(
         fault_on_excluded_pages(prog, elf)
     text = vmcoreinfo or notes.vmcoreinfo
     lines = vmcoreinfo_lines(text or b"")
-    if missing_pages is not None and missing_pages.frames:
+    if missing_pages is not None and not _libkdumpfile_reads(prog, lines, missing_pages):
         from .kdump_memory import read_around  # few dumps need its imports
 
         read_around(prog, path, lines)
@@ -73,3 +75,7 @@ def correct_core_memory(
     # drgn raises a plain Exception where it looks for registers in a kdump file without any (v0.3.0).
     if is_x86_32 or (elf is None and not notes.prstatus):
         keep_prstatus(prog, notes.prstatus)
+
+
+def _libkdumpfile_reads(prog: Program, lines: Mapping[str, str], missing: MissingPages) -> bool:
+    return not missing.frames and libkdumpfile_finds_memory(prog, lines, missing.page_bytes)

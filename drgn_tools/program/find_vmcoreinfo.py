@@ -21,13 +21,14 @@ from .elf import PT_LOAD, Elf, read_elf
 from .kdump import dumped_pages
 from .read_at import read_at
 
-__all__ = ("STUB", "vmcoreinfo_in_memory", "vmcoreinfo_of_symbol")
+__all__ = ("stub", "vmcoreinfo_in_memory", "vmcoreinfo_of_symbol")
 
-STUB = (
-    b"OSRELEASE=6.12.0\nPAGESIZE=4096\nSYMBOL(swapper_pg_dir)=1000\n"
+_STUB = (
+    b"OSRELEASE=6.12.0\nPAGESIZE=%d\nSYMBOL(swapper_pg_dir)=1000\n"
     b"NUMBER(phys_base)=0\nNUMBER(pgtable_l5_enabled)=0\n"
+    b"NUMBER(VA_BITS)=48\nNUMBER(kimage_voffset)=0x0\n"
 )
-"""VMCOREINFO with which drgn and libkdumpfile (v0.5.4) read the physical memory of any dump."""
+"""The last line of x86, then that of arm64."""
 
 _FIRST_LINE = b"OSRELEASE="
 _TEXT_BYTES = 4096
@@ -37,6 +38,14 @@ _NEEDED = (b"\nPAGESIZE=", b"\nSYMBOL(")
 _CHUNK_BYTES = 1 << 20
 _MAX_TEXTS = 1000
 """Different ones that are looked at."""
+
+
+def stub(block_bytes: int) -> bytes:
+    """Return VMCOREINFO with which drgn and libkdumpfile (v0.5.4) read the physical memory of any dump.
+
+    :param block_bytes: Size of a block of a kdump file; the latter takes the kernel's page size for that
+    """
+    return _STUB % block_bytes
 
 
 def vmcoreinfo_in_memory(file: BinaryIO, prog: Program) -> Iterator[bytes]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory of a kdump file that lacks the data of some pages: reads of these fault.
+"""Memory of a kdump file that libkdumpfile cannot read: some pages lack their data, or it finds none.
 
 libkdumpfile (v0.5.4) reads whatever a page descriptor names, and dies of SIGBUS behind the end of the file. It also
-walks page tables by itself before it reads anything. So here it does not get the file, but a copy in memory that
-has the headers, and of all pages those that were asked for::
+walks page tables by itself before it reads anything, and takes the kernel's page size for the size of a block. So here
+it does not get the file, but a copy in memory that has the headers, and of all pages those that were asked for::
 
     prog.read(virtual) -> our page tables -> prog.read(physical) -> missing? -> copy the page -> libkdumpfile
 """
@@ -16,9 +16,9 @@ from functools import partial
 
 from drgn import FaultError, Program
 
-from ..arch.x86.kernel_page_tables import kernel_page_tables
-from ..arch.x86.page_tables import PageTables
-from .find_vmcoreinfo import STUB
+from ..arch.kernel_page_tables import kernel_page_tables
+from ..arch.page_walk import PageWalk
+from .find_vmcoreinfo import stub
 from .kdump import KdumpHeader, read_kdump, without_notes
 from .kdump_pages import KdumpPages
 
@@ -31,7 +31,7 @@ _WINDOW_BYTES = 4 << 20
 
 
 def read_around(prog: Program, path: str, vmcoreinfo: Mapping[str, str]) -> None:
-    """Let a program read memory without the pages that are missing, for which it gets a FaultError.
+    """Let a program read memory through our own page tables, and get a FaultError for pages that are missing.
 
     :param prog: A program of a kdump file, of which no memory was read
     :param path: Of the file
@@ -60,7 +60,7 @@ class _Copy:
         self._known: dict[int, bool] = {}
         self._fd = os.memfd_create("vmcore")
         self._write_headers(header)
-        self._prog = Program(prog.platform, vmcoreinfo=STUB)
+        self._prog = Program(prog.platform, vmcoreinfo=stub(header.block_bytes))
         self._prog.set_core_dump(self._fd)
 
     def _write_headers(self, header: KdumpHeader) -> None:
@@ -97,7 +97,7 @@ class _Copy:
         return True
 
 
-def _read(tables: PageTables, address: int, count: int, offset: int, physical: bool) -> bytes:
+def _read(tables: PageWalk, address: int, count: int, offset: int, physical: bool) -> bytes:
     return tables.read(address, count)
 
 

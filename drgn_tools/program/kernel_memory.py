@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from drgn import Architecture, Program
 
+from ..arch.kernel_page_tables import kernel_page_tables
+
 if TYPE_CHECKING:
-    from ..arch.x86.page_tables import PageTables
+    from ..arch.page_walk import PageWalk
 
 __all__ = ("add_kernel_memory",)
 
@@ -23,12 +25,8 @@ def add_kernel_memory(prog: Program, vmcoreinfo: Mapping[str, str]) -> None:
     """
     assert prog.platform is not None  # it is a core dump
     arch = prog.platform.arch
-    if arch is Architecture.AARCH64:
-        return
     if arch is Architecture.X86_64 and vmcoreinfo.get("NUMBER(sme_mask)", "0") == "0":
         return
-    from ..arch.x86.kernel_page_tables import kernel_page_tables  # few dumps need its imports
-
     found = kernel_page_tables(prog, vmcoreinfo)
     if found is None:
         return
@@ -37,5 +35,5 @@ def add_kernel_memory(prog: Program, vmcoreinfo: Mapping[str, str]) -> None:
     prog.add_memory_segment(begin, end - begin, partial(_read, tables), False)
 
 
-def _read(tables: PageTables, address: int, count: int, offset: int, physical: bool) -> bytes:
+def _read(tables: PageWalk, address: int, count: int, offset: int, physical: bool) -> bytes:
     return tables.read(address, count)

@@ -44,7 +44,7 @@ from .core_file import (
 from .core_memory import correct_core_memory
 from .drgn_modules import create_modules
 from .dwarf import is_kernel_image, linked_address, load_dwarf, load_modules
-from .find_vmcoreinfo import STUB, vmcoreinfo_in_memory, vmcoreinfo_of_symbol
+from .find_vmcoreinfo import stub, vmcoreinfo_in_memory, vmcoreinfo_of_symbol
 from .vmcoreinfo_fit import fits, has_idle_task, misfit
 
 if TYPE_CHECKING:
@@ -273,9 +273,10 @@ def _search_vmcoreinfo(file: CoreFile, name: str) -> Optional[_VmcoreinfoFile]:
     """
     if file.vmcoreinfo is not None and _fitting_program(file, None, name) is not None:
         return None
-    stub = _VmcoreinfoFile(name, STUB)
-    prog = _new_program(file, stub)
-    _open_core(prog, file, stub, name)
+    pages = file.missing_pages
+    info = _VmcoreinfoFile(name, stub(_PAGE_BYTES if pages is None else pages.page_bytes))
+    prog = _new_program(file, info)
+    _open_core(prog, file, info, name)
     tried = 0
     with open_regular(file.path) as opened, input_error_if_vanished(prog):
         for text in vmcoreinfo_in_memory(opened, prog):
@@ -337,8 +338,6 @@ def _check_fit(
     found = misfit(prog, walks_page_tables, has_symbols)
     if found is None:
         return
-    if file is not None and file.no_tables is not None:
-        raise InputError(f"{name}: {file.no_tables}")
     if file is not None and file.cut_short is not None:
         raise InputError(
             f"{name}: {file.cut_short}, and so is the kernel: {found.seen}; {COPY_AGAIN}"
