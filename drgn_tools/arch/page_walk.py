@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What page tables of any machine have in common: entries are read, and memory page by page."""
+"""What the page tables of all machines have in common: how their entries are read, and memory page by page."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Correct what drgn reads wrongly in a core dump, or not at all.
 
-In an ELF core: excluded pages. In a kdump file: pages whose data are not in it; of some arm64 kernels, any memory. Of x86-32 and with memory encryption: memory at kernel addresses, which drgn
-cannot translate. Of x86-32 also the registers of CPUs, and of any machine that a kdump file has none.
+In an ELF core: excluded pages. In a kdump file: pages whose data are missing; for some arm64 kernels, all memory. On x86-32 and with
+memory encryption: kernel addresses, which drgn cannot translate. On x86-32 also the registers of CPUs, and on all machines that a kdump
+file has none.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def correct_core_memory(
     """Make reads of excluded pages fault, and reads of kernel addresses and CPU registers work.
 
     This is done once for a program; a second call does nothing, nor does a call for a program
-    that is not a core dump. Memory in other formats than ELF needs nothing if it is whole, of x86-64 and most arm64
-    kernels: libkdumpfile knows excluded pages and memory encryption.
+    that is not a core dump. A kdump file of x86-64 and most arm64 kernels needs nothing if it is whole:
+    libkdumpfile handles excluded pages and memory encryption.
 
     :param path: of the dump; by default the path that drgn has, which drgn cannot give if it is
         not UTF-8

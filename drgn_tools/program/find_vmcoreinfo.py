@@ -28,7 +28,7 @@ _STUB = (
     b"NUMBER(phys_base)=0\nNUMBER(pgtable_l5_enabled)=0\n"
     b"NUMBER(VA_BITS)=48\nNUMBER(kimage_voffset)=0x0\n"
 )
-"""The last line of x86, then that of arm64."""
+"""The second line is for x86, the third for arm64."""
 
 _FIRST_LINE = b"OSRELEASE="
 _TEXT_BYTES = 4096
@@ -43,7 +43,7 @@ _MAX_TEXTS = 1000
 def stub(block_bytes: int) -> bytes:
     """Return VMCOREINFO with which drgn and libkdumpfile (v0.5.4) read the physical memory of any dump.
 
-    :param block_bytes: Size of a block of a kdump file; the latter takes the kernel's page size for that
+    :param block_bytes: Size of a block of a kdump file. libkdumpfile uses the kernel's page size as that
     """
     return _STUB % block_bytes
 

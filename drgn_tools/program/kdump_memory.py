@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory of a kdump file that libkdumpfile cannot read: some pages lack their data, or it finds none.
+"""Memory of a kdump file that libkdumpfile cannot read: data of pages are missing, or it finds no memory.
 
-libkdumpfile (v0.5.4) reads whatever a page descriptor names, and dies of SIGBUS behind the end of the file. It also
-walks page tables by itself before it reads anything, and takes the kernel's page size for the size of a block. So here
-it does not get the file, but a copy in memory that has the headers, and of all pages those that were asked for::
+libkdumpfile (v0.5.4) reads whatever a page descriptor names, and crashes with SIGBUS beyond the end of the file. It also
+walks page tables by itself before it reads anything, and uses the kernel's page size as the size of a block. So here
+it does not get the file, but a copy in memory with the headers and the pages that were asked for::
 
     prog.read(virtual) -> our page tables -> prog.read(physical) -> missing? -> copy the page -> libkdumpfile
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the kernel's page tables for a kdump file in which libkdumpfile does not, or dies of a page that is missing.
+"""Find the kernel's page tables in a kdump file where libkdumpfile does not find them, or crashes at a missing page.
 
-drgn reads those of ELF itself. The kernel takes the first tables, which everything hangs on, from the end of its memory:
-they are the first that are missing in a file that is cut short. Two parts of memory can be read without them::
+drgn reads the page tables of ELF dumps itself. The kernel allocates its first tables at the end of memory. All others depend
+on them, and they are missing first if a file is cut short. Two parts of memory can be read without them::
 
     linear map    virtual - PAGE_OFFSET + PHYS_OFFSET = physical
     kernel image  virtual - kimage_voffset = physical
@@ -28,7 +28,7 @@ _ADDRESS_BITS = range(36, 52 + 1)
 _LARGE_PAGE_SHIFT = 16
 _IMAGE_BEGIN = "_stext"
 _IN_IMAGE = ("swapper_pg_dir", "init_uts_ns", "node_online_map", "prb", "clear_seq")
-"""Variables of the kernel image that VMCOREINFO names. That of some others is where they point to."""
+"""Variables of the kernel image whose address is in VMCOREINFO. For some others it has the address that they point to."""
 _MAX_IMAGE_BYTES = 1 << 30
 
 
@@ -61,16 +61,16 @@ def libkdumpfile_finds_memory(vmcoreinfo: Mapping[str, str], block_bytes: int) -
     :param vmcoreinfo: VMCOREINFO of the dump
     :param block_bytes: Size of a block, which its headers say
     """
-    # It takes PAGESIZE for the size of a block. QEMU makes blocks of 64 KiB whatever the kernel's pages are.
+    # It uses PAGESIZE as the size of a block. QEMU writes blocks of 64 KiB whatever the kernel's pages are.
     if vmcoreinfo.get("PAGESIZE", str(block_bytes)) != str(block_bytes):
         return False
     paging, unused = _paging(vmcoreinfo), number_among(vmcoreinfo, "TCR_EL1_T1SZ")
-    # It takes the top level for one of the bits that the CPU has, which is at the end of it: see _paging().
+    # It treats the top level as one for the address bits of the CPU, which is only the end of it: see _paging().
     return paging is None or unused is None or paging.address_bits == 64 - unused
 
 
 class _Run(NamedTuple):
-    """Virtual addresses whose physical ones follow one another, too."""
+    """A range of virtual addresses that is mapped to one range of physical addresses."""
 
     begin: int
     end: int
@@ -79,7 +79,7 @@ class _Run(NamedTuple):
 
 
 class _KernelTables(PageTables):
-    """The kernel's page tables, and runs of addresses that are translated without them where a table is missing."""
+    """The kernel's page tables, and runs of addresses that can be translated where a table is missing."""
 
     def __init__(self, read_physical: ReadPhysical, root_addr: int, paging: Paging) -> None:
         super().__init__(read_physical, root_addr, paging)
@@ -87,7 +87,7 @@ class _KernelTables(PageTables):
         self._runs: list[_Run] = []
 
     def add(self, run: _Run) -> None:
-        """Use a run, unless the tables say that swapper_pg_dir, which is in each of them, is not there."""
+        """Use a run, unless the tables contradict it: each run has swapper_pg_dir in it, and the tables may map that elsewhere."""
         address = (self._root_addr - run.offset) & ADDRESS_MASK
         try:
             found = super().find(address)
@@ -129,7 +129,7 @@ def _linear_map(vmcoreinfo: Mapping[str, str]) -> Iterator[_Run]:
 
 
 def _image(vmcoreinfo: Mapping[str, str], offset: int) -> Iterator[_Run]:
-    """Yield what VMCOREINFO tells of the kernel image. Behind it, modules and stacks may lie."""
+    """Yield the part of the kernel image that VMCOREINFO gives. Modules and stacks may follow it."""
     begin = symbol_among(vmcoreinfo, _IMAGE_BEGIN)
     found = (symbol_among(vmcoreinfo, name) for name in _IN_IMAGE)
     ends = [address for address in found if address is not None]

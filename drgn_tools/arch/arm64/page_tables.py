@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Page tables of arm64: from virtual to physical addresses.
 
-drgn has its own. It gets none of a kdump file: there libkdumpfile walks them, and not all of them.
+drgn reads the page tables of ELF dumps. For kdump files libkdumpfile does, but not for every kernel and file.
 
 A virtual address of the kernel is cut into an index for each level, and an offset in the page. The last level is
 always 3. With pages of 4 KiB and addresses of 48 bits::
@@ -13,8 +13,8 @@ always 3. With pages of 4 KiB and addresses of 48 bits::
                      |       +----------- a block of 1 GiB
                      +------------------- physical address of the table of the next level
 
-A table fills a page, but the top level, which has as few entries as the bits above need. What a descriptor is, the Arm
-Architecture Reference Manual calls VMSAv8-64.
+A table fills a page, except the top level, which has only as many entries as its bits need. The descriptors are those
+of VMSAv8-64 in the Arm Architecture Reference Manual.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..page_walk import MappedPage, PageWalk, ReadPhysical
 __all__ = ("PAGE_SHIFTS", "PageTables", "Paging")
 
 PAGE_SHIFTS = (12, 14, 16)
-"""log2 of the sizes that a page may have, which the manual calls granules."""
+"""log2 of the possible page sizes, which the manual calls granules."""
 _ENTRY_SHIFT = 3
 _TYPE, _BLOCK, _TABLE_OR_PAGE = 3, 1, 3
 """Bits 0 and 1 of a descriptor. In one that is valid bit 0 is set."""
@@ -58,17 +58,17 @@ class Paging(msgspec.Struct, frozen=True):
     def has_lpa2(self) -> bool:
         """Whether entries of pages of 4 or 16 KiB hold physical addresses of 52 bits (FEAT_LPA2, ``TCR_EL1.DS``).
 
-        Without it the bits that the upper two are in say how memory is shared. VMCOREINFO does not have DS. The kernel
-        sets it if it uses virtual addresses of 52 bits, and only then: Linux kernel commit 352b0395b505 ("arm64: Enable
+        Without it, the bits that hold the upper two address bits are the shareability. VMCOREINFO does not have DS. The
+        kernel sets it if and only if it uses virtual addresses of 52 bits: Linux kernel commit 352b0395b505 ("arm64: Enable
         52-bit virtual addressing for 4k and 16k granule configs") in v6.9.
         """
         return self.page_shift != 16 and self.address_bits == _LARGE_ADDRESS_BITS
 
     @property
     def highest_block_level(self) -> int:
-        """Highest level whose descriptors may be blocks; the top of them all has the lowest number."""
+        """Number of the highest level whose descriptors may be blocks. Higher levels have lower numbers."""
         level = _HIGHEST_BLOCK_LEVEL[self.page_shift]
-        # With pages of 64 KiB VMCOREINFO does not say if physical addresses have 52 bits. Only then there are blocks of 4 TiB.
+        # Blocks of 4 TiB exist only with physical addresses of 52 bits. With pages of 64 KiB VMCOREINFO does not say so.
         return level - 1 if self.has_lpa2 or self.page_shift == 16 else level
 
 
@@ -109,8 +109,8 @@ class PageTables(PageWalk):
             if entry & _TYPE == _TABLE_OR_PAGE and not is_last:
                 table = self._address_in(entry)
                 continue
-            # What is valid on the last level is a page, and never a block. What is invalid maps nothing in the kernel's
-            # half: PTE_PROT_NONE is of user pages, and what debug_pagealloc has made invalid the kernel cannot read.
+            # On the last level a valid descriptor is a page, never a block. In the kernel's half an invalid one maps
+            # nothing: PTE_PROT_NONE is for user pages, and the kernel cannot read what debug_pagealloc has unmapped.
             wanted = _TABLE_OR_PAGE if is_last else _BLOCK
             if entry & _TYPE != wanted or not may_be_block:
                 return None
