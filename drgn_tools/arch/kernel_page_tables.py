@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel's page tables of any machine, where drgn or libkdumpfile cannot use them.
+"""The kernel's page tables of any machine, for dumps where drgn or libkdumpfile cannot use them.
 
-Each machine has a module of its own, which few dumps need: it is imported only then.
+Each machine has a module of its own. Few dumps need it, so it is imported only for those.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def kernel_page_tables(
 
     :param prog: A program of a core dump whose physical memory can be read
     :param vmcoreinfo: VMCOREINFO of the dump
-    :param always: Return them even if drgn or libkdumpfile can read them itself
-    :return: ``None`` if they need not be read here, or cannot be found
+    :param always: Return them even if drgn or libkdumpfile can read them
+    :return: ``None`` if we do not need to read them, or they cannot be found
     """
     if _is_arm64(prog):
         from .arm64.kernel_page_tables import kernel_page_tables as of_arm64

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the page tables of all machines have in common: how their entries are read, and memory page by page."""
+"""What the page tables of all machines have in common: reading entries, and reading memory page by page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MappedPage(msgspec.Struct, frozen=True):
     physical: int
     """Its first physical address."""
     size_bytes: int
-    """That of the kernel's pages, or more for a large page."""
+    """Size of a page of the kernel, or more for a large page."""
 
 
 class PageWalk(abc.ABC):
@@ -68,7 +68,7 @@ class PageWalk(abc.ABC):
         return found
 
     def maps(self, addr: int, physical: int) -> bool:
-        """Return whether a virtual address is mapped to a physical one; not if that cannot be known."""
+        """Return whether a virtual address is mapped to a physical one; ``False`` if a table is missing."""
         try:
             found = self.find(addr)
         except NOT_THERE:
@@ -79,12 +79,12 @@ class PageWalk(abc.ABC):
         """Return an entry.
 
         :param table: Physical address of the table
-        :param entries: How many it has at this level
+        :param entries: How many entries it has at this level
         """
         size = self._entry_bytes
         end = (index + 1) * size
         raw = self._tables.get(table)
-        # The top level may have few entries. In damaged tables the same page may also be a table of another level.
+        # The top level may have few entries. In damaged tables, the same page may also be a table of another level.
         if raw is None or len(raw) < end:
             raw = self._tables[table] = self._read_physical(table, entries * size)
         return int.from_bytes(raw[end - size : end], "little")

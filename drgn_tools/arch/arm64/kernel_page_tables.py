@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Find the kernel's page tables in a kdump file where libkdumpfile does not find them, or crashes at a missing page.
 
-drgn reads the page tables of ELF dumps itself. The kernel allocates its first tables at the end of memory. All others depend
-on them, and they are missing first if a file is cut short. Two parts of memory can be read without them::
+drgn reads the page tables of ELF dumps itself. The kernel allocates its first tables at the end of memory. They lead to all
+others, and are the first to be missing if a file is cut short. Two parts of memory can be read without them::
 
     linear map    virtual - PAGE_OFFSET + PHYS_OFFSET = physical
     kernel image  virtual - kimage_voffset = physical
@@ -28,7 +28,7 @@ _ADDRESS_BITS = range(36, 52 + 1)
 _LARGE_PAGE_SHIFT = 16
 _IMAGE_BEGIN = "_stext"
 _IN_IMAGE = ("swapper_pg_dir", "init_uts_ns", "node_online_map", "prb", "clear_seq")
-"""Variables of the kernel image whose address is in VMCOREINFO. For some others it has the address that they point to."""
+"""Variables of the kernel image whose own address is in VMCOREINFO. For some others, VMCOREINFO has the address that they point to."""
 _MAX_IMAGE_BYTES = 1 << 30
 
 
@@ -65,7 +65,7 @@ def libkdumpfile_finds_memory(vmcoreinfo: Mapping[str, str], block_bytes: int) -
     if vmcoreinfo.get("PAGESIZE", str(block_bytes)) != str(block_bytes):
         return False
     paging, unused = _paging(vmcoreinfo), number_among(vmcoreinfo, "TCR_EL1_T1SZ")
-    # It treats the top level as one for the address bits of the CPU, which is only the end of it: see _paging().
+    # It reads the top level as if it were for the address bits of the CPU, which use only its end: see _paging().
     return paging is None or unused is None or paging.address_bits == 64 - unused
 
 
@@ -113,23 +113,23 @@ class _KernelTables(PageTables):
 
 
 def _linear_map(vmcoreinfo: Mapping[str, str]) -> Iterator[_Run]:
-    """Yield the linear map: the lower half of the kernel's addresses, as the CPU has them (PAGE_END)."""
+    """Yield the linear map: the lower half of the kernel's addresses on this CPU (up to PAGE_END)."""
     names = ("PHYS_OFFSET", "VA_BITS", "TCR_EL1_T1SZ")
     physical, bits, unused = (number_among(vmcoreinfo, name) for name in names)
-    # It was the upper half before v5.4, which has no TCR_EL1_T1SZ: Linux kernel commit 14c127c957c1 ("arm64: mm: Flip
-    # kernel VA space").
+    # Before v5.4 it was the upper half, and VMCOREINFO has no TCR_EL1_T1SZ: Linux kernel commit 14c127c957c1 ("arm64:
+    # mm: Flip kernel VA space").
     if physical is None or bits is None or unused is None:
         return
     if bits not in _ADDRESS_BITS or 64 - unused not in _ADDRESS_BITS:
         return
-    # PAGE_OFFSET is that of the addresses that the kernel was built for, and so is PHYS_OFFSET: see
+    # PAGE_OFFSET and PHYS_OFFSET are those for the address bits that the kernel was built for: see
     # arm64_memblock_init() in arch/arm64/mm/init.c, v6.12.
     begin, end = -(1 << 64 - unused) & ADDRESS_MASK, -(1 << 63 - unused) & ADDRESS_MASK
     yield _Run(begin, end, physical + (1 << bits))
 
 
 def _image(vmcoreinfo: Mapping[str, str], offset: int) -> Iterator[_Run]:
-    """Yield the part of the kernel image that VMCOREINFO gives. Modules and stacks may follow it."""
+    """Yield the part of the kernel image that VMCOREINFO names. Modules and stacks may follow it."""
     begin = symbol_among(vmcoreinfo, _IMAGE_BEGIN)
     found = (symbol_among(vmcoreinfo, name) for name in _IN_IMAGE)
     ends = [address for address in found if address is not None]
@@ -141,9 +141,9 @@ def _paging(vmcoreinfo: Mapping[str, str]) -> Optional[Paging]:
     shifts = {str(1 << shift): shift for shift in PAGE_SHIFTS}
     page_shift = shifts.get(vmcoreinfo.get("PAGESIZE", ""))
     bits, unused = (number_among(vmcoreinfo, name) for name in ("VA_BITS", "TCR_EL1_T1SZ"))
-    # A kernel that was built for 52 bits may run on a CPU that has 48. With pages of 64 KiB the top level stays one
-    # of 52 bits, and the CPU is given the end of it, which maps the highest addresses: offset_ttbr1 in
-    # arch/arm64/include/asm/assembler.h, v6.12. With smaller pages there is a level less.
+    # A kernel that was built for 52 bits may run on a CPU that has 48. With pages of 64 KiB, the top level is still one
+    # for 52 bits, and the CPU gets its end, which maps the highest addresses: offset_ttbr1 in
+    # arch/arm64/include/asm/assembler.h, v6.12. With smaller pages there is one level less.
     if page_shift != _LARGE_PAGE_SHIFT and unused is not None:
         bits = 64 - unused
     if page_shift is None or bits is None or bits not in _ADDRESS_BITS:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Page tables of arm64: from virtual to physical addresses.
 
-drgn reads the page tables of ELF dumps. For kdump files libkdumpfile does, but not for every kernel and file.
+drgn reads the page tables of ELF dumps. libkdumpfile reads those of kdump files, but not of every kernel and file.
 
-A virtual address of the kernel is cut into an index for each level, and an offset in the page. The last level is
+A virtual address of the kernel consists of an index for each level, and an offset in the page. The last level is
 always 3. With pages of 4 KiB and addresses of 48 bits::
 
     63        48 47    39 38    30 29    21 20    12 11      0
@@ -31,7 +31,7 @@ PAGE_SHIFTS = (12, 14, 16)
 """log2 of the possible page sizes, which the manual calls granules."""
 _ENTRY_SHIFT = 3
 _TYPE, _BLOCK, _TABLE_OR_PAGE = 3, 1, 3
-"""Bits 0 and 1 of a descriptor. In one that is valid bit 0 is set."""
+"""Bits 0 and 1 of a descriptor. Bit 0 is set in a valid one."""
 _LAST_LEVEL = 3
 _HIGHEST_BLOCK_LEVEL = {12: 1, 14: 2, 16: 2}
 """log2 of the page size -> highest level whose descriptors may be blocks, with physical addresses of 48 bits."""
@@ -68,7 +68,8 @@ class Paging(msgspec.Struct, frozen=True):
     def highest_block_level(self) -> int:
         """Number of the highest level whose descriptors may be blocks. Higher levels have lower numbers."""
         level = _HIGHEST_BLOCK_LEVEL[self.page_shift]
-        # Blocks of 4 TiB exist only with physical addresses of 52 bits. With pages of 64 KiB VMCOREINFO does not say so.
+        # One level higher, blocks exist only with physical addresses of 52 bits. With pages of 64 KiB, VMCOREINFO does
+        # not say whether they have 52 bits, so blocks of 4 TiB are allowed.
         return level - 1 if self.has_lpa2 or self.page_shift == 16 else level
 
 
@@ -110,7 +111,7 @@ class PageTables(PageWalk):
                 table = self._address_in(entry)
                 continue
             # On the last level a valid descriptor is a page, never a block. In the kernel's half an invalid one maps
-            # nothing: PTE_PROT_NONE is for user pages, and the kernel cannot read what debug_pagealloc has unmapped.
+            # nothing: PTE_PROT_NONE is for user pages, and the kernel cannot read pages that debug_pagealloc unmapped.
             wanted = _TABLE_OR_PAGE if is_last else _BLOCK
             if entry & _TYPE != wanted or not may_be_block:
                 return None
@@ -120,7 +121,7 @@ class PageTables(PageWalk):
         raise AssertionError("the last level maps pages")
 
     def _address_in(self, entry: int) -> int:
-        # __pte_to_phys() in arch/arm64/include/asm/pgtable.h, v7.2. With pages of 64 KiB bits 12 to 15 are zeros if
+        # __pte_to_phys() in arch/arm64/include/asm/pgtable.h, v7.2. With pages of 64 KiB, bits 12 to 15 are zero if
         # physical addresses have 48 bits.
         if self._page_shift == 16:
             return entry & self._low_mask | (entry >> 12 & 0xF) << 48
