@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a vmlinux is the one that a kernel runs, by its GNU build ID."""
+"""Check by GNU build ID whether a vmlinux is that of a kernel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def build_id_by_drgn(prog: Program) -> Optional[str]:
     """Return the build ID of the kernel in hex, ``None`` if VMCOREINFO does not have it (before v5.9).
 
     Unlike :func:`..debuginfo.vmcoreinfo.build_id`, this does not make drgn settle on the type of
-    char, which is for the DWARF to say (see :mod:`.builtin_types`).
+    char, which the DWARF has to define (see :mod:`.builtin_types`).
     """
     main, _ = next(iter(prog.loaded_modules()))
     return main.build_id.hex() if main.build_id else None
@@ -33,7 +33,7 @@ def check_build_id(name: str, expected: Optional[str], path: str) -> None:
     :param name: what to call the kernel in a message
     :param expected: build ID of the kernel in hex, ``None`` if it is unknown
     :param path: the vmlinux
-    :raises TypesError: if its build ID is another one, or it has none
+    :raises TypesError: if its build ID is not *expected*
     """
     with open_regular(path) as file:
         elf = read_elf(file)
@@ -49,13 +49,14 @@ def check_build_id(name: str, expected: Optional[str], path: str) -> None:
 def check_build_id_in_memory(prog: Program, name: str, path: str) -> None:
     """Refuse a vmlinux that is not of this kernel, where VMCOREINFO has no build ID (before v5.9).
 
-    drgn then takes any vmlinux. But the kernel has its build ID in memory as well, between
-    ``__start_notes`` and ``__stop_notes``: these symbols of the right vmlinux lead to it.
+    drgn then accepts any vmlinux. But the kernel also has its build ID in memory, between
+    ``__start_notes`` and ``__stop_notes``: these symbols of the right vmlinux lead to it. A vmlinux
+    without these symbols is not checked.
 
     :param prog: has the symbols of the vmlinux loaded
     :param name: what to call the kernel in a message
     :param path: the vmlinux
-    :raises TypesError: if the build ID there is another one, or there is none
+    :raises TypesError: if the build ID there is not that of the vmlinux
     """
     try:
         start, stop = (prog.symbol(f"__{end}_notes").address for end in ("start", "stop"))

@@ -25,7 +25,7 @@ _FINDER = PREFIX
 """Name of the finders of types, objects and symbols in drgn."""
 
 _BTF_OF_DRGN = "btf"
-"""Name that a type finder of drgn would have that reads BTF itself (0.3.0 has none)."""
+"""Name of the type finder of a drgn that reads BTF itself (0.3.0 does not)."""
 
 _CACHE_KEY = cache_key(__name__)
 _OTHER_VMCOREINFO = "open it with drgn-tools shell -c FILE --vmcoreinfo auto"
@@ -37,9 +37,9 @@ class _BuiltinTypes:
     """The type finder that a program gets. It opens the BTF when drgn first asks for a type.
 
     drgn remembers the type of char from its first use on. Opening the BTF needs VMCOREINFO, and
-    reading that string is a use of char: drgn would settle on a signed one, but char is unsigned
-    since v6.2. So use_builtin_types() asks for char first, which opens the BTF inside that lookup.
-    The outer lookup ends last, so that the answer of the BTF is the one that drgn remembers.
+    reading that string uses char: drgn would settle on a signed char, but char is unsigned since
+    v6.2. So use_builtin_types() asks for char first, which opens the BTF inside that lookup. The
+    outer lookup ends last, so drgn remembers the answer of the BTF.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class _BuiltinTypes:
 def _open_btf(prog: Program) -> BtfFinder:
     kallsyms = kallsyms_of(prog)
     if kallsyms is None or not len(kallsyms):
-        # open_program() has looked at it; drgn itself has not.
+        # open_program() has checked VMCOREINFO; drgn itself has not.
         is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
         found = None if is_live or fits(prog, False) else misfit(prog, False, False)
         if found is not None:
@@ -91,7 +91,7 @@ def _has_wrong_platform(prog: Program) -> bool:
 
 
 def _has_btf_of_drgn(prog: Program) -> bool:
-    # It may be there and have read no BTF yet, or none of this kernel: what counts is an answer.
+    # It may be enabled before it has read any BTF, or with BTF of another kernel: what counts is an answer.
     if _BTF_OF_DRGN not in prog.enabled_type_finders():
         return False
     try:
@@ -104,14 +104,14 @@ def use_builtin_types(prog: Program) -> None:
     """Give a program the types, variables and symbols that its kernel carries inside itself.
 
     They come last: debuginfo that is loaded, now or later, goes first. Where drgn reads the BTF of
-    this kernel itself, types are drgn's alone; variables that BTF leaves out are still ours. drgn also learns where the
-    kernel image lies, so that its own unwinder finds the ORC table there. This is done once for a
+    this kernel itself, types come only from drgn; variables that BTF leaves out still come from here. drgn also learns where the
+    kernel image is, so that its own unwinder finds the ORC table there. This is done once for a
     program; a second call does nothing.
 
-    From then on reads of pages that an ELF dump leaves out raise a FaultError (see
+    From then on, reads of pages that an ELF dump leaves out raise a FaultError (see
     :mod:`.excluded_pages`).
 
-    :raises TypesError: if the kernel has no BTF or kallsyms, they are not in the dump, or damaged
+    :raises TypesError: if the kernel has no BTF or kallsyms, or they are damaged or not in the dump
     :raises InputError: if the dump is no longer where drgn opened it
     """
     if _FINDER in prog.enabled_object_finders():

@@ -2,9 +2,9 @@
 """The folder in which unpacked cores are kept, and how much it may hold.
 
 ``$XDG_CACHE_HOME/drgn-tools/cores`` (``~/.cache/drgn-tools/cores``) holds one file for each core:
-``KEY-SIZE.core``. Its time of modification says when it was used last. Who has a core open has a shared
-lock on it. When a core was added and the folder holds more than its limit, those that were not used for
-longest go; a core that is in use stays.
+``KEY-SIZE.core``. Its time of modification says when it was used last. A process that has a core open
+holds a shared lock on it. When a core is added and the folder then holds more than its limit, the least
+recently used cores are removed; a core that is in use stays.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ __all__ = (
 _LIMIT_VARIABLE = "DRGN_TOOLS_CACHE_SIZE"
 _LIMIT_BYTES = 20 << 30
 _BLOCK_BYTES = 512
-"""Unit of ``st_blocks``: what a file takes on the disk, without its holes."""
+"""Unit of ``st_blocks``, the space that a file takes on the disk, without its holes."""
 _ABANDONED_AFTER_S = 24 * 3600
-"""A file that is still being unpacked is written to more often than this."""
+"""A file that is being unpacked is written to more often than this."""
 
 
 def cache_folder() -> Path:
-    """Return the folder, or a temporary one that is removed at exit if it cannot be written."""
+    """Return the folder; if it cannot be written, a temporary one that is removed at exit."""
     folder = lasting_folder()
     if folder is not None:
         return folder
@@ -53,7 +53,7 @@ def cache_folder() -> Path:
 
 
 def lasting_folder() -> Optional[Path]:
-    """Return the folder, made if there was none; ``None`` if it cannot be written, so that nothing is kept."""
+    """Return the folder, created if needed; ``None`` if it cannot be written, so that nothing is kept."""
     with suppress(OSError, RuntimeError):  # RuntimeError: there is no home
         folder = named_folder().expanduser()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def lasting_folder() -> Optional[Path]:
 
 
 def named_folder() -> Path:
-    """Return where the folder has to be, perhaps below ``~``. Whether it can be there is not looked at."""
+    """Return the path of the folder, which may begin with ``~``. This does not check whether it exists or can be created."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return Path(base if os.path.isabs(base) else "~/.cache") / "drgn-tools" / "cores"
 
@@ -71,7 +71,7 @@ def named_folder() -> Path:
 def size_limit() -> int:
     """Return how many bytes on the disk the folder may hold: ``DRGN_TOOLS_CACHE_SIZE``, or 20 GiB.
 
-    :raises UsageError: if the variable is no size.
+    :raises UsageError: if the variable is not a size.
     """
     text = os.environ.get(_LIMIT_VARIABLE, "")
     size = parse_size(text) if text else _LIMIT_BYTES
@@ -81,7 +81,7 @@ def size_limit() -> int:
 
 
 def parse_size(text: str) -> Optional[int]:
-    """Return the bytes of a size such as ``512M`` or ``2G`` (powers of 1024); ``None`` if it is none."""
+    """Return the bytes of a size such as ``512M`` or ``2G`` (powers of 1024); ``None`` if it is not a size."""
     match = re.fullmatch(r"([0-9]{1,12})([KMGT]?)i?B?", text)
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2]] if match else None
 
@@ -89,13 +89,13 @@ def parse_size(text: str) -> Optional[int]:
 def cached_core(folder: Path, key: str) -> Optional[Path]:
     """Return the core of a key, and note that it is used; ``None`` if it is not there.
 
-    A copy that somebody cut short or wrote over is removed.
+    A copy whose size is not the one in its name is removed.
     """
-    # One that somebody removes just now is made again.
+    # OSError: another process removes the copy at this moment. The caller then unpacks it again.
     with suppress(OSError):
         for copy in folder.glob(f"{key}-*.core"):
             if copy.stem.rpartition("-")[2] == str(copy.stat().st_size):
-                with suppress(OSError):  # of another user
+                with suppress(OSError):  # it belongs to another user
                     os.utime(copy)
                 return copy
             copy.unlink()
@@ -105,7 +105,7 @@ def cached_core(folder: Path, key: str) -> Optional[Path]:
 def hold_core(path: str) -> Optional[BinaryIO]:
     """Keep a core from being removed, as long as the file that is returned is open.
 
-    :return: ``None`` if it was removed before.
+    :return: ``None`` if it is already removed.
     """
     try:
         file = os.fdopen(os.open(path, os.O_RDONLY), "rb")
@@ -120,13 +120,13 @@ def hold_core(path: str) -> Optional[BinaryIO]:
 
 
 def trim_cache(folder: Path, limit_bytes: int, keep: Path) -> None:
-    """Remove cores that were not used for longest, until a folder holds no more than its limit.
+    """Remove the least recently used cores until a folder holds no more than its limit.
 
-    :param keep: A core that stays. So does each that is in use, and on a file system without locks
-        nobody knows which are.
+    :param keep: A core that stays. So does each core that is in use; on a file system without locks,
+        every core, because any of them may be in use.
     """
     cores = []
-    with suppress(OSError), os.scandir(folder) as entries:  # somebody removes it at this moment
+    with suppress(OSError), os.scandir(folder) as entries:  # another process removes it now
         for entry in entries:
             if entry.name.endswith(".core"):
                 status = entry.stat()
@@ -142,7 +142,7 @@ def trim_cache(folder: Path, limit_bytes: int, keep: Path) -> None:
 
 def _removed(path: Path) -> bool:
     with suppress(OSError), open(path, "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: somebody uses it
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it is in use
         path.unlink()
         return True
     return False
@@ -151,7 +151,7 @@ def _removed(path: Path) -> bool:
 def remove_abandoned(folder: Path) -> None:
     """Remove files that were being unpacked when a process was killed.
 
-    Their time alone does not tell: the clock may have jumped, in either direction.
+    Their time alone does not prove that: the clock may have jumped, in either direction.
     """
     for unfinished in folder.glob("unpacking-*"):
         with suppress(OSError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a file is a kernel's core dump, and whole: checked before drgn opens it, for a plain answer."""
+"""Check whether a file is a kernel's core dump, and complete, before drgn opens it, so that errors are clear."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ __all__ = (
 )
 
 AUTO = "auto"
-"""As *vmcoreinfo* of :func:`.open.open_program`: search the memory of the dump for one that fits."""
+"""As *vmcoreinfo* of :func:`.open.open_program`: search the memory of the dump for VMCOREINFO that fits."""
 OTHER_VMCOREINFO = (
     "search its memory for one with --vmcoreinfo auto, or give one with --vmcoreinfo FILE"
 )
-"""What to do if a dump has no VMCOREINFO, or a wrong one."""
+"""What to do if a dump has no VMCOREINFO, or the wrong one."""
 NO_VMCOREINFO = (
     "has no VMCOREINFO, which says where things are in the kernel's memory; " + OTHER_VMCOREINFO
 )
@@ -69,7 +69,7 @@ _ELF_TYPES = {1: "object file", 2: "executable", 3: "executable or library"}
 _NT_PRPSINFO, _NT_TASKSTRUCT, _NT_AUXV = 3, 4, 6
 
 COPY_AGAIN = "copy or make the dump again"
-"""What to do about a file that is not whole."""
+"""What to do about an incomplete file."""
 _CUT_SHORT = "the file is cut short: {}; the rest is missing"
 _HEADERS_CUT = f"is cut short or damaged: its ELF headers are not whole; {COPY_AGAIN}"
 _NO_END = "the file is cut short: the mark at the end of the flattened format is missing"
@@ -92,9 +92,9 @@ _NO_HEADERS = (
     f"other than {UNDERSTOOD}"
 )
 _QEMU_KNOWS_NO_NAME = "Unknown"
-"""utsname.machine of any guest but x86 (ELF_MACHINE_UNAME in QEMU's dump.c, v7.2)."""
+"""utsname.machine of guests other than x86 (ELF_MACHINE_UNAME in QEMU's dump.c, v7.2)."""
 _ONLY_ARM64 = "NUMBER(kimage_voffset)"
-"""A line of VMCOREINFO that arm64 has, and no other machine."""
+"""A line of VMCOREINFO that only arm64 has."""
 _NOT_IN_IT = "is damaged: its headers are incomplete"
 _QEMU_HINT = " (QEMU dumps have one if the guest has -device vmcoreinfo and loads qemu_fw_cfg)"
 _NO_MEMORY = "has no memory in it: none of its {} segments is PT_LOAD"
@@ -106,14 +106,14 @@ _XEN_HOST = "is a dump of the Xen hypervisor, without VMCOREINFO of a Linux kern
 _XEN_NOTES = {b"Xen", b"VMCOREINFO_XEN"}
 _VMCOREINFO_CUT = "its VMCOREINFO is cut short or damaged: it lacks {}; " + OTHER_VMCOREINFO
 _NEEDED = ("OSRELEASE", "PAGESIZE", "SYMBOL(swapper_pg_dir)")
-"""Lines of VMCOREINFO without which drgn opens no dump (v0.3.0)."""
+"""Lines of VMCOREINFO that drgn needs to open a dump (v0.3.0)."""
 
 
 def shown(path: str) -> str:
     """Return a path for a message of one line.
 
     It is escaped if it has characters that are not printable. A URL, which may be given where a
-    path is expected, has no user info and no query in a message.
+    path is expected, is shown without user info and query.
     """
     path = without_secrets(path)
     return path if path and path.isprintable() else repr(path)
@@ -122,7 +122,7 @@ def shown(path: str) -> str:
 def path_given(parameter: str, path: object) -> str:
     """Return a path that a caller has given, as text.
 
-    Bytes are not taken; nor is a number, which open() would take for a file that is open already, and close.
+    Bytes are not accepted. Nor is a number: open() would treat it as an open file descriptor, and close that.
 
     :param parameter: Name of the parameter, for the error
     :raises UsageError: if it is neither text nor a path of pathlib
@@ -139,8 +139,8 @@ def path_given(parameter: str, path: object) -> str:
 def open_regular(path: str) -> Iterator[BinaryIO]:
     """Open a file that must be a regular one, for as long as the context lasts.
 
-    :raises InputError: if it cannot be opened, is something else, or an OSError says meanwhile
-        that it cannot be read
+    :raises InputError: if it cannot be opened, is not a regular file, or an OSError in the context
+        says that it cannot be read
     """
     with _opened(path) as file:
         try:
@@ -188,30 +188,30 @@ class CoreFile(msgspec.Struct, frozen=True):
     """What is needed to open a core dump."""
 
     path: str
-    """Of the file, unpacked."""
+    """Path of the file, unpacked."""
     cut_short: Optional[str] = None
-    """What of it is missing, or damaged, though it can be opened, in words; ``None`` if it is whole."""
+    """In words, what is missing or damaged in a file that can still be opened; ``None`` if it is complete."""
     arch: Optional[str] = None
-    """As :attr:`.records.KernelInfo.arch`, if drgn cannot tell the machine from the file."""
+    """As :attr:`.records.KernelInfo.arch`, if drgn cannot determine the machine from the file."""
     vmcoreinfo: Optional[bytes] = None
     """VMCOREINFO of the dump, lines of text; ``None`` if it has none."""
     walks_page_tables: bool = False
-    """drgn itself translates addresses, by tables that stay as they are: in ELF with physical addresses.
-    In kdump libkdumpfile does."""
+    """Whether drgn itself translates addresses, by page tables that do not change: so in ELF with
+    physical addresses. In kdump, libkdumpfile translates them."""
     missing_pages: Optional[MissingPages] = None
-    """Of kdump, those that must not be read."""
+    """Pages of a kdump file that must not be read."""
 
 
 def check_core(
     path: str, name: str, have_vmcoreinfo: bool = False, packed: Optional[str] = None
 ) -> CoreFile:
-    """Refuse what cannot be a core dump of a Linux kernel of an architecture that is supported.
+    """Refuse a file that cannot be a core dump of a Linux kernel of a supported architecture.
 
     :param path: of the file, unpacked
     :param name: what to call it in a message
-    :param have_vmcoreinfo: VMCOREINFO was given in a file of its own
-    :param packed: what it was packed with, as :func:`compression_of` says
-    :raises InputError: in one line, what the file is instead
+    :param have_vmcoreinfo: whether VMCOREINFO was given in a file of its own
+    :param packed: what it was packed with, as :func:`compression_of` returns it
+    :raises InputError: with one line that says what the file is instead
     """
     with open_regular(path) as file:
         magic = file.read(12)
@@ -231,7 +231,7 @@ def check_core(
 
 
 def _twice(file: BinaryIO, packed: str) -> str:
-    # A file that was unpacked here, and is no dump: what it is.
+    # Say what a file is that was unpacked here, and is not a dump.
     if _compression(read_at(file, 0, 8)) is not None:
         return f"is packed twice; unpack it once, with {packed} -dc FILE > NEWFILE"
     return f"the file packed in it {name_format(file)}"
@@ -268,10 +268,10 @@ def _check_elf(file: BinaryIO, elf: Elf, path: str, name: str, have_vmcoreinfo: 
     cut_short = None
     if elf.announced_bytes > elf.file_bytes and not is_kcore:
         cut_short = _CUT_SHORT.format(_sizes(elf.announced_bytes, elf.file_bytes))
-    # drgn goes by the class of the file: it takes 64-bit ELF of x86-32, as QEMU writes it and kexec
-    # with PAE, for x86-32 with words of 64 bits.
+    # drgn goes by the class of the file: it treats 64-bit ELF of x86-32, as QEMU and kexec with PAE
+    # write it, as x86-32 with words of 64 bits.
     arch = "i386" if arch_of_elf(elf.machine) == "i386" else None
-    # drgn's rule: if all physical addresses are 0, they are none. The tables of a running kernel change.
+    # drgn's rule: if all physical addresses are 0, there are none. The page tables of a running kernel change.
     has_physical = any(s.physical_address for s in elf.segments if s.type == PT_LOAD)
     return CoreFile(path, cut_short, arch, vmcoreinfo, has_physical and not is_kcore)
 
@@ -287,7 +287,7 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
     file_bytes = file.seek(0, 2)
     flattened = is_flattened(file)
     if is_flattened_elf(file):
-        # libkdumpfile (v0.5.4) gives zeros for a page left out where a segment begins behind it.
+        # libkdumpfile (v0.5.4) returns zeros for an excluded page if a segment begins after it.
         raise InputError(f"{name}: {_FLATTENED_ELF}")
     header = read_kdump(file)
     cut_short = _NO_END if flattened and not has_end(file) else None
@@ -304,7 +304,7 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
             f"page frames {begin} to {end - 1} of {header.max_pfn}" if begin < end else "no pages"
         )
         raise InputError(f"{name}: {_PART.format(held)}")
-    # libkdumpfile maps them, and dies of SIGBUS where the file ends before them.
+    # libkdumpfile maps them, and crashes with SIGBUS where the file ends before them.
     parts_end = max(end for _, end in header.parts)
     if parts_end > file_bytes:
         raise InputError(f"{name}: is cut short: {_sizes(parts_end, file_bytes)}; {COPY_AGAIN}")
@@ -333,14 +333,14 @@ def _check_kdump(file: BinaryIO, path: str, name: str, have_vmcoreinfo: bool) ->
 
 
 def _arch_to_give(header: KdumpHeader, vmcoreinfo: Mapping[str, str], name: str) -> Optional[str]:
-    # libkdumpfile goes by the machine only where a kernel is named beside it
-    # (uts_looks_sane() in its util.c, v0.5.4); QEMU's dump.c leaves the rest out.
+    # libkdumpfile uses the machine only if the other fields of utsname are there, too
+    # (uts_looks_sane() in its util.c, v0.5.4); QEMU's dump.c leaves those out.
     *rest, machine, _ = header.utsname
     arch = arch_of_utsname(machine)
     if machine == _QEMU_KNOWS_NO_NAME and _ONLY_ARM64 in vmcoreinfo:
         arch = "aarch64"
     if arch == "i386":
-        return arch  # it does not know the name i686
+        return arch  # libkdumpfile does not know the name i686
     if not machine or any(rest):
         return None
     if arch is None:

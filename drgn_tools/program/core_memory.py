@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Correct what drgn reads wrongly in a core dump, or not at all.
+"""Correct what drgn reads wrongly in a core dump, or cannot read.
 
 In an ELF core: excluded pages. In a kdump file: pages whose data are missing; for some arm64 kernels, all memory. On x86-32 and with
-memory encryption: kernel addresses, which drgn cannot translate. On x86-32 also the registers of CPUs, and on all machines that a kdump
-file has none.
+memory encryption: kernel addresses, which drgn cannot translate. The registers of CPUs: on x86-32, and on all machines in a kdump
+file that has none.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def correct_core_memory(
 ) -> None:
     """Make reads of excluded pages fault, and reads of kernel addresses and CPU registers work.
 
-    This is done once for a program; a second call does nothing, nor does a call for a program
-    that is not a core dump. A kdump file of x86-64 and most arm64 kernels needs nothing if it is whole:
-    libkdumpfile handles excluded pages and memory encryption.
+    This is done once for a program. A second call does nothing, nor does a call for a program
+    that is not a core dump. The memory of a complete kdump file needs nothing on x86-64 and for most
+    arm64 kernels: libkdumpfile handles excluded pages and memory encryption.
 
-    :param path: of the dump; by default the path that drgn has, which drgn cannot give if it is
+    :param path: of the dump; by default the path that drgn has, which drgn cannot return if it is
         not UTF-8
-    :param vmcoreinfo: VMCOREINFO, if it was given beside the dump
-    :param missing_pages: of a kdump file, if it is known already
+    :param vmcoreinfo: VMCOREINFO, if it was given separately from the dump
+    :param missing_pages: of a kdump file, if they are already known
     :raises InputError: if the dump is no longer where it was opened
     """
     if prog.flags & ProgramFlags.IS_LIVE or _CACHE_KEY in prog.cache:

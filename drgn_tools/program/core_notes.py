@@ -16,7 +16,7 @@ _NT_PRSTATUS = 1
 
 
 class CoreNotes(msgspec.Struct, frozen=True):
-    """What the notes of a core dump say of the kernel."""
+    """What the notes of a core dump say about the kernel."""
 
     vmcoreinfo: Optional[bytes]
     """VMCOREINFO, lines of text; ``None`` if the dump has none."""
@@ -27,7 +27,7 @@ class CoreNotes(msgspec.Struct, frozen=True):
 def read_core_notes(file: BinaryIO, elf: Optional[Elf]) -> CoreNotes:
     """Return what the notes of a core dump say; nothing if it is neither ELF nor kdump.
 
-    :param elf: Its ELF headers; ``None`` if it is no ELF file
+    :param elf: Its ELF headers; ``None`` if it is not an ELF file
     """
     header = read_kdump(file) if elf is None else None
     vmcoreinfo = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A user tells the type of a variable that has a symbol, but no type."""
+"""A user declares the type of a variable that has a symbol, but no type."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _CACHE_KEY = cache_key(__name__)
 
 @takes_program_or_default
 def declare(prog: Program, declaration: str) -> Object:
-    """Declare a variable: its symbol has the address, this the type.
+    """Declare the type of a variable; its symbol has the address.
 
-    BTF seldom has the types of global variables. From then on ``prog["bar"]`` is this variable, also
-    for helpers and commands, and whatever debuginfo says of one of that name. A second declaration
-    replaces the first.
+    BTF seldom has the types of global variables. From then on, ``prog["bar"]`` is this variable, also
+    for helpers and commands. It goes before debuginfo of a variable of that name. A second
+    declaration replaces the first.
 
     >>> declare(prog, "struct foo *bar[]")
 
     :param declaration: C, of one variable: a type by its name, pointers to it, arrays of it, or a
         struct that is written out (``struct { int a; struct list_head list; } bar``). A length is a
-        number or an enumerator; an empty one is as much as there is up to the next symbol. Of a
-        per-CPU variable it is the type that each CPU has: ``per_cpu()`` of drgn takes it.
+        number or an enumerator; with an empty one the array extends to the next symbol. For a
+        per-CPU variable, give the type that it has on each CPU; drgn's ``per_cpu()`` accepts the result.
     :return: the variable
-    :raises UsageError: if it is no such declaration, there is no such type, there is not exactly one
-        such symbol, or the variable is too small for the type
-    :raises InputError: if the program is no kernel
+    :raises UsageError: if the declaration is not valid, there is no such type, there is not exactly
+        one such symbol, or the variable is too small for the type
+    :raises InputError: if the program is not a kernel
     """
     require_kernel(prog)
     if not isinstance(declaration, str):
@@ -71,7 +71,7 @@ def declare(prog: Program, declaration: str) -> Object:
 
 
 def _symbol(prog: Program, name: str) -> Symbol:
-    # A function may have the name of a variable.
+    # A function may have the same name as a variable.
     found = prog.symbols(name)
     data = [symbol for symbol in found if symbol.kind is not SymbolKind.FUNC] or found
     addresses = sorted({symbol.address for symbol in data})

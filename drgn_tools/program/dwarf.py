@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Types and symbols of a program out of files: a vmlinux with DWARF, and kernel modules."""
+"""Types and symbols of a program from files: a vmlinux with DWARF, and kernel modules."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _what_is_packed(path: str, compression: str) -> str:
 
 
 def linked_address(platform: Platform, image: str, symbol: str) -> Optional[int]:
-    """Return the address for which a symbol of a vmlinux was linked; with KASLR it is elsewhere in memory.
+    """Return the address at which a symbol of a vmlinux is linked; with KASLR, its address in memory differs.
 
     :return: ``None`` if the vmlinux has no such symbol
     """
@@ -97,10 +97,10 @@ def load_dwarf(
     """Load a vmlinux with DWARF, and modules.
 
     :param name: what to call the kernel in a message
-    :param images: the vmlinux; if they are several, all must be of this kernel
+    :param images: paths of the vmlinux; if there are several, all must be of this kernel
     :param module_paths: files of modules
-    :raises TypesError: if the vmlinux is of another kernel, or has no DWARF that can be used, or a file is of another
-        build of a module that is loaded
+    :raises TypesError: if the vmlinux is of another kernel or has no usable DWARF, or a file is of another build of a
+        loaded module
     """
     expected = build_id_by_drgn(prog)
     if expected is not None:
@@ -121,15 +121,15 @@ def load_dwarf(
 def load_modules(prog: Program, name: str, paths: Sequence[str]) -> None:
     """Load debuginfo of modules from files, as far as drgn can use it.
 
-    :param prog: has types already
+    :param prog: already has types
     :param name: what to call the kernel in a message
-    :raises TypesError: if a file is of another build of a module that is loaded
+    :raises TypesError: if a file is of another build of a loaded module
     """
     _load_files(prog, usable_module_files(prog, name, paths))
 
 
 def _load_files(prog: Program, paths: Sequence[str]) -> None:
-    if not paths:  # drgn would create its modules all the same
+    if not paths:  # drgn would create its modules anyway
         return
-    with suppress(MissingDebugInfoError):  # the caller looks for what it needs afterwards
+    with suppress(MissingDebugInfoError):  # the caller then checks whether it has what it needs
         prog.load_debug_info(paths)

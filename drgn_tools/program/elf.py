@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The part of ELF that opening a file needs: what it is, its notes, whether it is whole."""
+"""The part of ELF that opening a file needs: what the file is, its notes, whether it is complete."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _MAX_SEGMENTS = 1_000_000
 _SHT_NOTE, _SHT_NOBITS = 7, 8
 _MAX_SECTION_NAMES_BYTES = 1 << 22
 """A module may have a section for each function."""
-_MAX_SECTION_NAME_BYTES = 64  # longer ones are none that is asked for
+_MAX_SECTION_NAME_BYTES = 64  # callers look for shorter names only
 MAX_NOTE_BYTES = 64 << 20
-"""Notes of a file that are read; a note for each of 8,192 CPUs takes 4 MB."""
+"""How many bytes of notes are read; a note for each of 8,192 CPUs takes 4 MB."""
 _MAX_NOTES = 100_000
-_MAX_BUILD_ID_BYTES = 64  # the longest digest there is; that of a kernel has 20
+_MAX_BUILD_ID_BYTES = 64  # the longest digest there is; that of a kernel has 20 bytes
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -52,13 +52,13 @@ class Segment(msgspec.Struct, frozen=True):
     offset: int
     """Where its bytes start in the file."""
     file_bytes: int
-    """How many of them there are."""
+    """How many of its bytes are in the file (p_filesz)."""
     address: int
     """p_vaddr"""
     physical_address: int
     """p_paddr"""
     memory_bytes: int
-    """p_memsz: what lies behind the first file_bytes is not in the file."""
+    """p_memsz: the bytes after the first file_bytes are not in the file."""
     alignment: int
     """p_align"""
 
@@ -84,7 +84,7 @@ class Elf(msgspec.Struct, frozen=True):
     machine: int
     """EM_*."""
     byteorder: str
-    """``<`` (little-endian) or ``>``, as Python's struct has it."""
+    """``<`` (little-endian) or ``>``, as in Python's struct."""
     segments: tuple[Segment, ...]
     """The program headers."""
     file_bytes: int
@@ -105,7 +105,7 @@ class Note(msgspec.Struct, frozen=True):
 
 
 def read_elf(file: BinaryIO) -> Optional[Elf]:
-    """Return the headers of an ELF file, ``None`` if it is none or ends within them."""
+    """Return the headers of an ELF file, ``None`` if it is not ELF, or its headers are incomplete or damaged."""
     file_bytes = file.seek(0, os.SEEK_END)
     header = read_at(file, 0, 64)
     header_bytes = _HEADER_BYTES.get(header[4:5])
@@ -135,14 +135,14 @@ def read_elf(file: BinaryIO) -> Optional[Elf]:
 
 
 def elf_type(start: bytes) -> Optional[int]:
-    """Return ET_* of an ELF file by its first 18 bytes, ``None`` if it is none or ends before."""
+    """Return ET_* of an ELF file from its first 18 bytes, ``None`` if it is not ELF or is shorter."""
     if start[:4] != b"\x7fELF" or len(start) < 18:
         return None
     return int.from_bytes(start[16:18], "big" if start[5] == 2 else "little")
 
 
 def read_sections(file: BinaryIO) -> Iterator[Section]:
-    """Return the sections of an ELF file; none, if its section headers are damaged or more than e_shnum can count."""
+    """Return the sections of an ELF file; none if its section headers are damaged or more than e_shnum can count."""
     header = read_at(file, 0, 64)
     order = ">" if header[5:6] == b"\2" else "<"
     # e_shoff and what follows e_phnum
@@ -165,14 +165,14 @@ def read_sections(file: BinaryIO) -> Iterator[Section]:
 
 
 def has_section(file: BinaryIO, name: bytes) -> bool:
-    """Return whether an ELF file has a section of a name; ``False``, too, if its section headers are damaged."""
+    """Return whether an ELF file has a section of a name; also ``False`` if its section headers are damaged."""
     return any(section.name == name for section in read_sections(file))
 
 
 def section_contents(file: BinaryIO, name: bytes, size: int) -> Optional[bytes]:
-    """Return the first bytes of the first section of a name; ``None`` if there is none, or only room for it in memory.
+    """Return the first bytes of the first section of a name; ``None`` if there is none, or it is not in the file (.bss).
 
-    :param size: how many at most
+    :param size: how many bytes at most
     """
     found = next((section for section in read_sections(file) if section.name == name), None)
     if found is None or found.type == _SHT_NOBITS:
@@ -181,13 +181,13 @@ def section_contents(file: BinaryIO, name: bytes, size: int) -> Optional[bytes]:
 
 
 def notes_of_sections(file: BinaryIO) -> Iterator[Note]:
-    """Return the notes of an ELF file that has no segments, such as a kernel module, as :func:`read_notes` does."""
+    """Like :func:`read_notes`, for an ELF file that has no segments, such as a kernel module."""
     return islice(_all_notes_of_sections(file), _MAX_NOTES)
 
 
 def _all_notes_of_sections(file: BinaryIO) -> Iterator[Note]:
     order = ">" if read_at(file, 5, 1) == b"\2" else "<"
-    left = MAX_NOTE_BYTES  # of all sections: they may lie on one another
+    left = MAX_NOTE_BYTES  # for all sections together: they may overlap
     for section in read_sections(file):
         if section.type == _SHT_NOTE:
             data = read_at(file, section.offset, min(section.size, left))
@@ -196,13 +196,13 @@ def _all_notes_of_sections(file: BinaryIO) -> Iterator[Note]:
 
 
 def notes_in(data: bytes, byteorder: str = "<", alignment: int = 4) -> Iterator[Note]:
-    """Return the notes in the contents of a PT_NOTE segment, as far as they are whole, and no dump has more.
+    """Return the notes in the contents of a PT_NOTE segment, up to the first incomplete one, and no more than a dump has.
 
     :param alignment: p_align of the segment. With 8, descriptions and notes begin at multiples of
-        8 bytes from the start, with all else at multiples of 4. That is the rule of
+        8 bytes from the start; with any other value, at multiples of 4. This is the rule of
         gelf_getnote() in elfutils since 0.175, by which drgn reads them, and of
-        process_notes_at() in readelf of binutils (2.40), which refuses what is above 4 and not 8.
-        Of a 64-bit file .note.gnu.property has 8, a build ID in a segment of its own has 4.
+        process_notes_at() in readelf of binutils (2.40), which refuses a value above 4 other than 8.
+        In a 64-bit file, .note.gnu.property has 8; a build ID in a segment of its own has 4.
     """
     header = struct.Struct(byteorder + "III")
     padding = 7 if alignment == 8 else 3
@@ -224,12 +224,12 @@ def notes_in(data: bytes, byteorder: str = "<", alignment: int = 4) -> Iterator[
 
 
 def read_notes(file: BinaryIO, elf: Elf) -> Iterator[Note]:
-    """Return the notes of an ELF file, as far as they are whole, and no dump has more."""
+    """Return the notes of an ELF file. Each segment is read up to its first incomplete note, and no more than a dump has."""
     return islice(_all_notes(file, elf), _MAX_NOTES)
 
 
 def _all_notes(file: BinaryIO, elf: Elf) -> Iterator[Note]:
-    left = MAX_NOTE_BYTES  # of all segments: they may lie on one another
+    left = MAX_NOTE_BYTES  # for all segments together: they may overlap
     for segment in elf.segments:
         if segment.type == PT_NOTE:
             data = read_at(file, segment.offset, min(segment.file_bytes, left))

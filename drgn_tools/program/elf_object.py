@@ -2,7 +2,7 @@
 """A relocatable ELF file, such as a kernel module: sections, symbols, relocations, data with pointers.
 
 In such a file a pointer is a relocation: the section and the offset that it will point to. The file
-may be damaged or hostile: every offset and count in it is checked, and what does not fit is an
+may be damaged or hostile: every offset and count in it is checked, and a wrong one raises an
 :class:`.InputError`.
 """
 
@@ -26,14 +26,14 @@ _GIVE_KO = "give the .ko file of a live patch"
 _MAX_FILE_BYTES = 512 << 20
 _MAX_SECTIONS = 1 << 17
 _MAX_RELOCATIONS = 2_000_000
-"""Of those sections that are asked about: sections may overlap, so that a small file has many."""
+"""In all sections that are read: sections may overlap, so that a small file has many relocations."""
 _MAX_TEXT_BYTES = 1024
 _MAX_SECTION_NAME_BYTES = 512
 _SHT_SYMTAB, _SHT_RELA, _SHT_NOBITS = 2, 4, 8
 _SHF_EXECINSTR = 4
 _SHN_LORESERVE, _SHN_XINDEX = 0xFF00, 0xFFFF
 _ARCH_NAMES = {"x86_64": "x86-64", "aarch64": "arm64"}
-"""In errors."""
+"""Names of machines in errors."""
 _R_X86_64_PC32, _R_X86_64_PLT32 = 2, 4
 _PC_RELATIVE = frozenset((_R_X86_64_PC32, _R_X86_64_PLT32))
 
@@ -56,7 +56,7 @@ class Section(msgspec.Struct, frozen=True):
 
     @property
     def is_code(self) -> bool:
-        """Whether it has machine code."""
+        """Whether the section contains machine code."""
         return bool(self.flags & _SHF_EXECINSTR)
 
 
@@ -109,7 +109,7 @@ class ElfObject:
         return next((i for i, s in enumerate(self.sections) if s.name == name), None)
 
     def contents(self, section: int) -> memoryview:
-        """Return the bytes of a section; none if it has no room in the file (.bss)."""
+        """Return the bytes of a section; none if it takes no space in the file (.bss)."""
         found = self.sections[section]
         if found.type == _SHT_NOBITS:
             return self._data[:0]
@@ -139,7 +139,7 @@ class ElfObject:
     def pointer(self, place: Place) -> Optional[Place]:
         """Return where the pointer at a place will point to; ``None`` for NULL.
 
-        :raises InputError: if it points out of the file
+        :raises InputError: if it points to a symbol that this file does not define
         """
         relocation = self._pointers(place.section).get(place.offset)
         if relocation is None:
@@ -160,7 +160,7 @@ class ElfObject:
         return int.from_bytes(data, "little")
 
     def text(self, place: Place) -> str:
-        """Return the C string at a place; bytes that are not ASCII come as ``\\xNN``."""
+        """Return the C string at a place, with bytes that are not ASCII as ``\\xNN``."""
         text, end, _ = self._at(place, _MAX_TEXT_BYTES, "a name").partition(b"\0")
         if not end:
             raise self._damaged("a name without a terminating zero")
@@ -188,7 +188,7 @@ class ElfObject:
             raise InputError(f"{self._path}: is not a kernel module for {name}: {_GIVE_KO}")
         if shentsize != _SHDR.size:
             raise self._damaged(f"section headers of {shentsize} bytes")
-        if shnum == 0 or shstrndx == _SHN_XINDEX:  # more than the header can count
+        if shnum == 0 or shstrndx == _SHN_XINDEX:  # more sections than the header can count
             first = _SHDR.unpack(self._bytes(shoff, _SHDR.size, "the section headers"))
             shnum, shstrndx = shnum or first[5], first[6] if shstrndx == _SHN_XINDEX else shstrndx
         if not shstrndx < shnum <= _MAX_SECTIONS:
@@ -230,7 +230,7 @@ class ElfObject:
         for offset, info, addend in _RELA.iter_unpack(table[: count * _RELA.size]):
             number, type_ = info >> 32, info & 0xFFFF_FFFF
             _, place = self._symbol(number)
-            # That CPU adds a relative address to that of the next instruction, others to that of this one.
+            # x86-64 adds a relative address to the address of the next instruction, other machines to that of this one.
             distance = addend + 4 if is_x86 and type_ in _PC_RELATIVE else addend
             yield Relocation(offset, number, None if place is None else place + distance)
 

@@ -5,9 +5,9 @@ makedumpfile ends a segment in the file before its end in memory (p_filesz <
 p_memsz) where it excludes pages: pages of zeros (dump level 1), or pages that the
 user did not want (2 to 16). ELF's rule is that these bytes are zero, and drgn follows
 it: see drgn_program_set_core_dump_fd_internal() in libdrgn/program.c, v0.3.0.
-But the zeros are a guess: a stack, a list or a page table that was excluded would
-look empty. So reads of these pages fault here. A kdump file does not need this: it
-has the pages of zeros, and libkdumpfile faults for excluded pages.
+But the zeros are a guess: an excluded stack, list or page table would look empty. So
+here reads of these pages fault. A kdump file does not need this: it contains the
+pages of zeros, and libkdumpfile faults on excluded pages.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def fault_on_excluded_pages(prog: Program, elf: Elf) -> None:
     for physical in (False, True):
         spans = [_span(segment, physical) for segment in segments]
         if physical and not any(span.begin for span in spans):
-            continue  # drgn's rule: these are no addresses
+            continue  # drgn's rule: if all physical addresses are 0, there are none
         for begin, end in excluded_ranges(spans):
             prog.add_memory_segment(begin, end - begin, _fault, physical)
 
@@ -59,11 +59,11 @@ def _span(segment: Segment, physical: bool) -> Span:
 def excluded_ranges(spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
     """Return [begin, end) of the addresses that have no bytes in the file.
 
-    Of several spans that have an address the last one counts: drgn reads from that segment.
+    If an address is in several spans, the last one counts: drgn reads from that segment.
     """
     edges = sorted({edge for span in spans for edge in (span.begin, span.in_file_end, span.end)})
     waiting = sorted(range(len(spans)), key=lambda i: spans[i].begin, reverse=True)
-    covering: list[int] = []  # a heap: minus the number of a span
+    covering: list[int] = []  # a heap of negated indexes into spans
     for begin, end in zip(edges, edges[1:]):
         while waiting and spans[waiting[-1]].begin <= begin:
             heappush(covering, -waiting.pop())

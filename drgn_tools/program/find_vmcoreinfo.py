@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Finds VMCOREINFO in the memory of a dump: the kernel keeps its text there.
+"""Find VMCOREINFO in the memory of a dump: the kernel keeps its text there.
 
-It fills a page with it (``vmcoreinfo_data``) and copies that behind the header of a note
+The kernel writes the text to a page (``vmcoreinfo_data``) and copies it behind the header of a note
 (``vmcoreinfo_note``): crash_save_vmcoreinfo_init() in kernel/vmcore_info.c, v6.12. Both are physically
-contiguous. Memory also holds copies of earlier boots, which do not fit.
+contiguous. Memory also holds copies from earlier boots, which do not fit.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ _TEXT = re.compile(rb"OSRELEASE=[!-~]+\n(?:[ -~]+\n)+(?=\0)")
 _NEEDED = (b"\nPAGESIZE=", b"\nSYMBOL(")
 _CHUNK_BYTES = 1 << 20
 _MAX_TEXTS = 1000
-"""Different ones that are looked at."""
+"""How many different texts are tried."""
 
 
 def stub(block_bytes: int) -> bytes:
     """Return VMCOREINFO with which drgn and libkdumpfile (v0.5.4) read the physical memory of any dump.
 
-    :param block_bytes: Size of a block of a kdump file. libkdumpfile uses the kernel's page size as that
+    :param block_bytes: Size of a block of a kdump file. libkdumpfile takes it from the kernel's page size
     """
     return _STUB % block_bytes
 
 
 def vmcoreinfo_in_memory(file: BinaryIO, prog: Program) -> Iterator[bytes]:
-    """Return what may be VMCOREINFO, each text once, in the order of the memory.
+    """Return texts that may be VMCOREINFO, each once, in the order of the memory.
 
     :param file: The dump
     :param prog: A program of it that can read its physical memory; used if it is not ELF
@@ -70,12 +70,12 @@ def vmcoreinfo_in_memory(file: BinaryIO, prog: Program) -> Iterator[bytes]:
 
 
 def vmcoreinfo_of_symbol(prog: Program) -> Optional[bytes]:
-    """Return the text that the kernel itself takes for its VMCOREINFO, the page at ``vmcoreinfo_data``.
+    """Return the text that the kernel itself uses as its VMCOREINFO, the page at ``vmcoreinfo_data``.
 
-    Without KASLR a copy of an earlier boot fits as well, but has another CRASHTIME.
+    Without KASLR, a copy from an earlier boot also fits, but has another CRASHTIME.
 
-    :param prog: A program that has a VMCOREINFO that fits
-    :return: ``None`` if its symbols do not have that variable, or it does not lead to a text
+    :param prog: A program whose VMCOREINFO fits
+    :return: ``None`` if its symbols do not have that variable, or it does not point to such a text
     """
     kallsyms = kallsyms_of(prog)
     for variable in kallsyms.find("vmcoreinfo_data") if kallsyms is not None else ():
@@ -87,8 +87,8 @@ def vmcoreinfo_of_symbol(prog: Program) -> Optional[bytes]:
 
 
 def _pieces_of_elf(file: BinaryIO, elf: Elf) -> Iterator[bytes]:
-    """Yield memory in pieces; each begins with the end of the one before if they belong together."""
-    left = elf.file_bytes  # of all segments: they may lie on one another
+    """Yield memory in pieces; within a segment, each begins with the end of the one before."""
+    left = elf.file_bytes  # for all segments together: they may overlap
     for segment in elf.segments:
         if segment.type != PT_LOAD:
             continue
@@ -101,10 +101,10 @@ def _pieces_of_elf(file: BinaryIO, elf: Elf) -> Iterator[bytes]:
 
 
 def _behind_hole(file: BinaryIO, at: int) -> int:
-    """Return where the next bytes are that are not in a hole of the file."""
+    """Return where the next data begin that are not in a hole of the file."""
     try:
         return os.lseek(file.fileno(), at, os.SEEK_DATA)
-    except OSError:  # a hole up to the end of the file, or a file system without holes
+    except OSError:  # a hole up to the end of the file, or a file system that cannot say
         return at
 
 
@@ -115,7 +115,7 @@ def _pieces_of_kdump(file: BinaryIO, prog: Program) -> Iterator[bytes]:
 
 
 def _readable(prog: Program, at: int, size: int) -> Iterator[bytes]:
-    """Yield what can be read of physical memory: halves of what cannot be read as a whole."""
+    """Yield the parts of physical memory that can be read. A part that cannot be read as a whole is halved."""
     data = _read(prog, at, size)
     if data is not None:
         yield data

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Opens the memory of the running kernel, /proc/kcore, or says why the system does not allow it."""
+"""Open the memory of the running kernel, /proc/kcore, or say why the system does not allow it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ _NAME = "the running kernel"
 def open_running_kernel(prog: Program) -> None:
     """Open the running kernel.
 
-    For a user who is not root and sits at a terminal, sudo asks for the password; it opens one
-    file.
+    If a user at a terminal is not root, sudo asks for the password and opens this one file.
 
     :param prog: a new program
-    :raises InputError: in one line, what is missing and what to do
+    :raises InputError: with one line that says what is missing and what to do
     """
     if _is_masked():
         raise InputError(
@@ -50,15 +49,15 @@ def open_running_kernel(prog: Program) -> None:
 
 
 def _is_masked() -> bool:
-    """Return whether something else lies over the file: an empty one, or a device (/dev/null).
+    """Return whether something else is mounted over the file: an empty file, or a device (/dev/null).
 
-    The kernel's own is a regular file and its size is that of the addresses in it
+    The kernel's own is a regular file whose size covers the addresses in it
     (kcore_update_ram() in fs/proc/kcore.c, v6.12).
     """
     try:
         status = os.stat(_KCORE)
     except OSError:
-        return False  # opening it tells why
+        return False  # opening it then gives the error
     return not stat.S_ISREG(status.st_mode) or status.st_size == 0
 
 
@@ -81,7 +80,7 @@ def _open_by_sudo(prog: Program) -> None:
 
 def _reason(error: PermissionError) -> str:
     # EACCES: the file belongs to root. EPERM: open_kcore() in fs/proc/kcore.c (v6.12)
-    # asks for a capability, and for a kernel that is not locked down.
+    # requires a capability, and a kernel that is not locked down.
     if error.errno == errno.EACCES and os.geteuid() != 0:
         return f"only root may read {_KCORE}: run this with sudo"
     level = _lockdown_level()

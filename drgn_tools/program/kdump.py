@@ -2,7 +2,7 @@
 """The part of the kdump format that opening a file needs, flattened or not.
 
 The layouts are those of makedumpfile's diskdump_mod.h and makedumpfile.h
-(v1.7.8), as written by a little-endian machine.
+(v1.7.8), as a little-endian machine writes them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = (
 
 _KDUMP_MAGIC, _FLATTENED_MAGIC = b"KDUMP   ", b"makedumpfile"
 KDUMP_MAGICS = (_KDUMP_MAGIC, _FLATTENED_MAGIC)
-"""What drgn hands to libkdumpfile (has_kdump_signature() in libdrgn/program.c, v0.3.0)."""
+"""Files with these drgn opens with libkdumpfile (has_kdump_signature() in libdrgn/program.c, v0.3.0)."""
 
 _HEADER_BYTES = 512
 
@@ -61,7 +61,7 @@ class _Layout(msgspec.Struct, frozen=True):
     of VMCOREINFO, of the notes and of ERASEINFO, start_pfn_64, end_pfn_64, max_mapnr_64. Since
     version 6 the last three replace the 32-bit ones, on any machine."""
     places: range
-    """Where in it the offsets and sizes are."""
+    """Where in the sub-header the offsets and sizes are."""
 
 
 _LAYOUTS = (
@@ -70,16 +70,16 @@ _LAYOUTS = (
 )
 """No field of the headers names the layout; with the wrong one block_size is not the size of a page."""
 
-# A flattened file: a header of 4096 bytes; then records, big-endian, of where in the
-# dump the bytes belong and how many follow; a record of -1, -1 ends it.
+# A flattened file: a header of 4096 bytes, then records. A record is big-endian: an offset in
+# the dump, a size, and that many bytes. A record with -1, -1 ends the file.
 FLATTENED_HEADER_BYTES = 4096
 _RECORD = struct.Struct(">qq")
 RECORD_BYTES = _RECORD.size
 _END = b"\xff" * _RECORD.size
 _MAX_RECORDS = 64
-"""The headers are in the first few, as both makedumpfile and QEMU write them."""
+"""Both makedumpfile and QEMU write the headers in the first few."""
 _MAX_RECORDS_IN_ALL = 1 << 24
-"""QEMU writes one for 16 KiB: 256 GiB of pages."""
+"""QEMU writes one for each 16 KiB, so these are 256 GiB of pages."""
 
 _BITMAP_CHUNK_BYTES = 1 << 16
 _NOT_ZERO = re.compile(rb"[^\0]+")
@@ -97,18 +97,18 @@ class KdumpHeader(msgspec.Struct, frozen=True):
     max_pfn: int
     """One more than the highest page frame number."""
     utsname: tuple[str, ...]
-    """sysname, nodename, release, version, machine, domainname; "" where there is none."""
+    """sysname, nodename, release, version, machine, domainname; "" for each that is missing."""
     part: Optional[tuple[int, int]]
-    """[start, end) of the page frame numbers in this part of a split dump, ``None`` if it is whole."""
+    """[start, end) of the page frame numbers in this part of a split dump, ``None`` if it is not split."""
     is_incomplete: bool
-    """makedumpfile could not write all pages that it meant to."""
+    """Whether makedumpfile could not write all the pages that it meant to."""
     parts: tuple[tuple[int, int], ...]
-    """[begin, end) in the file (unflattened) of each part that libkdumpfile takes as a whole:
+    """[begin, end) in the file (unflattened) of each part that libkdumpfile maps as a whole:
     both bitmaps, and what the sub-header names."""
     vmcoreinfo: tuple[int, int] = (0, 0)
     """Offset in the file (unflattened) and size of VMCOREINFO, in bytes; size 0 if it has none."""
     notes: tuple[int, int] = (0, 0)
-    """The same of the ELF notes, one behind the other."""
+    """The same for the ELF notes, which follow each other."""
 
     @property
     def bitmaps_end(self) -> int:
@@ -119,7 +119,7 @@ class KdumpHeader(msgspec.Struct, frozen=True):
     def bitmap_of_dumped(self) -> tuple[int, int]:
         """[begin, end) in the file (unflattened) of the bitmap of the pages that have a descriptor.
 
-        As read_bitmap() of libkdumpfile has it (v0.5.4): the second one, but both together if one
+        As in read_bitmap() of libkdumpfile (v0.5.4), it is the second bitmap, or both together if one
         has too few bits for all pages.
         """
         begin = (1 + self.sub_header_blocks) * self.block_bytes
@@ -130,7 +130,7 @@ class KdumpHeader(msgspec.Struct, frozen=True):
 
 
 def is_flattened(file: BinaryIO) -> bool:
-    """Return whether this is the form that makedumpfile and QEMU write to a pipe."""
+    """Return whether a file has the form that makedumpfile and QEMU write to a pipe."""
     return read_at(file, 0, len(_FLATTENED_MAGIC)) == _FLATTENED_MAGIC
 
 
@@ -140,11 +140,11 @@ def is_flattened_elf(file: BinaryIO) -> bool:
 
 
 def holds_some_of_each(file: BinaryIO, parts: Iterable[tuple[int, int]]) -> bool:
-    """Return whether records of a flattened file reach into each of these parts of the dump.
+    """Return whether each of these parts of the dump overlaps a record of a flattened file.
 
-    Of a part that lies between two records, flatmap_get_chunk_flat() of libkdumpfile (v0.5.4)
-    takes the place in the file from before an array, and what is there may be anything. Of one
-    that they reach into, it takes what is missing as zeros.
+    For a part between two records, flatmap_get_chunk_flat() of libkdumpfile (v0.5.4) reads the
+    offset in the file from before an array, so it may be any value. In a part that overlaps a
+    record, it reads missing bytes as zeros.
 
     :param parts: [begin, end) in the dump
     """
@@ -159,14 +159,14 @@ def holds_some_of_each(file: BinaryIO, parts: Iterable[tuple[int, int]]) -> bool
 
 
 def has_end(file: BinaryIO) -> bool:
-    """Return whether a flattened file ends as it should."""
+    """Return whether a flattened file ends with the record that marks its end."""
     return read_at(file, file.seek(0, os.SEEK_END) - len(_END), len(_END)) == _END
 
 
 def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
-    """Return the headers, ``None`` where they are not whole, damaged, or of another format.
+    """Return the headers, ``None`` if they are incomplete, damaged, or of another format.
 
-    Which machine's layout they have is decided as open_common() of libkdumpfile does (v0.5.4).
+    The machine whose layout they have is determined as in open_common() of libkdumpfile (v0.5.4).
     """
     header = _read(file, 0, _HEADER_BYTES)
     if not header.startswith(_KDUMP_MAGIC) or len(header) < _HEADER_BYTES:
@@ -202,13 +202,13 @@ def read_kdump(file: BinaryIO) -> Optional[KdumpHeader]:
 
 
 def machine_named(file: BinaryIO) -> str:
-    """Return utsname.machine, which lies at the same place in the header of any machine; "" if there is none."""
+    """Return utsname.machine, which has the same offset in the header on every machine; "" if there is none."""
     header = _read(file, 0, _HEADER_BYTES)
     return list(_uts_fields(header))[4] if header.startswith(_KDUMP_MAGIC) else ""
 
 
 def read_part(file: BinaryIO, place: tuple[int, int]) -> bytes:
-    """Return a part that the sub-header names, not more than a dump has.
+    """Return a part that the sub-header names, up to the largest size of notes in a dump.
 
     :param place: :attr:`KdumpHeader.vmcoreinfo` or :attr:`KdumpHeader.notes`
     """
@@ -222,7 +222,7 @@ def read_part(file: BinaryIO, place: tuple[int, int]) -> bytes:
 def without_notes(headers: bytes) -> bytes:
     """Return headers that name no notes, VMCOREINFO or ERASEINFO.
 
-    :param headers: both, as :func:`read_kdump` takes them, up to the end of the second block
+    :param headers: header and sub-header that :func:`read_kdump` accepts, up to the end of the second block
     """
     found = _layout_of(headers)
     assert found is not None
@@ -232,7 +232,7 @@ def without_notes(headers: bytes) -> bytes:
 
 
 def _layout_of(header: bytes) -> Optional[tuple[_Layout, tuple[int, ...]]]:
-    """Return the layout of a header, and what it has of :data:`_SIZES`."""
+    """Return the layout of a header, and its fields of :data:`_SIZES`."""
     for layout in _LAYOUTS:
         sizes = _SIZES.unpack_from(header, layout.sizes_at)
         _, block_bytes, _, bitmap_blocks, max_pfn = sizes
@@ -242,7 +242,7 @@ def _layout_of(header: bytes) -> Optional[tuple[_Layout, tuple[int, ...]]]:
 
 
 def _named_parts(version: int, places: Sequence[int]) -> Iterator[tuple[int, int]]:
-    # As read_sub_hdr_64() of libkdumpfile has it (v0.5.4).
+    # As in read_sub_hdr_64() of libkdumpfile (v0.5.4).
     vmcoreinfo, notes, eraseinfo = zip(places[::2], places[1::2])
     for offset, size in (notes, eraseinfo) if version >= 4 else (vmcoreinfo,) * (version == 3):
         if size:
@@ -257,9 +257,9 @@ def _uts_fields(header: bytes) -> Iterator[str]:
 
 
 def dumped_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Return [begin, end) of the physical memory that is in a dump, by its second bitmap; flattened or not.
+    """Return [begin, end) of the physical memory that is in a dump, by its bitmap; flattened or not.
 
-    A byte of the bitmap counts as a whole: of its 8 pages one or more are in the dump.
+    If one page of a byte of the bitmap is in the dump, all 8 pages of that byte are returned.
     """
     header = read_kdump(file)
     if header is None:
@@ -271,7 +271,7 @@ def dumped_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
 
 
 def _second_bitmap(file: BinaryIO, header: KdumpHeader) -> Iterator[tuple[int, bytes]]:
-    """Return pieces of the second bitmap: which of its bytes is the first, and the bytes."""
+    """Return pieces of :attr:`KdumpHeader.bitmap_of_dumped`: the offset in it, and the bytes."""
     begin, end = header.bitmap_of_dumped
     end = min(end, begin + MAX_BITMAP_BYTES)
     pieces: Iterable[tuple[int, int, int]] = [(begin, end - begin, begin)]
@@ -285,7 +285,7 @@ def _second_bitmap(file: BinaryIO, header: KdumpHeader) -> Iterator[tuple[int, b
 
 
 def _read(file: BinaryIO, at: int, size: int) -> bytes:
-    """Bytes of the dump, whichever form the file has; of a flattened one, of its start only."""
+    """Return bytes of the dump, flattened or not. Of a flattened file, only the first records are searched."""
     if is_flattened(file):
         return _read_records(file, at, size, _MAX_RECORDS)
     return read_at(file, at, size)
@@ -306,9 +306,9 @@ def _read_records(file: BinaryIO, at: int, size: int, max_records: int) -> bytes
 
 
 def records(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
-    """Return the records of a flattened file: offset in the dump, size, where in the file the bytes are.
+    """Return the records of a flattened file: offset in the dump, size, offset of the bytes in the file.
 
-    The last one may reach beyond the end of the file.
+    The last record may extend beyond the end of the file.
     """
     at = FLATTENED_HEADER_BYTES
     for _ in range(_MAX_RECORDS_IN_ALL):

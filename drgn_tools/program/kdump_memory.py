@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory of a kdump file that libkdumpfile cannot read: data of pages are missing, or it finds no memory.
+"""Read a kdump file that libkdumpfile cannot: data of pages are missing, or it does not find the memory of the kernel.
 
 libkdumpfile (v0.5.4) reads whatever a page descriptor names, and crashes with SIGBUS beyond the end of the file. It also
 walks page tables by itself before it reads anything, and uses the kernel's page size as the size of a block. So here
-it does not get the file, but a copy in memory with the headers and the pages that were asked for::
+it does not get the file, but a copy in memory that has the headers and the pages that were read::
 
     prog.read(virtual) -> our page tables -> prog.read(physical) -> missing? -> copy the page -> libkdumpfile
 """
@@ -27,17 +27,17 @@ __all__ = ("read_around",)
 _HALF = 1 << 63
 _MOST_BYTES = 1 << 50
 _WINDOW_BYTES = 4 << 20
-"""libkdumpfile maps so much at once."""
+"""libkdumpfile maps this much at once."""
 
 
 def read_around(prog: Program, path: str, vmcoreinfo: Mapping[str, str]) -> None:
-    """Let a program read memory through our own page tables, and get a FaultError for pages that are missing.
+    """Let a program read memory through our own page tables, and get a FaultError for missing pages.
 
-    :param prog: A program of a kdump file, of which no memory was read
+    :param prog: A program of a kdump file whose memory was not read yet
     :param path: Of the file
-    :param vmcoreinfo: VMCOREINFO of the dump. If it does not tell where the page tables are, reads of any virtual
-        address raise that error
-    :raises OSError: If the file cannot be read any more
+    :param vmcoreinfo: VMCOREINFO of the dump. If the page tables cannot be found by it, every read of a virtual
+        address raises that error
+    :raises OSError: If the file can no longer be read
     """
     copy = _Copy(prog, path)
     for begin in (0, _HALF):
@@ -52,7 +52,7 @@ def read_around(prog: Program, path: str, vmcoreinfo: Mapping[str, str]) -> None
 
 class _Copy:
     def __init__(self, prog: Program, path: str) -> None:
-        file = open(path, "rb")  # noqa: SIM115  # as long as the program is read
+        file = open(path, "rb")  # noqa: SIM115  # open for the lifetime of the program
         header = read_kdump(file)
         assert header is not None
         self._page_bytes = header.block_bytes
@@ -73,7 +73,7 @@ class _Copy:
             os.pwrite(self._fd, dump.read(at, min(_WINDOW_BYTES, end - at)), at)
 
     def read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
-        """Read physical memory; as drgn calls it."""
+        """Read physical memory; a callback of drgn."""
         for frame in range(address // self._page_bytes, -(-(address + count) // self._page_bytes)):
             if not self._has(frame):
                 at = max(address, frame * self._page_bytes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which pages of a kdump file have their data in it: every page descriptor is checked.
+"""Find the pages of a kdump file whose data are missing: every page descriptor is checked.
 
 libkdumpfile (v0.5.4) does not check them. It maps the file and reads what a descriptor names::
 
@@ -8,7 +8,7 @@ libkdumpfile (v0.5.4) does not check them. It maps the file and reads what a des
                                                           '- SIGBUS, if it is on another page
                                                              of the file: fcache_get_mmap()
 
-In a flattened file what no record holds has no place: flatmap_get_chunk_flat() looks for it behind an array.
+In a flattened file, bytes that are in no record have no offset: flatmap_get_chunk_flat() looks for it beyond an array.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ _MAX_RUNS = 1 << 14
 _ALL_FRAMES = 1 << 52
 
 Runs = Sequence[tuple[int, int]]
-"""[begin, end) each, in order."""
+"""Ranges [begin, end), in order."""
 
 
 class MissingPages(msgspec.Struct, frozen=True):
-    """Pages that a kdump file should have, but whose data it does not."""
+    """Pages that a kdump file should have, but whose data are missing."""
 
     count: int
-    """Of page descriptors."""
+    """Number of page descriptors."""
     page_bytes: int
     frames: tuple[tuple[int, int], ...]
-    """[begin, end) of page frame numbers, in order. Pages that are excluded may be among them."""
+    """[begin, end) of page frame numbers, in order. Excluded pages may be among them."""
 
     def first_in(self, address: int, size: int) -> Optional[int]:
-        """Return the first address of some physical memory that is on one of these pages.
+        """Return the first address in a range of physical memory that is on one of these pages.
 
         :param size: in bytes
         """
@@ -75,11 +75,11 @@ class PageData(msgspec.Struct, frozen=True):
     """What the page descriptors of a kdump file say."""
 
     announced_bytes: int
-    """How long the dump (unflattened) has to be to hold the last pages. Of more memory than a machine has,
-    only as long as to hold both bitmaps."""
+    """Size that the dump (unflattened) must have to hold the last pages. If its bitmap is too large, the size that
+    holds both bitmaps."""
     missing: MissingPages
     breaks_off: bool = False
-    """The file (flattened) ends inside the header of a record, and that is on two of its pages."""
+    """Whether the file (flattened) is cut short, and the header of the next record would cross the end of its last page."""
 
 
 def page_data(file: BinaryIO, header: KdumpHeader) -> PageData:
@@ -105,11 +105,11 @@ def page_data(file: BinaryIO, header: KdumpHeader) -> PageData:
 
 
 class KdumpPages:
-    """The pages of a kdump file by the number of their descriptor in the table: the bit of a page in the bitmap
-    says that it has one, and the bits before it say how many come first.
+    """The pages of a kdump file, by the number of their descriptor in the table. A page has a descriptor if its bit in
+    the bitmap is set. The number of the descriptor is the number of bits that are set before that one.
 
     :param file: The file, flattened or not; it must stay open
-    :param header: Its headers. With a bitmap of more than :data:`.kdump.MAX_BITMAP_BYTES` no page is found
+    :param header: Its headers. If the bitmap is larger than :data:`.kdump.MAX_BITMAP_BYTES`, no page is found
     """
 
     def __init__(self, file: BinaryIO, header: KdumpHeader) -> None:
@@ -121,7 +121,7 @@ class KdumpPages:
         pieces = range(0, self._end - self._begin, _BITMAP_PIECE_BYTES)
         self._before = list(accumulate(map(_count_ones, map(self._piece, pieces)), initial=0))
         self.count = self._before[-1]
-        """Of descriptors."""
+        """Number of descriptors."""
 
     def _piece(self, at: int) -> bytes:
         begin = self._begin + at
@@ -134,7 +134,7 @@ class KdumpPages:
         return 8 * at + _place_of_one(self._piece(at), number - self._before[piece])
 
     def descriptor(self, frame: int) -> Optional[tuple[int, bytes, int, bytes]]:
-        """Return the descriptor of a page and its data, each behind its place in the dump (unflattened).
+        """Return the descriptor of a page and its data, each after its offset in the dump (unflattened).
 
         :param frame: Page frame number
         :return: ``None`` if the page is excluded, or its data are missing
@@ -178,7 +178,7 @@ def _runs_without_data(dump: Dump, header: KdumpHeader, pages: int) -> Iterator[
 
 
 def _all_have_data(held: Runs, raw: bytes, page_bytes: int) -> bool:
-    """Return whether all descriptors are right. If so, this mostly sees it at once."""
+    """Return whether all descriptors have their data. This is quick, but ``False`` may be wrong."""
     words = array("Q", raw)
     if sys.byteorder == "big":
         words.byteswap()
@@ -196,7 +196,7 @@ def _has_data(held: Runs, offset: int, size: int, page_bytes: int) -> bool:
 
 
 def _is_of_a_page(size: int, page_bytes: int) -> bool:
-    return 0 < size <= 2 * page_bytes  # no packer makes a page twice as long
+    return 0 < size <= 2 * page_bytes  # no compression makes a page twice as long
 
 
 def _holds(held: Runs, offset: int, size: int) -> bool:
@@ -206,7 +206,7 @@ def _holds(held: Runs, offset: int, size: int) -> bool:
 
 def _announced_bytes(dump: Dump, header: KdumpHeader, pages: int) -> int:
     end = header.bitmaps_end + pages * _DESCRIPTOR.size
-    # All pages of zeros share one at the start, so the last few do not tell.
+    # All pages of zeros share data near the start, so the last few descriptors are not enough.
     last = min(pages, _LAST_DESCRIPTORS) * _DESCRIPTOR.size
     descriptors = dump.read(end - last, last)
     if len(descriptors) < last:
@@ -216,13 +216,14 @@ def _announced_bytes(dump: Dump, header: KdumpHeader, pages: int) -> int:
         for offset, size, _ in _DESCRIPTOR.iter_unpack(descriptors)
         if _is_of_a_page(size, header.block_bytes)
     ]
-    # The data of pages follow one another. What begins behind the end, and where no other ends, is damaged.
+    # The data of pages follow one another. A descriptor is damaged if its data begin beyond the end of the file, and
+    # not where those of another page end.
     ends, there = {end for _, end in found}, dump.held[-1][1]
     return max([end, *(int(e) for begin, e in found if begin <= there or begin in ends)])
 
 
 def _at_most(number: int, runs: Iterable[tuple[int, int]]) -> Runs:
-    """Return runs with neighbours joined; the last one has what is too many, and what lies between them."""
+    """Return runs with neighbours joined. The last one covers all runs that are too many, and the gaps between them."""
     joined: list[tuple[int, int]] = []
     for begin, end in runs:
         if joined and (joined[-1][1] == begin or len(joined) == number):
@@ -236,7 +237,7 @@ def _at_most(number: int, runs: Iterable[tuple[int, int]]) -> Runs:
 
 
 def _place_of_one(bits: bytes, number: int) -> int:
-    """Return which bit is the one with a number, both counted from 0."""
+    """Return the index of the bit that is the *number*-th set one; both count from 0."""
     begin, end = 0, len(bits)
     while end - begin > 1:
         middle = (begin + end) // 2
@@ -254,7 +255,7 @@ def _count_ones(bits: bytes) -> int:
     return bin(int.from_bytes(bits, "little")).count("1")
 
 
-# ---- the dump, whichever form the file has
+# ---- the dump, flattened or not
 
 
 class _Plain:
@@ -300,12 +301,12 @@ class _Flattened:
         self.held: Runs = held
 
     def _separate(self) -> None:
-        """Cut records that lie on one another into pieces that do not. Of such records the later one counts."""
+        """Cut overlapping records into pieces that do not overlap. Where records overlap, the later one counts."""
         records = list(zip(self._begins, self._ends, self._places))
         edges = sorted({*self._begins, *self._ends})
         self._begins, self._ends, self._places = array("q"), array("q"), array("q")
         waiting = records[::-1]
-        covering: list[tuple[int, int, int]] = []  # a heap: the last in the file first
+        covering: list[tuple[int, int, int]] = []  # a heap; the last record in the file comes first
         for begin, end in zip(edges, edges[1:]):
             while waiting and waiting[-1][0] <= begin:
                 first, last, place = waiting.pop()
@@ -319,7 +320,7 @@ class _Flattened:
                 self._places.append(begin - first - place)
 
     def read(self, at: int, size: int) -> bytes:
-        """Read bytes, fewer at the end of the dump; what no record holds is zeros."""
+        """Read bytes, fewer at the end of the dump; bytes that are in no record read as zeros."""
         size = min(size, self.held[-1][1] - at) if self.held else 0
         if size <= 0:
             return b""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Kernel memory of an ELF core that drgn cannot translate: through page tables of our own."""
+"""Read kernel memory of a core that drgn cannot translate, through page tables of our own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ("add_kernel_memory",)
 def add_kernel_memory(prog: Program, vmcoreinfo: Mapping[str, str]) -> None:
     """Let reads of kernel addresses go through our own page tables, if drgn cannot read the kernel's.
 
-    :param prog: A program of an ELF core whose physical memory can be read
+    :param prog: A program of an ELF core, or of a kdump file of x86-32, whose physical memory can be read
     :param vmcoreinfo: VMCOREINFO of the dump
     """
     assert prog.platform is not None  # it is a core dump

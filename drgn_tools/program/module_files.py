@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files of kernel modules that were given as symbols: of which module, and whether that is loaded and of this build.
+"""Files of kernel modules that were given as symbols: which module each is of, and whether that build is loaded.
 
-drgn takes them by their build IDs, and says of others only that they match nothing.
+drgn matches them by their build IDs, and says about others only that they match nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_NAME_CHARS = 64
 
 
 class ModuleFile(msgspec.Struct, frozen=True):
-    """What the file of a kernel module says of itself."""
+    """What the file of a kernel module says about itself."""
 
     path: str
     module: str
@@ -42,9 +42,9 @@ class ModuleFile(msgspec.Struct, frozen=True):
 
 
 def read_module_file(path: str) -> ModuleFile:
-    """Return what the file of a kernel module says of itself.
+    """Return what the file of a kernel module says about itself.
 
-    The name is that of its file if it does not say one: modules of old kernels do not, nor do files with nothing but debugging
+    If it does not have a name, the name is that of the file: modules of old kernels have none, nor do files with only debugging
     information.
 
     :raises InputError: if the file cannot be read
@@ -59,13 +59,13 @@ def read_module_file(path: str) -> ModuleFile:
 
 
 def usable_module_files(prog: Program, name: str, paths: Sequence[str]) -> list[str]:
-    """Return those files that are of a loaded module. A warning names each of the others, and why it is of no use.
+    """Return the files that are of a loaded module. A warning names each of the others, and why it is not used.
 
-    Creates drgn's modules.
+    This creates drgn's modules.
 
     :param name: what to call the kernel in a message
     :param paths: files of kernel modules
-    :raises TypesError: if one is of another build of a module that is loaded
+    :raises TypesError: if one is of another build of a loaded module
     """
     if not paths:
         return []
@@ -103,7 +103,7 @@ def _is_usable(
 
 
 def _is_listed(prog: Program, name: str) -> Optional[bool]:
-    """Return whether a module is loaded; ``None`` if the list of them ends early."""
+    """Return whether a module is loaded; ``None`` if the list of modules is damaged."""
     try:
         head = prog["modules"]
     except LookupError:  # without CONFIG_MODULES

@@ -2,8 +2,8 @@
 """Open a vmcore, the running kernel or a QEMU guest as an ordinary drgn Program.
 
 Types and symbols come from the kernel's own BTF and kallsyms, or from DWARF if a vmlinux is
-given. Debuginfo is never searched for: that is slow, may go to the network, and drgn itself does
-it (in its REPL, DWARF that drgn found goes first: see :mod:`.builtin_types`).
+given. Nothing here searches for debuginfo: that is slow, may use the network, and drgn itself does
+it. (In its REPL, DWARF that drgn found goes first: see :mod:`.builtin_types`.)
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _CACHE_KEY = cache_key(__name__)
 _HELD_KEY = f"{_CACHE_KEY}.held"
 """The file that keeps an unpacked core in the cache folder."""
 _MAX_TRIES = 5
-"""How often a core is unpacked, if others remove it at once."""
+"""How often a core is unpacked, if other processes remove it at once."""
 _MAX_VMCOREINFO_BYTES = 1 << 20
 _WHITE_SPACE = b" \t\r\n"
 _PAGE_BYTES = 4096
@@ -83,17 +83,18 @@ def open_program(
     :param core: path of a vmcore: ELF or kdump, also packed with xz, zstd or gzip
     :param kernel: open the running kernel (as root)
     :param qemu: QMP socket of a QEMU guest: a path, or ``host:port``
-    :param symbols: paths of the vmlinux and modules with DWARF of this very kernel; no other files
-        are used. Without a vmlinux among them types come from BTF.
-    :param vmcoreinfo: path of a file with VMCOREINFO, to use instead of what is in the dump. Or ``auto``:
-        if what is in the dump does not fit its memory, use one that is found there and fits
+    :param symbols: paths of the vmlinux and modules with DWARF of exactly this kernel; no other files
+        are used. Without a vmlinux among them, types come from BTF.
+    :param vmcoreinfo: path of a file with VMCOREINFO to use instead of the dump's own. Or ``auto``:
+        if the dump's own does not fit its memory, use VMCOREINFO that is found in its memory and fits
     :param progress: called with how much of a packed core is unpacked
     :param unpack_into: existing folder to unpack it into, instead of the cache folder
     :param modules: create drgn's modules (``Program.modules()``), which drgn's own unwinder needs on
         ORC kernels; without a vmlinux this takes 2 ms for each loaded module
     :return: a program that drgn's own helpers work on
-    :raises UsageError: if none or several of the three are given, ``auto`` without a core, or what is no path
-    :raises InputError: if a file cannot be opened, or is not what it should be
+    :raises UsageError: if none or several of the three are given, ``auto`` without a core, or something that is
+        not a path
+    :raises InputError: if a file cannot be opened, or is of the wrong kind
     :raises TypesError: if there are no usable types, or *symbols* are of another kernel
     """
     if (core is not None) + bool(kernel) + (qemu is not None) != 1:
@@ -122,7 +123,7 @@ def open_program(
             info = _search_vmcoreinfo(file, shown(core))
         info = _with_kernel_offset(info, file, shown(core), paths)
     prog = _new_program(file, info)
-    # drgn calls its plugins while the program is being opened; ours then does nothing.
+    # drgn calls its plugins while it opens the program; with this mark, ours does nothing then.
     prog.cache[_CACHE_KEY] = None if core is None else core
     prog.cache[_HELD_KEY] = held
     cut_short = None if file is None else file.cut_short
@@ -173,9 +174,9 @@ def source_of(prog: Program) -> str:
 
 
 def require_kernel(prog: Program) -> None:
-    """Check that a program is a Linux kernel. drgn itself makes programs that are none.
+    """Check that a program is a Linux kernel. drgn itself also makes programs that are not.
 
-    :raises InputError: if it is none
+    :raises InputError: if it is not
     """
     if prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
@@ -189,8 +190,8 @@ def require_kernel(prog: Program) -> None:
 
 
 def _silence_drgn() -> None:
-    # Without any handler, Python prints drgn's warnings to stderr. What matters of
-    # them we raise. A user who configures logging sees them as before.
+    # Without any handler, Python prints drgn's warnings to stderr. The ones that matter
+    # we raise as errors. A user who configures logging still sees all of them.
     drgn_logger = logging.getLogger("drgn")
     if not drgn_logger.hasHandlers():
         drgn_logger.addHandler(logging.NullHandler())
@@ -198,7 +199,7 @@ def _silence_drgn() -> None:
 
 class _VmcoreinfoFile(msgspec.Struct, frozen=True):
     name: str
-    """Of the file, or of the dump in whose memory it was found."""
+    """Name of the file, or of the dump in whose memory the text was found."""
     text: bytes
 
 
@@ -208,20 +209,20 @@ def _read_vmcoreinfo(path: str) -> _VmcoreinfoFile:
     if not text.strip(b"\0" + _WHITE_SPACE):
         what = "has only zeros in it" if b"\0" in text else "is empty"
         raise InputError(f"{shown(path)}: {what}; give VMCOREINFO, or leave --vmcoreinfo out")
-    return _VmcoreinfoFile(shown(path), text.replace(b"\r\n", b"\n"))  # of an editor of Windows
+    return _VmcoreinfoFile(shown(path), text.replace(b"\r\n", b"\n"))  # from an editor on Windows
 
 
 def _with_kernel_offset(
     given: Optional[_VmcoreinfoFile], file: CoreFile, name: str, paths: Sequence[str]
 ) -> Optional[_VmcoreinfoFile]:
-    """Return VMCOREINFO with KERNELOFFSET, which it lacks on x86-32, or if it is cut short.
+    """Return VMCOREINFO with KERNELOFFSET added. It is missing on x86-32, and where VMCOREINFO is cut short.
 
-    drgn needs that for a vmlinux.
+    drgn needs it to load a vmlinux.
 
-    :param given: What was given to use instead of what is in *file*
+    :param given: VMCOREINFO that was given to use instead of that in *file*
     :param name: What to call the dump in a message
     :param paths: As *symbols* of :func:`open_program`
-    :raises TypesError: if the vmlinux is of another kernel, of x86-32; of x86-64 its build ID tells
+    :raises TypesError: on x86-32, if the vmlinux is of another kernel; otherwise its build ID is checked later
     """
     text = file.vmcoreinfo if given is None else given.text
     if text is None:
@@ -248,7 +249,7 @@ def _with_kernel_offset(
 def _core_file(
     path: str, have_vmcoreinfo: bool, progress: Optional[Progress], unpack_into: Optional[Path]
 ) -> tuple[CoreFile, Optional[BinaryIO]]:
-    """Return the core, unpacked, and the file that keeps it where it is."""
+    """Return the core, unpacked, and an open file that keeps it in the cache folder, if it was packed."""
     name = shown(path)
     packed = compression_of(path)
     if packed is None:
@@ -269,7 +270,7 @@ def _search_vmcoreinfo(file: CoreFile, name: str) -> Optional[_VmcoreinfoFile]:
     """Return VMCOREINFO that is in the memory of a dump and fits it; ``None`` if the dump's own fits.
 
     :param name: What to call the dump in a message
-    :raises InputError: If there is none
+    :raises InputError: If none fits
     """
     if file.vmcoreinfo is not None and _fitting_program(file, None, name) is not None:
         return None
@@ -298,7 +299,7 @@ def _fitting_program(
     try:
         prog = _new_program(file, info)
         _open_core(prog, file, info, name)
-    except InputError:  # drgn makes nothing of this text
+    except InputError:  # drgn cannot use this text
         return None
     with input_error_if_vanished(prog):
         return prog if fits(prog, file.walks_page_tables) else None
@@ -326,10 +327,10 @@ def _check_fit(
 ) -> None:
     """Refuse a kernel that is not where VMCOREINFO says.
 
-    :param info: What was given to use instead of what the kernel has
-    :param file: The dump, if it is one
+    :param info: VMCOREINFO that was given to use instead of the kernel's own
+    :param file: The dump; ``None`` if the kernel is live
     :param paths: As *symbols* of :func:`open_program`
-    :raises InputError: Saying what was looked for, and where
+    :raises InputError: With what was looked for, and where
     """
     walks_page_tables = file is not None and file.walks_page_tables
     if fits(prog, walks_page_tables):
@@ -394,7 +395,7 @@ def _drgn_opens(call: Callable[[], T], failure: str) -> T:
 
 @contextmanager
 def input_error_if_vanished(prog: Program) -> Iterator[None]:
-    """Inside this context, report a kernel that vanishes: a guest that is killed, a dump on another machine.
+    """Inside this context, report a kernel that vanishes: a guest that is killed, a dump on a network share that goes away.
 
     :raises InputError: instead of the error that drgn raises when its memory can no longer be read
     """
@@ -404,7 +405,7 @@ def input_error_if_vanished(prog: Program) -> Iterator[None]:
         if not isinstance(e, OSError) and type(e) is not Exception:
             raise
         is_live = bool(prog.flags & ProgramFlags.IS_LIVE)
-        # drgn raises a plain Exception for a QMP connection that is gone.
+        # drgn raises a plain Exception for a broken QMP connection.
         if not isinstance(e, OSError) and not is_live:
             raise
         what = "went away while it was read" if is_live else "cannot be read"

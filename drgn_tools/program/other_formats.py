@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Names files that are no dump in a format that can be read, and what makes one of them."""
+"""Name the format of files that cannot be read as a dump, and say how to convert them into one that can."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SHOWN_CHARS = 40
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """Bytes by which a format is known."""
+    """Bytes that identify a format."""
 
     at: int
     """Where in the file they are."""
@@ -72,8 +72,8 @@ SIGNATURES = tuple(
             "is the saved state of a VirtualBox guest, not a dump of its memory; "
             "dump the guest with VBoxManage debugvm VM dumpvmcore --filename=FILE",
         ),
-        # Of xl, of xend (SIGNATURE in its XendCheckpoint.py), of XenServer (save_signature in xenopsd,
-        # where more than one version follows), and of libvirt (LIBXL_SAVE_MAGIC).
+        # From xl, xend (SIGNATURE in its XendCheckpoint.py), XenServer (save_signature in xenopsd,
+        # followed by one of several versions), and libvirt (LIBXL_SAVE_MAGIC).
         (0, b"Xen saved domain, xl format", _XEN),
         (0, b"LinuxGuestRecord", _XEN),
         (0, b"XenSavedDom", _XEN),
@@ -81,7 +81,7 @@ SIGNATURES = tuple(
         # XC_CORE_MAGIC of a paravirtualized guest, and XC_CORE_MAGIC_HVM; later ones are ELF.
         (0, b"\xed\xeb\x0f\xf0", _OLD_XEN_DUMP),
         (0, b"\xee\xeb\x0f\xf0", _OLD_XEN_DUMP),
-        # lkcd_probe() in lkcd.c of libkdumpfile, v0.5.4; the third is of a running system.
+        # lkcd_probe() in lkcd.c of libkdumpfile, v0.5.4; the third is a dump of a running system.
         (0, b"\xed\x23\x8f\x61\x73\x01\x19\xa8", _LKCD),
         (0, b"\xa8\x19\x01\x73\x61\x8f\x23\xed", _LKCD),
         (0, b"\xcd\x23\x8f\x61\x73\x01\x19\xa8", _LKCD),
@@ -90,7 +90,7 @@ SIGNATURES = tuple(
             b"\xa8\x19\x01\x73\x61\x8f\x23\xfd",
             "is a stand-alone dump of s390, a machine that is not supported",
         ),
-        # Of one partition or a set of disks at the start, of a medium behind one block.
+        # At the start for one partition or a set of disks; after one block for a medium.
         (0, b"sadump\0\0", _SADUMP),
         (4096, b"sadump\0\0", _SADUMP),
         (0, b"DISKDUMP", f"is a dump by diskdump, the forerunner of kdump; {_CONVERT}"),
@@ -138,7 +138,7 @@ SIGNATURES = tuple(
 
 
 def name_format(file: BinaryIO) -> str:
-    """Return what a file is that is neither ELF nor kdump, and what to do."""
+    """Return in words what a file is that is neither ELF nor kdump, and what to do."""
     start = read_at(file, 0, _START_BYTES)
     for signature in SIGNATURES:
         if start.startswith(signature.magic, signature.at):

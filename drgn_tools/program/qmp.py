@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Opens the memory of a QEMU guest through the socket of its monitor (QMP)."""
+"""Open the memory of a QEMU guest through the socket of its monitor (QMP)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ("open_guest",)
 
 _MAKES_ONE = "QEMU makes one with -qmp unix:PATH,server=on,wait=off"
 _TIMEOUT_S = 5.0
-"""QEMU greets a client at once when it starts to serve it."""
+"""QEMU sends its greeting as soon as it starts to serve a client."""
 
 
 def open_guest(prog: Program, address: str, name: str) -> None:
     """Open a guest.
 
-    QEMU serves one client of a monitor at a time and lets the next one wait. drgn would wait
+    QEMU serves one client of a monitor at a time; the next one has to wait. drgn would wait
     forever and ignore Ctrl-C, so this waits for QEMU's greeting first.
 
     :param prog: a new program
-    :param address: path of a Unix socket, or ``host:port``; through the latter drgn 0.3.0 finds
+    :param address: path of a Unix socket, or ``host:port``; through the latter, drgn 0.3.0 finds
         no VMCOREINFO and reads 0.4 MB a second
     :param name: what to call the guest in a message
     :raises InputError: if there is no greeting

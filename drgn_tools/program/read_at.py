@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Bytes of a file from a place that the file itself decides, and so may be any place."""
+"""Read bytes of a file at an offset that comes from the file itself, and so may have any value."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ("read_at",)
 
 
 def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
-    """Return the bytes of a file at an offset, as far as there are any.
+    """Return the bytes of a file at an offset, fewer at its end.
 
-    Takes no more memory than the file has bytes there.
+    This takes no more memory than the file has bytes there.
 
-    :param offset: In bytes from the start of the file. Any number: seek(2) takes none that is
-        negative or does not fit in its off_t, and at none of them is anything
+    :param offset: In bytes from the start of the file, any number. If it is negative, or too large for the
+        off_t of lseek(2), there are no bytes
     :param size: In bytes, any number
     :raises OSError: if the file cannot be read
     """

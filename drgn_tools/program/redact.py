@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Text of libraries and of users without the user info and the query of a URL.
+"""Remove the user info and the query of a URL from text of libraries and users.
 
-The error of a library often quotes the URL, or its query, or the host that it found in a password.
+The error of a library often quotes the URL, its query, or a piece of the password that it mistook for the host.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ("redacted", "with_urls_redacted")
 
 _LEFT_OUT = "..."
 _WORD = 8
-"""A secret that is shorter is replaced only if it is a whole word: the password ``a`` is in all texts."""
+"""A shorter secret is replaced only if it is a whole word: the password ``a`` is in all texts."""
 _VALUE = 4
-"""The value of a parameter that is shorter is replaced only with its name: ``v=1``."""
+"""A shorter value of a parameter is replaced only together with its name: ``v=1``."""
 _LONG = 16
 """Signatures and tokens are at least as long."""
 _URL_IN_TEXT = re.compile(r"""[A-Za-z0-9+.-]{1,40}://[^\s'"<>`]*""")
@@ -30,7 +30,7 @@ _PUNCTUATION = ".,:;!)]}"
 
 
 def with_urls_redacted(text: str) -> str:
-    """Return *text* with each URL in it as :func:`~.url.without_secrets` has it."""
+    """Return *text* with :func:`~.url.without_secrets` applied to each URL in it."""
 
     def public(match: re.Match[str]) -> str:
         url = match.group().rstrip(_PUNCTUATION)
@@ -40,15 +40,15 @@ def with_urls_redacted(text: str) -> str:
 
 
 def redacted(text: str, url: str, name: Optional[str] = None, by_user: bool = False) -> str:
-    """Return *text* without user info and query of *url*, whatever of them is quoted.
+    """Return *text* without the user info and query of *url*, or pieces of them.
 
     :param text: Text that may have *url* or pieces of it, such as the error of a library.
-    :param url: The URL as the user gave it. If it is none, *text* is returned as it is.
+    :param url: The URL as the user gave it. If it is not a URL, *text* is returned unchanged.
     :param name: Name of the source in the dataset, which stays in *text*.
-    :param by_user: The user wrote *text*, who may repeat there what is short and no secret: the
-        name of the user, or an ID in the query. Passwords and what is long are replaced.
-    :return: The text with ``...`` for each of these pieces, and with each URL as
-        :func:`~.url.without_secrets` has it.
+    :param by_user: Whether the user wrote *text*. Then short pieces that are not secret may stay: the
+        name of the user, or an ID in the query. Passwords and long pieces are replaced.
+    :return: The text with ``...`` for each of these pieces, and with
+        :func:`~.url.without_secrets` applied to each URL.
     """
     if "://" not in url:
         return text
@@ -57,14 +57,14 @@ def redacted(text: str, url: str, name: Optional[str] = None, by_user: bool = Fa
         text = _replaced(text, _found(_unquoted(text), url), public)
     text = with_urls_redacted(text)
     unquoted = _unquoted(text)
-    # The name and the path may contain the name of the user, say, and are no secrets.
+    # The name and the path are not secrets, but may contain the name of the user, for example.
     kept = {
         span for known in (public, _path(public), name or "") for span in _found(unquoted, known)
     }
     secrets = _passwords(url) | {
         piece for piece in _pieces(url) if not by_user or len(piece) >= _LONG
     }
-    secrets |= set(map(unquote, secrets))  # bytes that are no UTF-8 became others
+    secrets |= set(map(unquote, secrets))  # unquote() replaces bytes that are not UTF-8
     hidden = {span for secret in secrets for span in _found(unquoted, secret)}
     return _replaced(text, (span for span in hidden if not _is_in_one_of(kept, span)), _LEFT_OUT)
 
@@ -83,7 +83,7 @@ def _pieces(url: str) -> Iterator[str]:
     for user_info in user_infos(url):
         user, _, password = user_info.partition(":")
         yield user
-        # A library may take a piece of the password for the host.
+        # A library may mistake a piece of the password for the host.
         yield from re.split("[/?#@:]", password)
         for text in (user_info, unquote(user_info)):  # HTTP's basic authentication
             yield b64encode(text.encode("utf-8", "backslashreplace")).decode()
@@ -97,7 +97,7 @@ def _pieces(url: str) -> Iterator[str]:
             yield secret
 
 
-# ---- where a text has a piece of a URL, whatever a library quotes or unquotes
+# ---- where a text has a piece of a URL, however a library quotes or unquotes it
 
 _Span = tuple[int, int]
 _WRITTEN = re.compile(
@@ -105,14 +105,14 @@ _WRITTEN = re.compile(
     r"|%(?:25)*(?P<hex>[0-9A-Fa-f]{2})|(?P<space>\+)|.",
     re.DOTALL,
 )
-"""What stands for a byte or a character. A backslash before a backslash or a quote, as repr() has
-it, stands for nothing."""
+"""A byte or a character as it is written. A backslash before a backslash or a quote, as repr()
+writes it, stands for nothing."""
 
 
 class _Unquoted(msgspec.Struct, frozen=True):
     content: bytes
     begins: list[int]
-    """For each byte, and for the end, the index in the text."""
+    """The index in the text of each byte, and of the end."""
 
 
 def _found(text: _Unquoted, piece: str) -> Iterator[_Span]:
@@ -140,7 +140,7 @@ def _bytes_of(match: re.Match[str]) -> bytes:
     if match["hex"]:
         byte = bytes.fromhex(match["hex"])
         return b" " if byte == b"+" else byte
-    if match["space"]:  # of the query of a form; + and space are one here
+    if match["space"]:  # in the query of a form; + and space are treated as equal here
         return b" "
     return b"" if match["escape"] else match.group().encode("utf-8", "backslashreplace")
 

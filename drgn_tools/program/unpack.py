@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Unpacks a compressed core once, into the cache folder (:mod:`.core_cache`).
+"""Unpack a compressed core once, into the cache folder (:mod:`.core_cache`).
 
-The name there is a hash of the core's path, size, time and ends. Runs of zeros become holes.
+Its name there is a hash of the core's path, size, time, and first and last bytes. Runs of zeros become holes.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from .core_file import COPY_AGAIN, compression_of, open_regular, shown
 __all__ = ("Progress", "packed_start", "unpacked")
 
 Progress = Callable[[int, int], None]
-"""Called now and then with how many bytes are read, and of how many."""
+"""Called now and then with the number of bytes that are read, and the total."""
 
 Chunks = Generator[bytes, None, None]
-"""What is in a packed file, some of it at a time; the end of the generator ends the program that unpacks, too."""
+"""The contents of a packed file, in chunks. Closing the generator also ends the program that unpacks."""
 
 _CHUNK_BYTES = 1 << 20
 _HOLE_BYTES = 1 << 16
 _ZEROS = bytes(_HOLE_BYTES)
 _KEY_BYTES = 1 << 16
 _MAX_BYTES = 1 << 44
-"""16 TiB: more than any machine's memory, and what ext4 can hold in a file."""
+"""16 TiB: more than any machine's memory, and the largest file on ext4."""
 _SPARE_BYTES = 64 << 20
 """How much is left free on the disk."""
 
@@ -59,8 +59,8 @@ def unpacked(
     :param progress: called while it is unpacked
     :param into: existing folder to unpack into, instead of the cache folder
     :raises InputError: if it cannot be read, is damaged or cut short, there is
-        no room for it, or nothing here can unpack zstd
-    :raises UsageError: if ``DRGN_TOOLS_CACHE_SIZE`` is no size
+        no room for it, or nothing on this machine can unpack zstd
+    :raises UsageError: if ``DRGN_TOOLS_CACHE_SIZE`` is not a size
     """
     compression = compression_of(path)
     if compression is None:
@@ -78,10 +78,10 @@ def unpacked(
 
 
 def packed_start(path: str, size: int) -> Optional[bytes]:
-    """Return the first bytes of what is packed in a file. Little more of it is unpacked.
+    """Return the first bytes of the contents of a packed file. Little more is unpacked.
 
-    :param size: how many at most
-    :return: fewer if there are no more, ``None`` if it is not packed or cannot be unpacked
+    :param size: how many bytes at most
+    :return: fewer if the contents are shorter, ``None`` if it is not packed or cannot be unpacked
     :raises InputError: if the file cannot be read
     """
     compression = compression_of(path)
@@ -90,7 +90,7 @@ def packed_start(path: str, size: int) -> Optional[bytes]:
     with open_regular(path) as packed:
         start = b""
         try:
-            with closing(_READERS[compression](packed)) as chunks:  # and the program that unpacks
+            with closing(_READERS[compression](packed)) as chunks:  # also ends the unpacker
                 for chunk in chunks:
                     start += chunk
                     if len(start) >= size:
@@ -127,7 +127,7 @@ def _unpack(
 
 
 def _chunks(packed: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
-    # The contents. Who writes them meets errors of the same classes.
+    # Errors are converted here, because the code that writes the contents handles the same classes.
     try:
         yield from _READERS[compression](packed)
     except _CorruptError as e:
@@ -139,7 +139,7 @@ def _chunks(packed: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
 
 
 def _write(chunks: Iterator[bytes], path: str, folder: Path, key: str, remedy: str) -> Path:
-    # Into a file of its own first, so that nobody meets half a core.
+    # Write to a temporary file first, so that no other process finds half a core.
     unfinished: Optional[str] = None
     try:
         remove_abandoned(folder)
@@ -169,7 +169,7 @@ def _reported(
     total = os.fstat(packed.fileno()).st_size
     for chunk in chunks:
         if progress is not None:
-            # The position of the descriptor, which also a child process moves.
+            # The position of the descriptor: a child process moves it, too.
             progress(os.lseek(packed.fileno(), 0, os.SEEK_CUR), total)
         yield chunk
 
@@ -212,7 +212,7 @@ def _xz_chunks(packed: BinaryIO) -> Chunks:
 
 
 def _zstd_chunks(packed: BinaryIO) -> Chunks:
-    # By Python itself since 3.14, by a package, or by the program.
+    # Unpack with Python itself since 3.14, a package, or the zstd program.
     if find_spec("compression") and find_spec("compression.zstd"):
         return _stdlib_zstd_chunks(packed)
     if find_spec("zstandard"):
@@ -234,9 +234,9 @@ def _stdlib_zstd_chunks(packed: BinaryIO) -> Chunks:
         raise _CorruptError(e) from e
 
 
-# Package zstandard ends a frame that is cut short as it ends a whole one. So a
-# frame of our own follows: it comes out, or something else does. It is a run of
-# one byte, 16 times, so that passed through raw it looks different.
+# Package zstandard treats the end of a truncated frame like that of a complete one.
+# So we add a frame of our own, and check that its contents come out last. They are
+# one byte, 16 times, which looks different if the frame is passed through raw.
 _END = b"\xe5" * 16
 _END_FRAME = b"\x28\xb5\x2f\xfd\x20\x10\x83\x00\x00\xe5"
 

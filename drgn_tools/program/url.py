@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""URLs without what may be a secret in them: user info and query.
+"""URLs without the parts that may be secret: user info and query.
 
-``https://user:password@host/vmcore?sig=SIGNATURE`` opens a dump to everybody who reads it in an
-error message, a log or a dataset. :func:`without_secrets` is the only form of a URL that may be
-shown or stored. redact.py is for text of libraries, which quote URLs and pieces of them.
+Everybody who reads ``https://user:password@host/vmcore?sig=SIGNATURE`` in an error message, a log
+or a dataset can open the dump. Only the result of :func:`without_secrets` may be shown or stored.
+redact.py is for text of libraries, which quote URLs and pieces of them.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ __all__ = ("query_parameters", "user_infos", "without_query", "without_secrets")
 
 _LEFT_OUT = "..."
 _SCHEME = re.compile("[^/:?#@]+://")
-"""More than fsspec takes for a scheme: the mistyped URL of an error message has secrets, too."""
+"""More than fsspec accepts as a scheme: a mistyped URL in an error message has secrets, too."""
 _CHAIN = re.compile(r"::(?=[A-Za-z0-9+.-]+://|/)")
 """Between the URLs of a chain of fsspec: ``zip://vmcore::s3://bucket/cores.zip``."""
 _AUTHORITY = re.compile("[^/?#]*")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]*\]|[^:@\[\]]*)(?P<port>:[0-9]{0,5})?")
 _VERSION = re.compile(r"(?:versionId|versionid|snapshot|generation)=[0-9A-Za-z._~%:-]+")
-"""A parameter of an object store that chooses a version of the object. It is no secret."""
+"""A parameter of an object store that chooses a version of the object. It is not secret."""
 
 
 def without_secrets(url: str) -> str:
     """Return a URL without user info and query, to show or to store it.
 
     Scheme, host and path stay: ``https://user:password@host/vmcore?sig=1`` becomes
-    ``https://host/vmcore``. So the name of an object is the same after its signature was renewed.
-    Of the query only a parameter stays that chooses a version of an object (``versionId``,
-    ``snapshot``, ``generation``), since another version is another dump.
+    ``https://host/vmcore``. So the name of an object stays the same when its signature is renewed.
+    The only parameters of the query that stay are those that choose a version of an object
+    (``versionId``, ``snapshot``, ``generation``), since another version is another dump.
 
-    RFC 3986 wants ``/ ? # @`` in a password as ``%2F %3F %23 %40``. A password that has them as
-    they are is also left out. If an ``@`` may end the password or belong to the path, all before the
-    last one is left out: ``ftp://user:p@ss/w@host/x`` becomes ``ftp://.../host/x``.
-    (``http://host:8080/a@b`` has such an ``@``, too. ``http://host/a@b`` has none.)
+    RFC 3986 requires ``/ ? # @`` in a password to be written as ``%2F %3F %23 %40``. A password with
+    these characters unescaped is also left out. If an ``@`` may end the password or belong to the path,
+    everything before the last one is left out: ``ftp://user:p@ss/w@host/x`` becomes ``ftp://.../host/x``.
+    (``http://host:8080/a@b`` has such an ``@``, too. ``http://host/a@b`` does not.)
 
-    :param url: URL of fsspec, which may be a chain. Text without ``://`` is returned as it is.
+    :param url: URL of fsspec, which may be a chain. Text without ``://`` is returned unchanged.
     """
     public = []
     for part in _chain(url):
@@ -46,22 +46,22 @@ def without_secrets(url: str) -> str:
             public.append(part)
             continue
         public.append(scheme.group() + _public(part[scheme.end() :]))
-        if "?" in part:  # all that follows may be a part of the query
+        if "?" in part:  # everything that follows may be part of the query
             return "::".join(public) + _version(part)
     return "::".join(public)
 
 
 def without_query(url: str) -> str:
-    """Return a URL that has no user info without its query, as :func:`without_secrets` does."""
+    """Like :func:`without_secrets`, for a URL that has no user info."""
     return url.partition("?")[0] + _version(url)
 
 
 def _chain(url: str) -> list[str]:
-    # The URLs of a chain, the last of which may be a path.
+    # Return the URLs of a chain; the last may be a path.
     parts: list[str] = []
     for part in _CHAIN.split(url):
         before = parts[-1].partition("://")[2] if parts else ""
-        if "@" in part and ":" in _authority(before):  # this :: may be a part of a password
+        if "@" in part and ":" in _authority(before):  # this :: may be part of a password
             parts[-1] += f"::{part}"
         else:
             parts.append(part)
@@ -89,7 +89,7 @@ def _public(rest: str) -> str:
         return base[authority.rindex("@") + 1 :]
     if "?" in before:
         return _LEFT_OUT
-    # If there is no other @, what is before the first / is no host: user:se/cret@host/x.
+    # If there is no other @, the text before the first / is not a host: user:se/cret@host/x.
     behind = behind.partition("?")[0]
     return f"{_LEFT_OUT}/{behind}" if "@" in authority else behind
 
@@ -103,7 +103,7 @@ def _authority(rest: str) -> str:
 
 
 def user_infos(url: str) -> Iterator[str]:
-    """Return what may be the user info of a URL, or of a URL in a chain: ``user:password``.
+    """Return the possible user infos of a URL, or of the URLs in a chain: ``user:password``.
 
     There are several if an ``@`` may end it or belong to the path.
     """

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether VMCOREINFO is of the memory that it comes with.
+"""Check whether VMCOREINFO fits the memory of its dump.
 
-It says at which addresses things are. With that of another boot nothing is where it should be: neither the
-kernel's release at ``init_uts_ns`` nor kallsyms. With a wrong phys_base alone these can be read where a
-segment of the dump has their virtual addresses, as of /proc/vmcore, but not what page tables lead to: stacks.
+VMCOREINFO has the addresses of things in memory. If it is from another boot, nothing is at the address that it
+gives: neither the kernel's release at ``init_uts_ns`` nor kallsyms. If only phys_base is wrong, these can be read in
+a dump whose segments have their virtual addresses, such as /proc/vmcore. But memory that is found through page tables
+cannot be read, such as stacks.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..memory import NOT_THERE, read_or_none, read_up_to
 __all__ = ("Misfit", "fits", "has_idle_task", "misfit")
 
 _UTS_NAMESPACE_BYTES = 512
-"""More than init_uts_ns has before the end of its release: a kref at most, then three names of 65 bytes."""
+"""More than the offset of the end of the release in init_uts_ns: at most a kref comes first, then three names of 65 bytes."""
 _TASK_STRUCT_BYTES = 1 << 14
 _IDLE_TASK = b"swapper"
 """How comm of init_task begins (INIT_TASK_COMM)."""
@@ -33,18 +34,18 @@ _SOMETHING_ELSE, _NOTHING = "something else is there", "nothing can be read ther
 
 
 class Misfit(msgspec.Struct, frozen=True):
-    """What of the kernel is not where VMCOREINFO says."""
+    """A part of the kernel that is not where VMCOREINFO says."""
 
     seen: str
     """What was looked for, at which address, and what was there, for a message."""
     may_be_missing: bool
-    """The kernel may as well be missing in the dump: no memory was found that contradicts VMCOREINFO."""
+    """Whether the kernel may be missing in the dump instead: no memory was found that contradicts VMCOREINFO."""
 
 
 def fits(prog: Program, walks_page_tables: bool) -> bool:
     """Return whether the kernel is where its VMCOREINFO says.
 
-    No single thing decides: memory may be missing, and the release may have been written over.
+    Either the release or kallsyms is enough: memory may be missing, and the release may have been overwritten.
 
     :param walks_page_tables: Whether drgn itself walks the page tables of this dump, not libkdumpfile
     """
@@ -64,11 +65,11 @@ def has_idle_task(prog: Program, address: int) -> bool:
 
 
 def misfit(prog: Program, walks_page_tables: bool, has_symbols: bool) -> Optional[Misfit]:
-    """Return what of the kernel is not where VMCOREINFO says.
+    """Return a part of the kernel that is not where VMCOREINFO says.
 
     :param walks_page_tables: As for :func:`fits`
     :param has_symbols: Whether something of the kernel is where its symbols say
-    :return: ``None`` if that is not known of anything
+    :return: ``None`` if no such part is known
     """
     lines = vmcoreinfo(prog)
     untranslatable = _untranslatable(prog, lines)
@@ -114,10 +115,10 @@ def _has_release(prog: Program, lines: Mapping[str, str]) -> bool:
 
 
 def _misplaced_page_tables(prog: Program, lines: Mapping[str, str]) -> Optional[Misfit]:
-    """Return how one sees that the page tables of x86-64 are not where phys_base leads to; ``None`` if they may be.
+    """Return the evidence that the page tables of x86-64 are not where phys_base says; ``None`` if they may be there.
 
-    drgn 0.3.0 takes it for 0 where VMCOREINFO has none. Before v4.10 it has SYMBOL(phys_base) instead: Linux
-    kernel commit 401721ecd1dc ("kexec: export the value of phys_base instead of symbol address").
+    drgn 0.3.0 uses 0 if VMCOREINFO does not have phys_base. Before v4.10, VMCOREINFO has SYMBOL(phys_base) instead:
+    Linux kernel commit 401721ecd1dc ("kexec: export the value of phys_base instead of symbol address").
     """
     assert prog.platform is not None  # it is a kernel
     address = symbol_among(lines, "swapper_pg_dir")
@@ -140,7 +141,7 @@ def _misplaced_page_tables(prog: Program, lines: Mapping[str, str]) -> Optional[
 
 
 def _physical(prog: Program, lines: Mapping[str, str], address: int) -> Optional[int]:
-    """Return where VMCOREINFO of x86-64 says that the kernel image is; ``None`` for another machine."""
+    """Return the physical address of an address in the kernel image, by VMCOREINFO; ``None`` if not on x86-64."""
     assert prog.platform is not None  # it is a kernel
     if prog.platform.arch is not Architecture.X86_64:
         return None
