@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whole dumps, damaged by seed: how they are answered is held against how the whole dump is."""
+"""Damage whole dumps by seed, and compare the answers for them with those for the whole dump."""

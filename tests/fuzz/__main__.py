@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Damage whole dumps, and hold the answers against those of the whole ones.
+"""Damage whole dumps, and compare the answers for them with those for the whole dumps.
 
     python -m tests.fuzz --seed 0 --count 2000      # make fuzz SEED=0 COUNT=2000
     python -m tests.fuzz --dump NAME --seed 17 --count 1 --write vmcore
 
-The bundled dump, and those of the lab's cache that are small, take turns.
+The bundled dump and the small ones in the lab's cache take turns.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _LAB = {
     "arm64-built-7.2-64k": "core",
     "crash-stack-overflow-arm64-7.2": "core",
 }
-"""Dumps of the lab, and which of their files: every unwinder, format and machine."""
+"""Dumps of the lab, and the file to use of each: every unwinder, format and machine."""
 _SLICE = 250
-"""Damaged dumps of one worker."""
+"""How many damaged dumps one worker opens."""
 
 
 def dumps() -> Iterator[Dump]:
-    """The dumps that are there."""
+    """Yield the dumps that exist on this machine."""
     yield Dump("demo", Path(unpacked(str(demo_vmcore()))))
     for name, file in _LAB.items():
         for folder in sorted((cache_dir() / "dumps").glob(f"{name}-" + "[0-9a-f]" * 16)):
@@ -62,7 +62,7 @@ def dumps() -> Iterator[Dump]:
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=2000, help="how many damaged dumps")
@@ -81,9 +81,9 @@ def main() -> int:
     with ExitStack() as stack:
         log = stack.enter_context(open(args.log, "a")) if args.log else None
         tally = Tally(log)
-        # Each dump has a row of the seeds, so that more dumps do not give them others.
+        # Each dump gets consecutive seeds from --seed on, so that adding a dump does not change those of the others.
         each, more = divmod(args.count, len(chosen))
-        # They take turns: who stops a long run has had some of each.
+        # They take turns, so that a long run that is stopped has tested some of each.
         slices = [
             (dump, range(at, min(at + _SLICE, args.seed + each + (number < more))))
             for at in range(args.seed, args.seed + each + 1, _SLICE)
@@ -92,7 +92,7 @@ def main() -> int:
 
         def work(slice_: tuple[Dump, range]) -> None:
             dump, seeds = slice_
-            if not dump.path.exists():  # the lab has made another one
+            if not dump.path.exists():  # the lab has built it again
                 print(f"skipped, gone: {dump.path}")
                 return
             for said in cases(dump, seeds, args.kind or ()):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What can be wrong with a dump. A kind is a function; the dice decide, so a seed is a damaged dump."""
+"""What can be wrong with a dump. A kind of damage is a function that uses only the dice, so a seed stands for one damaged dump."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Damage(msgspec.Struct, frozen=True):
     kind: str
     changes: Changes
     touched: frozenset[Owner]
-    """Whose memory is not as it was. Memory that is missing does not count: that can be seen."""
+    """Owners whose memory was changed. Missing memory does not count: it can be detected."""
     is_in_headers: bool
-    """Whether headers or notes are damaged: what memory is where may be another then."""
+    """Whether headers or notes are damaged: then other memory may be at an address."""
     what: str
-    """In words."""
+    """The damage in words."""
 
 
 class Edit:
-    """A damaged dump that is being made."""
+    """The changes that make a damaged dump, as they are collected."""
 
     def __init__(self, whole: Whole, dice: random.Random) -> None:
         self.whole, self.dice = whole, dice
@@ -53,7 +53,7 @@ class Edit:
         self.said: list[str] = []
 
     def page(self, pfn: int) -> bytearray:
-        """A page that may be written to. Raises LookupError if it is not in the dump."""
+        """Return a page that may be written to. Raises LookupError if it is not in the dump."""
         if pfn not in self.pages:
             page = self.whole.file.page(pfn)
             if page is None:
@@ -62,7 +62,7 @@ class Edit:
         return self.pages[pfn]
 
     def write_physical(self, address: int, data: bytes) -> None:
-        """Bytes at a physical address."""
+        """Write bytes at a physical address."""
         self.said.append(f"{address:#x}={data[:16].hex()}")
         while data:
             room = PAGE - address % PAGE
@@ -71,18 +71,18 @@ class Edit:
             address, data = address + room, data[room:]
 
     def write(self, address: int, data: bytes) -> None:
-        """Bytes at a virtual address."""
+        """Write bytes at a virtual address."""
         for at, part, where in self.whole.pieces(address, len(data)):
             self.write_physical(
                 where.physical + at % PAGE, data[at - address : at - address + part]
             )
 
     def read(self, address: int, size: int) -> bytes:
-        """Bytes at a virtual address, as they are in the whole dump."""
+        """Read bytes at a virtual address, as they are in the whole dump."""
         return bytes(self.whole.prog.read(address, size))
 
     def value(self, old: int, address: int, others: Sequence[int]) -> int:
-        """Another value of a word."""
+        """Return another value for a word."""
         dice = self.dice
         mask = (1 << 8 * self.whole.word_bytes) - 1
         choice = dice.randrange(8)
@@ -103,26 +103,26 @@ class Edit:
     def change_word(
         self, address: int, others: Sequence[int] = (), size: Optional[int] = None
     ) -> None:
-        """Another value in a word of virtual memory."""
+        """Write another value to a word of virtual memory."""
         size = size or self.whole.word_bytes
         old = int.from_bytes(self.read(address, size), "little")
         new = self.value(old, address, others)
         self.write(address, (new & (1 << 8 * size) - 1).to_bytes(size, "little"))
 
     def change_physical_word(self, address: int, size: int, others: Sequence[int] = ()) -> None:
-        """Another value in a word of physical memory."""
+        """Write another value to a word of physical memory."""
         old = int.from_bytes(self.whole.file.physical(address, size), "little")
         new = self.value(old, address, others)
         self.write_physical(address, (new & (1 << 8 * size) - 1).to_bytes(size, "little"))
 
     def write_changes(self, address: int, old: bytes, new: bytes) -> None:
-        """Of virtual memory what differs, piece by piece."""
+        """Write the pieces of virtual memory that differ."""
         for at in range(0, len(old), 64):
             if old[at : at + 64] != new[at : at + 64]:
                 self.write(address + at, new[at : at + 64])
 
     def change_field(self, place: range) -> None:
-        """Another value in a field of the file."""
+        """Write another value to a field of the file."""
         size = len(place)
         old = int.from_bytes(self.whole.file.read(place.start, size), "little")
         choice = self.dice.randrange(4)
@@ -139,7 +139,7 @@ class Edit:
         self.said.append(f"file {place.start:#x}={data.hex()}")
 
     def finish(self, kind: str) -> Damage:
-        """The damaged dump."""
+        """Return the damaged dump."""
         file, whole = self.whole.file, self.whole
         touched: set[Owner] = set()
         for pfn, page in self.pages.items():
@@ -209,10 +209,10 @@ def _lists(edit: Edit) -> None:
 
 
 def _two_consistent(edit: Edit) -> None:
-    """A task is taken off a list as the kernel would: nothing can tell. It was touched."""
+    """Take a task off a list as the kernel would. Nobody can detect that, so the task counts as touched."""
     whole, dice = edit.whole, edit.dice
     offset, word = whole.layout.task.tasks_next[0], whole.word_bytes
-    # Of one thread: the others would be missing, too.
+    # Only a process with one thread: otherwise its other threads would be missing, too.
     threads = [t.tgid for t in whole.tasks]
     node = dice.choice([t for t in whole.tasks if threads.count(t.tgid) == 1]).addr + offset
     ahead = int.from_bytes(edit.read(node, word), "little")
@@ -233,7 +233,7 @@ def _stacks(edit: Edit) -> None:
             continue
         words = _words(edit.read(begin, end - begin), word)
         ips = {frame.ip for frame in record.frames}
-        # Addresses of frames, and what leads to the next one.
+        # Return addresses, and pointers into the stack, which lead to the next frame.
         hot = [i for i, w in enumerate(words) if w in ips or task.stack_addr <= w < end]
         number = dice.choice(hot) if hot and dice.randrange(3) else dice.randrange(len(words))
         others = [
@@ -371,7 +371,7 @@ def _orc(edit: Edit) -> None:
 
 
 def _code(edit: Edit) -> None:
-    """Code that is looked into: of entry, and where tasks are."""
+    """Damage code that we read: entry code, and the code around the frames of tasks."""
     whole, dice = edit.whole, edit.dice
     begin, size = whole.shared["code"][0]
     addresses = [f.ip for s in whole.audit for f in s.frames if begin <= f.ip < begin + size]
@@ -411,7 +411,7 @@ def _page_tables(edit: Edit) -> None:
         if not found:
             continue
         where = dice.choice(found)[2]
-        # Mostly the last levels: what is above leads to everything.
+        # Mostly the last level: an entry above it maps much more memory.
         entry = where.entries[-1] if dice.randrange(4) else dice.choice(where.entries)
         root = whole._root
         others = [root | 0x63, where.physical | 0x63, entry & -PAGE | 0x63, 0x1000 | 0x163]
@@ -556,14 +556,14 @@ KINDS: dict[str, tuple[int, Callable[[Edit], None]]] = {
     "cut short": (1, _cut_short),
     "live patches": (30, _live_patches),
 }
-"""How often each kind is drawn, and how it is made. A further kind is one line and one function."""
+"""How often each kind is chosen, and the function that makes it. A new kind is one line and one function."""
 
 
 def damage(whole: Whole, name: str, seed: int, kinds: Sequence[str] = ()) -> Damage:
-    """The damaged dump of a seed.
+    """Return the damaged dump of a seed.
 
-    :param name: Of the dump: other dumps have other damage
-    :param kinds: Only of these kinds
+    :param name: Name of the dump: the same seed damages other dumps in other ways
+    :param kinds: Use only these kinds
     """
     dice = random.Random(f"{name} {seed}")
     names = list(kinds or (k for k in KINDS if k != "live patches" or whole.patch_structs))
@@ -574,5 +574,5 @@ def damage(whole: Whole, name: str, seed: int, kinds: Sequence[str] = ()) -> Dam
 
 
 def task_of(whole: Whole, address: int) -> Optional[Task]:
-    """A task by its address."""
+    """Return a task by its address."""
     return next((t for t in whole.tasks if t.addr == address), None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Dump files whose memory and headers are changed: a change is bytes at places in the file."""
+"""Dump files whose memory and headers are changed: a change is bytes at an offset in the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ("PAGE", "Changes", "DumpFile", "ElfFile", "KdumpFile", "Victim", "ope
 PAGE = 4096
 
 Patch = tuple[int, bytes]
-"""Where in the file, and what stands there instead."""
+"""Offset in the file, and the bytes to write there."""
 
 _PHDR = struct.Struct("<IIQQQQQQ")
 _DESCRIPTOR = struct.Struct("<qIIQ")
@@ -37,7 +37,7 @@ class Changes(msgspec.Struct, frozen=True):
 
     patches: tuple[Patch, ...]
     size: Optional[int] = None
-    """Where it is cut short."""
+    """Size to which it is cut short."""
 
 
 class DumpFile:
@@ -48,19 +48,19 @@ class DumpFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open(path, "rb")  # noqa: SIM115  # as long as we live
+        self._file = open(path, "rb")  # noqa: SIM115  # open for the lifetime of this object
         self.size = os.fstat(self._file.fileno()).st_size
 
     def read(self, at: int, size: int) -> bytes:
-        """Bytes of the file."""
+        """Read bytes of the file."""
         return os.pread(self._file.fileno(), size, at)
 
     def page(self, pfn: int) -> Optional[bytes]:
-        """A page of physical memory, ``None`` if it is not in the dump."""
+        """Return a page of physical memory, ``None`` if it is not in the dump."""
         raise NotImplementedError
 
     def with_memory(self, pages: Mapping[int, bytes], missing: Collection[int]) -> list[Patch]:
-        """The patches that give pages another content, and take pages out."""
+        """Return the patches that change the contents of pages and remove pages."""
         raise NotImplementedError
 
     def header_fields(self) -> list[range]:
@@ -72,10 +72,10 @@ class DumpFile:
         raise NotImplementedError
 
     can_leave_out = True
-    """Whether with_memory() can take pages out."""
+    """Whether with_memory() can remove pages."""
 
     def physical(self, address: int, size: int) -> bytes:
-        """Physical memory. Raises LookupError where it is not in the dump."""
+        """Read physical memory. Raises LookupError if it is not in the dump."""
         found = b""
         while size > 0:
             page = self.page(address // PAGE)
@@ -108,7 +108,7 @@ class ElfFile(DumpFile):
         self._loads = [s for s in elf.segments if s.type == PT_LOAD and s.file_bytes]
 
     def _offsets(self, pfn: int) -> Iterator[int]:
-        # In /proc/vmcore the kernel image has a segment of its own, and is in another one as well.
+        # In /proc/vmcore, the kernel image has a segment of its own, and is also in another one.
         at = pfn * PAGE
         for s in self._loads:
             if s.physical_address <= at and at + PAGE <= s.physical_address + s.file_bytes:
@@ -147,7 +147,7 @@ class ElfFile(DumpFile):
 
 
 def _without(phdr: tuple[int, ...], pfns: Collection[int]) -> Iterator[tuple[int, ...]]:
-    """A program header as those that are left of it without some page frames."""
+    """Split a program header into those of the parts that remain without some page frames."""
     type_, flags, offset, vaddr, paddr, file_bytes, _, align = phdr
     end = paddr + file_bytes
     holes = sorted(pfn * PAGE for pfn in pfns if paddr <= pfn * PAGE < end)
@@ -225,14 +225,14 @@ class KdumpFile(DumpFile):
 
 
 def open_dump_file(path: Path) -> DumpFile:
-    """A dump file by its format."""
+    """Open a dump file as the class of its format."""
     with open(path, "rb") as file:
         is_kdump = file.read(12).startswith(KDUMP_MAGICS)
     return KdumpFile(path) if is_kdump else ElfFile(path)
 
 
 class Victim:
-    """A private copy of a dump, that is changed, and then as it was again."""
+    """A private copy of a dump that is changed and then restored."""
 
     def __init__(self, original: DumpFile, path: Path) -> None:
         shutil.copyfile(original.path, path)
@@ -242,7 +242,7 @@ class Victim:
 
     @contextmanager
     def changed(self, changes: Changes) -> Iterator[Path]:
-        """The copy with these changes, for as long as the context lasts."""
+        """Return the path of the copy, with these changes for as long as the context lasts."""
         size = self._original.size
         for at, data in changes.patches:
             os.pwrite(self._file, data, at)

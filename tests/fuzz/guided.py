@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Fuzz the parsers, guided by what of their code is reached. Needs atheris, which is no dependency.
+"""Fuzz the parsers, guided by code coverage. This needs atheris, which is not a dependency.
 
     python -m tests.fuzz.guided [-max_total_time=600] [option of libFuzzer...] [FOLDER]
 
-The folder keeps the inputs that reached something new. What fails is written to a file crash-*.
+The folder keeps the inputs that reached new code. An input that fails is written to a file crash-*.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _NAMES = list(PARSERS)
 
 
 def one_input(data: bytes) -> None:
-    """The first byte says which parser."""
+    """Run one parser; the first byte selects it."""
     if data:
         PARSERS[_NAMES[data[0] % len(_NAMES)]](data[1:])
 
 
 def seeds(folder: Path) -> None:
-    """Files with small inputs that each parser takes."""
+    """Write files with small inputs that each parser accepts."""
     for parser, inputs in small_inputs(folder).items():
         for number, data in enumerate(inputs):
             path = folder / f"{parser.replace(' ', '-')}-{number}"

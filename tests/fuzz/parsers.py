@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What reads bytes of a dump without drgn, each as a function of bytes.
+"""The parsers that read bytes of a dump without drgn, each as a function of bytes.
 
-Bytes that do not make sense give nothing, or one of our errors. There is a guided fuzzer for them
-(:mod:`.guided`), because what they do depends on their bytes alone.
+For bytes that do not make sense, they return nothing or raise one of our errors. What they do depends
+only on the bytes, so there is a guided fuzzer for them (:mod:`.guided`).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def kdump(data: bytes) -> None:
         return
     if is_flattened(file):
         holds_some_of_each(file, header.parts)
-    if max(end for _, end in header.parts) <= len(data):  # else it is refused
+    if max(end for _, end in header.parts) <= len(data):  # otherwise the file is refused
         pages = page_data(file, header)
         assert pages.announced_bytes >= header.bitmaps_end
         frames = [edge for run in pages.missing.frames for edge in run]
@@ -152,7 +152,7 @@ def kallsyms(data: bytes) -> None:
 
 
 def searched_kallsyms(data: bytes) -> None:
-    """Where in memory the tables of symbols may lie."""
+    """Search memory for the tables of symbols."""
 
     def read(address: int, size: int) -> bytes:
         offset = address - _TEXT
@@ -164,7 +164,7 @@ def searched_kallsyms(data: bytes) -> None:
 
 
 def page_tables(data: bytes) -> None:
-    """Page tables that begin with the memory."""
+    """Page tables whose root is at the start of the memory."""
 
     def read(address: int, size: int) -> bytes:
         found = data[address : address + size]
@@ -201,7 +201,7 @@ PARSERS: Mapping[str, Bytes] = {
 
 
 def small_inputs(folder: Path) -> dict[str, list[bytes]]:
-    """Small inputs that each parser takes; files that are needed meanwhile are removed."""
+    """Return small inputs that each parser accepts. Temporary files are removed."""
     info = (
         b"OSRELEASE=6.12.0\nPAGESIZE=4096\nSYMBOL(_stext)=ffffffff81000000\nNUMBER(phys_base)=0\n"
     )
@@ -248,7 +248,7 @@ def _kallsyms() -> bytes:
 
 
 def _searched_kallsyms() -> bytes:
-    # As find_kallsyms.py draws it: so many symbols that there are two markers.
+    # As drawn in find_kallsyms.py, with enough symbols for two markers.
     count = 300
     offsets = b"".join(struct.pack("<I", 16 * number) for number in range(count))
     name = b"\x01a"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What has to hold of the answers for a damaged dump. docs/reliability.md says it in full.
+"""What must be true of the answers for a damaged dump. docs/reliability.md says it in full.
 
-A task's answer rests on its own memory, on what its frames use (their modules, their ORC rules), and on what
-all tasks share. If none of that was touched, the answer is as before, or it is unknown.
+The answer for a task depends on its own memory, on what its frames use (their modules, their ORC rules), and on
+what all tasks share. If none of these was touched, the answer is as before, or it is unknown.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Promise(enum.Enum):
     SAME = "same"
     """The same answer, or unknown."""
     SAME_BUT_NAMES = "same but for names"
-    """The same, but functions may have other names: the table of names is damaged."""
+    """The same answer or unknown, but functions may have other names: the table of names is damaged."""
     NONE = "none"
-    """An answer: what says where all things are is damaged."""
+    """Only that there is an answer: the data that say where everything is are damaged."""
 
 
 _TABLES_OF_PLACES = frozenset({"types"})
@@ -46,7 +46,7 @@ _TABLES_OF_NAMES = frozenset({"symbols"})
 
 
 def promise(damage: Damage) -> Promise:
-    """What is promised in spite of some damage."""
+    """Return what is promised in spite of some damage."""
     if damage.is_in_headers or damage.touched & _TABLES_OF_PLACES:
         return Promise.NONE
     if damage.touched & _TABLES_OF_NAMES:
@@ -55,7 +55,7 @@ def promise(damage: Damage) -> Promise:
 
 
 def faults_of_error(error: DrgnToolsError) -> Iterator[str]:
-    """What is wrong with a refusal."""
+    """Yield what is wrong with a refusal."""
     if error.exit_code not in (EXIT_INPUT, EXIT_TYPES):
         yield f"exit code {error.exit_code}: {error}"
     if "\n" in str(error) or not str(error):
@@ -63,7 +63,7 @@ def faults_of_error(error: DrgnToolsError) -> Iterator[str]:
 
 
 def faults_of_answers(found: KernelAudit) -> Iterator[str]:
-    """What no answer may be, whatever the damage."""
+    """Yield what is wrong with answers whatever the damage."""
     for stack in found:
         if (stack.verdict is Verdict.RELIABLE) != (stack.reason is None):
             yield f"pid {stack.pid}: {stack.verdict} with reason {stack.reason}"
@@ -75,7 +75,7 @@ def faults_of_answers(found: KernelAudit) -> Iterator[str]:
 
 
 def other_answers(whole: Whole, found: KernelAudit, damage: Damage) -> Iterator[str]:
-    """Answers for tasks that were not touched, that are neither as before nor unknown."""
+    """Yield answers for tasks that were not touched, but are neither as before nor unknown."""
     without_names = promise(damage) is Promise.SAME_BUT_NAMES
     gives_no_verdicts = found.kernel.notes != whole.audit.kernel.notes
     answers = {stack.task: stack for stack in found}
@@ -91,7 +91,7 @@ def other_answers(whole: Whole, found: KernelAudit, damage: Damage) -> Iterator[
                 yield f"pid {stack.pid} is missing, and nothing says so"
         elif now != stack:
             if gives_no_verdicts and now.verdict is Verdict.UNKNOWN:
-                continue  # the stacks are drgn's, and the note on the kernel says so
+                continue  # the stacks are from drgn, and the note on the kernel says so
             if without_names:
                 stack, now = nameless(stack), nameless(now)
             for what in _other(stack, now):
@@ -101,7 +101,7 @@ def other_answers(whole: Whole, found: KernelAudit, damage: Damage) -> Iterator[
 def other_patch_answers(
     whole: Whole, question: Question, answers: Sequence[TaskAnswer], damage: Damage
 ) -> Iterator[str]:
-    """What is said of a live patch and a task that was not touched, and is neither as before nor unclear."""
+    """Yield answers about a live patch for tasks that were not touched, but are neither as before nor unclear."""
     if question.problems:
         return
     has_names = promise(damage) is not Promise.SAME_BUT_NAMES
@@ -131,7 +131,7 @@ def _other(whole: TaskStack, found: TaskStack) -> Iterator[str]:
 
 
 def nameless(stack: TaskStack) -> TaskStack:
-    """An answer without the names of functions, and what follows from names alone."""
+    """Return an answer without the names of functions, and without what follows only from names."""
     return replace(
         stack,
         frames=tuple(map(_nameless_frame, stack.frames)),
@@ -141,7 +141,7 @@ def nameless(stack: TaskStack) -> TaskStack:
 
 
 def _nameless_frame(frame: Frame) -> Frame:
-    return replace(frame, symbol=None, exact=False)  # where a new task begins goes by a name
+    return replace(frame, symbol=None, exact=False)  # both depend on names
 
 
 def _nameless_regs(regs: SavedRegs) -> SavedRegs:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Runs the workers, one at a time, and counts what they say."""
+"""Run the workers, one at a time, and count their results."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ __all__ = ("Dump", "Tally", "cases")
 
 ROOT = Path(__file__).parents[2]
 _SILENCE_S = 60 * SECONDS
-"""A worker that says nothing for so long hangs in C. The machine may be busy."""
+"""A worker that prints nothing for this long hangs in C. The machine may be busy."""
 
 
 class Dump(msgspec.Struct, frozen=True):
-    """A dump that is damaged."""
+    """A whole dump that is to be damaged."""
 
     name: str
-    """It is a part of the seed."""
+    """Part of the seed."""
     path: Path
 
 
 def cases(dump: Dump, seeds: range, kinds: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """What is said of each damaged dump; a worker that dies says so with its dump."""
+    """Yield the result of each damaged dump. If a worker dies, the result of its current dump says so."""
     left = seeds
     while left:
         last: Optional[int] = None
@@ -90,7 +90,7 @@ def _start(dump: Dump, seeds: range, kinds: Sequence[str], errors: TextIO) -> su
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
-    """Lines of a worker. Raises TimeoutError if there are none for long."""
+    """Yield the lines of a worker. Raises TimeoutError if none comes for too long."""
     assert process.stdout is not None
     fd, rest = process.stdout.fileno(), b""
     while True:
@@ -105,7 +105,7 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
 
 
 class Tally:
-    """How often what was said, and what must not be."""
+    """How often there was each result, and the findings."""
 
     def __init__(self, log: Optional[TextIO] = None) -> None:
         self.kinds: dict[str, Counter[str]] = {}
@@ -134,11 +134,11 @@ class Tally:
 
     @property
     def number(self) -> int:
-        """Of damaged dumps."""
+        """Number of damaged dumps."""
         return sum(n for c in self.kinds.values() for k, n in c.items() if k != "other answers")
 
     def table(self) -> str:
-        """A line for each kind."""
+        """Return a table with a line for each kind."""
         names = sorted({name for counter in self.kinds.values() for name in counter})
         lines = [" " * 24 + "".join(f"{name:>15}" for name in names)]
         for kind, counter in sorted(self.kinds.items()):

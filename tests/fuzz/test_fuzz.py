@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Some hundred damaged dumps (``make fuzz`` has more), and that the fuzzer would see what is wrong."""
+"""Some hundred damaged dumps (``make fuzz`` has more), and tests that the fuzzer would notice wrong answers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_seed_is_always_the_same_damage(whole: Whole) -> None:
     for seed in range(20):
         first = damage(whole, "demo", seed)
         assert damage(whole, "demo", seed) == first
-        # So what was found among all kinds is found again among its own.
+        # So a finding among all kinds is found again with --kind.
         assert damage(whole, "demo", seed, [first.kind]) == first
 
 
@@ -132,7 +132,7 @@ def test_whose_memory_it_is(whole: Whole) -> None:
         assert task.addr in whole.owners(at, at + 8)
     ((at, _),) = whole.physical([(whole.btf.addr, 8)])
     assert "types" in whole.owners(at, at + 8)
-    # What leads to the stack decides about it.
+    # The page table entries that map the stack belong to the task, too.
     ((_, _, where),) = whole.pieces(task.stack_addr, 8)
     assert task.addr in whole.owners(where.entries[-1], where.entries[-1] + 8)
 
@@ -182,7 +182,7 @@ def test_other_answers_are_seen(whole: Whole) -> None:
 
 
 def test_a_caller_at_the_early_end_of_a_stack_is_the_next_frame(whole: Whole) -> None:
-    """Fuzz: crash-stack-overflow-arm64-7.2, seed 720712. lr told it, and the record behind it was missing."""
+    """Fuzz: crash-stack-overflow-arm64-7.2, seed 720712. lr named it, and the frame record after it was missing."""
     task = next(s for s in whole.audit if s.regs and s.frames[2:])
     regs = replace(task.regs[0], caller=None)
     intact = replace(task, regs=(regs,), verdict=Verdict.UNKNOWN, why="running on CPU 0")
@@ -254,7 +254,7 @@ def test_damaged_lists_of_live_patches_free_nobody() -> None:
     assert tally.kinds["live patches"]["problems"] > 10
 
 
-# ---- the worker, and who runs it
+# ---- the worker, and the code that runs it
 
 
 @pytest.mark.parametrize(

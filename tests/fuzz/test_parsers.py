@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What reads bytes of a dump takes any bytes."""
+"""The parsers of dumps accept any bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ODD = (0, 1, 2, 7, 0x7F, 0x80, 0xFE, 0xFF)
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_any_bytes(name: str, tmp_path: Path) -> None:
-    # python -m tests.fuzz.guided looks for what these do not reach.
+    # python -m tests.fuzz.guided looks for inputs that reach other code.
     parse = PARSERS[name]
     dice = random.Random(name)
     for data in (b"", *small_inputs(tmp_path)[name]):
@@ -35,7 +35,7 @@ def test_any_bytes(name: str, tmp_path: Path) -> None:
 
 
 def test_the_small_inputs_are_what_they_should_be(tmp_path: Path) -> None:
-    # Or what is tried above would say little.
+    # Otherwise the test above would prove little.
     inputs = small_inputs(tmp_path)
     for parser, files in inputs.items():
         for number, data in enumerate(files):

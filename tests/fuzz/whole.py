@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A whole dump: what is said of it, where in it things lie, and whose they are.
+"""A whole dump: the answers for it, where things are in its memory, and to which task they belong.
 
-Every place is found by the product's own reading of the whole dump. A place is physical memory: the page
-tables that lead to it may be damaged as well.
+drgn-tools itself finds every place by reading the whole dump. A place is physical memory: the page
+tables that map it may be damaged as well.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ _LARGE = 1 << 7
 _PRESENT = 1 << 0
 _ADDRESS_IN_ENTRY = (1 << 52) - PAGE
 _MAX_READ_BYTES = 64 << 10
-"""Reads that are longer are of tables, which have kinds of their own."""
+"""Longer reads are of tables, which have kinds of damage of their own."""
 
 Span = tuple[int, int]
 """Address, size in bytes."""
 Owner = Union[int, str]
-"""Address of the task that memory belongs to, or what the memory is that all of them share."""
+"""Address of the task that memory belongs to, or the name of memory that all tasks share."""
 
 
 class Mapping(msgspec.Struct, frozen=True):
-    """Where a virtual address leads."""
+    """Where a virtual address is mapped."""
 
     physical: int
     entries: tuple[int, ...]
-    """Physical addresses of the entries that led there."""
+    """Physical addresses of the page table entries that map it."""
     entry_bytes: int
 
 
 class Whole:
-    """A dump to which nothing has happened.
+    """A dump that is not damaged.
 
     :param path: Path of the file: ELF, or kdump packed with zlib
     """
@@ -86,7 +86,7 @@ class Whole:
         self.records = {stack.task: stack for stack in self.audit}
         self._find_page_tables()
         self.patch_structs = list(self._patch_structs())
-        """Of its live patches; empty if it has none, as most dumps."""
+        """Structs of its live patches; empty if it has none, like most dumps."""
         answers = ask_of_patches(self.prog, self.audit)[1] if self.patch_structs else ()
         self.patch_answers = {found.stack.task: found for found in answers}
 
@@ -117,7 +117,7 @@ class Whole:
         self._paging = FIVE_LEVELS if five else FOUR_LEVELS
 
     def map(self, address: int) -> Mapping:
-        """Where a virtual address leads. Raises LookupError if nowhere."""
+        """Return where a virtual address is mapped. Raises LookupError if it is not."""
         if self._arm64 is not None:
             translated = self._arm64.translate(self.file.physical, address)
             return Mapping(translated.physical, translated.entries, 8)
@@ -137,7 +137,7 @@ class Whole:
         raise AssertionError
 
     def pieces(self, address: int, size: int) -> Iterator[tuple[int, int, Mapping]]:
-        """Virtual memory as (virtual address, size, where its page leads), as far as it is there."""
+        """Yield the parts of virtual memory that are in the dump: (virtual address, size, mapping of its page)."""
         end = address + size
         while address < end:
             part = min(end - address, PAGE - address % PAGE)
@@ -158,7 +158,7 @@ class Whole:
         return {}
 
     def physical(self, spans: Iterable[Span]) -> list[Span]:
-        """Physical memory of virtual memory."""
+        """Return the physical memory to which virtual memory is mapped."""
         return [
             (where.physical + address % PAGE, part)
             for begin, size in spans
@@ -168,7 +168,7 @@ class Whole:
     # ---- whose memory it is
 
     def spans_of(self, task: Task) -> list[Span]:
-        """The virtual memory that is of a task: itself, its stack, what heads the list of its threads."""
+        """Return the virtual memory of a task: its task_struct, its stacks, the head of its list of threads, saved return addresses."""
         layout = self.layout
         found = [(task.addr, layout.task.size_bytes)]
         if task.stack_addr:
@@ -179,7 +179,7 @@ class Whole:
         return found + list(self._stacks_of_cpu(task)) + self.saved_returns(task)
 
     def _stacks_of_cpu(self, task: Task) -> Iterator[Span]:
-        """The stacks of interrupts and exceptions that a task was on when the dump was made."""
+        """Yield the stacks of interrupts and exceptions that a task was on when the dump was made."""
         record = self.records.get(task.addr)
         if record is None or not record.on_cpu:
             return
@@ -187,12 +187,12 @@ class Whole:
         addresses = [a for r in record.regs for a in (r.address, r.registers.get("sp"))]
         addresses.append(
             (record.cpu_registers or {}).get("sp")
-        )  # the innermost: nothing lies below it
+        )  # the innermost: there is nothing below it
         stacks = (find(address) for address in addresses if address is not None)
         yield from {(s.begin_addr, s.size_bytes): None for s in stacks if s and s.kind != "task"}
 
     def saved_returns(self, task: Task) -> list[Span]:
-        """Memory in which tracers keep the return addresses of a task."""
+        """Return the memory in which tracers keep the return addresses of a task."""
         found = []
         with suppress(*UNUSABLE):
             struct = drgn.Object(self.prog, "struct task_struct", address=task.addr)
@@ -221,7 +221,7 @@ class Whole:
 
     @cached_property
     def _owners(self) -> dict[int, list[tuple[int, int, Owner]]]:
-        """Of each page frame, (begin, end, owner) in it, the entries of page tables among them."""
+        """The (begin, end, owner) in each page frame; page table entries are included."""
         found: dict[int, set[tuple[int, int, Owner]]] = {}
         for owner, (begin, size) in self._owned():
             for address, part, where in self.pieces(begin, size):
@@ -234,7 +234,7 @@ class Whole:
         return {pfn: sorted(ranges, key=lambda r: r[:2]) for pfn, ranges in found.items()}
 
     def owners(self, begin: int, end: int) -> set[Owner]:
-        """Whose a piece of one physical page is."""
+        """Return the owners of a piece of one physical page."""
         found = {o for b, e, o in self._owners.get(begin // PAGE, ()) if b < end and begin < e}
         if "orc" in found and (rules := self._rules_in(begin, end)):
             found.remove("orc")
@@ -242,20 +242,20 @@ class Whole:
         return found
 
     def _rules_in(self, begin: int, end: int) -> set[int]:
-        """Numbers of the rules of the ORC table that some physical memory decides about."""
+        """Return the numbers of the rules of the ORC table that are in some physical memory."""
         found: set[int] = set()
         for table, size, address, part, physical in self._pages_of_orc.get(begin // PAGE, ()):
             first, last = max(begin, physical), min(end, physical + part) - 1
             if first <= last:
                 low = (address + first - physical - table) // size
                 high = (address + last - physical - table) // size
-                # Where a rule begins is where the one before ends.
+                # The address where a rule begins is also where the one before ends.
                 found.update(range(low - (size == 4), high + 1))
         return found
 
     @cached_property
     def _pages_of_orc(self) -> dict[int, list[tuple[int, int, int, int, int]]]:
-        """Of each page frame (table, bytes of an entry, virtual address, size, physical address) of ORC tables in it."""
+        """The parts of ORC tables in each page frame: (table, bytes of an entry, virtual address, size, physical address)."""
         orc = self.orc
         assert isinstance(orc, OrcImage)
         found: dict[int, list[tuple[int, int, int, int, int]]] = {}
@@ -268,11 +268,11 @@ class Whole:
 
     @cached_property
     def rests_on(self) -> dict[int, frozenset[Owner]]:
-        """Of each task, what its answer rests on besides its own memory: modules, ORC rules, code on lists."""
+        """What the answer for each task depends on besides its own memory: modules, ORC rules, lists of text, CPU masks."""
         found: dict[int, frozenset[Owner]] = {}
         for stack in self.audit:
             kinds = set()
-            # A CPU that is in no mask has no idle task: it may have been unplugged.
+            # If a CPU is in no mask, its idle task is not found: the CPU may have been unplugged.
             labels: set[Owner] = {"masks of CPUs"} if "idle" in stack.flags else set()
             addresses = [frame.ip for frame in stack.frames if not frame.user_mode]
             ip_name = self.regs.ip_name
@@ -297,7 +297,7 @@ class Whole:
 
     @cached_property
     def shared(self) -> dict[str, list[Span]]:
-        """Virtual memory of what all tasks share, by what it is."""
+        """The virtual memory that all tasks share, by name."""
         prog = self.prog
         found: dict[str, list[Span]] = {"types": [(self.btf.addr, len(self.btf.data))]}
         found["symbols"] = [(piece.addr, len(piece.data)) for piece in self.symbol_tables]
@@ -329,24 +329,24 @@ class Whole:
 
     @cached_property
     def btf(self) -> Piece:
-        """The types."""
+        """The types (BTF)."""
         table = kallsyms_of(self.prog)
         assert table is not None
         return btf_of(self.prog, table)
 
     @cached_property
     def used_words(self) -> list[int]:
-        """Where in the types the words lie that say what is used."""
+        """Offsets of the words in the BTF that describe the types that we use."""
         return used_words(self.btf.data)
 
     @cached_property
     def number_of_types(self) -> int:
-        """Of the BTF."""
+        """Number of types in the BTF."""
         return len(Btf(self.btf.data))
 
     @cached_property
     def symbol_tables(self) -> list[Piece]:
-        """The parts of kallsyms; none before v6.0, where they are searched for."""
+        """The parts of kallsyms; none before v6.0, where we have to search for them."""
         try:
             return tables_of(self.prog)
         except AssertionError:
@@ -370,7 +370,7 @@ class Whole:
 
     @cached_property
     def modules(self) -> list[drgn.Object]:
-        """``struct module *`` each."""
+        """The loaded modules, each a ``struct module *``."""
         try:
             return list(listed_modules(self.prog["modules"]))
         except UNUSABLE:
@@ -413,7 +413,7 @@ class Whole:
 
     @cached_property
     def read(self) -> Sequence[Span]:
-        """Physical memory that opening and auditing reads, but for whole tables; a piece each."""
+        """The pieces of physical memory that opening and auditing read, except whole tables."""
         if not isinstance(self.file, ElfFile):
             return [
                 span
@@ -442,7 +442,7 @@ class Whole:
                 use_builtin_types(prog)
                 audit_kernel(prog)
             except UNUSABLE:
-                return []  # of x86-32 drgn alone knows too little
+                return []  # drgn alone cannot read a kernel of x86-32
             except drgn_errors():
                 return []
         return sorted(spans)
@@ -450,7 +450,7 @@ class Whole:
     # ---- rules of the ORC table
 
     def orc_rules(self, addresses: Iterable[int]) -> list[int]:
-        """Numbers of the rules of some addresses of code in the image."""
+        """Return the numbers of the rules for some addresses of code in the image."""
         orc = self.orc
         assert isinstance(orc, OrcImage)
         begin, end = orc.code[0]
@@ -475,14 +475,14 @@ def _rule_label(number: int) -> str:
 
 
 def drgn_errors() -> tuple[type[Exception], ...]:
-    """What opening raises for a dump that drgn alone cannot use."""
+    """Return the errors that opening raises for a dump that drgn alone cannot use."""
     from drgn_tools import DrgnToolsError
 
     return (DrgnToolsError,)
 
 
 def first_of(name: str, prog: drgn.Program) -> Optional[int]:
-    """Address of a symbol."""
+    """Return the address of a symbol, ``None`` if there is none."""
     try:
         return int(prog.symbol(name).address)
     except LookupError:

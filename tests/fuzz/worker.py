@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Opens damaged dumps one after the other, in a process with little memory.
+"""Open damaged dumps one after another, in a process with little memory.
 
     python -m tests.fuzz.worker DUMP NAME FIRST_SEED COUNT STEP [KIND...]
 
-One line of JSON before each dump, one behind it: who runs this sees which dump a crash or a hang
-is of. What dumps share (types, symbols) is kept by the process, so to open the next takes some
-10 ms.
+It prints a line of JSON before and after each dump. So the parent process knows which dump caused a
+crash or a hang. The process keeps what dumps share (types, symbols), so opening the next one takes
+some 10 ms.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ __all__ = ("MEMORY_BYTES", "SECONDS", "check", "main")
 
 MEMORY_BYTES = 512 << 20
 SECONDS = 10
-"""Of CPU time, for one dump: the machine may be busy."""
+"""CPU time for one dump; not real time, because the machine may be busy."""
 _MAX_FAULTS = 6
 _RESTART_BYTES = 380 << 20
-"""Memory that a process may keep before it is replaced: what it has is not the next dump's fault."""
+"""Address space that a process may have before it is replaced, so that the next dump does not fail because of it."""
 
 
 class Hang(BaseException):
@@ -63,9 +63,9 @@ def _hang(_: int, frame: Optional[FrameType]) -> NoReturn:
 def audit_of(
     path: Path, whole: Whole
 ) -> tuple[KernelAudit, Optional[tuple[Question, list[TaskAnswer]]]]:
-    """All answers, and those that are others in every format: that may be what fails.
+    """Return all answers. Those that changed are also rendered in every format, because that may fail.
 
-    Behind them the same for the live patch, if the whole dump has one.
+    The second value is the answers about the live patch, if the whole dump has one.
     """
     prog = open_program(core=path)
     found = audit_kernel(prog)
@@ -79,7 +79,7 @@ def audit_of(
 
 
 def check(whole: Whole, victim: Victim, case: Damage) -> dict[str, Any]:
-    """Open one damaged dump. What is said of it: outcome and faults."""
+    """Open one damaged dump, and return the outcome and the faults."""
     faults: list[str] = []
     others: list[str] = []
     with victim.changed(case.changes) as path:
@@ -147,12 +147,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def address_space() -> int:
-    """Bytes of address space of this process."""
+    """Return the size of the address space of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def say(line: dict[str, Any]) -> None:
-    """Tell who runs this."""
+    """Print a line for the parent process."""
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
