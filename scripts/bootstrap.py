@@ -4,9 +4,9 @@
 
     scripts/bootstrap.py VENV REQUIREMENT...
 
-Works on a bare container: where Debian's python3 comes without ensurepip and
-without pip, pip is fetched from the package index first. Runs on any Python 3,
-so that one too old is told so in a sentence.
+Works in a bare container: if Debian's python3 comes without ensurepip and
+pip, this first fetches pip from the package index. Runs on any Python 3, so
+that a user with one that is too old gets a clear message.
 """
 
 import hashlib
@@ -41,11 +41,11 @@ def main():
 
 
 def make_venv(venv, python):
-    """Make *venv* and give the command line that is its pip."""
+    """Make *venv* and return the command line of its pip."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     own_pip = [python, "-m", "pip"]
     if os.path.exists(python) and subprocess.call(own_pip + ["--version"], **quiet) == 0:
-        return own_pip  # there already: "make test" after "make demo" adds to it
+        return own_pip  # it exists already: "make test" after "make demo" adds to it
     if subprocess.call([sys.executable, "-m", "venv", "--clear", venv], **quiet) == 0:
         return own_pip
     # Debian's python3 without python3-venv: no ensurepip.
@@ -80,13 +80,13 @@ def fetch_pip(folder):
 
 
 def version_of(filename):
-    """(24, 0, 1) of pip-24.0.1-py3-none-any.whl; pre-releases sort below everything."""
+    """Return (24, 0, 1) for pip-24.0.1-py3-none-any.whl; pre-releases sort below everything."""
     parts = filename.split("-")[1].split(".")
     return tuple(int(p) for p in parts) if all(p.isdigit() for p in parts) else ()
 
 
 def runs_here(file):
-    """Is ``requires-python`` of an index entry (">=3.8") met?"""
+    """Return whether this Python meets ``requires-python`` of an index entry (">=3.8")."""
     wanted = (file.get("requires-python") or "").replace(" ", "")
     if file.get("yanked") or not wanted.startswith(">="):
         return not wanted and not file.get("yanked")

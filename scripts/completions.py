@@ -19,11 +19,11 @@ from drgn_tools.terminal.parser import ROW_FORMATS
 __all__ = ("completion",)
 
 _FILES = {"PATH", "FILE", "SOCK", "SOURCE", "VMCORE", "SNAPSHOT", "TASK"}
-"""What they are called in the help. A word that may be a task may also be the core."""
+"""Operands that may be files, by their names in the help. A word that may be a task may also be the core."""
 _FOLDERS = {"DATASET"}
 
 _TABULATE_FORMATS = ("github", "grid", "html", "latex", "orgtbl", "plain", "rst", "simple", "tsv")
-"""Those of tabulate's that are offered. It takes all of them, but they differ by version."""
+"""The formats of tabulate that completion offers. The command accepts all, but they differ by version of tabulate."""
 
 
 def completion(shell: str) -> str:
@@ -32,7 +32,7 @@ def completion(shell: str) -> str:
     for command, action in _actions(parser, ""):
         _offer_values(command, action)
     script: str = shtab.complete(parser, shell)
-    # What shtab writes for any number of operands is for one.
+    # For any number of operands, shtab writes the code for one.
     return script.replace('"(*)::', '"*:') if shell == "zsh" else script
 
 
@@ -61,7 +61,7 @@ def _columns(name: str) -> list[str]:
 def _offer_values(command: str, action: argparse.Action) -> None:
     # This parser is for completion only: choices restrict nothing.
     if action.dest == "format":
-        # zsh asks what stands before the command also for what follows it.
+        # zsh also uses the values of a top-level option after the command.
         names = [command] if command else list(SUMMARIES)
         formats = dict.fromkeys((*ROW_FORMATS, *(f for name in names for f in _formats(name))))
         action.choices = [*formats, *_TABULATE_FORMATS]
@@ -76,6 +76,6 @@ def _offer_values(command: str, action: argparse.Action) -> None:
     elif action.metavar in _FOLDERS:
         vars(action)["complete"] = shtab.DIRECTORY
     elif not action.option_strings and not action.choices:
-        # Where an operand may stand that it knows nothing about, zsh would only list the option
-        # that is meant, and complete it when asked again.
+        # Where zsh expects an operand that it knows nothing about, it would only list the matching
+        # option, and complete it at the next Tab.
         vars(action)["complete"] = {"zsh": "{:}"}

@@ -38,7 +38,7 @@ def generated() -> dict[Path, str]:
 
 
 def stale_files(files: dict[Path, str]) -> list[Path]:
-    """Return the files whose text is another, that are missing, or that nothing makes any more."""
+    """Return the files that differ, are missing, or are no longer generated."""
     found = {
         path.relative_to(ROOT)
         for folder in (MAN_PAGES, COMPLETIONS, SCHEMAS)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command line's parser as pages of a manual: man pages, and the reference of the site.
+"""Make pages of a manual from the command line's parser: man pages, and the reference of the site.
 
-What argparse-manpage makes of this parser has all commands in one page, loses the columns and the
-examples at the end of each command's help, and differs from one Python to the next.
+argparse-manpage would put all commands in one page and lose the columns and examples at the end of
+each command's help, and its output differs between versions of Python.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Option(NamedTuple):
     names: tuple[str, ...]
     """``("-c", "--core")``; empty for an operand."""
     value: str
-    """What stands after the name: ``PATH``, ``[SECONDS]``; for an operand the operand."""
+    """The text after the name: ``PATH``, ``[SECONDS]``; for an operand, the operand."""
     help: str
 
 
@@ -36,7 +36,7 @@ class Section(NamedTuple):
     """Prose; empty if there is none."""
     options: tuple[Option, ...] = ()
     is_verbatim: bool = False
-    """Whether the lines of :attr:`text` stay as they are."""
+    """Whether the lines of :attr:`text` are kept unchanged."""
 
 
 class Page(NamedTuple):
@@ -64,7 +64,7 @@ def command_pages() -> list[Page]:
 def _pages(parser: argparse.ArgumentParser, command: str, summary: str) -> Iterator[Page]:
     yield Page(command, summary, _synopsis(parser, command), tuple(_sections(parser, summary)))
     for name, below in _commands(parser).items():
-        if name == "help":  # the list of the commands says all about it
+        if name == "help":  # the list of commands says everything about it
             continue
         yield from _pages(below, f"{command} {name}", _summary(parser, name))
 
@@ -141,7 +141,7 @@ def _help(action: argparse.Action) -> str:
 
 
 def _epilog(text: str) -> Iterator[Section]:
-    """The end of a help: prose, and parts such as ``examples:`` whose lines are indented."""
+    """Yield the sections at the end of a help: prose, and parts such as ``examples:`` whose lines are indented."""
     for part in re.split(r"\n\s*\n", text.strip()):
         heading, newline, rest = part.partition("\n")
         if newline and heading.endswith(":") and rest.startswith("  "):
@@ -158,7 +158,7 @@ def _epilog(text: str) -> Iterator[Section]:
 
 
 def man_page(page: Page, pages: Iterable[Page]) -> str:
-    """Return a page in the language of man(7).
+    """Return a page as man(7) source.
 
     :param pages: All pages, for SEE ALSO.
     """
@@ -172,7 +172,7 @@ def man_page(page: Page, pages: Iterable[Page]) -> str:
     ]
     title: Optional[str] = None
     for section in page.sections:
-        # Notes that follow each other are one section.
+        # Consecutive notes are one section.
         lines += [".PP"] if section.title == title else [f".SH {_roff(section.title.upper())}"]
         title = section.title
         lines += _man_text(section)
@@ -197,7 +197,7 @@ def _man_term(option: Option) -> str:
 
 def _roff(text: str) -> str:
     escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
-    # At the begin of a line these would be a request.
+    # At the start of a line these would be a request.
     return f"\\&{escaped}" if escaped.startswith((".", "\\(aq")) else escaped
 
 

@@ -2,8 +2,8 @@
 """The JSON documents of all commands as JSON schemas (draft 2020-12).
 
 A field here is one of :mod:`drgn_tools.analysis.record_fields`: a test validates what the commands
-print, and fails where one of the two has a field that the other lacks. The schemas themselves
-allow more fields than they name, because a later version may add some.
+print, and fails if one of the two has a field that the other lacks. The schemas allow additional
+fields, because a later version may add some.
 """
 
 from __future__ import annotations
