@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Holds an audit against the answer sheet that the kernel itself left in the dump."""
+"""Compare an audit with the answer sheet that the kernel itself left in the dump."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Comparison:
     tasks: int
     """Tasks on the sheet."""
     compared: int
-    """Those not on a CPU while the sheet was written."""
+    """Tasks that were not on a CPU while the sheet was written."""
     frames: int
     """Frames compared: ip, address of the pt_regs, symbol."""
     regs: int
-    """Frames of these that are a pt_regs."""
+    """Compared frames that are a pt_regs."""
     unreliable: int
-    """Tasks of these that the kernel calls unreliable."""
+    """Compared tasks that the kernel calls unreliable."""
     differences: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Comparison:
 def compare(audit: KernelAudit, sheet: list[SheetTask], verdicts: bool = True) -> Comparison:
     """Compare verdicts, return addresses, ``pt_regs`` addresses and symbol names.
 
-    :param verdicts: False on a kernel that we give no verdicts for.
+    :param verdicts: False for a kernel that gets no verdicts from us.
     """
     ours = {s.task: s for s in audit}
     asked = [t for t in sheet if not t.on_cpu]
@@ -101,7 +101,7 @@ def symbol(frame: Frame) -> str:
 
 
 def kernels_symbol(ours: Frame, theirs: SheetFrame) -> str:
-    """printk's name, without the size of the symbol: ``vfs_read+0x8f/0x330 [module]``."""
+    """Return the name that printk printed, without the size of the symbol: ``vfs_read+0x8f/0x330 [module]``."""
     if theirs.user_mode or not theirs.ip:
         return ""
     # Where a new task begins: ret_from_fork up to v6.4, ret_from_fork_asm since.

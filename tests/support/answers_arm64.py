@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Holds an audit of arm64 against the answer sheet that the kernel itself left in the dump.
+"""Compare an audit of arm64 with the answer sheet that the kernel itself left in the dump.
 
-The sheet has the return addresses and the verdicts. Which of the addresses come from a ``pt_regs`` the
-kernel says in its log (see tests/lab/arm64/oracle.c), since v6.13.
+The sheet has the return addresses and the verdicts. Since v6.13, the kernel's log says which of the addresses
+come from a ``pt_regs`` (see tests/lab/arm64/oracle.c).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class Comparison:
     tasks: int
     """Tasks on the sheet."""
     compared: int
-    """Those not on a CPU while the sheet was written."""
+    """Tasks that were not on a CPU while the sheet was written."""
     frames: int
     """Frames compared: address, symbol."""
     regs: int
-    """Frames of these that are kernel-mode ``pt_regs`` for us."""
+    """Compared frames that we report as kernel-mode ``pt_regs``."""
     recovered: int
-    """Return addresses of these that a tracer had rewritten, by the kernel's log."""
+    """Compared return addresses that a tracer had rewritten, according to the kernel's log."""
     user_regs: int
     """Registers of user mode at the end of a stack."""
     unreliable: int
-    """Tasks of these that the kernel calls unreliable."""
+    """Compared tasks that the kernel calls unreliable."""
     differences: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -53,11 +53,11 @@ class Comparison:
 
 
 def marks_in(log: str) -> Mapping[int, tuple[str, ...]]:
-    """Return what the kernel's log says of each frame of each task: "P" for an address out of a ``pt_regs``,
+    """Return the mark of each frame of each task in the kernel's log: "P" for an address from a ``pt_regs``,
     "F" and "K" for one that was recovered, "T" for the first.
 
     :param log: Text of the kernel's log
-    :return: By the address of the task; empty of a kernel that marks none
+    :return: By the address of the task; empty if the kernel prints no marks
     """
     found: dict[int, list[str]] = {}
     task: Optional[int] = None
@@ -86,7 +86,7 @@ def compare_arm64(
     """Compare verdicts, return addresses, symbol names, and where registers were saved.
 
     :param marks: From marks_in()
-    :param verdicts: False of a kernel that gives none
+    :param verdicts: False for a kernel that gives none
     """
     ours = {s.task: s for s in audit}
     asked = [t for t in sheet if not t.on_cpu]
@@ -118,10 +118,10 @@ def compare_arm64(
 def task_differences(
     stack: TaskStack, task: SheetTask, marks: Optional[tuple[str, ...]], verdicts: bool = True
 ) -> list[str]:
-    """Compare what is said of one task.
+    """Compare the answers for one task.
 
-    :param marks: Of its frames, from marks_in()
-    :param verdicts: False of a kernel that gives none
+    :param marks: Those of its frames, from marks_in()
+    :param verdicts: False for a kernel that gives none
     """
     found = [*_frame_differences(stack, task), *_mark_differences(stack, marks)]
     return [*found, *verdict_differences(stack, task)] if verdicts else found
@@ -137,7 +137,7 @@ def _frame_differences(stack: TaskStack, task: SheetTask) -> Iterator[str]:
     for i, (a, b) in enumerate(zip(frames, task.frames)):
         if a.ip != b.ip:
             yield f"frame {i}: ip {a.ip:#x}, kernel {b.ip:#x}"
-        # The sheet does not say which addresses are exact: those out of a pt_regs are.
+        # The sheet does not say which addresses are exact: those from a pt_regs are.
         name = b.name.partition("/")[0] if a.exact else None
         theirs = _named(b.name) if name is not None else kernels_symbol(a, b)
         if symbol(a) != theirs:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page tables of arm64 read by the manual, to hold drgn's translation against them, and to damage them.
+"""Page tables of arm64, read as the manual says, to check drgn's translation and to damage them.
 
-The product has its own, which it uses only for some kdump files. With pages of 4 KiB and addresses of
-48 bits a virtual address is cut like this; of 52 bits there is one level more::
+drgn-tools has its own reader, which it uses only for some kdump files. With pages of 4 KiB and addresses of
+48 bits, these are the parts of a virtual address; with 52 bits there is one level more::
 
     63        48 47    39 38    30 29    21 20    12 11      0
     | ones      | level 0| level 1| level 2| level 3| offset |
@@ -20,18 +20,18 @@ __all__ = ("Arm64Paging", "Translated", "arm64_paging")
 
 _VALID, _TABLE_OR_PAGE = 1, 3
 _ADDRESS_BITS = 48
-"""Of a physical address in an entry; the lab's machines have less memory than needs more (FEAT_LPA2)."""
+"""Bits of a physical address in an entry; the lab's machines do not have enough memory to need more (FEAT_LPA2)."""
 
 ReadPhysical = Callable[[int, int], bytes]
 
 
 @dataclass(frozen=True)
 class Translated:
-    """Where a virtual address leads."""
+    """Where a virtual address is mapped."""
 
     physical: int
     entries: tuple[int, ...]
-    """Physical addresses of the entries that led there."""
+    """Physical addresses of the page table entries that map it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Arm64Paging:
         return [self.va_bits - self.page_shift - bits * (count - 1)] + [bits] * (count - 1)
 
     def translate(self, read: ReadPhysical, address: int) -> Translated:
-        """Where a virtual address leads. Raises LookupError if nowhere."""
+        """Return where a virtual address is mapped. Raises LookupError if it is not."""
         if address >> self.va_bits != (1 << 64 - self.va_bits) - 1:
             raise LookupError(f"{address:#x} is not of the kernel")
         table, entries = self.root, []
@@ -73,7 +73,7 @@ class Arm64Paging:
 
 
 def arm64_paging(vmcoreinfo: Mapping[str, str]) -> Arm64Paging:
-    """The kernel's page tables, by arch_crash_save_vmcoreinfo() in arch/arm64/kernel/vmcore_info.c, v7.2."""
+    """Return the kernel's page tables, found by VMCOREINFO: arch_crash_save_vmcoreinfo() in arch/arm64/kernel/vmcore_info.c, v7.2."""
     root = symbol_among(vmcoreinfo, "swapper_pg_dir")
     offset = number_among(vmcoreinfo, "kimage_voffset")
     t1sz = number_among(vmcoreinfo, "TCR_EL1_T1SZ")
@@ -82,7 +82,7 @@ def arm64_paging(vmcoreinfo: Mapping[str, str]) -> Arm64Paging:
     va_bits = 64 - t1sz
     table = root - offset
     if page_shift == 16 and va_bits == 48 and number_among(vmcoreinfo, "VA_BITS") == 52:
-        # Made for 52 bits: the CPU begins at the end of the top level (TTBR1_BADDR_4852_OFFSET of
-        # asm/pgtable-hwdef.h, v7.2). With smaller pages there is a level less then.
+        # The kernel was built for 52 bits: the CPU uses only the end of the top level (TTBR1_BADDR_4852_OFFSET of
+        # asm/pgtable-hwdef.h, v7.2). With smaller pages there is one level less instead.
         table += 8 * ((1 << 52 - 42) - (1 << 48 - 42))
     return Arm64Paging(table, page_shift, va_bits)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Writes BTF, a type at a time, as Documentation/bpf/btf.rst has it."""
+"""Write BTF, one type at a time, as Documentation/bpf/btf.rst describes it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Member = tuple[Optional[str], int, int]
 class BtfEncoder:
     """Every method adds one type and returns its ID.
 
-    :param base: What this continues, of which all is written: that of the kernel image.
+    :param base: Complete BTF that this one extends: that of the kernel image.
     """
 
     def __init__(self, base: Optional[BtfEncoder] = None) -> None:

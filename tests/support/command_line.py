@@ -24,11 +24,11 @@ ROOT = Path(__file__).parents[2]
 
 
 SOUND = KernelAudit(KERNEL, tuple(task for task in TASKS if task.reason is not Reason.UNREADABLE))
-"""Nothing that could not be read."""
+"""An audit without the tasks that could not be read."""
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, audit: KernelAudit) -> None:
-    """Let the command line find *audit* in whatever it opens."""
+    """Make the command line return *audit* for any kernel that it opens."""
 
     def audit_kernel(
         prog: object, progress: Optional[Callable[[int], None]], max_tasks: Optional[int]
@@ -63,7 +63,7 @@ def joined(value: object) -> str:
 
 
 def refused(argv: Sequence[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Check that a command line is a usage error, which one line says."""
+    """Check that a command line is a usage error with a message of one line."""
     assert main(argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -100,7 +100,7 @@ def start(*argv: str, body: str = "pass", times: int = 1, **kwargs: Any) -> subp
 
 
 def in_a_shell(line: str, core: str, redirect: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a command line, its streams as *redirect* says."""
+    """Run a command line in a shell, with its streams redirected by *redirect*."""
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     words = [sys.executable, "-m", "drgn_tools", *line.replace("CORE", core).split()]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Runs command lines of ours one after another, each in a process of its own, quickly.
+"""Run our command lines quickly, one after another, each in a process of its own.
 
-A process that has everything imported forks for each, so that one costs some milliseconds,
-and a crash, a hang or a large allocation is the end of that one only. It is not the process of
-the tests: that may have threads.
+A process that has imported everything forks for each, so that a run costs some milliseconds, and
+a crash, a hang or a large allocation ends only that run. It is not the process of the tests,
+because that may have threads.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 SECONDS_A_RUN = 60
 MEMORY_BYTES = 1 << 30
-"""Beyond what the process has when a run begins."""
+"""Limit of the memory that a run may add to that of the process."""
 
 
 class Ended(NamedTuple):
     """How a command line ended."""
 
     exit_code: int
-    """Of what died of a signal, as in a shell, 128 and its number."""
+    """128 plus the number of the signal if a signal killed it, as in a shell."""
     stderr: str
 
 
 class CommandLines:
-    """Runs them; a context, at whose end the process goes."""
+    """Runs command lines; a context at whose end the process exits."""
 
     def __enter__(self) -> CommandLines:
         self._process = subprocess.Popen(
@@ -50,7 +50,7 @@ class CommandLines:
         self._process.communicate()
 
     def run(self, *arguments: str) -> Ended:
-        """Of ``drgn-tools`` with these arguments."""
+        """Run ``drgn-tools`` with these arguments."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(arguments), file=self._process.stdin, flush=True)
@@ -58,7 +58,7 @@ class CommandLines:
 
 
 def main() -> None:
-    """The process: arguments as JSON on stdin, how they ended on stdout, a line each."""
+    """Run the server process: it reads arguments as JSON from stdin and writes results to stdout, one a line."""
     # Imported once, not in each child.
     from drgn_tools.analysis import audit  # noqa: F401
     from drgn_tools.commands import main as command_line  # noqa: F401
@@ -76,7 +76,7 @@ def _run(arguments: Sequence[str]) -> Ended:
         os.close(read)
         os.dup2(write, 2)
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-        # What they were before may have been files of another kind.
+        # The streams of the parent may be open on files of another kind.
         sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # noqa: SIM115
         _limit()
         os._exit(_exit_code(arguments))

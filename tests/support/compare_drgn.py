@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where drgn's stack_trace(), ours and the kernel's console stop or differ, on machines that died.
+"""Where the stack traces of drgn's stack_trace(), drgn-tools and the kernel's console end or differ, on machines that crashed.
 
     python -m tests.support.compare_drgn                           the table, as Markdown
     python -m tests.support.compare_drgn --update docs/crashes.md  writes it where it belongs
     python -m tests.support.compare_drgn --module lab_crash.ko     drgn has that module's DWARF as well
 
-The dumps are the lab's: ``python -m tests.lab dump --group crashes``, and fp-lsb for
-the tasks that sleep. Nothing of a table changes with where things lie in memory.
+The dumps are from the lab: ``python -m tests.lab dump --group crashes``, and fp-lsb for
+the tasks that sleep. A table does not depend on addresses.
 """
 
 from __future__ import annotations
@@ -55,23 +55,23 @@ _IP_IN_PT_REGS = 16 * 8
 """offsetof(struct pt_regs, ip) on x86-64."""
 
 SWAPPED = frozenset({"return_to_handler", "arch_rethook_trampoline", "__kretprobe_trampoline"})
-"""What function graph tracing and kretprobes put where a return address was."""
+"""What function graph tracing and kretprobes put in the place of a return address."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One crash: what the console, we and drgn say of the task that died."""
+    """One crash: what the console, drgn-tools and drgn say about the task that died."""
 
     crash: str
     stacks: str
     """The borders on the console, innermost first."""
     console: str
     ours: str
-    """With the dump alone."""
+    """drgn-tools with the dump alone."""
     dwarf: str
     """drgn with vmlinux (DWARF) and the symbols of the modules."""
     types: str
-    """drgn with types and symbols out of the dump, and no CFI."""
+    """drgn with types and symbols from the dump, without CFI."""
     alone: str
     """drgn with the dump alone."""
 
@@ -82,10 +82,10 @@ class Row:
 def drgn_with_dwarf(
     core: Path, vmlinux: Path, modules: Sequence[Path], with_dwarf: Optional[Path] = None
 ) -> Program:
-    """A Program that has all that the lab has of a kernel, and knows nothing of ours.
+    """Return a Program with everything that the lab has for a kernel, but nothing from drgn-tools.
 
-    :param modules: .ko files; the lab's are stripped of DWARF, so drgn does not take
-        their symbols until it is told that it wants the file
+    :param modules: .ko files; the lab's are stripped of DWARF, so drgn uses their symbols
+        only if it is made to want the file
     :param with_dwarf: one of the modules, built again and not stripped
     """
     prog = Program()
@@ -94,7 +94,7 @@ def drgn_with_dwarf(
     for path in modules:
         module = prog.module(path.stem)
         if with_dwarf is not None and with_dwarf.stem == path.stem:
-            # Its build ID is another: DWARF says in which folder it was built.
+            # Its build ID differs, because DWARF contains the folder of the build.
             module.try_file(with_dwarf, force=True)
             assert module.debug_file_status is ModuleFileStatus.HAVE
         else:
@@ -105,24 +105,24 @@ def drgn_with_dwarf(
 
 
 def drgn_entries(prog: Program, task: int, names: Symbolizer) -> list[Entry]:
-    """drgn's stack trace of a task in the console's form, without the inlined frames.
+    """Return drgn's stack trace of a task in the console's form, without the inlined frames.
 
-    Names are the kernel's for that address, as for the other two.
+    Each address has the kernel's name, as in the other two traces.
     """
     trace = prog.stack_trace(Object(prog, "struct task_struct *", task))
     return [_drgn_entry(frame, names) for frame in trace if not frame.is_inline]
 
 
 def _drgn_entry(frame: StackFrame, names: Symbolizer) -> Entry:
-    # drgn gives a return address for what called, and the exact one for what was interrupted.
+    # drgn gives a return address for a caller, and the exact address for an interrupted function.
     registers = {_title(n): v for n, v in frame.registers().items()} if frame.interrupted else None
     return Entry("", _what(names, frame.pc, frame.interrupted), registers)
 
 
 def _what(names: Symbolizer, address: int, exact: bool) -> str:
     name = names.name_exact(address)
-    # Nothing returns to the beginning of a function but what was swapped for an address
-    # (and what a call that never returns is followed by).
+    # Only a swapped return address points to the start of a function (apart from a call that never
+    # returns and is the last instruction of the function before).
     if not exact and not (name is not None and name.offset == 0 and name.name in SWAPPED):
         name = names.name_return_address(address)
     if name is None:
@@ -138,7 +138,7 @@ def _title(name: str) -> str:
 
 
 def drgn_alone(core: Path, pid: int) -> str:
-    """What drgn says of a task when it has nothing but the dump."""
+    """Return what drgn says about a task when it has only the dump."""
     prog = Program()
     prog.set_core_dump(core)
     try:
@@ -151,7 +151,7 @@ def drgn_alone(core: Path, pid: int) -> str:
 
 
 def measure(name: str, dump: Dump, modules: Sequence[Path], with_dwarf: Optional[Path]) -> Row:
-    """All that is said of the task that died in a dump."""
+    """Return everything that is said about the task that died in a dump."""
     ours = open_program(core=dump.core)
     names = Symbolizer(ours, KernelText(ours))
     dead = next(s for s in task_stacks(ours) if s.on_cpu and s.comm == CRASHER)
@@ -179,10 +179,10 @@ def _of(oops: Oops, task: TaskStack) -> bool:
 
 
 def what_the_console_saw(oopses: Sequence[Oops]) -> tuple[list[Entry], int]:
-    """The task's stack by all that the console says, and how many traces that takes.
+    """Return the task's stack as printed on the console, and the number of traces that form it.
 
-    The trace out of panic() begins further in; where it ends at the registers of the
-    oops, the trace of the oops goes on from there.
+    The trace from panic() begins in an inner frame. If it ends at the registers of the
+    oops, the trace of the oops continues it.
     """
     panic, oops = _last(oopses, from_regs=False), _last(oopses, from_regs=True)
     if panic is None:
@@ -199,7 +199,7 @@ def _last(oopses: Sequence[Oops], *, from_regs: bool) -> Optional[Oops]:
 
 
 def _cell(oopses: Sequence[Oops], other: Sequence[Entry]) -> str:
-    """How a stack compares with the console's."""
+    """Return in words how a stack compares with the console's."""
     console, _ = what_the_console_saw(oopses)
     begin = _last(oopses, from_regs=False) or oopses[-1]
     rest = what_both_saw(begin, other)[1]
@@ -214,7 +214,7 @@ def _cell(oopses: Sequence[Oops], other: Sequence[Entry]) -> str:
 
 NO_USER = "no user registers"
 BOGUS = "bogus end"
-"""Frames past the last one, whose addresses are no code."""
+"""Frames past the last one whose addresses are not code."""
 AS_WELL = " as well"
 
 
@@ -223,7 +223,7 @@ def _matcher(console: Sequence[Entry], other: Sequence[Entry]) -> SequenceMatche
 
 
 def differences(console: Sequence[Entry], other: Sequence[Entry]) -> Iterator[str]:
-    """Every difference of *other* to *console*, in words that hold for any boot."""
+    """Yield every difference of *other* from *console*, in words that are the same for any boot."""
     for kind, i, i_end, j, j_end in _matcher(console, other).get_opcodes():
         if kind == "equal":
             for a, b in zip(console[i:i_end], other[j:j_end]):
@@ -283,15 +283,15 @@ class Sleeper:
 
     task: SheetTask
     found: tuple[str, ...]
-    """Differences but for those two."""
+    """Differences other than the two below."""
     bogus: bool
-    """drgn's trace goes on past the end, with what is no address of code."""
+    """Whether drgn's trace continues past the end, with values that are not addresses of code."""
     no_user: bool
-    """The walk ends with registers of user mode, drgn's trace has none."""
+    """Whether the walk ends with registers of user mode, and drgn's trace does not have them."""
 
     @property
     def kind(self) -> str:
-        """Which of few kinds of differences these are."""
+        """The kind of these differences, one of a few."""
         if not self.found:
             return EQUAL
         if not self.task.has_stack:
@@ -315,10 +315,10 @@ class Asleep:
     ours: Comparison
     drgn: tuple[Sleeper, ...]
     ratio: float
-    """Time for all stacks with their names, drgn's to ours."""
+    """Time for all stacks with their names, as the ratio of drgn to drgn-tools."""
 
     def table(self) -> str:
-        """What the documentation shows of it."""
+        """Return the table that the documentation shows."""
         kinds = [sleeper.kind for sleeper in self.drgn]
         rows = [
             ("tasks compared", len(kinds)),
@@ -332,7 +332,7 @@ class Asleep:
 
 
 def sleepers(dump: Dump, modules: Sequence[Path]) -> Asleep:
-    """drgn's traces of all tasks that the kernel's answer sheet has, held against it."""
+    """Compare drgn's traces of all tasks on the kernel's answer sheet with the sheet."""
     ours = open_program(core=dump.core)
     theirs = drgn_with_dwarf(dump.core, Path(dump.read_about()["vmlinux"]), modules)
     sheet = read_sheet(ours)
@@ -375,7 +375,7 @@ def _sheet_entry(task: SheetTask, frame: SheetFrame, names: Symbolizer) -> Entry
 
 
 def crash_table(rows: Sequence[Row]) -> str:
-    """The table of one group, in Markdown, the crashes ordered by the stacks they stand on."""
+    """Return the table of one group, in Markdown, with crashes sorted by the stacks that they are on."""
     order = list(dict.fromkeys(row.stacks for row in rows))
     cells = [
         (row.crash, _border(row.stacks), row.console, row.ours, row.dwarf, row.types)
@@ -416,12 +416,12 @@ def _between(document: str, name: str) -> re.Match[str]:
 
 
 def table_in(document: str, name: str) -> str:
-    """The table of a group that a document holds."""
+    """Return the table of a group in a document."""
     return _between(document, name)[0]
 
 
 def measured(group: str, with_dwarf: Optional[Path] = None) -> str:
-    """The table of a group of crashes in the lab's cache."""
+    """Return the table of a group of crashes in the lab's cache."""
     rows = []
     for variant in variants_of(group):
         dump, modules = _cached(variant.name)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The stacks that a kernel printed on its console as it died, in a form to compare with ours.
 
-A line of a trace that begins with ``?`` is not from the unwinder: a word of the stack that is
-kernel text. These are kept apart.
+A line of a trace that begins with ``?`` is not from the unwinder: it is a word of the stack that
+points to kernel text. These lines are kept apart.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _IP = re.compile(
     r"(?:([\w.]+\+0x[0-9a-f]+)/0x[0-9a-f]+((?: \[\w+\])?)|(0x[0-9a-f]+))$"
 )
 _BEHIND = re.compile(r"^(?:Modules linked in|Kernel Offset|---\[ end)")
-"""What may follow a trace at once."""
+"""Lines that may directly follow a trace."""
 _REGISTER = re.compile(
     r"\b(ORIG_[RE]AX|EFLAGS|RSP|[RE][A-Z0-9]{2}): (?:[0-9a-f]{4,8}:)?([0-9a-f]{8,16})\b"
 )
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
     what: str
     """``name+0xoffset`` (and ``[module]``), or an address."""
     registers: Optional[Mapping[str, int]] = None
-    """Of a pt_regs, those that an oops prints; ``None`` for a call."""
+    """For a pt_regs, the registers that an oops prints; ``None`` for a call."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Oops:
     clues: list[Entry] = field(default_factory=list)
     """Lines with a ``?``."""
     from_regs: bool = False
-    """It begins where the CPU was interrupted, not in dump_stack()."""
+    """Whether it begins where the CPU was interrupted, not in dump_stack()."""
 
 
 def read_console(log: str) -> list[Oops]:
@@ -81,7 +81,7 @@ def _oopses(lines: Iterator[str]) -> Iterator[Oops]:
             regs = None
         elif match := _BORDER.match(line):
             if oops is not None and match[1] and match[2] == "TASK":
-                # What follows repeats the registers, or is of something else.
+                # The rest repeats the registers, or belongs to something else.
                 yield oops
                 header = oops = before = regs = None
             elif oops is not None and match[1]:
@@ -114,13 +114,13 @@ def _oopses(lines: Iterator[str]) -> Iterator[Oops]:
 
 
 def our_entries(task: TaskStack) -> list[Entry]:
-    """The same of a record of ours."""
+    """Return the trace of one of our records in the same form."""
     saved = {regs.address: regs.registers for regs in task.regs}
     entries = []
     for i, frame in enumerate(task.frames):
         name = f"{frame.ip:#x}" if frame.symbol is None else str(frame.symbol)
         what = f"{name} [{frame.module}]" if frame.module else name
-        # Those of the CPU itself lie on no stack: they are of the frame it is in.
+        # The registers of the CPU itself are not on a stack: they belong to its innermost frame.
         registers = saved[frame.regs] if frame.regs is not None else None
         if i == 0 and registers is None:
             registers = task.cpu_registers
@@ -131,10 +131,10 @@ def our_entries(task: TaskStack) -> list[Entry]:
 
 
 def what_both_saw(oops: Oops, ours: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """Both traces from the first place where the task stood still for both.
+    """Return both traces from the first frame that had not changed between them.
 
-    The console's was printed by code that has gone on since: from an oops it is
-    the registers that it was printed for, else the caller of panic().
+    The code that printed the console's trace ran on until the dump. So a trace of an oops
+    begins at the registers that the oops printed, any other at the caller of panic().
     """
     theirs = list(oops.entries)
     if oops.from_regs:
@@ -142,8 +142,8 @@ def what_both_saw(oops: Oops, ours: Sequence[Entry]) -> tuple[list[Entry], list[
             (
                 i
                 for i, entry in enumerate(ours)
-                # Or where the dump has the CPU itself: crash_kexec() was given the
-                # registers of the oops.
+                # At i == 0 the dump has the registers of the CPU: crash_kexec() was
+                # given those of the oops.
                 if (entry.registers is not None or i == 0) and entry.what == theirs[0].what
             ),
             len(ours),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A vmcore's copy, to be written to at virtual addresses."""
+"""A copy of a vmcore that can be written to at virtual addresses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ("CoreCopy",)
 
 
 class CoreCopy:
-    """A vmcore's copy, to be written to at virtual addresses."""
+    """A copy of a vmcore that can be written to at virtual addresses."""
 
     def __init__(self, prog: drgn.Program, path: Path) -> None:
         self.path = path
@@ -35,7 +35,7 @@ class CoreCopy:
             file.write(data)
 
     def set_build_id(self, build_id: str) -> str:
-        """Change it in the note that VMCOREINFO is; what it was."""
+        """Change the build ID in the VMCOREINFO note; return the old one."""
         with self.path.open("r+b") as file:
             notes = file.read(1 << 16)
             start = notes.index(b"BUILD-ID=") + len("BUILD-ID=")

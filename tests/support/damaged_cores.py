@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files made out of a real vmcore with something wrong in each; the same bytes every time.
+"""Files made from a real vmcore, each with one thing wrong; the same bytes every time.
 
-Wrong in the file (cut short, headers that lie, bits turned) or in the kernel's memory
+The damage is in the file (cut short, false headers, flipped bits) or in the kernel's memory
 (a task list that loops, wild counts and pointers, damaged types and symbols, text that
-would do something to a terminal). What can be said of them is for drgn-tools to say.
+a terminal would act on). drgn-tools has to say what it can about them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = (
 )
 
 HOSTILE_COMM = b"<script>\x1b[31m\n\xff"
-"""A tag, a terminal's colour, a line's end, no UTF-8: 15 bytes, as many as a comm has."""
+"""A tag, a terminal's colour, a newline, bytes that are not UTF-8: 15 bytes, the length of a comm."""
 
 _START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 _TIB = 1 << 40
@@ -51,7 +51,7 @@ _X86_64 = 62
 
 
 def copy(file: Path, to: Path) -> Path:
-    """A copy with holes where there are only zeros."""
+    """Make a copy with holes where there are only zeros."""
     subprocess.run(["cp", "--sparse=always", file, to], check=True)
     to.chmod(0o600)
     return to
@@ -61,7 +61,7 @@ def copy(file: Path, to: Path) -> Path:
 
 
 def cut_short(file: Path, folder: Path, places: int) -> Iterator[Path]:
-    """Copies that end too early: within the headers, and at so many *places* behind them."""
+    """Yield copies that end too early: within the headers, and at this many *places* after them."""
     size = file.stat().st_size
     ends = [1, 15, 100, PAGE - 1, PAGE + 8]
     for end in (*ends, *(size * i // (places + 1) for i in range(1, places + 1)), size - 1):
@@ -71,7 +71,7 @@ def cut_short(file: Path, folder: Path, places: int) -> Iterator[Path]:
 
 
 def with_turned_bits(file: Path, folder: Path, seeds: range) -> Iterator[Path]:
-    """Copies with a few bits turned: every other one only in the first two pages, the headers."""
+    """Yield copies with a few bits flipped; in every other one only in the first two pages, the headers."""
     for seed in seeds:
         rng = random.Random(seed)
         out = copy(file, folder / f"vmcore-{file.name}-bits-{seed}")
@@ -87,7 +87,7 @@ def with_turned_bits(file: Path, folder: Path, seeds: range) -> Iterator[Path]:
 
 
 def no_cores(folder: Path) -> Iterator[Path]:
-    """Files that somebody may take for a vmcore, and headers that lie."""
+    """Yield files that may be mistaken for a vmcore, and files with false headers."""
     vmcoreinfo_note = note("VMCOREINFO", 0, b"OSRELEASE=6.12.0\nPAGESIZE=4096\n")
     contents = {
         "empty": b"",
@@ -117,7 +117,7 @@ def no_cores(folder: Path) -> Iterator[Path]:
 
 
 def sparse(file: Path, folder: Path) -> Iterator[Path]:
-    """Files of 1 TiB that take next to no room."""
+    """Yield files of 1 TiB that take almost no space on the disk."""
     nothing = folder / "vmcore-1-TiB-of-nothing"
     nothing.touch()
     os.truncate(nothing, _TIB)
@@ -137,7 +137,7 @@ def sparse(file: Path, folder: Path) -> Iterator[Path]:
 
 
 def of_much_time(folder: Path) -> Path:
-    """256 GiB of zeros, packed into some MB: whoever unpacks it is at it for minutes."""
+    """Make a file of some MB that unpacks to 256 GiB of zeros, which takes minutes."""
     stream = lzma.compress(bytes(64 << 20), preset=0)
     path = folder / "vmcore-that-takes-long.xz"
     with open(path, "wb") as file:
@@ -147,7 +147,7 @@ def of_much_time(folder: Path) -> Path:
 
 
 def of_much_memory(folder: Path) -> Path:
-    """A file that xz unpacks only with a dictionary of 1.5 GiB, as its header says."""
+    """Make a file whose header says that xz needs a dictionary of 1.5 GiB to unpack it."""
     lzma2_only = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 16}]
     packed = bytearray(lzma.compress(bytes(1 << 20), filters=lzma2_only))
     # The header of the block follows that of the stream (The .xz File Format, 3.1): its size,
@@ -166,7 +166,7 @@ def of_much_memory(folder: Path) -> Path:
 
 
 class _Kernel:
-    """What a core holds, and where."""
+    """The contents of a core, and where they are."""
 
     def __init__(self, core: Path) -> None:
         self.core = core
@@ -185,12 +185,12 @@ class _Kernel:
         self.page_tables = vmcoreinfo_symbol(prog, "swapper_pg_dir") or 0
 
     def sleeper(self, number: int) -> Task:
-        """One of the tasks that have a stack."""
+        """Return one of the tasks that have a stack."""
         return [task for task in self.tasks if task.has_stack][number]
 
 
 class _Copy:
-    """A copy of it that is written to."""
+    """A copy of a core that can be written to."""
 
     def __init__(self, kernel: _Kernel, path: Path) -> None:
         self._file = open(copy(kernel.core, path), "r+b")  # noqa: SIM115  # until close()
@@ -203,7 +203,7 @@ class _Copy:
         self._file.close()
 
     def write(self, addr: int, data: bytes) -> None:
-        """At a virtual address."""
+        """Write bytes at a virtual address."""
         while data:
             size = min(len(data), PAGE - addr % PAGE)
             os.pwrite(
@@ -215,7 +215,7 @@ class _Copy:
         self.write(addr, struct.pack("<Q", value & (1 << 64) - 1))
 
     def replace_in_notes(self, old: bytes, new: bytes) -> None:
-        """Of VMCOREINFO: *new* is written over *old*, and as long as that."""
+        """Replace *old* in VMCOREINFO with *new*, which has the same length."""
         assert len(old) == len(new)
         elf = read_elf(self._file)
         assert elf is not None
@@ -228,10 +228,10 @@ class _Copy:
 def in_memory(
     core: Path, folder: Path, seeds: Iterable[int], only: Optional[Collection[str]] = None
 ) -> Iterator[Path]:
-    """Copies of an ELF core with something wrong in the kernel.
+    """Yield copies of an ELF core, each with one kind of damage in the kernel.
 
-    :param seeds: of damaged types and symbols.
-    :param only: what else is wrong; everything that there is if not given.
+    :param seeds: seeds for damaged types and symbols.
+    :param only: the other kinds of damage to make; by default all.
     """
     kernel = _Kernel(core)
     names = _DAMAGES if only is None else only
@@ -288,7 +288,7 @@ def _wild_stacks(kernel: _Kernel, made: _Copy) -> None:
 
 
 def _odd_frame_pointers(kernel: _Kernel, made: _Copy) -> None:
-    # Each leads to itself, to the one before, or to registers that are none.
+    # Each points to itself, to the one before, or to pt_regs that do not exist.
     at = kernel.layout.first_frame_offset
     for number in range(30):
         addr = kernel.sleeper(number).thread_sp + at

@@ -25,14 +25,14 @@ _VARIABLES = {
     "klp_signals_cnt": "int",
 }
 _OFFSETS = (0, 8, 16, 24, -8)
-"""Where a pointer into a struct may point."""
+"""Offsets in a struct that a damaged pointer may point to."""
 
 _NEAR = 0x1000
-"""A new_func that moves within its symbol is not found out: a stripped module has such, too."""
+"""A new_func that moves within its symbol is not detected: a stripped module has such, too."""
 
 
 def structs_of_patches(prog: drgn.Program) -> Iterator[tuple[str, int, str]]:
-    """What the kernel has of its live patches: what it is, its address, its type."""
+    """Yield the name, address and type of each struct and variable of the kernel's live patches."""
     for name, type_name in _VARIABLES.items():
         yield name, _variable(prog, name), type_name
     for patch in _entries(prog, "klp_patches", "struct klp_patch", "list"):
@@ -59,7 +59,7 @@ def _entries(prog: drgn.Program, head: str, type_name: str, member: str) -> Iter
 
 
 def ask_of_patches(prog: drgn.Program, audit: KernelAudit) -> tuple[Question, list[TaskAnswer]]:
-    """What the patch in transition asks of each task, and the answers."""
+    """Return the question about the patch in transition, and the answer for each task."""
     question = transition_question(
         read_livepatches(prog), audit.kernel.reliable_stacktrace, Functions(prog)
     )
@@ -84,7 +84,7 @@ class Span:
         self.data[:] = self.original
 
     def member_at(self, offset: int) -> str:
-        """Which member it is, for messages."""
+        """Return the member at an offset, for messages."""
         if self.type.kind != TypeKind.STRUCT:
             return self.name
         before = [m for m in self.type.members if m.bit_offset // 8 <= offset]
@@ -115,11 +115,11 @@ class DamagedPatches:
             yield Span(self.prog, name, address, type_name)
 
     def look(self) -> tuple[Question, list[TaskAnswer]]:
-        """What is asked of each task, and the answers."""
+        """Return the question, and the answer for each task."""
         return ask_of_patches(self.prog, self.audit)
 
     def damage(self) -> list[str]:
-        """Overwrite one word or a few; tells which."""
+        """Overwrite one word or a few; return which."""
         dice = self._dice
         return [self._damage_one() for _ in range(dice.choice((1, 1, 1, 2, 3)))]
 

@@ -32,7 +32,7 @@ class CommandLine(NamedTuple):
     where: str
     """``docs/commands.md``; ``drgn-tools tasks --help``."""
     line: str
-    """As it is typed: without prompt, and without the words beside it."""
+    """As it is typed: without the prompt, and without the remark beside it."""
     output: tuple[str, ...]
     """What is shown below it; empty if it has no prompt."""
 
@@ -63,14 +63,14 @@ def _helps() -> Iterator[tuple[str, str]]:
 
 
 def typed_in(where: str) -> list[tuple[str, list[str]]]:
-    """Return what is typed at Python's prompt in a document, and for each the output that is shown below it."""
+    """Return the lines that are typed at Python's prompt in a document, each with the output shown below it."""
     shown: list[tuple[str, list[str]]] = []
     for block in code_blocks((ROOT / where).read_text()):
         sample: list[str] = []
         for line in block:
             if line.startswith(">>> "):
                 sample = []
-                # Two spaces begin what is said beside it.
+                # A remark follows after two spaces.
                 shown.append((re.sub(r"\s\s+#.*", "", line[4:]), sample))
             elif line:
                 sample.append(line)
@@ -78,7 +78,7 @@ def typed_in(where: str) -> list[tuple[str, list[str]]]:
 
 
 def missing_lines(sample: tuple[str, ...], output: str) -> list[str]:
-    """The lines of a sample that the output does not have. ``...`` stands for lines left out."""
+    """Return the lines of a sample that the output does not have. ``...`` stands for omitted lines."""
     found = {text.strip() for text in output.splitlines()}
     return [
         text for text in sample if text.strip(" │") not in ("", "...") and text.strip() not in found
@@ -86,7 +86,7 @@ def missing_lines(sample: tuple[str, ...], output: str) -> list[str]:
 
 
 def code_blocks(text: str) -> Iterator[list[str]]:
-    """Yield the lines of each block of code in Markdown, fenced or indented, but none of Python or JSON."""
+    """Yield the lines of each block of code in Markdown, fenced or indented, except Python and JSON."""
     lines = iter(text.splitlines())
     block: list[str] = []
     before = ""
@@ -138,7 +138,7 @@ def _output(below: list[str]) -> Iterator[str]:
 
 
 def without_remark(line: str) -> str:
-    """Cut what stands beside a command, two spaces away or behind a #."""
+    """Cut off the remark beside a command, after two spaces or a #."""
     quoted = r"""'[^']*'|"[^"]*"|[^'"\s]"""
     match = re.match(rf"(?:{quoted}| (?![ #]))*", line.strip())
     return match[0] if match else ""

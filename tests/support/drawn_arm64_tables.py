@@ -24,7 +24,7 @@ class DrawnArm64Tables:
 
     @property
     def first_address(self) -> int:
-        """The lowest of the kernel."""
+        """The lowest virtual address of the kernel."""
         return (1 << 64) - (1 << self.paging.address_bits)
 
     def new_table(self) -> int:
@@ -44,7 +44,7 @@ class DrawnArm64Tables:
         return found
 
     def shift(self, level: int) -> int:
-        """log2 of what an entry maps; levels are counted as the CPU does, the last is 3."""
+        """Return log2 of the size that an entry maps; levels have the CPU's numbers, the last is 3."""
         return self.paging.page_shift + (3 - level) * (self.paging.page_shift - 3)
 
     @property
@@ -63,7 +63,7 @@ class DrawnArm64Tables:
         self.memory[place & -self.page_bytes][offset : offset + 8] = entry.to_bytes(8, "little")
 
     def map(self, address: int, entry: int, level: int = 3) -> int:
-        """Write the entry of an address at a level; give its physical address back."""
+        """Write the entry of an address at a level; return the physical address of the entry."""
         table = self.root
         for upper in range(self.top_level, level):
             place = self.entry_at(table, upper, address)
@@ -79,7 +79,7 @@ class DrawnArm64Tables:
 
 
 class DrawnArm64Kernel:
-    """A kernel image at the lower end of the upper half, and a linear map of the first pages behind PHYS_OFFSET."""
+    """A kernel image at the lower end of the upper half, and a linear map of the first pages from PHYS_OFFSET on."""
 
     def __init__(self, paging: Paging, actual_bits: int, pages: int = 512) -> None:
         self.drawn = drawn = DrawnArm64Tables(paging)
@@ -90,7 +90,7 @@ class DrawnArm64Kernel:
         drawn.map(self.root, drawn.root | PAGE_DESCRIPTOR)
         self.stext = self.root - 4 * page
         self.last = self.root + 4 * page
-        """Of the image, as far as VMCOREINFO names something in it."""
+        """Highest address in the image that VMCOREINFO has."""
         before = set(drawn.memory)
         for number in range(pages):
             physical = PHYS_OFFSET + number * page

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A kernel of nothing but the types, variables, symbols and bytes that a test gives it.
+"""A kernel that has only the types, variables, symbols and bytes that a test gives it.
 
-It is an ordinary drgn program: what reads a real kernel reads this one. Types
-are declared as C has them, and laid out as a C compiler would.
+It is an ordinary drgn program: code that reads a real kernel can read this one. Types
+are declared as in C, and laid out as a C compiler would.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _MEMORY_BYTES = 256 * 1024
 
 
 class DrawnKernel:
-    """Its memory starts at :attr:`base` and reads as zeros; all else is not in the dump."""
+    """Its memory starts at :attr:`base` and reads as zeros; no other memory is in the dump."""
 
     def __init__(
         self, arch: Architecture = Architecture.X86_64, base: Optional[int] = None
@@ -75,7 +75,7 @@ class DrawnKernel:
         self._objects: dict[str, Object] = {}
         self._symbols: dict[str, Symbol] = {}
         self.before_read: Callable[[], None] = lambda: None
-        """Called before each read of memory: the kernel may move under who looks at it."""
+        """Called before each read of memory: a live kernel may change while it is read."""
         self.prog.add_memory_segment(self.base, _MEMORY_BYTES, self._read)
         self.prog.register_type_finder("drawn", self._find_type, enable_index=0)
         self.prog.register_object_finder("drawn", self._find_object, enable_index=0)
@@ -102,7 +102,7 @@ class DrawnKernel:
             start = 0 if kind is TypeKind.UNION else (end + align - 1) // align * align
             end = max(end, start + size)
             alignment = max(alignment, align)
-            # Looked up when used: a struct may point to itself.
+            # Looked up only when it is used: a struct may point to itself.
             fields.append(TypeMember(self._lazy(type_name), parsed[2], 8 * start))
         size = (end + alignment - 1) // alignment * alignment if alignment else 0
         make = self.prog.union_type if kind is TypeKind.UNION else self.prog.struct_type
@@ -118,7 +118,7 @@ class DrawnKernel:
         return lambda: self.prog.type(type_name)
 
     def enum(self, name: str, **values: int) -> None:
-        """An enum, and its enumerators as constants."""
+        """Declare an enum, and its enumerators as constants."""
         enumerators = [TypeEnumerator(enumerator, value) for enumerator, value in values.items()]
         type_ = self.prog.enum_type(name, self.prog.type("unsigned int"), enumerators)
         self._types[TypeKind.ENUM, name] = type_
@@ -126,18 +126,18 @@ class DrawnKernel:
             self._objects[enumerator] = Object(self.prog, type_, value)
 
     def resize(self, name: str, size_bytes: int) -> None:
-        """As if the size of a struct were damaged."""
+        """Change the size of a struct, as if its type were damaged."""
         members = self._types[TypeKind.STRUCT, name].members
         self._types[TypeKind.STRUCT, name] = self.prog.struct_type(name, size_bytes, members)
 
     def forget_type(self, name: str) -> None:
-        """As if the kernel were built without it: ``forget_type("irq_stack")``."""
+        """Remove a type, as if the kernel were built without it: ``forget_type("irq_stack")``."""
         self._types = {key: type_ for key, type_ in self._types.items() if key[1] != name}
 
-    # ---- memory and what lies there
+    # ---- memory and its contents
 
     def new(self, type_name: str, value: Any = None) -> int:
-        """Address of a new object; of a struct, a dict gives the members that are not zero."""
+        """Return the address of a new object; for a struct, a dict gives the members that are not zero."""
         type_ = self.prog.type(type_name)
         addr = self._next
         self._next += (sizeof(type_) + 15) // 16 * 16
@@ -147,13 +147,13 @@ class DrawnKernel:
         return addr
 
     def put(self, addr: int, data: bytes) -> int:
-        """Write bytes; give *addr* back."""
+        """Write bytes; return *addr*."""
         assert self.base <= addr <= self.nowhere - len(data)
         self._memory[addr - self.base : addr - self.base + len(data)] = data
         return addr
 
     def put_word(self, addr: int, word: int) -> int:
-        """Write a word; give *addr* back."""
+        """Write a word; return *addr*."""
         return self.put(addr, word.to_bytes(self.word_bytes, "little"))
 
     def ring(self, *heads: int) -> None:
@@ -165,14 +165,14 @@ class DrawnKernel:
     # ---- names
 
     def variable(self, name: str, type_name: str, value: Any = None) -> int:
-        """A variable with its symbol; gives its address."""
+        """Add a variable with its symbol; return its address."""
         addr = self.new(type_name, value)
         self._objects[name] = Object(self.prog, type_name, address=addr)
         self.symbol(name, addr)
         return addr
 
     def constant(self, name: str, value: Any, type_name: str = "unsigned long") -> None:
-        """A macro or enumerator."""
+        """Add a macro or enumerator."""
         self._objects[name] = Object(self.prog, type_name, value)
 
     def symbol(
@@ -182,12 +182,12 @@ class DrawnKernel:
         size: int = 0,
         binding: SymbolBinding = SymbolBinding.GLOBAL,
     ) -> int:
-        """A symbol; gives its address."""
+        """Add a symbol; return its address."""
         self._symbols[name] = Symbol(name, addr, size, binding, SymbolKind.UNKNOWN)
         return addr
 
     def forget_symbol(self, name: str) -> None:
-        """As if the kernel were built without it."""
+        """Remove a symbol, as if the kernel were built without it."""
         del self._symbols[name]
 
     # ---- finders
@@ -216,7 +216,7 @@ class DrawnKernel:
 
 
 def declare_stack_types(kernel: DrawnKernel, task_members: str = TASK_MEMBERS) -> None:
-    """What a stack needs of the types and symbols of a kernel with CONFIG_SMP, 6.12 or so."""
+    """Declare the types and symbols that a stack needs, as in a kernel with CONFIG_SMP, 6.12 or so."""
     regs = REGS_64 if kernel.word_bytes == 8 else REGS_32
     names = [name for name, _, _ in regs.fields]
     if kernel.word_bytes == 4:

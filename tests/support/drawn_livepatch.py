@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Live patches of a drawn kernel: the lists of kernel/livepatch/, the symbols they speak of, ftrace."""
+"""Live patches of a drawn kernel: the lists of kernel/livepatch/, the symbols that they name, ftrace."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _IMAGE_END = CORE + 0x480
 TARGET = LOADED
 """Text of the module ``target``, of 0x1000 bytes."""
 TARGET_FUNCTIONS = (
-    # Not in the order of addresses, as an ELF table is not.
+    # Not in the order of addresses, like a table of ELF symbols.
     ("tgt_same", TARGET + 0x300),
     ("tgt_read", TARGET + 0x100),
     ("tgt_same", TARGET + 0x200),
@@ -92,7 +92,7 @@ ABSENT = Func("absent_fn", 0, 0, PATCH1 + 3 * NEW_BYTES, 0, patched=False)
 
 
 class DrawnPatches:
-    """A kernel with live patching and four modules; patches are added, then it is looked at.
+    """A kernel with live patching and four modules. A test adds patches, then reads it.
 
     :param target: ``klp_target_state``
     """
@@ -126,7 +126,7 @@ class DrawnPatches:
     # ---- modules and symbols
 
     def load(self, without: str = "", **state: int) -> None:
-        """The list of modules, but for one."""
+        """Draw the list of modules, without one of them."""
         kernel = self.kernel
         names = [name for name in self._texts if name != without]
         addrs = modules(
@@ -144,7 +144,7 @@ class DrawnPatches:
         self.modules = dict(zip(names, addrs))
 
     def image(self, *more: tuple[str, int]) -> None:
-        """The symbols of the image, and more of them."""
+        """Set the symbols of the image, and add more."""
         symbols = [*IMAGE.items(), ("same", SECOND_SAME), ("_end", _IMAGE_END), *more]
         symbols += [(symbol.name, symbol.address) for symbol in self.kernel.prog.symbols()]
         symbols.sort(key=lambda symbol: symbol[1])
@@ -153,23 +153,23 @@ class DrawnPatches:
         self.kernel.prog.cache[cache_key(kallsyms.__name__)] = table
 
     def no_image(self) -> None:
-        """The symbols of the image are not in the dump; drgn has its own."""
+        """Remove the symbols of the image from the dump; drgn still has its own."""
         self.kernel.prog.cache[cache_key(kallsyms.__name__)] = None
 
     def vermagic(self, text: str) -> None:
-        """What a module file is compared with."""
+        """Set the kernel's vermagic, which that of a module file is compared with."""
         self.kernel.symbol("vermagic", self.text(text))
         self.image()
 
     # ---- patches
 
     def at(self, address: int, designator: str) -> int:
-        """Address of a member, as in ``at(func, "klp_func.new_func")``."""
+        """Return the address of a member, as in ``at(func, "klp_func.new_func")``."""
         type_name, _, member = designator.partition(".")
         return address + offsetof(self.kernel.prog.type(f"struct {type_name}"), member)
 
     def text(self, text: str) -> int:
-        """A C string that is in the dump, with as much behind it as a reader may take."""
+        """Write a C string, with as many bytes after it as a reader may read; return its address."""
         return self.kernel.put(self.kernel.new("char [64]"), text.encode())
 
     def patch(
@@ -182,7 +182,7 @@ class DrawnPatches:
         transition: bool = False,
         loaded: bool = True,
     ) -> Drawn:
-        """Enable a patch behind those that are there; each function becomes the newest version.
+        """Enable a patch after the existing ones; each of its functions becomes the newest version.
 
         :param objects: Name of the module, ``None`` for the image, and functions.
         """
@@ -251,7 +251,7 @@ class DrawnPatches:
     # ---- ftrace
 
     def hooks(self, *addresses: int) -> None:
-        """ftrace's records, two to a page."""
+        """Draw ftrace's records, two to a page."""
         kernel = self.kernel
         kernel.struct("dyn_ftrace", "unsigned long ip; unsigned long flags")
         kernel.struct(

@@ -36,13 +36,13 @@ RETHOOK = 0xE000
 
 
 def call(offset: int, bp: Optional[int] = None, **more: object) -> OrcEntry:
-    """CFA = sp + offset; *bp*: where it is saved, relative to the CFA."""
+    """Return a rule with CFA = sp + offset; *bp*: where bp is saved, relative to the CFA."""
     saved: dict[str, object] = {} if bp is None else {"bp_from": "cfa", "bp_offset": bp}
     return OrcEntry(OrcType.CALL, "sp", offset, **{**saved, **more})  # type: ignore[arg-type]
 
 
 def call_by_bp(offset: int = 16, bp: int = -16) -> OrcEntry:
-    """CFA = bp + offset, as with a frame pointer."""
+    """Return a rule with CFA = bp + offset, as with a frame pointer."""
     return OrcEntry(OrcType.CALL, "bp", offset, bp_from="cfa", bp_offset=bp)
 
 
@@ -53,7 +53,7 @@ UNDEFINED = OrcEntry(OrcType.UNDEFINED)
 
 
 class DrawnOrc(Drawing):
-    """A stack whose code has rules: :attr:`rules_at` maps the address that is looked up to a rule.
+    """A stack whose code has rules: :attr:`rules_at` maps a looked-up address to a rule.
 
     A return address *a* is looked up at a - 1.
     """
@@ -71,7 +71,7 @@ class DrawnOrc(Drawing):
         self.put(self.sp + 40, bp, ret_addr)
 
     def returns(self, addr: int, rule: OrcEntry) -> int:
-        """The call before *addr* has this rule; give *addr* back."""
+        """Give the call before *addr* this rule; return *addr*."""
         self.rules_at[addr - 1] = rule
         return addr
 
@@ -95,7 +95,7 @@ class DrawnOrc(Drawing):
         return StackMemory(self.base, self.size, begin, data)
 
     def walk_orc(self, recover: Recover = nothing_rewritten, sp: Optional[int] = None) -> Walk:
-        """Walk the stack of the task, which is all in the dump."""
+        """Walk the stack of the task; all of it is in the dump."""
         whole = StackMemory(self.base, self.size, self.base, bytes(self.memory))
         return self.walker().walk_sleeping(self.task(sp), whole, recover)
 
@@ -123,7 +123,7 @@ _FIELDS: Mapping[str, dict[str, int]] = {
     "C": {"type": 2, "signal": 1, "end": 1},
     "D": {"type": 3, "signal": 1},  # and E
 }
-"""Name and width of the bit fields behind bp_reg, in memory order."""
+"""Name and width of the bit fields after bp_reg, in memory order."""
 
 
 def declare_orc_entry(prog: Program, form: str, **changes: tuple[int, int]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page tables that a test writes, and a second, simpler reading of real ones."""
+"""Page tables that a test writes, and a second, simpler reader of real ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class DrawnPageTables:
         self.memory[place & -PAGE][offset : offset + len(raw)] = raw
 
     def map(self, address: int, entry: int, level: int = -1) -> int:
-        """Write the entry of an address at a level, by default the last; give its physical address back."""
+        """Write the entry of an address at a level, by default the last; return the physical address of the entry."""
         level %= len(self.paging.index_bits)
         table = self.root
         for upper in range(level):
@@ -70,7 +70,7 @@ def mapped_pages(
 ) -> Iterator[tuple[int, int, int]]:
     """Yield (virtual address, physical address, size) of each page that is mapped from *begin* up.
 
-    Of a table that several entries lead to only the first is followed: KASAN maps terabytes through a few tables.
+    If several entries point to the same table, only the first is followed: KASAN maps terabytes through a few tables.
     """
     seen: set[tuple[int, int]] = set()
 

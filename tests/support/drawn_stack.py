@@ -46,14 +46,14 @@ class Drawing:
         self.sp = self.end  # moved by inactive()
 
     def put(self, addr: int, *words: int) -> int:
-        """Write words upward from *addr*; give *addr* back."""
+        """Write words upward from *addr*; return *addr*."""
         for i, word in enumerate(words):
             at = addr - self.base + i * self.word_bytes
             self.memory[at : at + self.word_bytes] = word.to_bytes(self.word_bytes, "little")
         return addr
 
     def word(self, addr: int) -> int:
-        """Give the word at *addr*."""
+        """Return the word at *addr*."""
         return int.from_bytes(self.memory[addr - self.base :][: self.word_bytes], "little")
 
     def frame(self, addr: int, saved_bp: int, ret: int) -> int:
@@ -61,11 +61,11 @@ class Drawing:
         return self.put(addr, saved_bp, ret)
 
     def reg_offset(self, register: str) -> int:
-        """Where a register lies in struct pt_regs."""
+        """Return the offset of a register in struct pt_regs."""
         return next(offset for name, offset, _ in self.layout.fields if name == register)
 
     def regs(self, addr: int, **values: int) -> int:
-        """A struct pt_regs with these registers, as much of it as entry code saves."""
+        """Put a struct pt_regs with these registers, as much of it as entry code saves."""
         user_mode = self.layout.user_mode({"flags": 0, "cs": 0, **values})
         end = self.layout.size_bytes if user_mode else self.layout.kernel_mode_bytes
         for name, offset, size in self.layout.fields:
@@ -76,28 +76,28 @@ class Drawing:
         return addr
 
     def user_regs(self, **values: int) -> int:
-        """User-mode pt_regs at the top, where a syscall leaves them."""
+        """Put user-mode pt_regs at the top, where a syscall leaves them."""
         cs = USER_CS if self.word_bytes == 8 else 0x73
         return self.regs(self.pt_regs, **{"cs": cs, "ip": 0x401000, **values})
 
     def encode(self, regs: int) -> int:
-        """What ENCODE_FRAME_POINTER makes of a pt_regs address."""
+        """Encode the address of pt_regs as ENCODE_FRAME_POINTER does."""
         if self.rules.encoding is Encoding.LSB:
             return regs | 1
         return regs & ~(1 << (self.word_bytes * 8 - 1))
 
     def inactive(self, below: int, saved_bp: int, ret: int) -> None:
-        """struct inactive_task_frame right below *below*: {..., bp, ret_addr}."""
+        """Put struct inactive_task_frame right below *below*: {..., bp, ret_addr}."""
         bp = below - 2 * self.word_bytes
         self.frame(bp, saved_bp, ret)
         self.sp = bp - self.rules.frame_bp_offset
 
     def stack(self, holes: tuple[tuple[int, int], ...] = ()) -> StackMemory:
-        """What was drawn, as bytes."""
+        """Return the whole drawn stack."""
         return StackMemory(self.base, self.size, self.base, bytes(self.memory), holes)
 
     def task_stack(self) -> StackMemory:
-        """What a reader of task stacks reads of it: from thread.sp on."""
+        """Return the part that a reader of task stacks reads: from thread.sp on."""
         return StackMemory(self.base, self.size, self.sp, bytes(self.memory[self.sp - self.base :]))
 
     def walk(self, sp: int = 0, holes: tuple[tuple[int, int], ...] = ()) -> Walk:
@@ -105,7 +105,7 @@ class Drawing:
         return walk_task_stack(self.stack(holes), sp or self.sp, self.rules)
 
     def walk_and_note(self) -> tuple[Walk, list[tuple[int, int]]]:
-        """Walk it; note what the recovery of return addresses is asked, and add 1 to each."""
+        """Walk it; return also the arguments of each call that recovers a return address. The recovery adds 1."""
         asked = []
 
         def recover(addr: int, addr_p: int) -> int:

@@ -18,7 +18,7 @@ LOADED = 0xFFFF_FFFF_C000_0000
 def drawn_image(base: Optional[int] = None) -> DrawnKernel:
     """A kernel with core and init text; every option that could add text is off.
 
-    :param base: Where its memory lies, if that matters
+    :param base: Address of its memory, if that matters
     """
     kernel = DrawnKernel(base=base)
     kernel.symbol("_stext", CORE)
@@ -34,7 +34,7 @@ UNFORMED, LIVE, COMING, GOING = 3, 0, 1, 2
 
 
 def with_mem(kernel: DrawnKernel) -> None:
-    # Since v6.4. The text is not the first kind here, so that it is looked up by name.
+    # Since v6.4. The text is not the first kind here, to test that it is found by name.
     kernel.enum("mod_mem_type", MOD_DATA=0, MOD_TEXT=1, MOD_INIT_TEXT=2, MOD_MEM_NUM_TYPES=3)
     kernel.struct("module_memory", "void *base; unsigned int size")
     declare_module(kernel, "struct module_memory mem[3]")
@@ -58,7 +58,7 @@ def declare_module(kernel: DrawnKernel, memory: str) -> None:
 
 
 def modules(kernel: DrawnKernel, *values: dict[str, Any]) -> list[int]:
-    """The list of modules; gives the address of each ``struct module``."""
+    """Draw the list of modules; return the address of each ``struct module``."""
     head = kernel.variable("modules", "struct list_head")
     addrs = [kernel.new("struct module", value) for value in values]
     kernel.ring(head, *(addr + 8 for addr in addrs))
@@ -71,7 +71,7 @@ def mem(text: tuple[int, int], init_text: tuple[int, int] = (0, 0)) -> dict[str,
 
 
 def module_kallsyms(kernel: DrawnKernel, *symbols: tuple[str, int]) -> int:
-    """A module's table of (name, address) on x86-64; gives the address of its ``struct mod_kallsyms``."""
+    """Draw a module's table of (name, address) on x86-64; return the address of its ``struct mod_kallsyms``."""
     strings, entries = b"\0", bytes(24)
     for name, address in symbols:
         # st_name, st_info, st_other, st_shndx, st_value, st_size
@@ -82,7 +82,7 @@ def module_kallsyms(kernel: DrawnKernel, *symbols: tuple[str, int]) -> int:
         {
             "symtab": kernel.put(kernel.new(f"char [{len(entries)}]"), entries),
             "num_symtab": 1 + len(symbols),
-            # Names are read with as much behind them as a name may have.
+            # A reader reads as many bytes as the longest name may have.
             "strtab": kernel.put(kernel.new(f"char [{len(strings)}]"), strings),
         },
     )
@@ -92,13 +92,13 @@ def module_kallsyms(kernel: DrawnKernel, *symbols: tuple[str, int]) -> int:
 
 
 def trampolines(kernel: DrawnKernel, *ops: tuple[int, int], flags: int = 0) -> list[int]:
-    """ftrace_ops_list of (trampoline, size), ended by ftrace_list_end."""
+    """Draw an ftrace_ops_list of (trampoline, size) that ends with ftrace_list_end."""
     kernel.struct(
         "ftrace_ops",
         "struct ftrace_ops *next; unsigned long trampoline; unsigned long trampoline_size;"
         "unsigned long flags",
     )
-    # What lies at the end of the list is not looked at.
+    # The contents of the end of the list are not read.
     end = kernel.variable(
         "ftrace_list_end", "struct ftrace_ops", {"trampoline": LOADED, "trampoline_size": 1}
     )
@@ -127,7 +127,7 @@ def bpf_programs(
     *programs: tuple[int, int, bytes],
     fp: Optional[tuple[int, int]] = None,
 ) -> list[int]:
-    """bpf_kallsyms of (start, end, name); *fp*: where they have a frame pointer, as newer kernels tell."""
+    """Draw bpf_kallsyms of (start, end, name); *fp*: where they have a frame pointer, which newer kernels record."""
     kernel.struct(
         "bpf_ksym",
         "unsigned long start; unsigned long end; char name[64]; struct list_head lnode;"

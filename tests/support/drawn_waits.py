@@ -37,7 +37,7 @@ NEW_LOCKS = {
     ),
     "semaphore": "unsigned int lock; unsigned int count; struct semaphore_waiter *first_waiter",
 }
-"""Those of 7.2, which point to their first waiter."""
+"""The locks of 7.2, which point to their first waiter."""
 _WAITERS = {
     "mutex_waiter": "struct list_head list; struct task_struct *task; void *ww_ctx",
     "rwsem_waiter": (
@@ -70,7 +70,7 @@ _OTHERS = {
 
 
 class DrawnWaits:
-    """A kernel with three tasks, and room for locks.
+    """A kernel with three tasks, and memory for locks.
 
     :param locks: :data:`OLD_LOCKS` or :data:`NEW_LOCKS`
     """
@@ -92,7 +92,7 @@ class DrawnWaits:
         ]
 
     def on_stack(self, task: Task, offset: int) -> int:
-        """An address on the live part of a stack."""
+        """Return an address on the live part of a stack."""
         return task.thread_sp + offset
 
     def member(self, type_name: str, addr: int, member: str, word: int, size: int = 8) -> None:
@@ -101,7 +101,7 @@ class DrawnWaits:
         self.kernel.put(at, word.to_bytes(size, "little"))
 
     def waiter(self, kind: str, task: Task, offset: int = 0x40) -> int:
-        """A waiter struct on the stack of a task, on no list yet."""
+        """Put a waiter struct on the stack of a task. It is not on a list yet."""
         addr = self.on_stack(task, offset)
         self.member(f"struct {kind}", addr, "task", task.addr)
         return addr
@@ -111,7 +111,7 @@ class DrawnWaits:
         self.kernel.ring(*nodes)
 
     def keep_on_stack(self, task: Task, word: int, offset: int = 0x100) -> None:
-        """A function keeps a pointer on its stack."""
+        """Put a pointer on a stack, as a function would keep it there."""
         self.kernel.put_word(self.on_stack(task, offset), word)
 
     def memory(self) -> WaitMemory:
@@ -120,13 +120,13 @@ class DrawnWaits:
         )
 
     def find(self, task: Task, *functions: str) -> Optional[Wait]:
-        """What a task waits for, with these functions on its stack, innermost first."""
+        """Return what a task waits for if these functions are on its stack, innermost first."""
         data = self.kernel.prog.read(task.thread_sp, _LIVE_BYTES)
         memory = StackMemory(task.stack_addr, THREAD_SIZE_BYTES, task.thread_sp, data)
         return Waits(self.memory()).find(Sleeper(task, memory, functions))
 
     def find_all(self, *functions: str) -> Sequence[Optional[Wait]]:
-        """The same of each task."""
+        """Do the same for each task."""
         return [self.find(task, *functions) for task in self.tasks]
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Calls every helper of drgn.helpers.linux, and every crash command with its options.
+"""Call every helper of drgn.helpers.linux, and every crash command with its options.
 
-The same calls on two programs of one dump show what one of them answers otherwise: one with BTF,
-one with DWARF.
+The same calls on two programs of one dump, one with BTF and one with DWARF, show where their answers
+differ.
 
     python -m tests.support.drgn_calls CORE VMLINUX    prints what differs
 """
@@ -74,7 +74,7 @@ __all__ = (
 )
 
 _MODULES_VADDR = 0xFFFFFFFFC0000000
-"""Of x86-64 with KASLR: the image lies below."""
+"""On x86-64 with KASLR: the image is below this address."""
 _MOST_ITEMS = 2000
 _MOST_CHARS = 64_000_000
 
@@ -83,7 +83,7 @@ _MOST_CHARS = 64_000_000
 
 
 def helpers() -> Mapping[str, Callable[..., Any]]:
-    """Every function in the ``__all__`` of a module of drgn.helpers.linux, by MODULE.NAME."""
+    """Return every function in the ``__all__`` of a module of drgn.helpers.linux, by MODULE.NAME."""
     found = {}
     for info in pkgutil.iter_modules(drgn.helpers.linux.__path__):
         module = importlib.import_module(f"drgn.helpers.linux.{info.name}")
@@ -95,13 +95,13 @@ def helpers() -> Mapping[str, Callable[..., Any]]:
 
 
 class Arguments:
-    """What helpers are called with, by the names of their parameters."""
+    """The arguments of helpers, by the names of their parameters."""
 
     def __init__(self, prog: Program) -> None:
         self.prog = prog
 
     def address_of(self, symbol: str, type: str) -> Object:
-        """What a variable points to that BTF may not have: its type is of no matter here."""
+        """Return a pointer to a variable that BTF may not have, by its symbol; its own type does not matter here."""
         return Object(self.prog, f"{type} *", self.prog.symbol(symbol).address)
 
     def first(self, items: Iterable[Any]) -> Any:
@@ -311,7 +311,7 @@ def _lists(a: A) -> Mapping[str, tuple[Any, ...]]:
 
 
 def _bound(a: A) -> Mapping[str, Callable[[], tuple[Any, ...]]]:
-    """Arguments of the helpers for which the names of parameters do not do."""
+    """Arguments of the helpers for which the names of parameters are not enough."""
     p = a.prog
     calls: dict[str, Callable[[], tuple[Any, ...]]] = {
         "bitmap_weight": lambda: (p["__cpu_online_mask"].bits, 64),
@@ -619,7 +619,7 @@ def _arguments(
 
 
 def commands_of_crash(prog: Program) -> list[str]:
-    """Command lines with the options that crash commands have; addresses are those of *prog*."""
+    """Return command lines with the options of crash commands; addresses are those of *prog*."""
     a = Arguments(prog)
     task, page = f"{a.task.value_():x}", f"{a.page.value_():x}"
     user = a.named("w-futex").pid.value_()
@@ -825,25 +825,25 @@ def commands_of_crash(prog: Program) -> list[str]:
 
 
 class Answers(NamedTuple):
-    """What was answered, and by whom not: an error is not an answer."""
+    """The answers of calls, and the errors of the calls that failed."""
 
     given: Mapping[str, str]
     errors: Mapping[str, str]
 
 
 class Difference(NamedTuple):
-    """What BTF answers otherwise than DWARF, or not."""
+    """A call for which BTF gives another answer than DWARF, or an error."""
 
     call: str
     btf: str
     dwarf: str
     failed: bool
-    """With BTF it is an error."""
+    """Whether the call is an error with BTF."""
 
 
 def _shown(value: object) -> str:
     if isinstance(value, Object):
-        # Structs are where they are; of a reference that is what counts.
+        # A reference is compared by its address.
         where = (
             "absent" if value.absent_ else hex(value.address_) if value.address_ is not None else ""
         )
@@ -941,7 +941,7 @@ _BY_NATURE: tuple[tuple[str, str], ...] = (
 
 
 def by_nature(difference: Difference) -> Optional[str]:
-    """Return why BTF must answer otherwise, ``None`` if it need not: all else must be equal."""
+    """Return why BTF must give another answer, ``None`` if it must give the same."""
     reason = next((why for call, why in _BY_NATURE if re.fullmatch(call, difference.call)), None)
     if difference.failed or reason is None:
         return None
@@ -949,14 +949,14 @@ def by_nature(difference: Difference) -> Optional[str]:
     if reason == MORE_SYMBOLS:
         return reason if set(btf) <= set(dwarf) else None
     if reason == INLINE_FRAMES:
-        # What is there is there in this order.
+        # The lines of BTF are all in the answer of DWARF, in the same order.
         lines = iter(dwarf)
         return reason if all(line in lines for line in btf) else None
     return reason if btf == dwarf or reason == LENGTH_OF_BANNER else None
 
 
 def _rest(text: str, reason: str) -> list[str]:
-    # What is left of an answer if that is off which has this reason.
+    # Return the lines of an answer without the parts that may differ for this reason.
     if reason == INLINE_FRAMES:
         text = re.sub(
             r"(?m)^ *#\d+ +|\(inline\) *| +\([^()]+:\d+:\d+\)|^ +[\w./-]+: \d+$", "", text
@@ -964,7 +964,7 @@ def _rest(text: str, reason: str) -> list[str]:
         for label, function in _LABELS.items():
             text = text.replace(label, function)
         text = re.sub(r"[\w.]+\+\d+", "LABEL", text)  # bt -F
-        # A name may be that of another label at this address.
+        # Another label at the same address may give the name.
         text = re.sub(r"[\w.]+ (?:at (?=[0-9a-f]{8,})|(?=0x[0-9a-f]{8,}))", "", text)
         text = text.replace(", ", "\n").replace("[", "").replace("]", "")
     elif reason == MORE_SYMBOLS:
@@ -981,7 +981,7 @@ def _rest(text: str, reason: str) -> list[str]:
 
 
 def differences(btf: Answers, dwarf: Answers) -> list[Difference]:
-    """What answers with DWARF and not alike with BTF."""
+    """Return the calls that have an answer with DWARF, but not the same with BTF."""
     return [
         Difference(name, btf.errors.get(name) or btf.given[name], text, name in btf.errors)
         for name, text in dwarf.given.items()
@@ -1012,7 +1012,7 @@ def with_dwarf(core: str, vmlinux: str) -> Program:
 
 
 def main(core: str, vmlinux: str) -> None:
-    """Print what BTF answers otherwise than DWARF."""
+    """Print the calls for which BTF and DWARF give different answers."""
     dwarf_prog, btf_prog = with_dwarf(core, vmlinux), open_program(core=core)
     commands = commands_of_crash(dwarf_prog)
     dwarf, btf = answers(dwarf_prog, commands), answers(btf_prog, commands)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Makes a 32-bit ELF core of a 64-bit one of x86-32, as kexec-tools writes it for /proc/vmcore."""
+"""Convert a 64-bit ELF core of x86-32 into a 32-bit one, as kexec-tools writes it for /proc/vmcore."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOWMEM_BYTES = 0x2000_0000
 
 
 def write_elf32(core: Path, out: Path) -> None:
-    """Write the 32-bit form of *core*. Low memory has virtual addresses, too: the kernel's direct mapping."""
+    """Write the 32-bit form of *core*. Low memory also has virtual addresses: the kernel's direct mapping."""
     with open(core, "rb") as source, open(out, "wb") as made:
         elf = read_elf(source)
         assert elf is not None

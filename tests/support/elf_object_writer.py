@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Writes relocatable ELF files, of x86-64 if nothing else is said, such as kernel modules: sections, symbols, relocations."""
+"""Write relocatable ELF files such as kernel modules, by default of x86-64: sections, symbols, relocations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHDR_BYTES = 64
 
 
 class ElfObjectWriter:
-    """Sections are added, then :meth:`bytes` is the file. The number of the first is 1."""
+    """A file that is being written: add sections, then :meth:`bytes` returns it. The first section has number 1."""
 
     def __init__(self, machine: int = 62) -> None:
         self._machine = machine
@@ -28,34 +28,34 @@ class ElfObjectWriter:
     def section(
         self, name: str, data: bytes = b"", type_: int = SHT_PROGBITS, flags: int = SHF_ALLOC
     ) -> int:
-        """Add a section; gives its number."""
+        """Add a section; return its number."""
         self.names.append(name)
         self.contents.append(bytearray(data))
         self._types.append((type_, flags))
         return len(self.names) - 1
 
     def code(self, name: str, size: int) -> int:
-        """A section of machine code."""
+        """Add a section of machine code."""
         return self.section(name, b"\x90" * size, flags=SHF_ALLOC | SHF_EXECINSTR)
 
     def no_bits(self, name: str, size: int) -> int:
-        """A section that has no room in the file (.bss)."""
+        """Add a section that takes no space in the file (.bss)."""
         number = self.section(name, type_=SHT_NOBITS)
         self._sizes[number] = size
         return number
 
     def append(self, section: int, data: bytes) -> int:
-        """Put bytes at the end of a section; gives their offset."""
+        """Append bytes to a section; return their offset."""
         offset = len(self.contents[section])
         self.contents[section] += data
         return offset
 
     def text(self, section: int, text: str) -> tuple[int, int]:
-        """Put a C string into a section; gives its place."""
+        """Append a C string to a section; return its place."""
         return section, self.append(section, text.encode() + b"\0")
 
     def symbol(self, name: str, section: int = 0, value: int = 0) -> int:
-        """Add a symbol; gives its number. Section 0: it is not defined here."""
+        """Add a symbol; return its number. Section 0: it is not defined here."""
         is_section = not name
         info = 3 if is_section else 0x10
         self._symbols.append((name, info, section, value))
@@ -69,7 +69,7 @@ class ElfObjectWriter:
         type_: int = R_X86_64_64,
         addend: int = 0,
     ) -> None:
-        """Let a place point to another, or to a symbol of this number."""
+        """Make a place point to another, or to the symbol with this number."""
         if to is not None:
             symbol = self.symbol("", to[0])
             addend += to[1]

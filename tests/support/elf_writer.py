@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Writes small ELF files: headers, segments, notes."""
+"""Write small ELF files: headers, segments, notes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def note(name: str, type_: int, description: bytes, order: str = "<", alignment: int = 4) -> bytes:
-    """One ELF note, its name and its description padded to the alignment of its segment."""
+    """Return one ELF note, with name and description padded to the alignment of its segment."""
 
     def padded(data: bytes) -> bytes:
         return data + bytes(-len(data) % alignment)
@@ -71,7 +71,7 @@ def elf_file(
 
 
 def with_sections(elf: bytes, names: Sequence[str]) -> bytes:
-    """The same file with empty sections of these names, and the section that holds the names."""
+    """Return the same file with empty sections of these names, and the section that contains the names."""
     wide, order = elf[4] == 2, "<" if elf[5] == 1 else ">"
     strings = b"\0" + b"".join(name.encode() + b"\0" for name in (*names, ".shstrtab"))
     offsets = [0, *(strings.index(b"\0" + name.encode() + b"\0") + 1 for name in names)]

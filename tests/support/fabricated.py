@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A kernel that never was: one of everything a renderer can meet.
+"""An invented kernel with one of everything that a renderer may have to show.
 
-Records are made by hand here, so renderers are tested without a dump, and with
-what no sane dump holds.
+Records are made by hand here, so that renderers are tested without a dump, and with
+values that no sane dump has.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LAST_WORDS = (
     "BUG: unable to handle page fault for address: \x1b[31m0000000000001000",
     "Kernel panic - not syncing: Fatal exception in interrupt",
 )
-"""What the log of the kernel below says of its death."""
+"""What the log of the kernel below says about its crash."""
 
 KERNEL = KernelInfo(
     source="/var/crash/vmcore",
@@ -71,12 +71,12 @@ _NAMES_32 = (
 
 
 def registers(**values: int) -> dict[str, int]:
-    """All registers of x86-64, each with a value of its own where none is given."""
+    """Return all registers of x86-64; each one that is not given has a different value."""
     return {name: values.get(name, 0xABCD_EF00_0000_0000 + i) for i, name in enumerate(_NAMES_64)}
 
 
 def registers_32(**values: int) -> dict[str, int]:
-    """All registers of x86-32."""
+    """Return all registers of x86-32."""
     return {name: values.get(name, 0x10 + i) for i, name in enumerate(_NAMES_32)}
 
 

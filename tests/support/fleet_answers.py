@@ -142,7 +142,7 @@ _AS_JSON: dict[str, Callable[[Any], Any]] = {
 
 
 _OF_THE_SOURCE = ("source", "host")
-"""Fields in which a dataset has what the manifest says, not what the dump does."""
+"""Fields for which a dataset has the value of the manifest, not that of the dump."""
 
 
 def _kernel_and_tasks(record: Record) -> dict[str, Any]:
@@ -159,9 +159,9 @@ def _kernel_and_tasks(record: Record) -> dict[str, Any]:
 
 
 def differences(record: Record, path: str, answer: Answer) -> Iterator[str]:
-    """Say in words where a record differs from the output of a single run.
+    """Yield in words where a record differs from the output of a single run.
 
-    :param path: of the core, if that process looked at another of the same content.
+    :param path: of the core of that run, which may be another file with the same content.
     """
     audit = record.audit
     if audit["exit_code"] != answer.exit_code:

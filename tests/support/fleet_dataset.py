@@ -46,20 +46,20 @@ class Source:
     """The final record of a source."""
 
     record: dict[str, Any]
-    """By column of ``audits``; what is not given is null."""
+    """By column of ``audits``; a column that is not given is null."""
     tasks: Optional[tuple[TaskStack, ...]] = None
-    """``None`` of a failure."""
+    """``None`` for a failure."""
     answers: tuple[TaskAnswer, ...] = ()
-    """Of each task about a live patch; empty if none was asked about."""
+    """The answer for each task about a live patch; empty if none was asked about."""
     hung: Optional[HungReport] = None
-    """Which of the tasks hang; ``None`` if that was not asked."""
+    """The tasks that hang; ``None`` if that was not asked."""
 
     def __getitem__(self, column: str) -> Any:
         return self.record.get(column)
 
 
 def write_dataset(path: Path, sources: Iterable[Source]) -> Dataset:
-    """A dataset of *sources* in the new folder *path*."""
+    """Write a dataset of *sources* to the new folder *path*."""
     dataset = Dataset.create(path)
     for source in sources:
         tasks = (
@@ -74,7 +74,7 @@ def write_dataset(path: Path, sources: Iterable[Source]) -> Dataset:
 
 
 def write_orphan(dataset: Dataset, tasks: Sequence[TaskStack]) -> None:
-    """Write tasks without a record, as a run leaves them that is killed between the two."""
+    """Write tasks without a record, as a run leaves them if it is killed between writing the two."""
     content = tasks_file("0rphan", tasks)
     (dataset.tasks / f"{source_key('/var/crash/orphan')}-0rphan.parquet").write_bytes(content)
 
@@ -175,7 +175,7 @@ HOSTILE_TASK = replace(
 )
 
 OTHER_BUILD = replace(fabricated.KERNEL, build_id="00112233445566778899aabbccddeeff00112233")
-"""The same release, built another time."""
+"""The same release from another build."""
 OLDER = replace(fabricated.KERNEL, release="6.6.63", build_id="66" * 20, last_words=())
 NEW_NAME = replace(fabricated.KERNEL, release=f"6.6-{HOSTILE_TEXT}", build_id=None, last_words=())
 
@@ -228,7 +228,7 @@ PATCHED_FUNCTION = "do_wait"
 
 
 def asked_about_patch(source: Source) -> Source:
-    """A source whose tasks were asked about a patch of a function that is not loaded."""
+    """Return a source whose tasks were asked about a patch that is not loaded."""
     addresses = {
         frame.ip
         for task in source.tasks or ()
@@ -243,7 +243,7 @@ def asked_about_patch(source: Source) -> Source:
 
 
 def hanging(source: Source) -> Source:
-    """A source of which two tasks wait for each other, and one waits behind them."""
+    """Return a source in which two tasks wait for each other, and a third waits for one of them."""
     first, second, third = (source.tasks or ())[:3]
 
     def waits(task: TaskStack, holder: TaskStack, lock: str, seconds: float) -> Blocked:
@@ -267,7 +267,7 @@ _SICK = (*_QUIET, *_clones(fabricated.PREEMPTED, 30, 700), *_clones(fabricated.T
 
 
 def _each_host() -> Iterable[Source]:
-    # Six hosts alike, and one of the same release with much more that is unreliable.
+    # Six similar hosts, and one of the same release with many more unreliable tasks.
     for number in range(6):
         source = _of_tasks(
             f"/var/crash/web-{number}/vmcore",
@@ -305,7 +305,7 @@ def _failures() -> Iterable[Source]:
 
 _EVERYTHING = replace(
     fabricated.AUDIT,
-    # A comm is decoded with \\xNN for what is no UTF-8: no surrogate is ever in a record.
+    # Bytes of a comm that are not UTF-8 are decoded as \\xNN: a record never has a surrogate.
     tasks=tuple(
         replace(task, comm="plain") if task is fabricated.HOSTILE else task
         for task in fabricated.TASKS

@@ -23,7 +23,7 @@ Open = Callable[..., Any]
 
 
 def rows(page: Any, table: str) -> list[dict[str, str]]:
-    """The rows of a table by the words of its header."""
+    """Return the rows of a table, by the words of its header."""
     names, cells = page.eval_on_selector(
         f"#{table} table",
         """table => [

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``drgn-tools fleet`` and a Dask cluster as a person starts them: commands in processes of their own.
 
-All that is started here carries a mark in its environment, which its children inherit: so
-what is left of it can be found, whoever its parent is by then.
+Each process that is started here has a mark in its environment, which its children inherit. So
+processes that are left over can be found, even if their parent is another by then.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any, Optional
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 180.0
-"""How long to wait for what must happen. Only a failure takes so long."""
+"""How long to wait for something that must happen. Only a failure takes this long."""
 _MARK = "DRGN_TOOLS_TEST_MARK"
 
 
 def wait_until(what: str, is_so: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    """Fail, naming *what*, if it does not become so."""
+    """Wait until *is_so* returns true. If it does not in time, fail with *what*."""
     deadline = time.monotonic() + patience_s
     while not is_so():
         assert time.monotonic() < deadline, f"waited for {patience_s:g} s: {what}"
@@ -35,9 +35,10 @@ def wait_until(what: str, is_so: Callable[[], bool], patience_s: float = PATIENC
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody has, and that the kernel gives to nobody who asks for any.
+    """Return a free TCP port on loopback that the kernel does not assign to a process that asks for any port.
 
-    It is bound later, and again: between two times, others ask for many (net.ipv4.ip_local_port_range).
+    The caller binds it later, more than once. Meanwhile, other processes ask for many ports
+    (net.ipv4.ip_local_port_range).
     """
     while True:
         port = 20_000 + secrets.randbelow(10_000)
@@ -63,7 +64,7 @@ class Processes:
         environment: Mapping[str, str] = MappingProxyType({}),
         **options: Any,
     ) -> subprocess.Popen[bytes]:
-        """Start ``python -m COMMAND...``; what it says is for :meth:`said`."""
+        """Start ``python -m COMMAND...``; :meth:`said` returns its output."""
         with open(self.folder / f"{name}.log", "ab") as log:
             process = subprocess.Popen(
                 [python, "-m", *command],
@@ -71,7 +72,7 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**self._environment, **environment},
-                # Whom a shell has started with & ignores Ctrl-C, and so do all that it starts.
+                # A process that a shell starts with & ignores Ctrl-C, and so do its children.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 **options,
             )
@@ -81,12 +82,12 @@ class Processes:
     def fleet_run(
         self, name: str, sources: Sequence[object], dataset: Path, *more: str, **options: Any
     ) -> subprocess.Popen[bytes]:
-        """``drgn-tools fleet run``."""
+        """Start ``drgn-tools fleet run``."""
         given = [*map(str, sources), "-o", str(dataset), *more]
         return self.start(name, "drgn_tools", "fleet", "run", *given, **options)
 
     def said(self, name: str) -> str:
-        """Return stdout and stderr so far of what was started under *name*."""
+        """Return stdout and stderr so far of the process that was started under *name*."""
         return (self.folder / f"{name}.log").read_text()
 
     def alive(self, *words: str) -> list[int]:
@@ -162,7 +163,7 @@ class DaskCluster:
         return worker
 
     def wait_for_workers(self, number: int) -> None:
-        """Wait until so many of the workers started last are there."""
+        """Wait until this many of the workers started last are connected."""
         names = [f"worker-{self._port}-{self._workers - n}" for n in range(number)]
         wait_until(
             "the workers",
@@ -170,7 +171,7 @@ class DaskCluster:
         )
 
     def start(self) -> None:
-        """A scheduler and two workers."""
+        """Start a scheduler and two workers."""
         self.start_scheduler()
         self.start_worker()
         self.start_worker()
@@ -188,12 +189,12 @@ def committed(dataset: Path) -> int:
 Row = dict[str, Any]
 
 _OF_THE_RUN = ("audit_id", "audited_at", "seconds", "peak_memory_bytes", "worker", "attempts")
-"""Columns of a record that tell of the run, not of the source."""
+"""Columns of a record that describe the run, not the source."""
 
 
 def records(dataset: Path) -> list[Row]:
-    """All rows of all audits files; times in microseconds since the epoch."""
-    # Times as DuckDB gives them to Python need pytz.
+    """Return all rows of all audits files; times in microseconds since the epoch."""
+    # DuckDB needs pytz to return times to Python.
     return _rows(
         "SELECT * REPLACE (epoch_us(time) AS time, epoch_us(audited_at) AS audited_at) "
         f"FROM read_parquet('{dataset}/audits/*.parquet') ORDER BY source"
@@ -201,9 +202,9 @@ def records(dataset: Path) -> list[Row]:
 
 
 def contents(dataset: Path) -> dict[str, tuple[Row, list[Row]]]:
-    """By source what its record and its tasks say, without what tells of the run.
+    """Return the record and the tasks of each source, without the columns that describe the run.
 
-    Asserts that no source is there twice, and that no tasks are there but those of a record.
+    Asserts that no source is there twice, and that all tasks belong to a record.
     """
     if not committed(dataset):
         return {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read the report on a dataset in tests, and count its figures again from the records.
+"""Read the report on a dataset in tests, and compute its figures again from the records.
 
 Needs the extra ``drgn-tools[fleet]``: import it below ``pytest.importorskip``.
 """
@@ -99,7 +99,7 @@ COLUMNS = {
     "outliers": "kind source host release value unit median score detail",
     "failures": "status source host exit_code cause attempts quarantined line",
 }
-"""What programs rely on: add to it, never take away."""
+"""Programs rely on these: add to them, but never remove any."""
 
 
 def run(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A folder full of sources for a fleet run, and what is known of each beforehand.
+"""A folder full of sources for a fleet run, and what is known about each beforehand.
 
-Sources that are alike have one content under different names, so one process says what
-all of them must say. Copies that take no room are links; those of small files are files
-with an mtime of their own; host, time and tags of others are in a manifest.
+Sources that are alike have the same content under different names, so the answer of one process
+must be that of all. Copies of large files are links; those of small files are files with an
+mtime of their own. Other sources have their host, time and tags in a manifest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SMALL_BYTES = 10_000_000
 
 @dataclass(frozen=True)
 class Expected:
-    """The record of a source that no process by itself would fail at."""
+    """The expected record of a quarantined source. A single process would not fail at it."""
 
     cause: str
     exit_code: int
@@ -39,9 +39,9 @@ class Given:
     """One source."""
 
     path: str
-    """Its path. Bytes that are no UTF-8 are surrogates."""
+    """Its path. Bytes that are not UTF-8 are surrogates."""
     alike: str
-    """Sources of the same content and symbols have this in common."""
+    """Equal for sources with the same content and symbols."""
     symbols: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     """``host``, ``time``, ``tags`` of its line in the manifest, if it has one."""
@@ -81,16 +81,16 @@ class Sources:
     def found(
         self, path: Path, alike: Optional[str] = None, quarantined: Optional[Expected] = None
     ) -> None:
-        """*path*, below :meth:`room`, is one."""
+        """Record that *path*, below :meth:`room`, is a source."""
         time = _FIRST_TIME + timedelta(hours=len(self.given))
         if not path.is_symlink():
             os.utime(path, (time.timestamp(),) * 2)
         self.given.append(Given(str(path), alike or str(path), quarantined=quarantined))
 
     def copy(self, core: Path, name: str = "vmcore", by_itself: bool = False) -> None:
-        """One more with the content of *core*, found in a folder.
+        """Add a source with the content of *core* to the folder that is searched.
 
-        :param by_itself: what is said of it may be something else than of others.
+        :param by_itself: whether its answer may differ from those of other copies.
         """
         path = self.room() / f"{name}{_suffix(core)}"
         if core.stat().st_size > _SMALL_BYTES:
@@ -100,7 +100,7 @@ class Sources:
         self.found(path, None if by_itself else str(core))
 
     def list_copy(self, core: Path, symbols: Sequence[str] = ()) -> None:
-        """One more with the content of *core*, and these symbols, in the manifest."""
+        """Add a source with the content of *core*, and these symbols, to the manifest."""
         number = len(self.given)
         path = self._listed / f"{number:03}-vmcore{_suffix(core)}"
         path.symlink_to(core)
@@ -113,7 +113,7 @@ class Sources:
         self._add_line(Given(str(path), alike, tuple(symbols), facts))
 
     def list_as_it_is(self, path: Path) -> None:
-        """Add a path that a search of its folder would not make a source."""
+        """Add a path to the manifest that a search of its folder would not find."""
         self._add_line(Given(str(path), str(path)))
 
     def _add_line(self, given: Given) -> None:
@@ -125,7 +125,7 @@ class Sources:
         self.given.append(given)
 
     def fill(self, number_of_sources: int, cores: Iterable[Path]) -> None:
-        """Add copies of *cores* until there are so many sources."""
+        """Add copies of *cores* until there are this many sources."""
         for number, core in enumerate(cycle(cores)):
             if len(self.given) >= number_of_sources:
                 return
@@ -135,7 +135,7 @@ class Sources:
                 self.copy(core)
 
     def no_files(self) -> Iterator[Path]:
-        """Return paths with the name of a core that are no regular files, or cannot be read."""
+        """Yield paths with the name of a core that are not regular files, or cannot be read."""
         fifo = self._listed / "vmcore-fifo"
         os.mkfifo(fifo)
         folder = self._listed / "vmcore-folder"

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Audits a core again and again with random damage to its BTF and kallsyms.
+"""Audit a core again and again with random damage to its BTF and kallsyms.
 
     python -m tests.support.fuzz_types CORE FIRST_SEED RUNS
 
 Run by test_fuzz.py in a process of its own, under limits of memory and time.
-Prints one line: runs, how many gave an answer, how many an error of ours. Any
+It prints one line: runs, how many gave an answer, how many an error of ours. Any
 other exception, or a hang, ends it with a traceback that names the seed. (A
-crash in C names none; run half as many.)
+crash in C does not name it; run half as many.)
 
-Every other run damages a few words of the types that the engine itself uses,
+Every other run damages a few words of the types that the engine itself uses;
 the rest damage anything, types or symbols or both. (A child for each run that
-inherits an opened core is slower than this: it faults in all of its memory.)
+inherits an opened core would be slower: it faults in all of its memory.)
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ USED_TYPES = {
     "uts_namespace": "name",
     "new_utsname": "release",
 }
-"""The structs that stacks are read with, and their members (besides the anonymous)."""
+"""The structs that reading stacks needs, and their members (except anonymous ones)."""
 USED_INTS = "char", "int", "unsigned int", "long unsigned int"
 USED_TYPEDEFS = "pid_t", "refcount_t", "cpumask_t", "u32", "u64"
 
@@ -73,7 +73,7 @@ ODD_VALUES = (0, 1, 7, 8, 63, 1 << 24, 1 << 27, 1 << 29, (1 << 31) - 1, 1 << 31,
 
 
 class Piece(NamedTuple):
-    """Memory that is to be damaged."""
+    """Memory that can be damaged."""
 
     addr: int
     data: bytes
@@ -97,7 +97,7 @@ def tables_of(prog: drgn.Program) -> list[Piece]:
 
 
 def used_words(data: bytes) -> list[int]:
-    """Where in the BTF the words lie that say what the engine uses."""
+    """Return the offsets of the words in the BTF that describe what the engine uses."""
     btf = Btf(data)
     hdr_len, type_off = struct.unpack_from("<II", data, 4)
 
@@ -123,7 +123,7 @@ def used_words(data: bytes) -> list[int]:
 
 
 def damage_words(rng: random.Random, data: bytes, places: list[int], types: int) -> bytes:
-    """Odd values, random ones and other types in a few of these words."""
+    """Write odd values, random values and IDs of other types to a few of these words."""
     damaged = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         value = rng.choice((*ODD_VALUES, rng.randrange(1 << 32), *(rng.randrange(types),) * 3))
@@ -132,7 +132,7 @@ def damage_words(rng: random.Random, data: bytes, places: list[int], types: int)
 
 
 def damage_anything(rng: random.Random, data: bytes) -> bytes:
-    """Random bytes at random places, near the start (headers) as often as anywhere."""
+    """Write random bytes at random places, one in ten near the start (headers), and sometimes 64 KiB of zeros."""
     damaged = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 64, 4096))):
         end = min(64, len(data)) if rng.random() < 0.1 else len(data)
@@ -144,7 +144,7 @@ def damage_anything(rng: random.Random, data: bytes) -> bytes:
 
 
 class Victim:
-    """A core, and what of it can be damaged."""
+    """A core, and the parts of it that can be damaged."""
 
     def __init__(self, core: str) -> None:
         self.core = core
@@ -158,13 +158,13 @@ class Victim:
         self.types = len(Btf(self.btf.data))
 
     def damaged(self, rng: random.Random, only_used: bool) -> drgn.Program:
-        """A program of its own, still without types."""
+        """Return a new program with damaged memory, still without types."""
         prog = drgn.Program()
         prog.set_core_dump(self.core)
         what = "types" if only_used else rng.choice(("types", "symbols", "both"))
         if what == "types":
-            # Whole symbols were read before, and would be no others. (VMCOREINFO
-            # comes first, while char is still the one that drgn knows.)
+            # The symbols are not damaged, so we use the table that was read before.
+            # (VMCOREINFO comes first, while char is still the one that drgn knows.)
             vmcoreinfo(prog)
             prog.cache[cache_key("drgn_tools.debuginfo.kallsyms")] = self.table
         if only_used:
@@ -186,7 +186,7 @@ def hang(*_: object) -> NoReturn:
 
 
 def run(victim: Victim, seed: int) -> bool:
-    """One run. True for an answer, False for an error of ours."""
+    """Do one run. Return True for an answer, False for an error of ours."""
     prog = victim.damaged(random.Random(seed), only_used=seed % 2 == 1)
     try:
         use_builtin_types(prog)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""An ELF core without some of its pages: segments that end before them and go on behind."""
+"""An ELF core without some of its pages: its segments are split around them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PHNUM_MAX = 0xFFFE
 
 
 class HoledCore:
-    """A copy of a core, out of which pages are taken anew each time."""
+    """A copy of a core from which other pages are removed each time."""
 
     def __init__(self, core: str, copy: Path) -> None:
         subprocess.run(["cp", "--sparse=always", core, copy], check=True)
@@ -31,9 +31,9 @@ class HoledCore:
             self._end = file.seek(0, 2) + 7 & ~7
 
     def without(self, pfns: Collection[int], zero_filled: bool = False) -> Path:
-        """The copy, now without these page frames.
+        """Return the copy, now without these page frames.
 
-        :param zero_filled: as makedumpfile leaves pages out: announced in p_memsz, not in the file.
+        :param zero_filled: leave pages out as makedumpfile does: p_memsz has them, the file does not.
         """
         table = [part for phdr in self._table for part in _split(phdr, pfns, zero_filled)]
         assert len(table) <= PHNUM_MAX

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Makes a kdump file of an ELF vmcore, as makedumpfile or QEMU would.
+"""Convert an ELF vmcore into a kdump file, as makedumpfile or QEMU would.
 
 The format is that of makedumpfile's diskdump_mod.h: header, sub-header, two bitmaps
 (memory that exists, pages that are in the file), a descriptor for each page, the
@@ -23,14 +23,14 @@ RECORD = struct.Struct(">qq")
 
 MAKEDUMPFILE_NAMES = (b"Linux", b"lab", b"6.12.0", b"#1 SMP", b"x86_64", b"(none)")
 QEMU_NAMES = (b"", b"", b"", b"", b"x86_64", b"")
-"""What dump/dump.c of QEMU has to say of a guest, 7.2 as well as 10."""
+"""The names that dump/dump.c of QEMU writes for a guest, in 7.2 and in 10."""
 ARM64_NAMES = (*MAKEDUMPFILE_NAMES[:4], b"aarch64", b"(none)")
 QEMU_NAMES_32 = (b"", b"", b"", b"", b"i686", b"")
-"""The same of one of 32 bits."""
+"""The same for a guest of 32 bits."""
 
 
 def snappy(data: bytes) -> bytes:
-    """Snappy's format without any compression: the length, then one literal."""
+    """Return data in Snappy's format, uncompressed: the length, then one literal."""
     assert 1 << 8 <= len(data) < 1 << 14
     length = bytes([len(data) & 0x7F | 0x80, len(data) >> 7])
     return length + b"\xf4" + struct.pack("<H", len(data) - 1) + data
@@ -59,9 +59,9 @@ def write_kdump(
     """Write the kdump form of *core*.
 
     :param names: the fields of struct new_utsname in the header.
-    :param left_out: page frames that are not to be in it.
-    :param part: page frames from, up to that this is to be the part of, as with --split.
-    :param written: after how many pages there was no room left on the disk.
+    :param left_out: page frames to leave out.
+    :param part: [begin, end) of the page frames in this file, as with --split.
+    :param written: after how many pages the disk was full.
     :param page_bytes: PAGE_SIZE of the kernel.
     """
     flag, compress = COMPRESSIONS[compression]
@@ -145,7 +145,7 @@ def flatten(plain: Path, out: Path, record_bytes: int = 1 << 16) -> None:
 
 
 def unflatten(flat: Path, out: Path) -> None:
-    """Write what a flattened dump is the form of, as ``makedumpfile -R`` does."""
+    """Write a flattened dump in its plain form, as ``makedumpfile -R`` does."""
     with open(flat, "rb") as file, open(out, "wb") as plain:
         file.seek(4096)
         while True:
@@ -157,7 +157,7 @@ def unflatten(flat: Path, out: Path) -> None:
 
 
 def _pages(core: str, page_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Page frame number and contents of what an ELF core has in the file."""
+    """Yield the page frame number and contents of each page in the file of an ELF core."""
     with open(core, "rb") as file:
         elf = read_elf(file)
         assert elf is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory of a program that is other than what the dump has."""
+"""Replace or remove memory of a program."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import drgn
 
 
 def overlay(prog: drgn.Program, addr: int, data: bytes) -> None:
-    """Hide what lies at a virtual address."""
+    """Replace the memory at a virtual address."""
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         return data[offset : offset + count]
@@ -16,7 +16,7 @@ def overlay(prog: drgn.Program, addr: int, data: bytes) -> None:
 
 
 def exclude(prog: drgn.Program, addr: int, size: int) -> None:
-    """Take what lies at a virtual address out of the dump."""
+    """Make reads at a virtual address fault, as if it were not in the dump."""
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         raise drgn.FaultError("excluded from the dump", address)

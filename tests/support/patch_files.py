@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Module files of live patches, in each of the three forms, written in bytes."""
+"""Module files of live patches in each of the three forms, written byte by byte."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _REPLACE_AT = 24
 
 
 def begin(modinfo: Optional[dict[str, str]] = None, has_crcs: bool = False) -> ElfObjectWriter:
-    """A file with .modinfo, and the call of klp_enable_patch() not yet in it."""
+    """Begin a file with .modinfo; it does not have the call of klp_enable_patch() yet."""
     elf = ElfObjectWriter()
     text = b"".join(
         f"{name}={value}\0".encode()
@@ -51,7 +51,7 @@ def by_hand(
     argument_type: int = R_X86_64_32S,
     elf: Optional[ElfObjectWriter] = None,
 ) -> ElfObjectWriter:
-    """``struct klp_patch`` in the data.
+    """Write ``struct klp_patch`` in the data section.
 
     :param argument_type: Relocation by which the address of the patch is loaded.
     """
@@ -85,7 +85,7 @@ def by_hand(
 
 
 def call_of_enable(elf: ElfObjectWriter, patch: tuple[int, int], argument_type: int) -> None:
-    """Code that prints something, and calls klp_enable_patch() with a patch."""
+    """Write code that prints something, and calls klp_enable_patch() with a patch."""
     init = elf.code(".init.text", 0x40)
     message = elf.text(elf.section(".rodata.str1.8"), "<6>hello")
     elf.relocation((init, 0x03), message, type_=R_X86_64_32S)
@@ -98,7 +98,7 @@ def call_of_enable(elf: ElfObjectWriter, patch: tuple[int, int], argument_type: 
 
 
 def klp_build(objects: Objects = OBJECTS, elf: Optional[ElfObjectWriter] = None) -> ElfObjectWriter:
-    """``.init.klp_objects`` and ``.init.klp_funcs`` (linux/livepatch_external.h, v7.2)."""
+    """Write ``.init.klp_objects`` and ``.init.klp_funcs`` (linux/livepatch_external.h, v7.2)."""
     elf = elf or begin()
     strings = elf.section(".rodata.klp.str1.1")
     text = elf.code(".text", 0x400)
@@ -123,10 +123,10 @@ def kpatch_build(
     has_more: bool = False,
     elf: Optional[ElfObjectWriter] = None,
 ) -> ElfObjectWriter:
-    """``.kpatch.funcs`` (kmod/patch/kpatch-patch.h of kpatch).
+    """Write ``.kpatch.funcs`` (kmod/patch/kpatch-patch.h of kpatch).
 
-    :param has_sympos: Since 2016.
-    :param has_more: A number follows the pointers.
+    :param has_sympos: Whether it has sympos, as since 2016.
+    :param has_more: Whether a number follows the pointers.
     """
     elf = elf or begin()
     strings = elf.section(".kpatch.strings")

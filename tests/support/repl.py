@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""drgn's REPL with our plugin, through a terminal; drgn's command line with it."""
+"""drgn's REPL with our plugin on a terminal, and drgn's command line with the plugin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROMPT = b">>> "
 SAID = "found no debuginfo: types and symbols come from the kernel's own BTF and kallsyms"
 
 
-# Installed or not, the plugin of this tree and no other.
+# Whether the plugin is installed or not, use only that of this tree.
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
@@ -34,7 +34,7 @@ ENVIRONMENT = {
 
 
 class Repl:
-    """drgn's REPL with somebody at the keyboard."""
+    """drgn's REPL, with a test that types at its terminal."""
 
     def __init__(self, *args: str, history: Path) -> None:
         self.pid, self.fd = pty.fork()
@@ -46,12 +46,12 @@ class Repl:
                 "XDG_STATE_HOME": str(history),
             }
             os.execve(sys.executable, [sys.executable, "-m", "drgn", *args], environment)
-        # Wide, or readline folds what is typed.
+        # The terminal is wide, because readline folds long input.
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("4H", 100, 250, 0, 0))
         self.banner = self._until_prompt()
 
     def type(self, line: str) -> str:
-        """What the REPL answers to *line*."""
+        """Type *line*; return the answer of the REPL."""
         os.write(self.fd, line.encode() + b"\n")
         echo, _, answer = self._until_prompt().partition("\n")
         assert echo.strip() == line
@@ -65,12 +65,12 @@ class Repl:
             assert ready, f"no prompt after {text!r}"
             try:
                 text += os.read(self.fd, 1 << 16)
-            except OSError:  # it went away
+            except OSError:  # the REPL exited
                 pytest.fail(f"the REPL ended: {text.decode(errors='replace')}")
         return text[: -len(PROMPT)].decode().replace("\r\n", "\n")
 
     def close(self) -> int:
-        """Leave with Ctrl-D; the exit code."""
+        """Leave with Ctrl-D; return the wait status, which is 0 for exit code 0."""
         os.write(self.fd, b"\x04")
         with suppress(OSError):
             while os.read(self.fd, 1 << 16):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A core as of a machine with memory encryption (SME), made from one without.
+"""Convert a core into one as from a machine with memory encryption (SME).
 
-There the page tables have the encryption bit in each entry of the kernel's half, and VMCOREINFO says
-which bit that is. Nobody here has such a machine.
+On such a machine, each page table entry of the kernel's half has the encryption bit, and VMCOREINFO says
+which bit that is. We do not have such a machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADDRESS = 0xF_FFFF_FFFF_F000
 
 
 def write_sme_core(core: str, path: Path) -> int:
-    """Copy an ELF core of x86-64 and set the bit; give the number of entries that have it back."""
+    """Copy an ELF core of x86-64 and set the bit; return the number of entries that have it."""
     prog = open_program(core=core)
     info = vmcoreinfo(prog)
     root = int(info["SYMBOL(swapper_pg_dir)"], 16) - 0xFFFF_FFFF_8000_0000
@@ -40,7 +40,7 @@ def write_sme_core(core: str, path: Path) -> int:
 
 
 def _name_the_bit(content: mmap.mmap) -> None:
-    # The note keeps its size: a line that nobody needs makes room.
+    # The note keeps its size: we remove a line that nobody needs.
     place = re.search(rb"NUMBER\(sme_mask\)=0\n", content)
     room = re.search(rb"OFFSET\(list_head\.prev\)=\d+\n", content)
     assert place and room and room.end() < place.start()
@@ -55,7 +55,7 @@ def _encrypt(content: mmap.mmap, elf: Elf, root: int, levels: int) -> int:
     changed = 0
 
     def places_of(physical: int) -> list[int]:
-        # In /proc/vmcore the kernel image has a segment of its own, and is in that of the direct map as well.
+        # In /proc/vmcore, the kernel image has a segment of its own, and is also in that of the direct map.
         return [
             segment.offset + physical - segment.physical_address
             for segment in elf.segments

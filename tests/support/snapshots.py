@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""An earlier look at the fabricated kernel, to compare the later one with."""
+"""An earlier snapshot of the fabricated kernel, to compare with the later one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .fabricated import (
 EARLIER_KERNEL = replace(KERNEL, source="live", last_words=())
 
 _CHANGED = (
-    # It ran, and was reliable.
+    # Its stack changed, and was reliable before.
     replace(
         FAULTING, verdict=Verdict.RELIABLE, reason=None, why=None, frames=SLEEPER.frames, regs=()
     ),
@@ -55,14 +55,14 @@ EARLIER = KernelAudit(
         _GONE,
     ),
 )
-"""One task of :data:`.fabricated.AUDIT` has not come yet, one is gone there, some are otherwise."""
+"""Compared with :data:`.fabricated.AUDIT`, one task does not exist yet, one still exists, and some differ."""
 
 LATER = KernelAudit(
     KERNEL,
     tuple(replace(one, start_time_ns=2) if one is BAD_ADDRESS else one for one in LATER_TASKS),
     AUDIT.problems,
 )
-"""As :data:`.fabricated.AUDIT`."""
+"""Like :data:`.fabricated.AUDIT`, with another start time of one task."""
 
 
 def save(audit: KernelAudit, path: Path, frames: bool = True) -> Path:

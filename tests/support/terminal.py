@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A command on a terminal of a given size, and what somebody sees and types there."""
+"""A command on a terminal of a given size: what it shows, and what a test types there."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Terminal:
     :param words: What to run with this Python.
     :param columns: Width of the terminal.
     :param rows: Its height.
-    :param environment: Variables that differ; those that choose a pager, colours or a width are not
-        taken over from this process.
+    :param environment: Variables to set. Those of this process that choose a pager, colours or a width
+        are not passed on.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Terminal:
         kept = {name: value for name, value in os.environ.items() if name not in _DROPPED}
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            # The size is there before the program looks.
+            # Set the size before the program reads it.
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
             os.chdir(ROOT)
             os.execve(
@@ -59,7 +59,7 @@ class Terminal:
             )
 
     def wait_for(self, text: bytes, timeout_s: float = 60) -> None:
-        """Read until *text* is there."""
+        """Read until *text* is shown."""
         deadline = time.monotonic() + timeout_s
         while text not in self.text:
             assert self._read(deadline), f"no {text!r} in {self.text!r}"
@@ -69,10 +69,10 @@ class Terminal:
         os.write(self.fd, keys)
 
     def finish(self, keys: bytes = b"", timeout_s: float = 60) -> tuple[str, int]:
-        """Read to the end; return all that was shown, and the exit code.
+        """Read to the end; return everything that was shown, and the exit code.
 
-        :param keys: What is typed again and again where nothing more comes. (less forgets what was typed
-            before it notices Ctrl-C.)
+        :param keys: Keys that are typed again each time the output pauses. (less discards keys that were
+            typed before it notices Ctrl-C.)
         """
         deadline = time.monotonic() + timeout_s
         while self._read(deadline, keys):
@@ -92,7 +92,7 @@ class Terminal:
         assert ready, f"it goes on after {self.text[-2000:]!r}"
         try:
             data = os.read(self.fd, 1 << 16)
-        except OSError:  # nobody has the terminal any more
+        except OSError:  # no process has the terminal open any more
             return False
         self.text += data
         return bool(data)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Makes a core in the layout of /proc/vmcore of one in QEMU's.
+"""Convert a core in QEMU's layout into one in the layout of /proc/vmcore.
 
-QEMU's segments have the physical address as their virtual one, too. Those of /proc/vmcore have the kernel's virtual
+In QEMU's segments, the virtual address is the physical one. Those of /proc/vmcore have the kernel's virtual
 addresses, and the kernel image is there twice: see crash_prepare_elf64_headers() in kernel/crash_core.c, v6.12.
 """
 
@@ -22,7 +22,7 @@ from .elf_writer import note
 _X86_64 = 62
 _PAGE = 4096
 _RAM_END = 1 << 31
-"""What QEMU has above it in a small guest is no memory but firmware."""
+"""In a small guest, the segment of QEMU above this address is firmware, not memory."""
 _START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
@@ -54,7 +54,7 @@ def write_vmcore_layout(core: Path, out: Path, prog: Program) -> None:
 
 
 def _notes(source: BinaryIO, elf: Elf) -> bytes:
-    """Return all notes but QEMU's own."""
+    """Return all notes except QEMU's own."""
     found = (n for n in read_notes(source, elf) if n.name != b"QEMU")
     return b"".join(note(n.name.decode(), n.type, n.description) for n in found)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A dump as it is of a kernel built with pahole before v1.22: its BTF has no variables."""
+"""A dump as from a kernel built with pahole before v1.22: its BTF has no variables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .overlay import overlay
 
 
 def without_variables(core: str) -> drgn.Program:
-    """The program of a core, with types from its BTF, in which no variable has a name any more."""
+    """Return the program of a core with types from its BTF, in which the names of variables are removed."""
     prog = drgn.Program()
     prog.set_core_dump(core)
     kallsyms = kallsyms_of(prog)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What an audit of a damaged dump says that it must not, by what is said of the whole dump."""
+"""Find wrong answers in the audit of a damaged dump, by comparing it with the audit of the whole dump."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ("wrong", "wrong_of_task")
 
 
 def wrong(whole: KernelAudit, holed: KernelAudit) -> Iterator[str]:
-    """What an audit of a dump with pages missing says that the whole one does not."""
+    """Yield the wrong answers in the audit of a dump with missing pages, compared with that of the whole dump."""
     found = {s.task: s for s in holed}
     expected = {s.task: s for s in whole}
     for task in found.keys() - expected.keys():
         yield f"task {task:#x} is not one"
     if whole.kernel.encoding != holed.kernel.encoding:
-        # Then the stacks are drgn's, and the note on the kernel says so.
+        # Then the stacks are from drgn, and the note on the kernel says so.
         if not holed.kernel.notes or any(s.verdict is not Verdict.UNKNOWN for s in holed):
             yield f"encoding is {holed.kernel.encoding}, was {whole.kernel.encoding}"
         if any(s.reason is Reason.NOT_ENCODED for s in holed):
@@ -43,13 +43,13 @@ def wrong_of_task(whole: TaskStack, holed: TaskStack) -> Iterator[str]:
     is_short = 0 < len(holed.frames) < len(whole.frames)
     if is_short and holed.on_cpu and "ends_early" not in holed.flags:
         yield "a stack of a CPU is not whole, and nothing says so"
-    # A verdict that stands rests on all the frames, or on the inner ones, and the flag says so.
+    # A verdict needs all the frames, or only the inner ones if the flag says so.
     frames, regs = len(holed.frames), len(holed.regs)
     if holed.verdict is not Verdict.UNKNOWN and "ends_early" not in holed.flags:
         frames, regs = len(whole.frames), len(whole.regs)
     ours = holed.frames
     if holed.on_cpu and is_short and ours[0].stack == "unknown":
-        # What tells which stack the CPU is on may be missing, too.
+        # The data that show which stack the CPU is on may be missing, too.
         ours = (replace(ours[0], stack=whole.frames[0].stack), *ours[1:])
     if not same(whole.frames[:frames], ours):
         yield f"frames {holed.frames}, were {whole.frames}"
@@ -60,7 +60,7 @@ def wrong_of_task(whole: TaskStack, holed: TaskStack) -> Iterator[str]:
 
 
 def without_next_frame(whole: TaskStack, holed: TaskStack) -> Sequence[SavedRegs]:
-    """The registers of a task; where its stack ends early, the caller may be the frame that would have come next."""
+    """Return the registers of a task. If its stack ends early, the caller may be the next frame, and is removed."""
     regs = holed.regs
     if "ends_early" not in holed.flags or not regs or regs[-1].caller is None:
         return regs
@@ -74,7 +74,7 @@ Named = TypeVar("Named", Frame, SavedRegs)
 
 
 def same(whole: Sequence[Named], holed: Sequence[Named]) -> bool:
-    """The same, but that a symbol may not be known."""
+    """Return whether these are the same, except that a symbol may be unknown."""
     return [*map(unnamed_as, whole, holed)] == [*holed] and len(whole) == len(holed)
 
 
@@ -82,12 +82,12 @@ def unnamed_as(whole: Named, holed: Named) -> Named:
     if holed.symbol is None:
         whole = replace(whole, symbol=None)
     if isinstance(whole, SavedRegs) and isinstance(holed, SavedRegs) and holed.entry is None:
-        whole = replace(whole, entry=None)  # goes by the name of the frame before
+        whole = replace(whole, entry=None)  # depends on the name of the frame before
     if isinstance(whole, SavedRegs) and isinstance(holed, SavedRegs):
         whole = replace(whole, caller=caller_as(whole.caller, holed.caller))
     return whole
 
 
 def caller_as(whole: Optional[Frame], holed: Optional[Frame]) -> Optional[Frame]:
-    # Goes by the code of the function, by that of its caller, and by names.
+    # Depends on the code of the function and of its caller, and on names.
     return None if whole is None or holed is None else unnamed_as(whole, holed)
