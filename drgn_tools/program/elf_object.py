@@ -89,7 +89,7 @@ class ElfObject:
     :param data: The file
     :param path: Its name, for errors
     :param arch: Name of the :class:`~..arch.base.Arch` it has to be of
-    :raises InputError: if it is no such file, or damaged
+    :raises InputError: if it is not such a file, or is damaged
     """
 
     def __init__(self, data: bytes, path: str, arch: str) -> None:
@@ -252,7 +252,7 @@ def read_elf_object(file: BinaryIO, path: str, arch: str) -> ElfObject:
     """Read a relocatable file.
 
     :param arch: Name of the :class:`~..arch.base.Arch` it has to be of
-    :raises InputError: if it is no such file, or damaged
+    :raises InputError: if it is not such a file, or is damaged
     """
     data = read_at(file, 0, _MAX_FILE_BYTES + 1)
     if len(data) > _MAX_FILE_BYTES:
