@@ -62,7 +62,7 @@ class Frame(Struct):
     ip: Annotated[Hex, Meta(description="return address; for a pt_regs its exact ip")]
     symbol: Annotated[Optional[str], Meta(description="name+0xoffset, as the kernel prints it")]
     module: Annotated[Optional[str], Meta(description="module; null for the kernel image")]
-    stack: Annotated[str, Meta(description="stack that it lies on: task, irq, nmi, #df ...")]
+    stack: Annotated[str, Meta(description="stack that it is on: task, irq, nmi, #df ...")]
     regs: Annotated[Optional[Hex], Meta(description="address of the pt_regs, if it is one")]
     user_mode: Annotated[bool, Meta(description="a pt_regs saved in user mode")]
     exact: Annotated[bool, Meta(description="ip is the next instruction, not a return address")]
@@ -175,7 +175,7 @@ class Stack(Summary):
 
 
 class RegsOfTask(TaskId):
-    """A struct pt_regs, and the task on whose stack it lies."""
+    """A struct pt_regs, and the task whose stack it is on."""
 
     address: Annotated[Hex, Meta(description="address of the struct pt_regs")]
     entry: Annotated[Optional[str], Meta(description="what entered the kernel: syscall ...")]
@@ -191,7 +191,7 @@ class RegsOfTask(TaskId):
 class RawWord(TaskId):
     """A word of a stack, and what it may be."""
 
-    stack: Annotated[str, Meta(description="stack that it lies on: task, irq, nmi, #df ...")]
+    stack: Annotated[str, Meta(description="stack that it is on: task, irq, nmi, #df ...")]
     address: Annotated[Hex, Meta(description="virtual address of the word")]
     value: Annotated[Optional[Hex], Meta(description="the word; null if it is not in the dump")]
     kind: Annotated[
