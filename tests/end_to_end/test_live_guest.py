@@ -260,7 +260,7 @@ def session(found: dict[str, list[Any]]) -> dict[str, str]:
 
 
 def test_repl_begins_without_debuginfo_and_without_a_traceback(session: dict[str, str]) -> None:
-    assert "types and symbols are the BTF and kallsyms of the kernel itself" in session[""]
+    assert "types and symbols come from the kernel's own BTF and kallsyms" in session[""]
     assert "Traceback" not in "".join(session.values())
 
 
