@@ -149,8 +149,10 @@ def _probe_orc(prog: Program) -> Union[OrcImage, OrcProblem]:
     if first_exact_addrs is None:
         return OrcProblem("the code of its __unwind_start() is not in the dump")
     kallsyms = kallsyms_of(prog)
-    if not first_exact_addrs and kallsyms is not None and not kallsyms.is_sound():
-        # It looks like a kernel before v5.8, but its ret_from_fork may only have lost its name.
+    # A kernel without symbols of data, except __start_* of its sections (CONFIG_KALLSYMS_ALL=n, v6.12), is new enough.
+    guesses = guess is not None or initialized is None
+    if not (first_exact_addrs and guesses) and kallsyms is not None and not kallsyms.is_sound():
+        # It looks like a kernel before v5.8 (or v5.3), but its ret_from_fork (or orc_fp_entry) may have lost its name.
         return OrcProblem("the table of symbols (kallsyms) is damaged")
     return OrcImage(
         form=form,
@@ -161,9 +163,7 @@ def _probe_orc(prog: Program) -> Union[OrcImage, OrcProblem]:
         lookup_addr=symbol_address(prog, "orc_lookup"),
         ftrace_caller=symbol_address(prog, "ftrace_caller"),
         ftrace_regs_caller=symbol_address(prog, "ftrace_regs_caller"),
-        # A kernel without symbols of data, except __start_* of its sections (CONFIG_KALLSYMS_ALL=n, v6.12),
-        # is new enough.
-        guesses=guess is not None or initialized is None,
+        guesses=guesses,
         first_exact_addrs=first_exact_addrs,
     )
 
@@ -452,16 +452,16 @@ class OrcTables:
             return self._of_ftrace(where, addr)
         return None
 
-    def _of_ftrace(self, where: TextRange, addr: int) -> Optional[OrcEntry]:
+    def _of_ftrace(self, where: TextRange, addr: int) -> OrcEntry:
         """Follow orc_ftrace_find(): a trampoline is a copy of ftrace_caller, and has its rules."""
         assert where.owner is not None  # text.py gives it to every trampoline
         saves_regs = where.owner.flags.value_() & self._prog["FTRACE_OPS_FL_SAVE_REGS"].value_()
         copied = self._image.ftrace_regs_caller if saves_regs else self._image.ftrace_caller
-        if copied is None:
-            return None
-        # The copied code is in the image. A damaged symbol may lead anywhere, even to the trampoline itself.
-        there = copied + addr - where.start
-        return self._table.find(there) if self._is_image_code(there) else None
+        # The copied code is in the image, on every kernel that makes trampolines. A damaged symbol may lead anywhere, even
+        # to the trampoline itself, or be missing.
+        if copied is None or not self._is_image_code(copied + addr - where.start):
+            raise UnwindDataUnclear(addr)
+        return self._table.find(copied + addr - where.start)
 
 
 def _of_bpf(where: TextRange, addr: int) -> Optional[OrcEntry]:
