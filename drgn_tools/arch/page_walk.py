@@ -7,17 +7,22 @@ import abc
 from typing import Callable, Optional
 
 import msgspec
-from drgn import FaultError
+from drgn import FaultError, Program
 
 from ..bounded_cache import BoundedCache
 from ..memory import NOT_THERE
 
-__all__ = ("MappedPage", "PageWalk", "ReadPhysical")
+__all__ = ("MappedPage", "PageWalk", "ReadPhysical", "physical_reader")
 
 _MAX_CACHED_BYTES = 16 << 20
 
 ReadPhysical = Callable[[int, int], bytes]
 """(physical address, size in bytes) -> memory; raises FaultError if it is missing."""
+
+
+def physical_reader(prog: Program) -> ReadPhysical:
+    """Return what reads the physical memory of a program."""
+    return lambda address, size_bytes: bytes(prog.read(address, size_bytes, True))
 
 
 class MappedPage(msgspec.Struct, frozen=True):
@@ -29,6 +34,10 @@ class MappedPage(msgspec.Struct, frozen=True):
     """Its first physical address."""
     size_bytes: int
     """Size of a page of the kernel, or more for a large page."""
+
+    def physical_of(self, addr: int) -> int:
+        """Return the physical address of a virtual address in the page."""
+        return self.physical + addr - self.address
 
 
 class PageWalk(abc.ABC):
@@ -61,11 +70,17 @@ class PageWalk(abc.ABC):
             page = self.find(addr)
             if page is None:
                 raise FaultError("address is not mapped", addr)
-            offset = addr - page.address
-            count = min(end - addr, page.size_bytes - offset)
-            found += self._read_physical(page.physical + offset, count)
+            count = min(end - addr, page.address + page.size_bytes - addr)
+            found += self._read_physical(page.physical_of(addr), count)
             addr += count
         return found
+
+    def serve(self, prog: Program, begin: int) -> None:
+        """Let a program read virtual memory through these page tables, from an address to the last one."""
+        size_bytes = (1 << 8 * prog.address_size()) - begin
+        prog.add_memory_segment(
+            begin, size_bytes, lambda addr, count, *_: self.read(addr, count), False
+        )
 
     def maps(self, addr: int, physical: int) -> bool:
         """Return whether a virtual address is mapped to a physical one; ``False`` if a table is missing."""
@@ -73,7 +88,7 @@ class PageWalk(abc.ABC):
             found = self.find(addr)
         except NOT_THERE:
             return False
-        return found is not None and found.physical + addr - found.address == physical
+        return found is not None and found.physical_of(addr) == physical
 
     def _entry(self, table: int, index: int, entries: int) -> int:
         """Return an entry.

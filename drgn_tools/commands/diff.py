@@ -247,10 +247,10 @@ def _snapshot(args: DiffArguments, path: Optional[str], console: Console) -> Sna
         if not any(seen.has_stack and seen.task.frames for seen in snapshot.tasks):
             console.note(f"note: {path} has no stacks: it was saved without --frames")
         return snapshot
-    of_it = copy.copy(args)
+    args_of_one = copy.copy(args)
     if path is not None:
-        of_it.core, of_it.kernel, of_it.qemu = path, False, None
-    return _snapshot_now(args, CommandLineSession(of_it, console))
+        args_of_one.core, args_of_one.kernel, args_of_one.qemu = path, False, None
+    return _snapshot_now(args, CommandLineSession(args_of_one, console))
 
 
 def _snapshot_now(args: DiffArguments, session: Session) -> Snapshot:

@@ -137,12 +137,12 @@ class Kernel:
         is_running = self.tasks.is_running(task)
         if not task.has_stack:
             return self._records.without_stack(task, is_running)
+        if not is_running:
+            return self._records.sleeping(task, self.tasks.is_idle(task))
         unclear = self._why_unclear_registers(task)
         if unclear is not None:
             return self._records.with_unclear_registers(task, unclear)
-        if is_running:
-            return self._records.running(task)
-        return self._records.sleeping(task, self.tasks.is_idle(task))
+        return self._records.running(task)
 
     def _why_unclear_registers(self, task: Task) -> Optional[Explanation]:
         """Return why the registers of a task's CPU may be those of another task; ``None`` if it is on no CPU."""

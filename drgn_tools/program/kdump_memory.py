@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import partial
 
 from drgn import FaultError, Program
 
 from ..arch.kernel_page_tables import kernel_page_tables
-from ..arch.page_walk import PageWalk
 from .find_vmcoreinfo import stub
 from .kdump import KdumpHeader, read_kdump, without_notes
 from .kdump_pages import KdumpPages
@@ -46,8 +44,7 @@ def read_around(prog: Program, path: str, vmcoreinfo: Mapping[str, str]) -> None
     found = kernel_page_tables(prog, vmcoreinfo, always=True)
     if found is not None:
         begin, tables = found
-        end = 1 << 8 * prog.address_size()
-        prog.add_memory_segment(begin, end - begin, partial(_read, tables), False)
+        tables.serve(prog, begin)
 
 
 class _Copy:
@@ -95,10 +92,6 @@ class _Copy:
         os.pwrite(self._fd, data, offset)
         os.pwrite(self._fd, descriptor, at)
         return True
-
-
-def _read(tables: PageWalk, address: int, count: int, offset: int, physical: bool) -> bytes:
-    return tables.read(address, count)
 
 
 def _not_mapped(address: int, count: int, offset: int, physical: bool) -> bytes:

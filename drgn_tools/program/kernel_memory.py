@@ -4,15 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import TYPE_CHECKING
 
 from drgn import Architecture, Program
 
 from ..arch.kernel_page_tables import kernel_page_tables
-
-if TYPE_CHECKING:
-    from ..arch.page_walk import PageWalk
 
 __all__ = ("add_kernel_memory",)
 
@@ -31,9 +26,4 @@ def add_kernel_memory(prog: Program, vmcoreinfo: Mapping[str, str]) -> None:
     if found is None:
         return
     begin, tables = found
-    end = 1 << 8 * prog.address_size()
-    prog.add_memory_segment(begin, end - begin, partial(_read, tables), False)
-
-
-def _read(tables: PageWalk, address: int, count: int, offset: int, physical: bool) -> bytes:
-    return tables.read(address, count)
+    tables.serve(prog, begin)

@@ -124,7 +124,7 @@ def open_program(
         info = _with_kernel_offset(info, file, shown(core), paths)
     prog = _new_program(file, info)
     # drgn calls its plugins while it opens the program; with this mark, ours does nothing then.
-    prog.cache[_CACHE_KEY] = None if core is None else core
+    prog.cache[_CACHE_KEY] = core
     prog.cache[_HELD_KEY] = held
     cut_short = None if file is None else file.cut_short
     if core is not None:

@@ -565,32 +565,24 @@ def test_unwinder_that_was_not_initialized_is_a_problem() -> None:
 
 
 @pytest.mark.parametrize("is_sound", [True, False])
-def test_start_that_compares_with_no_known_symbol_is_old_or_its_names_are_damaged(
-    is_sound: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("missing", ["ret_from_fork", "orc_fp_entry"])
+def test_kernel_without_a_symbol_is_old_or_its_names_are_damaged(
+    missing: str, is_sound: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From seed 500169 of the dump klp-stalled-stock-6.12: every stack lacked its first frame."""
-    kernel = kernel_with_tables()
-    kernel.put(kernel.prog.symbol("__unwind_start").address, bytes(64))
+    """Fuzz: klp-stalled-stock-6.12, seed 500169, every stack lacked its first frame, as before v5.8.
+
+    formats-stock, seed 760022: guessed frames were missing without a word, as before v5.3.
+    """
+    kernel = kernel_with_tables(**({"orc_fp_entry": None} if missing == "orc_fp_entry" else {}))
+    if missing == "ret_from_fork":
+        kernel.put(kernel.prog.symbol("__unwind_start").address, bytes(64))
     symbols = SimpleNamespace(is_sound=lambda: is_sound)
     monkeypatch.setattr(orc_tables, "kallsyms_of", lambda prog: symbols)
     found = probe_orc(kernel.prog)
     if is_sound:
-        assert isinstance(found, OrcImage) and not found.first_exact_addrs
-    else:
-        assert found == OrcProblem("the table of symbols (kallsyms) is damaged")
-
-
-@pytest.mark.parametrize("is_sound", [True, False])
-def test_kernel_without_orc_fp_entry_is_old_or_its_names_are_damaged(
-    is_sound: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Fuzz: formats-stock, seed 760022. Guessed frames were missing without a word, as before v5.3."""
-    kernel = kernel_with_tables(orc_fp_entry=None)
-    symbols = SimpleNamespace(is_sound=lambda: is_sound)
-    monkeypatch.setattr(orc_tables, "kallsyms_of", lambda prog: symbols)
-    found = probe_orc(kernel.prog)
-    if is_sound:
-        assert isinstance(found, OrcImage) and not found.guesses
+        assert isinstance(found, OrcImage)
+        assert bool(found.first_exact_addrs) == (missing != "ret_from_fork")
+        assert found.guesses == (missing != "orc_fp_entry")
     else:
         assert found == OrcProblem("the table of symbols (kallsyms) is damaged")
 

@@ -11,14 +11,13 @@ others, and are the first to be missing if a file is cut short. Two parts of mem
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import NamedTuple, Optional
 
 from drgn import FaultError, Program
 
 from ...debuginfo.vmcoreinfo import number_among, symbol_among
 from ...memory import ADDRESS_MASK, NOT_THERE
-from ..page_walk import MappedPage, ReadPhysical
+from ..page_walk import MappedPage, ReadPhysical, physical_reader
 from .page_tables import PAGE_SHIFTS, PageTables, Paging
 
 __all__ = ("kernel_page_tables", "libkdumpfile_finds_memory")
@@ -47,7 +46,7 @@ def kernel_page_tables(
     if root is None or offset is None or paging is None:
         return None
     physical = (root - offset) & ADDRESS_MASK
-    tables = _KernelTables(partial(_physical, prog), physical, paging)
+    tables = _KernelTables(physical_reader(prog), physical, paging)
     for run in (*_linear_map(vmcoreinfo), *_image(vmcoreinfo, offset)):
         tables.add(run)
     if not tables.maps(root, physical):
@@ -94,7 +93,7 @@ class _KernelTables(PageTables):
         except NOT_THERE:
             pass
         else:
-            if found is None or found.physical + address - found.address != self._root_addr:
+            if found is None or found.physical_of(address) != self._root_addr:
                 return
         self._runs.append(run)
 
@@ -149,7 +148,3 @@ def _paging(vmcoreinfo: Mapping[str, str]) -> Optional[Paging]:
     if page_shift is None or bits is None or bits not in _ADDRESS_BITS:
         return None
     return Paging(page_shift, bits)
-
-
-def _physical(prog: Program, address: int, size: int) -> bytes:
-    return bytes(prog.read(address, size, True))

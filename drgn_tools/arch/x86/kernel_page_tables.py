@@ -14,7 +14,7 @@ from typing import Optional
 from drgn import FaultError, Program
 
 from ...debuginfo.vmcoreinfo import number_among, symbol_among
-from ..page_walk import ReadPhysical
+from ..page_walk import ReadPhysical, physical_reader
 from .page_tables import FIVE_LEVELS, FOUR_LEVELS, PAE, TWO_LEVELS, PageTables
 
 __all__ = ("kernel_page_tables",)
@@ -43,7 +43,7 @@ def kernel_page_tables(
         return _find_32(partial(_physical_below_4g, prog), root, vmcoreinfo)
     if not always and not number_among(vmcoreinfo, "sme_mask"):
         return None
-    return _find_64(partial(_physical, prog), root, vmcoreinfo)
+    return _find_64(physical_reader(prog), root, vmcoreinfo)
 
 
 def _find_32(
@@ -82,12 +82,8 @@ def _find_64(
     return (1 << 64) - (1 << paging.address_bits - 1), tables
 
 
-def _physical(prog: Program, address: int, size: int) -> bytes:
-    return bytes(prog.read(address, size, True))
-
-
 def _physical_below_4g(prog: Program, address: int, size: int) -> bytes:
     # If a word has 32 bits, drgn also takes physical addresses modulo 4 GiB (v0.3.0).
     if address + size > 1 << 32:
         raise FaultError("drgn cannot read physical memory above 4 GiB of x86-32", address)
-    return _physical(prog, address, size)
+    return physical_reader(prog)(address, size)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from itertools import count
 from operator import add, le
 from typing import Optional, Union
 
@@ -291,8 +292,8 @@ class _Table:
             size_bytes = (min((number + 1) * _CHUNK + 1, self._count) - first) * _ADDRESS_BYTES
             raw = read_or_none(self._prog, self._ips_addr + first * _ADDRESS_BYTES, size_bytes)
             relative = array("i", raw or b"")
-            places = range(self._ips_addr + first * _ADDRESS_BYTES, ADDRESS_MASK, _ADDRESS_BYTES)
-            ips = list(map(add, places, relative))
+            places = count(self._ips_addr + first * _ADDRESS_BYTES, _ADDRESS_BYTES)
+            ips = list(map(add, relative, places))
             found = self._sound[number] = self._may_be_code(ips)
         return found
 
@@ -459,9 +460,10 @@ class OrcTables:
         copied = self._image.ftrace_regs_caller if saves_regs else self._image.ftrace_caller
         # The copied code is in the image, on every kernel that makes trampolines. A damaged symbol may lead anywhere, even
         # to the trampoline itself, or be missing.
-        if copied is None or not self._is_image_code(copied + addr - where.start):
+        there = None if copied is None else copied + addr - where.start
+        if there is None or not self._is_image_code(there):
             raise UnwindDataUnclear(addr)
-        return self._table.find(copied + addr - where.start)
+        return self._table.find(there)
 
 
 def _of_bpf(where: TextRange, addr: int) -> Optional[OrcEntry]:
