@@ -97,13 +97,11 @@ class ListLocks:
             memory.has(kind.lock, *kind.members)
             and memory.has(kind.waiter, "list", "task")
             and (memory.has(kind.lock, "wait_list") or memory.has(kind.lock, "first_waiter"))
-            and self._has_known_words(kind)
+            # A pointer instead of a word: mutex.owner before v4.10; rw_semaphore.owner before Linux kernel commit
+            # 94a9717b3c40 ("locking/rwsem: Make rwsem->owner an atomic_long_t") in v5.3, where commit 64489e78004c
+            # ("locking/rwsem: Implement a new locking scheme") gave count its bits.
+            and not any(memory.is_pointer(kind.lock, member) for member in kind.members)
         )
-
-    def _has_known_words(self, kind: _Kind) -> bool:
-        # Since Linux kernel commit 94a9717b3c40 ("locking/rwsem: Make rwsem->owner an atomic_long_t") (in v5.3).
-        # Commit 64489e78004c ("locking/rwsem: Implement a new locking scheme") gave count its bits in the same release.
-        return kind.kind is not WaitKind.RWSEM or not self._memory.is_pointer(kind.lock, "owner")
 
     def kinds_of(self, functions: Sequence[str]) -> Sequence[_Kind]:
         """Return the kinds of lock that a task may wait for: the kind of the innermost function that waits for a lock.
