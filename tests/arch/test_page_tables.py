@@ -25,6 +25,7 @@ from drgn_tools.arch.x86.page_tables import (
 
 from ..conftest import lab_dump, lab_file
 from ..lab.variants import VARIANTS, Variant
+from ..support import translations
 from ..support.drawn_page_tables import PAGE, PRESENT, PSE, DrawnPageTables, mapped_pages
 
 MODES = {mode.name: mode for mode in (TWO_LEVELS, PAE, FOUR_LEVELS, FIVE_LEVELS)}
@@ -204,18 +205,14 @@ def compared_with_drgn(prog: drgn.Program, dice: random.Random, count: int) -> i
     paging = FIVE_LEVELS if five else FOUR_LEVELS
     tables = PageTables(read, root, paging)
 
-    def by_drgn(address: int) -> Optional[int]:
-        try:
-            return int(follow_phys(init_mm, address))
-        except FaultError:
-            return None
+    by_drgn = translations.by_drgn(prog)
 
     def by_us(address: int) -> Optional[int]:
         try:
             found = tables.find(address)
         except FaultError:
             return None
-        return None if found is None else found.physical + address - found.address
+        return None if found is None else found.physical_of(address)
 
     pages = 0
     starts = []

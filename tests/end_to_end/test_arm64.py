@@ -32,6 +32,7 @@ from ..lab.dump import Dump
 from ..lab.sheet import read_sheet
 from ..lab.variants import Variant, variant_named, variants_of
 from ..support import kdump as kdump_writer
+from ..support import translations
 from ..support.answers_arm64 import compare_arm64, marks_in
 from ..support.arm64_paging import arm64_paging
 from ..support.kdump import ARM64_NAMES, QEMU_NAMES, write_kdump
@@ -274,18 +275,13 @@ def test_our_page_tables_are_those_of_drgn(variant: Variant, dump: Dump) -> None
     found = kernel_page_tables(prog, lines, always=True)
     assert found is not None
     begin, tables = found
-    init_mm = prog["init_mm"].address_of_()
     page_bytes = int(prog["PAGE_SIZE"])
 
-    def by_drgn(address: int) -> Optional[int]:
-        try:
-            return int(follow_phys(init_mm, address))
-        except FaultError:
-            return None
+    by_drgn = translations.by_drgn(prog)
 
     def by_us(address: int) -> Optional[int]:
         page = tables.find(address)
-        return None if page is None else page.physical + address - page.address
+        return None if page is None else page.physical_of(address)
 
     image = prog.symbol("_stext").address
     stacks = [task.stack for task in read_sheet(prog) if task.stack]
